@@ -1,0 +1,1 @@
+"""matar_tf: train once for many bit-widths, retarget by search."""

@@ -1,0 +1,1 @@
+"""Results: the nouns that cross from the search to reports and files."""
