@@ -1,0 +1,1 @@
+"""The Keras part: the only folder that knows TensorFlow."""

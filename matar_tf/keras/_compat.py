@@ -1,0 +1,34 @@
+"""The one place that imports TensorFlow, tf_keras and tfmot.
+
+tfmot works on Keras 2 (`tf_keras`) and decides at its own import, by the variable
+``TF_USE_LEGACY_KERAS``; so the variable is set here, before anything touches
+``tf.keras``, and a process where that comes too late is refused.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+try:
+    import tensorflow as tf
+    import tensorflow_model_optimization as tfmot
+    import tf_keras as keras
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"Expected TensorFlow 2.21, tf_keras and tensorflow-model-optimization for "
+        f"training, but {error.name!r} is not installed; run "
+        "pip install 'matar_tf[train]'.",
+        name=error.name,
+    ) from error
+
+__all__ = ["keras", "tf", "tfmot"]
+
+if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer):
+    raise ImportError(
+        "Expected tensorflow_model_optimization to use tf_keras, but it was imported "
+        "for Keras 3; set TF_USE_LEGACY_KERAS=1, or import matar_tf.keras before "
+        "anything touches tf.keras."
+    )

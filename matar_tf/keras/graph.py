@@ -1,0 +1,96 @@
+"""Reading the graph of a quantized Keras model: who feeds whom, which entry is whose.
+
+The questions are asked while a layer is being traced, after the model was put
+together; Keras keeps the answer in the layer's inbound nodes, also in a model that
+was loaded from a file.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from matar_tf.keras._compat import keras, tf, tfmot
+
+if TYPE_CHECKING:
+    from matar_tf.keras.quantizers import ActivationQuantizer, WeightQuantizer
+
+__all__ = [
+    "all_quantizers",
+    "entry_name",
+    "input_quantizer",
+    "inner_layer",
+    "kernel_quantizer",
+    "output_quantizer",
+    "producer",
+    "remember_wrapper",
+]
+
+_Wrapper = tfmot.quantization.keras.QuantizeWrapper
+
+
+def inner_layer(layer: Any) -> Any:
+    """Returns the layer inside tfmot's wrapper, or the layer itself."""
+    return layer.layer if isinstance(layer, _Wrapper) else layer
+
+
+def entry_name(layer: Any) -> str:
+    """Returns the name of the policy entry that a layer's quantizer answers to."""
+    named = getattr(layer, "entry", None)
+    return named if isinstance(named, str) else inner_layer(layer).name
+
+
+def all_quantizers(layer: Any) -> tuple[Any, ...]:
+    """Returns the multi-bitwidth quantizers of a layer; none for plain layers."""
+    owner = layer.quantize_config if isinstance(layer, _Wrapper) else layer
+    # tfmot wraps the config of a layer above an annotated one in OutputOnlyConfig.
+    owner = getattr(owner, "quantize_config", owner)
+    return tuple(getattr(owner, "multi_bit_quantizers", ()))
+
+
+def kernel_quantizer(layer: Any) -> WeightQuantizer | None:
+    """Returns the quantizer of a layer's kernel, or None."""
+    found = [q for q in all_quantizers(layer) if hasattr(q, "num_channel_axes")]
+    return found[0] if found else None
+
+
+def output_quantizer(layer: Any) -> ActivationQuantizer | None:
+    """Returns the quantizer of a layer's output, or None."""
+    found = [q for q in all_quantizers(layer) if hasattr(q, "initialized")]
+    return found[-1] if found else None
+
+
+def remember_wrapper(wrapper: Any) -> None:
+    """Lets the layer inside a wrapper find its place in the graph: the wrapper's."""
+    inner = inner_layer(wrapper)
+    if inner is not wrapper:
+        inner.matar_wrapper = weakref.ref(wrapper)
+
+
+def producer(layer: Any) -> Any:
+    """Returns the layer that makes the single input of `layer`, or None."""
+    wrapper = getattr(layer, "matar_wrapper", None)
+    nodes = (layer if wrapper is None else wrapper()).inbound_nodes
+    if not nodes:
+        return None
+    parents = tf.nest.flatten(nodes[-1].inbound_layers)
+    if len(parents) != 1 or isinstance(parents[0], keras.layers.InputLayer):
+        return None
+    return parents[0]
+
+
+def input_quantizer(layer: Any) -> ActivationQuantizer | None:
+    """Returns the quantizer whose grid the input of `layer` lies on.
+
+    Walks up through layers that keep the grid (pooling, reshaping, dropout).
+
+    Returns:
+      None while the graph is still being put together, or for a float input.
+    """
+    above = producer(layer)
+    while above is not None:
+        found = output_quantizer(above)
+        if found is not None:
+            return found
+        above = producer(above)
+    return None

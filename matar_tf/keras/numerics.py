@@ -1,0 +1,164 @@
+"""Fake quantization on the grids that the integer model uses: pure functions.
+
+A grid has levels ``qmin .. qmax`` and a step ``s``; a value becomes
+``s * floor(clip(x / s, qmin, qmax) + 0.5)``. Steps are learned as logarithms: a
+step stays positive, and an optimizer that normalises gradients (Adam) changes it
+by a relative amount, whatever its size.
+
+Gradient (LSQ, Esser et al., ICLR 2020): the straight-through estimator inside the
+range, zero outside, for the input; ``round(v) - v`` inside and ``qmin`` or ``qmax``
+outside, for the step, with ``v = x / s``.
+"""
+
+from __future__ import annotations
+
+from matar_tf.keras._compat import tf
+
+__all__ = [
+    "activation_range",
+    "fake_quantize",
+    "optimal_steps",
+    "quantize_row",
+    "round_half_up",
+    "weight_range",
+    "weight_store_factor",
+]
+
+_NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
+_CANDIDATE_RATIO = 2.0**-0.25
+
+
+def weight_range(num_bits: int) -> tuple[int, int]:
+    """Returns ``(-qmax, qmax)`` with ``qmax = 2**(num_bits - 1) - 1``."""
+    qmax = 2 ** (num_bits - 1) - 1
+    return -qmax, qmax
+
+
+def activation_range(num_bits: int, *, signed: bool) -> tuple[int, int]:
+    """Returns the ends of the grid of activations.
+
+    ``(-2**(n - 1), 2**(n - 1) - 1)`` if `signed`, else ``(0, 2**n - 1)``.
+    """
+    if signed:
+        return -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
+    return 0, 2**num_bits - 1
+
+
+def weight_store_factor(num_bits: int) -> int:
+    """Returns the largest integer k so that every level times k fits int8."""
+    return 127 // weight_range(num_bits)[1]
+
+
+def round_half_up(x: tf.Tensor) -> tf.Tensor:
+    """Rounds to the nearest integer, halves up, as TensorFlow's fake quantization.
+
+    The gradient is the identity (straight-through estimator).
+    """
+    return x + tf.stop_gradient(tf.floor(x + 0.5) - x)
+
+
+def fake_quantize(
+    x: tf.Tensor, step: tf.Tensor, qmin: tf.Tensor, qmax: tf.Tensor
+) -> tf.Tensor:
+    """Quantizes and dequantizes `x` (float32) on the grid of `step`.
+
+    Args:
+      x: Any shape.
+      step: Positive; a scalar, or broadcast against the last axes of `x`.
+      qmin: Lowest level, a scalar.
+      qmax: Highest level, a scalar.
+
+    Returns:
+      Multiples of `step`, in the shape of `x`.
+    """
+    return step * tf.floor(tf.clip_by_value(x / step, qmin, qmax) + 0.5)
+
+
+@tf.custom_gradient
+def _lsq(
+    x: tf.Tensor,
+    step: tf.Tensor,
+    qmin: tf.Tensor,
+    qmax: tf.Tensor,
+    gradient_scale: tf.Tensor,
+) -> tuple[tf.Tensor, object]:
+    """`fake_quantize` with the LSQ gradient; the step's is scaled."""
+    v = x / step
+    levels = tf.floor(tf.clip_by_value(v, qmin, qmax) + 0.5)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        inside = tf.logical_and(v >= qmin, v <= qmax)
+        to_step = upstream * tf.where(inside, levels - v, levels) * gradient_scale
+        axes = list(range(len(x.shape) - len(step.shape)))
+        return (
+            tf.where(inside, upstream, tf.zeros_like(upstream)),
+            tf.reduce_sum(to_step, axis=axes),
+            None,
+            None,
+            None,
+        )
+
+    return levels * step, gradient
+
+
+@tf.function(jit_compile=True, autograph=False)
+def quantize_row(
+    x: tf.Tensor,
+    log_steps: tf.Tensor,
+    row: tf.Tensor,
+    qmins: tf.Tensor,
+    qmaxs: tf.Tensor,
+    gradient_scales: tf.Tensor,
+) -> tf.Tensor:
+    """Fake-quantizes with one row of a bank of steps; compiled by XLA.
+
+    Args:
+      x: Shape ``[..., *channels]``.
+      log_steps: Natural logarithms of the steps, shape ``[num_widths, *channels]``.
+      row: Which width, an int32 scalar.
+      qmins: Lowest levels, shape ``[num_widths]``.
+      qmaxs: Highest levels, shape ``[num_widths]``.
+      gradient_scales: Factors on the gradient of the steps, ``[num_widths]``.
+
+    Returns:
+      `x` on the grid of the chosen row.
+    """
+    step = tf.exp(tf.gather(log_steps, row))
+    return _lsq(
+        x,
+        step,
+        tf.gather(qmins, row),
+        tf.gather(qmaxs, row),
+        tf.gather(gradient_scales, row),
+    )
+
+
+def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+    """Returns the steps with the least squared quantization error, by search.
+
+    Tries clipping points from the largest magnitude down to 1/64 of it.
+
+    Args:
+      x: Shape ``[num_samples, *channels]``; each channel gets its own step.
+      qmins: Lowest levels, shape ``[num_widths]``.
+      qmaxs: Highest levels, shape ``[num_widths]``.
+
+    Returns:
+      Positive steps, shape ``[num_widths, *channels]``.
+    """
+    ones = (1,) * (len(x.shape) - 1)
+    low = tf.reshape(qmins, (-1, *ones))
+    high = tf.reshape(qmaxs, (-1, *ones))
+    largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=0), 1e-6)
+    widest = largest[tf.newaxis] / tf.maximum(high, -low)
+
+    def error(factor: tf.Tensor) -> tf.Tensor:
+        step = widest * factor
+        quantized = fake_quantize(
+            x[tf.newaxis], step[:, tf.newaxis], low[:, tf.newaxis], high[:, tf.newaxis]
+        )
+        return tf.reduce_mean(tf.square(quantized - x[tf.newaxis]), axis=1)
+
+    factors = tf.constant([_CANDIDATE_RATIO**i for i in range(_NUM_CANDIDATES)])
+    errors = tf.map_fn(error, factors)
+    return widest * tf.gather(factors, tf.argmin(errors, axis=0))

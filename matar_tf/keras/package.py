@@ -1,0 +1,181 @@
+"""Trained multi-bitwidth model -> artifact."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from matar_tf.artifact import Artifact
+from matar_tf.errors import ArtifactError
+from matar_tf.keras import graph
+from matar_tf.keras._compat import keras
+from matar_tf.keras.conversion import check_initialized, make_template
+from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.quantize import get_policy_space
+from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
+from matar_tf.tflite.workload import read_workload
+
+__all__ = ["extract_parameters", "load_network", "package"]
+
+
+def package(
+    model: Any,
+    *,
+    accuracy: Mapping[str, Mapping[str, float]] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    include_network: bool = True,
+) -> Artifact:
+    """Packages a trained multi-bitwidth model.
+
+    Args:
+      model: What `quantize_model` made, trained.
+      accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
+      provenance: JSON object that says how the model was made.
+      include_network: Whether to add the Keras network, to compare with or to train
+        on.
+
+    Raises:
+      ModelError: If the model is not wholly quantized, or not trained.
+    """
+    check_initialized(model)
+    template = make_template(model)
+    extras = _network_members(model) if include_network else {}
+    return Artifact(
+        space=get_policy_space(model),
+        workload=read_workload(template),
+        parameters=extract_parameters(model),
+        template=template.content,
+        template_map=template.map_to_json(),
+        accuracy=accuracy or {},
+        provenance=provenance or {},
+        extras=extras,
+    )
+
+
+def extract_parameters(model: Any) -> Parameters:
+    """Returns the trained numbers of a multi-bitwidth model."""
+    norms = {
+        inner.entry: inner
+        for inner in map(graph.inner_layer, model.layers)
+        if isinstance(inner, MultiBitBatchNormalization)
+    }
+    layers: dict[str, LayerParameters] = {}
+    tensors: dict[str, TensorParameters] = {}
+    for layer in model.layers:
+        kernel = graph.kernel_quantizer(layer)
+        if kernel is not None:
+            layers[kernel.entry] = _layer_parameters(layer, kernel, norms)
+        output = graph.output_quantizer(layer)
+        if output is not None:
+            tensors[output.entry] = TensorParameters(
+                bits=output.bits,
+                step=np.exp(output.log_steps.numpy()),
+                signed=output.signed,
+            )
+    return Parameters(layers=layers, tensors=tensors)
+
+
+def load_network(artifact: Artifact) -> Any:
+    """Rebuilds the Keras network of an artifact, to compare with or to train on.
+
+    Raises:
+      ArtifactError: If the artifact holds no network, or one with a layer that could
+        run foreign code.
+    """
+    try:
+        config = json.loads(artifact.extras["network.json"])
+        stored = io.BytesIO(artifact.extras["network.npz"])
+    except KeyError as error:
+        raise ArtifactError(
+            f"The artifact holds no Keras network ({error.args[0]} is missing); "
+            "package the model with include_network=True."
+        ) from error
+    _check_classes(config)
+    model = keras.Model.from_config(config)
+    with np.load(stored, allow_pickle=False) as arrays:
+        model.set_weights([arrays[str(i)] for i in range(len(arrays.files))])
+    return model
+
+
+def _network_members(model: Any) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    weights = model.get_weights()
+    np.savez_compressed(buffer, **{str(i): value for i, value in enumerate(weights)})
+    config = json.dumps(model.get_config(), default=keras.utils.serialize_keras_object)
+    return {"network.json": config.encode(), "network.npz": buffer.getvalue()}
+
+
+def _check_classes(value: Any) -> None:
+    """Refuses what Keras would import or unmarshal on the word of a config."""
+    if isinstance(value, list):
+        for item in value:
+            _check_classes(item)
+    if not isinstance(value, dict):
+        return
+    name = str(value.get("class_name", ""))
+    module = str(value.get("module") or "")
+    known_module = module.split(".")[0] in ("", "builtins", "keras", "tf_keras")
+    registered = str(value.get("registered_name") or "").startswith("matar_tf>")
+    if name in ("Lambda", "function", "__lambda__") or not (
+        known_module
+        or registered
+        or module.startswith("matar_tf.")
+        or module.startswith("tensorflow_model_optimization.")
+    ):
+        raise ArtifactError(
+            f"The network of the artifact asks for {module}.{name}, which could run "
+            "foreign code; matar_tf does not load it."
+        )
+    for item in value.values():
+        _check_classes(item)
+
+
+def _layer_parameters(
+    layer: Any, kernel: Any, norms: Mapping[str, Any]
+) -> LayerParameters:
+    inner = graph.inner_layer(layer)
+    values, channel_axis = _tflite_layout(inner, _variable(layer, kernel))
+    step = np.exp(kernel.log_steps.numpy()).reshape(len(kernel.bits), -1)
+    scale = np.ones_like(step)
+    offset = None
+    norm = norms.get(kernel.entry)
+    if norm is not None:
+        rows = [norm.folded(norm.bits.index(bits)) for bits in kernel.bits]
+        scale = np.stack([row.numpy() for row, _ in rows])
+        offset = np.stack([row.numpy() for _, row in rows])
+    elif inner.use_bias:
+        offset = np.tile(_bias(layer), (len(kernel.bits), 1))
+    return LayerParameters(
+        kernel=values,
+        channel_axis=channel_axis,
+        bits=kernel.bits,
+        step=step,
+        scale=scale,
+        offset=offset,
+    )
+
+
+def _variable(layer: Any, quantizer: Any) -> np.ndarray:
+    return next(
+        weight.numpy() for weight, other, _ in layer._weight_vars if other is quantizer
+    )
+
+
+def _bias(layer: Any) -> np.ndarray:
+    return layer._weight_vars[-1][0].numpy()
+
+
+def _tflite_layout(layer: Any, kernel: np.ndarray) -> tuple[np.ndarray, int]:
+    """Returns a kernel as TFLite stores it, and its channel axis."""
+    if isinstance(layer, keras.layers.Dense):
+        return kernel.T.copy(), 0
+    if isinstance(layer, (keras.layers.Conv1D, keras.layers.DepthwiseConv1D)):
+        kernel = kernel[np.newaxis]
+    if "Depthwise" in type(layer).__name__:
+        height, width = kernel.shape[:2]
+        return kernel.reshape(1, height, width, -1), 3
+    return np.transpose(kernel, (3, 0, 1, 2)).copy(), 0

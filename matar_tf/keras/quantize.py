@@ -1,0 +1,318 @@
+"""Turning a float Keras model into a multi-bitwidth one, and setting its policy."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import DataError, ModelError
+from matar_tf.keras import graph
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.layout import apply_space, check_model, lay_out, plan_layout
+from matar_tf.keras.quantize_configs import MatarQuantizeConfig
+from matar_tf.keras.tracing import tracing
+from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
+
+__all__ = [
+    "MatarQuantizeScheme",
+    "PolicySetter",
+    "calibrate",
+    "get_policy",
+    "get_policy_space",
+    "load_model",
+    "policy_space",
+    "quantize_model",
+    "set_policy",
+]
+
+_tfmot = tfmot.quantization.keras
+
+
+class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
+    """Lays the model out and gives every layer its MATAR config."""
+
+    def __init__(self, space: PolicySpace | None, signed_inputs: bool) -> None:
+        self._space = space
+        self._signed_inputs = signed_inputs
+
+    def apply(
+        self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """Returns the laid-out model and the config of each layer to wrap."""
+        given = {
+            name: _own_config(name, entry.get("quantize_config"))
+            for name, entry in layer_quantize_map.items()
+        }
+        check_model(model, only=given)
+        plan = plan_layout(
+            lay_out(model, only=given), given=given, signed_inputs=self._signed_inputs
+        )
+        if self._space is not None:
+            plan = apply_space(plan, self._space)
+        layout = lay_out(
+            model, only=given, space=plan.space, signed_inputs=self._signed_inputs
+        )
+        configs = {
+            name: {"quantize_config": config} for name, config in plan.configs.items()
+        }
+        return layout.model, configs
+
+
+class _Registry(_tfmot.QuantizeRegistry):
+    """Knows no layer: the layout transform has given every layer its config."""
+
+    def supports(self, layer: Any) -> bool:
+        """Returns whether tfmot may ask for the config of `layer`: never."""
+        return False
+
+    def get_quantize_config(self, layer: Any) -> Any:
+        """Raises; tfmot asks only for layers that are supported.
+
+        Raises:
+          ModelError: Always.
+        """
+        raise ModelError(f"Layer {layer.name!r} has no place in the quantization plan.")
+
+
+class MatarQuantizeScheme(_tfmot.QuantizeScheme):
+    """The scheme that makes ``tfmot.quantization.keras.quantize_apply`` multi-bitwidth.
+
+    Args:
+      space: Widths of every policy entry; None for `policy_space` of the model.
+      signed_inputs: Whether the network's samples have values below 0; if not, all
+        256 levels of the input quantizer serve the positive range.
+    """
+
+    def __init__(
+        self, space: PolicySpace | None = None, *, signed_inputs: bool = True
+    ) -> None:
+        self._space = space
+        self._signed_inputs = signed_inputs
+
+    def get_layout_transformer(self) -> _LayoutTransform:
+        """Returns the transform that prepares a model; called by tfmot."""
+        return _LayoutTransform(self._space, self._signed_inputs)
+
+    def get_quantize_registry(self) -> _Registry:
+        """Returns the registry; called by tfmot."""
+        return _Registry()
+
+
+def policy_space(model: Any) -> PolicySpace:
+    """Returns the default policy space of a float model.
+
+    Every entry may take 2..8 bits, except the network input, the first and the last
+    compute layer, the latter's input and the output, which stay at 8; free them with
+    `PolicySpace.with_choices`.
+
+    Raises:
+      ModelError: If the model cannot be quantized.
+    """
+    check_model(model)
+    return plan_layout(lay_out(model)).space
+
+
+def quantize_model(
+    model: Any, space: PolicySpace | None = None, *, signed_inputs: bool = True
+) -> Any:
+    """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
+
+    The short form of annotating the whole model with tfmot and applying
+    `MatarQuantizeScheme`.
+
+    Args:
+      model: A built Functional or Sequential tf_keras model.
+      space: Widths of every policy entry; None for `policy_space` of the model.
+      signed_inputs: Whether the samples have values below 0.
+
+    Raises:
+      ModelError: If the model cannot be quantized.
+      PolicyError: If the space does not fit the model.
+    """
+    check_model(model)
+    return _tfmot.quantize_apply(
+        _tfmot.quantize_annotate_model(model),
+        scheme=MatarQuantizeScheme(space, signed_inputs=signed_inputs),
+    )
+
+
+class PolicySetter:
+    """Writes policies into a model: one call of one traced function each.
+
+    Args:
+      model: A multi-bitwidth model.
+
+    Raises:
+      ModelError: If the model has no multi-bitwidth quantizers.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._rows: list[Any] = []
+        self._slots: list[tuple[str, str, dict[int, int]]] = []
+        weights: dict[str, tuple[int, ...]] = {}
+        activations: dict[str, tuple[int, ...]] = {}
+        for layer in model.layers:
+            for quantizer in graph.all_quantizers(layer):
+                kind = "activations" if hasattr(quantizer, "signed") else "weights"
+                entries = activations if kind == "activations" else weights
+                entries[quantizer.entry] = quantizer.bits
+                self._add(kind, quantizer.entry, quantizer)
+            inner = graph.inner_layer(layer)
+            if isinstance(inner, MultiBitBatchNormalization):
+                self._add("weights", inner.entry, inner)
+        if not self._rows:
+            raise ModelError(
+                f"Expected a multi-bitwidth model, but {model.name!r} has no MATAR "
+                "quantizers; make one with matar_tf.quantize_model."
+            )
+        self.space = PolicySpace(weights=weights, activations=activations)
+        self._assign = tf.function(self._assign_rows, autograph=False)
+
+    def __call__(self, policy: Policy | str) -> None:
+        """Puts a policy, or a uniform one by its name, in force.
+
+        Raises:
+          PolicyError: If the policy does not fit the model.
+        """
+        if isinstance(policy, str):
+            policy = self.space.named(policy)
+        self.space.validate(policy)
+        self.assign_rows(self.rows(policy))
+
+    def rows(self, policy: Policy) -> np.ndarray:
+        """Returns the row of every bank under a valid policy, int32."""
+        bits = {"weights": policy.weights, "activations": policy.activations}
+        return np.array(
+            [row_of[bits[kind][entry]] for kind, entry, row_of in self._slots], np.int32
+        )
+
+    def assign_rows(self, rows: np.ndarray) -> None:
+        """Puts what `rows` returned in force."""
+        self._assign(tf.constant(rows))
+
+    def current(self) -> Policy:
+        """Returns the policy in force."""
+        chosen: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
+        for (kind, entry, row_of), row in zip(self._slots, self._rows, strict=True):
+            widths = list(row_of)
+            chosen[kind][entry] = widths[int(row.numpy())]
+        return Policy(weights=chosen["weights"], activations=chosen["activations"])
+
+    def _add(self, kind: str, entry: str, owner: Any) -> None:
+        self._rows.append(owner.row)
+        row_of = {bits: row for row, bits in enumerate(owner.bits)}
+        self._slots.append((kind, entry, row_of))
+
+    def _assign_rows(self, rows: Any) -> None:
+        for variable, row in zip(self._rows, tf.unstack(rows), strict=True):
+            variable.assign(row)
+
+
+_SETTERS: weakref.WeakKeyDictionary[Any, PolicySetter] = weakref.WeakKeyDictionary()
+
+
+def policy_setter(model: Any) -> PolicySetter:
+    """Returns the setter of a model, made at the first call."""
+    if model not in _SETTERS:
+        _SETTERS[model] = PolicySetter(model)
+    return _SETTERS[model]
+
+
+def set_policy(model: Any, policy: Policy | str) -> None:
+    """Puts a policy in force: a `Policy`, or the name of a uniform one (``w4a8``).
+
+    Raises:
+      PolicyError: If the policy does not fit the model.
+    """
+    policy_setter(model)(policy)
+
+
+def get_policy(model: Any) -> Policy:
+    """Returns the policy in force."""
+    return policy_setter(model).current()
+
+
+def get_policy_space(model: Any) -> PolicySpace:
+    """Returns the policy space of a multi-bitwidth model."""
+    return policy_setter(model).space
+
+
+class _Calibrator:
+    """A tracer that initialises every activation quantizer on its way."""
+
+    def weights(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def bias(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def activation(self, quantizer: Any, x: Any) -> Any:
+        quantizer.initialize(x)
+        return quantizer.fake_quantize(x)
+
+    def average_pool(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def batch_norm(self, layer: Any, x: Any) -> Any:
+        scale, offset = layer.folded(layer.row)
+        return x * scale + offset
+
+
+def calibrate(model: Any, samples: Any) -> None:
+    """Sets the steps of all activations to fit some samples; labels are not needed.
+
+    Training does this by itself on its first batch; call this to evaluate or export
+    without training, or to start training from more samples than one batch.
+
+    Args:
+      model: A multi-bitwidth model.
+      samples: A batch for the model's input, ``[num_samples, ...]``, float.
+
+    Raises:
+      DataError: If the samples do not fit the model's input.
+    """
+    shape = tuple(np.shape(samples))
+    expected = tuple(model.input_shape)
+    if shape[1:] != expected[1:] or not shape or not shape[0]:
+        raise DataError(
+            f"Expected samples of shape {expected}, got {shape}; pass a batch."
+        )
+    before = get_policy(model)
+    setter = policy_setter(model)
+    widest = Policy(
+        weights={name: bits[-1] for name, bits in setter.space.weights.items()},
+        activations={name: bits[-1] for name, bits in setter.space.activations.items()},
+    )
+    setter(widest)
+    with tracing(_Calibrator()):
+        model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
+    setter(before)
+
+
+def load_model(path: str, **kwargs: Any) -> Any:
+    """Loads a whole multi-bitwidth model saved as HDF5 or SavedModel.
+
+    The same as ``tf_keras.models.load_model`` after ``import matar_tf.keras``, which
+    registers all classes; no ``quantize_scope`` is needed.
+    """
+    return keras.models.load_model(path, **kwargs)
+
+
+def _own_config(name: str, config: Any) -> MatarQuantizeConfig | None:
+    if config is None or isinstance(config, MatarQuantizeConfig):
+        return config
+    return MatarQuantizeConfig(config)
+
+
+def _register_tfmot_objects() -> None:
+    """Lets Keras load tfmot's wrapper without a ``quantize_scope``."""
+    with _tfmot.quantize_scope():
+        known = dict(keras.utils.get_custom_objects())
+    keras.utils.get_custom_objects().update(known)
+
+
+_register_tfmot_objects()

@@ -1,0 +1,206 @@
+"""tfmot QuantizeConfigs that give layers multi-bitwidth quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tfmot
+from matar_tf.keras.quantizers import (
+    ActivationQuantizer,
+    BiasQuantizer,
+    MultiBitQuantizer,
+    PoolQuantizer,
+    WeightQuantizer,
+)
+from matar_tf.policy import ALL_BITS
+
+__all__ = ["KERNEL_ATTRIBUTES", "MatarQuantizeConfig", "is_nonnegative"]
+
+_QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
+
+KERNEL_ATTRIBUTES = {
+    keras.layers.Conv1D: "kernel",
+    keras.layers.Conv2D: "kernel",
+    keras.layers.DepthwiseConv1D: "depthwise_kernel",
+    keras.layers.DepthwiseConv2D: "depthwise_kernel",
+    keras.layers.Dense: "kernel",
+}
+_NONNEGATIVE_INPUTS = {"relu", "relu6"}
+_NONNEGATIVE = {*_NONNEGATIVE_INPUTS, "sigmoid", "softmax", "hard_sigmoid"}
+
+
+def activation_name(layer: Any) -> str:
+    """Returns the name of a layer's activation function; ``linear`` for none."""
+    if isinstance(layer, keras.layers.ReLU):
+        return "relu"
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "linear"
+    name = getattr(activation, "__name__", None)
+    return name if name is not None else type(activation).__name__
+
+
+def is_nonnegative(layer: Any) -> bool:
+    """Whether a layer's own activation function leaves no values below 0."""
+    return activation_name(layer) in _NONNEGATIVE
+
+
+def kernel_attribute(layer: Any) -> str | None:
+    """Returns the name of the attribute that holds a layer's kernel, or None."""
+    return KERNEL_ATTRIBUTES.get(type(layer))
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class MatarQuantizeConfig(_QuantizeConfig):
+    """Makes a layer multi-bitwidth: use with ``quantize_annotate_layer``.
+
+    An adapter around another tfmot QuantizeConfig: what `inner` quantizes at one
+    width, this quantizes at each width of `weight_bits` and `activation_bits`.
+    Without `inner` it quantizes the kernel of a convolution or dense layer, and the
+    layer's output; the bias is rounded to the integer accumulator's grid.
+
+    Policy entries are named after the layer; where `inner` quantizes several weights
+    or activations, the further ones are named ``layer/attribute``.
+
+    Args:
+      inner: Config whose quantizers are replaced, or None.
+      weight_bits: Allowed widths of weights, ascending, each in 2..8.
+      activation_bits: Allowed widths of activations, ascending, each in 2..8.
+      quantize_output: Whether the layer's output is quantized; only without `inner`.
+        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling).
+      signed: Whether activations have values below 0; None asks the layer's own
+        activation function.
+    """
+
+    def __init__(
+        self,
+        inner: Any = None,
+        *,
+        weight_bits: Sequence[int] = ALL_BITS,
+        activation_bits: Sequence[int] = ALL_BITS,
+        quantize_output: bool | str = True,
+        signed: bool | None = None,
+    ) -> None:
+        self.inner = inner
+        self.weight_bits = tuple(int(bits) for bits in weight_bits)
+        self.activation_bits = tuple(int(bits) for bits in activation_bits)
+        self.quantize_output = quantize_output
+        self.signed = signed
+        self.multi_bit_quantizers: list[MultiBitQuantizer] = []
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """Returns the kernel (or what `inner` names) and, last, the bias."""
+        self.multi_bit_quantizers = []
+        pairs = [
+            (weight, self._weight_quantizer(weight, layer))
+            for weight in self._weights(layer)
+        ]
+        if self._has_bias(layer):
+            pairs.append((layer.bias, BiasQuantizer()))
+        return pairs
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """Returns the activations that `inner` names, each with its quantizer."""
+        if self.inner is None:
+            return []
+        return [
+            (activation, self._activation_quantizer(layer))
+            for activation, _ in self.inner.get_activations_and_quantizers(layer)
+        ]
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        """Returns the quantizer of the layer's output, if it has one."""
+        if self.inner is not None:
+            outputs = self.inner.get_output_quantizers(layer)
+            return [self._activation_quantizer(layer) for _ in outputs]
+        if self.quantize_output == "input_grid":
+            return [PoolQuantizer()]
+        return [self._activation_quantizer(layer)] if self.quantize_output else []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Puts quantized tensors where the layer looks for its weights."""
+        weights = list(quantize_weights)
+        if self._has_bias(layer):
+            layer.bias = weights.pop()
+        if self.inner is not None:
+            self.inner.set_quantize_weights(layer, weights)
+        elif weights:
+            setattr(layer, str(kernel_attribute(layer)), weights[0])
+
+    def set_quantize_activations(
+        self, layer: Any, quantize_activations: list[Any]
+    ) -> None:
+        """Puts quantized activations where the layer looks for them."""
+        if self.inner is not None:
+            self.inner.set_quantize_activations(layer, quantize_activations)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        inner = self.inner and keras.utils.legacy.serialize_keras_object(self.inner)
+        return {
+            "inner": inner,
+            "weight_bits": list(self.weight_bits),
+            "activation_bits": list(self.activation_bits),
+            "quantize_output": self.quantize_output,
+            "signed": self.signed,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> MatarQuantizeConfig:
+        """Returns a config made from what `get_config` returned."""
+        arguments = dict(config)
+        if arguments.get("inner"):
+            with tfmot.quantization.keras.quantize_scope():
+                arguments["inner"] = keras.utils.legacy.deserialize_keras_object(
+                    arguments["inner"]
+                )
+        return cls(**arguments)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, MatarQuantizeConfig)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.weight_bits, self.activation_bits, self.quantize_output))
+
+    def _weights(self, layer: Any) -> list[Any]:
+        if self.inner is not None:
+            return [w for w, _ in self.inner.get_weights_and_quantizers(layer)]
+        attribute = kernel_attribute(layer)
+        return [] if attribute is None else [getattr(layer, attribute)]
+
+    def _has_bias(self, layer: Any) -> bool:
+        return kernel_attribute(layer) is not None and layer.use_bias
+
+    def _weight_quantizer(self, weight: Any, layer: Any) -> WeightQuantizer:
+        if len(weight.shape) < 2:
+            raise ModelError(
+                f"Expected weights with an output channel axis in layer "
+                f"{layer.name!r}, got {weight.name!r} of shape {tuple(weight.shape)}."
+            )
+        attribute = weight.name.rsplit("/", 1)[-1].split(":")[0]
+        num_channel_axes = 2 if "depthwise" in attribute else 1
+        quantizer = WeightQuantizer(self.weight_bits, num_channel_axes)
+        self._add(quantizer, attribute)
+        return quantizer.observe(weight)
+
+    def _activation_quantizer(self, layer: Any) -> ActivationQuantizer:
+        # tfmot quantizes what goes INTO a softmax, sigmoid or tanh that `inner` names.
+        names = _NONNEGATIVE if self.inner is None else _NONNEGATIVE_INPUTS
+        signed = activation_name(layer) not in names
+        quantizer = ActivationQuantizer(
+            self.activation_bits, signed if self.signed is None else self.signed
+        )
+        self._add(quantizer, "output")
+        return quantizer
+
+    def _add(self, quantizer: MultiBitQuantizer, attribute: str) -> None:
+        if any(type(other) is type(quantizer) for other in self.multi_bit_quantizers):
+            quantizer.suffix = f"/{attribute}"
+        self.multi_bit_quantizers.append(quantizer)

@@ -1,0 +1,388 @@
+"""tfmot quantizers whose bit-width is a variable.
+
+Each quantizer holds a bank with one learned step per allowed width (and output
+channel, for weights) and an integer variable that says which row is in force. A
+policy is applied by writing these integers, so one traced graph serves every
+policy.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matar_tf.keras import graph, numerics
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.tracing import active_tracer
+from matar_tf.policy import ALL_BITS
+
+__all__ = [
+    "ActivationQuantizer",
+    "BiasQuantizer",
+    "MultiBitQuantizer",
+    "PoolQuantizer",
+    "WeightQuantizer",
+]
+
+_Quantizer = tfmot.quantization.keras.quantizers.Quantizer
+_MAX_SAMPLES = 2**16  # elements of a batch that initialise the step of an activation
+
+
+class MultiBitQuantizer(_Quantizer):
+    """What weight and activation quantizers share: the bank and its row.
+
+    Attributes:
+      bits: Allowed widths, ascending.
+      suffix: Ending of the entry's name, for the second quantizer of a kind in a layer.
+      entry: Name of the policy entry that chooses the width; set by `build`.
+      row: Integer variable, the index into `bits` in force; set by `build`.
+      log_steps: Variable, ``[len(bits), *channels]``; set by `build`.
+    """
+
+    def __init__(self, bits: Sequence[int] = ALL_BITS) -> None:
+        self.bits = tuple(int(width) for width in bits)
+        self.suffix = ""
+        self.entry = ""
+        self.row: Any = None
+        self.log_steps: Any = None
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The Keras layer that this quantizer was built in."""
+        return self._layer()
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        raise AssertionError("a subclass says which grid it uses")
+
+    def _build_bank(self, name: str, layer: Any, steps: Any) -> dict[str, Any]:
+        """Creates the variables; `steps` is an array ``[len(bits), *channels]``."""
+        self._layer = weakref.ref(layer)
+        self.entry = graph.entry_name(layer) + self.suffix
+        graph.remember_wrapper(layer)
+        self.row = layer.add_weight(
+            f"{name}_bits_row",
+            shape=(),
+            dtype=tf.int32,
+            initializer=keras.initializers.Constant(len(self.bits) - 1),
+            trainable=False,
+        )
+        self.log_steps = layer.add_weight(
+            f"{name}_log_steps",
+            shape=steps.shape,
+            dtype=tf.float32,
+            initializer=lambda shape, dtype=None, **_: tf.math.log(steps),
+            trainable=True,
+        )
+        return {"row": self.row, "log_steps": self.log_steps}
+
+    def _quantize(self, x: Any, elems_per_step: float) -> Any:
+        qmins, qmaxs = self.ranges()
+        # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
+        # elements of a tensor would move their one step much faster than weights.
+        scales = [(elems_per_step * qmax) ** -0.5 for qmax in qmaxs]
+        return numerics.quantize_row(
+            x,
+            self.log_steps,
+            self.row,
+            tf.constant(qmins, tf.float32),
+            tf.constant(qmaxs, tf.float32),
+            tf.constant(scales, tf.float32),
+        )
+
+    def step(self) -> Any:
+        """Returns the step in force as a tensor: ``[*channels]``."""
+        return tf.exp(tf.gather(self.log_steps, self.row))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"bits": list(self.bits)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, MultiBitQuantizer)
+            and type(self) is type(other)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.bits))
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class WeightQuantizer(MultiBitQuantizer):
+    """Quantizes a kernel, symmetric around 0, one step per (width, channel).
+
+    Levels ``-(2**(n - 1) - 1) .. 2**(n - 1) - 1``. The steps start at the least
+    squared error of the kernel that the layer has when it is built. The gradient is
+    that of `matar_tf.keras.numerics`.
+
+    Args:
+      bits: Allowed widths, ascending, each in 2..8.
+      num_channel_axes: How many of the last axes are channels: 1 for kernels
+        ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
+    """
+
+    def __init__(
+        self, bits: Sequence[int] = ALL_BITS, num_channel_axes: int = 1
+    ) -> None:
+        super().__init__(bits)
+        self.num_channel_axes = num_channel_axes
+        self._kernel: Any = None
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        pairs = [numerics.weight_range(bits) for bits in self.bits]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def observe(self, kernel: Any) -> WeightQuantizer:
+        """Remembers the variable whose values initialise the steps."""
+        self._kernel = kernel
+        return self
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates the bank in `layer`; called by tfmot's wrapper."""
+        channels = tuple(tensor_shape)[-self.num_channel_axes :]
+        with tf.init_scope():
+            if self._kernel is None:
+                steps = tf.ones((len(self.bits), *channels))
+            else:
+                flat = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
+                low, high = self.ranges()
+                steps = numerics.optimal_steps(
+                    flat, tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+                )
+            steps = steps.numpy()
+        return self._build_bank(name, layer, steps)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the kernel on the grid of the width in force."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.weights(self, inputs)
+        return self.fake_quantize(inputs)
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the kernel on the grid of the width in force."""
+        num_channels = x.shape[-self.num_channel_axes :].num_elements()
+        return self._quantize(x, x.shape.num_elements() / num_channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "num_channel_axes": self.num_channel_axes}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class ActivationQuantizer(MultiBitQuantizer):
+    """Quantizes an activation tensor, one step per width.
+
+    Levels ``0 .. 2**n - 1``, or ``-2**(n - 1) .. 2**(n - 1) - 1`` if `signed`. The
+    steps start at the least squared error of the first training batch, or of the
+    samples given to `matar_tf.calibrate`; until then the tensor passes unchanged
+    through evaluation.
+
+    Args:
+      bits: Allowed widths, ascending, each in 2..8.
+      signed: Whether the tensor has values below 0.
+    """
+
+    def __init__(self, bits: Sequence[int] = ALL_BITS, signed: bool = True) -> None:
+        super().__init__(bits)
+        self.signed = signed
+        self.initialized: Any = None
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        pairs = [
+            numerics.activation_range(bits, signed=self.signed) for bits in self.bits
+        ]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates the bank in `layer`; called by tfmot's wrapper."""
+        variables = self._build_bank(name, layer, tf.ones(len(self.bits)))
+        self.initialized = layer.add_weight(
+            f"{name}_initialized",
+            shape=(),
+            dtype=tf.int32,
+            initializer="zeros",
+            trainable=False,
+        )
+        return {**variables, "initialized": self.initialized}
+
+    def initialize(self, x: Any) -> None:
+        """Sets the steps to those with the least squared error on `x`."""
+        flat = tf.reshape(x, (-1,))
+        stride = tf.maximum(tf.size(flat) // _MAX_SAMPLES, 1)
+        low, high = self.ranges()
+        steps = numerics.optimal_steps(
+            flat[::stride], tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+        )
+        self.log_steps.assign(tf.math.log(steps))
+        self.initialized.assign(1)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the activation on the grid of the width in force."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.activation(self, inputs)
+        if not training:
+            return tf.cond(
+                self.initialized > 0,
+                lambda: self.fake_quantize(inputs),
+                lambda: tf.identity(inputs),
+            )
+
+        def initialize() -> Any:
+            self.initialize(inputs)
+            return tf.constant(1)
+
+        initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
+        with tf.control_dependencies([initialized]):
+            return self.fake_quantize(inputs)
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the activation on the grid of the width in force."""
+        return self._quantize(x, x.shape[1:].num_elements() or 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "signed": self.signed}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class PoolQuantizer(_Quantizer):
+    """Rounds the output of an average pool onto the grid of the pool's input.
+
+    Integer average pooling keeps scale and zero point and rounds the mean of the
+    stored integers, halves away from zero. The stored integer of a level ``q`` is
+    ``q + z``, so this rounds ``|q + z|`` half up.
+    """
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; an average pool has no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def source(self) -> ActivationQuantizer | None:
+        """Returns the quantizer of the pool's input, if the graph knows it."""
+        return graph.input_quantizer(self._layer())
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the pooled tensor on the grid of the pool's input."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.average_pool(self, inputs)
+        source = self.source()
+        if source is None:
+            return inputs
+        return tf.cond(
+            source.initialized > 0,
+            lambda: _round_pooled(inputs, source),
+            lambda: tf.identity(inputs),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> PoolQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class BiasQuantizer(_Quantizer):
+    """Rounds a bias onto the grid of the integer accumulator, in evaluation only.
+
+    The grid is ``s_in * s_w[c] / k``: the step of the layer's input times that of
+    its kernel, over the factor by which levels are stored.
+    """
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The Keras layer that this quantizer was built in."""
+        return self._layer()
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; a bias has no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the bias, rounded if not in training."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.bias(self, inputs)
+        return inputs if training else snap_bias(inputs, self._layer())
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BiasQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:
+    """Rounds a bias onto the accumulator grid of a wrapped layer.
+
+    Args:
+      bias: Shape ``[channels]``.
+      layer: The wrapped convolution or dense layer whose output the bias is added to.
+      scale: Factors of a folded batch norm, ``[channels]``, or None.
+
+    Returns:
+      The bias on the grid ``s_in * s_w * |scale| / k``; the bias itself while the
+      model is being put together, or where kernel or input are not quantized.
+    """
+    kernel, source = graph.kernel_quantizer(layer), graph.input_quantizer(layer)
+    if kernel is None or source is None:
+        return bias
+    factors = tf.constant(
+        [numerics.weight_store_factor(bits) for bits in kernel.bits], tf.float32
+    )
+    grid = source.step() * tf.reshape(kernel.step(), (-1,))
+    grid = grid / tf.gather(factors, kernel.row)
+    if scale is not None:
+        # A channel whose scale is 0 passes nothing on; its grid is unscaled.
+        grid = grid * tf.where(tf.equal(scale, 0.0), tf.ones_like(scale), tf.abs(scale))
+    snapped = tf.floor(bias / grid + 0.5) * grid
+    return tf.where(source.initialized > 0, snapped, bias)
+
+
+def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+    _, qmaxs = source.ranges()
+    offset = 127.0 - tf.gather(tf.constant(qmaxs, tf.float32), source.row)
+    step = source.step()
+    stored = x / step + offset
+    # The mean of integers over an even window hits halves exactly; float noise
+    # must not decide them.
+    half = tf.floor(2.0 * stored + 0.5) / 2.0
+    stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
+    rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
+    return x + tf.stop_gradient((rounded - offset) * step - x)

@@ -1,0 +1,32 @@
+"""Search: the policies with the best trade-offs between accuracy and cost.
+
+`search` knows no Keras and no TFLite. It is handed a `SearchProblem` (policy space,
+costs and constraints of one target) and an evaluator of policies, and returns a
+`matar_tf.results.SearchResult`.
+"""
+
+from matar_tf.results import Objective
+from matar_tf.search._ledger import (
+    BatchEvaluator,
+    Evaluator,
+    SearchProblem,
+    evaluate_in_turn,
+)
+from matar_tf.search._options import SearchOptions
+from matar_tf.search._pareto import dominates, hypervolume, pareto_front
+from matar_tf.search._run import search
+from matar_tf.search._store import EvaluationStore
+
+__all__ = [
+    "BatchEvaluator",
+    "EvaluationStore",
+    "Evaluator",
+    "Objective",
+    "SearchOptions",
+    "SearchProblem",
+    "dominates",
+    "evaluate_in_turn",
+    "hypervolume",
+    "pareto_front",
+    "search",
+]

@@ -1,0 +1,106 @@
+"""The genome: a tuple of choice indices, one for each free entry of a policy space.
+
+Gene ``i`` is the index into the ascending widths of free entry ``i``: 0 is the
+narrowest width. Weight entries come first, then activation entries, each in the order
+of the network. Entries with a single width are not genes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from matar_tf.errors import SearchError
+from matar_tf.policy import Policy, PolicySpace
+
+__all__ = ["Genome", "GenomeCodec"]
+
+Genome: TypeAlias = tuple[int, ...]
+
+
+class GenomeCodec:
+    """Translates between the policies of a space and genomes.
+
+    Attributes:
+      space: The policy space.
+      sizes: Number of choices of each gene, at least 2.
+    """
+
+    def __init__(self, space: PolicySpace) -> None:
+        self.space = space
+        self._weights = [name for name, w in space.weights.items() if len(w) > 1]
+        self._activations = [
+            name for name, w in space.activations.items() if len(w) > 1
+        ]
+        self._widths = [space.weights[name] for name in self._weights]
+        self._widths += [space.activations[name] for name in self._activations]
+        self.sizes = tuple(len(widths) for widths in self._widths)
+        self._fixed_weights = {name: w[0] for name, w in space.weights.items()}
+        self._fixed_activations = {name: w[0] for name, w in space.activations.items()}
+
+    @property
+    def num_genomes(self) -> int:
+        """Number of genomes, which is the number of policies in the space."""
+        return math.prod(self.sizes)
+
+    def decode(self, genome: Genome) -> Policy:
+        """Returns the policy of a genome.
+
+        Raises:
+          SearchError: If the genome has another length or an index out of range.
+        """
+        if len(genome) != len(self.sizes) or not all(
+            0 <= gene < size for gene, size in zip(genome, self.sizes, strict=True)
+        ):
+            raise SearchError(
+                f"Expected a genome with {len(self.sizes)} genes below {self.sizes}, "
+                f"got {genome}."
+            )
+        bits = [widths[gene] for widths, gene in zip(self._widths, genome, strict=True)]
+        cut = len(self._weights)
+        return Policy(
+            weights={
+                **self._fixed_weights,
+                **dict(zip(self._weights, bits[:cut], strict=True)),
+            },
+            activations={
+                **self._fixed_activations,
+                **dict(zip(self._activations, bits[cut:], strict=True)),
+            },
+        )
+
+    def encode(self, policy: Policy) -> Genome:
+        """Returns the genome of a policy.
+
+        Raises:
+          PolicyError: If the policy does not belong to the space.
+        """
+        self.space.validate(policy)
+        bits = [policy.weights[name] for name in self._weights]
+        bits += [policy.activations[name] for name in self._activations]
+        return tuple(
+            widths.index(width)
+            for widths, width in zip(self._widths, bits, strict=True)
+        )
+
+    def all_genomes(self) -> Iterator[Genome]:
+        """Yields every genome, narrowest first; for tiny spaces."""
+        return itertools.product(*(range(size) for size in self.sizes))
+
+    def random_genome(self, rng: random.Random) -> Genome:
+        """Returns a genome in which every choice is equally likely."""
+        return tuple(rng.randrange(size) for size in self.sizes)
+
+    def ladder_genome(self, level: float, rng: random.Random) -> Genome:
+        """Returns a genome near a level, 0 for the narrowest and 1 for the widest.
+
+        Each gene takes one of the two choices beside the level, so that genomes of
+        evenly spaced levels spread evenly over the costs. Genomes with independent
+        random genes do not: they crowd around the middle.
+        """
+        return tuple(
+            min(int(level * (size - 1) + rng.random()), size - 1) for size in self.sizes
+        )

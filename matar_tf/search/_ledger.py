@@ -1,0 +1,267 @@
+"""The ledger of a run: every policy it asked for, and what came back.
+
+The store is a transparent memo: whether metrics come from it or from the evaluator
+changes the two counters and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.results import Candidate, Objective, Provenance
+from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._nsga2 import Member
+from matar_tf.search._store import EvaluationStore
+
+__all__ = [
+    "BatchEvaluator",
+    "Evaluator",
+    "Ledger",
+    "SearchProblem",
+    "evaluate_in_turn",
+]
+
+
+class Evaluator(Protocol):
+    """Measures one policy."""
+
+    def __call__(self, policy: Policy, /) -> Mapping[str, float]:
+        """Returns finite metrics by name, such as accuracy in [0, 1] and loss.
+
+        The metrics must depend on the policy alone: the same policy gives the same
+        metrics, in any process and any order.
+        """
+        ...
+
+
+class BatchEvaluator(Protocol):
+    """Measures several policies, perhaps in parallel."""
+
+    def __call__(
+        self, policies: Sequence[Policy], /
+    ) -> Iterable[tuple[Policy, Mapping[str, float]]]:
+        """Yields each policy once with its metrics, in any order.
+
+        Results are kept as they arrive, so yield early.
+        """
+        ...
+
+
+def evaluate_in_turn(evaluator: Evaluator) -> BatchEvaluator:
+    """Returns a batch evaluator that measures one policy after the other."""
+
+    def evaluate_many(
+        policies: Sequence[Policy],
+    ) -> Iterator[tuple[Policy, Mapping[str, float]]]:
+        for policy in policies:
+            yield policy, evaluator(policy)
+
+    return evaluate_many
+
+
+def _no_violations(policy: Policy) -> tuple[str, ...]:
+    del policy
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProblem:
+    """What is searched, for which target.
+
+    Attributes:
+      target: Name of the target, for the result.
+      space: The policies to choose from.
+      costs: Returns the costs of a policy by name; None where the target gives no
+        figure. The names must not depend on the policy.
+      violations: Returns one sentence for each constraint of the target that a
+        policy breaks; such a policy is never evaluated and never in the result.
+      seeds: Policies to start from, by name, beside the uniform ones. Those that
+        meet the constraints are among the references of the result.
+      metric_names: Names of the metrics that the evaluator returns.
+    """
+
+    target: str
+    space: PolicySpace
+    costs: Callable[[Policy], Mapping[str, float | None]]
+    violations: Callable[[Policy], tuple[str, ...]] = _no_violations
+    seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    metric_names: tuple[str, ...] = ("accuracy", "loss")
+
+
+class Ledger:
+    """Measures genomes and remembers them.
+
+    Attributes:
+      codec: The codec of the space.
+      entries: Candidate and member of each evaluated genome.
+      num_evaluated: Policies measured in this run.
+      num_reused: Policies whose metrics came from the store.
+    """
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        evaluate_many: BatchEvaluator,
+        *,
+        objectives: tuple[Objective, ...],
+        provenance: Provenance,
+        store: EvaluationStore | None,
+        on_measured: Callable[[], object],
+    ) -> None:
+        self.codec = GenomeCodec(problem.space)
+        self.entries: dict[Genome, tuple[Candidate, Member]] = {}
+        self.num_evaluated = 0
+        self.num_reused = 0
+        self._problem = problem
+        self._evaluate_many = evaluate_many
+        self._objectives = objectives
+        self._digests = {
+            "artifact_digest": provenance.artifact_digest,
+            "data_digest": provenance.data_digest,
+        }
+        self._store = store
+        self._on_measured = on_measured
+        self._broken: dict[Genome, tuple[str, ...]] = {}
+
+    def measure(self, genomes: Sequence[Genome], max_new: int) -> list[Member]:
+        """Returns what is known of new genomes: infeasible ones first.
+
+        Args:
+          genomes: Genomes that were not measured before.
+          max_new: Number of feasible genomes to measure; the others are left out.
+            Infeasible ones are not counted.
+
+        Raises:
+          SearchError: If the evaluator or the costs do not return what they must.
+        """
+        members: list[Member] = []
+        policies: dict[Genome, Policy] = {}
+        for genome in genomes:
+            policy = self.codec.decode(genome)
+            broken = self._problem.violations(policy)
+            if broken:
+                self._broken[genome] = broken
+                members.append(Member(genome=genome, num_violations=len(broken)))
+            elif len(policies) < max_new:
+                policies[genome] = policy
+        metrics: dict[Policy, Mapping[str, float]] = {}
+        try:
+            self._collect(list(policies.values()), metrics)
+        except KeyboardInterrupt:
+            self._enter_all(policies, metrics)  # what has arrived counts
+            raise
+        members += self._enter_all(policies, metrics)
+        return members
+
+    def describe_infeasible(self) -> str:
+        """Returns why no policy was feasible: which constraint, and the nearest miss.
+
+        Violations that differ in their numbers only are the same constraint.
+        """
+        groups: Counter[str] = Counter()
+        nearest: dict[str, tuple[tuple[int, int, Genome], str]] = {}
+        for genome, broken in self._broken.items():
+            groups.update({_without_numbers(text) for text in broken})
+            for text in broken:
+                rank = (len(broken), sum(genome), genome)
+                group = _without_numbers(text)
+                nearest[group] = min(nearest.get(group, (rank, text)), (rank, text))
+        group, count = min(groups.items(), key=lambda item: (-item[1], item[0]))
+        return (
+            f"Expected a policy that meets the constraints of target "
+            f"{self._problem.target!r}, got none among {len(self._broken)} tried. Most "
+            f"often broken, by {count} of them; the nearest miss: "
+            f"{nearest[group][1]!r}. Relax that constraint in the target, or allow "
+            "other widths in the policy space."
+        )
+
+    def _collect(
+        self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
+    ) -> None:
+        """Fills in metrics, from the store first, then from the evaluator."""
+        if self._store is not None:
+            for policy, known in self._store.get(policies, **self._digests).items():
+                # A store may hold fewer metrics than this run needs.
+                if set(self._needed()) <= set(known):
+                    metrics[policy] = known
+                    self.num_reused += 1
+                    self._on_measured()
+        missing = [policy for policy in policies if policy not in metrics]
+        waiting = set(missing)
+        if not missing:
+            return
+        for policy, measured in self._evaluate_many(missing):
+            if policy not in waiting:
+                raise SearchError(
+                    "Expected each policy of the batch once from the evaluator, got "
+                    f"one that was not asked for or came twice: {policy}."
+                )
+            waiting.remove(policy)
+            checked = self._check_metrics(policy, measured)
+            if self._store is not None:
+                self._store.put(policy, checked, **self._digests)
+            metrics[policy] = checked
+            self.num_evaluated += 1
+            self._on_measured()
+        if waiting:
+            raise SearchError(
+                f"Expected metrics for {len(missing)} policies from the evaluator, got "
+                f"{len(missing) - len(waiting)}; it must yield each policy once."
+            )
+
+    def _needed(self) -> list[str]:
+        names = self._problem.metric_names
+        return [one.name for one in self._objectives if one.name in names]
+
+    def _check_metrics(
+        self, policy: Policy, metrics: Mapping[str, float]
+    ) -> dict[str, float]:
+        for name in self._needed():
+            if name not in metrics:
+                raise SearchError(
+                    f"Expected the metric {name!r} from the evaluator, got "
+                    f"{sorted(metrics)}. {did_you_mean(name, metrics)}"
+                )
+        # Candidate refuses what is not a finite number.
+        name = f"policy {policy.digest()[:12]}"
+        checked = Candidate(name=name, policy=policy, metrics=metrics, costs={})
+        return dict(checked.metrics)
+
+    def _enter_all(
+        self,
+        policies: Mapping[Genome, Policy],
+        metrics: Mapping[Policy, Mapping[str, float]],
+    ) -> list[Member]:
+        # In the order of the genomes, never in that of arrival.
+        return [
+            self._enter(genome, policy, metrics[policy])
+            for genome, policy in policies.items()
+            if policy in metrics
+        ]
+
+    def _enter(
+        self, genome: Genome, policy: Policy, metrics: Mapping[str, float]
+    ) -> Member:
+        candidate = Candidate(
+            name=policy.digest()[:12],
+            policy=policy,
+            metrics=metrics,
+            costs=self._problem.costs(policy),
+        )
+        values = tuple(
+            objective.to_minimized(candidate.value(objective))
+            for objective in self._objectives
+        )
+        member = Member(genome=genome, values=values)
+        self.entries[genome] = candidate, member
+        return member
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"-?\d+(\.\d+)?", "#", text)

@@ -1,0 +1,239 @@
+"""The generation loop of NSGA-II: survivors by DEAP, parents and offspring by us.
+
+Randomness comes only from the `random.Random` that is handed in. That is why DEAP's
+tournament, crossover and mutation are not used: they draw from the global generator.
+
+Reference:
+  Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002.
+  Deviations: an infeasible policy is never evaluated, so infeasible members are
+  ordered by their number of violations and then by their widths; a genome is
+  proposed only once; widths are ordered, so mutation prefers neighbouring widths.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import deap.base  # pyright: ignore[reportMissingTypeStubs]
+import deap.tools  # pyright: ignore[reportMissingTypeStubs]
+
+from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._pareto import Values, dominates
+
+__all__ = [
+    "Member",
+    "Ranked",
+    "crossover",
+    "first_cohort",
+    "generations",
+    "mutate",
+    "select_survivors",
+    "tournament",
+]
+
+_ATTEMPTS_PER_CHILD = 20
+_MUTATED_GENES = 1.5  # of an individual, on average, where no probability is given
+_NEIGHBOUR_PROB = 0.7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """A genome and what is known of it.
+
+    Attributes:
+      genome: The genome.
+      values: The minimised objectives; empty for an infeasible genome.
+      num_violations: Number of target constraints that the policy breaks.
+    """
+
+    genome: Genome
+    values: Values = ()
+    num_violations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranked:
+    """A survivor with its crowding distance; larger is lonelier and better."""
+
+    member: Member
+    crowding: float
+
+
+class _Individual:
+    """What DEAP wants to see: an object with a fitness."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.fitness = _fitness_class(len(member.values))(member.values)
+
+
+@functools.cache
+def _fitness_class(num_objectives: int) -> type[Any]:
+    # A plain subclass does what deap.creator does, without its global names.
+    base = cast("type[Any]", deap.base.Fitness)  # pyright: ignore[reportUnknownMemberType]
+    return type("Fitness", (base,), {"weights": (-1.0,) * num_objectives})
+
+
+def select_survivors(members: Iterable[Member], size: int) -> tuple[Ranked, ...]:
+    """Returns the best members: feasible ones by NSGA-II, then the nearly feasible."""
+    feasible: list[_Individual] = []
+    infeasible: list[Member] = []
+    for member in members:
+        if member.num_violations:
+            infeasible.append(member)
+        else:
+            feasible.append(_Individual(member))
+    # An empty list would make DEAP index the last of no fronts.
+    select = cast("Any", deap.tools).selNSGA2
+    chosen = cast(
+        "list[_Individual]", select(feasible, size) if feasible and size else []
+    )
+    survivors = [
+        Ranked(member=one.member, crowding=float(one.fitness.crowding_dist))
+        for one in chosen
+    ]
+    infeasible.sort(key=_distance)
+    survivors += [
+        Ranked(member=member, crowding=0.0)
+        for member in infeasible[: size - len(survivors)]
+    ]
+    return tuple(survivors)
+
+
+def tournament(population: Sequence[Ranked], rng: random.Random) -> Member:
+    """Returns the better of two members drawn at random.
+
+    A feasible member beats an infeasible one, fewer violations beat more, then a
+    dominating member beats a dominated one, then the lonelier member wins.
+    """
+    first, second = rng.choice(population), rng.choice(population)
+    a, b = first.member, second.member
+    if a.num_violations or b.num_violations:
+        return min(a, b, key=_distance)
+    if dominates(a.values, b.values):
+        return a
+    if dominates(b.values, a.values) or second.crowding > first.crowding:
+        return b
+    return a
+
+
+def crossover(first: Genome, second: Genome, rng: random.Random) -> Genome:
+    """Returns a genome that takes each gene from either parent, half and half."""
+    return tuple(
+        a if rng.random() < 0.5 else b for a, b in zip(first, second, strict=True)
+    )
+
+
+def mutate(
+    genome: Genome, sizes: Sequence[int], prob: float, rng: random.Random
+) -> Genome:
+    """Returns a genome in which some genes differ; at least one does.
+
+    Args:
+      genome: The genome to vary.
+      sizes: Number of choices of each gene.
+      prob: Probability that a gene changes.
+      rng: Source of randomness.
+    """
+    genes = list(genome)
+    chosen = [index for index in range(len(genes)) if rng.random() < prob]
+    for index in chosen or [rng.randrange(len(genes))]:
+        genes[index] = _other_choice(genes[index], sizes[index], rng)
+    return tuple(genes)
+
+
+def first_cohort(
+    codec: GenomeCodec, seeds: Iterable[Genome], size: int, rng: random.Random
+) -> list[Genome]:
+    """Returns the seeds, filled up with ladder and random genomes, without doubles.
+
+    Half of a cohort is not from seeds, unless the space is too small for that.
+    """
+    cohort = list(dict.fromkeys(seeds))
+    seen = set(cohort)
+    num_rungs = max(size - len(cohort), size // 2)
+    for rung in range(num_rungs):
+        # Every fourth one is random; the others climb from narrow to wide.
+        for _ in range(_ATTEMPTS_PER_CHILD):
+            genome = (
+                codec.random_genome(rng)
+                if rung % 4 == 3
+                else codec.ladder_genome((rung + rng.random()) / num_rungs, rng)
+            )
+            if genome not in seen:
+                seen.add(genome)
+                cohort.append(genome)
+                break
+    return cohort
+
+
+def generations(
+    codec: GenomeCodec,
+    seeds: Iterable[Genome],
+    *,
+    population_size: int,
+    crossover_prob: float,
+    mutation_prob: float | None,
+    rng: random.Random,
+) -> Generator[list[Genome], Sequence[Member], None]:
+    """Yields cohorts of new genomes and receives them back as members.
+
+    No genome is yielded twice. Ends when no new genome can be found.
+
+    Args:
+      codec: The codec of the space.
+      seeds: Genomes of the first cohort, all of which are kept.
+      population_size: Number of survivors, and of offspring in a generation.
+      crossover_prob: Probability that a child has two parents.
+      mutation_prob: Probability that a gene changes; None for a fixed number of genes.
+      rng: Source of randomness.
+    """
+    if mutation_prob is None:
+        mutation_prob = min(_MUTATED_GENES / max(len(codec.sizes), 1), 0.5)
+    cohort = first_cohort(codec, seeds, population_size, rng)
+    seen = set(cohort)
+    population: tuple[Ranked, ...] = ()
+    while cohort:
+        members = yield cohort
+        population = select_survivors(
+            [*(ranked.member for ranked in population), *members], population_size
+        )
+        cohort: list[Genome] = []
+        for _ in range(_ATTEMPTS_PER_CHILD * population_size):
+            if len(cohort) == population_size or len(seen) == codec.num_genomes:
+                break
+            child = _breed(population, codec.sizes, crossover_prob, mutation_prob, rng)
+            if child in seen:
+                child = codec.random_genome(rng)
+            if child not in seen:
+                seen.add(child)
+                cohort.append(child)
+
+
+def _breed(
+    population: Sequence[Ranked],
+    sizes: Sequence[int],
+    crossover_prob: float,
+    mutation_prob: float,
+    rng: random.Random,
+) -> Genome:
+    child = tournament(population, rng).genome
+    if rng.random() < crossover_prob:
+        child = crossover(child, tournament(population, rng).genome, rng)
+    return mutate(child, sizes, mutation_prob, rng)
+
+
+def _other_choice(gene: int, size: int, rng: random.Random) -> int:
+    if rng.random() < _NEIGHBOUR_PROB:
+        neighbours = [i for i in (gene - 1, gene + 1) if 0 <= i < size]
+        return rng.choice(neighbours)
+    return (gene + rng.randrange(1, size)) % size
+
+
+def _distance(member: Member) -> tuple[int, int, Genome]:
+    """Orders members by feasibility: fewer violations, then narrower widths."""
+    return member.num_violations, sum(member.genome), member.genome

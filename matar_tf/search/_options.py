@@ -1,0 +1,74 @@
+"""The settings of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from matar_tf.errors import SearchError
+from matar_tf.results import Objective
+
+__all__ = ["SearchOptions"]
+
+_DEFAULT_OBJECTIVES = (
+    Objective(name="accuracy", maximize=True),
+    Objective(name="latency_ms"),
+)
+_MIN_POPULATION_SIZE = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchOptions:
+    """The settings of a search; equal settings give equal fronts.
+
+    Attributes:
+      seed: Seed of all randomness.
+      max_evaluations: Largest number of policies whose metrics the run asks for,
+        whether they are measured or come from the store. A space with no more
+        policies than that is enumerated instead of searched.
+      population_size: Number of survivors, and of offspring in a generation.
+      objectives: What to make better: metrics and costs, at least one of each.
+      patience: Number of generations without a gain in hypervolume after which the
+        search stops; None to use up `max_evaluations`.
+      crossover_prob: Probability that a child has two parents.
+      mutation_prob: Probability that a gene of a child changes; None for one or two
+        genes of a child, whatever the depth of the network.
+    """
+
+    seed: int = 0
+    max_evaluations: int = 1000
+    population_size: int = 40
+    objectives: tuple[Objective, ...] = _DEFAULT_OBJECTIVES
+    patience: int | None = 15
+    crossover_prob: float = 0.9
+    mutation_prob: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objectives", tuple(self.objectives))
+        if self.population_size < _MIN_POPULATION_SIZE:
+            raise SearchError(
+                f"Expected a population_size of at least {_MIN_POPULATION_SIZE}, got "
+                f"{self.population_size}."
+            )
+        if self.max_evaluations < self.population_size:
+            raise SearchError(
+                "Expected a max_evaluations of at least population_size "
+                f"({self.population_size}), got {self.max_evaluations}; allow more "
+                "evaluations or make the population smaller."
+            )
+        if self.patience is not None and self.patience < 1:
+            raise SearchError(
+                f"Expected a patience of at least 1 generation, got {self.patience}; "
+                "use None for no limit."
+            )
+        for field in fields(self):
+            prob = getattr(self, field.name)
+            if field.name.endswith("_prob") and prob is not None and not 0 <= prob <= 1:
+                raise SearchError(
+                    f"Expected a {field.name} in 0..1, got {prob}; it is a probability."
+                )
+        names = [objective.name for objective in self.objectives]
+        if len(names) < 2 or len(set(names)) != len(names):
+            raise SearchError(
+                "Expected two or more different objectives, such as accuracy and "
+                f"latency_ms, got {names}."
+            )

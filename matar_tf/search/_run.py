@@ -1,0 +1,316 @@
+"""A search from its settings to its result.
+
+A run is a pure function of its settings and of the metrics; the store only spares
+measurements. So a killed run is resumed by starting it again: it repeats its own
+steps with metrics from the store until it comes to something new.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from tqdm import tqdm
+
+from matar_tf.errors import PolicyError, SearchError, did_you_mean
+from matar_tf.results import (
+    Candidate,
+    Generation,
+    Objective,
+    Provenance,
+    SearchResult,
+    StopReason,
+)
+from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._ledger import BatchEvaluator, Ledger, SearchProblem
+from matar_tf.search._nsga2 import Member, generations
+from matar_tf.search._options import SearchOptions
+from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
+from matar_tf.search._store import EvaluationStore
+
+__all__ = ["search"]
+
+_MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
+_MAX_IDLE_GENERATIONS: Final = 25  # without any feasible policy
+
+
+def search(
+    problem: SearchProblem,
+    evaluate_many: BatchEvaluator,
+    *,
+    options: SearchOptions,
+    provenance: Provenance,
+    store: EvaluationStore | None = None,
+    progress: bool = False,
+) -> SearchResult:
+    """Searches the policies with the best trade-offs between the objectives.
+
+    The first cohort holds the seeds of the problem and all uniform policies. Ctrl-C
+    ends the search with the front so far.
+
+    Args:
+      problem: What is searched, for which target.
+      evaluate_many: Measures the metrics of policies, in any order.
+      options: The settings.
+      provenance: Where the result comes from; its digests are the key of the store.
+      store: Metrics of this and earlier runs; without it nothing is kept.
+      progress: Whether to show a progress bar.
+
+    Returns:
+      The front, the references and the history. The front depends on the problem,
+      the metrics and the options only.
+
+    Raises:
+      SearchError: If the request cannot be met, or no policy meets the constraints.
+    """
+    if provenance.seed != options.seed:
+        raise SearchError(
+            f"Expected the seed of the options ({options.seed}) in the provenance, "
+            f"got {provenance.seed}; give both the same."
+        )
+    named = _named_genomes(problem)
+    _check_objectives(problem, options.objectives)
+    total = min(options.max_evaluations, problem.space.num_policies)
+    # The parts of tqdm that are typed are not the ones used here.
+    with cast("Any", tqdm)(total=total, unit="policy", disable=not progress) as bar:
+        ledger = Ledger(
+            problem,
+            evaluate_many,
+            objectives=options.objectives,
+            provenance=provenance,
+            store=store,
+            on_measured=bar.update,
+        )
+        diary = _Diary(ledger, options.objectives, problem.metric_names, bar)
+        try:
+            stop_reason = _explore(ledger, diary, list(named.values()), options)
+        except KeyboardInterrupt:
+            if not ledger.entries:
+                raise
+            diary.close_generation()
+            stop_reason = StopReason.INTERRUPTED
+    if not ledger.entries:
+        raise SearchError(ledger.describe_infeasible())
+    return SearchResult(
+        target=problem.target,
+        objectives=options.objectives,
+        front=_front(ledger, options.objectives, problem.metric_names),
+        references=tuple(
+            replace(ledger.entries[genome][0], name=name)
+            for name, genome in named.items()
+            if genome in ledger.entries
+        ),
+        num_evaluated=ledger.num_evaluated,
+        num_reused=ledger.num_reused,
+        stop_reason=stop_reason,
+        history=diary.history(),
+        provenance=provenance,
+    )
+
+
+class _Diary:
+    """The state of the front after each generation."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        objectives: tuple[Objective, ...],
+        metric_names: tuple[str, ...],
+        bar: Any,
+    ) -> None:
+        self._ledger = ledger
+        self._metric_index = next(
+            i for i, one in enumerate(objectives) if one.name in metric_names
+        )
+        self._metric = objectives[self._metric_index]
+        self._bar = bar
+        self._num_seen = 0
+        self._front: list[Values] = []
+        self._rows: list[tuple[int, int, list[Values]]] = []
+        self._best_front: list[Values] = []
+        self.num_idle = 0
+
+    def close_generation(self) -> None:
+        """Takes in what the ledger has learned since the last call."""
+        members = [member for _, member in self._ledger.entries.values()]
+        points = self._front + [one.values for one in members[self._num_seen :]]
+        self._num_seen = len(members)
+        self._front = [points[index] for index in pareto_front(points)]
+        counts = self._ledger.num_evaluated, self._ledger.num_reused
+        self._rows.append((*counts, self._front))
+        # Old and new front in the same box, so that the box may grow with the front.
+        if self._share(self._front, self._front) > (1 + _MIN_GAIN) * self._share(
+            self._best_front, self._front
+        ):
+            self._best_front = self._front
+            self.num_idle = 0
+        else:
+            self.num_idle += 1
+        if self._front:
+            row = self._row(len(self._rows) - 1, self._front)
+            self._bar.set_postfix(
+                generation=row.generation,
+                evaluated=row.num_evaluated,
+                reused=row.num_reused,
+                hypervolume=f"{row.hypervolume:.4f}",
+                **{self._metric.name: f"{row.best_metric:.4f}"},
+            )
+
+    def history(self) -> tuple[Generation, ...]:
+        """Returns one row for each generation that had a feasible policy by then."""
+        return tuple(
+            self._row(index, self._front)
+            for index, (_, _, front) in enumerate(self._rows)
+            if front
+        )
+
+    def _row(self, index: int, box_front: list[Values]) -> Generation:
+        num_evaluated, num_reused, front = self._rows[index]
+        best = min(values[self._metric_index] for values in front)
+        return Generation(
+            generation=index,
+            num_evaluated=num_evaluated,
+            num_reused=num_reused,
+            best_metric=self._metric.from_minimized(best),
+            hypervolume=self._share(front, box_front),
+        )
+
+    @staticmethod
+    def _share(front: list[Values], box_front: list[Values]) -> float:
+        """Returns the hypervolume of a front as a share of the box of another."""
+        if not front:
+            return 0.0
+        best, reference = box(box_front)
+        sides = [high - low for low, high in zip(best, reference, strict=True)]
+        scaled = [
+            tuple(
+                (value - low) / side
+                for value, low, side in zip(values, best, sides, strict=True)
+            )
+            for values in front
+        ]
+        return hypervolume(scaled, (1.0,) * len(best))
+
+
+def _explore(
+    ledger: Ledger, diary: _Diary, seeds: list[Genome], options: SearchOptions
+) -> StopReason:
+    """Fills the ledger, generation by generation, until there is a reason to stop."""
+    codec = ledger.codec
+    if codec.num_genomes <= options.max_evaluations:
+        proposals = _enumeration(codec, seeds, options.population_size)
+        patience = None
+        at_end = StopReason.ENUMERATED
+    else:
+        proposals = generations(
+            codec,
+            seeds,
+            population_size=options.population_size,
+            crossover_prob=options.crossover_prob,
+            mutation_prob=options.mutation_prob,
+            rng=random.Random(options.seed),
+        )
+        patience = options.patience
+        at_end = StopReason.EXHAUSTED
+    num_tried = 0
+    cohort = next(proposals)
+    while True:
+        num_tried += len(cohort)
+        members = ledger.measure(cohort, options.max_evaluations - len(ledger.entries))
+        diary.close_generation()
+        if num_tried == codec.num_genomes:
+            return StopReason.ENUMERATED
+        if len(ledger.entries) == options.max_evaluations:
+            return StopReason.MAX_EVALUATIONS
+        if patience is not None and ledger.entries and diary.num_idle >= patience:
+            return StopReason.PATIENCE
+        if diary.num_idle >= _MAX_IDLE_GENERATIONS and not ledger.entries:
+            return StopReason.EXHAUSTED
+        try:
+            cohort = proposals.send(members)
+        except StopIteration:
+            return at_end
+
+
+def _enumeration(
+    codec: GenomeCodec, seeds: list[Genome], size: int
+) -> Generator[list[Genome], Sequence[Member], None]:
+    """Yields all genomes in cohorts, the seeds first."""
+    genomes = list(dict.fromkeys([*seeds, *codec.all_genomes()]))
+    for start in range(0, len(genomes), size):
+        yield genomes[start : start + size]
+
+
+def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
+    """Returns the genomes to start from: seeds, then uniform policies, no doubles."""
+    space, codec = problem.space, GenomeCodec(problem.space)
+    # Equal widths come first: they are the references that people ask for.
+    uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
+    for name in problem.seeds:
+        if name in uniform:
+            raise SearchError(
+                f"Expected another name than that of a uniform policy for the seed "
+                f"{name!r}; uniform policies are seeds without being named."
+            )
+    named: dict[str, Genome] = {}
+    for name, policy in problem.seeds.items():
+        try:
+            named[name] = codec.encode(policy)
+        except PolicyError as error:
+            raise SearchError(
+                f"Expected a policy of this space as the seed {name!r}. {error}"
+            ) from error
+    named.update({name: codec.encode(space.named(name)) for name in uniform})
+    # Of two names for one policy, the first stays.
+    names = {genome: name for name, genome in reversed(named.items())}
+    return {name: genome for name, genome in named.items() if names[genome] == name}
+
+
+def _check_objectives(
+    problem: SearchProblem, objectives: tuple[Objective, ...]
+) -> None:
+    """Checks names before anything is measured; any policy will do for that."""
+    codec = GenomeCodec(problem.space)
+    costs = problem.costs(codec.decode(tuple(size - 1 for size in codec.sizes)))
+    metric_names = set(problem.metric_names)
+    both = sorted(metric_names & set(costs))
+    if both:
+        raise SearchError(f"Expected metrics and costs to differ in name, got {both}.")
+    for objective in objectives:
+        if objective.name not in metric_names | set(costs):
+            raise SearchError(
+                f"Unknown objective {objective.name!r}. "
+                f"{did_you_mean(objective.name, metric_names | set(costs))}"
+            )
+        if objective.name in costs and costs[objective.name] is None:
+            known = sorted(name for name, cost in costs.items() if cost is not None)
+            raise SearchError(
+                f"Expected an objective that target {problem.target!r} has a figure "
+                f"for, got {objective.name!r}; choose from {known}."
+            )
+    names = [objective.name for objective in objectives]
+    if metric_names.isdisjoint(names) or set(costs).isdisjoint(names):
+        raise SearchError(
+            f"Expected a metric ({', '.join(sorted(metric_names))}) and a cost "
+            f"({', '.join(sorted(costs))}) among the objectives, got {names}."
+        )
+
+
+def _front(
+    ledger: Ledger, objectives: tuple[Objective, ...], metric_names: tuple[str, ...]
+) -> tuple[Candidate, ...]:
+    """Returns the Pareto front of all that was measured, cheapest first."""
+    entries = [ledger.entries[genome] for genome in sorted(ledger.entries)]
+    kept = [
+        entries[index] for index in pareto_front([one.values for _, one in entries])
+    ]
+    cost_index = next(
+        i for i, one in enumerate(objectives) if one.name not in metric_names
+    )
+    kept.sort(key=lambda entry: (entry[1].values[cost_index], entry[1].values[::-1]))
+    return tuple(
+        replace(candidate, name=f"policy_{index:02d}")
+        for index, (candidate, _) in enumerate(kept)
+    )

@@ -1,0 +1,200 @@
+"""The evaluation store: metrics that were measured once and need not be again.
+
+One SQLite file for all targets and all runs of an artifact. Several processes may
+read and write it. Each result is a transaction of its own, so a killed run loses
+none that it had received.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from matar_tf.errors import SearchError
+from matar_tf.policy import Policy
+
+__all__ = ["EvaluationStore"]
+
+_APPLICATION_ID: Final = 0x6D617461  # "mata", in the header of the file
+_SCHEMA_VERSION: Final = 1
+_BUSY_TIMEOUT_S: Final = 30.0
+_WAL_ATTEMPTS: Final = 100
+_WAL_PAUSE_S: Final = 0.02
+
+_CREATE_TABLE = """
+CREATE TABLE evaluations (
+  artifact_digest TEXT NOT NULL,
+  data_digest TEXT NOT NULL,
+  policy_digest TEXT NOT NULL,
+  metrics TEXT NOT NULL,
+  PRIMARY KEY (artifact_digest, data_digest, policy_digest)
+) WITHOUT ROWID
+"""
+_SELECT = """
+SELECT metrics FROM evaluations
+WHERE artifact_digest = ? AND data_digest = ? AND policy_digest = ?
+"""
+_UPSERT = "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)"
+
+
+class EvaluationStore:
+    """A file of metrics by artifact, data and policy.
+
+    Use it as a context manager, in the thread that made it; processes open it each
+    for themselves.
+
+    Attributes:
+      path: The SQLite file; made if there is none.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens or makes the file.
+
+        Raises:
+          SearchError: If the file is not an evaluation store, is corrupt, or cannot
+            be written.
+        """
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise SearchError(
+                f"Expected an existing folder for the evaluation store, got "
+                f"{str(self.path)!r}; make the folder first."
+            )
+        with self._errors():
+            self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+            )
+        try:
+            with self._errors():
+                self._prepare()
+        except SearchError:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> EvaluationStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        with self._errors():
+            row = self._connection.execute("SELECT COUNT(*) FROM evaluations")
+            return int(row.fetchone()[0])
+
+    def get(
+        self, policies: Iterable[Policy], *, artifact_digest: str, data_digest: str
+    ) -> dict[Policy, dict[str, float]]:
+        """Returns the metrics of those of the policies that are known.
+
+        Raises:
+          SearchError: If the file is corrupt.
+        """
+        known: dict[Policy, dict[str, float]] = {}
+        with self._errors():
+            for policy in policies:
+                key = (artifact_digest, data_digest, policy.digest())
+                row = self._connection.execute(_SELECT, key).fetchone()
+                if row is not None:
+                    known[policy] = json.loads(row[0])
+        return known
+
+    def put(
+        self,
+        policy: Policy,
+        metrics: Mapping[str, float],
+        *,
+        artifact_digest: str,
+        data_digest: str,
+    ) -> None:
+        """Keeps the metrics of a policy, in place of earlier ones.
+
+        Raises:
+          SearchError: If the file cannot be written.
+        """
+        text = json.dumps(dict(metrics), sort_keys=True)
+        row = (artifact_digest, data_digest, policy.digest(), text)
+        with self._errors():
+            self._connection.execute(_UPSERT, row)
+
+    def close(self) -> None:
+        """Closes the file; more calls do nothing."""
+        self._connection.close()
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        self._check_kind()
+        state = execute("PRAGMA quick_check(1)").fetchone()[0]
+        if state != "ok":
+            raise sqlite3.DatabaseError(state)
+        self._use_wal()
+        # With WAL this survives the death of the process; only a power cut can lose
+        # the last few results, and never the file.
+        execute("PRAGMA synchronous = NORMAL")
+        with self._connection:  # commits, or rolls back on an error
+            execute("BEGIN IMMEDIATE")
+            self._check_kind()  # again: another process may have been here
+            if execute("PRAGMA user_version").fetchone()[0] == 0:
+                execute(_CREATE_TABLE)
+                execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+                execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _check_kind(self) -> None:
+        """Refuses other databases and other versions; an empty file is ours."""
+        execute = self._connection.execute
+        application_id = execute("PRAGMA application_id").fetchone()[0]
+        version = execute("PRAGMA user_version").fetchone()[0]
+        num_tables = execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        if num_tables == 0 and version == 0:
+            return
+        if application_id != _APPLICATION_ID:
+            raise SearchError(
+                f"Expected an evaluation store of matar_tf at {str(self.path)!r}, got "
+                "another SQLite database; name another file."
+            )
+        if version != _SCHEMA_VERSION:
+            raise SearchError(
+                f"Expected an evaluation store of schema version {_SCHEMA_VERSION} at "
+                f"{str(self.path)!r}, got version {version}; name another file, or "
+                "use the version of matar_tf that wrote it."
+            )
+
+    def _use_wal(self) -> None:
+        # The switch to WAL does not wait for other processes by itself.
+        for attempt in range(_WAL_ATTEMPTS):
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                if attempt == _WAL_ATTEMPTS - 1:
+                    raise
+                time.sleep(_WAL_PAUSE_S)
+            else:
+                return
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise SearchError(
+                f"Expected an evaluation store that can be read and written at "
+                f"{str(self.path)!r}, got: {error}. Check its permissions, the space "
+                "on the disk and other processes that hold it."
+            ) from error
+        except (sqlite3.Error, json.JSONDecodeError) as error:
+            raise SearchError(
+                f"Expected an evaluation store at {str(self.path)!r}, got a file that "
+                f"is not one or is corrupt: {error}. Delete it, or name another file; "
+                "the metrics will be measured anew."
+            ) from error

@@ -1,0 +1,29 @@
+"""Targets: hardware as data, with each of its limits as a named function.
+
+A target is a TOML file that a hardware person can edit; nothing in it is executed.
+`load_target` reads one strictly, `check_policy` names every limit that a policy
+breaks, `legal_space` keeps the widths that a target can run.
+"""
+
+from __future__ import annotations
+
+from matar_tf.targets._constraints import (
+    CONSTRAINTS,
+    Violation,
+    check_policy,
+    legal_space,
+)
+from matar_tf.targets._loader import list_targets, load_target
+from matar_tf.targets._sections import MULTIPLY_KINDS
+from matar_tf.targets._target import Target
+
+__all__ = [
+    "CONSTRAINTS",
+    "MULTIPLY_KINDS",
+    "Target",
+    "Violation",
+    "check_policy",
+    "legal_space",
+    "list_targets",
+    "load_target",
+]

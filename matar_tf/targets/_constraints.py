@@ -1,0 +1,329 @@
+"""The limits of a target, one named function each.
+
+The first line of a function's docstring is its message to the user and its entry in
+the manual (`CONSTRAINTS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from matar_tf.errors import TargetError
+from matar_tf.policy import MAX_BITS, Policy, PolicySpace
+from matar_tf.targets._target import Target
+from matar_tf.targets.memory import (
+    Liveness,
+    check_entries,
+    tensor_bits,
+    weight_bytes,
+)
+from matar_tf.workload import LayerWorkload, Workload
+
+__all__ = ["CONSTRAINTS", "Violation", "check_policy", "legal_space"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """One breach of a target's limit.
+
+    Attributes:
+      constraint: Name of the function that found it.
+      message: The limit, what was expected and what came.
+      layer: Name of the layer; None for a limit on the whole network.
+      weights: The weight entry of the policy that takes part in it, if any.
+      activations: The activation entry of the policy that takes part in it, if any.
+      excess: How far past the limit, relative to it; 1 for a width that is not taken.
+    """
+
+    constraint: str
+    message: str
+    layer: str | None = None
+    weights: str | None = None
+    activations: str | None = None
+    excess: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Site:
+    """A layer under a policy: all that a limit on one layer may look at."""
+
+    layer: LayerWorkload
+    weight_bits: int | None
+    inputs: tuple[tuple[str | None, int], ...]
+    output: tuple[str | None, int]
+    output_is_read: bool
+
+
+def constraint_supported_ops(site: _Site, target: Target) -> Iterable[Violation]:
+    """Every layer must be of a kind that the target runs, on its CPU if need be."""
+    if not target.ops_for(site.layer.kind):
+        known = sorted({kind.value for entry in target.ops for kind in entry.kinds})
+        yield _violation(
+            constraint_supported_ops,
+            site,
+            f"expected one of {known}, got {site.layer.kind.value!r}",
+        )
+
+
+def constraint_weight_bits(site: _Site, target: Target) -> Iterable[Violation]:
+    """Weights must use a width that the target takes for this kind of layer."""
+    allowed = target.weight_bits_for(site.layer.kind)
+    if site.weight_bits is not None and allowed and site.weight_bits not in allowed:
+        yield _violation(
+            constraint_weight_bits,
+            site,
+            f"expected one of {sorted(allowed)} bits, got {site.weight_bits}",
+            weights=site.layer.weights,
+        )
+
+
+def constraint_activation_bits(site: _Site, target: Target) -> Iterable[Violation]:
+    """Inputs must use a width that the target takes for this kind of layer."""
+    allowed = target.activation_bits_for(site.layer.kind)
+    for entry, bits in site.inputs:
+        if allowed and bits not in allowed:
+            yield _violation(
+                constraint_activation_bits,
+                site,
+                f"expected one of {sorted(allowed)} bits, got {bits}",
+                activations=entry,
+            )
+
+
+def constraint_output_bits(site: _Site, target: Target) -> Iterable[Violation]:
+    """Outputs of the network must use a width that the target takes somewhere."""
+    entry, bits = site.output
+    if not site.output_is_read and bits not in target.activation_bits:
+        yield _violation(
+            constraint_output_bits,
+            site,
+            f"expected one of {sorted(target.activation_bits)} bits, got {bits}",
+            activations=entry,
+        )
+
+
+def constraint_bit_pairs(site: _Site, target: Target) -> Iterable[Violation]:
+    """Weights and input must use a pair of widths that the target takes together."""
+    kind, weight_bits = site.layer.kind, site.weight_bits
+    if weight_bits is None or weight_bits not in target.weight_bits_for(kind):
+        return
+    entry, bits = site.inputs[0]
+    if bits in target.activation_bits_for(kind) and not target.takes(
+        kind, weight_bits, bits
+    ):
+        pairs = sorted(
+            (weights, inputs)
+            for weights in target.weight_bits_for(kind)
+            for inputs in target.activation_bits_for(kind)
+            if target.takes(kind, weights, inputs)
+        )
+        yield _violation(
+            constraint_bit_pairs,
+            site,
+            f"expected weight and input bits among {pairs}, got {(weight_bits, bits)}",
+            weights=site.layer.weights,
+            activations=entry,
+        )
+
+
+def constraint_weight_memory(
+    workload: Workload, policy: Policy, target: Target
+) -> Iterable[Violation]:
+    """Weights, biases and scales must fit into the weight memory."""
+    capacity = target.memory and target.memory.weight_capacity_bytes
+    if capacity:
+        num_bytes = weight_bytes(workload, policy)
+        yield from _memory_violation(constraint_weight_memory, num_bytes, capacity)
+
+
+def constraint_activation_memory(
+    workload: Workload, policy: Policy, target: Target
+) -> Iterable[Violation]:
+    """Tensors that are alive at one time must fit into the activation memory."""
+    capacity = target.memory and target.memory.activation_capacity_bytes
+    if capacity:
+        num_bytes = Liveness(workload).peak_bytes(tensor_bits(workload, policy))
+        yield from _memory_violation(constraint_activation_memory, num_bytes, capacity)
+
+
+_LAYER_CONSTRAINTS: Final = (
+    constraint_supported_ops,
+    constraint_weight_bits,
+    constraint_activation_bits,
+    constraint_output_bits,
+    constraint_bit_pairs,
+)
+_NETWORK_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
+
+CONSTRAINTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        function.__name__: (function.__doc__ or "").strip()
+        for function in (*_LAYER_CONSTRAINTS, *_NETWORK_CONSTRAINTS)
+    }
+)
+
+
+def check_policy(
+    workload: Workload, policy: Policy, target: Target
+) -> tuple[Violation, ...]:
+    """Returns every limit of a target that a policy breaks; none if it may run.
+
+    Raises:
+      PolicyError: If the policy has no entry for a layer or tensor, or an entry that
+        matches nothing.
+    """
+    check_entries(workload, policy.weights, policy.activations, "policy")
+    bits = tensor_bits(workload, policy)
+    read = {name for layer in workload.layers for name in layer.inputs}
+    found: list[Violation] = []
+    for layer in workload.layers:
+        site = _Site(
+            layer=layer,
+            weight_bits=policy.weights[layer.weights] if layer.weights else None,
+            inputs=tuple(
+                (workload.tensors[name].activation, bits[name]) for name in layer.inputs
+            ),
+            output=(workload.tensors[layer.output].activation, bits[layer.output]),
+            output_is_read=layer.output in read,
+        )
+        for constraint in _LAYER_CONSTRAINTS:
+            found.extend(constraint(site, target))
+    for network_constraint in _NETWORK_CONSTRAINTS:
+        found.extend(network_constraint(workload, policy, target))
+    return tuple(found)
+
+
+def legal_space(space: PolicySpace, workload: Workload, target: Target) -> PolicySpace:
+    """Returns the space with the widths that a target can take for each entry.
+
+    A width stays if every layer that it concerns takes it together with some
+    remaining width of the layer's other operand. So each remaining width is of use,
+    but not all their combinations need to be: pairs are checked by `check_policy`.
+
+    Args:
+      space: The space of the network.
+      workload: The network.
+      target: The target.
+
+    Raises:
+      TargetError: If the target does not support a kind of layer, or no width
+        remains for an entry.
+      PolicyError: If space and workload do not have the same entries.
+    """
+    check_entries(workload, space.weights, space.activations, "policy space")
+    weights = {name: set(widths) for name, widths in space.weights.items()}
+    tensors = {name: set(widths) for name, widths in space.activations.items()}
+    for layer in workload.layers:
+        _restrict_widths(layer, workload, target, weights, tensors)
+    while True:
+        before = sum(map(len, (*weights.values(), *tensors.values())))
+        for layer in workload.layers:
+            if layer.weights is not None:
+                _restrict_pairs(layer, workload, target, weights, tensors)
+        if sum(map(len, (*weights.values(), *tensors.values()))) == before:
+            break
+    return PolicySpace(
+        weights={name: tuple(sorted(weights[name])) for name in space.weights},
+        activations={name: tuple(sorted(tensors[name])) for name in space.activations},
+    )
+
+
+def _restrict_widths(
+    layer: LayerWorkload,
+    workload: Workload,
+    target: Target,
+    weights: Mapping[str, set[int]],
+    tensors: Mapping[str, set[int]],
+) -> None:
+    """Removes, in place, the widths that a layer takes for none of its operands."""
+    kind = layer.kind
+    if not target.ops_for(kind):
+        raise TargetError(
+            f"Target {target.name!r} does not run layer {layer.name!r} of kind "
+            f"{kind.value!r}; list the kind under [[ops]], if need be with unit 'cpu'."
+        )
+    operands = [
+        *((name, target.activation_bits_for(kind)) for name in layer.inputs),
+        (layer.output, target.activation_bits),
+    ]
+    for name, allowed in operands:
+        entry = workload.tensors[name].activation
+        what = f"activation entry {entry!r}" if entry else f"tensor {name!r}"
+        widths = tensors[entry] if entry else {MAX_BITS}
+        _keep(widths, widths & allowed, target, layer, what)
+    if layer.weights is not None:
+        widths = weights[layer.weights]
+        kept = widths & target.weight_bits_for(kind)
+        _keep(widths, kept, target, layer, f"weight entry {layer.weights!r}")
+
+
+def _restrict_pairs(
+    layer: LayerWorkload,
+    workload: Workload,
+    target: Target,
+    weights: Mapping[str, set[int]],
+    tensors: Mapping[str, set[int]],
+) -> None:
+    """Removes, in place, the widths that fit no width of the layer's other operand."""
+    entry = workload.tensors[layer.inputs[0]].activation
+    input_widths = tensors[entry] if entry else {MAX_BITS}
+    weight_widths = weights[layer.weights] if layer.weights else set[int]()
+    pairs = [
+        (weight_bits, bits)
+        for weight_bits in weight_widths
+        for bits in input_widths
+        if target.takes(layer.kind, weight_bits, bits)
+    ]
+    what = f"tensor {layer.inputs[0]!r} beside the weights"
+    _keep(input_widths, {bits for _, bits in pairs}, target, layer, what)
+    what = f"weight entry {layer.weights!r} beside the input"
+    _keep(weight_widths, {bits for bits, _ in pairs}, target, layer, what)
+
+
+def _keep(
+    widths: set[int], kept: set[int], target: Target, layer: LayerWorkload, what: str
+) -> None:
+    if not kept:
+        raise TargetError(
+            f"Target {target.name!r} takes none of the {sorted(widths)} bits that the "
+            f"{what} may have at layer {layer.name!r} of kind {layer.kind.value!r}: it "
+            f"takes weights of {sorted(target.weight_bits_for(layer.kind))} and inputs "
+            f"of {sorted(target.activation_bits_for(layer.kind))} bits. Free the "
+            "entry, or add the width to the target."
+        )
+    widths &= kept
+
+
+def _violation(
+    constraint: Callable[[_Site, Target], Iterable[Violation]],
+    site: _Site,
+    detail: str,
+    *,
+    weights: str | None = None,
+    activations: str | None = None,
+) -> Violation:
+    return Violation(
+        constraint=constraint.__name__,
+        message=f"{CONSTRAINTS[constraint.__name__]} Layer {site.layer.name!r} of kind "
+        f"{site.layer.kind.value!r}: {detail}.",
+        layer=site.layer.name,
+        weights=weights,
+        activations=activations,
+    )
+
+
+def _memory_violation(
+    constraint: Callable[[Workload, Policy, Target], Iterable[Violation]],
+    num_bytes: int,
+    capacity: int,
+) -> Iterable[Violation]:
+    if num_bytes > capacity:
+        yield Violation(
+            constraint=constraint.__name__,
+            message=f"{CONSTRAINTS[constraint.__name__]} Expected at most {capacity} "
+            f"bytes, got {num_bytes}.",
+            excess=num_bytes / capacity - 1.0,
+        )

@@ -1,0 +1,191 @@
+"""Reads target files strictly: every mistake is named with its key and its remedy."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, TypeAlias, cast, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from matar_tf.errors import TargetError, did_you_mean
+from matar_tf.targets import _sections
+from matar_tf.targets._target import Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["list_targets", "load_target"]
+
+_SUFFIX: Final = ".toml"
+_Location: TypeAlias = tuple[int | str, ...]
+
+# Discriminators appear in the places that pydantic reports; the file has no such key.
+_TAGS: Final[dict[str, type[BaseModel]]] = {
+    "bit_parallel": _sections.BitParallelCompute,
+    "bit_serial": _sections.BitSerialCompute,
+    "fused": _sections.FusedCompute,
+    "array": _sections.ArrayOps,
+    "vector": _sections.VectorOps,
+    "cpu": _sections.CpuOps,
+    "active_power": _sections.ActivePowerEnergy,
+    "events": _sections.EventEnergy,
+}
+_TAGGED: Final = frozenset({"compute", "ops", "energy"})
+
+
+def list_targets() -> tuple[str, ...]:
+    """Returns the names of the catalogue, in alphabetical order."""
+    names = (entry.name for entry in _catalogue().iterdir())
+    return tuple(
+        sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+    )
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Reads a target of the catalogue, or a file.
+
+    Args:
+      name_or_path: A name from `list_targets`, or a path that ends in ``.toml``.
+
+    Returns:
+      The checked target.
+
+    Raises:
+      TargetError: If the name is unknown, the file cannot be read or is not TOML, or
+        a key is unknown, missing, of a wrong type or out of its range. The message
+        lists all such keys.
+    """
+    if str(name_or_path).endswith(_SUFFIX):
+        path = Path(name_or_path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise TargetError(
+                f"Expected a readable target file at {str(path)!r}, got: "
+                f"{error.strerror}."
+            ) from error
+        return _parse(content, str(path))
+    names = list_targets()
+    if name_or_path not in names:
+        raise TargetError(
+            f"Expected the name of a target, or a path that ends in {_SUFFIX!r}, got "
+            f"{str(name_or_path)!r}. {did_you_mean(str(name_or_path), names)}"
+        )
+    file = _catalogue().joinpath(f"{name_or_path}{_SUFFIX}")
+    return _parse(file.read_bytes(), file.name)
+
+
+def _catalogue() -> Any:
+    return resources.files("matar_tf.targets").joinpath("data")
+
+
+def _parse(content: bytes, where: str) -> Target:
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+        # JSON lists become tuples and strings become enums even in strict mode.
+        text = json.dumps(document)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(
+            f"Expected a target file in TOML at {where!r}, got: {error}."
+        ) from error
+    except TypeError as error:
+        raise TargetError(
+            f"Expected no dates or times in the target file {where!r}, got: {error}."
+        ) from error
+    try:
+        return Target.model_validate_json(text)
+    except ValidationError as error:
+        problems = [_describe(cast("Any", problem)) for problem in error.errors()]
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise TargetError(
+            f"The target file {where!r} has {len(problems)} mistakes:{lines}"
+            if len(problems) > 1
+            else f"The target file {where!r} has a mistake: {problems[0]}"
+        ) from error
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    """Returns one sentence on a problem: key, what was expected, what came."""
+    place: _Location = problem["loc"]
+    key = _key(place)
+    context: dict[str, Any] = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            hint = did_you_mean(str(place[-1]), _keys(_model_at(place[:-1])))
+            return f"Unknown key {key}. {hint}"
+        case "missing":
+            return f"Expected the key {key}, got nothing."
+        case "value_error":
+            return f"{key}: {context['error']}.".removeprefix("file: ")
+        case "enum" | "literal_error" | "union_tag_invalid":
+            return _describe_choice(key, problem)
+        case "union_tag_not_found":
+            tag = str(context["discriminator"]).strip("'")
+            return f"Expected the key {key}.{tag}, got nothing."
+        case _:
+            message = str(problem["msg"])
+            expected = message.removeprefix("Input should be ")
+            return f"{key}: expected {expected}, got {problem['input']!r}."
+
+
+def _describe_choice(key: str, problem: dict[str, Any]) -> str:
+    context: dict[str, Any] = problem["ctx"]
+    got = problem["input"]
+    if problem["type"] == "union_tag_invalid":
+        key = f"{key}.{str(context['discriminator']).strip(chr(39))}"
+        got = context["tag"]
+    expected = str(context.get("expected", context.get("expected_tags")))
+    known = [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
+    if not isinstance(got, str):
+        return f"{key}: expected {expected}, got {got!r}."
+    return f"{key}: unknown value {got!r}. {did_you_mean(got, known)}"
+
+
+def _key(place: _Location) -> str:
+    """Returns a place as the file writes it: ``ops[0].weight_bits[1]``."""
+    parts: list[str] = []
+    for index, part in enumerate(place):
+        if _is_tag(place, index):
+            continue
+        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}")
+    return "".join(parts).removeprefix(".") or "file"
+
+
+def _is_tag(place: _Location, index: int) -> bool:
+    """Returns whether a part of a place is a discriminator and not a key."""
+    if index == 0 or place[0] not in _TAGGED:
+        return False
+    return index == (2 if place[0] == "ops" else 1) and place[index] in _TAGS
+
+
+def _model_at(place: _Location) -> type[BaseModel]:
+    """Returns the model of the table at a place."""
+    model: type[BaseModel] = Target
+    for index, part in enumerate(place):
+        if isinstance(part, int):
+            continue
+        if _is_tag(place, index):
+            model = _TAGS[part]
+        elif part in model.model_fields:
+            model = _inner_model(model.model_fields[part].annotation) or model
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    """Returns the only model inside an annotation such as ``tuple[Rate, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,217 @@
+"""The target model: what a target file may say, and what makes it consistent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from matar_tf.policy import MAX_BITS
+from matar_tf.targets._sections import (
+    ActivePowerEnergy,
+    ArrayOps,
+    Bandwidth,
+    BitParallelCompute,
+    BitSerialCompute,
+    Clock,
+    Cpu,
+    CpuOps,
+    EventEnergy,
+    FusedCompute,
+    Memory,
+    Ops,
+    Overhead,
+    Rate,
+    Text,
+    VectorOps,
+)
+from matar_tf.workload import OpKind
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Target"]
+
+_Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Target(BaseModel):
+    """A hardware target, as read from its TOML file.
+
+    Attributes:
+      schema_version: Version of this model.
+      name: Name in commands and reports.
+      description: What the hardware is.
+      target_class: Key ``class``: ``int8`` multiplies 8-bit operands only, ``mixed``
+        some narrower ones too, ``bit_serial`` takes time in proportion to the bits.
+      validation: What the model was compared with, and how far off it was.
+      clock: Clock of the target.
+      compute: Rule for the layers of unit ``array``.
+      ops: What runs where, at which widths. A kind in no entry is not supported.
+      cpu: Processor for the entries of unit ``cpu``; there if and only if any are.
+      memory: Capacities.
+      bandwidth: Ports.
+      overhead: Cost per layer.
+      energy: Energy rule; None if no source gives figures.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_version: Literal[1]
+    name: _Name
+    description: Text
+    target_class: Literal["int8", "mixed", "bit_serial"] = Field(alias="class")
+    validation: Text
+    clock: Clock
+    compute: BitParallelCompute | BitSerialCompute | FusedCompute = Field(
+        discriminator="kind"
+    )
+    ops: Annotated[
+        tuple[Annotated[Ops, Field(discriminator="unit")], ...], Field(min_length=1)
+    ]
+    cpu: Cpu | None = None
+    memory: Memory | None = None
+    bandwidth: Bandwidth | None = None
+    overhead: Overhead
+    energy: ActivePowerEnergy | EventEnergy | None = Field(
+        default=None, discriminator="kind"
+    )
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        self._check_units()
+        self._check_class()
+        self._check_energy()
+        if isinstance(self.compute, BitParallelCompute):
+            self._check_rates(self.compute)
+        elif isinstance(self.compute, BitSerialCompute):
+            depthwise = OpKind.DEPTHWISE_CONV in self._array_kinds()
+            if depthwise != (self.compute.depthwise_group is not None):
+                raise ValueError(
+                    "expected compute.depthwise_group if and only if the unit "
+                    "'array' runs 'depthwise_conv'"
+                )
+        else:
+            native = self.compute.native_bits
+            for _, weight_bits, activation_bits in self._array_pairs():
+                if not {weight_bits, activation_bits} <= set(native):
+                    raise ValueError(
+                        "expected widths that the fused array splits into, "
+                        f"{list(native)}, got weights of {weight_bits} and inputs of "
+                        f"{activation_bits} bits under ops"
+                    )
+        return self
+
+    def ops_for(self, kind: OpKind) -> tuple[Ops, ...]:
+        """Returns the entries that run a kind; none if it is not supported."""
+        return tuple(entry for entry in self.ops if kind in entry.kinds)
+
+    def takes(
+        self, kind: OpKind, weight_bits: int | None, activation_bits: int
+    ) -> bool:
+        """Returns whether a kind runs at these widths.
+
+        Args:
+          kind: Kind of the layer.
+          weight_bits: Width of its weights, None for a layer without.
+          activation_bits: Width of its input.
+        """
+        for entry in self.ops:
+            if kind in entry.kinds and activation_bits in entry.activation_bits:
+                allowed = None if isinstance(entry, VectorOps) else entry.weight_bits
+                if (allowed is None) == (weight_bits is None) and (
+                    allowed is None or weight_bits in allowed
+                ):
+                    return True
+        return False
+
+    def activation_bits_for(self, kind: OpKind) -> frozenset[int]:
+        """Returns the input widths that a kind takes with some weight width."""
+        return frozenset(
+            bits for entry in self.ops_for(kind) for bits in entry.activation_bits
+        )
+
+    def weight_bits_for(self, kind: OpKind) -> frozenset[int]:
+        """Returns the weight widths that a kind takes with some input width."""
+        return frozenset(
+            bits
+            for entry in self.ops_for(kind)
+            if not isinstance(entry, VectorOps)
+            for bits in entry.weight_bits or ()
+        )
+
+    @property
+    def activation_bits(self) -> frozenset[int]:
+        """The widths of a tensor that some kind takes as its input."""
+        return frozenset(bits for entry in self.ops for bits in entry.activation_bits)
+
+    def _array_kinds(self) -> frozenset[OpKind]:
+        return frozenset(kind for kind, _, _ in self._array_pairs())
+
+    def _array_pairs(self) -> frozenset[tuple[OpKind, int, int]]:
+        return frozenset(
+            (kind, weight_bits, activation_bits)
+            for entry in self.ops
+            if isinstance(entry, ArrayOps)
+            for kind in entry.kinds
+            for weight_bits in entry.weight_bits
+            for activation_bits in entry.activation_bits
+        )
+
+    def _check_units(self) -> None:
+        for kind in OpKind:
+            entries = self.ops_for(kind)
+            if len(entries) > 1 and not all(
+                isinstance(entry, ArrayOps) for entry in entries
+            ):
+                raise ValueError(f"expected one entry of ops for {kind.value!r}")
+        if not self._array_kinds():
+            raise ValueError("expected an entry of ops with unit 'array'")
+        handed = any(isinstance(entry, CpuOps) for entry in self.ops)
+        if handed != (self.cpu is not None):
+            raise ValueError(
+                "expected a table [cpu] if and only if an entry of ops has unit 'cpu'"
+            )
+
+    def _check_class(self) -> None:
+        widths = {bits for _, *pair in self._array_pairs() for bits in pair}
+        if self.compute.kind == "bit_serial":
+            expected = "bit_serial"
+        else:
+            expected = "int8" if widths == {MAX_BITS} else "mixed"
+        if self.target_class != expected:
+            raise ValueError(
+                f"expected class {expected!r} for compute.kind {self.compute.kind!r} "
+                f"with widths {sorted(widths)}, got {self.target_class!r}"
+            )
+
+    def _check_energy(self) -> None:
+        if isinstance(self.energy, EventEnergy):
+            port = self.bandwidth and self.bandwidth.dram_bits_per_cycle
+            if (port is None) != (self.energy.dram_pj_per_bit is None):
+                raise ValueError(
+                    "expected energy.dram_pj_per_bit if and only if there is "
+                    "bandwidth.dram_bits_per_cycle"
+                )
+
+    def _check_rates(self, compute: BitParallelCompute) -> None:
+        used: set[Rate] = set()
+        for kind, weight_bits, activation_bits in sorted(self._array_pairs()):
+            rates = [
+                rate
+                for rate in compute.rates
+                if rate.covers(kind, weight_bits, activation_bits)
+            ]
+            if len(rates) != 1:
+                raise ValueError(
+                    f"expected one entry of compute.rates for {kind.value!r} with "
+                    f"weights of {weight_bits} and inputs of {activation_bits} bits, "
+                    f"got {len(rates)}"
+                )
+            used.update(rates)
+        for index, rate in enumerate(compute.rates):
+            if rate not in used:
+                raise ValueError(
+                    f"compute.rates[{index}] is for widths or kinds that no entry of "
+                    "ops with unit 'array' lists"
+                )

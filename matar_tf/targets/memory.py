@@ -1,0 +1,154 @@
+"""Widths and bytes of a network under a policy, on any target.
+
+Counted, not timed: the same figures serve the limits of targets and the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.workload import LayerWorkload, Workload
+
+__all__ = [
+    "Liveness",
+    "check_entries",
+    "layer_weight_bytes",
+    "num_channel_scales",
+    "packed_bytes",
+    "tensor_bits",
+    "weight_bytes",
+]
+
+_BIAS_BYTES: Final = 4
+_SCALE_BYTES: Final = 4
+
+
+def packed_bytes(num_elems: int, num_bits: int) -> int:
+    """Returns ``ceil(num_elems * num_bits / 8)``: no padding between elements."""
+    return -(-num_elems * num_bits // 8)
+
+
+def num_channel_scales(layer: LayerWorkload, workload: Workload) -> int:
+    """Returns the number of weight scales: one per output channel, 0 if no weights."""
+    if layer.weights is None:
+        return 0
+    shape = workload.tensors[layer.output].shape
+    return shape[-1] if shape else 1
+
+
+def layer_weight_bytes(
+    layer: LayerWorkload, workload: Workload, weight_bits: int | None
+) -> int:
+    """Returns the constant bytes of one layer.
+
+    ``ceil(weight_elems * weight_bits / 8) + 4 * bias_elems + 4 * output channels``:
+    packed kernel, 32-bit integer bias, one 32-bit float scale per output channel.
+
+    Args:
+      layer: The layer.
+      workload: The network that it belongs to.
+      weight_bits: Width of its kernel; None for a layer without weights.
+    """
+    kernel = 0 if weight_bits is None else packed_bytes(layer.weight_elems, weight_bits)
+    scales = num_channel_scales(layer, workload)
+    return kernel + _BIAS_BYTES * layer.bias_elems + _SCALE_BYTES * scales
+
+
+def weight_bytes(workload: Workload, policy: Policy) -> int:
+    """Returns the sum of `layer_weight_bytes` over the layers.
+
+    Not counted: the file format, the graph, scales of activations. Two layers that
+    share a weight entry are counted as two kernels.
+    """
+    return sum(
+        layer_weight_bytes(
+            layer,
+            workload,
+            None if layer.weights is None else policy.weights[layer.weights],
+        )
+        for layer in workload.layers
+    )
+
+
+def check_entries(
+    workload: Workload,
+    weights: Iterable[str],
+    activations: Iterable[str],
+    what: str,
+) -> None:
+    """Checks that entries and network match in both directions.
+
+    Args:
+      workload: The network.
+      weights: Names of the weight entries of a policy or a policy space.
+      activations: Names of its activation entries.
+      what: What it is, for the message.
+
+    Raises:
+      PolicyError: If an entry matches nothing, or an entry is missing.
+    """
+    needed_weights = {layer.weights for layer in workload.layers if layer.weights}
+    needed_tensors = {item.activation for item in workload.tensors.values()} - {None}
+    for field, given, needed in (
+        ("weights", set(weights), needed_weights),
+        ("activations", set(activations), {name for name in needed_tensors if name}),
+    ):
+        for name in sorted(given - needed):
+            raise PolicyError(
+                f"The {what} has the {field} entry {name!r}, which matches nothing in "
+                f"this network. {did_you_mean(name, needed)}"
+            )
+        for name in sorted(needed - given):
+            raise PolicyError(
+                f"The {what} has no {field} entry for {name!r}; give it one."
+            )
+
+
+def tensor_bits(workload: Workload, policy: Policy) -> dict[str, int]:
+    """Returns the width of each tensor; 8 for one without an activation entry."""
+    return {
+        name: MAX_BITS
+        if tensor.activation is None
+        else policy.activations[tensor.activation]
+        for name, tensor in workload.tensors.items()
+    }
+
+
+class Liveness:
+    """Which tensors are alive while each layer of a workload runs.
+
+    A tensor is alive from the layer that makes it (a network input: from the first
+    layer) to the last layer that reads it (a network output: to the last layer).
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        last_step = max(len(workload.layers) - 1, 0)
+        first = dict.fromkeys(workload.inputs, 0)
+        last = dict.fromkeys(workload.inputs, 0)
+        for step, layer in enumerate(workload.layers):
+            first[layer.output] = last[layer.output] = step
+            last.update(dict.fromkeys(layer.inputs, step))
+        last.update(dict.fromkeys(workload.outputs, last_step))
+        self._elems = {name: item.elems for name, item in workload.tensors.items()}
+        self._live = tuple(
+            tuple(name for name in first if first[name] <= step <= last[name])
+            for step in range(last_step + 1)
+        )
+
+    def peak_bytes(self, bits: Mapping[str, int]) -> int:
+        """Returns the largest sum of packed bytes that are alive at one layer.
+
+        Not counted: scratch buffers of kernels (im2col, 32-bit sums), and the loss to
+        fragmentation.
+
+        Args:
+          bits: Width of each tensor.
+        """
+        sizes = {
+            name: packed_bytes(num_elems, bits[name])
+            for name, num_elems in self._elems.items()
+        }
+        return max(sum(sizes[name] for name in names) for names in self._live)

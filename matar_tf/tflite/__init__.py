@@ -1,0 +1,1 @@
+"""The integer part: ``.tflite`` files for policies, without TensorFlow."""

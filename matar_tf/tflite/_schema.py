@@ -1,0 +1,114 @@
+"""Thin helpers over the TFLite flatbuffer schema: read, change, write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from matar_tf.errors import ExportError
+
+__all__ = [
+    "COMPUTE_OPS",
+    "compact",
+    "find_operator_code",
+    "load_model",
+    "op_name",
+    "schema",
+    "set_buffer",
+    "tensor_array",
+    "write_model",
+]
+
+_FILE_IDENTIFIER = b"TFL3"
+_OP_NAMES = {
+    code: name
+    for name, code in vars(schema.BuiltinOperator).items()
+    if isinstance(code, int)
+}
+_DTYPES = {
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.FLOAT32: np.float32,
+}
+COMPUTE_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def load_model(content: bytes) -> Any:
+    """Returns the mutable object form of a ``.tflite`` file.
+
+    Raises:
+      ExportError: If the bytes are not a TFLite model of one subgraph.
+    """
+    if content[4:8] != _FILE_IDENTIFIER:
+        raise ExportError(
+            f"Expected a TFLite model (identifier 'TFL3'), got {content[4:8]!r}."
+        )
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
+    if len(model.subgraphs) != 1:
+        raise ExportError(
+            f"Expected a model of one subgraph, got {len(model.subgraphs)}."
+        )
+    return model
+
+
+def write_model(model: Any) -> bytes:
+    """Returns the bytes of the object form of a model."""
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=_FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def op_name(model: Any, operator: Any) -> str:
+    """Returns the builtin name of an operator, such as ``CONV_2D``."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def find_operator_code(model: Any, name: str, version: int) -> int:
+    """Returns the index of an operator code; adds it, or raises its version."""
+    builtin = getattr(schema.BuiltinOperator, name)
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            code.version = max(code.version, version)
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = builtin, version
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def tensor_array(model: Any, tensor: Any) -> np.ndarray | None:
+    """Returns the constant values of a tensor, or None for a computed one."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0:
+        return None
+    values = np.asarray(data, np.uint8).view(_DTYPES[tensor.type])
+    return values.reshape(tensor.shape)
+
+
+def set_buffer(model: Any, tensor: Any, values: np.ndarray) -> None:
+    """Gives a tensor a buffer of its own with new values."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1
+
+
+def compact(model: Any) -> None:
+    """Drops buffers and operator codes that nothing refers to."""
+    graph = model.subgraphs[0]
+    holders = [*graph.tensors, *(model.metadata or [])]
+    used = sorted({0, *(holder.buffer for holder in holders)})
+    position = {old: new for new, old in enumerate(used)}
+    model.buffers = [model.buffers[old] for old in used]
+    for holder in holders:
+        holder.buffer = position[holder.buffer]
+    codes = sorted({operator.opcodeIndex for operator in graph.operators})
+    position = {old: new for new, old in enumerate(codes)}
+    model.operatorCodes = [model.operatorCodes[old] for old in codes]
+    for operator in graph.operators:
+        operator.opcodeIndex = position[operator.opcodeIndex]

@@ -1,0 +1,330 @@
+"""The template: one converted network into which any policy can be filled.
+
+All policies of a network share one graph. The converter makes it once, from a model
+whose tensors carry invented scales; every tensor of the file is recognised by its
+scale. What is remembered is which tensor belongs to which policy entry, not names or
+positions guessed from the converter's habits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import ModelError
+from matar_tf.tflite._schema import (
+    COMPUTE_OPS,
+    compact,
+    find_operator_code,
+    load_model,
+    op_name,
+    schema,
+    set_buffer,
+    tensor_array,
+    write_model,
+)
+
+__all__ = ["Fingerprints", "Kernel", "Template", "read_template"]
+
+_SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
+# Integer kernels whose output scale the TFLite specification fixes.
+_FIXED_OUTPUT_OPS = {"SOFTMAX", "LOGISTIC", "TANH"}
+_SAME_GRID_OPS = {
+    "AVERAGE_POOL_2D",
+    "CONCATENATION",
+    "EXPAND_DIMS",
+    "MAX_POOL_2D",
+    "PAD",
+    "REDUCE_MAX",
+    "RESHAPE",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TRANSPOSE",
+}
+_OTHER_OPS = {"ADD", "DEQUANTIZE", "MAXIMUM", "MEAN", "QUANTIZE"}
+_KNOWN_OPS = {*COMPUTE_OPS, *_FIXED_OUTPUT_OPS, *_SAME_GRID_OPS, *_OTHER_OPS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprints:
+    """The invented scales of a template.
+
+    Attributes:
+      weights: Scale of each kernel, by weight entry.
+      activations: Scale of each activation, by activation entry.
+      signed: Activation entries with values below 0.
+    """
+
+    weights: Mapping[str, float]
+    activations: Mapping[str, float]
+    signed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Where a weight entry sits in the template.
+
+    Attributes:
+      operator: Index of the operator.
+      input: Activation entry of the operator's input.
+    """
+
+    operator: int
+    input: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """A converted network and the places where a policy goes.
+
+    Attributes:
+      content: The ``.tflite`` bytes; their weights and scales mean nothing.
+      tensors: Activation entry of each tensor, by tensor index.
+      kernels: Place of each weight entry.
+      clamps: Index of the QUANTIZE operator that cuts off what lies below the lowest
+        level of a signed tensor, by activation entry.
+      before_clamps: Indices of tensors that a clamp has not reached yet.
+    """
+
+    content: bytes
+    tensors: Mapping[int, str]
+    kernels: Mapping[str, Kernel]
+    clamps: Mapping[str, int]
+    before_clamps: tuple[int, ...]
+
+    def map_to_json(self) -> dict[str, Any]:
+        """Returns everything but the bytes, for `from_json`."""
+        return {
+            "tensors": {str(index): name for index, name in self.tensors.items()},
+            "kernels": {
+                name: {"operator": kernel.operator, "input": kernel.input}
+                for name, kernel in self.kernels.items()
+            },
+            "clamps": dict(self.clamps),
+            "before_clamps": list(self.before_clamps),
+        }
+
+    @classmethod
+    def from_json(cls, content: bytes, value: Mapping[str, Any]) -> Template:
+        """Reads what `map_to_json` returned.
+
+        Raises:
+          ModelError: If it is malformed, or points outside the model.
+        """
+        try:
+            template = cls(
+                content=content,
+                tensors={int(i): str(name) for i, name in value["tensors"].items()},
+                kernels={
+                    name: Kernel(operator=int(at["operator"]), input=str(at["input"]))
+                    for name, at in value["kernels"].items()
+                },
+                clamps={name: int(i) for name, i in value["clamps"].items()},
+                before_clamps=tuple(int(i) for i in value["before_clamps"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"The template map is malformed: {error!r}.") from error
+        graph = load_model(content).subgraphs[0]
+        operators = [kernel.operator for kernel in template.kernels.values()]
+        operators += template.clamps.values()
+        indices = [*template.tensors, *template.before_clamps]
+        if not all(0 <= i < len(graph.operators) for i in operators) or not all(
+            0 <= i < len(graph.tensors) for i in indices
+        ):
+            raise ModelError("The template map points outside the template.")
+        return template
+
+
+def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
+    """Finds every policy entry in what the converter made, and normalises the graph.
+
+    MAXIMUM operators, which cut off what lies below the lowest level, become QUANTIZE
+    operators that do so by saturation: XNNPACK runs those in one partition. The batch
+    axis of constant shapes is freed, so that a file runs at any batch size.
+
+    Raises:
+      ModelError: If a layer came out in float, or an entry cannot be found.
+    """
+    model = load_model(content)
+    _check_operators(model)
+    clamps = _replace_clamps(model, fingerprints)
+    _free_batch(model)
+    compact(model)
+    tensors = _match_tensors(model, fingerprints)
+    kernels = _match_kernels(model, fingerprints, tensors)
+    for field, found, expected in (
+        ("activation", set(tensors.values()), fingerprints.activations),
+        ("weight", set(kernels), fingerprints.weights),
+    ):
+        missing = sorted(set(expected) - found)
+        if missing:
+            raise ModelError(
+                f"Expected each {field} entry in the converted model, but "
+                f"{missing} did not survive conversion; a layer there may be dead or "
+                "was folded into another."
+            )
+    before = _before_clamps(model, tensors, clamps)
+    return Template(
+        content=write_model(model),
+        tensors=tensors,
+        kernels=kernels,
+        clamps=clamps,
+        before_clamps=before,
+    )
+
+
+def _scale(tensor: Any) -> float | None:
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return None
+    return float(quantization.scale[0])
+
+
+def _match(scale: float, scales: Mapping[str, float]) -> str | None:
+    for name, known in scales.items():
+        if abs(scale / known - 1.0) < _SCALE_TOLERANCE:
+            return name
+    return None
+
+
+def _check_operators(model: Any) -> None:
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        name = op_name(model, operator)
+        label = (graph.tensors[operator.outputs[0]].name or b"?").decode()
+        if name not in _KNOWN_OPS:
+            raise ModelError(
+                f"The converter made the operator {name} ({label!r}), which has no "
+                f"integer kernel here. Known: {sorted(_KNOWN_OPS)}."
+            )
+        stored = [graph.tensors[i].type for i in (*operator.inputs, *operator.outputs)]
+        is_border = name in ("QUANTIZE", "DEQUANTIZE")
+        if schema.TensorType.FLOAT32 in stored and not is_border:
+            raise ModelError(
+                f"The converter left {name} ({label!r}) in float; quantize its inputs "
+                "and its output."
+            )
+
+
+def _replace_clamps(model: Any, fingerprints: Fingerprints) -> dict[str, int]:
+    graph = model.subgraphs[0]
+    clamps: dict[str, int] = {}
+    for index, operator in enumerate(graph.operators):
+        if op_name(model, operator) != "MAXIMUM":
+            continue
+        scale = _scale(graph.tensors[operator.outputs[0]])
+        entry = _match(scale or 0.0, fingerprints.activations)
+        if entry is None or entry not in fingerprints.signed or entry in clamps:
+            raise ModelError(
+                f"The converted model has a MAXIMUM operator of scale {scale} that "
+                "belongs to no signed activation."
+            )
+        clamps[entry] = index
+        operator.inputs = [
+            i for i in operator.inputs if tensor_array(model, graph.tensors[i]) is None
+        ]
+        operator.opcodeIndex = find_operator_code(model, "QUANTIZE", 2)
+        operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
+        operator.builtinOptions = schema.QuantizeOptionsT()
+    return clamps
+
+
+def _free_batch(model: Any) -> None:
+    """Lets reshapes run at any batch size: their first size becomes -1."""
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if op_name(model, operator) != "RESHAPE":
+            continue
+        shape = graph.tensors[operator.inputs[1]]
+        sizes = tensor_array(model, shape)
+        if sizes is None or sizes[0] != 1 or -1 in sizes:
+            continue
+        sizes = np.concatenate([[-1], sizes[1:]]).astype(np.int32)
+        set_buffer(model, shape, sizes)
+        if operator.builtinOptions is not None:
+            operator.builtinOptions.newShape = sizes
+
+
+def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
+    graph = model.subgraphs[0]
+    tensors: dict[int, str] = {}
+    fixed = {
+        operator.outputs[0]
+        for operator in graph.operators
+        if op_name(model, operator) in _FIXED_OUTPUT_OPS
+    }
+    for operator in graph.operators:
+        for index in (*operator.inputs, *operator.outputs):
+            tensor = graph.tensors[index]
+            is_int8 = tensor.type == schema.TensorType.INT8
+            if not is_int8 or tensor_array(model, tensor) is not None:
+                continue
+            entry = _match(_scale(tensor) or 0.0, fingerprints.activations)
+            if entry is not None:
+                tensors[int(index)] = entry
+            elif index not in fixed and not _passes_on(model, index, fixed):
+                raise ModelError(
+                    f"Tensor {(tensor.name or b'?').decode()!r} of the converted model "
+                    "belongs to no activation entry; quantize the layer that makes it."
+                )
+    return dict(sorted(tensors.items()))
+
+
+def _passes_on(model: Any, index: int, fixed: set[int]) -> bool:
+    """Whether a tensor only passes a fixed-scale tensor on (a reshape of it)."""
+    maker = _maker(model, index)
+    return (
+        maker is not None
+        and op_name(model, maker) in _SAME_GRID_OPS
+        and (maker.inputs[0] in fixed or _passes_on(model, int(maker.inputs[0]), fixed))
+    )
+
+
+def _maker(model: Any, index: int) -> Any:
+    for operator in model.subgraphs[0].operators:
+        if index in operator.outputs:
+            return operator
+    return None
+
+
+def _match_kernels(
+    model: Any, fingerprints: Fingerprints, tensors: Mapping[int, str]
+) -> dict[str, Kernel]:
+    graph = model.subgraphs[0]
+    kernels: dict[str, Kernel] = {}
+    for index, operator in enumerate(graph.operators):
+        if op_name(model, operator) not in COMPUTE_OPS:
+            continue
+        kernel = graph.tensors[operator.inputs[1]]
+        entry = _match(_scale(kernel) or 0.0, fingerprints.weights)
+        source = tensors.get(int(operator.inputs[0]))
+        if entry is None or source is None:
+            raise ModelError(
+                f"The kernel {(kernel.name or b'?').decode()!r} of the converted model "
+                "belongs to no weight entry, or its input to no activation entry."
+            )
+        kernels[entry] = Kernel(operator=index, input=source)
+    return kernels
+
+
+def _before_clamps(
+    model: Any, tensors: Mapping[int, str], clamps: Mapping[str, int]
+) -> tuple[int, ...]:
+    graph = model.subgraphs[0]
+    found: set[int] = set()
+
+    def visit(indices: Sequence[int], entry: str) -> None:
+        for index in map(int, indices):
+            if tensors.get(index) != entry or index in found:
+                continue
+            found.add(index)
+            maker = _maker(model, index)
+            if maker is not None and op_name(model, maker) in _SAME_GRID_OPS:
+                visit(maker.inputs, entry)
+
+    for entry, index in clamps.items():
+        visit(graph.operators[index].inputs, entry)
+    return tuple(sorted(found))

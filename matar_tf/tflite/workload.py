@@ -1,0 +1,134 @@
+"""Template -> workload: what the deployed integer graph asks of hardware."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matar_tf.tflite._schema import load_model, op_name, tensor_array
+from matar_tf.tflite.template import Template
+from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
+
+__all__ = ["read_workload"]
+
+_KINDS = {
+    "ADD": OpKind.ADD,
+    "AVERAGE_POOL_2D": OpKind.AVERAGE_POOL,
+    "CONCATENATION": OpKind.CONCAT,
+    "CONV_2D": OpKind.CONV,
+    "DEPTHWISE_CONV_2D": OpKind.DEPTHWISE_CONV,
+    "EXPAND_DIMS": OpKind.RESHAPE,
+    "FULLY_CONNECTED": OpKind.DENSE,
+    "LOGISTIC": OpKind.ACTIVATION,
+    "MAX_POOL_2D": OpKind.MAX_POOL,
+    "MEAN": OpKind.MEAN,
+    "PAD": OpKind.PAD,
+    "QUANTIZE": OpKind.ACTIVATION,
+    "REDUCE_MAX": OpKind.MAX_POOL,
+    "RESHAPE": OpKind.RESHAPE,
+    "SOFTMAX": OpKind.SOFTMAX,
+    "SQUEEZE": OpKind.RESHAPE,
+    "STRIDED_SLICE": OpKind.RESHAPE,
+    "TANH": OpKind.ACTIVATION,
+    "TRANSPOSE": OpKind.RESHAPE,
+}
+
+
+def read_workload(template: Template) -> Workload:
+    """Returns the integer graph between the float input and the float output.
+
+    Clamps are left out: hardware with n-bit tensors clamps for free.
+    """
+    model = load_model(template.content)
+    graph = model.subgraphs[0]
+    clamps = {
+        int(graph.operators[index].outputs[0]): int(graph.operators[index].inputs[0])
+        for index in template.clamps.values()
+    }
+    entries = {kernel.operator: name for name, kernel in template.kernels.items()}
+    names: dict[int, str] = {}
+    tensors: dict[str, TensorWorkload] = {}
+    layers: list[LayerWorkload] = []
+    inputs: list[str] = []
+    outputs: list[str] = []
+
+    def resolve(index: int) -> int:
+        return clamps.get(index, index)
+
+    def add_tensor(index: int, name: str) -> str:
+        unique = name if name not in tensors else f"{name}_{index}"
+        names[index] = unique
+        tensors[unique] = TensorWorkload(
+            name=unique,
+            shape=tuple(int(size) for size in graph.tensors[index].shape[1:]),
+            activation=template.tensors.get(index),
+        )
+        return unique
+
+    for number, operator in enumerate(graph.operators):
+        kind = op_name(model, operator)
+        index = int(operator.outputs[0])
+        if number in template.clamps.values():
+            continue
+        if kind == "DEQUANTIZE":
+            outputs.append(names[resolve(int(operator.inputs[0]))])
+            continue
+        entry = template.tensors.get(index)
+        sources = [
+            names[resolve(int(i))] for i in operator.inputs if resolve(int(i)) in names
+        ]
+        if kind == "QUANTIZE" and not sources:
+            inputs.append(add_tensor(index, str(entry)))
+            continue
+        name = entries.get(number) or f"{kind.lower()}_{number}"
+        produced = entry if entry is not None and entry not in tensors else name
+        output = add_tensor(index, produced)
+        layers.append(
+            LayerWorkload(
+                name=name,
+                kind=_KINDS[kind],
+                inputs=tuple(sources),
+                output=output,
+                **_arithmetic(model, operator, kind),
+                weights=entries.get(number),
+            )
+        )
+    return Workload(
+        layers=tuple(layers),
+        tensors=tensors,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+    )
+
+
+def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
+    """Multiply-accumulates, element counts and windows of an operator."""
+    graph = model.subgraphs[0]
+    options = operator.builtinOptions
+    out_shape = graph.tensors[operator.outputs[0]].shape
+    if kind.endswith("_POOL_2D"):
+        return {
+            "kernel_size": (options.filterHeight, options.filterWidth),
+            "strides": (options.strideH, options.strideW),
+        }
+    if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        return {}
+    shape = [int(size) for size in graph.tensors[operator.inputs[1]].shape]
+    bias_elems = 0
+    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        bias = tensor_array(model, graph.tensors[operator.inputs[2]])
+        bias_elems = 0 if bias is None else bias.size
+    counts = {"weight_elems": math.prod(shape), "bias_elems": bias_elems}
+    if kind == "FULLY_CONNECTED":
+        rows = math.prod(int(size) for size in out_shape[:-1])
+        return {**counts, "macs": rows * math.prod(shape)}
+    positions = int(out_shape[1]) * int(out_shape[2])
+    depthwise = kind == "DEPTHWISE_CONV_2D"
+    in_channels = int(graph.tensors[operator.inputs[0]].shape[-1])
+    return {
+        **counts,
+        "macs": positions * math.prod(shape),
+        "kernel_size": (shape[1], shape[2]),
+        "strides": (options.strideH, options.strideW),
+        "groups": in_channels if depthwise else in_channels // shape[3],
+    }
