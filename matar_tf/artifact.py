@@ -225,7 +225,8 @@ def _read_zip(path: Path, known: set[str]) -> dict[str, bytes]:
             return {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, EOFError) as error:
         raise ArtifactError(
-            f"Expected a zip file at {path}, but it is damaged: {error}; fetch it again."
+            f"Expected a zip file at {path}, but it is damaged ({error}); fetch it "
+            "again."
         ) from error
 
 
@@ -243,8 +244,8 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
     ):
         if set(names) != set(there):
             raise ArtifactError(
-                f"Expected parameters for the {what} entries {sorted(names)} in {path}, "
-                f"got {sorted(there)}."
+                f"Expected parameters for the {what} entries {sorted(names)} in "
+                f"{path}, got {sorted(there)}."
             )
         for name, widths in names.items():
             if not set(widths) <= set(there[name].bits):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "all_quantizers",
     "entry_name",
-    "input_quantizer",
     "inner_layer",
+    "input_quantizer",
     "kernel_quantizer",
     "output_quantizer",
     "producer",

@@ -218,8 +218,8 @@ def plan_layout(
 
     Args:
       layout: What `lay_out` returned.
-      given: The layers to quantize, by original name, each with a config that the user chose
-        for it or None; None for all layers.
+      given: The layers to quantize, by original name, each with a config that the
+        user chose for it or None; None for all layers.
       signed_inputs: Whether the samples have values below 0.
 
     Returns:
@@ -430,8 +430,8 @@ def _check_layer(layer: Any) -> None:
     ):
         raise ModelError(
             f"Expected a ReLU or ReLU6 in layer {layer.name!r}, got max_value "
-            f"{layer.max_value}, negative_slope {float(layer.negative_slope)}, threshold "
-            f"{float(layer.threshold)}."
+            f"{layer.max_value}, negative_slope {float(layer.negative_slope)}, "
+            f"threshold {float(layer.threshold)}."
         )
 
 

@@ -15,7 +15,7 @@ from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.layout import apply_space, check_model, lay_out, plan_layout
 from matar_tf.keras.quantize_configs import MatarQuantizeConfig
 from matar_tf.keras.tracing import tracing
-from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
+from matar_tf.policy import Policy, PolicySpace
 
 __all__ = [
     "MatarQuantizeScheme",
@@ -44,7 +44,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
     ) -> tuple[Any, dict[str, dict[str, Any]]]:
         """Returns the laid-out model and the config of each layer to wrap."""
         given = {
-            name: _own_config(name, entry.get("quantize_config"))
+            name: _own_config(entry.get("quantize_config"))
             for name, entry in layer_quantize_map.items()
         }
         check_model(model, only=given)
@@ -302,7 +302,7 @@ def load_model(path: str, **kwargs: Any) -> Any:
     return keras.models.load_model(path, **kwargs)
 
 
-def _own_config(name: str, config: Any) -> MatarQuantizeConfig | None:
+def _own_config(config: Any) -> MatarQuantizeConfig | None:
     if config is None or isinstance(config, MatarQuantizeConfig):
         return config
     return MatarQuantizeConfig(config)

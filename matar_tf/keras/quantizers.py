@@ -25,7 +25,7 @@ __all__ = [
     "WeightQuantizer",
 ]
 
-_Quantizer = tfmot.quantization.keras.quantizers.Quantizer
+_Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
 _MAX_SAMPLES = 2**16  # elements of a batch that initialise the step of an activation
 
 

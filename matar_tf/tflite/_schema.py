@@ -6,7 +6,7 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
 
@@ -21,6 +21,8 @@ __all__ = [
     "tensor_array",
     "write_model",
 ]
+
+schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
 _OP_NAMES = {
