@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
@@ -326,24 +326,6 @@ class SearchResult:
     def interrupted(self) -> bool:
         """Whether the user stopped the search before its end."""
         return self.stop_reason is StopReason.INTERRUPTED
-
-    def renamed(self, names: Iterable[str]) -> SearchResult:
-        """Returns a copy whose front bears other names, in order.
-
-        Raises:
-          SearchError: If there are not as many names as candidates.
-        """
-        chosen = tuple(names)
-        if len(chosen) != len(self.front):
-            raise SearchError(
-                f"Expected {len(self.front)} names, one for each candidate of the "
-                f"front, got {len(chosen)}."
-            )
-        front = tuple(
-            replace(candidate, name=name)
-            for candidate, name in zip(self.front, chosen, strict=True)
-        )
-        return replace(self, front=front)
 
     def to_json(self) -> _Json:
         """Returns the JSON object that `from_json` reads."""

@@ -238,7 +238,7 @@ MISTAKES = [
     ("macs_per_cycle = 2", "macs_cycle = 2", "compute.rates[0].macs_cycle", "macs_per"),
     ("active_power_mw = 5", "active_power = 5", "energy.active_power.", "active_power"),
     ('name = "toy"', "", "Expected the key name, got nothing", "name"),
-    ('name = "toy"', 'name = "../toy"', "name: expected", "pattern"),
+    ('name = "toy"', 'name = "../toy"', "name: string should match pattern", "../toy"),
     ('description = "a toy"', 'description = ""', "description", "at least 1"),
     ("frequency_hz = 1_000_000", "frequency_hz = '1'", "clock.frequency_hz", "integer"),
     ("frequency_hz = 1_000_000", "frequency_hz = true", "clock.frequency_hz", "True"),
@@ -252,9 +252,20 @@ MISTAKES = [
     ("layer_cycles = 10", "layer_cycles = nan", "overhead.layer_cycles", "finite"),
     ("layer_cycles = 10", "layer_cycles = inf", "overhead.layer_cycles", "finite"),
     ("layer_cycles = 10", "layer_cycles = 2020-01-01", "no dates", "edited.toml"),
-    ("weight_bits = [4, 8]", "weight_bits = [1, 8]", "weight_bits[0]", "equal to 2"),
-    ("weight_bits = [4, 8]", "weight_bits = [4, 9]", "weight_bits[1]", "equal to 8"),
+    (
+        "weight_bits = [4, 8]",
+        "weight_bits = [1, 8]",
+        "weight_bits[0]",
+        "bits in 2..8, got 1",
+    ),
+    (
+        "weight_bits = [4, 8]",
+        "weight_bits = [4, 9]",
+        "weight_bits[1]",
+        "bits in 2..8, got 9",
+    ),
     ("weight_bits = [4, 8]", "weight_bits = []", "weight_bits", "at least 1"),
+    ("weight_bits = [4, 8]", "weight_bits = [4, 4]", "rates[0].weight", "distinct"),
     ("schema_version = 1", "schema_version = 2", "schema_version", "expected 1, got 2"),
     ("schema_version = 1", "schema_version = [", "in TOML", "edited.toml"),
     ('"conv"', '"conf"', "compute.rates[0].kinds[0]: unknown value 'conf'", "'conv'?"),
@@ -320,6 +331,14 @@ class TestLoadTarget:
             load_text(without, tmp_path)
         text = catalogue_text("mpic") + '\n[cpu]\nfrequency_hz = 1\nsource = "x"\n'
         with pytest.raises(TargetError, match="if and only if an entry of ops has"):
+            load_text(text, tmp_path)
+
+    def test_the_array_runs_layers_with_weights_and_at_least_one(self, tmp_path):
+        text = edited(catalogue_text("mpic"), '["conv", "dense"]', '["conv", "add"]')
+        with pytest.raises(TargetError, match="'add' has no weights"):
+            load_text(text, tmp_path)
+        text = re.sub(r'\[\[ops\]\]\nunit = "array".*?\n\n', "", TOY, flags=re.DOTALL)
+        with pytest.raises(TargetError, match="an entry of ops with unit 'array'"):
             load_text(text, tmp_path)
 
     def test_an_unknown_name_gets_a_hint(self):
@@ -431,7 +450,7 @@ class TestEveryKeyMatters:
         ("name", "old", "new"),
         [
             ("bismo_ultra96", "dm = 10", "dm = 4"),
-            ("bismo_ultra96", "dk = 256", "dk = 16"),
+            ("bismo_ultra96", "\ndk = 256", "\ndk = 16"),
             ("bismo_ultra96", "dn = 10", "dn = 1"),
             ("bitfusion_16x32", "rows = 16", "rows = 1"),
             ("bitfusion_16x32", "columns = 32", "columns = 1"),

@@ -1,1 +1,58 @@
-"""The Keras part: the only folder that knows TensorFlow."""
+"""The Keras part: multi-bitwidth quantization for tfmot. Needs TensorFlow.
+
+quantize           float model -> multi-bitwidth model; set and get its policy
+quantize_configs   `MatarQuantizeConfig` for single layers
+samplers           which policy the next batch sees
+callbacks          a new policy for every batch; metrics of named policies
+training           float and multi-bitwidth training, resumable
+package            trained model -> artifact
+conversion         the way through the TFLite converter
+"""
+
+from matar_tf.keras._compat import keras
+from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
+from matar_tf.keras.package import load_network, package
+from matar_tf.keras.quantize import (
+    MatarQuantizeScheme,
+    calibrate,
+    get_policy,
+    get_policy_space,
+    load_model,
+    policy_space,
+    quantize_model,
+    set_policy,
+)
+from matar_tf.keras.quantize_configs import MatarQuantizeConfig
+from matar_tf.keras.samplers import (
+    IndependentSampler,
+    LegalSampler,
+    MixtureSampler,
+    Sampler,
+    UniformSampler,
+)
+from matar_tf.keras.training import evaluate_policies, train_float, train_multi_bit
+
+__all__ = [
+    "IndependentSampler",
+    "LegalSampler",
+    "MatarQuantizeConfig",
+    "MatarQuantizeScheme",
+    "MixtureSampler",
+    "PolicyMetrics",
+    "PolicyRandomizer",
+    "Sampler",
+    "UniformSampler",
+    "calibrate",
+    "evaluate_policies",
+    "get_policy",
+    "get_policy_space",
+    "keras",
+    "load_model",
+    "load_network",
+    "package",
+    "policy_space",
+    "quantize_model",
+    "set_policy",
+    "train_float",
+    "train_multi_bit",
+]

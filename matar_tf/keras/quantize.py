@@ -196,11 +196,23 @@ class PolicySetter:
 
     def current(self) -> Policy:
         """Returns the policy in force."""
+        return self.policy(np.array([int(row.numpy()) for row in self._rows]))
+
+    def policy(self, rows: np.ndarray) -> Policy:
+        """Inverts `rows`."""
         chosen: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
-        for (kind, entry, row_of), row in zip(self._slots, self._rows, strict=True):
-            widths = list(row_of)
-            chosen[kind][entry] = widths[int(row.numpy())]
+        for (kind, entry, row_of), row in zip(self._slots, rows, strict=True):
+            chosen[kind][entry] = list(row_of)[int(row)]
         return Policy(weights=chosen["weights"], activations=chosen["activations"])
+
+    def widest(self) -> Policy:
+        """Returns the policy with the most bits everywhere."""
+        return Policy(
+            weights={name: bits[-1] for name, bits in self.space.weights.items()},
+            activations={
+                name: bits[-1] for name, bits in self.space.activations.items()
+            },
+        )
 
     def _add(self, kind: str, entry: str, owner: Any) -> None:
         self._rows.append(owner.row)
@@ -283,11 +295,7 @@ def calibrate(model: Any, samples: Any) -> None:
         )
     before = get_policy(model)
     setter = policy_setter(model)
-    widest = Policy(
-        weights={name: bits[-1] for name, bits in setter.space.weights.items()},
-        activations={name: bits[-1] for name, bits in setter.space.activations.items()},
-    )
-    setter(widest)
+    setter(setter.widest())
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
     setter(before)

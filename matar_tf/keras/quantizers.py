@@ -225,7 +225,9 @@ class ActivationQuantizer(MultiBitQuantizer):
         stride = tf.maximum(tf.size(flat) // _MAX_SAMPLES, 1)
         low, high = self.ranges()
         steps = numerics.optimal_steps(
-            flat[::stride], tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+            tf.ensure_shape(flat[::stride], (None,)),
+            tf.constant(low, tf.float32),
+            tf.constant(high, tf.float32),
         )
         self.log_steps.assign(tf.math.log(steps))
         self.initialized.assign(1)

@@ -202,7 +202,6 @@ def _explore(
     if codec.num_genomes <= options.max_evaluations:
         proposals = _enumeration(codec, seeds, options.population_size)
         patience = None
-        at_end = StopReason.ENUMERATED
     else:
         proposals = generations(
             codec,
@@ -213,14 +212,13 @@ def _explore(
             rng=random.Random(options.seed),
         )
         patience = options.patience
-        at_end = StopReason.EXHAUSTED
-    num_tried = 0
+    num_known = 0
     cohort = next(proposals)
     while True:
-        num_tried += len(cohort)
         members = ledger.measure(cohort, options.max_evaluations - len(ledger.entries))
+        num_known += len(members)
         diary.close_generation()
-        if num_tried == codec.num_genomes:
+        if num_known == codec.num_genomes:
             return StopReason.ENUMERATED
         if len(ledger.entries) == options.max_evaluations:
             return StopReason.MAX_EVALUATIONS
@@ -231,7 +229,7 @@ def _explore(
         try:
             cohort = proposals.send(members)
         except StopIteration:
-            return at_end
+            return StopReason.EXHAUSTED
 
 
 def _enumeration(

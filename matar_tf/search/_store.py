@@ -137,7 +137,7 @@ class EvaluationStore:
         self._check_kind()
         state = execute("PRAGMA quick_check(1)").fetchone()[0]
         if state != "ok":
-            raise sqlite3.DatabaseError(state)
+            raise sqlite3.DatabaseError(" ".join(state.split()))
         self._use_wal()
         # With WAL this survives the death of the process; only a power cut can lose
         # the last few results, and never the file.
@@ -183,7 +183,7 @@ class EvaluationStore:
                 return
 
     @contextmanager
-    def _errors(self) -> Generator[None]:
+    def _errors(self) -> Generator[None, None, None]:
         try:
             yield
         except sqlite3.OperationalError as error:

@@ -127,10 +127,15 @@ def _describe(problem: dict[str, Any]) -> str:
         case "union_tag_not_found":
             tag = str(context["discriminator"]).strip("'")
             return f"Expected the key {key}.{tag}, got nothing."
+        case "too_short":
+            return f"{key}: expected at least {context['min_length']} item."
         case _:
             message = str(problem["msg"])
-            expected = message.removeprefix("Input should be ")
-            return f"{key}: expected {expected}, got {problem['input']!r}."
+            if message.startswith("Input should be "):
+                message = f"expected {message.removeprefix('Input should be ')}"
+            return (
+                f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}."
+            )
 
 
 def _describe_choice(key: str, problem: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from matar_tf.policy import MAX_BITS, MIN_BITS
 from matar_tf.workload import OpKind
@@ -40,8 +40,26 @@ __all__ = [
 MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
 
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
-_Width: TypeAlias = Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)]
-_Widths: TypeAlias = Annotated[tuple[_Width, ...], Field(min_length=1)]
+
+
+def _check_width(bits: int) -> int:
+    if not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(
+            f"expected a number of bits in {MIN_BITS}..{MAX_BITS}, got {bits}"
+        )
+    return bits
+
+
+def _check_distinct(widths: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(widths)) != len(widths):
+        raise ValueError(f"expected distinct widths, got {list(widths)}")
+    return widths
+
+
+_Width: TypeAlias = Annotated[int, AfterValidator(_check_width)]
+_Widths: TypeAlias = Annotated[
+    tuple[_Width, ...], Field(min_length=1), AfterValidator(_check_distinct)
+]
 _Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
 _Count: TypeAlias = Annotated[int, Field(gt=0)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0)]

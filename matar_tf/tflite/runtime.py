@@ -66,10 +66,6 @@ class Runner:
         ]
         return np.concatenate(outputs)
 
-    def invoke_once(self, sample: np.ndarray) -> np.ndarray:
-        """Returns the outputs of a batch, without changing the batch size twice."""
-        return self._invoke(sample)
-
     def _invoke(self, batch: np.ndarray) -> np.ndarray:
         index = self._input["index"]
         current = self._interpreter.get_input_details()[0]["shape"]

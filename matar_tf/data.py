@@ -1,0 +1,200 @@
+"""Samples and labels, from what ``--data`` names.
+
+Three forms: ``digits`` (scikit-learn's scans of handwritten digits, inside the
+package), a path to an ``.npz`` file, or ``package.module:function``, a function of the
+user's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.errors import DataError
+
+__all__ = ["DIGITS", "Data", "load_data"]
+
+DIGITS: Final = "digits"
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+_NUM_TEST_DIGITS = 500
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Data:
+    """Arrays of one data set.
+
+    Attributes:
+      name: What was asked for.
+      x_test: Evaluation samples, float32, ``[num_samples, ...]``.
+      y_test: Integer labels, ``[num_samples]``.
+      x_train: Training samples, or None.
+      y_train: Training labels, or None.
+    """
+
+    name: str
+    x_test: np.ndarray
+    y_test: np.ndarray
+    x_train: np.ndarray | None = None
+    y_train: np.ndarray | None = None
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the evaluation samples and labels."""
+        total = hashlib.sha256()
+        for array in (self.x_test, self.y_test):
+            total.update(f"{array.dtype}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+        return total.hexdigest()
+
+    def training(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns training samples and labels.
+
+        Raises:
+          DataError: If there are none.
+        """
+        if self.x_train is None or self.y_train is None:
+            raise DataError(
+                f"Expected training data in {self.name!r}, but it holds only x_test and "
+                "y_test; add x_train and y_train."
+            )
+        return self.x_train, self.y_train
+
+    def head(self, num_samples: int) -> Data:
+        """Returns the same data with only the first evaluation samples.
+
+        Raises:
+          DataError: If there are not so many.
+        """
+        if not 0 < num_samples <= len(self.x_test):
+            raise DataError(
+                f"Expected 1 to {len(self.x_test)} evaluation samples of "
+                f"{self.name!r}, got {num_samples}."
+            )
+        return Data(
+            name=self.name,
+            x_test=self.x_test[:num_samples],
+            y_test=self.y_test[:num_samples],
+            x_train=self.x_train,
+            y_train=self.y_train,
+        )
+
+
+def load_data(spec: str) -> Data:
+    """Loads a data set.
+
+    Unsigned bytes are scaled to [0, 1]; floats are taken as they are.
+
+    Args:
+      spec: ``digits``, the path of an ``.npz`` file, or ``package.module:function``.
+        The function returns a mapping with the keys of the file, or a
+        ``tf.data.Dataset`` of ``(samples, labels)`` batches to evaluate on.
+
+    Raises:
+      DataError: If nothing is there, or its arrays do not fit together.
+    """
+    if spec == DIGITS:
+        return _load_digits()
+    if spec.endswith(".npz"):
+        return _load_file(spec)
+    if ":" in spec:
+        return _from_arrays(spec, _call(spec))
+    raise DataError(
+        f"Expected 'digits', the path of an .npz file, or 'package.module:function' "
+        f"for the data, got {spec!r}."
+    )
+
+
+def _load_digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    images = (bunch.images[..., np.newaxis] / 16.0).astype(np.float32)
+    labels = bunch.target.astype(np.int64)
+    # Neighbours in the file are by the same writer; a fixed shuffle mixes them.
+    order = np.random.default_rng(0).permutation(len(images))
+    test, train = order[:_NUM_TEST_DIGITS], order[_NUM_TEST_DIGITS:]
+    return Data(
+        name=DIGITS,
+        x_test=images[test],
+        y_test=labels[test],
+        x_train=images[train],
+        y_train=labels[train],
+    )
+
+
+def _load_file(path: str) -> Data:
+    if not Path(path).is_file():
+        raise DataError(f"Expected an .npz file at {path}, found nothing.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in _KEYS if key in stored.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"Expected an .npz file of plain arrays at {path}, but: {error}."
+        ) from error
+    return _from_arrays(path, arrays)
+
+
+def _call(spec: str) -> Any:
+    module_name, _, function_name = spec.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"Expected a function at {spec!r}, but: {error}; write "
+            "package.module:function, importable from here."
+        ) from error
+    return function()
+
+
+def _from_arrays(name: str, value: Any) -> Data:
+    if hasattr(value, "as_numpy_iterator"):
+        batches = list(value.as_numpy_iterator())
+        if not batches:
+            raise DataError(f"Expected batches from {name!r}, got an empty data set.")
+        value = {
+            "x_test": np.concatenate([np.asarray(x) for x, _ in batches]),
+            "y_test": np.concatenate([np.asarray(y) for _, y in batches]),
+        }
+    if not isinstance(value, Mapping) or not {"x_test", "y_test"} <= set(value):
+        found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+        raise DataError(
+            f"Expected the arrays x_test and y_test (and x_train, y_train for "
+            f"training) from {name!r}, got {found}."
+        )
+    arrays: dict[str, np.ndarray] = {}
+    for part in ("train", "test"):
+        if f"x_{part}" not in value or f"y_{part}" not in value:
+            continue
+        samples = _check_samples(name, part, np.asarray(value[f"x_{part}"]))
+        labels = np.asarray(value[f"y_{part}"])
+        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+        if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"Expected {len(samples)} integer labels in y_{part} of {name!r}, got "
+                f"shape {labels.shape} and type {labels.dtype}."
+            )
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = samples, labels.astype(np.int64)
+    return Data(name=name, **arrays)
+
+
+def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
+    if samples.ndim < 2 or not len(samples):
+        raise DataError(
+            f"Expected samples of shape [num_samples, ...] in x_{part} of {name!r}, "
+            f"got {samples.shape}."
+        )
+    if samples.dtype == np.uint8:
+        return samples.astype(np.float32) / np.float32(255.0)
+    if samples.dtype.kind != "f":
+        raise DataError(
+            f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
+            f"{samples.dtype}."
+        )
+    return samples.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Reports: search results as tables that people and programs read."""

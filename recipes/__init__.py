@@ -1,0 +1,1 @@
+"""Recipes: one readable file for each network that the project trains."""

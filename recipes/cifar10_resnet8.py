@@ -1,0 +1,29 @@
+"""CIFAR-10 with ResNet-8 of MLPerf Tiny: 16, 32, 64 channels, 78,666 parameters.
+
+Price: float about 40 s an epoch, multi-bitwidth about 60 s, on two CPU cores.
+Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
+Command: python tools/train.py --recipe=cifar10_resnet8 --data=cifar10.npz \
+  --output=runs/cifar10
+Variants: cifar10_resnet8:quick, one epoch of each kind.
+Reference: mlcommons/tiny, image classification.
+"""
+
+from __future__ import annotations
+
+from recipes.common import RecipeConfig
+from recipes.models import mlperf_tiny_resnet8
+
+
+def get_config() -> RecipeConfig:
+    """Returns the training run."""
+    return RecipeConfig(
+        name="cifar10_resnet8",
+        data=None,
+        build_model=mlperf_tiny_resnet8,
+        float_epochs=100,
+        float_learning_rate=2e-3,
+        multi_bit_epochs=100,
+        multi_bit_learning_rate=1e-3,
+        batch_size=128,
+        augment=True,
+    )

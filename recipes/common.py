@@ -1,0 +1,81 @@
+"""What every recipe shares: the form of a config, and finding a recipe by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matar_tf.errors import MatarError, did_you_mean
+
+__all__ = ["RecipeConfig", "list_recipes", "load_recipe", "quick"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """A training run: everything but the data and the seed.
+
+    Attributes:
+      name: Name of the recipe, with its variant.
+      data: Default for ``--data``, or None where the user must name it.
+      build_model: Function of ``(input_shape, num_classes)`` that returns a float
+        tf_keras model with logits as output.
+      float_epochs: Epochs of the float network.
+      float_learning_rate: Peak of the cosine schedule of Adam.
+      multi_bit_epochs: Epochs of the multi-bitwidth network.
+      multi_bit_learning_rate: Peak of the cosine schedule of Adam.
+      batch_size: Of both.
+      augment: Whether to shift and mirror training images at random.
+      evaluate_policies: Names of the uniform policies that go on record.
+    """
+
+    name: str
+    data: str | None
+    build_model: Callable[[tuple[int, ...], int], Any]
+    float_epochs: int
+    float_learning_rate: float
+    multi_bit_epochs: int
+    multi_bit_learning_rate: float
+    batch_size: int
+    augment: bool
+    evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
+
+
+def quick(config: RecipeConfig) -> RecipeConfig:
+    """Returns the smoke run of a recipe: one epoch of each kind."""
+    return replace(config, float_epochs=1, multi_bit_epochs=1)
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Returns the names of all recipes."""
+    return tuple(
+        sorted(
+            path.stem
+            for path in Path(__file__).parent.glob("*.py")
+            if path.stem not in ("__init__", "common", "models")
+        )
+    )
+
+
+def load_recipe(spec: str) -> RecipeConfig:
+    """Returns the config of ``name`` or ``name:variant``.
+
+    Raises:
+      MatarError: If there is no such recipe or variant.
+    """
+    name, _, variant = spec.partition(":")
+    if name not in list_recipes():
+        raise MatarError(
+            f"Expected the name of a recipe, got {name!r}. "
+            f"{did_you_mean(name, list_recipes())}"
+        )
+    config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
+    if not variant:
+        return config
+    if variant != "quick":
+        raise MatarError(
+            f"Expected the variant 'quick' of the recipe {name!r}, got {variant!r}."
+        )
+    return quick(replace(config, name=spec))

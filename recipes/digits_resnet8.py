@@ -1,0 +1,27 @@
+"""Handwritten digits (scikit-learn, 8x8) with a small residual network.
+
+Price: about two minutes on two CPU cores.
+Command: python tools/train.py --recipe=digits_resnet8 --output=runs/digits
+Variants: digits_resnet8:quick, one epoch of each kind, to see that it runs.
+"""
+
+from __future__ import annotations
+
+from matar_tf.data import DIGITS
+from recipes.common import RecipeConfig
+from recipes.models import digits_resnet
+
+
+def get_config() -> RecipeConfig:
+    """Returns the training run."""
+    return RecipeConfig(
+        name="digits_resnet8",
+        data=DIGITS,
+        build_model=digits_resnet,
+        float_epochs=20,
+        float_learning_rate=3e-3,
+        multi_bit_epochs=50,
+        multi_bit_learning_rate=3e-3,
+        batch_size=32,
+        augment=False,  # a mirrored or shifted 8x8 digit is often another digit
+    )

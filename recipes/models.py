@@ -1,0 +1,75 @@
+"""Networks of the recipes, as float tf_keras models with logits as output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matar_tf.keras import keras
+
+__all__ = ["digits_resnet", "mlperf_tiny_resnet8"]
+
+_L = keras.layers
+
+
+def mlperf_tiny_resnet8(input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """ResNet-8 of MLPerf Tiny's image classification, 78,666 parameters.
+
+    Three stacks of 16, 32 and 64 channels; shortcuts of 1x1 convolutions without
+    batch norm where the shape changes. The softmax is left to the loss.
+
+    Reference:
+      mlcommons/tiny, benchmark/training/image_classification/keras_model.py.
+    """
+    inputs = _L.Input(input_shape, name="image")
+    x = _norm_relu(_conv(inputs, 16, 3, "stem"), "stem")
+    for index, channels in enumerate((16, 32, 64), start=1):
+        name, strides = f"stack{index}", 1 if index == 1 else 2
+        y = _norm_relu(_conv(x, channels, 3, f"{name}_conv1", strides), f"{name}_1")
+        y = _conv(y, channels, 3, f"{name}_conv2")
+        y = _L.BatchNormalization(name=f"{name}_2_bn")(y)
+        if strides > 1:
+            x = _conv(x, channels, 1, f"{name}_shortcut", strides)
+        x = _L.Add(name=f"{name}_add")([x, y])
+        x = _L.ReLU(name=f"{name}_relu")(x)
+    x = _L.AveragePooling2D(x.shape[1:3], name="pool")(x)
+    x = _L.Flatten(name="flatten")(x)
+    outputs = _L.Dense(num_classes, kernel_initializer="he_normal", name="logits")(x)
+    return keras.Model(inputs, outputs, name="resnet8")
+
+
+def digits_resnet(input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """A residual network for 8x8 images: convolutions, a depthwise one, two sums."""
+    inputs = _L.Input(input_shape, name="image")
+    x = _norm_relu(_conv(inputs, 16, 3, "stem"), "stem")
+    y = _norm_relu(_conv(x, 16, 3, "stack1_conv1"), "stack1_1")
+    y = _conv(y, 16, 3, "stack1_conv2")
+    y = _L.BatchNormalization(name="stack1_2_bn")(y)
+    x = _L.ReLU(name="stack1_relu")(_L.Add(name="stack1_add")([x, y]))
+    y = _L.DepthwiseConv2D(
+        3, strides=2, padding="same", use_bias=False, name="stack2_depthwise"
+    )(x)
+    y = _norm_relu(y, "stack2_1")
+    y = _conv(y, 32, 1, "stack2_pointwise")
+    y = _L.BatchNormalization(name="stack2_2_bn")(y)
+    x = _conv(x, 32, 1, "stack2_shortcut", 2)
+    x = _L.ReLU(name="stack2_relu")(_L.Add(name="stack2_add")([x, y]))
+    x = _norm_relu(_conv(x, 32, 3, "head_conv"), "head")
+    x = _L.GlobalAveragePooling2D(name="pool")(x)
+    outputs = _L.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name="digits_resnet")
+
+
+def _conv(x: Any, channels: int, size: int, name: str, strides: int = 1) -> Any:
+    return _L.Conv2D(
+        channels,
+        size,
+        strides=strides,
+        padding="same",
+        kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.l2(1e-4),
+        name=name,
+    )(x)
+
+
+def _norm_relu(x: Any, name: str) -> Any:
+    return _L.ReLU(name=f"{name}_relu")(_L.BatchNormalization(name=f"{name}_bn")(x))
