@@ -24,7 +24,7 @@ from matar_tf.parameters import Parameters
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import Workload
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "read_artifact", "write_artifact"]
+__all__ = ["SCHEMA_VERSION", "Artifact", "check_free", "read_artifact", "write_artifact"]
 
 SCHEMA_VERSION: Final = 1
 _MANIFEST = "manifest.json"
@@ -113,11 +113,7 @@ def write_artifact(
       ArtifactError: If something stands at the path and `overwrite` is False.
     """
     path = Path(path)
-    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
-        raise ArtifactError(
-            f"Expected a free path for the artifact, but {path} exists; choose another "
-            "or allow overwriting."
-        )
+    check_free(path, overwrite=overwrite)
     members = artifact.members()
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".matar":
@@ -134,9 +130,32 @@ def write_artifact(
     for name, content in members.items():
         (folder / name).write_bytes(content)
     if path.is_dir():
-        _check_is_artifact(path)
         shutil.rmtree(path)
     folder.replace(path)
+
+
+def check_free(path: str | Path, *, overwrite: bool = False) -> None:
+    """Checks that an artifact may be written at a path.
+
+    Raises:
+      ArtifactError: If something stands there: anything if `overwrite` is False, and
+        anything but an artifact otherwise.
+    """
+    path = Path(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise ArtifactError(
+            f"Expected a free path for the artifact, but {path} exists; choose another "
+            "or pass --overwrite."
+        )
+    is_artifact = (
+        (path / _MANIFEST).is_file() if path.is_dir() else path.suffix == ".matar"
+    )
+    if not is_artifact:
+        raise ArtifactError(
+            f"Expected an artifact to overwrite at {path}, but it holds something else."
+        )
 
 
 def read_artifact(path: str | Path) -> Artifact:
@@ -228,13 +247,6 @@ def _read_zip(path: Path, known: set[str]) -> dict[str, bytes]:
             f"Expected a zip file at {path}, but it is damaged ({error}); fetch it "
             "again."
         ) from error
-
-
-def _check_is_artifact(path: Path) -> None:
-    if any(path.iterdir()) and not (path / _MANIFEST).is_file():
-        raise ArtifactError(
-            f"Expected an artifact to overwrite at {path}, but it holds something else."
-        )
 
 
 def _check_entries(artifact: Artifact, path: Path) -> None:

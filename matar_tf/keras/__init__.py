@@ -11,7 +11,7 @@ conversion         the way through the TFLite converter
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
-from matar_tf.keras.package import load_network, package
+from matar_tf.keras.package import load_network, package, versions
 from matar_tf.keras.quantize import (
     MatarQuantizeScheme,
     calibrate,
@@ -55,4 +55,5 @@ __all__ = [
     "set_policy",
     "train_float",
     "train_multi_bit",
+    "versions",
 ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from matar_tf.keras import graph
 from matar_tf.keras._compat import keras
 from matar_tf.keras.conversion import check_initialized, make_template
 from matar_tf.keras.layers import MultiBitBatchNormalization
-from matar_tf.keras.quantize import get_policy_space
+from matar_tf.keras.quantize import get_policy_space, set_policy
 from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
+from matar_tf.policy import Policy
 from matar_tf.tflite.workload import read_workload
 
-__all__ = ["extract_parameters", "load_network", "package"]
+__all__ = ["extract_parameters", "keras_reference", "load_network", "package", "versions"]
 
 
 def package(
@@ -79,6 +81,13 @@ def extract_parameters(model: Any) -> Parameters:
     return Parameters(layers=layers, tensors=tensors)
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions of what decides a training, for the record."""
+    names = ("matar_tf", "numpy", "tensorflow", "tf_keras")
+    names = (*names, "tensorflow-model-optimization")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
 def load_network(artifact: Artifact) -> Any:
     """Rebuilds the Keras network of an artifact, to compare with or to train on.
 
@@ -99,6 +108,21 @@ def load_network(artifact: Artifact) -> Any:
     with np.load(stored, allow_pickle=False) as arrays:
         model.set_weights([arrays[str(i)] for i in range(len(arrays.files))])
     return model
+
+
+def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.ndarray]:
+    """Returns a function that runs the artifact's Keras network under a policy.
+
+    Raises:
+      ArtifactError: If the artifact holds no network.
+    """
+    model = load_network(artifact)
+
+    def predict(policy: Policy, samples: np.ndarray) -> np.ndarray:
+        set_policy(model, policy)
+        return model.predict(samples, batch_size=256, verbose=0)
+
+    return predict
 
 
 def _network_members(model: Any) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from matar_tf.targets._constraints import (
     legal_space,
 )
 from matar_tf.targets._loader import list_targets, load_target
+from matar_tf.targets._page import describe_target
 from matar_tf.targets._sections import MULTIPLY_KINDS
 from matar_tf.targets._target import Target
 
@@ -23,6 +24,7 @@ __all__ = [
     "Target",
     "Violation",
     "check_policy",
+    "describe_target",
     "legal_space",
     "list_targets",
     "load_target",

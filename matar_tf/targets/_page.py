@@ -1,0 +1,89 @@
+"""A target as a page that a person reads: every figure with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from pydantic import BaseModel
+
+from matar_tf.targets._constraints import CONSTRAINTS
+from matar_tf.targets._target import Target
+
+__all__ = ["describe_target"]
+
+_NO_FIGURES = {"source", "assumed", "kind", "unit", "kinds", "rates"}
+
+
+def describe_target(target: Target) -> str:
+    """Returns what a target takes, its figures with their sources, and its limits.
+
+    Figures that no source gives are marked as assumptions.
+    """
+    lines = [
+        f"{target.name} ({target.target_class})",
+        target.description,
+        f"Validation: {target.validation}",
+        "",
+        "Takes (weight bits x input bits):",
+        *_operations(target),
+        "",
+        "Figures:",
+        *_sections(target),
+        "",
+        "Limits:",
+        *(f"  {name}: {sentence}" for name, sentence in CONSTRAINTS.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _operations(target: Target) -> Iterator[str]:
+    for entry in target.ops:
+        figures = entry.model_dump()
+        weights = figures.get("weight_bits")
+        widths = _widths(figures["activation_bits"])
+        pairs = widths if weights is None else f"{_widths(weights)} x {widths}"
+        kinds = ", ".join(sorted(kind.value for kind in entry.kinds))
+        yield f"  {entry.unit:7s} {pairs:24s} {kinds}"
+
+
+def _sections(target: Target) -> Iterator[str]:
+    for name in (
+        "clock",
+        "compute",
+        "cpu",
+        "memory",
+        "bandwidth",
+        "overhead",
+        "energy",
+    ):
+        section = cast("BaseModel | None", getattr(target, name))
+        if section is None:
+            yield f"  {name}: none given"
+            continue
+        yield from _figures(name, section)
+    for number, entry in enumerate(target.ops):
+        yield from _figures(f"ops[{number}]", entry)
+
+
+def _figures(name: str, section: BaseModel) -> Iterator[str]:
+    values: dict[str, Any] = section.model_dump()
+    assumed = set(values["assumed"])
+    for key, value in values.items():
+        if key in _NO_FIGURES or value is None or key.endswith("_bits"):
+            continue
+        mark = " (assumed)" if key in assumed else ""
+        yield f"  {name}.{key} = {_number(value)}{mark}"
+    for rate in values.get("rates", ()):
+        pairs = f"{_widths(rate['weight_bits'])} x {_widths(rate['activation_bits'])}"
+        unit = "macs_per_cycle" if rate["macs_per_cycle"] else "cycles_per_mac"
+        yield f"  {name}.{unit} = {_number(rate[unit])} at {pairs}"
+    yield f"    source: {values['source']}"
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def _widths(bits: Iterable[int]) -> str:
+    return "/".join(str(width) for width in sorted(bits))

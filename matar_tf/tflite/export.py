@@ -1,0 +1,105 @@
+"""Writing ``.tflite`` files that were seen to work.
+
+A file is opened in LiteRT before it is written; if there is a reference (the Keras
+network under the same policy), the outputs of both are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.errors import ExportError
+from matar_tf.policy import Policy
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.runtime import Runner
+
+__all__ = [
+    "EXPECTED_AGREEMENT",
+    "MIN_AGREEMENT",
+    "ExportedModel",
+    "Reference",
+    "export_model",
+    "write_atomically",
+]
+
+EXPECTED_AGREEMENT: Final = 0.995
+MIN_AGREEMENT: Final = 0.98
+
+Reference = Callable[[Policy, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExportedModel:
+    """A file that was written.
+
+    Attributes:
+      path: Where it is.
+      num_bytes: Its size.
+      agreement: Share of the samples with the same largest output as the reference,
+        or None where there was none.
+    """
+
+    path: Path
+    num_bytes: int
+    agreement: float | None
+
+
+def export_model(
+    builder: ModelBuilder,
+    policy: Policy,
+    path: str | Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    samples: np.ndarray | None = None,
+    reference: Reference | None = None,
+) -> ExportedModel:
+    """Builds, checks and writes the ``.tflite`` file of a policy.
+
+    Args:
+      builder: Of the packaged network.
+      policy: The policy.
+      path: Where to write.
+      metadata: JSON object to store in the file.
+      samples: Samples to compare on; needed with `reference`.
+      reference: Returns the outputs that the file must agree with.
+
+    Raises:
+      ExportError: If LiteRT refuses the file, or fewer than 98 % of the samples have
+        the same largest output as the reference; nothing is written then.
+    """
+    content = builder.build(policy, metadata)
+    runner = Runner(content)
+    agreement = None
+    if reference is not None and samples is not None:
+        expected = reference(policy, samples)
+        agreement = argmax_agreement(runner.predict(samples), expected)
+        if agreement < MIN_AGREEMENT:
+            raise ExportError(
+                f"Expected the exported model to agree with the Keras network on at "
+                f"least {MIN_AGREEMENT:.1%} of {len(samples)} samples, got "
+                f"{agreement:.1%} for {Path(path).name}; nothing was written. The "
+                "artifact's network and parameters may be of different trainings."
+            )
+    write_atomically(Path(path), content)
+    return ExportedModel(path=Path(path), num_bytes=len(content), agreement=agreement)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

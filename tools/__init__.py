@@ -1,0 +1,1 @@
+"""Programs; run as ``python tools/<name>.py`` or ``python -m tools.<name>``."""

@@ -1,0 +1,61 @@
+"""What every program shares: one way to fail, one way to start."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+
+from absl import app
+
+from matar_tf.errors import MatarError
+
+__all__ = ["check_flags_only", "command_line", "now", "reports_errors", "run"]
+
+
+def reports_errors(
+    main: Callable[[Sequence[str]], int],
+) -> Callable[[Sequence[str]], int]:
+    """Makes a ``main`` print what the user can mend as one line, with status 1."""
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            return main(argv)
+        except (MatarError, ModuleNotFoundError, OSError) as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+
+    return guarded
+
+
+def check_flags_only(argv: Sequence[str]) -> None:
+    """Refuses arguments that are not flags.
+
+    Raises:
+      MatarError: If there are any.
+    """
+    if len(argv) > 1:
+        raise MatarError(
+            f"Expected flags only, got {' '.join(argv[1:])!r}; see --help."
+        )
+
+
+def run(main: Callable[[Sequence[str]], int]) -> None:
+    """Starts a program; its return value is the exit status."""
+    app.run(main)
+
+
+def command_line() -> str:
+    """Returns how this program was started, for the record."""
+    return shlex.join(["python", *sys.argv])
+
+
+def now() -> str:
+    """Returns the present time in UTC, ISO 8601, seconds."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()

@@ -1,0 +1,54 @@
+"""Runs a ``.tflite`` file: accuracy, size, latency. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.common import check_flags_only, reports_errors, run
+
+_MODEL = flags.DEFINE_string("model", None, "Path of the .tflite file.")
+_DATA = flags.DEFINE_string(
+    "data", "digits", "'digits', a path.npz, or package.module:function."
+)
+_RUNTIME = flags.DEFINE_enum(
+    "runtime", "litert", ["litert", "tflite_runtime", "tensorflow"], "Interpreter."
+)
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of it.", lower_bound=1)
+flags.mark_flags_as_required(["model"])
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Evaluates; prints accuracy, size and median latency."""
+    check_flags_only(argv)
+    from matar_tf.data import load_data
+    from matar_tf.errors import DataError
+    from matar_tf.tflite.evaluate import accuracy, measure_latency_ms
+    from matar_tf.tflite.runtime import Runner
+
+    path = Path(_MODEL.value)
+    if not path.is_file():
+        raise DataError(f"Expected a .tflite file at {path}, found nothing.")
+    content = path.read_bytes()
+    runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
+    data = load_data(_DATA.value)
+    outputs = runner.predict(data.x_test)
+    print(f"model     {path} ({len(content)} bytes)")
+    print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
+    print(
+        f"accuracy  {accuracy(outputs, data.y_test):.2%} on {len(data.x_test)} samples "
+        f"of {data.name}"
+    )
+    print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

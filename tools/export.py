@@ -1,0 +1,95 @@
+"""Exports one policy of an artifact as a ``.tflite`` file. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.common import check_flags_only, reports_errors, run
+
+_ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
+_POLICY = flags.DEFINE_string(
+    "policy", None, "Name of a uniform policy (w4a8), or path of a policy's .json file."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Path of the .tflite file to write.")
+_DATA = flags.DEFINE_string(
+    "data", "digits", "Samples to compare on: 'digits', a path.npz, or module:function."
+)
+_COMPARE = flags.DEFINE_enum(
+    "compare",
+    "none",
+    ["keras", "none"],
+    "What the file must agree with: the artifact's Keras network, or nothing.",
+)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
+flags.mark_flags_as_required(["artifact", "policy", "output"])
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Exports; prints the size of the file and its agreement."""
+    check_flags_only(argv)
+    from matar_tf.artifact import read_artifact
+    from matar_tf.data import load_data
+    from matar_tf.errors import ExportError, PolicyError
+    from matar_tf.policy import Policy
+    from matar_tf.retarget import check_data
+    from matar_tf.tflite.build import ModelBuilder
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
+
+    artifact = read_artifact(_ARTIFACT.value)
+    if _POLICY.value.endswith(".json"):
+        try:
+            document = json.loads(Path(_POLICY.value).read_text())
+        except ValueError as error:
+            raise PolicyError(
+                f"Expected a policy in JSON in {_POLICY.value}, but: {error}."
+            ) from error
+        policy = Policy.from_json(document)
+    else:
+        policy = artifact.space.named(_POLICY.value)
+    artifact.space.validate(policy)
+    output = Path(_OUTPUT.value)
+    if output.suffix != ".tflite":
+        raise ExportError(f"Expected a path that ends in .tflite, got {output}.")
+    if output.exists() and not _OVERWRITE.value:
+        raise ExportError(
+            f"Expected a free path, but {output} exists; choose another or pass "
+            "--overwrite."
+        )
+    samples = reference = None
+    if _COMPARE.value == "keras":
+        data = load_data(_DATA.value)
+        check_data(artifact, data)
+        samples = data.x_test
+
+        from matar_tf.keras.package import keras_reference
+
+        reference = keras_reference(artifact)
+    exported = export_model(
+        ModelBuilder(artifact),
+        policy,
+        output,
+        metadata={"profile": "int8", "artifact_digest": artifact.digest()},
+        samples=samples,
+        reference=reference,
+    )
+    print(f"Wrote {output}: {exported.num_bytes} bytes.")
+    if exported.agreement is not None and samples is not None:
+        verdict = "as expected" if exported.agreement >= EXPECTED_AGREEMENT else "low"
+        print(
+            f"Agreement with the Keras network on {len(samples)} samples: "
+            f"{exported.agreement:.2%} ({verdict})."
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,115 @@
+"""Retargets an artifact: searches policies for targets and exports them.
+
+Needs no TensorFlow. If TensorFlow is installed and the artifact holds the Keras
+network, each exported file is compared with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.common import check_flags_only, command_line, now, reports_errors, run
+
+_ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
+_TARGETS = flags.DEFINE_list(
+    "targets", None, "Names of the catalogue, or paths of .toml files."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_DATA = flags.DEFINE_string(
+    "data", "digits", "'digits', a path.npz, or package.module:function."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Measure on the first so many samples; default all.",
+    lower_bound=1,
+)  # fmt: skip
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", lower_bound=0)
+_OBJECTIVES = flags.DEFINE_list(
+    "objectives", ["accuracy", "latency_ms"], "Metrics and costs to make better."
+)
+_MAX_EVALUATIONS = flags.DEFINE_integer(
+    "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
+)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_COMPARE = flags.DEFINE_enum(
+    "compare",
+    "auto",
+    ["auto", "keras", "none"],
+    "What exported files must agree with: the artifact's Keras network (auto: if there "
+    "is one and TensorFlow is installed), or nothing.",
+)
+_RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --output.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --output.")
+flags.mark_flags_as_required(["artifact", "targets", "output"])
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Runs the search; prints one table per target."""
+    check_flags_only(argv)
+    from matar_tf.artifact import read_artifact
+    from matar_tf.data import load_data
+    from matar_tf.report import to_text
+    from matar_tf.results import Objective
+    from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
+    from matar_tf.search import SearchOptions
+    from matar_tf.targets import load_target
+
+    artifact = read_artifact(_ARTIFACT.value)
+    targets = [load_target(name) for name in _TARGETS.value]
+    data = load_data(_DATA.value)
+    if _NUM_SAMPLES.value is not None:
+        data = data.head(_NUM_SAMPLES.value)
+    check_data(artifact, data)
+    settings = RunSettings(
+        options=SearchOptions(
+            seed=_SEED.value,
+            max_evaluations=_MAX_EVALUATIONS.value,
+            population_size=min(40, _MAX_EVALUATIONS.value),
+            objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
+        ),
+        num_jobs=_JOBS.value,
+        command=command_line(),
+        created=now(),
+    )
+    reference = None
+    has_network = "network.json" in artifact.extras
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    if _COMPARE.value == "keras" or (
+        _COMPARE.value == "auto" and has_network and has_tensorflow
+    ):
+        from matar_tf.keras.package import keras_reference
+
+        reference = keras_reference(artifact)
+    print(
+        prepare_output(
+            _OUTPUT.value,
+            artifact,
+            data,
+            settings,
+            resume=_RESUME.value,
+            overwrite=_OVERWRITE.value,
+        )
+    )
+    float_metrics = artifact.accuracy.get("float")
+    results = retarget(
+        artifact,
+        targets,
+        data,
+        _OUTPUT.value,
+        settings,
+        reference=reference,
+        on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
+    )
+    return 130 if any(result.interrupted for result in results) else 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,107 @@
+"""Trains a recipe, float then multi-bitwidth, and packages the artifact.
+
+Stopped and started again with the same flags, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.common import check_flags_only, command_line, now, reports_errors, run
+
+_RECIPE = flags.DEFINE_string(
+    "recipe", None, "Name of a recipe, with a variant: digits_resnet8[:quick]."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Artifact to write: a directory or a .matar file."
+)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "'digits', a path.npz, or package.module:function; default the recipe's.",
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_REUSE = flags.DEFINE_bool("reuse", False, "Do nothing if --output is an artifact.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what stands at --output.")
+flags.mark_flags_as_required(["recipe", "output"])
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Trains; prints the accuracy of the float network and of uniform policies."""
+    check_flags_only(argv)
+    from matar_tf.artifact import check_free, read_artifact, write_artifact
+    from matar_tf.data import load_data
+    from matar_tf.errors import DataError
+    from recipes.common import load_recipe
+
+    config = load_recipe(_RECIPE.value)
+    output = Path(_OUTPUT.value)
+    if _REUSE.value and output.exists():
+        read_artifact(output)
+        print(f"Reusing the artifact in {output}; pass --overwrite to train again.")
+        return 0
+    check_free(output, overwrite=_OVERWRITE.value)
+    source = _DATA.value or config.data
+    if source is None:
+        raise DataError(
+            f"Expected --data for the recipe {config.name!r}: the path of an .npz file "
+            "with x_train, y_train, x_test and y_test."
+        )
+    data = load_data(source)
+    data.training()
+
+    from matar_tf import keras
+
+    folder = output.parent / f".{output.name}.training-{_SEED.value}"
+    network = keras.train_float(
+        config.build_model,
+        data,
+        config.float_schedule,
+        seed=_SEED.value,
+        folder=folder / "float",
+    )
+    accuracy = {
+        "float": network.evaluate(
+            data.x_test, data.y_test, batch_size=256, verbose=0, return_dict=True
+        )
+    }
+    quantized = keras.train_multi_bit(
+        network,
+        data,
+        config.multi_bit_schedule,
+        seed=_SEED.value,
+        folder=folder / "multi_bit",
+    )
+    accuracy |= keras.evaluate_policies(
+        quantized, data.x_test, data.y_test, config.evaluate_policies
+    )
+    provenance = {
+        "recipe": config.name,
+        "data": data.name,
+        "data_digest": data.digest(),
+        "num_samples": len(data.x_test),
+        "seed": _SEED.value,
+        "command": command_line(),
+        "created": now(),
+        "versions": keras.versions(),
+    }
+    artifact = keras.package(quantized, accuracy=accuracy, provenance=provenance)
+    write_artifact(artifact, output, overwrite=_OVERWRITE.value)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"\nWrote {output}. Accuracy on {len(data.x_test)} samples of {data.name}:")
+    for name, row in accuracy.items():
+        print(f"  {name:6s} {row['accuracy']:.2%}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
