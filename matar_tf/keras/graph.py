@@ -24,6 +24,7 @@ __all__ = [
     "output_quantizer",
     "producer",
     "remember_wrapper",
+    "track_inner_weights",
 ]
 
 _Wrapper = tfmot.quantization.keras.QuantizeWrapper
@@ -65,6 +66,22 @@ def remember_wrapper(wrapper: Any) -> None:
     inner = inner_layer(wrapper)
     if inner is not wrapper:
         inner.matar_wrapper = weakref.ref(wrapper)
+
+
+def track_inner_weights(wrapper: Any) -> None:
+    """Puts the inner layer's weights before the wrapper's own, on every path.
+
+    tfmot's wrapper does so only if the inner layer was built before; a loaded model,
+    whose layers are built inside their wrappers, would have another order of weights
+    than the model that was saved.
+    """
+    inner = inner_layer(wrapper)
+    if inner is wrapper:
+        return
+    known = {id(weight) for weight in wrapper._trainable_weights}
+    wrapper._trainable_weights.extend(
+        weight for weight in inner.trainable_weights if id(weight) not in known
+    )
 
 
 def producer(layer: Any) -> Any:

@@ -21,7 +21,13 @@ from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
 from matar_tf.policy import Policy
 from matar_tf.tflite.workload import read_workload
 
-__all__ = ["extract_parameters", "keras_reference", "load_network", "package", "versions"]
+__all__ = [
+    "extract_parameters",
+    "keras_reference",
+    "load_network",
+    "package",
+    "versions",
+]
 
 
 def package(

@@ -11,7 +11,7 @@ import numpy as np
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
-from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.layout import apply_space, check_model, lay_out, plan_layout
 from matar_tf.keras.quantize_configs import MatarQuantizeConfig
 from matar_tf.keras.tracing import tracing
@@ -318,9 +318,11 @@ def _own_config(config: Any) -> MatarQuantizeConfig | None:
 
 def _register_tfmot_objects() -> None:
     """Lets Keras load tfmot's wrapper without a ``quantize_scope``."""
-    with _tfmot.quantize_scope():
-        known = dict(keras.utils.get_custom_objects())
-    keras.utils.get_custom_objects().update(known)
+    for objects in _tfmot.quantize_scope().custom_objects:
+        keras.utils.get_custom_objects().update(objects)
+    # HDF5 files name the layer inside a wrapper without its package.
+    for kind in (InputQuantize, MultiBitBatchNormalization):
+        keras.utils.get_custom_objects()[kind.__name__] = kind
 
 
 _register_tfmot_objects()

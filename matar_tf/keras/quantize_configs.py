@@ -63,6 +63,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
     Without `inner` it quantizes the kernel of a convolution or dense layer, and the
     layer's output; the bias is rounded to the integer accumulator's grid.
 
+    Compares by identity: Keras would rebuild two equal configs of a saved model as one
+    object, and with it their quantizers.
+
     Policy entries are named after the layer; where `inner` quantizes several weights
     or activations, the further ones are named ``layer/attribute``.
 
@@ -159,15 +162,6 @@ class MatarQuantizeConfig(_QuantizeConfig):
                     arguments["inner"]
                 )
         return cls(**arguments)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, MatarQuantizeConfig)
-            and self.get_config() == other.get_config()
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.weight_bits, self.activation_bits, self.quantize_output))
 
     def _weights(self, layer: Any) -> list[Any]:
         if self.inner is not None:

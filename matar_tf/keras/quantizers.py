@@ -62,6 +62,7 @@ class MultiBitQuantizer(_Quantizer):
         self._layer = weakref.ref(layer)
         self.entry = graph.entry_name(layer) + self.suffix
         graph.remember_wrapper(layer)
+        graph.track_inner_weights(layer)
         self.row = layer.add_weight(
             f"{name}_bits_row",
             shape=(),
@@ -104,16 +105,6 @@ class MultiBitQuantizer(_Quantizer):
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """Returns a quantizer made from what `get_config` returned."""
         return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, MultiBitQuantizer)
-            and type(self) is type(other)
-            and self.get_config() == other.get_config()
-        )
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.bits))
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
