@@ -24,7 +24,13 @@ from matar_tf.parameters import Parameters
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import Workload
 
-__all__ = ["SCHEMA_VERSION", "Artifact", "check_free", "read_artifact", "write_artifact"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Artifact",
+    "check_free",
+    "read_artifact",
+    "write_artifact",
+]
 
 SCHEMA_VERSION: Final = 1
 _MANIFEST = "manifest.json"

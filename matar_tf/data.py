@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import zipfile
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ __all__ = ["DIGITS", "Data", "load_data"]
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NUM_TEST_DIGITS = 500
+_INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,8 +62,8 @@ class Data:
         """
         if self.x_train is None or self.y_train is None:
             raise DataError(
-                f"Expected training data in {self.name!r}, but it holds only x_test and "
-                "y_test; add x_train and y_train."
+                f"Expected training data in {self.name!r}, but it holds only x_test "
+                "and y_test; add x_train and y_train."
             )
         return self.x_train, self.y_train
 
@@ -76,12 +78,8 @@ class Data:
                 f"Expected 1 to {len(self.x_test)} evaluation samples of "
                 f"{self.name!r}, got {num_samples}."
             )
-        return Data(
-            name=self.name,
-            x_test=self.x_test[:num_samples],
-            y_test=self.y_test[:num_samples],
-            x_train=self.x_train,
-            y_train=self.y_train,
+        return replace(
+            self, x_test=self.x_test[:num_samples], y_test=self.y_test[:num_samples]
         )
 
 
@@ -130,13 +128,19 @@ def _load_digits() -> Data:
 
 def _load_file(path: str) -> Data:
     if not Path(path).is_file():
-        raise DataError(f"Expected an .npz file at {path}, found nothing.")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in _KEYS if key in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"Expected an .npz file of plain arrays at {path}, but: {error}."
+            f"Expected an .npz file at {path}, found nothing; check the path."
+        )
+    try:
+        with Path(path).open("rb") as file:
+            stored: Any = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it holds one bare array")
+            arrays = {key: stored[key] for key in _KEYS if key in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "
+            "with numpy.savez."
         ) from error
     return _from_arrays(path, arrays)
 
@@ -145,43 +149,67 @@ def _call(spec: str) -> Any:
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"Expected a function at {spec!r}, but: {error}; write "
             "package.module:function, importable from here."
         ) from error
+    if not callable(function):
+        raise DataError(
+            f"Expected a function at {spec!r}, got {type(function).__name__}; write "
+            "one that returns the data."
+        )
     return function()
 
 
 def _from_arrays(name: str, value: Any) -> Data:
     if hasattr(value, "as_numpy_iterator"):
-        batches = list(value.as_numpy_iterator())
-        if not batches:
-            raise DataError(f"Expected batches from {name!r}, got an empty data set.")
-        value = {
-            "x_test": np.concatenate([np.asarray(x) for x, _ in batches]),
-            "y_test": np.concatenate([np.asarray(y) for _, y in batches]),
-        }
+        value = _from_dataset(name, value)
     if not isinstance(value, Mapping) or not {"x_test", "y_test"} <= set(value):
-        found = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+        found = list(value) if isinstance(value, Mapping) else type(value).__name__
         raise DataError(
             f"Expected the arrays x_test and y_test (and x_train, y_train for "
             f"training) from {name!r}, got {found}."
         )
+    if ("x_train" in value) != ("y_train" in value):
+        raise DataError(
+            f"Expected both x_train and y_train from {name!r}, or neither, got "
+            f"{list(value)}."
+        )
     arrays: dict[str, np.ndarray] = {}
-    for part in ("train", "test"):
-        if f"x_{part}" not in value or f"y_{part}" not in value:
-            continue
-        samples = _check_samples(name, part, np.asarray(value[f"x_{part}"]))
-        labels = np.asarray(value[f"y_{part}"])
-        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-        if labels.shape != samples.shape[:1] or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"Expected {len(samples)} integer labels in y_{part} of {name!r}, got "
-                f"shape {labels.shape} and type {labels.dtype}."
-            )
-        arrays[f"x_{part}"], arrays[f"y_{part}"] = samples, labels.astype(np.int64)
+    for part in ("test", "train"):
+        if f"x_{part}" in value:
+            samples = _check_samples(name, part, np.asarray(value[f"x_{part}"]))
+            labels = np.asarray(value[f"y_{part}"])
+            arrays[f"x_{part}"] = samples
+            arrays[f"y_{part}"] = _check_labels(name, part, labels, len(samples))
+    train_shape = arrays.get("x_train", arrays["x_test"]).shape
+    if train_shape[1:] != arrays["x_test"].shape[1:]:
+        raise DataError(
+            f"Expected samples of one shape in x_train and x_test of {name!r}, got "
+            f"{train_shape} and {arrays['x_test'].shape}."
+        )
     return Data(name=name, **arrays)
+
+
+def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of a finite ``tf.data.Dataset`` of labelled batches."""
+    if int(dataset.cardinality()) == _INFINITE:
+        raise DataError(
+            f"Expected a data set with an end from {name!r}, but it repeats for ever; "
+            "return it without repeat()."
+        )
+    batches = list(dataset.as_numpy_iterator())
+    if not batches:
+        raise DataError(f"Expected batches from {name!r}, got an empty data set.")
+    try:
+        samples, labels = zip(*batches, strict=True)
+        return {"x_test": np.concatenate(samples), "y_test": np.concatenate(labels)}
+    except ValueError as error:
+        raise DataError(
+            f"Expected batches of (samples, labels) from {name!r}, but: {error}; "
+            "batch the data set, and let each element be a pair of arrays."
+        ) from error
 
 
 def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
@@ -197,4 +225,25 @@ def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
             f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
             f"{samples.dtype}."
         )
+    if not np.isfinite(samples).all():
+        raise DataError(
+            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity; "
+            "remove or mend them."
+        )
     return samples.astype(np.float32)
+
+
+def _check_labels(
+    name: str, part: str, labels: np.ndarray, num_samples: int
+) -> np.ndarray:
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (num_samples,) or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"Expected {num_samples} integer labels in y_{part} of {name!r}, got "
+            f"shape {labels.shape} and type {labels.dtype}."
+        )
+    if labels.min() < 0:
+        raise DataError(
+            f"Expected labels from 0 in y_{part} of {name!r}, got {labels.min()}."
+        )
+    return labels.astype(np.int64)

@@ -22,12 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from matar_tf.artifact import Artifact
 from matar_tf.cost import MEASURES, CostModel
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError, SearchError
+from matar_tf.errors import DataError, SearchError
 from matar_tf.policy import Policy
 from matar_tf.report import to_csv, to_json, to_markdown
 from matar_tf.results import Candidate, Provenance, SearchResult
@@ -51,6 +49,7 @@ class RunSettings:
 
     Attributes:
       options: Settings of each search.
+      profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       command: How the run was started, for the record.
       created: ISO time at which it was started, for the record.
@@ -58,6 +57,7 @@ class RunSettings:
     """
 
     options: SearchOptions
+    profile: str = "int8"
     num_jobs: int = 1
     command: str = ""
     created: str = ""
@@ -126,7 +126,9 @@ def retarget(
                     one for one in result.references if _is_diagonal(one.name)
                 ),
             )
-            result = _write_target(artifact, data, output, result, reference)
+            result = _write_target(
+                artifact, data, output, result, settings.profile, reference
+            )
             on_result(result)
             results.append(result)
             if result.interrupted:
@@ -170,6 +172,7 @@ def prepare_output(
         "max_evaluations": settings.options.max_evaluations,
         "objectives": [one.to_json() for one in settings.options.objectives],
         "artifact_digest": artifact.digest(),
+        "profile": settings.profile,
         "data": data.name,
         "data_digest": data.digest(),
         "versions": _versions(),
@@ -278,6 +281,7 @@ def _write_target(
     data: Data,
     output: Path,
     result: SearchResult,
+    profile: str,
     reference: Reference | None,
 ) -> SearchResult:
     folder = Path(tempfile.mkdtemp(dir=output, prefix=f".{result.target}."))
@@ -291,10 +295,9 @@ def _write_target(
                 builder,
                 candidate.policy,
                 folder / f"{candidate.name}.tflite",
+                profile=profile,
                 metadata={
                     "target": result.target,
-                    "profile": "int8",
-                    "artifact_digest": result.provenance.artifact_digest,
                     "metrics": dict(candidate.metrics),
                     "num_samples": result.provenance.num_samples,
                 },
@@ -308,7 +311,7 @@ def _write_target(
             return replace(candidate, metrics=metrics, costs=costs)
 
         def size(candidate: Candidate) -> Candidate:
-            num_bytes = len(builder.build(candidate.policy))
+            num_bytes = len(builder.build(candidate.policy, profile=profile))
             return replace(
                 candidate, costs={**candidate.costs, "file_bytes": num_bytes}
             )

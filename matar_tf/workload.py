@@ -167,10 +167,7 @@ class Workload:
                     f"Expected a workload of schema_version {SCHEMA_VERSION}, got "
                     f"{document['schema_version']!r}."
                 )
-            tensors = [
-                TensorWorkload(**{**entry, "shape": tuple(entry["shape"])})
-                for entry in document["tensors"]
-            ]
+            tensors = [_read_tensor(entry) for entry in document["tensors"]]
             layers = tuple(_read_layer(entry) for entry in document["layers"])
             return cls(
                 layers=layers,
@@ -180,6 +177,11 @@ class Workload:
             )
         except (KeyError, TypeError) as error:
             raise ModelError(f"The workload is malformed: {error!r}.") from error
+
+
+def _read_tensor(entry: dict[str, Any]) -> TensorWorkload:
+    fields: dict[str, Any] = {**entry, "shape": tuple(entry["shape"])}
+    return TensorWorkload(**fields)
 
 
 def _read_layer(entry: dict[str, Any]) -> LayerWorkload:

@@ -10,6 +10,7 @@ Reference: mlcommons/tiny, image classification.
 
 from __future__ import annotations
 
+from matar_tf.keras import Schedule
 from recipes.common import RecipeConfig
 from recipes.models import mlperf_tiny_resnet8
 
@@ -20,10 +21,10 @@ def get_config() -> RecipeConfig:
         name="cifar10_resnet8",
         data=None,
         build_model=mlperf_tiny_resnet8,
-        float_epochs=100,
-        float_learning_rate=2e-3,
-        multi_bit_epochs=100,
-        multi_bit_learning_rate=1e-3,
-        batch_size=128,
-        augment=True,
+        float_schedule=Schedule(
+            epochs=100, learning_rate=2e-3, batch_size=128, augment=True
+        ),
+        multi_bit_schedule=Schedule(
+            epochs=100, learning_rate=1e-3, batch_size=128, augment=True
+        ),
     )

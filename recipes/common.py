@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.errors import MatarError, did_you_mean
+from matar_tf.keras import Schedule
 
 __all__ = ["RecipeConfig", "list_recipes", "load_recipe", "quick"]
 
@@ -22,30 +23,26 @@ class RecipeConfig:
       data: Default for ``--data``, or None where the user must name it.
       build_model: Function of ``(input_shape, num_classes)`` that returns a float
         tf_keras model with logits as output.
-      float_epochs: Epochs of the float network.
-      float_learning_rate: Peak of the cosine schedule of Adam.
-      multi_bit_epochs: Epochs of the multi-bitwidth network.
-      multi_bit_learning_rate: Peak of the cosine schedule of Adam.
-      batch_size: Of both.
-      augment: Whether to shift and mirror training images at random.
+      float_schedule: Training of the float network.
+      multi_bit_schedule: Training of the multi-bitwidth network.
       evaluate_policies: Names of the uniform policies that go on record.
     """
 
     name: str
     data: str | None
     build_model: Callable[[tuple[int, ...], int], Any]
-    float_epochs: int
-    float_learning_rate: float
-    multi_bit_epochs: int
-    multi_bit_learning_rate: float
-    batch_size: int
-    augment: bool
+    float_schedule: Schedule
+    multi_bit_schedule: Schedule
     evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 
 
 def quick(config: RecipeConfig) -> RecipeConfig:
     """Returns the smoke run of a recipe: one epoch of each kind."""
-    return replace(config, float_epochs=1, multi_bit_epochs=1)
+    return replace(
+        config,
+        float_schedule=replace(config.float_schedule, epochs=1),
+        multi_bit_schedule=replace(config.multi_bit_schedule, epochs=1),
+    )
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -65,14 +62,14 @@ def load_recipe(spec: str) -> RecipeConfig:
     Raises:
       MatarError: If there is no such recipe or variant.
     """
-    name, _, variant = spec.partition(":")
+    name, colon, variant = spec.partition(":")
     if name not in list_recipes():
         raise MatarError(
             f"Expected the name of a recipe, got {name!r}. "
             f"{did_you_mean(name, list_recipes())}"
         )
     config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
-    if not variant:
+    if not colon:
         return config
     if variant != "quick":
         raise MatarError(

@@ -8,6 +8,7 @@ Variants: digits_resnet8:quick, one epoch of each kind, to see that it runs.
 from __future__ import annotations
 
 from matar_tf.data import DIGITS
+from matar_tf.keras import Schedule
 from recipes.common import RecipeConfig
 from recipes.models import digits_resnet
 
@@ -18,10 +19,7 @@ def get_config() -> RecipeConfig:
         name="digits_resnet8",
         data=DIGITS,
         build_model=digits_resnet,
-        float_epochs=20,
-        float_learning_rate=3e-3,
-        multi_bit_epochs=50,
-        multi_bit_learning_rate=3e-3,
-        batch_size=32,
-        augment=False,  # a mirrored or shifted 8x8 digit is often another digit
+        # No augment: a mirrored or shifted 8x8 digit is often another digit.
+        float_schedule=Schedule(epochs=20, learning_rate=3e-3, batch_size=32),
+        multi_bit_schedule=Schedule(epochs=50, learning_rate=3e-3, batch_size=32),
     )

@@ -28,6 +28,12 @@ _COMPARE = flags.DEFINE_enum(
     ["keras", "none"],
     "What the file must agree with: the artifact's Keras network, or nothing.",
 )
+_PROFILE = flags.DEFINE_enum(
+    "profile",
+    "int8",
+    ["int8", "packed-litert", "packed-float", "packed-portable"],
+    "How the file stores kernels.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 flags.mark_flags_as_required(["artifact", "policy", "output"])
 
@@ -77,11 +83,13 @@ def main(argv: Sequence[str]) -> int:
         ModelBuilder(artifact),
         policy,
         output,
-        metadata={"profile": "int8", "artifact_digest": artifact.digest()},
+        profile=_PROFILE.value,
         samples=samples,
         reference=reference,
     )
     print(f"Wrote {output}: {exported.num_bytes} bytes.")
+    for entry, note in exported.notes.items():
+        print(f"  {entry}: stored wider than its width: {note}.")
     if exported.agreement is not None and samples is not None:
         verdict = "as expected" if exported.agreement >= EXPECTED_AGREEMENT else "low"
         print(

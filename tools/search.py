@@ -38,6 +38,12 @@ _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_PROFILE = flags.DEFINE_enum(
+    "profile",
+    "int8",
+    ["int8", "packed-litert", "packed-float", "packed-portable"],
+    "How exported files store kernels.",
+)
 _COMPARE = flags.DEFINE_enum(
     "compare",
     "auto",
@@ -75,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
             population_size=min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
         ),
+        profile=_PROFILE.value,
         num_jobs=_JOBS.value,
         command=command_line(),
         created=now(),

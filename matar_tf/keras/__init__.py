@@ -30,7 +30,12 @@ from matar_tf.keras.samplers import (
     Sampler,
     UniformSampler,
 )
-from matar_tf.keras.training import evaluate_policies, train_float, train_multi_bit
+from matar_tf.keras.training import (
+    Schedule,
+    evaluate_policies,
+    train_float,
+    train_multi_bit,
+)
 
 __all__ = [
     "IndependentSampler",
@@ -41,6 +46,7 @@ __all__ = [
     "PolicyMetrics",
     "PolicyRandomizer",
     "Sampler",
+    "Schedule",
     "UniformSampler",
     "calibrate",
     "evaluate_policies",

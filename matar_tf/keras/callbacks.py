@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras._compat import keras
+from matar_tf.errors import DataError, ModelError
+from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.samplers import MixtureSampler, Sampler
 from matar_tf.policy import Policy
@@ -22,9 +23,12 @@ class PolicyRandomizer(keras.callbacks.Callback):
     training that was killed and restored (``BackupAndRestore``) goes on as if it had
     not been. Evaluation, and the model after training, use one fixed policy.
 
+    Keras calls callbacks between executions, so the model must be compiled with one
+    step per execution, Keras' default; training with more raises a `ModelError`.
+
     Args:
       sampler: Draws the policies; by default half uniform, half independent.
-      seed: Of all draws.
+      seed: Of all draws, at least 0.
       evaluation_policy: Name of the uniform policy for evaluation, or a policy; None
         for the widest.
     """
@@ -42,21 +46,39 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
         self._history: list[tuple[int, int, np.ndarray]] = []
-        self._setter: Any = None
-        self._before_test: np.ndarray | None = None
+        self._setter: PolicySetter | None = None
 
     @property
     def history(self) -> list[tuple[int, int, Policy]]:
-        """Epoch, batch and policy of every training batch so far."""
+        """Epoch, batch and policy of every training batch of the model so far."""
         return [
-            (epoch, batch, self._setter.policy(rows))
+            (epoch, batch, self._of_model().policy(rows))
             for epoch, batch, rows in self._history
         ]
 
     def set_model(self, model: Any) -> None:
         """Finds the quantizers of the model; called by Keras."""
         super().set_model(model)
-        self._setter: PolicySetter = policy_setter(model)
+        setter = policy_setter(model)
+        if setter is not self._setter:
+            self._history.clear()
+        self._setter = setter
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks that every batch can have a policy of its own.
+
+        Raises:
+          ModelError: If the model runs several batches in one execution.
+          PolicyError: If the evaluation policy does not fit the model.
+        """
+        model: Any = self.model
+        if model.autotune_steps_per_execution or int(model.steps_per_execution) != 1:
+            raise ModelError(
+                "Expected a model compiled with steps_per_execution=1, so that every "
+                "batch gets a policy of its own; compile it so."
+            )
+        if self._evaluation_policy is not None:
+            self._of_model()(self._evaluation_policy)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Remembers the epoch."""
@@ -64,9 +86,10 @@ class PolicyRandomizer(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Draws the policy of this batch and puts it in force."""
+        setter = self._of_model()
         rng = np.random.default_rng((self._seed, self._epoch, batch))
-        rows = self._setter.rows(self._sampler(self._setter.space, rng))
-        self._setter.assign_rows(rows)
+        rows = setter.rows(self._sampler(setter.space, rng))
+        setter.assign_rows(rows)
         self._history.append((self._epoch, batch, rows.astype(np.int8)))
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -78,21 +101,33 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._apply_evaluation_policy()
 
     def _apply_evaluation_policy(self) -> None:
-        policy = self._evaluation_policy
-        self._setter(self._setter.widest() if policy is None else policy)
+        setter, policy = self._of_model(), self._evaluation_policy
+        setter(setter.widest() if policy is None else policy)
+
+    def _of_model(self) -> PolicySetter:
+        if self._setter is None:
+            raise ModelError(
+                "The policy callback has no model yet; pass it to fit, or call "
+                "set_model."
+            )
+        return self._setter
 
 
 class PolicyMetrics(keras.callbacks.Callback):
     """Evaluates named policies after an epoch and adds the metrics to ``logs``.
 
-    The keys are ``val_accuracy/w4a4``: History, TensorBoard, EarlyStopping and
-    ModelCheckpoint see them if they stand after this callback in the list.
+    The keys are ``val_accuracy/w4a4``: History sees them, and so do TensorBoard,
+    EarlyStopping and ModelCheckpoint if they stand after this callback in the list.
 
     Args:
       validation_data: ``(x, y)`` arrays, or a ``tf.data.Dataset``.
       policies: Names of uniform policies, or named policies.
       batch_size: For arrays.
       every: Evaluate after every so many epochs.
+
+    Raises:
+      DataError: If the validation data have another form.
+      ModelError: If `every` is below 1.
     """
 
     def __init__(
@@ -104,10 +139,28 @@ class PolicyMetrics(keras.callbacks.Callback):
         every: int = 1,
     ) -> None:
         super().__init__()
+        is_pair = isinstance(validation_data, tuple) and len(validation_data) == 2
+        if not is_pair and not isinstance(validation_data, tf.data.Dataset):
+            raise DataError(
+                "Expected (x, y) or a tf.data.Dataset as validation data, got "
+                f"{type(validation_data).__name__}."
+            )
+        if every < 1:
+            raise ModelError(f"Expected every >= 1 epoch, got {every}.")
         self._data = validation_data
         self._policies = policies
         self._batch_size = batch_size
         self._every = every
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Checks the policies, before an epoch is spent.
+
+        Raises:
+          PolicyError: If a policy does not fit the model.
+        """
+        space = policy_setter(self.model).space
+        for policy in self._named().values():
+            space.validate(policy)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Evaluates and records; leaves the policy in force as it was."""
@@ -115,19 +168,23 @@ class PolicyMetrics(keras.callbacks.Callback):
             return
         setter = policy_setter(self.model)
         before = setter.current()
-        named = self._policies
-        if not isinstance(named, Mapping):
-            named = {name: setter.space.named(name) for name in named}
-        for name, policy in named.items():
+        for name, policy in self._named().items():
             setter(policy)
             for metric, value in self._evaluate().items():
                 logs[f"val_{metric}/{name}"] = value
         setter(before)
 
+    def _named(self) -> Mapping[str, Policy]:
+        if isinstance(self._policies, Mapping):
+            return self._policies
+        space = policy_setter(self.model).space
+        return {name: space.named(name) for name in self._policies}
+
     def _evaluate(self) -> dict[str, float]:
+        model: Any = self.model
         if isinstance(self._data, tuple):
             x, y = self._data
-            return self.model.evaluate(
+            return model.evaluate(
                 x, y, batch_size=self._batch_size, verbose=0, return_dict=True
             )
-        return self.model.evaluate(self._data, verbose=0, return_dict=True)
+        return model.evaluate(self._data, verbose=0, return_dict=True)

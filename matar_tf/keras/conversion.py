@@ -125,16 +125,16 @@ def _store_kernel(levels: np.ndarray, scale: np.ndarray, *, per_channel: bool) -
         return tf.quantization.fake_quant_with_min_max_vars(
             kernel, -high, high, narrow_range=True
         )
-    swapped = scale.ndim == 2 and scale.shape[1] == 1
-    if swapped:
+    order = list(range(levels.ndim))
+    if scale.ndim == 2 and scale.shape[1] == 1:
         # Depthwise, [..., in, 1]: the converter wants the channels on the last axis.
-        order = (*range(levels.ndim - 2), levels.ndim - 1, levels.ndim - 2)
-        kernel = tf.transpose(kernel, order)
-    high = (127 * scale.reshape(-1)[-kernel.shape[-1] :]).astype(np.float32)
+        order[-2:] = order[-1], order[-2]
+    num_channels = levels.shape[order[-1]]
+    high = (127 * scale.reshape(-1)[-num_channels:]).astype(np.float32)
     stored = tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        kernel, -high, high, narrow_range=True
+        tf.transpose(kernel, order), -high, high, narrow_range=True
     )
-    return tf.transpose(stored, order) if swapped else stored
+    return tf.transpose(stored, order)
 
 
 def _is_dense(quantizer: Any) -> bool:

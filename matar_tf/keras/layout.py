@@ -192,7 +192,7 @@ def lay_out(
         expand = builder.expansion(layer) if touched else builder.copied
         builder.made.clear()
         outputs = expand(layer, *args, **kwargs)
-        origins.update(dict.fromkeys(builder.made, layer.name))
+        origins.update({name: str(layer.name) for name in builder.made})
         for old, new in zip(
             tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True
         ):
@@ -506,13 +506,13 @@ class _Builder:
 
         Batch norm below takes the bias over.
         """
-        weights = layer.get_weights() if weights is None else weights
+        values: list[Any] = layer.get_weights() if weights is None else weights
         if self._feeds_norm(layer) and layer.use_bias:
-            layer, weights = _copy(layer, use_bias=False), weights[:1]
+            layer, values = _copy(layer, use_bias=False), values[:1]
         name = activation_name(layer)
         if name in _FUSED_ACTIVATIONS:
-            return self._call(_copy(layer), weights, tensor)
-        outputs = self._call(_copy(layer, activation="linear"), weights, tensor)
+            return self._call(_copy(layer), values, tensor)
+        outputs = self._call(_copy(layer, activation="linear"), values, tensor)
         activation = _L.Activation(name, name=f"{layer.name}_{name}")
         return self._call(activation, [], outputs)
 

@@ -12,6 +12,8 @@ outside, for the step, with ``v = x / s``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from matar_tf.keras._compat import tf
 
 __all__ = [
@@ -81,7 +83,7 @@ def _lsq(
     qmin: tf.Tensor,
     qmax: tf.Tensor,
     gradient_scale: tf.Tensor,
-) -> tuple[tf.Tensor, object]:
+) -> Any:
     """`fake_quantize` with the LSQ gradient; the step's is scaled."""
     v = x / step
     levels = tf.floor(tf.clip_by_value(v, qmin, qmax) + 0.5)

@@ -134,10 +134,8 @@ def quantize_model(
       PolicyError: If the space does not fit the model.
     """
     check_model(model)
-    return _tfmot.quantize_apply(
-        _tfmot.quantize_annotate_model(model),
-        scheme=MatarQuantizeScheme(space, signed_inputs=signed_inputs),
-    )
+    scheme: Any = MatarQuantizeScheme(space, signed_inputs=signed_inputs)
+    return _tfmot.quantize_apply(_tfmot.quantize_annotate_model(model), scheme=scheme)
 
 
 class PolicySetter:

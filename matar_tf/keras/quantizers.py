@@ -305,8 +305,8 @@ class PoolQuantizer(_Quantizer):
 class BiasQuantizer(_Quantizer):
     """Rounds a bias onto the grid of the integer accumulator, in evaluation only.
 
-    The grid is ``s_in * s_w[c] / k``: the step of the layer's input times that of
-    its kernel, over the factor by which levels are stored.
+    The grid is ``s_in * s_w[c]``: the step of the layer's input times that of its
+    kernel, the unit in which n-bit hardware accumulates.
     """
 
     def __init__(self) -> None:
@@ -350,17 +350,13 @@ def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:
       scale: Factors of a folded batch norm, ``[channels]``, or None.
 
     Returns:
-      The bias on the grid ``s_in * s_w * |scale| / k``; the bias itself while the
+      The bias on the grid ``s_in * s_w * |scale|``; the bias itself while the
       model is being put together, or where kernel or input are not quantized.
     """
     kernel, source = graph.kernel_quantizer(layer), graph.input_quantizer(layer)
     if kernel is None or source is None:
         return bias
-    factors = tf.constant(
-        [numerics.weight_store_factor(bits) for bits in kernel.bits], tf.float32
-    )
     grid = source.step() * tf.reshape(kernel.step(), (-1,))
-    grid = grid / tf.gather(factors, kernel.row)
     if scale is not None:
         # A channel whose scale is 0 passes nothing on; its grid is unscaled.
         grid = grid * tf.where(tf.equal(scale, 0.0), tf.ones_like(scale), tf.abs(scale))

@@ -21,6 +21,7 @@ __all__ = [
     "MixtureSampler",
     "Sampler",
     "UniformSampler",
+    "draw_policies",
 ]
 
 
@@ -70,8 +71,17 @@ class UniformSampler:
     names: tuple[str, ...] = ()
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
-        """Returns the next policy."""
+        """Returns the next policy.
+
+        Raises:
+          PolicyError: If the space has no uniform policy, or none of such a name.
+        """
         names = self.names or space.uniform_names(mixed=True)
+        if not names:
+            raise PolicyError(
+                "Expected a space with uniform policies, but its entries share no "
+                "width; use IndependentSampler()."
+            )
         return space.named(names[int(rng.integers(len(names)))])
 
 
@@ -88,10 +98,14 @@ class MixtureSampler:
     probs: tuple[float, ...] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
-        if len(self.samplers) != len(self.probs) or abs(sum(self.probs) - 1.0) > 1e-6:
+        if (
+            len(self.samplers) != len(self.probs)
+            or abs(sum(self.probs) - 1.0) > 1e-6
+            or min(self.probs) < 0
+        ):
             raise PolicyError(
                 f"Expected one probability for each of {len(self.samplers)} samplers, "
-                f"summing to 1, got {self.probs}."
+                f"none below 0, summing to 1, got {self.probs}."
             )
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
@@ -112,6 +126,10 @@ class LegalSampler:
 
     spaces: tuple[PolicySpace, ...]
     sampler: Sampler = IndependentSampler()
+
+    def __post_init__(self) -> None:
+        if not self.spaces:
+            raise PolicyError("Expected the legal space of at least one target.")
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
         """Returns the next policy; it is checked against `space`."""

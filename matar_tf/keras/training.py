@@ -1,38 +1,70 @@
 """Training from a float network to a multi-bitwidth one, with plain ``fit``.
 
-Both trainings are saved after every epoch (``BackupAndRestore``): started again with
-the same folder, they go on where they were.
+Order, augmentation and policies of a batch depend on the seed, the epoch and the batch
+alone, and both trainings are saved after every epoch: started again with the same
+folder, they go on to the result that they would have had without the stop.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matar_tf.data import Data
+from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.callbacks import PolicyRandomizer
-from matar_tf.keras.quantize import calibrate, quantize_model, set_policy
+from matar_tf.keras.quantize import (
+    calibrate,
+    policy_setter,
+    quantize_model,
+    set_policy,
+)
 from matar_tf.keras.samplers import Sampler
 from matar_tf.policy import PolicySpace
 
-__all__ = ["evaluate_policies", "train_float", "train_multi_bit"]
+__all__ = ["Schedule", "evaluate_policies", "train_float", "train_multi_bit"]
 
 _CALIBRATION_SAMPLES = 512
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
+_FINAL_LEARNING_RATE = 0.01  # of the peak
+_random: Any = tf.random  # the type stubs lack parts of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long and in which steps to train.
+
+    Attributes:
+      epochs: Number of epochs.
+      learning_rate: Peak of the cosine schedule of Adam; it ends at 1 % of it.
+      batch_size: Of the training batches.
+      augment: Whether to mirror images and to shift them by up to 4 pixels at random.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    augment: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ModelError(
+                "Expected at least one epoch, one sample in a batch and a learning "
+                f"rate above 0, got {self}."
+            )
 
 
 def train_float(
     build_model: Callable[[tuple[int, ...], int], Any],
     data: Data,
+    schedule: Schedule,
     *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    augment: bool = False,
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Any:
@@ -41,33 +73,32 @@ def train_float(
     Args:
       build_model: Function of ``(input_shape, num_classes)``.
       data: Training data.
-      epochs: Number of epochs.
-      learning_rate: Peak of the schedule.
-      batch_size: Of the training batches.
-      augment: Whether to shift and mirror images at random.
+      schedule: How long and in which steps.
       seed: Of initial weights, order and augmentation.
       folder: Where to save after every epoch, or None.
 
     Returns:
       The trained model.
+
+    Raises:
+      DataError: If there are no training data, or they cannot be augmented.
+      ModelError: If the folder holds another training.
     """
     keras.utils.set_random_seed(seed)
     x, y = data.training()
-    model = build_model(tuple(x.shape[1:]), int(y.max()) + 1)
-    _fit(model, x, y, epochs, learning_rate, batch_size, augment, seed, folder, [])
+    num_classes = int(max(y.max(), data.y_test.max())) + 1
+    model = build_model(tuple(x.shape[1:]), num_classes)
+    _fit(model, data, schedule, seed, folder, [])
     return model
 
 
 def train_multi_bit(
     model: Any,
     data: Data,
+    schedule: Schedule,
     *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
     space: PolicySpace | None = None,
     sampler: Sampler | None = None,
-    augment: bool = False,
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Any:
@@ -76,99 +107,202 @@ def train_multi_bit(
     Args:
       model: The float network.
       data: Training data.
-      epochs: Number of epochs.
-      learning_rate: Peak of the schedule.
-      batch_size: Of the training batches.
+      schedule: How long and in which steps.
       space: Widths of every policy entry; None for the default of the model.
       sampler: Draws the policy of each batch; see `PolicyRandomizer`.
-      augment: Whether to shift and mirror images at random.
       seed: Of policies, order and augmentation.
       folder: Where to save after every epoch, or None.
 
     Returns:
       The trained model, under its widest policy.
+
+    Raises:
+      DataError: If there are no training data, or they cannot be augmented.
+      ModelError: If the model cannot be quantized, or the folder holds another
+        training.
     """
     keras.utils.set_random_seed(seed)
-    x, y = data.training()
+    x, _ = data.training()
     quantized = quantize_model(model, space, signed_inputs=bool(x.min() < 0))
     calibrate(quantized, x[:_CALIBRATION_SAMPLES])
-    randomizer = PolicyRandomizer(sampler, seed=seed)
     _fit(
-        quantized, x, y, epochs, learning_rate, batch_size, augment, seed, folder,
-        [randomizer],
-    )  # fmt: skip
+        quantized, data, schedule, seed, folder, [PolicyRandomizer(sampler, seed=seed)]
+    )
+    set_policy(quantized, policy_setter(quantized).widest())
     return quantized
 
 
 def evaluate_policies(
     model: Any, x: np.ndarray, y: np.ndarray, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Returns loss and accuracy of a compiled model under uniform policies."""
+    """Returns loss and accuracy of a compiled model under uniform policies.
+
+    The policy in force stays in force.
+    """
+    setter = policy_setter(model)
+    before = setter.current()
     rows: dict[str, dict[str, float]] = {}
     for name in names:
-        set_policy(model, name)
+        setter(name)
         rows[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
+    setter(before)
     return rows
 
 
-def _fit(  # noqa: PLR0913 - private; the public functions name what they pass
+def _fit(
     model: Any,
-    x: np.ndarray,
-    y: np.ndarray,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    augment: bool,
+    data: Data,
+    schedule: Schedule,
     seed: int,
     folder: str | Path | None,
     callbacks: list[Any],
 ) -> None:
-    steps_per_epoch = -(-len(x) // batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate,
-        epochs * steps_per_epoch,
-        alpha=0.01,
+    x, y = data.training()
+    if schedule.augment and x.ndim != 4:
+        raise DataError(
+            f"Expected images [num_samples, height, width, channels] to augment, got "
+            f"samples of shape {x.shape}; train without augment."
+        )
+    steps_per_epoch = -(-len(x) // schedule.batch_size)
+    learning_rate: Any = keras.optimizers.schedules.CosineDecay(
+        schedule.learning_rate,
+        schedule.epochs * steps_per_epoch,
+        alpha=_FINAL_LEARNING_RATE,
     )
     model.compile(
-        keras.optimizers.Adam(schedule),
+        keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+    first_epoch = 0
     if folder is not None:
-        backup = keras.callbacks.BackupAndRestore(str(folder), delete_checkpoint=False)
+        backup = _Backup(model, Path(folder), _describe(model, data, schedule, seed))
+        first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
-    dataset = _batches(x, y, batch_size, augment, seed)
-    model.fit(dataset, epochs=epochs, callbacks=callbacks, verbose=2)
+    if first_epoch < schedule.epochs:
+        model.fit(
+            _batches(x, y, schedule, seed, first_epoch),
+            initial_epoch=first_epoch,
+            epochs=schedule.epochs,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=callbacks,
+            verbose=2,
+        )
+
+
+class _Backup(keras.callbacks.Callback):
+    """Saves model, optimizer and epoch after every epoch, and brings them back.
+
+    Unlike ``BackupAndRestore`` it tells the epoch before ``fit`` starts, so that the
+    data can start there as well, and it does not mistake one training for another.
+
+    Args:
+      model: The compiled model.
+      folder: Where to save.
+      description: What tells this training from others, as JSON.
+    """
+
+    def __init__(self, model: Any, folder: Path, description: str) -> None:
+        super().__init__()
+        self._description = description
+        self._file = folder / "training.json"
+        self._epochs_done = tf.Variable(tf.constant(0, tf.int64))
+        # The variables of the optimizer must be there to be restored.
+        model.optimizer.build(model.trainable_variables)
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(
+                model=model, optimizer=model.optimizer, epochs_done=self._epochs_done
+            ),
+            str(folder),
+            max_to_keep=1,
+        )
+
+    def restore(self) -> int:
+        """Brings back what was saved; returns the number of epochs done.
+
+        Raises:
+          ModelError: If the folder holds another training.
+        """
+        latest = self._manager.latest_checkpoint
+        if latest is None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text(self._description)
+            return 0
+        if not self._file.is_file() or self._file.read_text() != self._description:
+            raise ModelError(
+                f"Expected the training {self._description} in {self._file.parent}, "
+                "but it holds another; remove it, or choose another folder."
+            )
+        status = self._manager.checkpoint.restore(latest)
+        status.assert_existing_objects_matched()
+        return int(self._epochs_done.numpy())
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Saves."""
+        self._epochs_done.assign(epoch + 1)
+        self._manager.save()
+
+
+def _describe(model: Any, data: Data, schedule: Schedule, seed: int) -> str:
+    description = {
+        "model": model.name,
+        "weights": [list(weight.shape) for weight in model.weights],
+        "data": data.name,
+        "data_digest": data.digest(),
+        "num_samples": len(data.training()[0]),
+        "schedule": asdict(schedule),
+        "seed": seed,
+    }
+    return json.dumps(description)
 
 
 def _batches(
-    x: np.ndarray, y: np.ndarray, batch_size: int, augment: bool, seed: int
+    x: np.ndarray, y: np.ndarray, schedule: Schedule, seed: int, first_epoch: int
 ) -> Any:
-    dataset = tf.data.Dataset.from_tensor_slices((x, y))
-    dataset = dataset.shuffle(len(x), seed=seed).batch(batch_size)
-    if augment:
-        counter = tf.data.Dataset.random(seed=seed)
-        dataset = tf.data.Dataset.zip((dataset, counter)).map(
-            lambda sample, number: (_augment(sample[0], number), sample[1]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+    """Returns the batches of all epochs from `first_epoch` on, one after the other."""
+    samples, labels = tf.constant(x), tf.constant(y)
+
+    def epoch_batches(epoch: Any) -> Any:
+        order = _random.experimental.stateless_shuffle(
+            tf.range(len(x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
         )
-    return dataset.prefetch(tf.data.AUTOTUNE)
+        indices = tf.data.Dataset.from_tensor_slices(order).batch(schedule.batch_size)
+        return indices.enumerate().map(
+            lambda number, index: (tf.stack([epoch, number]), index)
+        )
+
+    def batch(place: Any, index: Any) -> tuple[Any, Any]:
+        images = tf.gather(samples, index)
+        if schedule.augment:
+            key = tf.stack([tf.constant(seed, tf.int64), place[0]])
+            images = _augment(images, _random.fold_in(key, place[1]))
+        return images, tf.gather(labels, index)
+
+    return (
+        tf.data.Dataset.range(first_epoch, schedule.epochs)
+        .flat_map(epoch_batches)
+        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
-def _augment(images: Any, number: Any) -> Any:
-    """Mirrors half of the images, shifts each by up to 4 pixels."""
-    seeds = tf.random.split(tf.stack([tf.cast(number, tf.int32), 0]), 3)
+def _augment(images: Any, key: Any) -> Any:
+    """Mirrors half of the images, shifts each by up to 4 pixels; zeros come in.
+
+    Args:
+      images: Shape ``[batch, height, width, channels]``.
+      key: Seed of stateless random numbers, ``[2]``.
+    """
+    keys = _random.split(key, 3)
     count = tf.shape(images)[0]
-    mirrored = tf.random.stateless_uniform((count, 1, 1, 1), seeds[0]) < 0.5
+    mirrored = _random.stateless_uniform((count, 1, 1, 1), keys[0]) < 0.5
     images = tf.where(mirrored, tf.reverse(images, [2]), images)
-    height, width = images.shape[1], images.shape[2]
     padding = [[0, 0], [_SHIFT, _SHIFT], [_SHIFT, _SHIFT], [0, 0]]
     padded = tf.pad(images, padding)
-    rows, columns = (
-        tf.random.stateless_uniform((count, 1), seed, 0, 2 * _SHIFT + 1, tf.int32)
-        + tf.range(size)
-        for seed, size in ((seeds[1], height), (seeds[2], width))
-    )
-    padded = tf.gather(padded, rows, axis=1, batch_dims=1)
-    return tf.gather(padded, columns, axis=2, batch_dims=1)
+    for axis, key_of_axis in ((1, keys[1]), (2, keys[2])):
+        starts = _random.stateless_uniform(
+            (count, 1), key_of_axis, 0, 2 * _SHIFT + 1, tf.int32
+        )
+        window = starts + tf.range(images.shape[axis])
+        padded = tf.gather(padded, window, axis=axis, batch_dims=1)
+    return padded

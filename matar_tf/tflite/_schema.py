@@ -12,10 +12,12 @@ from matar_tf.errors import ExportError
 
 __all__ = [
     "COMPUTE_OPS",
+    "add_tensor",
     "compact",
     "find_operator_code",
     "load_model",
     "op_name",
+    "quantization",
     "schema",
     "set_buffer",
     "tensor_array",
@@ -98,6 +100,27 @@ def set_buffer(model: Any, tensor: Any, values: np.ndarray) -> None:
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
     tensor.buffer = len(model.buffers) - 1
+
+
+def quantization(scale: Any, zero_point: Any, dimension: int) -> Any:
+    """Returns quantization parameters; `scale` and `zero_point` are vectors."""
+    parameters = schema.QuantizationParametersT()
+    parameters.scale = np.asarray(scale, np.float32)
+    parameters.zeroPoint = np.asarray(zero_point, np.int64)
+    parameters.quantizedDimension = dimension
+    return parameters
+
+
+def add_tensor(model: Any, like: Any, suffix: str) -> int:
+    """Adds a float tensor of the shape of another; returns its index."""
+    tensor = schema.TensorT()
+    tensor.shape, tensor.shapeSignature = like.shape, like.shapeSignature
+    tensor.type, tensor.buffer = schema.TensorType.FLOAT32, 0
+    tensor.name = (like.name or b"") + f"_{suffix}".encode()
+    tensor.hasRank = True
+    tensors = model.subgraphs[0].tensors
+    tensors.append(tensor)
+    return len(tensors) - 1
 
 
 def compact(model: Any) -> None:

@@ -7,16 +7,20 @@ what is searched is what is deployed.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarError
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -62,6 +66,9 @@ class PolicyEvaluator:
       samples: Float samples, ``[num_samples, ...]``.
       labels: Integer labels, ``[num_samples]``.
       metrics: Functions of ``(outputs, labels)``, by name.
+
+    Raises:
+      DataError: If there are not as many labels as samples, at least one.
     """
 
     def __init__(
@@ -98,11 +105,16 @@ class ParallelEvaluator:
       make_evaluator: Makes what measures one policy, once in each process; it must
         pickle.
       num_jobs: Number of processes; 1 measures in this one.
+
+    Raises:
+      MatarError: If `num_jobs` is below 1.
     """
 
     def __init__(
         self, make_evaluator: Callable[[], PolicyEvaluator], num_jobs: int = 1
     ) -> None:
+        if num_jobs < 1:
+            raise MatarError(f"Expected at least one process, got num_jobs={num_jobs}.")
         self._evaluator = make_evaluator() if num_jobs == 1 else None
         self._pool = (
             None
@@ -119,14 +131,25 @@ class ParallelEvaluator:
     def __call__(
         self, policies: Iterable[Policy]
     ) -> Iterator[tuple[Policy, Mapping[str, float]]]:
-        """Yields each policy with its metrics, as they are ready."""
+        """Yields each policy with its metrics, in the order given.
+
+        Raises:
+          MatarError: If a process ends before its time.
+        """
         policies = list(policies)
         if self._evaluator is not None:
             for policy in policies:
                 yield policy, self._evaluator(policy)
-            return
         if self._pool is not None:
-            yield from zip(policies, self._pool.map(_evaluate, policies), strict=True)
+            try:
+                measured = self._pool.map(_evaluate, policies)
+                yield from zip(policies, measured, strict=True)
+            except BrokenProcessPool as error:
+                raise MatarError(
+                    "A measuring process ended before its time: it could not start (a "
+                    "script needs 'if __name__ == \"__main__\":'), or ran out of "
+                    "memory; try fewer jobs."
+                ) from error
 
     def close(self) -> None:
         """Ends the processes."""
@@ -141,7 +164,12 @@ class ParallelEvaluator:
 
 
 def measure_latency_ms(runner: Runner, *, num_runs: int = 50) -> float:
-    """Returns the median milliseconds of one inference of one sample."""
+    """Returns the median milliseconds of one inference of one sample.
+
+    Args:
+      runner: A model in its runtime; the first inference does not count.
+      num_runs: Number of inferences, at least 1.
+    """
     sample = np.zeros((1, *runner.input_shape), np.float32)
     runner.predict(sample)
     times: list[float] = []
@@ -156,7 +184,18 @@ _WORKER: dict[str, Any] = {}
 
 
 def _start_worker(make_evaluator: Callable[[], PolicyEvaluator]) -> None:
+    # An interrupt from the terminal is for the parent, which then ends the pool; a
+    # parent that was killed cannot, and would leave its processes behind.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _WORKER["evaluator"] = make_evaluator()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _evaluate(policy: Policy) -> dict[str, float]:

@@ -19,6 +19,8 @@ from matar_tf.errors import ExportError
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.profiles import get_profile
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
@@ -45,11 +47,13 @@ class ExportedModel:
       num_bytes: Its size.
       agreement: Share of the samples with the same largest output as the reference,
         or None where there was none.
+      notes: Why a kernel is stored wider than the profile's narrowest, by entry.
     """
 
     path: Path
     num_bytes: int
     agreement: float | None
+    notes: Mapping[str, str]
 
 
 def export_model(
@@ -57,6 +61,7 @@ def export_model(
     policy: Policy,
     path: str | Path,
     *,
+    profile: str = "int8",
     metadata: Mapping[str, Any] | None = None,
     samples: np.ndarray | None = None,
     reference: Reference | None = None,
@@ -67,21 +72,23 @@ def export_model(
       builder: Of the packaged network.
       policy: The policy.
       path: Where to write.
+      profile: How kernels are stored; see `matar_tf.tflite.profiles`.
       metadata: JSON object to store in the file.
       samples: Samples to compare on; needed with `reference`.
       reference: Returns the outputs that the file must agree with.
 
     Raises:
-      ExportError: If LiteRT refuses the file, or fewer than 98 % of the samples have
-        the same largest output as the reference; nothing is written then.
+      ExportError: If LiteRT refuses the file, or the profile is exact and fewer than
+        98 % of the samples have the same largest output as the reference; nothing is
+        written then.
     """
-    content = builder.build(policy, metadata)
+    content = builder.build(policy, metadata, profile=profile)
     runner = Runner(content)
     agreement = None
     if reference is not None and samples is not None:
         expected = reference(policy, samples)
         agreement = argmax_agreement(runner.predict(samples), expected)
-        if agreement < MIN_AGREEMENT:
+        if agreement < MIN_AGREEMENT and get_profile(profile).exact:
             raise ExportError(
                 f"Expected the exported model to agree with the Keras network on at "
                 f"least {MIN_AGREEMENT:.1%} of {len(samples)} samples, got "
@@ -89,7 +96,12 @@ def export_model(
                 "artifact's network and parameters may be of different trainings."
             )
     write_atomically(Path(path), content)
-    return ExportedModel(path=Path(path), num_bytes=len(content), agreement=agreement)
+    return ExportedModel(
+        path=Path(path),
+        num_bytes=len(content),
+        agreement=agreement,
+        notes=read_metadata(content).get("notes", {}),
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,12 +25,13 @@ class Runner:
 
     Args:
       content: The ``.tflite`` bytes.
-      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``. TensorFlow must not be
-        imported before tflite_runtime in one process: it corrupts the latter.
-      num_threads: Threads of the interpreter.
+      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``. TensorFlow, imported
+        first, corrupts tflite_runtime, so that order is refused.
+      num_threads: Threads of the interpreter, at least 1.
 
     Raises:
-      ExportError: If the runtime is unknown or not installed, or refuses the file.
+      ExportError: If the runtime is unknown or not installed, or refuses the file, or
+        the file has not one float input and one output.
     """
 
     def __init__(
@@ -41,8 +43,15 @@ class Runner:
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise ExportError(f"{runtime} refuses the model: {error}") from error
-        self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        types = [np.dtype(one["dtype"]).name for one in inputs]
+        if types != ["float32"] or len(outputs) != 1:
+            raise ExportError(
+                f"Expected a model of one float32 input and one output, got inputs "
+                f"{types} and {len(outputs)} outputs; run one that matar_tf exported."
+            )
+        self._input, self._output = inputs[0], outputs[0]
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -52,9 +61,15 @@ class Runner:
     def predict(self, samples: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
         """Returns the outputs for float samples ``[num_samples, *input_shape]``.
 
+        Args:
+          samples: At least one sample.
+          batch_size: How many to run at a time; the outputs do not depend on it.
+
         Raises:
-          DataError: If the samples have another shape.
+          DataError: If the samples have another shape, or the batch size is below 1.
         """
+        if batch_size < 1:
+            raise DataError(f"Expected a batch size of at least 1, got {batch_size}.")
         if samples.shape[1:] != self.input_shape or not len(samples):
             raise DataError(
                 f"Expected samples of shape {('n', *self.input_shape)}, got "
@@ -82,10 +97,20 @@ def _interpreter_class(runtime: str) -> Callable[..., Any]:
         raise ExportError(
             f"Expected a runtime, got {runtime!r}. {did_you_mean(runtime, RUNTIMES)}"
         )
-    try:
-        return importlib.import_module(RUNTIMES[runtime]).Interpreter
-    except ModuleNotFoundError as error:
+    module = RUNTIMES[runtime]
+    if (
+        runtime == "tflite_runtime"
+        and module not in sys.modules
+        and "tensorflow" in sys.modules
+    ):
         raise ExportError(
-            f"The runtime {runtime!r} is not installed ({error.name!r} is missing); "
-            f"install it, or choose another of {sorted(RUNTIMES)}."
+            "Expected tflite_runtime in a process without TensorFlow, but TensorFlow "
+            "is loaded and corrupts it; use a process of its own, or litert."
+        )
+    try:
+        return importlib.import_module(module).Interpreter
+    except ImportError as error:
+        raise ExportError(
+            f"The runtime {runtime!r} is not installed, or not for this Python and "
+            f"NumPy ({error}); install it, or choose another of {sorted(RUNTIMES)}."
         ) from error

@@ -121,7 +121,7 @@ def _saturate(levels: np.ndarray, site: _Site) -> np.ndarray:
     return np.clip(levels + _zero_point(site.out), low, high).astype(np.int8)
 
 
-def _quantized_multiplier(real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _quantized_multiplier(real: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns 31-bit multipliers and left shifts: ``real = m * 2**(shift - 31)``."""
     fraction, exponent = np.frexp(np.asarray(real, np.float64))
     multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
@@ -206,7 +206,7 @@ def _windows(
 
 def _conv(site: _Site) -> np.ndarray:
     kernel = np.asarray(site.constant(1), np.int32)
-    windows, _ = _windows(site, kernel.shape[1:3], 0)
+    windows, _ = _windows(site, (kernel.shape[1], kernel.shape[2]), 0)
     groups = site.x.shape[-1] // kernel.shape[3]
     parts = [
         np.tensordot(part, weights, axes=((3, 4, 5), (1, 2, 3)))
@@ -221,7 +221,7 @@ def _conv(site: _Site) -> np.ndarray:
 
 def _depthwise(site: _Site) -> np.ndarray:
     kernel = np.asarray(site.constant(1), np.int32)[0]
-    windows, _ = _windows(site, kernel.shape[:2], 0)
+    windows, _ = _windows(site, (kernel.shape[0], kernel.shape[1]), 0)
     windows = np.repeat(windows, kernel.shape[2] // windows.shape[-1], axis=-1)
     return _finish(site, np.einsum("nhwijc,ijc->nhwc", windows, kernel))
 

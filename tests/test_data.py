@@ -1,0 +1,246 @@
+import numpy as np
+import pytest
+
+from matar_tf.data import Data, load_data
+from matar_tf.errors import DataError
+
+SAMPLES = np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1)
+LABELS = np.array([0, 2, 1])
+
+
+def arrays(**changes):
+    """What a function of the user's own may return; None removes a key."""
+    both = {
+        "x_train": SAMPLES,
+        "y_train": LABELS,
+        "x_test": SAMPLES + 1,
+        "y_test": LABELS,
+        **changes,
+    }
+    return {key: value for key, value in both.items() if value is not None}
+
+
+def as_dataset():
+    """Called by the tests of the form package.module:function."""
+    from matar_tf.keras._compat import tf
+
+    return tf.data.Dataset.from_tensor_slices((SAMPLES, LABELS)).batch(2)
+
+
+def endless_dataset():
+    return as_dataset().repeat()
+
+
+def unlabelled_dataset():
+    return as_dataset().map(lambda x, y: {"x": x})
+
+
+def unbatched_dataset():
+    return as_dataset().unbatch()
+
+
+def empty_dataset():
+    return as_dataset().take(0)
+
+
+def failing():
+    raise RuntimeError("the user's own")
+
+
+def returns_list():
+    return [SAMPLES, LABELS]
+
+
+NOT_A_FUNCTION = 3
+
+
+def save(path, **changes) -> str:
+    np.savez(path, **arrays(**changes))
+    return str(path)
+
+
+class TestDigits:
+    def test_shapes_ranges_and_types(self):
+        data = load_data("digits")
+        x, y = data.training()
+        assert x.shape == (1297, 8, 8, 1)
+        assert data.x_test.shape == (500, 8, 8, 1)
+        assert x.dtype == data.x_test.dtype == np.float32
+        assert (data.x_test.min(), data.x_test.max()) == (0.0, 1.0)
+        assert set(y.tolist()) == set(data.y_test.tolist()) == set(range(10))
+
+    def test_every_digit_is_in_exactly_one_part(self):
+        from sklearn.datasets import load_digits
+
+        data = load_data("digits")
+        x, _ = data.training()
+        both = np.concatenate([x, data.x_test]).reshape(-1, 64) * 16
+        assert sorted(map(tuple, both)) == sorted(map(tuple, load_digits().data))
+
+    def test_is_the_same_every_time(self):
+        assert load_data("digits").digest() == load_data("digits").digest()
+
+
+class TestFile:
+    def test_floats_are_taken_as_they_are(self, tmp_path):
+        data = load_data(save(tmp_path / "a.npz"))
+        np.testing.assert_array_equal(data.x_test, SAMPLES + 1)
+        np.testing.assert_array_equal(data.training()[0], SAMPLES)
+        np.testing.assert_array_equal(data.training()[1], LABELS)
+        assert data.y_test.dtype == np.int64
+
+    def test_unsigned_bytes_are_scaled_to_one(self, tmp_path):
+        pixels = np.array([0, 51, 255, 102], np.uint8).reshape(2, 2)
+        path = save(
+            tmp_path / "a.npz", x_train=None, y_train=None, x_test=pixels, y_test=[0, 1]
+        )
+        expected = np.array([[0.0, 0.2], [1.0, 0.4]], np.float32)
+        np.testing.assert_array_equal(load_data(path).x_test, expected)
+
+    def test_double_precision_becomes_single(self, tmp_path):
+        path = save(tmp_path / "a.npz", x_test=SAMPLES.astype(np.float64))
+        assert load_data(path).x_test.dtype == np.float32
+
+    def test_labels_may_be_a_column(self, tmp_path):
+        path = save(tmp_path / "a.npz", y_test=LABELS[:, np.newaxis].astype(np.uint8))
+        np.testing.assert_array_equal(load_data(path).y_test, LABELS)
+
+    def test_other_arrays_are_left_alone(self, tmp_path):
+        path = save(tmp_path / "a.npz", speaker=np.array(["a", "b", "c"]))
+        assert len(load_data(path).x_test) == 3
+
+    def test_no_training_data_is_an_error_only_when_asked_for(self, tmp_path):
+        data = load_data(save(tmp_path / "a.npz", x_train=None, y_train=None))
+        with pytest.raises(DataError, match="add x_train and y_train"):
+            data.training()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"y_test": None}, "x_test and y_test"),
+            ({"y_train": None}, "both x_train and y_train"),
+            ({"x_train": None}, "both x_train and y_train"),
+            ({"y_test": LABELS[:2]}, "3 integer labels in y_test"),
+            ({"y_train": LABELS.astype(np.float32)}, "3 integer labels in y_train"),
+            ({"y_test": np.eye(3, dtype=int)}, "shape \\(3, 3\\)"),
+            ({"y_test": LABELS - 1}, "labels from 0"),
+            ({"x_test": LABELS}, "shape \\[num_samples"),
+            ({"x_test": SAMPLES[:0], "y_test": LABELS[:0]}, "shape \\[num_samples"),
+            ({"x_test": SAMPLES.astype(np.int32)}, "floats or unsigned bytes"),
+            ({"x_test": SAMPLES[:, :1]}, "one shape"),
+            ({"x_test": np.full_like(SAMPLES, np.nan)}, "finite"),
+        ],
+    )
+    def test_refuses_arrays_that_do_not_fit(self, tmp_path, changes, message):
+        path = save(tmp_path / "a.npz", **changes)
+        with pytest.raises(DataError, match=message):
+            load_data(path)
+
+    def test_refuses_a_missing_file(self, tmp_path):
+        with pytest.raises(DataError, match="found nothing"):
+            load_data(str(tmp_path / "a.npz"))
+
+    def test_refuses_pickled_objects(self, tmp_path):
+        path = save(tmp_path / "a.npz", x_test=np.array([{}, 1, "a"], dtype=object))
+        with pytest.raises(DataError, match="plain arrays"):
+            load_data(path)
+
+    def test_refuses_a_bare_array(self, tmp_path):
+        path = tmp_path / "a.npz"
+        with path.open("wb") as file:
+            np.save(file, SAMPLES)
+        with pytest.raises(DataError, match="bare array"):
+            load_data(str(path))
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_refuses_damage(self, tmp_path, compressed):
+        path = tmp_path / "a.npz"
+        (np.savez_compressed if compressed else np.savez)(path, **arrays())
+        content = bytearray(path.read_bytes())
+        content[80:160] = b"\xff" * 80
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="plain arrays"):
+            load_data(str(path))
+
+    @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
+    def test_refuses_what_is_no_npz(self, tmp_path, content):
+        path = tmp_path / "a.npz"
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="plain arrays"):
+            load_data(str(path))
+
+
+class TestFunction:
+    def test_returns_a_mapping(self):
+        data = load_data(f"{__name__}:arrays")
+        np.testing.assert_array_equal(data.x_test, SAMPLES + 1)
+        np.testing.assert_array_equal(data.training()[1], LABELS)
+        assert data.name == f"{__name__}:arrays"
+
+    def test_returns_a_tensorflow_data_set(self):
+        data = load_data(f"{__name__}:as_dataset")
+        np.testing.assert_array_equal(data.x_test, SAMPLES)
+        np.testing.assert_array_equal(data.y_test, LABELS)
+        assert data.x_train is None
+
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            ("endless_dataset", "without repeat"),
+            ("unlabelled_dataset", "batches of \\(samples, labels\\)"),
+            ("unbatched_dataset", "batch the data set"),
+            ("empty_dataset", "empty data set"),
+            ("returns_list", "got list"),
+            ("missing", "has no attribute 'missing'"),
+            ("NOT_A_FUNCTION", "got int"),
+            ("", "importable from here"),
+        ],
+    )
+    def test_refuses_what_gives_no_data(self, function, message):
+        with pytest.raises(DataError, match=message):
+            load_data(f"{__name__}:{function}")
+
+    @pytest.mark.parametrize("module", ["no_such_module", "", ".relative"])
+    def test_refuses_what_cannot_be_imported(self, module):
+        with pytest.raises(DataError, match="importable from here"):
+            load_data(f"{module}:function")
+
+    def test_errors_of_the_function_pass_through(self):
+        with pytest.raises(RuntimeError, match="the user's own"):
+            load_data(f"{__name__}:failing")
+
+
+def test_refuses_an_unknown_form():
+    with pytest.raises(DataError, match="got 'cifar10'"):
+        load_data("cifar10")
+
+
+class TestData:
+    def test_head_keeps_the_first_evaluation_samples_and_all_training_samples(self):
+        data = load_data(f"{__name__}:arrays").head(2)
+        np.testing.assert_array_equal(data.x_test, SAMPLES[:2] + 1)
+        np.testing.assert_array_equal(data.y_test, [0, 2])
+        assert len(data.training()[0]) == 3
+
+    @pytest.mark.parametrize("num_samples", [0, 4])
+    def test_head_refuses_more_than_there_are(self, num_samples):
+        with pytest.raises(DataError, match="1 to 3 evaluation samples"):
+            load_data(f"{__name__}:arrays").head(num_samples)
+
+    def test_digest_changes_with_samples_labels_and_type(self):
+        def digest(x, y):
+            return Data(name="a", x_test=x, y_test=y).digest()
+
+        digests = {
+            digest(SAMPLES, LABELS),
+            digest(SAMPLES + 1, LABELS),
+            digest(SAMPLES, LABELS[::-1]),
+            digest(SAMPLES.reshape(3, 4), LABELS),
+            digest(SAMPLES, LABELS.astype(np.int32)),
+        }
+        assert len(digests) == 5
+
+    def test_digest_does_not_depend_on_the_layout_in_memory(self):
+        one = Data(name="a", x_test=SAMPLES, y_test=LABELS)
+        other = Data(name="b", x_test=np.asfortranarray(SAMPLES), y_test=LABELS)
+        assert one.digest() == other.digest()

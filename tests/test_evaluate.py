@@ -1,0 +1,199 @@
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from digits_net import digits_artifact, few_digits
+
+from matar_tf.errors import DataError, MatarError, PolicyError
+from matar_tf.policy import Policy
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import (
+    ParallelEvaluator,
+    PolicyEvaluator,
+    accuracy,
+    argmax_agreement,
+    cross_entropy,
+    measure_latency_ms,
+)
+from matar_tf.tflite.runtime import Runner
+
+OUTPUTS = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
+
+
+class TestMetrics:
+    @pytest.mark.parametrize(
+        ("labels", "expected"), [([1, 2, 0], 1.0), ([1, 0, 0], 2 / 3), ([0, 0, 1], 0.0)]
+    )
+    def test_accuracy(self, labels, expected):
+        assert accuracy(OUTPUTS, np.array(labels)) == pytest.approx(expected)
+
+    def test_cross_entropy_of_equal_logits_is_that_of_a_guess(self):
+        labels = np.array([0, 3])
+        assert cross_entropy(np.zeros((2, 4)), labels) == pytest.approx(np.log(4))
+
+    def test_cross_entropy(self):
+        # -log softmax: [1, 3, 2] at 1, and [2, 1, 0] at 2.
+        first = np.log(np.exp(1) + np.exp(3) + np.exp(2)) - 3
+        second = np.log(np.exp(2) + np.exp(1) + np.exp(0)) - 0
+        value = cross_entropy(OUTPUTS[[0, 2]], np.array([1, 2]))
+        assert value == pytest.approx((first + second) / 2, rel=1e-12)
+
+    def test_cross_entropy_of_large_logits_is_finite(self):
+        outputs = np.array([[1e4, 0.0], [0.0, 1e4]], np.float32)
+        assert cross_entropy(outputs, np.array([0, 0])) == pytest.approx(5e3)
+
+    def test_argmax_agreement(self):
+        assert argmax_agreement(OUTPUTS, OUTPUTS * 2 + 1) == 1.0
+        assert argmax_agreement(OUTPUTS, -OUTPUTS) == 0.0
+        assert argmax_agreement(OUTPUTS, OUTPUTS[[0, 0, 2]]) == pytest.approx(2 / 3)
+
+
+def some_policies():
+    space = digits_artifact().space
+    return [space.named(name) for name in ("w8a8", "w2a2", "w4a4", "w8a8", "w3a6")]
+
+
+def make_evaluator():
+    data = few_digits()
+    return functools.partial(
+        PolicyEvaluator, digits_artifact(), data.x_test, data.y_test
+    )
+
+
+class TestPolicyEvaluator:
+    def test_measures_the_file_that_the_policy_ships_as(self):
+        data, artifact = few_digits(), digits_artifact()
+        policy = artifact.space.named("w3a4")
+        outputs = Runner(ModelBuilder(artifact).build(policy)).predict(data.x_test)
+        right = [row.argmax() == label for row, label in zip(outputs, data.y_test)]
+        metrics = make_evaluator()()(policy)
+        assert metrics["accuracy"] == pytest.approx(sum(right) / 200)
+        assert metrics["loss"] == cross_entropy(outputs, data.y_test)
+        assert set(metrics) == {"accuracy", "loss"}
+
+    def test_policies_differ(self):
+        evaluate = make_evaluator()()
+        losses = [evaluate(policy)["loss"] for policy in some_policies()]
+        assert losses[0] == losses[3]
+        assert len(set(losses)) == 4
+
+    def test_takes_metrics_of_the_users_own(self):
+        evaluate = make_evaluator()(
+            metrics={"mean_label": lambda outputs, labels: float(labels.mean())}
+        )
+        expected = few_digits().y_test.mean()
+        assert evaluate(some_policies()[0]) == {"mean_label": pytest.approx(expected)}
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_refuses_samples_without_labels(self, count):
+        data = few_digits()
+        with pytest.raises(DataError, match="as many labels as samples"):
+            PolicyEvaluator(digits_artifact(), data.x_test[:count], data.y_test[:2])
+
+    def test_refuses_a_policy_of_another_network(self):
+        with pytest.raises(PolicyError):
+            make_evaluator()()(Policy(weights={"z": 8}, activations={}))
+
+
+class BrokenEvaluator:
+    """Ends its process as one that ran out of memory."""
+
+    def __call__(self, policy):
+        os._exit(9)
+
+
+# Starts two measuring processes, names them, and waits to be killed.
+ORPHANS = """
+import sys, time, multiprocessing
+from matar_tf.tflite.evaluate import ParallelEvaluator
+
+class Evaluator:
+    def __call__(self, policy):
+        return {}
+
+if __name__ == "__main__":
+    with ParallelEvaluator(Evaluator, 2) as evaluate:
+        list(evaluate([1, 2, 3, 4]))
+        print(*[one.pid for one in multiprocessing.active_children()], flush=True)
+        time.sleep(60)
+"""
+
+
+class TestParallelEvaluator:
+    @pytest.mark.slow
+    def test_two_processes_give_what_one_gives(self):
+        policies = some_policies()
+        with ParallelEvaluator(make_evaluator(), 1) as evaluate:
+            alone = list(evaluate(policies))
+        with ParallelEvaluator(make_evaluator(), 2) as evaluate:
+            assert list(evaluate(iter(policies))) == alone
+            # The processes serve call after call.
+            assert list(evaluate(policies[:1])) == alone[:1]
+        assert [policy for policy, _ in alone] == policies
+
+    @pytest.mark.slow
+    def test_an_error_of_one_policy_reaches_the_caller(self):
+        other = Policy(weights={"z": 8}, activations={})
+        with (
+            ParallelEvaluator(make_evaluator(), 2) as evaluate,
+            pytest.raises(PolicyError),
+        ):
+            list(evaluate([some_policies()[0], other]))
+
+    def test_a_process_that_dies_is_an_error(self):
+        with (
+            ParallelEvaluator(BrokenEvaluator, 2) as evaluate,
+            pytest.raises(MatarError, match="fewer jobs"),
+        ):
+            list(evaluate(some_policies()))
+
+    @pytest.mark.parametrize("num_jobs", [0, -1])
+    def test_refuses_no_processes(self, num_jobs):
+        with pytest.raises(MatarError, match="at least one process"):
+            ParallelEvaluator(make_evaluator(), num_jobs)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
+    def test_a_killed_parent_leaves_no_processes(self, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(ORPHANS)
+        root = str(Path(__file__).parent.parent)
+        with subprocess.Popen(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": root},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as parent:
+            assert parent.stdout is not None
+            children = [int(pid) for pid in parent.stdout.readline().split()]
+            parent.send_signal(signal.SIGKILL)
+        assert len(children) == 2
+        deadline = time.monotonic() + 10
+        while any(map(is_alive, children)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(map(is_alive, children))
+
+
+def is_alive(pid):
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        # A child that nobody waits for is not alive either.
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+class TestLatency:
+    def test_is_positive_and_the_median_of_the_runs(self, monkeypatch):
+        artifact = digits_artifact()
+        runner = Runner(ModelBuilder(artifact).build(artifact.space.named("w8a8")))
+        assert 0 < measure_latency_ms(runner, num_runs=5) < 1e3
+        ticks = iter([0.0, 1.0, 10.0, 15.0, 20.0, 22.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+        assert measure_latency_ms(runner, num_runs=3) == 2000.0

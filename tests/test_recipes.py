@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from digits_net import few_digits
+
+from matar_tf.artifact import read_artifact, write_artifact
+from matar_tf.data import load_data
+from matar_tf.errors import MatarError
+from matar_tf.keras import keras, package, train_float, train_multi_bit
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
+from recipes.common import list_recipes, load_recipe
+from recipes.models import digits_resnet, mlperf_tiny_resnet8
+
+
+class TestLoading:
+    def test_lists_the_recipes(self):
+        assert list_recipes() == ("cifar10_resnet8", "digits_resnet8")
+
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_every_recipe_loads_under_its_name(self, name):
+        config = load_recipe(name)
+        assert config.name == name
+        assert config.float_schedule.epochs > 1
+        assert config.multi_bit_schedule.epochs > 1
+
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_quick_differs_only_in_name_and_epochs(self, name):
+        config, fast = load_recipe(name), load_recipe(f"{name}:quick")
+        assert fast.name == f"{name}:quick"
+        assert fast.float_schedule.epochs == fast.multi_bit_schedule.epochs == 1
+        assert config == replace(
+            fast,
+            name=name,
+            float_schedule=replace(
+                fast.float_schedule, epochs=config.float_schedule.epochs
+            ),
+            multi_bit_schedule=replace(
+                fast.multi_bit_schedule, epochs=config.multi_bit_schedule.epochs
+            ),
+        )
+
+    def test_default_data_can_be_loaded(self):
+        assert load_data(load_recipe("digits_resnet8").data).training()
+        assert load_recipe("cifar10_resnet8").data is None
+
+    @pytest.mark.parametrize("name", ["digits", "common", "models", "__init__", ""])
+    def test_refuses_an_unknown_name(self, name):
+        with pytest.raises(MatarError, match="name of a recipe"):
+            load_recipe(name)
+
+    def test_suggests_the_nearest_name(self):
+        with pytest.raises(MatarError, match="Did you mean 'digits_resnet8'"):
+            load_recipe("digit_resnet8")
+
+    @pytest.mark.parametrize("variant", ["slow", "", "quick:quick"])
+    def test_refuses_an_unknown_variant(self, variant):
+        with pytest.raises(MatarError, match="variant 'quick'"):
+            load_recipe(f"digits_resnet8:{variant}")
+
+
+class TestModels:
+    def test_resnet8_has_the_parameters_of_mlperf_tiny(self):
+        model = mlperf_tiny_resnet8((32, 32, 3), 10)
+        assert model.count_params() == 78_666
+        assert model.output_shape == (None, 10)
+
+    @pytest.mark.parametrize("build", [mlperf_tiny_resnet8, digits_resnet])
+    def test_output_is_logits_of_every_class(self, build):
+        keras.utils.set_random_seed(0)
+        model = build((16, 16, 2), 7)
+        x = np.random.default_rng(0).normal(size=(3, 16, 16, 2)).astype(np.float32)
+        outputs = model(x, training=True).numpy()
+        assert outputs.shape == (3, 7)
+        assert np.abs(outputs.sum(axis=1) - 1).min() > 1e-3
+
+
+@pytest.mark.slow
+def test_quick_digits_trains_and_packages(tmp_path):
+    config, data = load_recipe("digits_resnet8:quick"), few_digits()
+    network = train_float(config.build_model, data, config.float_schedule)
+    quantized = train_multi_bit(network, data, config.multi_bit_schedule)
+    write_artifact(package(quantized), tmp_path / "digits.matar")
+    artifact = read_artifact(tmp_path / "digits.matar")
+    content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
+    outputs = Runner(content).predict(data.x_test)
+    expected = quantized.predict(data.x_test, verbose=0)
+    assert outputs.shape == expected.shape == (200, 10)
+    # One epoch over few digits is not much, but no guess.
+    assert np.mean(expected.argmax(1) == data.y_test) > 0.15

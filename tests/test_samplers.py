@@ -1,0 +1,164 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from matar_tf.errors import PolicyError
+from matar_tf.keras.samplers import (
+    IndependentSampler,
+    LegalSampler,
+    MixtureSampler,
+    UniformSampler,
+    draw_policies,
+)
+from matar_tf.policy import PolicySpace
+
+SPACE = PolicySpace(
+    weights={"first": (8,), "a": (2, 4, 8), "b": (2, 3, 4, 5, 6, 7, 8)},
+    activations={"input": (8,), "x": (2, 4, 8), "y": (2, 4)},
+)
+# The widths that all free entries of a kind share: weights 2, 4, 8; activations 2, 4.
+UNIFORM_NAMES = {f"w{w}a{a}" for w in (2, 4, 8) for a in (2, 4)}
+LEGAL = (
+    SPACE.with_choices(weights={"b": (4, 8)}, activations={"x": (8,)}),
+    SPACE.with_choices(weights={"a": (2,), "b": (2,)}),
+)
+ALL_SAMPLERS = [
+    IndependentSampler(),
+    UniformSampler(),
+    UniformSampler(names=("w2a2", "w4a4")),
+    MixtureSampler(),
+    LegalSampler(spaces=LEGAL),
+]
+
+
+def names_of(policies):
+    uniform = {SPACE.named(name): name for name in UNIFORM_NAMES}
+    return Counter(uniform.get(policy, "mixed") for policy in policies)
+
+
+@pytest.mark.parametrize("sampler", ALL_SAMPLERS, ids=lambda s: type(s).__name__)
+class TestEverySampler:
+    def test_same_generator_state_gives_the_same_policies(self, sampler):
+        first = draw_policies(SPACE, sampler, 20, seed=3)
+        assert first == draw_policies(SPACE, sampler, 20, seed=3)
+        assert first != draw_policies(SPACE, sampler, 20, seed=4)
+
+    def test_draws_depend_on_nothing_but_the_generator(self, sampler):
+        """An earlier draw, and NumPy's global state, leave no trace."""
+        sampler(SPACE, np.random.default_rng(8))
+        before = np.random.get_state()[1].copy()  # noqa: NPY002
+        first = sampler(SPACE, np.random.default_rng(9))
+        np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+        assert first == sampler(SPACE, np.random.default_rng(9))
+
+    def test_policies_are_of_the_space(self, sampler):
+        for policy in draw_policies(SPACE, sampler, 100, seed=0):
+            SPACE.validate(policy)
+
+    def test_policies_change(self, sampler):
+        assert len(set(draw_policies(SPACE, sampler, 50, seed=0))) > 1
+
+
+class TestIndependentSampler:
+    def test_draws_every_width_of_every_entry_alike(self):
+        policies = draw_policies(SPACE, IndependentSampler(), 3000, seed=0)
+        for kind in ("weights", "activations"):
+            for name, widths in getattr(SPACE, kind).items():
+                counts = Counter(getattr(policy, kind)[name] for policy in policies)
+                assert set(counts) == set(widths)
+                # Five standard deviations of a binomial count.
+                mean = 3000 / len(widths)
+                assert all(abs(n - mean) <= 5 * mean**0.5 for n in counts.values())
+
+    def test_entries_do_not_follow_each_other(self):
+        policies = draw_policies(SPACE, IndependentSampler(), 1000, seed=0)
+        pairs = Counter((p.weights["a"], p.activations["x"]) for p in policies)
+        assert len(pairs) == 9
+        assert min(pairs.values()) > 60
+
+
+class TestUniformSampler:
+    def test_draws_every_uniform_policy_alike(self):
+        counts = names_of(draw_policies(SPACE, UniformSampler(), 1200, seed=0))
+        assert set(counts) == UNIFORM_NAMES
+        assert all(abs(count - 200) < 70 for count in counts.values())
+
+    def test_draws_two_bits_far_more_often_than_entry_by_entry(self):
+        space = PolicySpace(
+            weights={f"w{i}": tuple(range(2, 9)) for i in range(8)},
+            activations={f"a{i}": tuple(range(2, 9)) for i in range(8)},
+        )
+        lowest = space.named("w2a2")
+        policies = draw_policies(space, UniformSampler(), 2000, seed=0)
+        assert policies.count(lowest) > 15  # of 2000 / 49, about 41
+        policies = draw_policies(space, IndependentSampler(), 2000, seed=0)
+        assert policies.count(lowest) == 0
+
+    def test_draws_only_the_given_names(self):
+        sampler = UniformSampler(names=("w2a2", "w8a4"))
+        counts = names_of(draw_policies(SPACE, sampler, 100, seed=0))
+        assert set(counts) == {"w2a2", "w8a4"}
+
+    @pytest.mark.parametrize("name", ["w3a4", "w4", "w4a9"])
+    def test_refuses_a_name_that_the_space_has_not(self, name):
+        with pytest.raises(PolicyError):
+            UniformSampler(names=(name,))(SPACE, np.random.default_rng(0))
+
+    def test_refuses_a_space_without_a_shared_width(self):
+        space = PolicySpace(weights={"a": (2, 3), "b": (4, 5)}, activations={})
+        with pytest.raises(PolicyError, match="IndependentSampler"):
+            UniformSampler()(space, np.random.default_rng(0))
+
+
+class TestMixtureSampler:
+    @pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
+    def test_asks_each_sampler_as_often_as_its_probability_says(self, share):
+        sampler = MixtureSampler(
+            samplers=(UniformSampler(names=("w2a2",)), UniformSampler(names=("w8a4",))),
+            probs=(share, 1.0 - share),
+        )
+        counts = names_of(draw_policies(SPACE, sampler, 1000, seed=0))
+        assert counts["w2a2"] == pytest.approx(1000 * share, abs=70 * (0 < share < 1))
+
+    def test_default_is_half_uniform(self):
+        space = SPACE.with_choices(weights={"a": range(2, 9)}, activations={})
+        policies = draw_policies(space, MixtureSampler(), 1000, seed=0)
+        uniform = {space.named(name) for name in space.uniform_names(mixed=True)}
+        # One of 7 * 7 * 3 * 2 draws entry by entry is uniform by chance; 14 are.
+        expected = 1000 * (0.5 + 0.5 * 14 / 294)
+        assert sum(p in uniform for p in policies) == pytest.approx(expected, abs=80)
+
+    @pytest.mark.parametrize(
+        "probs", [(1.0,), (0.5, 0.6), (0.3, 0.3, 0.4), (-0.5, 1.5)]
+    )
+    def test_refuses_probabilities_that_are_none(self, probs):
+        with pytest.raises(PolicyError, match="one probability for each of 2"):
+            MixtureSampler(probs=probs)
+
+
+class TestLegalSampler:
+    @pytest.mark.parametrize("inner", [IndependentSampler(), UniformSampler()])
+    def test_every_policy_is_legal_on_some_target(self, inner):
+        def is_legal(policy, space):
+            try:
+                space.validate(policy)
+            except PolicyError:
+                return False
+            return True
+
+        sampler = LegalSampler(spaces=LEGAL, sampler=inner)
+        policies = draw_policies(SPACE, sampler, 200, seed=0)
+        legal = [[is_legal(policy, space) for space in LEGAL] for policy in policies]
+        assert all(map(any, legal))
+        # Both targets get their share.
+        assert min(np.sum(legal, axis=0)) > 60
+
+    def test_refuses_a_target_of_another_network(self):
+        other = PolicySpace(weights={"z": (2,)}, activations={})
+        with pytest.raises(PolicyError, match="matches nothing"):
+            LegalSampler(spaces=(other,))(SPACE, np.random.default_rng(0))
+
+    def test_refuses_to_have_no_target(self):
+        with pytest.raises(PolicyError, match="at least one target"):
+            LegalSampler(spaces=())

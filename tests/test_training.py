@@ -1,0 +1,322 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from digits_net import build_net, few_digits, trained_pair
+
+from matar_tf.data import Data
+from matar_tf.errors import DataError, ModelError
+from matar_tf.keras import (
+    Schedule,
+    UniformSampler,
+    evaluate_policies,
+    get_policy,
+    get_policy_space,
+    keras,
+    policy_space,
+    train_float,
+    train_multi_bit,
+)
+from matar_tf.keras import training as training_module
+from matar_tf.keras._compat import tf
+
+FEW = replace(
+    few_digits(), x_train=few_digits().training()[0][:96],
+    y_train=few_digits().training()[1][:96],
+)  # fmt: skip
+SHORT = Schedule(epochs=3, learning_rate=1e-2, batch_size=32)
+
+
+def build_small(input_shape, num_classes):
+    """One compute layer between input and output: quick to trace."""
+    layers = keras.layers
+    inputs = layers.Input(input_shape)
+    x = layers.Conv2D(4, 3, strides=2, name="stem")(inputs)
+    x = layers.BatchNormalization(name="stem_bn")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Flatten(name="flatten")(x)
+    outputs = layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(inputs, outputs, name="small")
+
+
+def build_linear(input_shape, num_classes):
+    inputs = keras.layers.Input(input_shape)
+    x = keras.layers.Flatten()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name="linear")
+
+
+def assert_same_weights(one, other):
+    for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def have_same_weights(one, other):
+    return all(map(np.array_equal, one.get_weights(), other.get_weights()))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_in_epoch(monkeypatch):
+    """Returns a function after which saving fails once, at the end of an epoch."""
+    saved = training_module._Backup.on_epoch_end
+
+    def arm(epoch):
+        def on_epoch_end(self, current, logs=None):
+            if current == epoch:
+                monkeypatch.setattr(training_module._Backup, "on_epoch_end", saved)
+                raise Killed
+            saved(self, current, logs)
+
+        monkeypatch.setattr(training_module._Backup, "on_epoch_end", on_epoch_end)
+
+    return arm
+
+
+class TestSchedule:
+    @pytest.mark.parametrize(
+        "change",
+        [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0},
+         {"learning_rate": float("nan")}],
+    )  # fmt: skip
+    def test_refuses_what_trains_nothing(self, change):
+        with pytest.raises(ModelError, match="at least one epoch"):
+            replace(SHORT, **change)
+
+
+class TestLearning:
+    def test_float_and_all_widths_are_far_above_chance(self):
+        data = few_digits()
+        network, quantized = trained_pair()
+        x, y = data.x_test, data.y_test
+        result = network.evaluate(x, y, verbose=0, return_dict=True)
+        assert result["accuracy"] > 0.85
+        rows = evaluate_policies(quantized, x, y, ("w8a8", "w4a4", "w2a2"))
+        assert rows["w8a8"]["accuracy"] > 0.85
+        assert rows["w4a4"]["accuracy"] > 0.85
+        assert rows["w2a2"]["accuracy"] > 0.7
+
+    def test_model_is_left_under_its_widest_policy(self):
+        quantized = trained_pair()[1]
+        assert get_policy(quantized) == get_policy_space(quantized).named("w8a8")
+
+    def test_evaluate_policies_leaves_the_policy_in_force(self):
+        quantized, data = trained_pair()[1], few_digits()
+        before = get_policy(quantized)
+        evaluate_policies(quantized, data.x_test[:8], data.y_test[:8], ("w2a2",))
+        assert get_policy(quantized) == before
+
+    def test_float_network_is_not_changed(self):
+        network = train_float(build_small, FEW, SHORT)
+        before = network.get_weights()
+        train_multi_bit(network, FEW, replace(SHORT, epochs=1))
+        for ours, theirs in zip(network.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+    def test_classes_that_only_the_test_part_has_get_an_output(self):
+        y = np.where(FEW.y_test == 0, 11, FEW.y_test)
+        network = train_float(build_linear, replace(FEW, y_test=y), SHORT)
+        assert network.output_shape == (None, 12)
+
+    def test_space_and_sampler_are_used(self):
+        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        space = policy_space(network).with_choices(weights={"stem": (3, 5)})
+        used = []
+
+        def sampler(space, rng):
+            used.append(space)
+            return space.named("w3a8")
+
+        quantized = train_multi_bit(network, FEW, SHORT, space=space, sampler=sampler)
+        assert get_policy_space(quantized) == space
+        assert used == [space] * 9
+
+    def test_needs_training_data(self):
+        data = replace(FEW, x_train=None, y_train=None)
+        with pytest.raises(DataError, match="add x_train"):
+            train_float(build_linear, data, SHORT)
+        with pytest.raises(DataError, match="add x_train"):
+            train_multi_bit(trained_pair()[0], data, SHORT)
+
+
+class TestDeterminism:
+    def test_same_seed_gives_the_same_float_weights(self):
+        schedule = replace(SHORT, augment=True)
+        first = train_float(build_small, FEW, schedule, seed=1)
+        keras.utils.set_random_seed(99)
+        again = train_float(build_small, FEW, schedule, seed=1)
+        other = train_float(build_small, FEW, schedule, seed=2)
+        assert_same_weights(first, again)
+        assert not have_same_weights(first, other)
+
+
+class TestFolder:
+    def test_float_goes_on_to_the_same_weights(self, tmp_path, kill_in_epoch):
+        schedule = replace(SHORT, augment=True)
+        whole = train_float(build_small, FEW, schedule)
+        kill_in_epoch(1)
+        with pytest.raises(Killed):
+            train_float(build_small, FEW, schedule, folder=tmp_path)
+        restored = train_float(build_small, FEW, schedule, folder=tmp_path)
+        assert_same_weights(restored, whole)
+
+    @pytest.mark.slow
+    def test_multi_bit_goes_on_to_the_same_weights(
+        self, tmp_path, kill_in_epoch, capfd
+    ):
+        """The same seed gives the same weights, stopped or not; another seed others."""
+        network = train_float(build_small, FEW, SHORT)
+        whole = train_multi_bit(network, FEW, SHORT)
+        assert not have_same_weights(
+            whole, train_multi_bit(network, FEW, SHORT, seed=1)
+        )
+        kill_in_epoch(2)
+        with pytest.raises(Killed):
+            train_multi_bit(network, FEW, SHORT, folder=tmp_path)
+        capfd.readouterr()
+        restored = train_multi_bit(network, FEW, SHORT, folder=tmp_path)
+        assert re.findall(r"Epoch (\d)/3", capfd.readouterr().out) == ["3"]
+        assert_same_weights(restored, whole)
+        # Complete: nothing is left to train, and the model is the same.
+        complete = train_multi_bit(network, FEW, SHORT, folder=tmp_path)
+        assert capfd.readouterr().out == ""
+        assert_same_weights(complete, whole)
+        assert get_policy(complete) == get_policy_space(complete).named("w8a8")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schedule": replace(SHORT, epochs=4)},
+            {"seed": 1},
+            {"data": replace(FEW, name="other")},
+            {"data": FEW.head(50)},
+            {"build_model": build_small},
+        ],
+        ids=["schedule", "seed", "data", "fewer samples", "model"],
+    )
+    def test_refuses_to_go_on_with_another_training(self, tmp_path, change):
+        arguments = {
+            "build_model": build_linear, "data": FEW, "schedule": SHORT,
+            "folder": tmp_path,
+        }  # fmt: skip
+        train_float(**arguments)
+        with pytest.raises(ModelError, match="it holds another"):
+            train_float(**{**arguments, **change})
+
+    def test_a_folder_without_a_saved_epoch_starts_anew(self, tmp_path, kill_in_epoch):
+        kill_in_epoch(0)
+        with pytest.raises(Killed):
+            train_float(build_linear, FEW, SHORT, folder=tmp_path)
+        network = train_float(build_linear, FEW, SHORT, seed=1, folder=tmp_path)
+        assert_same_weights(network, train_float(build_linear, FEW, SHORT, seed=1))
+
+
+def batches(data, schedule, seed=0, first_epoch=0):
+    x, y = data.training()
+    made = training_module._batches(x, y, schedule, seed, first_epoch)
+    return list(made.as_numpy_iterator())
+
+
+class TestBatches:
+    # Each sample carries its own number, so that it can be told.
+    COUNTED = Data(
+        name="counted",
+        x_test=np.zeros((1, 1, 1, 1), np.float32),
+        y_test=np.zeros(1, np.int64),
+        x_train=np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1),
+        y_train=np.arange(10) * 3,
+    )
+    SCHEDULE = Schedule(epochs=3, learning_rate=1.0, batch_size=4)
+
+    def order(self, **arguments):
+        made = batches(self.COUNTED, self.SCHEDULE, **arguments)
+        return [x[:, 0, 0, 0].tolist() for x, _ in made]
+
+    def test_every_epoch_has_every_sample_once_with_its_label(self):
+        made = batches(self.COUNTED, self.SCHEDULE)
+        assert [len(x) for x, _ in made] == [4, 4, 2] * 3
+        for epoch in range(3):
+            seen = np.concatenate([x for x, _ in made[3 * epoch : 3 * epoch + 3]])
+            assert sorted(seen.ravel()) == list(range(10))
+        for x, y in made:
+            np.testing.assert_array_equal(x.ravel() * 3, y)
+
+    def test_epochs_and_seeds_differ_and_repeat(self):
+        order = self.order()
+        assert order == self.order()
+        assert order[:3] != order[3:6] != order[6:]
+        assert order != self.order(seed=1)
+
+    def test_a_late_start_gives_the_rest(self):
+        assert self.order(first_epoch=2) == self.order()[6:]
+
+    def test_large_seeds_are_taken(self):
+        assert self.order(seed=2**32 - 1) != self.order(seed=2**32 - 2)
+
+
+def shifted(image, down, right):
+    """Moves an image by whole pixels, zeros coming in: an oracle by loops."""
+    moved = np.zeros_like(image)
+    height, width = image.shape[:2]
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                moved[row, column] = image[row - down, column - right]
+    return moved
+
+
+class TestAugment:
+    IMAGE = np.arange(1, 5 * 7 * 2 + 1, dtype=np.float32).reshape(5, 7, 2)
+
+    def augmented(self, count=300, key=(0, 0)):
+        images = tf.constant(np.tile(self.IMAGE, (count, 1, 1, 1)))
+        made = training_module._augment(images, tf.constant(key, tf.int64))
+        return made.numpy()
+
+    def possible(self):
+        return {
+            shifted(image, down, right).tobytes(): (mirrored, down, right)
+            for mirrored, image in ((False, self.IMAGE), (True, self.IMAGE[:, ::-1]))
+            for down in range(-4, 5)
+            for right in range(-4, 5)
+        }
+
+    def test_every_image_is_mirrored_or_not_and_shifted_by_up_to_four_pixels(self):
+        possible = self.possible()
+        places = [possible[image.tobytes()] for image in self.augmented(2000)]
+        mirrored, down, right = map(np.array, zip(*places, strict=True))
+        assert abs(mirrored.mean() - 0.5) < 0.06
+        assert set(down) == set(right) == set(range(-4, 5))
+        # Each of the three is drawn on its own.
+        assert np.abs(np.corrcoef([mirrored, down, right]) - np.eye(3)).max() < 0.1
+
+    def test_the_key_decides(self):
+        np.testing.assert_array_equal(self.augmented(), self.augmented())
+        assert not np.array_equal(self.augmented(), self.augmented(key=(0, 1)))
+
+    def test_batches_of_one_epoch_and_of_two_epochs_differ(self):
+        x = np.tile(self.IMAGE, (60, 1, 1, 1))
+        data = replace(FEW, x_train=x, y_train=np.zeros(60, np.int64))
+        schedule = Schedule(epochs=2, learning_rate=1.0, batch_size=30, augment=True)
+        made = [x for x, _ in batches(data, schedule)]
+        again = [x for x, _ in batches(data, schedule)]
+        np.testing.assert_array_equal(made, again)
+        assert len({x.tobytes() for x in made}) == 4
+        possible = self.possible()
+        assert all(image.tobytes() in possible for x in made for image in x)
+
+    def test_without_augment_images_stay(self):
+        x = np.tile(self.IMAGE, (4, 1, 1, 1))
+        data = replace(FEW, x_train=x, y_train=np.zeros(4, np.int64))
+        (made, _), *_ = batches(data, replace(SHORT, epochs=1))
+        np.testing.assert_array_equal(made, x)
+
+    def test_samples_that_are_no_images_are_refused(self):
+        x = few_digits().x_test.reshape(-1, 64)
+        data = Data(name="flat", x_test=x, y_test=few_digits().y_test, x_train=x,
+                    y_train=few_digits().y_test)  # fmt: skip
+        with pytest.raises(DataError, match="images"):
+            train_float(build_linear, data, replace(SHORT, augment=True))
