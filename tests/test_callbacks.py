@@ -181,6 +181,8 @@ class TestOneGraph:
         calibrate(inner, X)
         model = Counted(inner.inputs, inner.outputs)
         model.compile(keras.optimizers.Adam(1e-3), LOSS)
+        # Else the first call traces twice: once to create the optimizer's variables.
+        model.optimizer.build(model.trainable_variables)
         randomizer = PolicyRandomizer(IndependentSampler())
         fit(model, randomizer, x=np.tile(X, (13, 1, 1, 1))[: 50 * BATCH],
             y=np.tile(Y, 13)[: 50 * BATCH])  # fmt: skip
@@ -201,7 +203,7 @@ class TestOneGraph:
         assert losses["w2a2"][0] != pytest.approx(losses["w8a8"][0], rel=1e-3)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -215,7 +217,7 @@ class KillAt(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if (self._epoch, batch) == self._place:
-            raise Killed
+            raise KilledError
 
 
 @pytest.mark.slow
@@ -225,7 +227,7 @@ def test_a_killed_and_restored_training_equals_one_that_was_not(tmp_path):
 
     before = PolicyRandomizer(seed=5)
     backup = keras.callbacks.BackupAndRestore(str(tmp_path))
-    with contextlib.suppress(Killed):
+    with contextlib.suppress(KilledError):
         fit(make_model(), before, backup, KillAt(1, 2), epochs=3)
     assert before.history == untouched.history[:7]
 

@@ -72,7 +72,10 @@ class TestPolicyEvaluator:
         data, artifact = few_digits(), digits_artifact()
         policy = artifact.space.named("w3a4")
         outputs = Runner(ModelBuilder(artifact).build(policy)).predict(data.x_test)
-        right = [row.argmax() == label for row, label in zip(outputs, data.y_test)]
+        right = [
+            row.argmax() == label
+            for row, label in zip(outputs, data.y_test, strict=True)
+        ]
         metrics = make_evaluator()()(policy)
         assert metrics["accuracy"] == pytest.approx(sum(right) / 200)
         assert metrics["loss"] == cross_entropy(outputs, data.y_test)

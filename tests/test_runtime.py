@@ -78,7 +78,7 @@ class TestLitert:
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["tflite_runtime", "tensorflow"])
 def test_other_runtimes_agree_with_litert(runtime, contents, tmp_path):
-    if importlib.util.find_spec(RUNTIMES[runtime].split(".")[0]) is None:
+    if importlib.util.find_spec(RUNTIMES[runtime].partition(".")[0]) is None:
         pytest.skip(f"{runtime} is not installed")
     model, samples, outputs = (tmp_path / n for n in ("m.tflite", "x.npy", "y.npy"))
     model.write_bytes(contents["w8a8"])

@@ -3,13 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from digits_net import build_net, few_digits, trained_pair
+from digits_net import few_digits, trained_pair
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     Schedule,
-    UniformSampler,
     evaluate_policies,
     get_policy,
     get_policy_space,
@@ -55,7 +54,7 @@ def have_same_weights(one, other):
     return all(map(np.array_equal, one.get_weights(), other.get_weights()))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -68,7 +67,7 @@ def kill_in_epoch(monkeypatch):
         def on_epoch_end(self, current, logs=None):
             if current == epoch:
                 monkeypatch.setattr(training_module._Backup, "on_epoch_end", saved)
-                raise Killed
+                raise KilledError
             saved(self, current, logs)
 
         monkeypatch.setattr(training_module._Backup, "on_epoch_end", on_epoch_end)
@@ -158,7 +157,7 @@ class TestFolder:
         schedule = replace(SHORT, augment=True)
         whole = train_float(build_small, FEW, schedule)
         kill_in_epoch(1)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train_float(build_small, FEW, schedule, folder=tmp_path)
         restored = train_float(build_small, FEW, schedule, folder=tmp_path)
         assert_same_weights(restored, whole)
@@ -174,7 +173,7 @@ class TestFolder:
             whole, train_multi_bit(network, FEW, SHORT, seed=1)
         )
         kill_in_epoch(2)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train_multi_bit(network, FEW, SHORT, folder=tmp_path)
         capfd.readouterr()
         restored = train_multi_bit(network, FEW, SHORT, folder=tmp_path)
@@ -208,7 +207,7 @@ class TestFolder:
 
     def test_a_folder_without_a_saved_epoch_starts_anew(self, tmp_path, kill_in_epoch):
         kill_in_epoch(0)
-        with pytest.raises(Killed):
+        with pytest.raises(KilledError):
             train_float(build_linear, FEW, SHORT, folder=tmp_path)
         network = train_float(build_linear, FEW, SHORT, seed=1, folder=tmp_path)
         assert_same_weights(network, train_float(build_linear, FEW, SHORT, seed=1))

@@ -15,7 +15,7 @@ __all__ = ["RUNTIMES", "Runner"]
 
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
-    "tensorflow": "tensorflow.lite",
+    "tensorflow": "tensorflow",
     "tflite_runtime": "tflite_runtime.interpreter",
 }
 
@@ -108,9 +108,10 @@ def _interpreter_class(runtime: str) -> Callable[..., Any]:
             "is loaded and corrupts it; use a process of its own, or litert."
         )
     try:
-        return importlib.import_module(module).Interpreter
+        loaded: Any = importlib.import_module(module)
     except ImportError as error:
         raise ExportError(
             f"The runtime {runtime!r} is not installed, or not for this Python and "
             f"NumPy ({error}); install it, or choose another of {sorted(RUNTIMES)}."
         ) from error
+    return loaded.lite.Interpreter if runtime == "tensorflow" else loaded.Interpreter
