@@ -178,15 +178,20 @@ class _TemplateTracer:
         return self._offset(x.shape[-1])
 
     def activation(self, quantizer: Any, x: Any) -> Any:
-        step = _ACTIVATION_SCALE * _RATIO ** len(self._activations)
-        self._activations[quantizer.entry] = float(np.float32(step))
-        if quantizer.signed:
-            self._signed.append(quantizer.entry)
+        if quantizer.entry not in self._activations:
+            step = np.float32(_ACTIVATION_SCALE * _RATIO ** len(self._activations))
+            self._activations[quantizer.entry] = float(step)
+            if quantizer.signed:
+                self._signed.append(quantizer.entry)
+        step = self._activations[quantizer.entry]
         narrow = quantizer.bits[0] < MAX_BITS
         bits = quantizer.bits[0] if narrow else MAX_BITS
         return _store_activation(x, step, bits, signed=quantizer.signed)
 
     def average_pool(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
     def batch_norm(self, layer: Any, x: Any) -> Any:
@@ -221,6 +226,9 @@ class _PolicyTracer:
         return _store_activation(x, float(step), bits, signed=quantizer.signed)
 
     def average_pool(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
     def batch_norm(self, layer: MultiBitBatchNormalization, x: Any) -> Any:

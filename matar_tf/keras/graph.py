@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "all_quantizers",
     "entry_name",
+    "find_owner",
     "inner_layer",
     "input_quantizer",
     "kernel_quantizer",
@@ -51,14 +52,35 @@ def all_quantizers(layer: Any) -> tuple[Any, ...]:
 
 def kernel_quantizer(layer: Any) -> WeightQuantizer | None:
     """Returns the quantizer of a layer's kernel, or None."""
-    found = [q for q in all_quantizers(layer) if hasattr(q, "num_channel_axes")]
+    found = [q for q in all_quantizers(layer) if q.kind == "weights"]
     return found[0] if found else None
 
 
 def output_quantizer(layer: Any) -> ActivationQuantizer | None:
-    """Returns the quantizer of a layer's output, or None."""
-    found = [q for q in all_quantizers(layer) if hasattr(q, "initialized")]
+    """Returns the quantizer on whose grid a layer puts its output, or None."""
+    grid = getattr(getattr(layer, "quantize_config", None), "grid", None)
+    if grid is not None:
+        return grid.resolve()
+    found = [q for q in all_quantizers(layer) if q.kind == "activations"]
     return found[-1] if found else None
+
+
+def find_owner(layer: Any, entry: str) -> ActivationQuantizer | None:
+    """Returns the quantizer of an entry elsewhere in the graph of a layer, or None."""
+    seen: set[int] = set()
+    waiting = [layer]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        for quantizer in all_quantizers(one):
+            if quantizer.kind == "activations" and quantizer.entry == entry:
+                return quantizer
+        for node in one.inbound_nodes[-1:]:
+            waiting += tf.nest.flatten(node.inbound_layers)
+        waiting += [node.outbound_layer for node in one.outbound_nodes]
+    return None
 
 
 def remember_wrapper(wrapper: Any) -> None:
@@ -85,13 +107,17 @@ def track_inner_weights(wrapper: Any) -> None:
 
 
 def producer(layer: Any) -> Any:
-    """Returns the layer that makes the single input of `layer`, or None."""
+    """Returns the layer that makes the first input of `layer`, or None.
+
+    Layers with several inputs either have a grid of their own (sums), or inputs that
+    share one (concatenations), so that any of them tells the grid.
+    """
     wrapper = getattr(layer, "matar_wrapper", None)
     nodes = (layer if wrapper is None else wrapper()).inbound_nodes
     if not nodes:
         return None
     parents = tf.nest.flatten(nodes[-1].inbound_layers)
-    if len(parents) != 1 or isinstance(parents[0], keras.layers.InputLayer):
+    if isinstance(parents[0], keras.layers.InputLayer):
         return None
     return parents[0]
 

@@ -77,20 +77,19 @@ def extract_parameters(model: Any) -> Parameters:
         kernel = graph.kernel_quantizer(layer)
         if kernel is not None:
             layers[kernel.entry] = _layer_parameters(layer, kernel, norms)
-        output = graph.output_quantizer(layer)
-        if output is not None:
-            tensors[output.entry] = TensorParameters(
-                bits=output.bits,
-                step=np.exp(output.log_steps.numpy()),
-                signed=output.signed,
-            )
+        for quantizer in graph.all_quantizers(layer):
+            if quantizer.kind == "activations":
+                tensors[quantizer.entry] = TensorParameters(
+                    bits=quantizer.bits,
+                    step=np.exp(quantizer.log_steps.numpy()),
+                    signed=quantizer.signed,
+                )
     return Parameters(layers=layers, tensors=tensors)
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of what decides a training, for the record."""
-    names = ("matar_tf", "numpy", "tensorflow", "tf_keras")
-    names = (*names, "tensorflow-model-optimization")
+    names = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
     return {name: importlib.metadata.version(name) for name in names}
 
 

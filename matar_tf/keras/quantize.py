@@ -12,7 +12,8 @@ from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.layout import apply_space, check_model, lay_out, plan_layout
+from matar_tf.keras.layout import check_model, lay_out
+from matar_tf.keras.planning import apply_space, plan_layout
 from matar_tf.keras.quantize_configs import MatarQuantizeConfig
 from matar_tf.keras.tracing import tracing
 from matar_tf.policy import Policy, PolicySpace
@@ -155,10 +156,9 @@ class PolicySetter:
         activations: dict[str, tuple[int, ...]] = {}
         for layer in model.layers:
             for quantizer in graph.all_quantizers(layer):
-                kind = "activations" if hasattr(quantizer, "signed") else "weights"
-                entries = activations if kind == "activations" else weights
+                entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
-                self._add(kind, quantizer.entry, quantizer)
+                self._add(quantizer.kind, quantizer.entry, quantizer)
             inner = graph.inner_layer(layer)
             if isinstance(inner, MultiBitBatchNormalization):
                 self._add("weights", inner.entry, inner)
@@ -254,6 +254,9 @@ def get_policy_space(model: Any) -> PolicySpace:
 class _Calibrator:
     """A tracer that initialises every activation quantizer on its way."""
 
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
     def weights(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
 
@@ -261,7 +264,15 @@ class _Calibrator:
         return x
 
     def activation(self, quantizer: Any, x: Any) -> Any:
+        before = tf.identity(quantizer.log_steps)
         quantizer.initialize(x)
+        if id(quantizer) in self._seen:
+            # A grid that several tensors share must reach as far as the widest needs.
+            quantizer.log_steps.assign(tf.maximum(before, quantizer.log_steps))
+        self._seen.add(id(quantizer))
+        return quantizer.fake_quantize(x)
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
 
     def average_pool(self, quantizer: Any, x: Any) -> Any:

@@ -10,15 +10,28 @@ from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.quantizers import (
     ActivationQuantizer,
     BiasQuantizer,
+    FixedGridQuantizer,
     MultiBitQuantizer,
     PoolQuantizer,
+    SharedGridQuantizer,
     WeightQuantizer,
 )
 from matar_tf.policy import ALL_BITS
 
-__all__ = ["KERNEL_ATTRIBUTES", "MatarQuantizeConfig", "is_nonnegative"]
+__all__ = [
+    "FIXED_GRID",
+    "GRID_OF",
+    "INPUT_GRID",
+    "KERNEL_ATTRIBUTES",
+    "MatarQuantizeConfig",
+    "is_nonnegative",
+]
 
-_QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
+INPUT_GRID = "input_grid"
+FIXED_GRID = "fixed_grid"
+GRID_OF = "grid_of:"
+
+_QuantizeConfig: Any = tfmot.quantization.keras.QuantizeConfig
 
 KERNEL_ATTRIBUTES = {
     keras.layers.Conv1D: "kernel",
@@ -74,7 +87,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
       weight_bits: Allowed widths of weights, ascending, each in 2..8.
       activation_bits: Allowed widths of activations, ascending, each in 2..8.
       quantize_output: Whether the layer's output is quantized; only without `inner`.
-        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling).
+        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling),
+        ``"fixed_grid"`` onto the one that TFLite fixes (sigmoid, tanh, softmax),
+        ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
         activation function.
     """
@@ -94,6 +109,22 @@ class MatarQuantizeConfig(_QuantizeConfig):
         self.quantize_output = quantize_output
         self.signed = signed
         self.multi_bit_quantizers: list[MultiBitQuantizer] = []
+        self.grid: Any = None  # quantizer of the output that has no bank of its own
+
+    def entries(self, layer: Any) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Returns the policy entries that a built layer gets under this config.
+
+        Returns:
+          ``("weights" or "activations", name, widths)`` for each.
+        """
+        probe = type(self).from_config(self.get_config())
+        probe.get_weights_and_quantizers(layer)
+        probe.get_activations_and_quantizers(layer)
+        probe.get_output_quantizers(layer)
+        return [
+            (quantizer.kind, f"{layer.name}{quantizer.suffix}", quantizer.bits)
+            for quantizer in probe.multi_bit_quantizers
+        ]
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """Returns the kernel (or what `inner` names) and, last, the bias."""
@@ -120,9 +151,16 @@ class MatarQuantizeConfig(_QuantizeConfig):
         if self.inner is not None:
             outputs = self.inner.get_output_quantizers(layer)
             return [self._activation_quantizer(layer) for _ in outputs]
-        if self.quantize_output == "input_grid":
+        self.grid = None
+        if self.quantize_output == INPUT_GRID:
             return [PoolQuantizer()]
-        return [self._activation_quantizer(layer)] if self.quantize_output else []
+        if self.quantize_output == FIXED_GRID:
+            self.grid = FixedGridQuantizer(signed=activation_name(layer) == "tanh")
+        elif isinstance(self.quantize_output, str):
+            self.grid = SharedGridQuantizer(self.quantize_output.removeprefix(GRID_OF))
+        elif self.quantize_output:
+            return [self._activation_quantizer(layer)]
+        return [] if self.grid is None else [self.grid]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         """Puts quantized tensors where the layer looks for its weights."""

@@ -15,13 +15,15 @@ from typing import Any
 from matar_tf.keras import graph, numerics
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.tracing import active_tracer
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = [
     "ActivationQuantizer",
     "BiasQuantizer",
+    "FixedGridQuantizer",
     "MultiBitQuantizer",
     "PoolQuantizer",
+    "SharedGridQuantizer",
     "WeightQuantizer",
 ]
 
@@ -33,12 +35,15 @@ class MultiBitQuantizer(_Quantizer):
     """What weight and activation quantizers share: the bank and its row.
 
     Attributes:
+      kind: ``weights`` or ``activations``: the part of a policy that it answers to.
       bits: Allowed widths, ascending.
       suffix: Ending of the entry's name, for the second quantizer of a kind in a layer.
       entry: Name of the policy entry that chooses the width; set by `build`.
       row: Integer variable, the index into `bits` in force; set by `build`.
       log_steps: Variable, ``[len(bits), *channels]``; set by `build`.
     """
+
+    kind = ""
 
     def __init__(self, bits: Sequence[int] = ALL_BITS) -> None:
         self.bits = tuple(int(width) for width in bits)
@@ -121,6 +126,8 @@ class WeightQuantizer(MultiBitQuantizer):
         ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
     """
 
+    kind = "weights"
+
     def __init__(
         self, bits: Sequence[int] = ALL_BITS, num_channel_axes: int = 1
     ) -> None:
@@ -185,6 +192,8 @@ class ActivationQuantizer(MultiBitQuantizer):
       bits: Allowed widths, ascending, each in 2..8.
       signed: Whether the tensor has values below 0.
     """
+
+    kind = "activations"
 
     def __init__(self, bits: Sequence[int] = ALL_BITS, signed: bool = True) -> None:
         super().__init__(bits)
@@ -252,6 +261,114 @@ class ActivationQuantizer(MultiBitQuantizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {**super().get_config(), "signed": self.signed}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class SharedGridQuantizer(_Quantizer):
+    """Quantizes a tensor on the grid that another layer's quantizer owns.
+
+    Args:
+      owner: Name of the policy entry that owns the grid.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; the owner has the variables."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def resolve(self) -> ActivationQuantizer | None:
+        """Returns the owner, if the graph is put together already."""
+        return graph.find_owner(self._layer(), self.owner)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the owner's grid."""
+        owner = self.resolve()
+        if owner is None:
+            return inputs
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.activation(owner, inputs)
+        return tf.cond(
+            owner.initialized > 0,
+            lambda: owner.fake_quantize(inputs),
+            lambda: tf.identity(inputs),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"owner": self.owner}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SharedGridQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class FixedGridQuantizer(_Quantizer):
+    """Quantizes to the 8-bit grid that TFLite fixes for sigmoid, softmax and tanh.
+
+    Step 1/256 over 0 .. 255, or, if `signed`, 1/128 over -128 .. 127 (TFLite 8-bit
+    quantization specification).
+
+    Args:
+      signed: Whether it is tanh's grid.
+    """
+
+    def __init__(self, signed: bool = False) -> None:
+        self.signed = signed
+        self.bits = (MAX_BITS,)
+        self.initialized = tf.constant(1)
+        self.row = tf.constant(0)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates nothing: the grid is not learned."""
+        return {}
+
+    def resolve(self) -> FixedGridQuantizer:
+        """Returns itself: it is the owner of its grid."""
+        return self
+
+    def step(self) -> Any:
+        """Returns the step, a scalar."""
+        return tf.constant(1.0 / 128.0 if self.signed else 1.0 / 256.0)
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level, as lists of one."""
+        low, high = numerics.activation_range(MAX_BITS, signed=self.signed)
+        return [low], [high]
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the tensor on the grid; straight-through gradient."""
+        (low,), (high,) = self.ranges()
+        quantized = numerics.fake_quantize(
+            x, self.step(), tf.constant(float(low)), tf.constant(float(high))
+        )
+        return x + tf.stop_gradient(quantized - x)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the fixed grid."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.fixed_grid(self, inputs)
+        return self.fake_quantize(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"signed": self.signed}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FixedGridQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -365,8 +482,13 @@ def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:
 
 
 def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
-    _, qmaxs = source.ranges()
-    offset = 127.0 - tf.gather(tf.constant(qmaxs, tf.float32), source.row)
+    qmins, qmaxs = source.ranges()
+    # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
+    zero_points = [
+        -128 - qmin if source.signed else 127 - qmax
+        for qmin, qmax in zip(qmins, qmaxs, strict=True)
+    ]
+    offset = tf.gather(tf.constant(zero_points, tf.float32), source.row)
     step = source.step()
     stored = x / step + offset
     # The mean of integers over an even window hits halves exactly; float noise

@@ -36,6 +36,10 @@ class Tracer(Protocol):
         """Returns the quantized activation."""
         ...
 
+    def fixed_grid(self, quantizer: quantizers.FixedGridQuantizer, x: Any) -> Any:
+        """Returns an activation whose grid TFLite fixes."""
+        ...
+
     def average_pool(self, quantizer: quantizers.PoolQuantizer, x: Any) -> Any:
         """Returns the pooled activation on the grid of the pool's input."""
         ...

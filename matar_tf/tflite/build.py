@@ -90,8 +90,12 @@ class ModelBuilder:
         operator = model.subgraphs[0].operators[place.operator]
         layer = self._artifact.parameters.layers[entry]
         levels, scale = quantize_kernel(layer, bits)
-        source = self._artifact.parameters.tensors[place.input]
-        input_scale = _step(source, policy.activations[place.input])
+        if place.input is None:
+            tensor = model.subgraphs[0].tensors[operator.inputs[0]]
+            input_scale = np.float32(tensor.quantization.scale[0])
+        else:
+            source = self._artifact.parameters.tensors[place.input]
+            input_scale = _step(source, policy.activations[place.input])
         counts = None
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
@@ -137,9 +141,10 @@ class ModelBuilder:
         graph = model.subgraphs[0]
         dropped: dict[int, int] = {}
         identities: set[int] = set()
-        for entry, index in self._template.clamps.items():
-            if policy.activations[entry] == MAX_BITS:
-                operator = operators[index]
+        for entry, indices in self._template.clamps.items():
+            if policy.activations[entry] != MAX_BITS:
+                continue
+            for operator in (operators[index] for index in indices):
                 dropped[int(operator.outputs[0])] = int(operator.inputs[0])
                 identities.add(id(operator))
         if not dropped:

@@ -69,11 +69,12 @@ class Kernel:
 
     Attributes:
       operator: Index of the operator.
-      input: Activation entry of the operator's input.
+      input: Activation entry of the operator's input; None for an input whose scale
+        TFLite fixes.
     """
 
     operator: int
-    input: str
+    input: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +85,15 @@ class Template:
       content: The ``.tflite`` bytes; their weights and scales mean nothing.
       tensors: Activation entry of each tensor, by tensor index.
       kernels: Place of each weight entry.
-      clamps: Index of the QUANTIZE operator that cuts off what lies below the lowest
-        level of a signed tensor, by activation entry.
+      clamps: Indices of the QUANTIZE operators that cut off what lies below the lowest
+        level of signed tensors, by activation entry.
       before_clamps: Indices of tensors that a clamp has not reached yet.
     """
 
     content: bytes
     tensors: Mapping[int, str]
     kernels: Mapping[str, Kernel]
-    clamps: Mapping[str, int]
+    clamps: Mapping[str, tuple[int, ...]]
     before_clamps: tuple[int, ...]
 
     def map_to_json(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class Template:
                 name: {"operator": kernel.operator, "input": kernel.input}
                 for name, kernel in self.kernels.items()
             },
-            "clamps": dict(self.clamps),
+            "clamps": {name: list(indices) for name, indices in self.clamps.items()},
             "before_clamps": list(self.before_clamps),
         }
 
@@ -119,17 +120,20 @@ class Template:
                 content=content,
                 tensors={int(i): str(name) for i, name in value["tensors"].items()},
                 kernels={
-                    name: Kernel(operator=int(at["operator"]), input=str(at["input"]))
+                    name: Kernel(operator=int(at["operator"]), input=at["input"])
                     for name, at in value["kernels"].items()
                 },
-                clamps={name: int(i) for name, i in value["clamps"].items()},
+                clamps={
+                    name: tuple(int(i) for i in indices)
+                    for name, indices in value["clamps"].items()
+                },
                 before_clamps=tuple(int(i) for i in value["before_clamps"]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"The template map is malformed: {error!r}.") from error
         graph = load_model(content).subgraphs[0]
         operators = [kernel.operator for kernel in template.kernels.values()]
-        operators += template.clamps.values()
+        operators += [i for indices in template.clamps.values() for i in indices]
         indices = [*template.tensors, *template.before_clamps]
         if not all(0 <= i < len(graph.operators) for i in operators) or not all(
             0 <= i < len(graph.tensors) for i in indices
@@ -209,20 +213,22 @@ def _check_operators(model: Any) -> None:
             )
 
 
-def _replace_clamps(model: Any, fingerprints: Fingerprints) -> dict[str, int]:
+def _replace_clamps(
+    model: Any, fingerprints: Fingerprints
+) -> dict[str, tuple[int, ...]]:
     graph = model.subgraphs[0]
-    clamps: dict[str, int] = {}
+    clamps: dict[str, tuple[int, ...]] = {}
     for index, operator in enumerate(graph.operators):
         if op_name(model, operator) != "MAXIMUM":
             continue
         scale = _scale(graph.tensors[operator.outputs[0]])
         entry = _match(scale or 0.0, fingerprints.activations)
-        if entry is None or entry not in fingerprints.signed or entry in clamps:
+        if entry is None or entry not in fingerprints.signed:
             raise ModelError(
                 f"The converted model has a MAXIMUM operator of scale {scale} that "
                 "belongs to no signed activation."
             )
-        clamps[entry] = index
+        clamps[entry] = (*clamps.get(entry, ()), index)
         operator.inputs = [
             i for i in operator.inputs if tensor_array(model, graph.tensors[i]) is None
         ]
@@ -301,17 +307,17 @@ def _match_kernels(
         kernel = graph.tensors[operator.inputs[1]]
         entry = _match(_scale(kernel) or 0.0, fingerprints.weights)
         source = tensors.get(int(operator.inputs[0]))
-        if entry is None or source is None:
+        if entry is None:
             raise ModelError(
                 f"The kernel {(kernel.name or b'?').decode()!r} of the converted model "
-                "belongs to no weight entry, or its input to no activation entry."
+                "belongs to no weight entry."
             )
         kernels[entry] = Kernel(operator=index, input=source)
     return kernels
 
 
 def _before_clamps(
-    model: Any, tensors: Mapping[int, str], clamps: Mapping[str, int]
+    model: Any, tensors: Mapping[int, str], clamps: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
     graph = model.subgraphs[0]
     found: set[int] = set()
@@ -325,6 +331,7 @@ def _before_clamps(
             if maker is not None and op_name(model, maker) in _SAME_GRID_OPS:
                 visit(maker.inputs, entry)
 
-    for entry, index in clamps.items():
-        visit(graph.operators[index].inputs, entry)
+    for entry, indices in clamps.items():
+        for index in indices:
+            visit(graph.operators[index].inputs, entry)
     return tuple(sorted(found))

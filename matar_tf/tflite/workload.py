@@ -43,8 +43,10 @@ def read_workload(template: Template) -> Workload:
     graph = model.subgraphs[0]
     clamps = {
         int(graph.operators[index].outputs[0]): int(graph.operators[index].inputs[0])
-        for index in template.clamps.values()
+        for indices in template.clamps.values()
+        for index in indices
     }
+    clamp_operators = {i for indices in template.clamps.values() for i in indices}
     entries = {kernel.operator: name for name, kernel in template.kernels.items()}
     names: dict[int, str] = {}
     tensors: dict[str, TensorWorkload] = {}
@@ -68,7 +70,7 @@ def read_workload(template: Template) -> Workload:
     for number, operator in enumerate(graph.operators):
         kind = op_name(model, operator)
         index = int(operator.outputs[0])
-        if number in template.clamps.values():
+        if number in clamp_operators:
             continue
         if kind == "DEQUANTIZE":
             outputs.append(names[resolve(int(operator.inputs[0]))])
