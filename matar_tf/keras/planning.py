@@ -129,7 +129,7 @@ class _Planner:
             return None
         if chosen is not None:
             weight_bits, tensor_bits = chosen.weight_bits, chosen.activation_bits
-        owner = self._owners.get(layer.name, layer.name)
+        owner = self._owners.get(layer.name, str(layer.name))
         signed = not self._nonnegative[owner]
         return MatarQuantizeConfig(
             None if chosen is None else chosen.inner,

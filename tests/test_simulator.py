@@ -1,0 +1,77 @@
+"""The NumPy simulator equals the kernels of both kinds, operator for operator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nets import build_net, samples_for
+
+from matar_tf.errors import ExportError
+from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.tflite import simulator
+from matar_tf.tflite._schema import load_model, op_name
+from matar_tf.tflite.build import ModelBuilder
+
+
+def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
+    """Returns every tensor as LiteRT's own kernels compute it, without XNNPACK."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        model_content=content,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    index = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(index, samples.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(index, samples)
+    interpreter.invoke()
+    operators = load_model(content).subgraphs[0].operators
+    outputs = [int(operator.outputs[0]) for operator in operators]
+    return {output: interpreter.get_tensor(output) for output in outputs}
+
+
+@pytest.mark.parametrize(
+    "name", ["residual_bn", "depthwise", "average_pool", "global_average", "concat"]
+)
+@pytest.mark.parametrize("policy", ["w8a8", "w4a4", "w2a2"])
+def test_builtin_kernels_are_reproduced_tensor_for_tensor(
+    name: str, policy: str
+) -> None:
+    model = quantize_model(build_net(name))
+    calibrate(model, samples_for(name))
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.named(policy))
+    samples = samples_for(name, 8)
+    expected = run_builtin(content, samples)
+    simulated = simulator.simulate_tensors(content, samples, kernels="builtin")
+    parsed = load_model(content)
+    for operator in parsed.subgraphs[0].operators:
+        output = int(operator.outputs[0])
+        np.testing.assert_array_equal(
+            simulated[output], expected[output], err_msg=op_name(parsed, operator)
+        )
+
+
+class TestRounding:
+    def test_xnnpack_rounds_halves_to_even(self) -> None:
+        acc = np.array([1, 3, 5, -1, -3, 7])
+        half = np.array([0.5], np.float32)
+        rounded = simulator._requantize(acc, half, "xnnpack")
+        np.testing.assert_array_equal(rounded, [0, 2, 2, 0, -2, 4])
+
+    def test_builtin_rounds_halves_up(self) -> None:
+        acc = np.array([1, 3, 5, -1, -3, 7])
+        rounded = simulator._requantize(acc, np.array([0.5]), "builtin")
+        np.testing.assert_array_equal(rounded, [1, 2, 3, 0, -1, 4])
+
+    def test_fixed_point_multipliers_are_those_of_the_specification(self) -> None:
+        multiplier, shift = simulator._quantized_multiplier(np.array([0.25, 1.0, 3.0]))
+        np.testing.assert_array_equal(multiplier, [2**30, 2**30, 3 * 2**29])
+        np.testing.assert_array_equal(shift, [-1, 1, 2])
+
+
+def test_unknown_kernels_are_refused() -> None:
+    with pytest.raises(ExportError, match="xnnpack"):
+        simulator.simulate(b"", np.zeros((1, 1), np.float32), kernels="gemmlowp")
