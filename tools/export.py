@@ -6,11 +6,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from matar_tf.artifact import Artifact
+    from matar_tf.policy import Policy
 
 from tools.common import check_flags_only, reports_errors, run
 
@@ -34,7 +41,14 @@ _PROFILE = flags.DEFINE_enum(
     ["int8", "packed-litert", "packed-float", "packed-portable"],
     "How the file stores kernels.",
 )
+_VERIFY = flags.DEFINE_bool(
+    "verify",
+    False,
+    "Compare runtime, simulator and (with --compare=keras) the Keras network layer by "
+    "layer, and name the first layer that differs.",
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
+_VERIFY_SAMPLES = 256
 flags.mark_flags_as_required(["artifact", "policy", "output"])
 
 
@@ -71,11 +85,11 @@ def main(argv: Sequence[str]) -> int:
             "--overwrite."
         )
     samples = reference = None
-    if _COMPARE.value == "keras":
+    if _COMPARE.value == "keras" or _VERIFY.value:
         data = load_data(_DATA.value)
         check_data(artifact, data)
         samples = data.x_test
-
+    if _COMPARE.value == "keras":
         from matar_tf.keras.package import keras_reference
 
         reference = keras_reference(artifact)
@@ -96,7 +110,32 @@ def main(argv: Sequence[str]) -> int:
             f"Agreement with the Keras network on {len(samples)} samples: "
             f"{exported.agreement:.2%} ({verdict})."
         )
+    if _VERIFY.value and samples is not None:
+        _verify(artifact, policy, output.read_bytes(), samples[:_VERIFY_SAMPLES])
     return 0
+
+
+def _verify(
+    artifact: Artifact, policy: Policy, content: bytes, samples: np.ndarray
+) -> None:
+    from matar_tf.tflite.verify import verify
+
+    expected = None
+    if _COMPARE.value == "keras":
+        from matar_tf.keras.package import keras_tensors
+
+        expected = keras_tensors(artifact, policy, samples)
+    outcome = verify(content, samples, expected)
+    print(f"Runtime and simulator differ on {outcome.runtime_share:.4%} of outputs.")
+    for layer in outcome.layers:
+        print(
+            f"  {layer.name}: {layer.share:.4%} of levels differ from Keras, by at "
+            f"most {layer.max_levels}"
+        )
+    if expected is not None:
+        first = outcome.first_difference
+        name = "none" if first is None else first.name
+        print(f"First layer that differs from Keras: {name}.")
 
 
 if __name__ == "__main__":

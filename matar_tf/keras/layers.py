@@ -156,6 +156,10 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             training = keras.backend.learning_phase()
         if training and self.trainable:
             return self._normalize_batch(inputs)
+        return self.evaluate(inputs)
+
+    def evaluate(self, inputs: Any) -> Any:
+        """Returns the normalised tensor with the statistics of the row in force."""
         scale, offset = self.folded(self.row)
         above = graph.producer(self)
         if above is not None:

@@ -13,10 +13,12 @@ import numpy as np
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.keras import graph
-from matar_tf.keras._compat import keras
+from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.conversion import check_initialized, make_template
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
+from matar_tf.keras.quantizers import snap_bias
+from matar_tf.keras.tracing import tracing
 from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
 from matar_tf.policy import Policy
 from matar_tf.tflite.workload import read_workload
@@ -24,6 +26,7 @@ from matar_tf.tflite.workload import read_workload
 __all__ = [
     "extract_parameters",
     "keras_reference",
+    "keras_tensors",
     "load_network",
     "package",
     "versions",
@@ -128,6 +131,49 @@ def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.nda
         return model.predict(samples, batch_size=256, verbose=0)
 
     return predict
+
+
+class _Recorder:
+    """A tracer that evaluates as usual and keeps every quantized activation."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def weights(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def bias(self, quantizer: Any, x: Any) -> Any:
+        return snap_bias(x, quantizer.layer)
+
+    def activation(self, quantizer: Any, x: Any) -> Any:
+        quantized = quantizer.fake_quantize(x)
+        self.tensors.setdefault(quantizer.entry, quantized.numpy())
+        return quantized
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def average_pool(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.round_to_grid(x)
+
+    def batch_norm(self, layer: Any, x: Any) -> Any:
+        return layer.evaluate(x)
+
+
+def keras_tensors(
+    artifact: Artifact, policy: Policy, samples: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns the Keras network's quantized activations, by activation entry.
+
+    Raises:
+      ArtifactError: If the artifact holds no network.
+    """
+    model = load_network(artifact)
+    set_policy(model, policy)
+    recorder = _Recorder()
+    with tracing(recorder):
+        model.call(tf.constant(samples), training=False)
+    return recorder.tensors
 
 
 def _network_members(model: Any) -> dict[str, bytes]:

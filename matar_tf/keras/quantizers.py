@@ -399,13 +399,17 @@ class PoolQuantizer(_Quantizer):
         tracer = active_tracer()
         if tracer is not None:
             return tracer.average_pool(self, inputs)
+        return self.round_to_grid(inputs)
+
+    def round_to_grid(self, x: Any) -> Any:
+        """Returns a pooled tensor on the grid of the pool's input."""
         source = self.source()
         if source is None:
-            return inputs
+            return x
         return tf.cond(
             source.initialized > 0,
-            lambda: _round_pooled(inputs, source),
-            lambda: tf.identity(inputs),
+            lambda: _round_pooled(x, source),
+            lambda: tf.identity(x),
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -116,7 +116,9 @@ def add_tensor(model: Any, like: Any, suffix: str) -> int:
     tensor = schema.TensorT()
     tensor.shape, tensor.shapeSignature = like.shape, like.shapeSignature
     tensor.type, tensor.buffer = schema.TensorType.FLOAT32, 0
-    tensor.name = (like.name or b"") + f"_{suffix}".encode()
+    name = like.name or b""
+    name = name.decode() if isinstance(name, bytes) else name
+    tensor.name = f"{name}/{suffix}"
     tensor.hasRank = True
     tensors = model.subgraphs[0].tensors
     tensors.append(tensor)

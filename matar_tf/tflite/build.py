@@ -78,6 +78,7 @@ class ModelBuilder:
             "artifact_digest": self._digest,
             "policy": policy.to_json(),
             "profile": profile,
+            "kernels": {f"{one.entry}/kernel": one.entry for one in storages},
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
@@ -88,6 +89,7 @@ class ModelBuilder:
     def _kernel(self, model: Any, entry: str, bits: int, policy: Policy) -> Kernel:
         place = self._template.kernels[entry]
         operator = model.subgraphs[0].operators[place.operator]
+        model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
         layer = self._artifact.parameters.layers[entry]
         levels, scale = quantize_kernel(layer, bits)
         if place.input is None:
@@ -117,6 +119,7 @@ class ModelBuilder:
     def _fill_tensors(self, model: Any, policy: Policy) -> None:
         graph = model.subgraphs[0]
         before_clamps = set(self._template.before_clamps)
+        named: set[str] = set()
         for index, entry in self._template.tensors.items():
             bits = policy.activations[entry]
             tensor = self._artifact.parameters.tensors[entry]
@@ -127,6 +130,11 @@ class ModelBuilder:
             graph.tensors[index].quantization = quantization(
                 [_step(tensor, bits)], [zero_point], 0
             )
+            final = index not in before_clamps or bits == MAX_BITS
+            if final and entry not in named and _is_computed(graph, index):
+                # The first tensor on a grid bears the entry's name, in viewers too.
+                graph.tensors[index].name = entry
+                named.add(entry)
 
     def _drop_identity_clamps(
         self, model: Any, policy: Policy, operators: Sequence[Any]
@@ -181,6 +189,10 @@ def quantize_kernel(layer: LayerParameters, bits: int) -> tuple[np.ndarray, np.n
     magnitude = np.where(sign == 0, np.float32(1.0), np.abs(layer.scale[row]))
     levels = (levels * sign.reshape(shape)).astype(np.int8)
     return levels, (layer.step[row] * magnitude).astype(np.float32)
+
+
+def _is_computed(graph: Any, index: int) -> bool:
+    return any(index in operator.outputs for operator in graph.operators)
 
 
 def _range(bits: int, *, signed: bool) -> tuple[int, int]:

@@ -1,0 +1,102 @@
+"""What is in a ``.tflite`` file: one row for each operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import ExportError
+from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
+from matar_tf.tflite.metadata import read_metadata
+
+__all__ = ["Operator", "inspect_model"]
+
+_TYPE_NAMES = {
+    value: name
+    for name, value in vars(schema.TensorType).items()
+    if isinstance(value, int)
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operator:
+    """An operator of a file.
+
+    Attributes:
+      output: Name of the output tensor.
+      op: Builtin name.
+      entry: Weight entry of the policy, for operators with a kernel.
+      weight_bits: Width of the kernel under the policy, or None.
+      storage: Type of the stored kernel, or None.
+      activation_bits: Width of the output under the policy, or None.
+      scale: Scale of the output, or None for a float one.
+      num_bytes: Bytes of kernel and bias in the file.
+    """
+
+    output: str
+    op: str
+    entry: str | None
+    weight_bits: int | None
+    storage: str | None
+    activation_bits: int | None
+    scale: float | None
+    num_bytes: int
+
+
+def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]:
+    """Returns the metadata of a file and its operators in execution order.
+
+    Raises:
+      ExportError: If the file was not exported by matar_tf.
+    """
+    metadata = read_metadata(content)
+    model = load_model(content)
+    graph = model.subgraphs[0]
+    try:
+        policy, kernels = metadata["policy"], dict(metadata["kernels"])
+    except KeyError as error:
+        raise ExportError(
+            f"The metadata of the file lacks {error.args[0]!r}; export it again."
+        ) from error
+    rows: list[Operator] = []
+    made_by = {int(op.outputs[0]): op for op in graph.operators}
+    for operator in graph.operators:
+        output = graph.tensors[operator.outputs[0]]
+        name = _name(output)
+        entry = storage = None
+        num_bytes = 0
+        if op_name(model, operator) in COMPUTE_OPS:
+            index = int(operator.inputs[1])
+            while index in made_by:  # a packed kernel that is dequantized first
+                index = int(made_by[index].inputs[0])
+            kernel = graph.tensors[index]
+            entry = kernels.get(_name(kernel))
+            storage = _TYPE_NAMES[kernel.type]
+            held = [kernel]
+            if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+                held.append(graph.tensors[operator.inputs[2]])
+            num_bytes = sum(len(model.buffers[one.buffer].data) for one in held)
+        scale = output.quantization and output.quantization.scale
+        is_float = output.type == schema.TensorType.FLOAT32
+        rows.append(
+            Operator(
+                output=name,
+                op=op_name(model, operator),
+                entry=entry,
+                weight_bits=None if entry is None else policy["weights"].get(entry),
+                storage=storage,
+                activation_bits=policy["activations"].get(name),
+                scale=None
+                if is_float or scale is None
+                else float(np.asarray(scale).flat[0]),
+                num_bytes=num_bytes,
+            )
+        )
+    return metadata, tuple(rows)
+
+
+def _name(tensor: Any) -> str:
+    name = tensor.name or b""
+    return name.decode() if isinstance(name, bytes) else name
