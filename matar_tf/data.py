@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +83,7 @@ class Data:
         )
 
 
-def load_data(spec: str) -> Data:
+def load_data(spec: str, *, training: bool = True) -> Data:
     """Loads a data set.
 
     Unsigned bytes are scaled to [0, 1]; floats are taken as they are.
@@ -92,6 +92,7 @@ def load_data(spec: str) -> Data:
       spec: ``digits``, the path of an ``.npz`` file, or ``package.module:function``.
         The function returns a mapping with the keys of the file, or a
         ``tf.data.Dataset`` of ``(samples, labels)`` batches to evaluate on.
+      training: Whether the training samples of a file are read, too.
 
     Raises:
       DataError: If nothing is there, or its arrays do not fit together.
@@ -99,7 +100,7 @@ def load_data(spec: str) -> Data:
     if spec == DIGITS:
         return _load_digits()
     if spec.endswith(".npz"):
-        return _load_file(spec)
+        return _load_file(spec, _KEYS if training else _KEYS[2:])
     if ":" in spec:
         return _from_arrays(spec, _call(spec))
     raise DataError(
@@ -126,7 +127,7 @@ def _load_digits() -> Data:
     )
 
 
-def _load_file(path: str) -> Data:
+def _load_file(path: str, keys: Sequence[str]) -> Data:
     if not Path(path).is_file():
         raise DataError(
             f"Expected an .npz file at {path}, found nothing; check the path."
@@ -136,7 +137,7 @@ def _load_file(path: str) -> Data:
             stored: Any = np.load(file, allow_pickle=False)
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds one bare array")
-            arrays = {key: stored[key] for key in _KEYS if key in stored.files}
+            arrays = {key: stored[key] for key in keys if key in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "

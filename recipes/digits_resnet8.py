@@ -21,5 +21,5 @@ def get_config() -> RecipeConfig:
         build_model=digits_resnet,
         # No augment: a mirrored or shifted 8x8 digit is often another digit.
         float_schedule=Schedule(epochs=20, learning_rate=3e-3, batch_size=32),
-        multi_bit_schedule=Schedule(epochs=50, learning_rate=3e-3, batch_size=32),
+        multi_bit_schedule=Schedule(epochs=80, learning_rate=3e-3, batch_size=32),
     )

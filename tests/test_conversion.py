@@ -91,7 +91,7 @@ class TestClamps:
             return [op_name(model, one) for one in operators].count("QUANTIZE")
 
         assert num_quantize("w8a8") == 1  # the float input
-        # The signed batch norm has a clamp; the sum, the last layer's input, stays at 8.
+        # The signed batch norm; the sum is the last layer's input and stays at 8.
         assert num_quantize("w4a4") == 2
 
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         raise DataError(f"Expected a .tflite file at {path}, found nothing.")
     content = path.read_bytes()
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
-    data = load_data(_DATA.value)
+    data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")

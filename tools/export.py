@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         )
     samples = reference = None
     if _COMPARE.value == "keras" or _VERIFY.value:
-        data = load_data(_DATA.value)
+        data = load_data(_DATA.value, training=False)
         check_data(artifact, data)
         samples = data.x_test
     if _COMPARE.value == "keras":

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
     artifact = read_artifact(_ARTIFACT.value)
     targets = [load_target(name) for name in _TARGETS.value]
-    data = load_data(_DATA.value)
+    data = load_data(_DATA.value, training=False)
     if _NUM_SAMPLES.value is not None:
         data = data.head(_NUM_SAMPLES.value)
     check_data(artifact, data)
