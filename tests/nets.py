@@ -162,6 +162,7 @@ def build_net(name: str) -> Any:
 
 def keras_model(shape: tuple[int, ...], body: Callable[[Any], Any]) -> Any:
     """Returns a float network around a body; see `build_net`."""
+    keras.backend.reset_uids()
     keras.utils.set_random_seed(1)
     inputs = L.Input(shape, name="samples")
     x = body(inputs)

@@ -11,7 +11,12 @@ conversion         the way through the TFLite converter
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
-from matar_tf.keras.package import load_network, package, versions
+from matar_tf.keras.package import (
+    keras_tensors,
+    load_network,
+    package,
+    versions,
+)
 from matar_tf.keras.quantize import (
     MatarQuantizeScheme,
     calibrate,
@@ -53,6 +58,7 @@ __all__ = [
     "get_policy",
     "get_policy_space",
     "keras",
+    "keras_tensors",
     "load_model",
     "load_network",
     "package",

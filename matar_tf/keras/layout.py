@@ -44,12 +44,14 @@ class Layout:
     origins: Mapping[str, str]
 
 
-def check_model(model: Any, *, only: Collection[str] | None = None) -> None:
+def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
     """Refuses what cannot be quantized, saying what to do.
 
     Args:
       model: What is to be quantized.
-      only: Names of the layers to be quantized; None for all.
+      only: The layers to be quantized, by name, each with the config that the user
+        chose or None; None for all. A layer of any kind may come with a config that
+        has an inner one: it says what to quantize.
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
@@ -88,7 +90,9 @@ def check_model(model: Any, *, only: Collection[str] | None = None) -> None:
                 "make a second layer, because its inputs differ in scale."
             )
         if only is None or layer.name in only:
-            _check_layer(layer)
+            chosen = (only or {}).get(layer.name)
+            if chosen is None or chosen.inner is None:
+                _check_layer(layer)
 
 
 def lay_out(

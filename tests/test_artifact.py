@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
+from matar_tf.errors import ArtifactError
+from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
+from matar_tf.policy import PolicySpace
+from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    layer = LayerParameters(
+        kernel=np.arange(6, dtype=np.float32).reshape(2, 3),
+        channel_axis=0,
+        bits=(2, 8),
+        step=np.ones((2, 2), np.float32),
+        scale=np.full((2, 2), 0.5, np.float32),
+        offset=None,
+    )
+    tensors = {
+        name: TensorParameters(bits=(8,), step=np.array([0.1]), signed=True)
+        for name in ("input", "dense")
+    }
+    workload = Workload(
+        layers=(
+            LayerWorkload(
+                name="dense",
+                kind=OpKind.DENSE,
+                inputs=("input",),
+                output="dense",
+                weights="dense",
+                macs=6,
+                weight_elems=6,
+            ),
+        ),
+        tensors={
+            name: TensorWorkload(name=name, shape=(size,), activation=name)
+            for name, size in (("input", 3), ("dense", 2))
+        },
+        inputs=("input",),
+        outputs=("dense",),
+    )
+    return Artifact(
+        space=PolicySpace(
+            weights={"dense": (2, 8)}, activations={"input": (8,), "dense": (8,)}
+        ),
+        workload=workload,
+        parameters=Parameters(layers={"dense": layer}, tensors=tensors),
+        template=b"template",
+        template_map={"tensors": {"0": "input"}},
+        accuracy={"float": {"accuracy": 0.5}},
+        provenance={"seed": 0},
+    )
+
+
+@pytest.fixture(params=["folder", "file.matar"])
+def written(request: pytest.FixtureRequest, tmp_path: Path, artifact: Artifact) -> Path:
+    path = tmp_path / request.param
+    write_artifact(artifact, path)
+    return path
+
+
+def test_round_trip(written: Path, artifact: Artifact) -> None:
+    read = read_artifact(written)
+    assert read.digest() == artifact.digest()
+    assert read.space == artifact.space
+    assert read.workload == artifact.workload
+    assert read.accuracy == artifact.accuracy
+    layer = read.parameters.layers["dense"]
+    np.testing.assert_array_equal(layer.kernel, [[0, 1, 2], [3, 4, 5]])
+    assert layer.offset is None
+    assert layer.bits == (2, 8)
+    assert read.parameters.tensors["input"].signed
+
+
+def test_equal_artifacts_are_equal_files(tmp_path: Path, artifact: Artifact) -> None:
+    for name in ("a.matar", "b.matar"):
+        write_artifact(artifact, tmp_path / name)
+    assert (tmp_path / "a.matar").read_bytes() == (tmp_path / "b.matar").read_bytes()
+
+
+class TestDigest:
+    def test_depends_on_what_decides_accuracy(self, artifact: Artifact) -> None:
+        assert replace(artifact, template=b"other").digest() != artifact.digest()
+        space = artifact.space.with_choices(weights={"dense": (8,)})
+        assert replace(artifact, space=space).digest() != artifact.digest()
+
+    def test_does_not_depend_on_records(self, artifact: Artifact) -> None:
+        other = replace(artifact, provenance={"seed": 1}, accuracy={})
+        assert other.digest() == artifact.digest()
+
+
+class TestDamage:
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactError, match="found nothing"):
+            read_artifact(tmp_path / "none")
+
+    @pytest.mark.parametrize("member", ["template.tflite", "parameters.npz"])
+    def test_an_altered_member(
+        self, tmp_path: Path, artifact: Artifact, member: str
+    ) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        (tmp_path / "a" / member).write_bytes(b"altered")
+        with pytest.raises(ArtifactError, match="SHA-256"):
+            read_artifact(tmp_path / "a")
+
+    @pytest.mark.parametrize("member", ["template.tflite", "manifest.json"])
+    def test_a_missing_member(
+        self, tmp_path: Path, artifact: Artifact, member: str
+    ) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        (tmp_path / "a" / member).unlink()
+        with pytest.raises(ArtifactError, match=r"incomplete|not an artifact"):
+            read_artifact(tmp_path / "a")
+
+    def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        (tmp_path / "a" / "run.py").write_text("boom")
+        with pytest.raises(ArtifactError, match=r"run\.py"):
+            read_artifact(tmp_path / "a")
+
+    def test_another_schema_version(self, tmp_path: Path, artifact: Artifact) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        path = tmp_path / "a" / "manifest.json"
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "schema_version": 9})
+        )
+        with pytest.raises(ArtifactError, match="schema_version 1"):
+            read_artifact(tmp_path / "a")
+
+    def test_a_manifest_that_is_not_json(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        (tmp_path / "a" / "manifest.json").write_text("{")
+        with pytest.raises(ArtifactError, match="malformed"):
+            read_artifact(tmp_path / "a")
+
+    def test_a_truncated_zip(self, tmp_path: Path, artifact: Artifact) -> None:
+        path = tmp_path / "a.matar"
+        write_artifact(artifact, path)
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(ArtifactError, match="damaged"):
+            read_artifact(path)
+
+    def test_a_zip_member_outside(self, tmp_path: Path, artifact: Artifact) -> None:
+        path = tmp_path / "a.matar"
+        write_artifact(artifact, path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("../outside", b"")
+        with pytest.raises(ArtifactError, match=r"\.\./outside"):
+            read_artifact(path)
+
+    def test_pickled_parameters(self, tmp_path: Path, artifact: Artifact) -> None:
+        np.savez(tmp_path / "p.npz", layer0_kernel=np.array([{}], object))
+        with pytest.raises(ArtifactError, match="malformed"):
+            Parameters.from_npz((tmp_path / "p.npz").read_bytes())
+
+    def test_entries_without_parameters(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        parameters = replace(artifact.parameters, tensors={})
+        write_artifact(replace(artifact, parameters=parameters), tmp_path / "a")
+        with pytest.raises(ArtifactError, match="activation entries"):
+            read_artifact(tmp_path / "a")
+
+
+class TestOverwriting:
+    def test_is_refused_unless_allowed(self, written: Path, artifact: Artifact) -> None:
+        with pytest.raises(ArtifactError, match="--overwrite"):
+            write_artifact(artifact, written)
+        other = replace(artifact, provenance={"seed": 7})
+        write_artifact(other, written, overwrite=True)
+        assert read_artifact(written).provenance == {"seed": 7}
+
+    def test_spares_what_is_no_artifact(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "thesis.txt").write_text("years")
+        with pytest.raises(ArtifactError, match="something else"):
+            check_free(tmp_path / "precious", overwrite=True)
+
+    def test_leaves_no_temporary_files(self, written: Path) -> None:
+        assert [path.name for path in written.parent.iterdir()] == [written.name]
+
+
+def test_unknown_extras_are_refused(tmp_path: Path, artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"code\.py"):
+        write_artifact(replace(artifact, extras={"code.py": b""}), tmp_path / "a")

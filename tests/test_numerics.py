@@ -1,0 +1,125 @@
+"""Values and gradients of fake quantization, against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from matar_tf.keras import numerics
+from matar_tf.keras._compat import tf
+from matar_tf.policy import ALL_BITS
+
+
+def ranges(bits: int, signed: bool) -> tuple[int, int]:
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_ranges_have_the_size_of_their_width(bits: int) -> None:
+    low, high = numerics.weight_range(bits)
+    assert (low, high - low + 1) == (-high, 2**bits - 1)
+    for signed in (True, False):
+        low, high = numerics.activation_range(bits, signed=signed)
+        assert (low, high) == ranges(bits, signed)
+
+
+@pytest.mark.parametrize(
+    ("bits", "factor"), [(8, 1), (7, 2), (6, 4), (5, 8), (4, 18), (3, 42), (2, 127)]
+)
+def test_the_store_factor_is_the_largest_that_fits(bits: int, factor: int) -> None:
+    assert numerics.weight_store_factor(bits) == factor
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", ALL_BITS)
+def test_values_at_both_sides_of_each_boundary(bits: int, signed: bool) -> None:
+    low, high = ranges(bits, signed)
+    step = 0.25
+    levels = np.array(
+        [low - 9, low - 0.51, low, low + 0.49, low + 0.51, high - 0.51, high, high + 9]
+    )
+    expected = [low, low, low, low, low + 1, high - 1, high, high]
+    quantized = numerics.fake_quantize(
+        tf.constant(levels * step, tf.float32),
+        tf.constant(step),
+        tf.constant(float(low)),
+        tf.constant(float(high)),
+    )
+    np.testing.assert_allclose(quantized / step, expected)
+
+
+def test_halves_round_up() -> None:
+    x = tf.constant([-1.5, -0.5, 0.5, 1.5, 2.5])
+    quantized = numerics.fake_quantize(
+        x, tf.constant(1.0), tf.constant(-4.0), tf.constant(3.0)
+    )
+    np.testing.assert_array_equal(quantized, [-1.0, 0.0, 1.0, 2.0, 3.0])
+
+
+class TestQuantizeRow:
+    bits = (2, 4, 8)
+    qmins = tf.constant([-1.0, -7.0, -127.0])
+    qmaxs = tf.constant([1.0, 7.0, 127.0])
+    scales = tf.constant([0.5, 0.25, 0.125])
+
+    @pytest.mark.parametrize("row", [0, 1, 2])
+    def test_gradients_are_those_of_lsq(self, row: int) -> None:
+        rng = np.random.default_rng(row)
+        x = rng.normal(size=(50, 3)).astype(np.float32)
+        log_steps = tf.Variable(rng.normal(-2.0, 0.3, (3, 3)).astype(np.float32))
+        upstream = rng.normal(size=x.shape).astype(np.float32)
+        inputs = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = numerics.quantize_row(
+                inputs,
+                log_steps,
+                tf.constant(row),
+                self.qmins,
+                self.qmaxs,
+                self.scales,
+            )
+        to_x, to_steps = tape.gradient(outputs, [inputs, log_steps], upstream)
+        step = np.exp(log_steps.numpy()[row])
+        high = float(self.qmaxs[row])
+        v = x / step
+        inside = np.abs(v) <= high
+        levels = np.floor(np.clip(v, -high, high) + 0.5)
+        np.testing.assert_allclose(outputs, levels * step, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(to_x, np.where(inside, upstream, 0.0))
+        per_level = np.where(inside, levels - v, np.sign(v) * high)
+        # d(step) = sum(upstream * .) * scale; d(log step) = d(step) * step.
+        expected = (upstream * per_level).sum(0) * float(self.scales[row]) * step
+        np.testing.assert_allclose(
+            tf.convert_to_tensor(to_steps)[row], expected, rtol=1e-3, atol=1e-5
+        )
+        others = np.delete(tf.convert_to_tensor(to_steps).numpy(), row, axis=0)
+        np.testing.assert_array_equal(others, 0.0)
+
+
+class TestOptimalSteps:
+    def test_beat_the_step_of_the_largest_magnitude(self) -> None:
+        x = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)
+        x[:, 1] *= 3
+        lows, highs = tf.constant([-1.0, -7.0]), tf.constant([1.0, 7.0])
+        steps = numerics.optimal_steps(tf.constant(x), lows, highs).numpy()
+        assert steps.shape == (2, 2)
+        for row, high in enumerate((1.0, 7.0)):
+
+            def error(step: np.ndarray, high: float = high) -> np.ndarray:
+                levels = np.floor(np.clip(x / step, -high, high) + 0.5)
+                return ((levels * step - x) ** 2).mean(0)
+
+            widest = np.abs(x).max(0) / high
+            assert (error(steps[row]) < 0.9 * error(widest)).all()
+
+    def test_exact_grids_are_found(self) -> None:
+        x = tf.constant([[-3.0], [0.0], [1.0], [3.0]])
+        steps = numerics.optimal_steps(x, tf.constant([-3.0]), tf.constant([3.0]))
+        np.testing.assert_allclose(steps, [[1.0]], rtol=1e-6)
+
+    def test_zeros_get_a_positive_step(self) -> None:
+        steps = numerics.optimal_steps(
+            tf.zeros((4, 1)), tf.constant([-1.0]), tf.constant([1.0])
+        )
+        assert steps.numpy() > 0

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from matar_tf.errors import PolicyError
+from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
+
+SPACE = PolicySpace(
+    weights={"first": (8,), "middle": (2, 4, 8)},
+    activations={"input": (8,), "relu": (2, 3, 8)},
+)
+
+
+class TestUniformNames:
+    @pytest.mark.parametrize("name", ["w1a8", "w9a8", "w4a1", "w4a9"])
+    def test_widths_outside_two_to_eight_are_refused(self, name: str) -> None:
+        with pytest.raises(PolicyError, match=r"2\.\.8"):
+            parse_uniform_name(name)
+
+    @pytest.mark.parametrize("name", ["a8w4", "w4", "w4a8x", "", "W4A8"])
+    def test_other_forms_are_refused(self, name: str) -> None:
+        with pytest.raises(PolicyError, match="w4a8"):
+            parse_uniform_name(name)
+
+    def test_both_ends_are_read(self) -> None:
+        assert parse_uniform_name("w2a8") == (2, 8)
+
+    def test_a_space_names_the_widths_that_its_free_entries_share(self) -> None:
+        assert SPACE.uniform_names() == ("w8a8", "w2a2")
+        assert SPACE.uniform_names(mixed=True)[:3] == ("w8a8", "w8a3", "w8a2")
+
+
+class TestPolicy:
+    @pytest.mark.parametrize("bits", [1, 9, 4.0, "4", True, None])
+    def test_only_integers_from_two_to_eight_are_bits(self, bits: object) -> None:
+        with pytest.raises(PolicyError, match="'relu'"):
+            Policy(weights={}, activations={"relu": bits})  # type: ignore[dict-item]
+
+    def test_json_round_trip(self) -> None:
+        policy = SPACE.named("w2a2")
+        assert Policy.from_json(policy.to_json()) == policy
+
+    def test_pickle_round_trip(self) -> None:
+        policy = SPACE.named("w2a2")
+        assert pickle.loads(pickle.dumps(policy)) == policy
+        assert pickle.loads(pickle.dumps(SPACE)) == SPACE
+
+    def test_equal_policies_have_equal_hashes_and_digests(self) -> None:
+        one = Policy(weights={"a": 2, "b": 3}, activations={})
+        other = Policy(weights={"b": 3, "a": 2}, activations={})
+        assert one == other
+        assert hash(one) == hash(other)
+        assert one.digest() == other.digest()
+
+    def test_entries_cannot_be_changed(self) -> None:
+        with pytest.raises(TypeError):
+            SPACE.named("w2a2").weights["middle"] = 3  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("document", "message"),
+        [
+            ([], "JSON object"),
+            ({"schema_version": 2, "weights": {}, "activations": {}}, "schema_version"),
+            ({"schema_version": 1, "weights": {}}, "'activations'"),
+            (
+                {"schema_version": 1, "weights": {}, "activations": {}, "weigths": {}},
+                "Did you mean 'weights'",
+            ),
+        ],
+    )
+    def test_malformed_documents_are_refused(
+        self, document: object, message: str
+    ) -> None:
+        with pytest.raises(PolicyError, match=message):
+            Policy.from_json(document)
+
+
+class TestPolicySpace:
+    def test_counts_its_policies(self) -> None:
+        assert SPACE.num_policies == 1 * 3 * 1 * 3
+
+    def test_fixed_entries_keep_their_width_in_uniform_policies(self) -> None:
+        policy = SPACE.uniform(4, 3)
+        assert dict(policy.weights) == {"first": 8, "middle": 4}
+        assert dict(policy.activations) == {"input": 8, "relu": 3}
+
+    def test_a_width_that_a_free_entry_lacks_is_refused(self) -> None:
+        with pytest.raises(PolicyError, match="'middle'"):
+            SPACE.named("w3a3")
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"weights": {"first": 8, "middel": 4}}, "Did you mean 'middle'"),
+            ({"weights": {"first": 8}}, "no weights entry for 'middle'"),
+            ({"weights": {"first": 4, "middle": 4}}, r"\[8\]"),
+            ({"activations": {"input": 8, "relu": 4}}, r"\[2, 3, 8\]"),
+        ],
+    )
+    def test_policies_that_do_not_fit_are_refused(
+        self, change: dict[str, dict[str, int]], message: str
+    ) -> None:
+        fields = {
+            "weights": {"first": 8, "middle": 4},
+            "activations": {"input": 8, "relu": 3},
+        }
+        SPACE.validate(Policy(**fields))
+        with pytest.raises(PolicyError, match=message):
+            SPACE.validate(Policy(**{**fields, **change}))
+
+    @pytest.mark.parametrize("widths", [(), (4, 2), (2, 2), (1, 2), (8, 9), "48"])
+    def test_widths_ascend_within_two_to_eight(self, widths: object) -> None:
+        with pytest.raises(PolicyError, match="'a'"):
+            PolicySpace(weights={"a": widths}, activations={})  # type: ignore[dict-item]
+
+    def test_with_choices_changes_one_entry(self) -> None:
+        freed = SPACE.with_choices(weights={"first": (4, 8)})
+        assert freed.weights["first"] == (4, 8)
+        assert freed.activations == SPACE.activations
+        with pytest.raises(PolicyError, match="Did you mean 'first'"):
+            SPACE.with_choices(weights={"frist": (4, 8)})
+
+    def test_json_round_trip(self) -> None:
+        assert PolicySpace.from_json(SPACE.to_json()) == SPACE

@@ -1,0 +1,389 @@
+"""Quantizing models: three ways in, policies, the bank of batch norms, bad models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import L, build_net, keras_model, samples_for
+
+from matar_tf.errors import DataError, ModelError, PolicyError
+from matar_tf.keras import (
+    IndependentSampler,
+    MatarQuantizeConfig,
+    MatarQuantizeScheme,
+    calibrate,
+    get_policy,
+    get_policy_space,
+    graph,
+    keras,
+    policy_space,
+    quantize_model,
+    set_policy,
+)
+from matar_tf.keras._compat import tf, tfmot
+from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.quantizers import (
+    ActivationQuantizer,
+    FixedGridQuantizer,
+    WeightQuantizer,
+    _round_pooled,
+    snap_bias,
+)
+from matar_tf.keras.samplers import draw_policies
+
+tfmot_keras = tfmot.quantization.keras
+NET = "residual_bn"
+
+
+@pytest.fixture
+def quantized() -> Any:
+    model = quantize_model(build_net(NET))
+    calibrate(model, samples_for(NET))
+    return model
+
+
+def logits(model: Any, samples: np.ndarray) -> np.ndarray:
+    return model.predict(samples, verbose=0)
+
+
+class TestThreeWays:
+    def test_annotating_the_model_and_applying_the_scheme(self) -> None:
+        net = build_net(NET)
+        space = (
+            policy_space(net).with_choices(weights={"conv2d_1": (2, 8)})
+            if ("conv2d_1" in policy_space(net).weights)
+            else policy_space(net)
+        )
+        model = tfmot_keras.quantize_apply(
+            tfmot_keras.quantize_annotate_model(net), scheme=MatarQuantizeScheme(space)
+        )
+        assert get_policy_space(model) == space
+        _trains(model, samples_for(NET))
+
+    def test_the_short_form_is_the_same(self, quantized: Any) -> None:
+        assert get_policy_space(quantized) == policy_space(build_net(NET))
+        _trains(quantized, samples_for(NET))
+
+    @pytest.mark.parametrize("scheme", ["tfmot", "matar"])
+    def test_single_layers(self, scheme: str) -> None:
+        inputs = L.Input((12,))
+        config = MatarQuantizeConfig(weight_bits=(2, 4, 8), activation_bits=(3, 8))
+        hidden = tfmot_keras.quantize_annotate_layer(
+            L.Dense(8, activation="relu", name="hidden"), quantize_config=config
+        )
+        net = keras.Model(inputs, L.Dense(5, name="out")(hidden(inputs)))
+        if scheme == "tfmot":
+            with keras.utils.custom_object_scope({}):
+                model = tfmot_keras.quantize_apply(net)
+        else:
+            model = tfmot_keras.quantize_apply(net, scheme=MatarQuantizeScheme())
+        space = get_policy_space(model)
+        assert dict(space.weights) == {"hidden": (2, 4, 8)}
+        assert space.activations["hidden"] == (3, 8)
+        _trains(model, samples_for("dense"))
+        set_policy(model, get_policy(model))
+
+    def test_an_adapter_around_a_users_config(self) -> None:
+        class Scale(keras.layers.Layer):
+            def build(self, shape: Any) -> None:
+                self.kernel = self.add_weight("kernel", (int(shape[-1]), 4))
+
+            def call(self, x: Any) -> Any:
+                return tf.matmul(x, self.kernel)
+
+        class ScaleConfig(tfmot_keras.QuantizeConfig):
+            def get_weights_and_quantizers(self, layer: Any) -> Any:
+                return [(layer.kernel, None)]
+
+            def get_activations_and_quantizers(self, layer: Any) -> Any:
+                return []
+
+            def get_output_quantizers(self, layer: Any) -> Any:
+                return [None]
+
+            def set_quantize_weights(self, layer: Any, weights: Any) -> None:
+                layer.kernel = weights[0]
+
+            def set_quantize_activations(self, layer: Any, activations: Any) -> None:
+                assert not activations
+
+            def get_config(self) -> dict[str, Any]:
+                return {}
+
+        with keras.utils.custom_object_scope(
+            {"Scale": Scale, "ScaleConfig": ScaleConfig}
+        ):
+            inputs = L.Input((12,))
+            config = MatarQuantizeConfig(ScaleConfig(), weight_bits=(2, 8))
+            scale = tfmot_keras.quantize_annotate_layer(Scale(name="scale"), config)
+            model = tfmot_keras.quantize_apply(keras.Model(inputs, scale(inputs)))
+        space = get_policy_space(model)
+        assert dict(space.weights) == {"scale": (2, 8)}
+        samples = samples_for("dense")
+        calibrate(model, samples)
+        wide = logits(model, samples)
+        set_policy(model, "w2a2")
+        assert np.abs(logits(model, samples) - wide).max() > 1e-3
+
+    def test_leaves_the_float_model_alone_and_starts_close_to_it(self) -> None:
+        net = build_net(NET)
+        before = net.get_weights()
+        samples = samples_for(NET)
+        expected = logits(net, samples)
+        model = quantize_model(net)
+        np.testing.assert_allclose(logits(model, samples), expected, atol=0.05)
+        calibrate(model, samples)
+        error = np.abs(logits(model, samples) - expected).max()
+        assert 0 < error < 0.1 * np.abs(expected).max()
+        for old, new in zip(before, net.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+class TestPolicies:
+    def test_defaults_keep_the_ends_at_eight_bits(self) -> None:
+        space = policy_space(build_net("conv_bn_relu6"))
+        weights, activations = list(space.weights), list(space.activations)
+        assert space.weights[weights[0]] == space.weights["logits"] == (8,)
+        assert space.activations["samples"] == space.activations["logits"] == (8,)
+        assert space.weights[weights[1]] == (2, 3, 4, 5, 6, 7, 8)
+        # The ReLU6 is free; the last convolution feeds the last layer.
+        assert space.activations[activations[1]] == (2, 3, 4, 5, 6, 7, 8)
+        assert space.activations[activations[2]] == (8,)
+
+    def test_unknown_and_missing_names_are_refused(self) -> None:
+        net = build_net(NET)
+        space = policy_space(net)
+        from matar_tf.policy import PolicySpace
+
+        extra = {**space.weights, "dense_9": (8,)}
+        with pytest.raises(PolicyError, match="dense_9"):
+            quantize_model(
+                net, PolicySpace(weights=extra, activations=space.activations)
+            )
+        fewer = dict(list(space.weights.items())[1:])
+        with pytest.raises(PolicyError, match="no weights entry"):
+            quantize_model(
+                net, PolicySpace(weights=fewer, activations=space.activations)
+            )
+
+    def test_set_and_get_round_trip(self, quantized: Any) -> None:
+        space = get_policy_space(quantized)
+        for policy in draw_policies(space, IndependentSampler(), 5, 0):
+            set_policy(quantized, policy)
+            assert get_policy(quantized) == policy
+
+    def test_one_trace_serves_fifty_policies(self, quantized: Any) -> None:
+        traces: list[int] = []
+
+        @tf.function
+        def infer(x: Any) -> Any:
+            traces.append(1)
+            return quantized(x, training=False)
+
+        samples = tf.constant(samples_for(NET))
+        outputs = []
+        space = get_policy_space(quantized)
+        for policy in draw_policies(space, IndependentSampler(), 50, 0):
+            set_policy(quantized, policy)
+            outputs.append(infer(samples).numpy())
+        assert len(traces) == 1
+        assert len({output.tobytes() for output in outputs}) > 40
+
+    def test_unsigned_inputs_use_all_levels(self) -> None:
+        net = build_net("dense")
+        samples = np.abs(samples_for("dense"))
+        steps = []
+        for signed in (True, False):
+            model = quantize_model(net, signed_inputs=signed)
+            calibrate(model, samples)
+            quantizer = graph.output_quantizer(model.layers[1])
+            steps.append(float(quantizer.step()))
+        assert steps[1] == pytest.approx(steps[0] * 127 / 255, rel=0.2)
+
+    def test_a_float_model_has_no_policy(self) -> None:
+        with pytest.raises(ModelError, match="quantize_model"):
+            set_policy(build_net("dense"), "w8a8")
+
+
+class TestQuantizers:
+    def test_activations_initialise_on_the_first_training_batch(self) -> None:
+        model = quantize_model(build_net(NET))
+        quantizer = graph.output_quantizer(model.layers[1])
+        assert int(quantizer.initialized) == 0
+        _trains(model, samples_for(NET))
+        assert int(quantizer.initialized) == 1
+        assert 0 < float(quantizer.step()) < 1
+
+    def test_weights_have_one_step_per_channel(self, quantized: Any) -> None:
+        for layer in quantized.layers:
+            quantizer = graph.kernel_quantizer(layer)
+            if quantizer is not None:
+                assert quantizer.log_steps.shape[0] == len(quantizer.bits)
+                assert int(np.prod(quantizer.log_steps.shape[1:])) > 1
+
+    @pytest.mark.parametrize(
+        "quantizer",
+        [
+            WeightQuantizer((2, 5), 2),
+            ActivationQuantizer((3, 8), False),
+            FixedGridQuantizer(True),
+        ],
+    )
+    def test_config_round_trip(self, quantizer: Any) -> None:
+        copy = type(quantizer).from_config(quantizer.get_config())
+        assert copy.get_config() == quantizer.get_config()
+        assert copy is not quantizer
+
+    def test_fixed_grids(self) -> None:
+        x = tf.constant([-2.0, -0.001, 0.0, 0.5, 0.999, 2.0])
+        unsigned = FixedGridQuantizer(False).fake_quantize(x)
+        np.testing.assert_allclose(
+            unsigned, np.array([0, 0, 0, 128, 255, 255]) / 256, atol=1e-7
+        )
+        signed = FixedGridQuantizer(True).fake_quantize(x)
+        np.testing.assert_allclose(
+            signed, np.array([-128, 0, 0, 64, 127, 127]) / 128, atol=1e-7
+        )
+
+    def test_biases_lie_on_the_accumulator_grid_in_evaluation(self) -> None:
+        model = quantize_model(build_net("dense"))
+        calibrate(model, samples_for("dense"))
+        layer = model.get_layer("quant_logits")
+        kernel = graph.kernel_quantizer(layer)
+        source = graph.input_quantizer(layer)
+        grid = float(source.step()) * kernel.step().numpy()
+        bias = np.array([0.1, -0.2, 0.3, 0.4, -0.5], np.float32)
+        snapped = snap_bias(tf.constant(bias), layer).numpy()
+        np.testing.assert_allclose(
+            snapped / grid, np.floor(bias / grid + 0.5), rtol=1e-4
+        )
+        assert np.abs(snapped - bias).max() > 0
+
+    def test_pools_round_stored_integers_away_from_zero(self) -> None:
+        class Source:
+            """Unsigned: zero point 127 - 3 = 124 at 2 bits, -128 at 8."""
+
+            signed = False
+
+            def __init__(self, row: int) -> None:
+                self.row = tf.constant(row)
+
+            def ranges(self) -> Any:
+                return [0, 0], [3, 255]
+
+            def step(self) -> Any:
+                return tf.constant(0.5)
+
+        pooled = tf.constant([0.5, 1.5, 2.0, 2.25]) * 0.5
+        # Stored 124.5 .. rounds up; stored -127.5, -126.5 round down, away from zero.
+        at_two_bits = _round_pooled(pooled, Source(0)) / 0.5
+        np.testing.assert_array_equal(at_two_bits, [1.0, 2.0, 2.0, 2.0])
+        at_eight_bits = _round_pooled(pooled, Source(1)) / 0.5
+        np.testing.assert_array_equal(at_eight_bits, [0.0, 1.0, 2.0, 2.0])
+
+
+class TestBatchNorm:
+    def test_only_the_row_in_force_learns_statistics(self) -> None:
+        norm = MultiBitBatchNormalization("conv", (2, 4, 8), momentum=0.5)
+        x = tf.constant(
+            np.random.default_rng(0).normal(3.0, 2.0, (64, 5, 5, 2)), tf.float32
+        )
+        norm.build(x.shape)
+        norm.row.assign(1)
+        outputs = norm(x, training=True).numpy()
+        np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0.0, atol=1e-4)
+        mean = norm.moving_mean.numpy()
+        np.testing.assert_array_equal(mean[[0, 2]], 0.0)
+        expected = 0.5 * x.numpy().mean((0, 1, 2))
+        np.testing.assert_allclose(mean[1], expected, rtol=1e-4)
+
+    def test_evaluates_with_the_row_in_force(self) -> None:
+        norm = MultiBitBatchNormalization("conv", (2, 8), epsilon=0.0)
+        norm.build((None, 2))
+        norm.gamma.assign([[1.0, 1.0], [2.0, -3.0]])
+        norm.beta.assign([[0.0, 0.0], [0.5, 0.25]])
+        norm.moving_mean.assign([[0.0, 0.0], [1.0, 2.0]])
+        norm.moving_variance.assign([[1.0, 1.0], [4.0, 9.0]])
+        norm.row.assign(1)
+        outputs = norm(tf.constant([[3.0, 5.0]]), training=False)
+        # 2 * (3 - 1) / 2 + 0.5 = 2.5; -3 * (5 - 2) / 3 + 0.25 = -2.75.
+        np.testing.assert_allclose(outputs, [[2.5, -2.75]], rtol=1e-6)
+
+
+class TestBadModels:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: object(), "tf_keras model"),
+            (lambda: keras.Sequential([L.Dense(3)]), "no input shape"),
+            (lambda: _subclassed(), "subclassed"),
+            (lambda: _shared(), "shared"),
+            (lambda: _nested(), "model inside"),
+            (lambda: keras_model((4, 4, 2), L.UpSampling2D()), "UpSampling2D"),
+            (lambda: keras_model((4,), L.Dense(3, activation="elu")), "'elu'"),
+            (lambda: keras_model((4,), L.BatchNormalization()), "right after"),
+            (lambda: keras_model((8, 2), L.Conv1D(2, 3, padding="causal")), "causal"),
+            (lambda: keras_model((4,), L.ReLU(3.0)), "ReLU6"),
+        ],
+    )
+    def test_are_refused_with_advice(self, make: Any, message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            quantize_model(make())
+
+    def test_a_keras_3_model(self) -> None:
+        code = (
+            "import warnings; warnings.simplefilter('ignore')\n"
+            "import keras, matar_tf\n"
+            "model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
+            "try:\n    matar_tf.quantize_model(model)\n"
+            "except matar_tf.MatarError as error:\n    print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "Keras 3" in done.stdout
+
+    @pytest.mark.parametrize("shape", [(0, 12), (4, 11), (12,)])
+    def test_calibration_needs_a_batch(self, shape: tuple[int, ...]) -> None:
+        model = quantize_model(build_net("dense"))
+        with pytest.raises(DataError, match="12"):
+            calibrate(model, np.zeros(shape, np.float32))
+
+
+def _trains(model: Any, samples: np.ndarray) -> None:
+    model.compile("adam", "mse")
+    outputs = model.predict(samples, verbose=0)
+    history = model.fit(samples, np.zeros_like(outputs), epochs=3, verbose=0)
+    losses = history.history["loss"]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert model.evaluate(samples, np.zeros_like(outputs), verbose=0) >= 0
+
+
+def _subclassed() -> Any:
+    class Mine(keras.Model):
+        def call(self, x: Any) -> Any:
+            return x
+
+    return Mine()
+
+
+def _shared() -> Any:
+    inputs = L.Input((4,))
+    dense = L.Dense(4)
+    return keras.Model(inputs, dense(dense(inputs)))
+
+
+def _nested() -> Any:
+    inputs = L.Input((4,))
+    inner = keras.Sequential([L.Dense(4, input_shape=(4,))])
+    return keras.Model(inputs, inner(inputs))

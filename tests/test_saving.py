@@ -1,0 +1,136 @@
+"""Models survive saving: loaded in a new process they predict the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import build_net, samples_for
+
+from matar_tf.artifact import Artifact
+from matar_tf.errors import ArtifactError
+from matar_tf.keras import (
+    IndependentSampler,
+    calibrate,
+    get_policy,
+    get_policy_space,
+    keras_tensors,
+    load_network,
+    package,
+    quantize_model,
+    set_policy,
+)
+from matar_tf.keras.samplers import draw_policies
+
+LOAD = """
+import sys, numpy as np, warnings
+warnings.simplefilter("ignore")
+import matar_tf.keras
+import tf_keras
+model = tf_keras.models.load_model(sys.argv[1])
+samples = np.load(sys.argv[2])
+np.save(sys.argv[3], model.predict(samples, verbose=0))
+model.compile("adam", "mse")
+model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
+"""
+NETS = ("residual_bn", "concat_shared", "average_pool")
+
+
+def trained(name: str) -> Any:
+    """A model after a training step, under a mixed policy."""
+    model = quantize_model(build_net(name))
+    samples = samples_for(name)
+    calibrate(model, samples)
+    model.compile("adam", "mse")
+    model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
+    policy = draw_policies(get_policy_space(model), IndependentSampler(), 1, 3)[0]
+    set_policy(model, policy)
+    return model
+
+
+@pytest.mark.parametrize("form", ["model.h5", "saved_model"])
+@pytest.mark.parametrize("name", NETS)
+def test_whole_models_in_a_new_process(tmp_path: Path, name: str, form: str) -> None:
+    model = trained(name)
+    samples = samples_for(name)
+    expected = model.predict(samples, verbose=0)
+    path = tmp_path / form
+    model.save(path, **({} if form.endswith("h5") else {"save_format": "tf"}))
+    np.save(tmp_path / "samples.npy", samples)
+    files = [path, tmp_path / "samples.npy", tmp_path / "outputs.npy"]
+    subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, files)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+        capture_output=True,
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), expected)
+
+
+@pytest.mark.parametrize("form", ["weights.h5", "checkpoint"])
+def test_weights(tmp_path: Path, form: str) -> None:
+    model = trained("residual_bn")
+    samples = samples_for("residual_bn")
+    expected = model.predict(samples, verbose=0)
+    model.save_weights(tmp_path / form, save_format="h5" if "h5" in form else "tf")
+    other = quantize_model(build_net("residual_bn"))
+    status = other.load_weights(tmp_path / form)
+    if status is not None:
+        status.expect_partial()
+    np.testing.assert_array_equal(other.predict(samples, verbose=0), expected)
+    assert get_policy(other) == get_policy(model)
+
+
+def test_the_keras_format_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError, match="HDF5"):
+        trained("residual_bn").save(tmp_path / "model.keras")
+
+
+class TestNetworkInTheArtifact:
+    @pytest.fixture(scope="class")
+    def artifact(self) -> Artifact:
+        return package(trained("concat_shared"))
+
+    def test_predicts_the_same(self) -> None:
+        model = trained("concat_shared")
+        samples = samples_for("concat_shared")
+        expected = model.predict(samples, verbose=0)
+        policy = get_policy(model)
+        rebuilt = load_network(package(model))
+        set_policy(rebuilt, policy)
+        np.testing.assert_array_equal(rebuilt.predict(samples, verbose=0), expected)
+
+    def test_tensors_lie_on_their_grids(self, artifact: Artifact) -> None:
+        policy = artifact.space.named("w4a4")
+        tensors = keras_tensors(artifact, policy, samples_for("concat_shared", 4))
+        assert set(tensors) == set(artifact.space.activations)
+        for name, values in tensors.items():
+            parameters = artifact.parameters.tensors[name]
+            row = parameters.bits.index(policy.activations[name])
+            levels = values / parameters.step[row]
+            np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
+            assert len(np.unique(np.rint(levels))) <= 2 ** policy.activations[name]
+
+    @pytest.mark.parametrize(
+        "foreign",
+        [
+            '{"class_name": "Lambda", "config": {}}',
+            '{"class_name": "Popen", "module": "subprocess", "config": {}}',
+        ],
+    )
+    def test_foreign_code_is_refused(self, artifact: Artifact, foreign: str) -> None:
+        from dataclasses import replace
+
+        extras = {**artifact.extras, "network.json": foreign.encode()}
+        with pytest.raises(ArtifactError, match="foreign code"):
+            load_network(replace(artifact, extras=extras))
+
+    def test_a_missing_network(self, artifact: Artifact) -> None:
+        from dataclasses import replace
+
+        with pytest.raises(ArtifactError, match="include_network"):
+            load_network(replace(artifact, extras={}))

@@ -1,0 +1,456 @@
+"""Programs, called as a user calls them: through main, and in processes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from digits_net import digits_artifact, few_digits, trained_pair
+
+from matar_tf.artifact import write_artifact
+from matar_tf.tflite.runtime import Runner
+
+ROOT = Path(__file__).resolve().parent.parent
+# Blocks what the integrator does not have, then runs a program.
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+for name in ("tensorflow", "tf_keras", "keras", "tensorflow_model_optimization",
+             "tflite_runtime"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact and a data file."""
+    folder = tmp_path_factory.mktemp("files")
+    write_artifact(digits_artifact(), folder / "net.matar")
+    data = few_digits()
+    np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)
+    return folder
+
+
+_FLAGS_OF: dict[str, dict[str, Any]] = {}
+_LOADED: list[str] = []
+
+
+def load(tool: str) -> Any:
+    """Imports a program with its flags; those of the one before step aside.
+
+    Programs define flags of the same names, and absl has one registry a process.
+    """
+    for name in _LOADED:
+        for flag in _FLAGS_OF[name]:
+            delattr(flags.FLAGS, flag)
+    _LOADED.clear()
+    before = set(flags.FLAGS)
+    module = importlib.import_module(f"tools.{tool}")
+    if tool in _FLAGS_OF:
+        for flag, value in _FLAGS_OF[tool].items():
+            flags.FLAGS[flag] = value
+    else:
+        _FLAGS_OF[tool] = {
+            name: flags.FLAGS[name] for name in set(flags.FLAGS) - before
+        }
+    _LOADED.append(tool)
+    return module
+
+
+def call(tool: str, *words: str, **values: Any) -> int:
+    module = load(tool)
+    with flagsaver.flagsaver(**values):
+        return module.main(["program", *words])
+
+
+def fails(
+    capsys: pytest.CaptureFixture[str], tool: str, *words: str, **values: Any
+) -> str:
+    """Checks that a program fails with one line; returns the line."""
+    assert call(tool, *words, **values) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if "Error: " in line]
+    assert len(errors) == 1
+    return errors[0]
+
+
+def arguments(files: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "artifact": str(files / "net.matar"),
+        "targets": ["bitfusion_16x32", "bismo_ultra96"],
+        "output": str(output),
+        "data": str(files / "data.npz"),
+        "max_evaluations": 40,
+        "compare": "none",
+        **changes,
+    }
+
+
+class TestSearch:
+    def test_writes_what_the_table_says(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "run"
+        assert call("search", **arguments(files, output)) == 0
+        assert "bitfusion_16x32" in capsys.readouterr().out
+        assert (output / "evaluations.sqlite").is_file()
+        run = json.loads((output / "run.json").read_text())
+        assert run["seed"] == 0
+        data = few_digits()
+        for target in ("bitfusion_16x32", "bismo_ultra96"):
+            folder = output / target
+            document = json.loads((folder / "front.json").read_text())
+            front = [row for row in document["rows"] if row["role"] == "front"]
+            assert front
+            for row in front:
+                content = (folder / f"{row['name']}.tflite").read_bytes()
+                outputs = Runner(content).predict(data.x_test)
+                right = np.mean(outputs.argmax(1) == data.y_test)
+                assert right == pytest.approx(row["accuracy"])
+                assert row["file_bytes"] == len(content)
+                policy = json.loads((folder / f"{row['name']}.json").read_text())
+                assert policy == row["policy"]
+            for name in ("front.csv", "front.md", "result.json"):
+                assert (folder / name).stat().st_size > 0
+        assert not list(output.glob(".*"))
+
+    def test_resumes_to_the_same_front_without_measuring(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        values = arguments(files, output, targets=["bitfusion_16x32"])
+        assert call("search", **values) == 0
+        before = json.loads((output / "bitfusion_16x32/front.json").read_text())
+        assert call("search", **values, resume=True) == 0
+        after = json.loads((output / "bitfusion_16x32/front.json").read_text())
+        assert after["num_evaluated"] == 0
+        assert after["num_reused"] == before["num_evaluated"] + before["num_reused"]
+        assert after["rows"] == before["rows"]
+
+    def test_two_processes_find_the_same_front(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        rows = []
+        for jobs in (1, 2):
+            output = tmp_path / str(jobs)
+            values = arguments(files, output, targets=["bitfusion_16x32"], jobs=jobs)
+            assert call("search", **values) == 0
+            document = json.loads((output / "bitfusion_16x32/front.json").read_text())
+            rows.append(document["rows"])
+        assert rows[0] == rows[1]
+
+    def test_exports_agree_with_the_keras_network(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        values = arguments(
+            files, output, targets=["bismo_ultra96"], compare="keras", num_samples=100
+        )
+        assert call("search", **values) == 0
+        document = json.loads((output / "bismo_ultra96/front.json").read_text())
+        front = [row for row in document["rows"] if row["role"] == "front"]
+        assert min(row["argmax_agreement"] for row in front) >= 0.99
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"targets": ["bitfusion"]}, "Did you mean 'bitfusion_16x32'"),
+            ({"artifact": "nowhere"}, "found nothing"),
+            ({"data": "nowhere.npz"}, "found nothing"),
+            ({"data": "mnist"}, "'digits'"),
+            ({"objectives": ["accuracy", "latency"]}, "latency_ms"),
+            ({"num_samples": 100_000}, "1 to 200"),
+        ],
+    )
+    def test_bad_requests_write_nothing(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, Any],
+        message: str,
+    ) -> None:
+        output = tmp_path / "run"
+        values = arguments(files, output, **changes)
+        assert message in fails(capsys, "search", **values)
+        assert not list(output.glob("*/front.json"))
+
+    def test_samples_of_another_shape(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(
+            tmp_path / "d.npz",
+            x_test=np.zeros((4, 9, 9, 1), np.float32),
+            y_test=np.zeros(4, int),
+        )
+        values = arguments(files, tmp_path / "run", data=str(tmp_path / "d.npz"))
+        assert "(200" not in (line := fails(capsys, "search", **values))
+        assert "8, 8, 1" in line
+
+    def test_a_folder_that_holds_something_else(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "thesis.txt").write_text("years")
+        values = arguments(files, tmp_path, overwrite=True)
+        assert "other files" in fails(capsys, "search", **values)
+        assert (tmp_path / "thesis.txt").read_text() == "years"
+
+    def test_an_earlier_run(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", targets=["cortex_m4_cmsis_nn"])
+        assert call("search", **values) == 0
+        assert "--resume" in fails(capsys, "search", **values)
+        other = {**values, "seed": 1, "resume": True}
+        assert "same seed" in fails(capsys, "search", **other)
+        assert call("search", **values, overwrite=True) == 0
+
+    def test_stray_words(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "flags only" in fails(capsys, "search", "bitfusion_16x32")
+
+
+class TestReport:
+    def test_prints_every_format(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", targets=["cortex_m4_cmsis_nn"])
+        assert call("search", **values) == 0
+        for kind, words in (
+            ("text", "accuracy"),
+            ("md", "| policy |"),
+            ("csv", "name,role"),
+            ("json", '"schema_version"'),
+        ):
+            capsys.readouterr()
+            assert call("report", run=str(tmp_path / "run"), format=kind) == 0
+            assert words in capsys.readouterr().out
+
+    def test_nothing_to_report(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert "no results" in fails(capsys, "report", run=str(tmp_path))
+
+
+class TestExport:
+    @pytest.mark.parametrize(
+        "profile", ["int8", "packed-litert", "packed-float", "packed-portable"]
+    )
+    def test_every_profile(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        profile: str,
+    ) -> None:
+        path = tmp_path / "x.tflite"
+        values = {"artifact": str(files / "net.matar"), "output": str(path)}
+        assert call("export", **values, policy="w2a4", profile=profile) == 0
+        assert f"{path.stat().st_size} bytes" in capsys.readouterr().out
+        assert call("inspect_model", str(path)) == 0
+        printed = capsys.readouterr().out
+        assert profile in printed
+        assert ("  INT2  " in printed) == (profile in ("packed-litert", "packed-float"))
+
+    def test_verifies_layer_by_layer(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {
+            "artifact": str(files / "net.matar"),
+            "output": str(tmp_path / "x.tflite"),
+            "data": str(files / "data.npz"),
+        }
+        checks = {"compare": "keras", "verify": True}
+        assert call("export", **values, policy="w3a3", **checks) == 0
+        printed = capsys.readouterr().out
+        assert "differ on 0.0000% of outputs" in printed
+        assert "conv_relu: " in printed
+        assert "First layer that differs from Keras: " in printed
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"policy": "w9a9"}, "2..8"),
+            ({"policy": "nowhere.json"}, "nowhere.json"),
+            ({"output": "x.bin"}, ".tflite"),
+        ],
+    )
+    def test_bad_requests_write_nothing(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        changes: dict[str, str],
+        message: str,
+    ) -> None:
+        values = {
+            "artifact": str(files / "net.matar"),
+            "output": str(tmp_path / "x.tflite"),
+            "policy": "w4a4",
+        }
+        assert message in fails(capsys, "export", **{**values, **changes})
+        assert not list(tmp_path.iterdir())
+
+    def test_spares_existing_files(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "x.tflite"
+        path.write_text("precious")
+        values = {"artifact": str(files / "net.matar"), "output": str(path)}
+        line = fails(capsys, "export", **values, policy="w4a4")
+        assert "--overwrite" in line
+        assert path.read_text() == "precious"
+
+
+class TestEvaluate:
+    def test_both_runtimes_in_processes(self, files: Path, tmp_path: Path) -> None:
+        path = tmp_path / "x.tflite"
+        values = {"artifact": str(files / "net.matar"), "output": str(path)}
+        assert call("export", **values, policy="w8a8") == 0
+        accuracies = []
+        for runtime in ("litert", "tflite_runtime"):
+            done = subprocess.run(
+                [
+                    *(sys.executable, "tools/evaluate.py", f"--model={path}"),
+                    *(f"--data={files / 'data.npz'}", f"--runtime={runtime}"),
+                ],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert "ms (median" in done.stdout
+            assert f"{path.stat().st_size} bytes" in done.stdout
+            line = next(x for x in done.stdout.splitlines() if "accuracy" in x)
+            accuracies.append(float(line.split()[1].rstrip("%")))
+        assert abs(accuracies[0] - accuracies[1]) <= 2.0
+
+    def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "found nothing" in fails(capsys, "evaluate", model="no.tflite")
+
+
+class TestTrain:
+    def test_an_unknown_recipe(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"recipe": "digits_resnet9", "output": str(tmp_path / "a")}
+        assert "digits_resnet8" in fails(capsys, "train", **values)
+        assert not list(tmp_path.iterdir())
+
+    def test_missing_data(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"recipe": "cifar10_resnet8", "output": str(tmp_path / "a")}
+        assert "--data" in fails(capsys, "train", **values)
+
+    def test_reuses_an_artifact(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"recipe": "digits_resnet8", "output": str(files / "net.matar")}
+        assert call("train", **values, reuse=True) == 0
+        assert "Reusing" in capsys.readouterr().out
+        assert "--overwrite" in fails(capsys, "train", **values)
+
+
+class TestPackage:
+    def test_a_saved_model(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "model.h5"
+        trained_pair()[1].save(path)
+        values = {"model": str(path), "output": str(tmp_path / "net.matar")}
+        assert call("package", **values) == 0
+        assert "policies" in capsys.readouterr().out
+
+    def test_nothing_saved(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"model": "no.h5", "output": str(tmp_path / "net.matar")}
+        assert "found nothing" in fails(capsys, "package", **values)
+
+
+class TestShowTarget:
+    def test_prints_figures_with_sources(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call("show_target", "bismo_ultra96") == 0
+        printed = capsys.readouterr().out
+        assert "source: " in printed
+        assert "(assumed)" in printed
+
+    def test_lists_the_catalogue(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("show_target", list=True) == 0
+        assert "cortex_m4_cmsis_nn" in capsys.readouterr().out
+
+    def test_needs_a_name(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--list" in fails(capsys, "show_target")
+
+
+class TestWithoutTensorFlow:
+    def test_the_whole_way_from_an_artifact(self, files: Path, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        for command in (
+            [
+                *("tools/search.py", f"--artifact={files / 'net.matar'}"),
+                *("--targets=cortex_m4_cmsis_nn", f"--output={output}"),
+                f"--data={files / 'data.npz'}",
+            ],
+            ["tools/report.py", f"--run={output}"],
+            [
+                *("tools/export.py", f"--artifact={files / 'net.matar'}"),
+                *("--policy=w4a4", f"--output={tmp_path / 'x.tflite'}"),
+            ],
+            [
+                *("tools/evaluate.py", f"--model={tmp_path / 'x.tflite'}"),
+                f"--data={files / 'data.npz'}",
+            ],
+            ["tools/inspect_model.py", str(tmp_path / "x.tflite")],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", WITHOUT_TENSORFLOW, *command],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+    def test_training_says_what_is_missing(self, tmp_path: Path) -> None:
+        command = ["tools/train.py", "--recipe=digits_resnet8"]
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", WITHOUT_TENSORFLOW, *command),
+                f"--output={tmp_path / 'a'}",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "pip install 'matar_tf[train]'" in done.stderr
+
+    def test_importing_loads_nothing_heavy(self) -> None:
+        code = (
+            "import sys, matar_tf; "
+            "heavy = {'numpy', 'tensorflow', 'deap', 'pydantic'} & set(sys.modules); "
+            "assert not heavy, heavy; matar_tf.Policy"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_public_name_resolves() -> None:
+    import matar_tf
+
+    for name in matar_tf.__all__:
+        assert getattr(matar_tf, name) is not None
+    with pytest.raises(AttributeError, match="quantise_model"):
+        matar_tf.quantise_model  # noqa: B018
