@@ -90,11 +90,12 @@ def test_the_keras_format_is_refused_with_the_reason(tmp_path: Path) -> None:
         trained("residual_bn").save(tmp_path / "model.keras")
 
 
-class TestNetworkInTheArtifact:
-    @pytest.fixture(scope="class")
-    def artifact(self) -> Artifact:
-        return package(trained("concat_shared"))
+@pytest.fixture(scope="module")
+def artifact() -> Artifact:
+    return package(trained("concat_shared"))
 
+
+class TestNetworkInTheArtifact:
     def test_predicts_the_same(self) -> None:
         model = trained("concat_shared")
         samples = samples_for("concat_shared")
