@@ -121,7 +121,9 @@ class TestThreeWays:
             inputs = L.Input((12,))
             config = MatarQuantizeConfig(ScaleConfig(), weight_bits=(2, 8))
             scale = tfmot_keras.quantize_annotate_layer(Scale(name="scale"), config)
-            model = tfmot_keras.quantize_apply(keras.Model(inputs, scale(inputs)))
+            model = tfmot_keras.quantize_apply(
+                keras.Model(inputs, scale(inputs)), scheme=MatarQuantizeScheme()
+            )
         space = get_policy_space(model)
         assert dict(space.weights) == {"scale": (2, 8)}
         samples = samples_for("dense")

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
 from matar_tf.report import to_csv, to_json, to_markdown, to_text
-from matar_tf.report.columns import column_of, wilson_half_width
+from matar_tf.report.columns import COLUMNS, column_of, wilson_half_width
 from matar_tf.results import (
     Candidate,
     Objective,
@@ -73,6 +77,11 @@ class TestWilson:
         ratio = wilson_half_width(0.5, 100) / wilson_half_width(0.5, 10_000)
         assert math.isclose(ratio, 10.0, rel_tol=0.02)
 
+    @pytest.mark.parametrize(("share", "num_samples"), [(0.5, 0), (1.1, 9), (-0.1, 9)])
+    def test_what_is_no_share_is_refused(self, share: float, num_samples: int) -> None:
+        with pytest.raises(SearchError, match="print it without an interval"):
+            wilson_half_width(share, num_samples)
+
 
 class TestJson:
     def test_keeps_plain_numbers_and_null(self, result: SearchResult) -> None:
@@ -91,6 +100,23 @@ class TestJson:
     def test_unknown_figures_are_shown(self, result: SearchResult) -> None:
         names = [column["name"] for column in to_json(result)["columns"]]
         assert names == ["accuracy", "latency_ms", "energy_pj", "weight_bytes", "f1"]
+
+    def test_the_source_of_an_unknown_figure_is_unknown(
+        self, result: SearchResult
+    ) -> None:
+        assert to_json(result)["columns"][-1] == {"name": "f1", "kind": "unknown"}
+
+    def test_a_metric_wins_over_a_cost_of_its_name(self, result: SearchResult) -> None:
+        both = _with_front(
+            result,
+            metrics={"accuracy": 1.0, "latency_ms": 2.0},
+            costs={"latency_ms": None},
+        )
+        assert to_json(both)["rows"][0]["latency_ms"] == 2.0
+
+    def test_survives_a_file(self, result: SearchResult) -> None:
+        document = to_json(result, {"accuracy": 0.95})
+        assert json.loads(json.dumps(document)) == document
 
 
 class TestCsv:
@@ -124,14 +150,46 @@ class TestMarkdown:
 
     def test_many_entries_become_lines(self, result: SearchResult) -> None:
         policy = Policy(weights={f"c{i}": 4 for i in range(30)}, activations={})
-        front = Candidate(
-            name="policy_00", policy=policy, metrics={"accuracy": 1.0}, costs={}
-        )
-        wide = SearchResult(**{**_fields(result), "front": (front,)})
+        wide = _with_front(result, policy=policy)
         assert "- policy_00: W c0:4, W c1:4" in to_markdown(wide)
+
+    def test_bits_follow_their_names(self, result: SearchResult) -> None:
+        first = result.front[0]
+        turned = replace(
+            first,
+            name="policy_01",
+            policy=Policy(weights={}, activations={"relu": 2, "input": 8}),
+        )
+        text = to_markdown(replace(result, front=(first, turned)))
+        assert "| policy_01 | - | 8 | 2 |" in text
+
+    def test_an_empty_front_has_no_bits(self, result: SearchResult) -> None:
+        text = to_markdown(replace(result, front=()))
+        assert "| w8a8 | 100.00 ±1.8 | 3 | 2 | 4.0 | 0.5 |" in text
+        assert "Bits per layer" not in text
+
+    def test_pipes_are_escaped(self, result: SearchResult) -> None:
+        text = to_markdown(_with_front(result, metrics={"a|b": 1.0}))
+        assert r" | a\|b |" in text
+
+    def test_without_samples_there_is_no_interval(self, result: SearchResult) -> None:
+        none = replace(result, provenance=replace(result.provenance, num_samples=0))
+        assert "| policy_00 | 90.00 | 1.5 | - | 2.0 | 0.25 |" in to_markdown(none)
+
+    def test_float_has_no_interval(self, result: SearchResult) -> None:
+        text = to_markdown(result, {"accuracy": 0.95})
+        assert "| float | 95.00 | - | - | - | - |" in text
+        assert "interval; float as packaged, without one." in text
+        assert "as packaged" not in to_markdown(result)
 
 
 class TestText:
+    def test_known_figures_fit_a_terminal(self, result: SearchResult) -> None:
+        costs = {one.name: 99.0 for one in COLUMNS if one.kind != "measured"}
+        metrics = {one.name: 1.0 for one in COLUMNS if one.kind == "measured"}
+        text = to_text(_with_front(result, metrics=metrics, costs=costs))
+        assert max(map(len, text.splitlines())) <= 120
+
     def test_columns_are_aligned(self, result: SearchResult) -> None:
         lines = to_text(result, {"accuracy": 0.95}).splitlines()
         start = next(i for i, line in enumerate(lines) if "accuracy  " in line)
@@ -145,5 +203,6 @@ def test_an_unknown_figure_has_its_raw_name() -> None:
     assert column_of("f1").title == "f1"
 
 
-def _fields(result: SearchResult) -> dict[str, object]:
-    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+def _with_front(result: SearchResult, **changes: Any) -> SearchResult:
+    candidate = replace(result.front[0], **changes)
+    return replace(result, front=(candidate,), references=())

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from matar_tf.errors import SearchError
+
 __all__ = ["COLUMNS", "Column", "Kind", "column_of", "wilson_half_width"]
 
-Kind = Literal["measured", "modelled", "stored bytes", "counted"]
+Kind = Literal["measured", "modelled", "stored bytes", "counted", "unknown"]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -41,7 +43,19 @@ def wilson_half_width(share: float, num_samples: int) -> float:
     """Returns half the width of the 95 % Wilson score interval of a share.
 
     ``z / (1 + z^2/n) * sqrt(p (1 - p) / n + z^2 / (4 n^2))`` (Wilson, 1927).
+
+    Args:
+      share: A share in [0, 1].
+      num_samples: Number of samples that the share was measured on.
+
+    Raises:
+      SearchError: If there are no samples, or the share is not within [0, 1].
     """
+    if num_samples < 1 or not 0.0 <= share <= 1.0:
+        raise SearchError(
+            f"Expected a share in [0, 1] of at least 1 sample, got {share} of "
+            f"{num_samples}; print it without an interval."
+        )
     square = _Z95**2 / num_samples
     spread = share * (1.0 - share) / num_samples + square / (4.0 * num_samples)
     return _Z95 / (1.0 + square) * math.sqrt(spread)
@@ -90,5 +104,5 @@ _BY_NAME: Final = {column.name: column for column in COLUMNS}
 def column_of(name: str) -> Column:
     """Returns the column of a figure; an unknown one is shown under its raw name."""
     return _BY_NAME.get(name) or Column(
-        name=name, header=name, unit="", kind="measured", text=_significant
+        name=name, header=name, unit="", kind="unknown", text=_significant
     )

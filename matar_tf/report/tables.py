@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,8 @@ __all__ = ["SCHEMA_VERSION", "to_csv", "to_json", "to_markdown", "to_text"]
 
 SCHEMA_VERSION: Final = 1
 _DASH: Final = "-"
+_ESCAPED_PIPE: Final = r"\|"
+_TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles"}
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 _FloatMetrics = Mapping[str, float] | None
@@ -76,9 +79,10 @@ def to_markdown(result: SearchResult, float_metrics: _FloatMetrics = None) -> st
     rows = _rows(result, float_metrics)
     columns = _columns(rows)
     header = ["policy", *(one.title for one in columns)]
-    lines = [f"# {result.target}", "", *_preamble(result, columns), ""]
+    lines = [f"# {result.target}", "", *_preamble(result, rows, columns), ""]
     lines += _markdown(header, _cells(rows, columns, result.provenance.num_samples))
-    lines += ["", "## Bits", "", *_bits(result)]
+    if result.front:
+        lines += ["", "## Bits per layer", "", *_bits(result)]
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +105,12 @@ def to_text(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
     num_front = len(result.front)
     rule = "-" * max(map(len, lines))
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]
-    return "\n".join([result.target, *_preamble(result, columns), "", *lines])
+    preamble = [
+        line
+        for sentence in _preamble(result, rows, columns)
+        for line in textwrap.wrap(sentence, _TEXT_WIDTH)
+    ]
+    return "\n".join([result.target, *preamble, "", *lines])
 
 
 def _rows(result: SearchResult, float_metrics: _FloatMetrics) -> list[_Row]:
@@ -109,7 +118,8 @@ def _rows(result: SearchResult, float_metrics: _FloatMetrics) -> list[_Row]:
         _Row(
             name=candidate.name,
             role=role,
-            figures={**candidate.metrics, **candidate.costs},
+            # Metrics stand first; as in `Candidate.value`, they also win.
+            figures={**candidate.metrics, **candidate.costs, **candidate.metrics},
             policy=candidate.policy,
         )
         for role, candidates in (
@@ -146,14 +156,20 @@ def _cell(row: _Row, column: Column, num_samples: int) -> str:
     value = row.figures.get(column.name)
     if value is None:
         return _DASH
-    if column.name == "accuracy":
+    # The float row was measured elsewhere, on a number of samples not known here.
+    known = num_samples > 0 and row.policy is not None
+    if column.name == "accuracy" and known and 0.0 <= value <= 1.0:
         half_width = wilson_half_width(value, num_samples)
         return f"{column.text(value)} ±{100.0 * half_width:.1f}"
     return column.text(value)
 
 
-def _preamble(result: SearchResult, columns: Sequence[Column]) -> list[str]:
+def _preamble(
+    result: SearchResult, rows: Sequence[_Row], columns: Sequence[Column]
+) -> list[str]:
     provenance = result.provenance
+    with_float = any(row.policy is None for row in rows)
+    packaged = "; float as packaged, without one" if with_float else ""
     kinds = dict.fromkeys(column.kind for column in columns)
     sources = [
         f"{kind}: {', '.join(one.header for one in columns if one.kind == kind)}"
@@ -163,34 +179,43 @@ def _preamble(result: SearchResult, columns: Sequence[Column]) -> list[str]:
         f"{len(result.front)} policies; evaluated {result.num_evaluated}, reused "
         f"{result.num_reused}; stopped: {result.stop_reason.value}; seed "
         f"{provenance.seed}.",
-        f"Accuracy on {provenance.num_samples} samples, with its 95 % interval.",
+        f"Accuracy on {provenance.num_samples} samples, with its 95 % interval"
+        f"{packaged}.",
         f"Sources: {'; '.join(sources)}.",
     ]
 
 
 def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *("---:" for _ in header[1:])]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *cells)]
+    return [
+        f"| {' | '.join(cell.replace('|', _ESCAPED_PIPE) for cell in row)} |"
+        for row in (header, rule, *cells)
+    ]
 
 
 def _bits(result: SearchResult) -> list[str]:
-    """Returns the widths of each policy: W for weights, A for activations."""
-    if not result.front:
-        return []
-    first = result.front[0].policy
-    names = [f"W {name}" for name in first.weights]
-    names += [f"A {name}" for name in first.activations]
-    rows = [
-        [
-            candidate.name,
-            *map(str, candidate.policy.weights.values()),
-            *map(str, candidate.policy.activations.values()),
-        ]
-        for candidate in result.front
-    ]
+    """Returns the widths of each policy: W for weights, A for activations.
+
+    Widths are found by name: equal policies may list their entries in other orders.
+    """
+    widths = [_widths(candidate.policy) for candidate in result.front]
+    names = list(dict.fromkeys(name for entries in widths for name in entries))
+    policies = [candidate.name for candidate in result.front]
     if len(names) <= _MAX_ENTRIES:
+        rows = [
+            [policy, *(entries.get(name, _DASH) for name in names)]
+            for policy, entries in zip(policies, widths, strict=True)
+        ]
         return _markdown(["policy", *names], rows)
     return [
-        f"- {row[0]}: " + ", ".join(map(":".join, zip(names, row[1:], strict=True)))
-        for row in rows
+        f"- {policy}: "
+        + ", ".join(f"{name}:{entries[name]}" for name in names if name in entries)
+        for policy, entries in zip(policies, widths, strict=True)
     ]
+
+
+def _widths(policy: Policy) -> dict[str, str]:
+    widths = {f"W {name}": str(bits) for name, bits in policy.weights.items()}
+    return widths | {
+        f"A {name}": str(bits) for name, bits in policy.activations.items()
+    }
