@@ -173,6 +173,7 @@ def prepare_output(
         "objectives": [one.to_json() for one in settings.options.objectives],
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
+        "float_metrics": artifact.accuracy.get("float"),
         "data": data.name,
         "data_digest": data.digest(),
         "versions": _versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,15 +36,21 @@ def main(argv: Sequence[str]) -> int:
         )
     for folder in folders:
         if _FORMAT.value == "text":
-            print(_text(folder))
+            print(_text(folder, _float_metrics(run_folder)))
         else:
             print((folder / _FILES[_FORMAT.value]).read_text())
     return 0
 
 
-def _text(folder: Path) -> str:
-    import json
+def _float_metrics(run_folder: Path) -> dict[str, float] | None:
+    """Returns what the developer measured of the float network, if it is on record."""
+    try:
+        return json.loads((run_folder / "run.json").read_text()).get("float_metrics")
+    except (OSError, ValueError):
+        return None
 
+
+def _text(folder: Path, float_metrics: dict[str, float] | None) -> str:
     from matar_tf.errors import SearchError
     from matar_tf.report import to_text
     from matar_tf.results import SearchResult
@@ -52,7 +59,7 @@ def _text(folder: Path) -> str:
         document = json.loads((folder / "result.json").read_text())
     except ValueError as error:
         raise SearchError(f"{folder / 'result.json'} is damaged: {error}.") from error
-    return to_text(SearchResult.from_json(document))
+    return to_text(SearchResult.from_json(document), float_metrics)
 
 
 if __name__ == "__main__":
