@@ -8,15 +8,37 @@ from typing import Any
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantizers import ActivationQuantizer, snap_bias
-from matar_tf.keras.saving import RefusesKerasFormat, refuse_keras_format
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.policy import ALL_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
 
+class _RefusesKerasFormat:
+    """Stops `model.save("x.keras")` with the reason.
+
+    tfmot's wrapper cannot be rebuilt from a ``.keras`` file: the file stores
+    variables per tracked object, and the wrapper tracks those of its inner layer a
+    second time. Every multi-bitwidth model holds an `InputQuantize`, so refusing here
+    refuses the model.
+    """
+
+    def save_own_variables(self, store: Any) -> None:
+        """Raises; called only while a ``.keras`` or ``.weights.h5`` file is written.
+
+        Raises:
+          NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or "
+            "of a TensorFlow checkpoint, got the Keras v3 format ('.keras', "
+            "'.weights.h5'), from which tfmot's quantization wrappers cannot be "
+            "rebuilt; save to one of the others."
+        )
+
+
 @keras.utils.register_keras_serializable(package="matar_tf")
-class InputQuantize(RefusesKerasFormat, keras.layers.Layer):
+class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
     """Quantizes the input of the network.
 
     Args:
@@ -52,7 +74,6 @@ class InputQuantize(RefusesKerasFormat, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        refuse_keras_format()
         quantizer = self.multi_bit_quantizers[0]
         return {
             **super().get_config(),

@@ -16,7 +16,6 @@ from matar_tf.keras.quantizers import (
     SharedGridQuantizer,
     WeightQuantizer,
 )
-from matar_tf.keras.saving import refuse_keras_format
 from matar_tf.policy import ALL_BITS
 
 __all__ = [
@@ -182,7 +181,6 @@ class MatarQuantizeConfig(_QuantizeConfig):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        refuse_keras_format()
         inner = self.inner and keras.utils.legacy.serialize_keras_object(self.inner)
         return {
             "inner": inner,
