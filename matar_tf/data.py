@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ import numpy as np
 
 from matar_tf.errors import DataError
 
-__all__ = ["DIGITS", "Data", "load_data"]
+__all__ = ["DIGITS", "Data", "import_function", "load_data"]
 
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -102,7 +102,7 @@ def load_data(spec: str, *, training: bool = True) -> Data:
     if spec.endswith(".npz"):
         return _load_file(spec, _KEYS if training else _KEYS[2:])
     if ":" in spec:
-        return _from_arrays(spec, _call(spec))
+        return _from_arrays(spec, import_function(spec)())
     raise DataError(
         f"Expected 'digits', the path of an .npz file, or 'package.module:function' "
         f"for the data, got {spec!r}."
@@ -146,7 +146,12 @@ def _load_file(path: str, keys: Sequence[str]) -> Data:
     return _from_arrays(path, arrays)
 
 
-def _call(spec: str) -> Any:
+def import_function(spec: str) -> Callable[..., Any]:
+    """Returns the function that ``package.module:function`` names.
+
+    Raises:
+      DataError: If there is none.
+    """
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -157,10 +162,10 @@ def _call(spec: str) -> Any:
         ) from error
     if not callable(function):
         raise DataError(
-            f"Expected a function at {spec!r}, got {type(function).__name__}; write "
-            "one that returns the data."
+            f"Expected a function at {spec!r}, got {type(function).__name__}; name "
+            "a function."
         )
-    return function()
+    return function
 
 
 def _from_arrays(name: str, value: Any) -> Data:

@@ -32,7 +32,12 @@ from matar_tf.results import Candidate, Provenance, SearchResult
 from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
 from matar_tf.targets import Target, check_policy, legal_space
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from matar_tf.tflite.evaluate import (
+    METRIC_NAMES,
+    ParallelEvaluator,
+    PolicyEvaluator,
+    get_metrics,
+)
 from matar_tf.tflite.export import Reference, export_model, write_atomically
 
 __all__ = ["RunSettings", "check_data", "prepare_output", "retarget"]
@@ -49,6 +54,7 @@ class RunSettings:
 
     Attributes:
       options: Settings of each search.
+      metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       command: How the run was started, for the record.
@@ -57,6 +63,7 @@ class RunSettings:
     """
 
     options: SearchOptions
+    metrics: tuple[str, ...] = METRIC_NAMES
     profile: str = "int8"
     num_jobs: int = 1
     command: str = ""
@@ -97,8 +104,13 @@ def retarget(
     spaces = [legal_space(artifact.space, artifact.workload, one) for one in targets]
     provenance = _provenance(artifact, data, settings)
     make_evaluator = functools.partial(
-        PolicyEvaluator, artifact, data.x_test, data.y_test
+        PolicyEvaluator,
+        artifact,
+        data.x_test,
+        data.y_test,
+        metrics=settings.metrics,
     )
+    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     results: list[SearchResult] = []
     with (
         EvaluationStore(output / _STORE_FILE) as store,
@@ -111,6 +123,7 @@ def retarget(
                 space=space,
                 costs=functools.partial(_costs, model),
                 violations=functools.partial(_violations, artifact, target),
+                metric_names=metric_names,
             )
             result = search(
                 problem,
@@ -170,6 +183,7 @@ def prepare_output(
         "created": settings.created,
         "seed": settings.options.seed,
         "max_evaluations": settings.options.max_evaluations,
+        "metrics": list(settings.metrics),
         "objectives": [one.to_json() for one in settings.options.objectives],
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
@@ -185,7 +199,13 @@ def prepare_output(
             shutil.rmtree(output)
             message = f"Overwriting the run in {output}."
         elif resume:
-            for key in ("artifact_digest", "data_digest", "seed", "objectives"):
+            for key in (
+                "artifact_digest",
+                "data_digest",
+                "seed",
+                "metrics",
+                "objectives",
+            ):
                 if earlier.get(key) != document[key]:
                     raise SearchError(
                         f"Expected to resume a run with the same {key}, but {output} "
@@ -264,8 +284,10 @@ def _versions() -> dict[str, str]:
 
 def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
     versions = _versions()
-    # Metrics belong to the samples and to the kernels that computed them.
-    measured_by = f"{data.digest()} {_RUNTIME} {versions[_RUNTIME]}"
+    # Metrics belong to the samples, to the kernels that computed them, and to the
+    # functions, of which a user's own may bear any name.
+    own = sorted(name for name in settings.metrics if ":" in name)
+    measured_by = " ".join([data.digest(), _RUNTIME, versions[_RUNTIME], *own])
     return Provenance(
         seed=settings.options.seed,
         command=settings.command,

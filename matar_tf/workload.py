@@ -131,7 +131,8 @@ class Workload:
             )
 
     def __hash__(self) -> int:
-        return hash((self.layers, tuple(self.tensors.items()), self.inputs))
+        tensors = tuple(self.tensors.items())
+        return hash((self.layers, tensors, self.inputs, self.outputs))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Workload.from_json, (self.to_json(),)

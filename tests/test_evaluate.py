@@ -12,6 +12,7 @@ import pytest
 from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import DataError, MatarError, PolicyError
+from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
@@ -20,7 +21,11 @@ from matar_tf.tflite.evaluate import (
     accuracy,
     argmax_agreement,
     cross_entropy,
+    ends_in_softmax,
+    get_metrics,
     measure_latency_ms,
+    negative_log_likelihood,
+    top_k_accuracy,
 )
 from matar_tf.tflite.runtime import Runner
 
@@ -49,10 +54,98 @@ class TestMetrics:
         outputs = np.array([[1e4, 0.0], [0.0, 1e4]], np.float32)
         assert cross_entropy(outputs, np.array([0, 0])) == pytest.approx(5e3)
 
+    def test_negative_log_likelihood(self):
+        outputs = np.array([[0.5, 0.25, 0.25], [0.0, 0.9, 0.1]], np.float32)
+        value = negative_log_likelihood(outputs, np.array([1, 1]))
+        assert value == pytest.approx((np.log(4) - np.log(0.9)) / 2, rel=1e-6)
+
+    def test_negative_log_likelihood_of_an_impossible_label_is_finite(self):
+        outputs = np.array([[1.0, 0.0]], np.float32)
+        value = negative_log_likelihood(outputs, np.array([1]))
+        assert value == pytest.approx(7 * np.log(10))
+
+    def test_the_two_losses_agree_through_a_softmax(self):
+        powers = np.exp(OUTPUTS.astype(np.float64))
+        probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        labels = np.array([2, 0, 1])
+        assert negative_log_likelihood(probabilities, labels) == pytest.approx(
+            cross_entropy(OUTPUTS, labels)
+        )
+
+    @pytest.mark.parametrize(("k", "expected"), [(1, 1 / 3), (2, 2 / 3), (3, 1.0)])
+    def test_top_k_accuracy(self, k, expected):
+        # Ranks of the labels: first, second (a tie goes to the lower index), third.
+        labels = np.array([1, 0, 2])
+        assert top_k_accuracy(OUTPUTS, labels, k=k) == pytest.approx(expected)
+
+    def test_top_1_is_accuracy_with_ties_too(self):
+        rng = np.random.default_rng(0)
+        outputs = rng.integers(0, 3, (500, 4)).astype(np.float32)
+        labels = rng.integers(0, 4, 500)
+        assert top_k_accuracy(outputs, labels, k=1) == accuracy(outputs, labels)
+
     def test_argmax_agreement(self):
         assert argmax_agreement(OUTPUTS, OUTPUTS * 2 + 1) == 1.0
         assert argmax_agreement(OUTPUTS, -OUTPUTS) == 0.0
         assert argmax_agreement(OUTPUTS, OUTPUTS[[0, 0, 2]]) == pytest.approx(2 / 3)
+
+
+def spread(outputs, labels):
+    """A metric of the user's own."""
+    return outputs.max() - labels.mean()
+
+
+class TestGetMetrics:
+    def test_names(self):
+        names = ("accuracy", "loss", "top_2_accuracy", "test_evaluate:spread")
+        metrics = get_metrics(names, probabilities=False)
+        assert list(metrics) == ["accuracy", "loss", "top_2_accuracy", "spread"]
+        labels = np.array([1, 0, 2])
+        assert metrics["top_2_accuracy"](OUTPUTS, labels) == pytest.approx(2 / 3)
+        assert metrics["spread"](OUTPUTS, labels) == pytest.approx(2.0)
+        assert metrics["loss"] is cross_entropy
+
+    def test_the_loss_of_probabilities(self):
+        metrics = get_metrics(["loss"], probabilities=True)
+        assert metrics["loss"] is negative_log_likelihood
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (["acuracy"], "Did you mean 'accuracy'"),
+            (["top_0_accuracy"], "top_K_accuracy"),
+            (["numpy:no_such"], "no_such"),
+            (["loss", "somewhere:loss"], "No module named"),
+            (["loss", "loss"], "loss twice"),
+        ],
+    )
+    def test_refuses(self, names, message):
+        with pytest.raises(DataError, match=message):
+            get_metrics(names, probabilities=False)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("logits", False)])
+def test_knows_a_network_that_ends_in_softmax(name, expected):
+    inputs = keras.layers.Input((6, 6, 1))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3)(inputs))
+    x = keras.layers.Dense(4, activation="softmax" if expected else None)(x)
+    model = quantize_model(keras.Model(inputs, x))
+    samples = np.random.default_rng(0).normal(size=(16, 6, 6, 1)).astype(np.float32)
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    policy = artifact.space.named("w8a8")
+    content = ModelBuilder(artifact).build(policy)
+    assert ends_in_softmax(content) is expected
+    labels = np.arange(16) % 4
+    measured = PolicyEvaluator(artifact, samples, labels)(policy)["loss"]
+    logits = Runner(content).predict(samples)
+    loss = negative_log_likelihood if expected else cross_entropy
+    assert measured == loss(logits, labels)
+    expected_loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=not expected
+    )(labels, logits)
+    # Keras divides probabilities by their sum, which the 8-bit grid leaves near 1.
+    assert measured == pytest.approx(float(expected_loss), rel=1e-3)
 
 
 def some_policies():
@@ -88,11 +181,12 @@ class TestPolicyEvaluator:
         assert len(set(losses)) == 4
 
     def test_takes_metrics_of_the_users_own(self):
-        evaluate = make_evaluator()(
-            metrics={"mean_label": lambda outputs, labels: float(labels.mean())}
-        )
-        expected = few_digits().y_test.mean()
-        assert evaluate(some_policies()[0]) == {"mean_label": pytest.approx(expected)}
+        evaluate = make_evaluator()(metrics=["test_evaluate:spread"])
+        policy = some_policies()[0]
+        content = ModelBuilder(digits_artifact()).build(policy)
+        outputs = Runner(content).predict(few_digits().x_test)
+        expected = spread(outputs, few_digits().y_test)
+        assert evaluate(policy) == {"spread": pytest.approx(expected)}
 
     @pytest.mark.parametrize("count", [0, 3])
     def test_refuses_samples_without_labels(self, count):

@@ -88,6 +88,9 @@ def test_weights(tmp_path: Path, form: str) -> None:
 def test_the_keras_format_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(NotImplementedError, match="HDF5"):
         trained("residual_bn").save(tmp_path / "model.keras")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotImplementedError, match="HDF5"):
+        trained("residual_bn").save_weights(tmp_path / "model.weights.h5")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from nets import build_net, samples_for
 
 from matar_tf.errors import ExportError
-from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.tflite import simulator
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
@@ -32,7 +32,10 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
     return {output: interpreter.get_tensor(output) for output in outputs}
 
 
-@pytest.mark.parametrize("name", ["residual_bn", "depthwise", "average_pool", "concat"])
+@pytest.mark.parametrize(
+    "name",
+    ["residual_bn", "depthwise", "average_pool", "concat", "global_average"],
+)
 @pytest.mark.parametrize("policy", ["w8a8", "w4a4", "w2a2"])
 def test_builtin_kernels_are_reproduced_tensor_for_tensor(
     name: str, policy: str
@@ -52,7 +55,37 @@ def test_builtin_kernels_are_reproduced_tensor_for_tensor(
         )
 
 
+@pytest.mark.parametrize("num_channels", [6, 16, 20])
+@pytest.mark.parametrize("policy", ["w8a8", "w8a5", "w4a4"])
+def test_builtin_mean_of_whole_and_broken_blocks_of_channels(
+    num_channels: int, policy: str
+) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.layers.Input((6, 7, 3))
+    x = keras.layers.Conv2D(num_channels, 3, padding="same")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    model = quantize_model(keras.Model(inputs, keras.layers.Conv2D(4, 1)(x)))
+    samples = np.random.default_rng(0).normal(size=(64, 6, 7, 3)).astype(np.float32)
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.named(policy))
+    parsed = load_model(content)
+    operators = parsed.subgraphs[0].operators
+    (mean,) = [one for one in operators if op_name(parsed, one) == "MEAN"]
+    simulated = simulator.simulate_tensors(content, samples, kernels="builtin")
+    expected = run_builtin(content, samples)[int(mean.outputs[0])]
+    np.testing.assert_array_equal(simulated[int(mean.outputs[0])], expected)
+
+
 class TestRounding:
+    def test_gemmlowp_rounds_halves_away_from_zero(self) -> None:
+        acc = np.array([2, 6, -2, -6])
+        factor = simulator._quantized_multiplier(np.array([0.25]))
+        away = simulator._multiply_away_from_zero(acc, *factor)
+        np.testing.assert_array_equal(away, [1, 2, -1, -2])
+        up = simulator._multiply_twice_rounded(acc, *factor)
+        np.testing.assert_array_equal(up, [1, 2, 0, -1])
+
     def test_xnnpack_rounds_halves_to_even(self) -> None:
         acc = np.array([1, 3, 5, -1, -3, 7])
         half = np.array([0.5], np.float32)

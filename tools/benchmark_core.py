@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from tqdm import tqdm
 
 from matar_tf import keras as matar
 from matar_tf.artifact import Artifact, read_artifact
@@ -36,6 +39,7 @@ __all__ = ["Bar", "measure_core"]
 
 _L = keras.layers
 _NUM_AGREEMENT_POLICIES = 20
+_CONVERSIONS_PER_PROCESS = 10
 _TFLITE_RUNTIME = """
 import sys, numpy as np
 from matar_tf.tflite.runtime import Runner
@@ -231,35 +235,46 @@ def _memory(artifact_path: str, data_spec: str) -> Bar:
 
 
 def _equality(seed: int, num_policies: int) -> Iterator[Bar]:
-    """Template route against converter route, tensor for tensor."""
-    shape = (32, 32, 3)
-    nets = {
-        "ResNet-8": lambda: _with_convolution_head(shape),
-        "depthwise/pointwise": lambda: _quantized(_depthwise_net),
-        "concat, average pool, signed add": lambda: _quantized(_concat_net),
-    }
-    total_different, total_kernels, compared = 0, 0, 0
-    for number, make in enumerate(nets.values()):
-        model = make()
-        rng = np.random.default_rng(seed)
-        size = (32, *model.input_shape[1:])
-        matar.calibrate(model, rng.normal(size=size).astype(np.float32))
-        artifact = matar.package(model, include_network=False)
-        builder = ModelBuilder(artifact)
-        share = num_policies // 3 + (number < num_policies % 3)
-        for policy in draw_policies(
-            artifact.space, matar.IndependentSampler(), share, seed
-        ):
-            total_kernels += len(policy.weights)
-            total_different += _num_different(model, builder, policy)
-            compared += 1
+    """Template route against converter route, tensor for tensor.
+
+    Each conversion leaves about 100 MB behind in its process, so a process lasts for
+    a few of them.
+    """
+    chunks: list[tuple[str, int, int, int]] = []
+    for number, name in enumerate(_NETS):
+        share = num_policies // len(_NETS) + (number < num_policies % len(_NETS))
+        for start in range(0, share, _CONVERSIONS_PER_PROCESS):
+            stop = min(start + _CONVERSIONS_PER_PROCESS, share)
+            chunks.append((name, seed, start, stop))
+    with ProcessPoolExecutor(
+        2,
+        mp_context=multiprocessing.get_context("spawn"),
+        max_tasks_per_child=1,
+    ) as pool:
+        outcomes = list(tqdm(pool.map(_compare_routes, chunks), total=len(chunks)))
+    different, kernels = (sum(one) for one in zip(*outcomes, strict=True))
     yield Bar(
-        name=f"kernels that differ between template and converter route, {compared} "
-        f"policies over {', '.join(nets)}",
-        figure=f"{total_different} of {total_kernels}",
+        name=f"kernels that differ between template and converter route, "
+        f"{num_policies} policies over {', '.join(_NETS)}",
+        figure=f"{different} of {kernels}",
         limit="0: integers and biases equal, scales within 3 ulp",
-        held=total_different == 0,
+        held=different == 0,
     )
+
+
+def _compare_routes(chunk: tuple[str, int, int, int]) -> tuple[int, int]:
+    """Returns how many kernels differ, of how many, for some policies of a network."""
+    name, seed, start, stop = chunk
+    model = _NETS[name]()
+    rng = np.random.default_rng(seed)
+    size = (32, *model.input_shape[1:])
+    matar.calibrate(model, rng.normal(size=size).astype(np.float32))
+    artifact = matar.package(model, include_network=False)
+    builder = ModelBuilder(artifact)
+    policies = draw_policies(artifact.space, matar.IndependentSampler(), stop, seed)
+    chosen = policies[start:stop]
+    different = sum(_num_different(model, builder, policy) for policy in chosen)
+    return different, sum(len(policy.weights) for policy in chosen)
 
 
 def _num_different(model: Any, builder: ModelBuilder, policy: Policy) -> int:
@@ -347,6 +362,13 @@ def _concat_net(x: Any) -> Any:
     x = _L.AveragePooling2D()(_L.Concatenate()([left, right]))
     y = _L.Conv2D(16, 3, padding="same", name="inner")(x)
     return _L.Add()([_L.Conv2D(16, 1, name="skip")(x), y])
+
+
+_NETS: Final[dict[str, Callable[[], Any]]] = {
+    "ResNet-8": lambda: _with_convolution_head((32, 32, 3)),
+    "depthwise/pointwise": lambda: _quantized(_depthwise_net),
+    "concat, average pool, signed add": lambda: _quantized(_concat_net),
+}
 
 
 def _median_ms(calls: list[Callable[[], object]]) -> float:

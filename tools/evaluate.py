@@ -17,6 +17,11 @@ _MODEL = flags.DEFINE_string("model", None, "Path of the .tflite file.")
 _DATA = flags.DEFINE_string(
     "data", "digits", "'digits', a path.npz, or package.module:function."
 )
+_METRICS = flags.DEFINE_list(
+    "metrics",
+    ["accuracy", "loss"],
+    "Among accuracy, loss, top_K_accuracy, package.module:function.",
+)
 _RUNTIME = flags.DEFINE_enum(
     "runtime", "litert", ["litert", "tflite_runtime", "tensorflow"], "Interpreter."
 )
@@ -26,26 +31,32 @@ flags.mark_flags_as_required(["model"])
 
 @reports_errors
 def main(argv: Sequence[str]) -> int:
-    """Evaluates; prints accuracy, size and median latency."""
+    """Evaluates; prints metrics, size and median latency."""
     check_flags_only(argv)
     from matar_tf.data import load_data
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import accuracy, measure_latency_ms
+    from matar_tf.tflite.evaluate import (
+        ends_in_softmax,
+        get_metrics,
+        measure_latency_ms,
+    )
     from matar_tf.tflite.runtime import Runner
 
     path = Path(_MODEL.value)
     if not path.is_file():
         raise DataError(f"Expected a .tflite file at {path}, found nothing.")
     content = path.read_bytes()
+    metrics = get_metrics(_METRICS.value, probabilities=ends_in_softmax(content))
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
     data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
-    print(
-        f"accuracy  {accuracy(outputs, data.y_test):.2%} on {len(data.x_test)} samples "
-        f"of {data.name}"
-    )
+    print(f"data      {len(data.x_test)} samples of {data.name}")
+    for name, metric in metrics.items():
+        value = float(metric(outputs, data.y_test))
+        shown = f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
+        print(f"{name:9s} {shown}")
     print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
     return 0
 

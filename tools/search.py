@@ -34,6 +34,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", lower_bound=0)
 _OBJECTIVES = flags.DEFINE_list(
     "objectives", ["accuracy", "latency_ms"], "Metrics and costs to make better."
 )
+_METRICS = flags.DEFINE_list(
+    "metrics",
+    ["accuracy", "loss"],
+    "What to measure: accuracy, loss, top_K_accuracy, package.module:function.",
+)
 _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
@@ -81,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
             population_size=min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
         ),
+        metrics=tuple(_METRICS.value),
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
         command=command_line(),

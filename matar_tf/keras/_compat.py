@@ -16,6 +16,7 @@ try:
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
+    from tf_keras.src.saving import serialization_lib
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"Expected TensorFlow 2.21, tf_keras and tensorflow-model-optimization for "
@@ -24,7 +25,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["keras", "tf", "tfmot"]
+__all__ = ["in_keras_format", "keras", "tf", "tfmot"]
 
 if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer):
     raise ImportError(
@@ -32,3 +33,8 @@ if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer
         "for Keras 3; set TF_USE_LEGACY_KERAS=1, or import matar_tf.keras before "
         "anything touches tf.keras."
     )
+
+
+def in_keras_format() -> bool:
+    """Returns whether a ``.keras`` file is being written or read right now."""
+    return bool(getattr(serialization_lib.SHARED_OBJECTS, "enabled", False))

@@ -6,16 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from matar_tf.keras import graph
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.quantizers import ActivationQuantizer, snap_bias
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.policy import ALL_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
+_KERAS_FORMAT = (
+    "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
+    "TensorFlow checkpoint, got the Keras v3 format ('.keras', '.weights.h5'), from "
+    "which tfmot's quantization wrappers cannot be rebuilt; save to one of the others."
+)
+
 
 class _RefusesKerasFormat:
-    """Stops `model.save("x.keras")` with the reason.
+    """Stops `model.save("x.keras")` with the reason, before the file is begun.
 
     tfmot's wrapper cannot be rebuilt from a ``.keras`` file: the file stores
     variables per tracked object, and the wrapper tracks those of its inner layer a
@@ -23,18 +29,24 @@ class _RefusesKerasFormat:
     refuses the model.
     """
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the config.
+
+        Raises:
+          NotImplementedError: If it is for a ``.keras`` file, not begun yet.
+        """
+        if in_keras_format():
+            raise NotImplementedError(_KERAS_FORMAT)
+        config: Any = super()
+        return config.get_config()
+
     def save_own_variables(self, store: Any) -> None:
-        """Raises; called only while a ``.keras`` or ``.weights.h5`` file is written.
+        """Raises; called only while a ``.weights.h5`` file is written.
 
         Raises:
           NotImplementedError: Always.
         """
-        raise NotImplementedError(
-            "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or "
-            "of a TensorFlow checkpoint, got the Keras v3 format ('.keras', "
-            "'.weights.h5'), from which tfmot's quantization wrappers cannot be "
-            "rebuilt; save to one of the others."
-        )
+        raise NotImplementedError(_KERAS_FORMAT)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

@@ -33,6 +33,10 @@ __all__ = ["Schedule", "evaluate_policies", "train_float", "train_multi_bit"]
 _CALIBRATION_SAMPLES = 512
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
 _FINAL_LEARNING_RATE = 0.01  # of the peak
+_OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "adam": keras.optimizers.Adam,
+    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+}
 _random: Any = tf.random  # the type stubs lack parts of it
 
 
@@ -42,17 +46,32 @@ class Schedule:
 
     Attributes:
       epochs: Number of epochs.
-      learning_rate: Peak of the cosine schedule of Adam; it ends at 1 % of it.
+      learning_rate: Peak of the schedule: a linear rise over the first epochs, then
+        a cosine that ends at 1 % of the peak.
       batch_size: Of the training batches.
       augment: Whether to mirror images and to shift them by up to 4 pixels at random.
+      optimizer: ``adam``, or ``sgd`` with Nesterov momentum 0.9.
+      warmup_epochs: Length of the rise.
     """
 
     epochs: int
     learning_rate: float
     batch_size: int
     augment: bool = False
+    optimizer: str = "adam"
+    warmup_epochs: int = 0
 
     def __post_init__(self) -> None:
+        if self.optimizer not in _OPTIMIZERS:
+            raise ModelError(
+                f"Expected the optimizer {' or '.join(_OPTIMIZERS)}, got "
+                f"{self.optimizer!r}."
+            )
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ModelError(
+                f"Expected a warm-up shorter than the {self.epochs} epochs, got "
+                f"{self.warmup_epochs}."
+            )
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise ModelError(
                 "Expected at least one epoch, one sample in a batch and a learning "
@@ -165,12 +184,14 @@ def _fit(
         )
     steps_per_epoch = -(-len(x) // schedule.batch_size)
     learning_rate: Any = keras.optimizers.schedules.CosineDecay(
-        schedule.learning_rate,
-        schedule.epochs * steps_per_epoch,
+        0.0 if schedule.warmup_epochs else schedule.learning_rate,
+        (schedule.epochs - schedule.warmup_epochs) * steps_per_epoch,
         alpha=_FINAL_LEARNING_RATE,
+        warmup_target=schedule.learning_rate if schedule.warmup_epochs else None,
+        warmup_steps=schedule.warmup_epochs * steps_per_epoch,
     )
     model.compile(
-        keras.optimizers.Adam(learning_rate),
+        _OPTIMIZERS[schedule.optimizer](learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

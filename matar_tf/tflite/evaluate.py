@@ -6,8 +6,10 @@ what is searched is what is deployed.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import re
 import signal
 import statistics
 import threading
@@ -20,20 +22,33 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.errors import DataError, MatarError
+from matar_tf.data import import_function
+from matar_tf.errors import DataError, MatarError, did_you_mean
 from matar_tf.policy import Policy
+from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
-    "METRICS",
+    "METRIC_NAMES",
+    "Metric",
     "ParallelEvaluator",
     "PolicyEvaluator",
     "accuracy",
     "argmax_agreement",
     "cross_entropy",
+    "ends_in_softmax",
+    "get_metrics",
     "measure_latency_ms",
+    "negative_log_likelihood",
+    "top_k_accuracy",
 ]
+
+METRIC_NAMES: Final = ("accuracy", "loss")
+_SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
+_TOP_K = re.compile(r"top_([1-9]\d*)_accuracy")
+
+_SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -50,12 +65,77 @@ def cross_entropy(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
 
 
+def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of ``-log outputs[label]``; outputs are probabilities.
+
+    A probability counts as at least 1e-7, as in Keras.
+    """
+    chosen = outputs[np.arange(len(labels)), labels].astype(np.float64)
+    return float(-np.mean(np.log(np.maximum(chosen, _SMALLEST_PROBABILITY))))
+
+
+def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, *, k: int) -> float:
+    """Returns the share of samples whose label is among the `k` largest outputs.
+
+    Of equal outputs the one with the lower index counts as larger, as for `accuracy`.
+    """
+    chosen = outputs[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(outputs.shape[-1]) < np.asarray(labels)[:, None]
+    before = (outputs > chosen) | ((outputs == chosen) & earlier)
+    return float(np.mean(before.sum(axis=-1) < k))
+
+
+def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metric]:
+    """Returns functions of ``(outputs, labels)``, by the name of their figure.
+
+    Args:
+      names: ``accuracy``, ``loss``, ``top_5_accuracy`` (any number), or
+        ``package.module:function``, a function of the user's own that returns a float;
+        its figure is called as the function.
+      probabilities: Whether the network ends in a softmax; otherwise outputs are
+        logits.
+
+    Raises:
+      DataError: If there is no such metric, or two would have the same name.
+    """
+    metrics: dict[str, Metric] = {}
+    for name in names:
+        top = _TOP_K.fullmatch(name)
+        if name == "accuracy":
+            metric: Metric = accuracy
+        elif name == "loss":
+            metric = negative_log_likelihood if probabilities else cross_entropy
+        elif top:
+            metric = functools.partial(top_k_accuracy, k=int(top[1]))
+        elif ":" in name:
+            metric = import_function(name)
+        else:
+            raise DataError(
+                f"Expected a metric among {', '.join(METRIC_NAMES)}, top_K_accuracy "
+                f"and package.module:function, got {name!r}. "
+                f"{did_you_mean(name, METRIC_NAMES)}"
+            )
+        figure = name.rpartition(":")[2]
+        if figure in metrics:
+            raise DataError(f"Expected metrics of different names, got {figure} twice.")
+        metrics[figure] = metric
+    return metrics
+
+
+def ends_in_softmax(content: bytes) -> bool:
+    """Returns whether the output of a ``.tflite`` file are probabilities."""
+    model = load_model(content)
+    graph = model.subgraphs[0]
+    makers = {int(one.outputs[0]): one for one in graph.operators}
+    index = int(graph.outputs[0])
+    while index in makers and op_name(model, makers[index]) in _SAME_VALUE_OPS:
+        index = int(makers[index].inputs[0])
+    return index in makers and op_name(model, makers[index]) == "SOFTMAX"
+
+
 def argmax_agreement(outputs: np.ndarray, reference: np.ndarray) -> float:
     """Returns the share of samples with the same largest output in both."""
     return float(np.mean(outputs.argmax(axis=-1) == reference.argmax(axis=-1)))
-
-
-METRICS: Final[Mapping[str, Metric]] = {"accuracy": accuracy, "loss": cross_entropy}
 
 
 class PolicyEvaluator:
@@ -65,10 +145,11 @@ class PolicyEvaluator:
       artifact: The packaged network.
       samples: Float samples, ``[num_samples, ...]``.
       labels: Integer labels, ``[num_samples]``.
-      metrics: Functions of ``(outputs, labels)``, by name.
+      metrics: Names of metrics; see `get_metrics`.
 
     Raises:
-      DataError: If there are not as many labels as samples, at least one.
+      DataError: If there are not as many labels as samples, at least one, or there is
+        no such metric.
     """
 
     def __init__(
@@ -77,7 +158,7 @@ class PolicyEvaluator:
         samples: np.ndarray,
         labels: np.ndarray,
         *,
-        metrics: Mapping[str, Metric] = METRICS,
+        metrics: Iterable[str] = METRIC_NAMES,
     ) -> None:
         if not len(samples) or len(samples) != len(labels):
             raise DataError(
@@ -87,13 +168,19 @@ class PolicyEvaluator:
         self._builder = ModelBuilder(artifact)
         self._samples = samples
         self._labels = labels
-        self._metrics = metrics
+        self._metrics = get_metrics(
+            metrics, probabilities=ends_in_softmax(artifact.template)
+        )
 
     def __call__(self, policy: Policy) -> dict[str, float]:
-        """Returns the metrics of a policy."""
+        """Returns the metrics of a policy.
+
+        An interpreter lasts for one policy: XNNPACK packs the kernels when it starts,
+        so a new file needs a new one, which takes about a hundredth of a measurement.
+        """
         outputs = Runner(self._builder.build(policy)).predict(self._samples)
         return {
-            name: metric(outputs, self._labels)
+            name: float(metric(outputs, self._labels))
             for name, metric in self._metrics.items()
         }
 

@@ -2,9 +2,8 @@
 
 Two ways of requantizing an accumulator are reproduced. XNNPACK multiplies by a float32
 scale and rounds halves to even; the builtin kernels of TFLite multiply by a 31-bit
-fixed-point number and round twice. Sums of two tensors follow each kernel's
-own fixed-point recipe. Known gap: the builtin MEAN that keeps its dimensions rounds the
-zero point's part by itself, and may differ by one level from what is computed here.
+fixed-point number and round twice. Sums of two tensors, and the builtin mean over the
+pixels, follow each kernel's own fixed-point recipe.
 
 Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 ``kernels/internal/common.h`` and ``kernels/internal/reference/integer_ops``.
@@ -142,6 +141,21 @@ def _multiply_twice_rounded(
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     high = ((x.astype(np.int64) << left) * multiplier + 2**30) >> 31
     return (high + ((np.int64(1) << right) >> 1)) >> right
+
+
+def _multiply_away_from_zero(
+    x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray
+) -> np.ndarray:
+    """As `_multiply_twice_rounded`, but by the reference code of gemmlowp.
+
+    The shift rounds halves away from zero, the multiply rounds them up.
+    """
+    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
+    product = (x.astype(np.int64) << left) * multiplier
+    nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
+    high = np.sign(nudged) * (np.abs(nudged) >> 31)
+    half = (np.int64(1) << right) >> 1
+    return np.sign(high) * ((np.abs(high) + half) >> right)
 
 
 def _requantize(acc: np.ndarray, real: np.ndarray, kernels: str) -> np.ndarray:
@@ -286,9 +300,31 @@ def _mean(site: _Site) -> np.ndarray:
     if site.kernels == "xnnpack":
         real = _scale(site.tensor(0)) / _scale(site.out) / np.float32(count)
         return _saturate(_requantize(acc, real, site.kernels), site)
+    if keep and site.x.ndim == 4 and set(axes) == {1, 2}:
+        return _builtin_spatial_mean(site, count)
     ratio = float(_scale(site.tensor(0))[0]) / float(_scale(site.out)[0])
     real = np.array([ratio / count])
     return _saturate(_requantize(acc, real, site.kernels), site)
+
+
+def _builtin_spatial_mean(site: _Site, count: int) -> np.ndarray:
+    """The kernel of ``optimized/integer_ops/mean.h``.
+
+    It sums stored integers and rounds the zero point's part by itself. Whole blocks of
+    16 channels go through vector code, which rounds halves up, the rest does not.
+    """
+    scale_in, scale_out = _scale(site.tensor(0))[0], _scale(site.out)[0]
+    shift_of_zero = np.float32(_zero_point(site.tensor(0))) * scale_in / scale_out
+    half = np.float32(0.5)
+    rounded = int(shift_of_zero + (half if shift_of_zero > 0 else -half))
+    factor = _quantized_multiplier(scale_in / (np.float32(count) * scale_out))
+    acc = site.x.astype(np.int64).sum(axis=(1, 2), keepdims=True)
+    num_in_blocks = acc.shape[-1] // 16 * 16
+    parts = (
+        _multiply_twice_rounded(acc[..., :num_in_blocks], *factor),
+        _multiply_away_from_zero(acc[..., num_in_blocks:], *factor),
+    )
+    return _saturate(np.concatenate(parts, axis=-1) - rounded, site)
 
 
 def _reduce_max(site: _Site) -> np.ndarray:
