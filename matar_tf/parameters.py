@@ -26,7 +26,8 @@ class LayerParameters:
     """A layer with weights, with batch norm as a scale and an offset per width.
 
     Under ``n = bits[r]`` the layer computes ``scale[r] * (x * w_r) + offset[r]`` with
-    ``w_r`` the kernel rounded to multiples of ``step[r]``.
+    ``w_r`` the kernel rounded to multiples of ``step[r]``. Scale and offset may depend
+    on the width of the input as well: `row` finds them.
 
     Attributes:
       kernel: Float kernel in TFLite's layout, ``[out, h, w, in]`` (convolution),
@@ -34,9 +35,11 @@ class LayerParameters:
       channel_axis: Axis of the output channels in `kernel`.
       bits: Allowed widths, ascending.
       step: Step of the weights, ``[len(bits), out]``.
-      scale: Factor on the output, ``[len(bits), out]``.
-      offset: Added to the output, ``[len(bits), out]``, or None for a layer that adds
-        nothing.
+      scale: Factor on the output, ``[len(bits), out]``, or with `input_bits`
+        ``[len(bits), len(input_bits), out]``.
+      offset: Added to the output, in the shape of `scale`, or None for a layer that
+        adds nothing.
+      input_bits: Widths of the input that scale and offset tell apart, ascending.
     """
 
     kernel: np.ndarray
@@ -45,6 +48,19 @@ class LayerParameters:
     step: np.ndarray
     scale: np.ndarray
     offset: np.ndarray | None
+    input_bits: tuple[int, ...] = ()
+
+    def row(self, bits: int, input_bits: int | None) -> tuple[np.ndarray, Any]:
+        """Returns scale ``[out]`` and offset ``[out]`` (or None) at given widths.
+
+        Args:
+          bits: Width of the weights, one of `bits`.
+          input_bits: Width of the input; None for an input whose grid is fixed.
+        """
+        place: tuple[int, ...] = (self.bits.index(bits),)
+        if self.input_bits:
+            place += (self.input_bits.index(input_bits),)  # type: ignore[arg-type]
+        return self.scale[place], None if self.offset is None else self.offset[place]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +96,7 @@ class Parameters:
                     "channel_axis": layer.channel_axis,
                     "bits": list(layer.bits),
                     "has_offset": layer.offset is not None,
+                    "input_bits": list(layer.input_bits),
                 }
             )
             for field in ("kernel", "step", "scale", "offset"):
@@ -130,6 +147,7 @@ class Parameters:
                     offset=(
                         arrays[f"layer{number}_offset"] if entry["has_offset"] else None
                     ),
+                    input_bits=tuple(entry.get("input_bits", ())),
                 )
                 for number, entry in enumerate(index["layers"])
             }

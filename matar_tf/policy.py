@@ -194,6 +194,20 @@ class PolicySpace:
         """Returns the uniform policy of a name such as ``w4a8``."""
         return self.uniform(*parse_uniform_name(name))
 
+    def widest(self) -> Policy:
+        """Returns the policy with the most bits everywhere."""
+        return self._extreme(-1)
+
+    def narrowest(self) -> Policy:
+        """Returns the policy with the fewest bits everywhere."""
+        return self._extreme(0)
+
+    def _extreme(self, place: int) -> Policy:
+        return Policy(
+            weights={name: bits[place] for name, bits in self.weights.items()},
+            activations={name: bits[place] for name, bits in self.activations.items()},
+        )
+
     def uniform_names(self, *, mixed: bool = False) -> tuple[str, ...]:
         """Returns the names of the uniform policies, widest first.
 

@@ -8,10 +8,12 @@ from digits_net import few_digits, trained_pair
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
+    Method,
     Schedule,
     evaluate_policies,
     get_policy,
     get_policy_space,
+    graph,
     keras,
     policy_space,
     train_float,
@@ -129,9 +131,10 @@ class TestLearning:
             used.append(space)
             return space.named("w3a8")
 
-        quantized = train_multi_bit(network, FEW, SHORT, space=space, sampler=sampler)
+        method = Method(sampler=sampler, reestimation=2)
+        quantized = train_multi_bit(network, FEW, SHORT, method, space=space)
         assert get_policy_space(quantized) == space
-        assert used == [space] * 9
+        assert used == [space] * (9 + 2)
 
     def test_needs_training_data(self):
         data = replace(FEW, x_train=None, y_train=None)
@@ -139,6 +142,74 @@ class TestLearning:
             train_float(build_linear, data, SHORT)
         with pytest.raises(DataError, match="add x_train"):
             train_multi_bit(trained_pair()[0], data, SHORT)
+
+
+class TestMethod:
+    """Every part matters, and alone."""
+
+    PLAIN = Method(distillation=0.0, norm_per_input=False, reestimation=0)
+
+    def train(self, **changes):
+        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        schedule = replace(SHORT, epochs=1)
+        return train_multi_bit(network, FEW, schedule, replace(self.PLAIN, **changes))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"distillation": 0.5},
+            {"distillation": 0.5, "temperature": 4.0},
+            {"sandwich": True},
+            {"kurtosis": 1.0},
+            {"reestimation": 3},
+        ],
+        ids=lambda changes: ",".join(changes),
+    )
+    def test_part_changes_the_result(self, changes):
+        assert not have_same_weights(self.train(), self.train(**changes))
+
+    def test_teachers_differ(self):
+        by_float = self.train(distillation=0.9, sandwich=True)
+        by_widest = self.train(distillation=0.9, sandwich=True, teacher="widest")
+        assert not have_same_weights(by_float, by_widest)
+
+    def test_statistics_per_input_have_more_rows(self):
+        rows = {
+            per_input: graph.inner_layer(
+                self.train(norm_per_input=per_input).get_layer("stem_bn")
+            ).moving_mean.shape[0]
+            for per_input in (False, True)
+        }
+        assert rows == {False: 1, True: 1}  # the first layer: 8 bits, of 8 bits
+
+    def test_unknown_teacher(self):
+        with pytest.raises(ModelError, match="float or widest"):
+            Method(teacher="me")
+
+    def test_moving_average_of_the_weights(self):
+        plain = train_float(build_small, FEW, SHORT)
+        averaged = train_float(build_small, FEW, replace(SHORT, ema=0.5))
+        assert not have_same_weights(plain, averaged)
+
+    def test_optimizers_and_warm_up(self):
+        runs = [
+            train_float(build_linear, FEW, replace(SHORT, **changes)).get_weights()[0]
+            for changes in (
+                {},
+                {"optimizer": "sgd"},
+                {"warmup_epochs": 1},
+            )
+        ]
+        assert not np.array_equal(runs[0], runs[1])
+        assert not np.array_equal(runs[0], runs[2])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"optimizer": "rmsprop"}, {"warmup_epochs": 3}, {"ema": 1.0}],
+    )
+    def test_refuses(self, changes):
+        with pytest.raises(ModelError, match="Expected"):
+            replace(SHORT, **changes)
 
 
 class TestDeterminism:

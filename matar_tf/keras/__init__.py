@@ -4,6 +4,8 @@ quantize           float model -> multi-bitwidth model; set and get its policy
 quantize_configs   `MatarQuantizeConfig` for single layers
 samplers           which policy the next batch sees
 callbacks          a new policy for every batch; metrics of named policies
+trainer            a training step with soft labels and several policies
+statistics         batch norm statistics estimated again; kurtosis of kernels
 training           float and multi-bitwidth training, resumable
 package            trained model -> artifact
 conversion         the way through the TFLite converter
@@ -35,7 +37,10 @@ from matar_tf.keras.samplers import (
     Sampler,
     UniformSampler,
 )
+from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
+    Method,
     Schedule,
     evaluate_policies,
     train_float,
@@ -44,10 +49,13 @@ from matar_tf.keras.training import (
 
 __all__ = [
     "IndependentSampler",
+    "KurtosisRegularizer",
     "LegalSampler",
     "MatarQuantizeConfig",
     "MatarQuantizeScheme",
+    "Method",
     "MixtureSampler",
+    "MultiBitTrainer",
     "PolicyMetrics",
     "PolicyRandomizer",
     "Sampler",
@@ -64,6 +72,7 @@ __all__ = [
     "package",
     "policy_space",
     "quantize_model",
+    "reestimate_batch_norm",
     "set_policy",
     "train_float",
     "train_multi_bit",

@@ -27,21 +27,31 @@ class PolicyRandomizer(keras.callbacks.Callback):
     step per execution, Keras' default; training with more raises a `ModelError`.
 
     Args:
-      sampler: Draws the policies; by default half uniform, half independent.
+      sampler: Draws the policies; by default half uniform, half independent. For a
+        curriculum, samplers by the epoch from which on they draw, the first from 0.
       seed: Of all draws, at least 0.
       evaluation_policy: Name of the uniform policy for evaluation, or a policy; None
         for the widest.
+
+    Raises:
+      ModelError: If no sampler draws from the first epoch on.
     """
 
     def __init__(
         self,
-        sampler: Sampler | None = None,
+        sampler: Sampler | Mapping[int, Sampler] | None = None,
         *,
         seed: int = 0,
         evaluation_policy: Policy | str | None = None,
     ) -> None:
         super().__init__()
-        self._sampler = MixtureSampler() if sampler is None else sampler
+        chosen = MixtureSampler() if sampler is None else sampler
+        self._samplers = dict(chosen) if isinstance(chosen, Mapping) else {0: chosen}
+        if 0 not in self._samplers or min(self._samplers) < 0:
+            raise ModelError(
+                "Expected samplers by the epoch from which on they draw, the first "
+                f"from 0, got {sorted(self._samplers)}."
+            )
         self._seed = seed
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
@@ -55,6 +65,10 @@ class PolicyRandomizer(keras.callbacks.Callback):
             (epoch, batch, self._of_model().policy(rows))
             for epoch, batch, rows in self._history
         ]
+
+    def sampler_of(self, epoch: int) -> Sampler:
+        """Returns the sampler that draws in an epoch."""
+        return self._samplers[max(one for one in self._samplers if one <= epoch)]
 
     def set_model(self, model: Any) -> None:
         """Finds the quantizers of the model; called by Keras."""
@@ -88,7 +102,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Draws the policy of this batch and puts it in force."""
         setter = self._of_model()
         rng = np.random.default_rng((self._seed, self._epoch, batch))
-        rows = setter.rows(self._sampler(setter.space, rng))
+        rows = setter.rows(self.sampler_of(self._epoch)(setter.space, rng))
         setter.assign_rows(rows)
         self._history.append((self._epoch, batch, rows.astype(np.int8)))
 
@@ -102,7 +116,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
 
     def _apply_evaluation_policy(self) -> None:
         setter, policy = self._of_model(), self._evaluation_policy
-        setter(setter.widest() if policy is None else policy)
+        setter(setter.space.widest() if policy is None else policy)
 
     def _of_model(self) -> PolicySetter:
         if self._setter is None:

@@ -233,7 +233,7 @@ class _PolicyTracer:
 
     def batch_norm(self, layer: MultiBitBatchNormalization, x: Any) -> Any:
         with tf.init_scope():
-            scale, offset = layer.folded(layer.row)
+            scale, offset = layer.folded()
             offset = snap_bias(offset, graph.producer(layer), scale)
             scale, offset = scale.numpy(), offset.numpy()
         return x * tf.constant(scale) + tf.constant(offset)

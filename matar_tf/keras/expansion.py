@@ -34,9 +34,11 @@ class Builder:
         self,
         consumers: Mapping[str, list[Any]],
         weight_bits: Mapping[str, tuple[int, ...]],
+        inputs: Mapping[str, tuple[str, tuple[int, ...]]],
     ) -> None:
         self.consumers = consumers
         self.weight_bits = weight_bits
+        self.inputs = inputs
         self.made: list[str] = []  # names of the layers made since it was cleared
         self.lifted: dict[int, Any] = {}  # tensors of height 1, by id
         self.lifted_of: dict[int, Any] = {}
@@ -190,6 +192,7 @@ class Builder:
         new = MultiBitBatchNormalization(
             entry,
             self.weight_bits.get(entry, ALL_BITS),
+            *self.inputs.get(entry, ("", ())),
             momentum=layer.momentum,
             epsilon=layer.epsilon,
             center=layer.center,
@@ -209,7 +212,7 @@ class Builder:
         outputs = new(tensor)
         banks = (new.gamma, new.beta, new.moving_mean, new.moving_variance)
         for bank, row in zip(banks, rows, strict=True):
-            bank.assign(np.tile(row, (len(new.bits), 1)))
+            bank.assign(np.tile(row, (bank.shape[0], 1)))
         return outputs
 
 

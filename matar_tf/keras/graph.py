@@ -22,6 +22,7 @@ __all__ = [
     "inner_layer",
     "input_quantizer",
     "kernel_quantizer",
+    "kernel_variable",
     "output_quantizer",
     "producer",
     "remember_wrapper",
@@ -54,6 +55,12 @@ def kernel_quantizer(layer: Any) -> WeightQuantizer | None:
     """Returns the quantizer of a layer's kernel, or None."""
     found = [q for q in all_quantizers(layer) if q.kind == "weights"]
     return found[0] if found else None
+
+
+def kernel_variable(layer: Any) -> Any:
+    """Returns the float kernel of a layer that has a `kernel_quantizer`."""
+    quantizer = kernel_quantizer(layer)
+    return next(one for one, other, _ in layer._weight_vars if other is quantizer)
 
 
 def output_quantizer(layer: Any) -> ActivationQuantizer | None:

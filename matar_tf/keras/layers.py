@@ -97,11 +97,12 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class MultiBitBatchNormalization(keras.layers.Layer):
-    """Batch norm with statistics, scale and shift per bit-width of the weights above.
+    """Batch norm that knows the bit-widths of the layer whose output it normalises.
 
     A convolution with 2-bit weights has other output statistics than one with 8-bit
-    weights; one shared set of statistics fits neither. The row in force follows the
-    policy entry of the layer whose output is normalised. In evaluation the shift is
+    weights, and so it is with the bits of its input; one shared set of statistics fits
+    none. Scale and shift are learned per width of the weights; means and variances are
+    kept per width of the weights and of the input. In evaluation the shift is
     rounded to the grid of the integer accumulator, as in the deployed model.
 
     Formula: ``a = gamma / sqrt(variance + epsilon)``,
@@ -111,6 +112,9 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     Args:
       entry: Name of the policy entry: the layer whose output is normalised.
       bits: Allowed widths of that layer's weights, ascending.
+      input_entry: Name of the policy entry of that layer's input.
+      input_bits: Allowed widths of that layer's input, ascending; empty to keep no
+        statistics apart by them.
       momentum: Of the moving averages.
       epsilon: Added to the variance.
       center: Whether there is a learned shift.
@@ -121,6 +125,8 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         self,
         entry: str,
         bits: Sequence[int] = ALL_BITS,
+        input_entry: str = "",
+        input_bits: Sequence[int] = (),
         momentum: float = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
@@ -130,14 +136,21 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.entry = entry
         self.bits = tuple(int(width) for width in bits)
+        self.input_entry = input_entry
+        self.input_bits = tuple(int(width) for width in input_bits)
         self.momentum = momentum
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
 
     def build(self, input_shape: Any) -> None:
-        """Creates the banks, each ``[len(bits), channels]``."""
+        """Creates the banks.
+
+        Scale and shift: ``[len(bits), channels]``. Statistics: ``[len(bits) *
+        max(len(input_bits), 1), channels]``, the width of the input changing fastest.
+        """
         shape = (len(self.bits), int(input_shape[-1]))
+        statistics = (shape[0] * max(len(self.input_bits), 1), shape[1])
         self.row = self.add_weight(
             "bits_row",
             shape=(),
@@ -145,6 +158,15 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             initializer=keras.initializers.Constant(len(self.bits) - 1),
             trainable=False,
         )
+        self.input_row = None
+        if self.input_bits:
+            self.input_row = self.add_weight(
+                "input_bits_row",
+                shape=(),
+                dtype=tf.int32,
+                initializer=keras.initializers.Constant(len(self.input_bits) - 1),
+                trainable=False,
+            )
         self.gamma = self.add_weight(
             "gamma", shape, initializer="ones", trainable=self.scale
         )
@@ -152,10 +174,10 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             "beta", shape, initializer="zeros", trainable=self.center
         )
         self.moving_mean = self.add_weight(
-            "moving_mean", shape, initializer="zeros", trainable=False
+            "moving_mean", statistics, initializer="zeros", trainable=False
         )
         self.moving_variance = self.add_weight(
-            "moving_variance", shape, initializer="ones", trainable=False
+            "moving_variance", statistics, initializer="ones", trainable=False
         )
         super().build(input_shape)
 
@@ -167,27 +189,44 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         if training is None:
             training = keras.backend.learning_phase()
         if training and self.trainable:
-            return self._normalize_batch(inputs)
+            outputs, mean, variance = self.normalize_batch(inputs)
+            self._update(mean, variance)
+            return outputs
         return self.evaluate(inputs)
 
     def evaluate(self, inputs: Any) -> Any:
-        """Returns the normalised tensor with the statistics of the row in force."""
-        scale, offset = self.folded(self.row)
+        """Returns the normalised tensor with the statistics of the rows in force."""
+        scale, offset = self.folded()
         above = graph.producer(self)
         if above is not None:
             offset = snap_bias(offset, above, scale)
         return inputs * scale + offset
 
-    def folded(self, row: Any) -> tuple[Any, Any]:
-        """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``."""
-        gamma, beta, mean, variance = (
-            tf.gather(bank, row)
-            for bank in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
-        )
+    def statistics_row(self) -> Any:
+        """Returns the row of the statistics in force."""
+        if self.input_row is None:
+            return tf.identity(self.row)
+        return self.row * len(self.input_bits) + self.input_row
+
+    def folded(self, row: Any = None, input_row: Any = 0) -> tuple[Any, Any]:
+        """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``.
+
+        Args:
+          row: Which width of the weights; None for the policy in force.
+          input_row: Which width of the input, if a row is given.
+        """
+        if row is None:
+            row, place = self.row, self.statistics_row()
+        else:
+            place = row * max(len(self.input_bits), 1) + input_row
+        gamma, beta = tf.gather(self.gamma, row), tf.gather(self.beta, row)
+        mean = tf.gather(self.moving_mean, place)
+        variance = tf.gather(self.moving_variance, place)
         scale = gamma / tf.sqrt(variance + self.epsilon)
         return scale, beta - mean * scale
 
-    def _normalize_batch(self, inputs: Any) -> Any:
+    def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """Returns the tensor normalised with its own statistics, mean and variance."""
         gamma, beta = tf.gather(self.gamma, self.row), tf.gather(self.beta, self.row)
         if len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
@@ -199,13 +238,16 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             outputs = tf.nn.batch_normalization(
                 inputs, mean, variance, beta, gamma, self.epsilon
             )
+        return outputs, mean, variance
+
+    def _update(self, mean: Any, variance: Any) -> None:
+        place = self.statistics_row()
         for moving, value in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            change = (tf.gather(moving, self.row) - value) * (1.0 - self.momentum)
-            moving.scatter_sub(tf.IndexedSlices(change, self.row))
-        return outputs
+            change = (tf.gather(moving, place) - value) * (1.0 - self.momentum)
+            moving.scatter_sub(tf.IndexedSlices(change, place))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
@@ -217,6 +259,8 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             **super().get_config(),
             "entry": self.entry,
             "bits": list(self.bits),
+            "input_entry": self.input_entry,
+            "input_bits": list(self.input_bits),
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "center": self.center,

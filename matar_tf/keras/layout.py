@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from matar_tf.errors import ModelError, did_you_mean
@@ -100,6 +101,7 @@ def lay_out(
     *,
     only: Collection[str] | None = None,
     space: PolicySpace | None = None,
+    input_entries: Mapping[str, str] = MappingProxyType({}),
     signed_inputs: bool = True,
 ) -> Layout:
     """Rebuilds a float model with one operation a layer; weights are copied.
@@ -108,6 +110,8 @@ def lay_out(
       model: A float model that passed `check_model`.
       only: Names of the layers to prepare; None for all. Others stay as they are.
       space: Widths of the policy entries; None for a layout that is only planned on.
+      input_entries: Activation entry of the input of each compute layer whose batch
+        norm keeps statistics apart by it, by layer name.
       signed_inputs: Whether the samples have values below 0.
 
     Returns:
@@ -117,7 +121,8 @@ def lay_out(
     consumers = consumers_of(model)
     weights = space.weights if space else {}
     activations = space.activations if space else {}
-    builder = Builder(consumers, weights)
+    inputs = {layer: (name, activations[name]) for layer, name in input_entries.items()}
+    builder = Builder(consumers, weights, inputs)
     tensors: dict[int, Any] = {}
     origins: dict[str, str] = {}
     for tensor in model.inputs:

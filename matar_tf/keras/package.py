@@ -213,15 +213,22 @@ def _layer_parameters(
     layer: Any, kernel: Any, norms: Mapping[str, Any]
 ) -> LayerParameters:
     inner = graph.inner_layer(layer)
-    values, channel_axis = _tflite_layout(inner, _variable(layer, kernel))
+    values, channel_axis = _tflite_layout(inner, graph.kernel_variable(layer).numpy())
     step = np.exp(kernel.log_steps.numpy()).reshape(len(kernel.bits), -1)
     scale = np.ones_like(step)
     offset = None
+    input_bits: tuple[int, ...] = ()
     norm = norms.get(kernel.entry)
     if norm is not None:
-        rows = [norm.folded(norm.bits.index(bits)) for bits in kernel.bits]
-        scale = np.stack([row.numpy() for row, _ in rows])
-        offset = np.stack([row.numpy() for _, row in rows])
+        input_bits = norm.input_bits
+        folded = [
+            norm.folded(row, input_row)
+            for row in range(len(kernel.bits))
+            for input_row in range(max(len(input_bits), 1))
+        ]
+        shape = (len(kernel.bits), *([len(input_bits)] if input_bits else []), -1)
+        scale = np.stack([a.numpy() for a, _ in folded]).reshape(shape)
+        offset = np.stack([b.numpy() for _, b in folded]).reshape(shape)
     elif inner.use_bias:
         offset = np.tile(_bias(layer), (len(kernel.bits), 1))
     return LayerParameters(
@@ -231,12 +238,7 @@ def _layer_parameters(
         step=step,
         scale=scale,
         offset=offset,
-    )
-
-
-def _variable(layer: Any, quantizer: Any) -> np.ndarray:
-    return next(
-        weight.numpy() for weight, other, _ in layer._weight_vars if other is quantizer
+        input_bits=input_bits,
     )
 
 

@@ -44,10 +44,13 @@ class Plan:
     Attributes:
       configs: The config of each layer that tfmot is to wrap, by layer name.
       space: The widths of each policy entry.
+      input_entries: The activation entry of the input of each compute layer, by layer
+        name; layers with an input of a fixed grid are left out.
     """
 
     configs: Mapping[str, MatarQuantizeConfig]
     space: PolicySpace
+    input_entries: Mapping[str, str]
 
 
 def plan_layout(
@@ -100,9 +103,11 @@ class _Planner:
         configs: dict[str, MatarQuantizeConfig] = {}
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
+        entry_of: dict[str, str] = {}  # of the tensor that a layer makes
         for layer in quantized:
             if isinstance(layer, InputQuantize):
                 activations[layer.entry] = (MAX_BITS,)
+                entry_of[layer.name] = layer.entry
                 continue
             config = self._config(
                 layer,
@@ -115,10 +120,25 @@ class _Planner:
             for kind, name, bits in config.entries(layer):
                 entries = weights if kind == "weights" else activations
                 entries[name] = bits
+                if kind == "activations":
+                    entry_of[layer.name] = name
         return Plan(
             configs=configs,
             space=PolicySpace(weights=weights, activations=activations),
+            input_entries=self._input_entries(quantized, entry_of),
         )
+
+    def _input_entries(
+        self, quantized: list[Any], entry_of: Mapping[str, str]
+    ) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for layer in quantized:
+            if isinstance(layer, COMPUTE):
+                above = self._tensor(parents_of(layer)[0])
+                owner = self._owners.get(str(above.name), str(above.name))
+                if owner in entry_of:
+                    found[layer.name] = entry_of[owner]
+        return found
 
     def _config(
         self, layer: Any, weight_bits: tuple[int, ...], tensor_bits: tuple[int, ...]
@@ -301,4 +321,4 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
         )
         for name, config in plan.configs.items()
     }
-    return Plan(configs=configs, space=space)
+    return Plan(configs=configs, space=space, input_entries=plan.input_entries)

@@ -36,9 +36,12 @@ _tfmot = tfmot.quantization.keras
 class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
     """Lays the model out and gives every layer its MATAR config."""
 
-    def __init__(self, space: PolicySpace | None, signed_inputs: bool) -> None:
+    def __init__(
+        self, space: PolicySpace | None, signed_inputs: bool, norm_per_input: bool
+    ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
+        self._norm_per_input = norm_per_input
 
     def apply(
         self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
@@ -55,7 +58,11 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
         if self._space is not None:
             plan = apply_space(plan, self._space)
         layout = lay_out(
-            model, only=given, space=plan.space, signed_inputs=self._signed_inputs
+            model,
+            only=given,
+            space=plan.space,
+            input_entries=plan.input_entries if self._norm_per_input else {},
+            signed_inputs=self._signed_inputs,
         )
         configs = {
             name: {"quantize_config": config} for name, config in plan.configs.items()
@@ -86,17 +93,24 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
       space: Widths of every policy entry; None for `policy_space` of the model.
       signed_inputs: Whether the network's samples have values below 0; if not, all
         256 levels of the input quantizer serve the positive range.
+      norm_per_input: Whether batch norms keep statistics apart by the bits of the
+        layer's input as well as by those of its weights.
     """
 
     def __init__(
-        self, space: PolicySpace | None = None, *, signed_inputs: bool = True
+        self,
+        space: PolicySpace | None = None,
+        *,
+        signed_inputs: bool = True,
+        norm_per_input: bool = True,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
+        self._norm_per_input = norm_per_input
 
     def get_layout_transformer(self) -> _LayoutTransform:
         """Returns the transform that prepares a model; called by tfmot."""
-        return _LayoutTransform(self._space, self._signed_inputs)
+        return _LayoutTransform(self._space, self._signed_inputs, self._norm_per_input)
 
     def get_quantize_registry(self) -> _Registry:
         """Returns the registry; called by tfmot."""
@@ -118,7 +132,11 @@ def policy_space(model: Any) -> PolicySpace:
 
 
 def quantize_model(
-    model: Any, space: PolicySpace | None = None, *, signed_inputs: bool = True
+    model: Any,
+    space: PolicySpace | None = None,
+    *,
+    signed_inputs: bool = True,
+    norm_per_input: bool = True,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
 
@@ -129,13 +147,17 @@ def quantize_model(
       model: A built Functional or Sequential tf_keras model.
       space: Widths of every policy entry; None for `policy_space` of the model.
       signed_inputs: Whether the samples have values below 0.
+      norm_per_input: Whether batch norms keep statistics apart by the bits of the
+        layer's input as well as by those of its weights.
 
     Raises:
       ModelError: If the model cannot be quantized.
       PolicyError: If the space does not fit the model.
     """
     check_model(model)
-    scheme: Any = MatarQuantizeScheme(space, signed_inputs=signed_inputs)
+    scheme: Any = MatarQuantizeScheme(
+        space, signed_inputs=signed_inputs, norm_per_input=norm_per_input
+    )
     return _tfmot.quantize_apply(_tfmot.quantize_annotate_model(model), scheme=scheme)
 
 
@@ -158,10 +180,19 @@ class PolicySetter:
             for quantizer in graph.all_quantizers(layer):
                 entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
-                self._add(quantizer.kind, quantizer.entry, quantizer)
+                self._add(
+                    quantizer.kind, quantizer.entry, quantizer.row, quantizer.bits
+                )
             inner = graph.inner_layer(layer)
             if isinstance(inner, MultiBitBatchNormalization):
-                self._add("weights", inner.entry, inner)
+                self._add("weights", inner.entry, inner.row, inner.bits)
+                if inner.input_row is not None:
+                    self._add(
+                        "activations",
+                        inner.input_entry,
+                        inner.input_row,
+                        inner.input_bits,
+                    )
         if not self._rows:
             raise ModelError(
                 f"Expected a multi-bitwidth model, but {model.name!r} has no MATAR "
@@ -188,9 +219,13 @@ class PolicySetter:
             [row_of[bits[kind][entry]] for kind, entry, row_of in self._slots], np.int32
         )
 
-    def assign_rows(self, rows: np.ndarray) -> None:
-        """Puts what `rows` returned in force."""
-        self._assign(tf.constant(rows))
+    def rows_in_force(self) -> Any:
+        """Returns the row of every bank in force, an int32 tensor."""
+        return tf.stack([tf.identity(row) for row in self._rows])
+
+    def assign_rows(self, rows: Any) -> None:
+        """Puts what `rows` or `rows_in_force` returned in force."""
+        self._assign(tf.convert_to_tensor(rows))
 
     def current(self) -> Policy:
         """Returns the policy in force."""
@@ -203,18 +238,9 @@ class PolicySetter:
             chosen[kind][entry] = list(row_of)[int(row)]
         return Policy(weights=chosen["weights"], activations=chosen["activations"])
 
-    def widest(self) -> Policy:
-        """Returns the policy with the most bits everywhere."""
-        return Policy(
-            weights={name: bits[-1] for name, bits in self.space.weights.items()},
-            activations={
-                name: bits[-1] for name, bits in self.space.activations.items()
-            },
-        )
-
-    def _add(self, kind: str, entry: str, owner: Any) -> None:
-        self._rows.append(owner.row)
-        row_of = {bits: row for row, bits in enumerate(owner.bits)}
+    def _add(self, kind: str, entry: str, row: Any, bits: tuple[int, ...]) -> None:
+        self._rows.append(row)
+        row_of = {width: number for number, width in enumerate(bits)}
         self._slots.append((kind, entry, row_of))
 
     def _assign_rows(self, rows: Any) -> None:
@@ -226,7 +252,8 @@ _SETTERS: weakref.WeakKeyDictionary[Any, PolicySetter] = weakref.WeakKeyDictiona
 
 
 def policy_setter(model: Any) -> PolicySetter:
-    """Returns the setter of a model, made at the first call."""
+    """Returns the setter of a model (or of its trainer), made at the first call."""
+    model = getattr(model, "multi_bit_network", model)
     if model not in _SETTERS:
         _SETTERS[model] = PolicySetter(model)
     return _SETTERS[model]
@@ -279,7 +306,7 @@ class _Calibrator:
         return x
 
     def batch_norm(self, layer: Any, x: Any) -> Any:
-        scale, offset = layer.folded(layer.row)
+        scale, offset = layer.folded()
         return x * scale + offset
 
 
@@ -304,7 +331,7 @@ def calibrate(model: Any, samples: Any) -> None:
         )
     before = get_policy(model)
     setter = policy_setter(model)
-    setter(setter.widest())
+    setter(setter.space.widest())
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
     setter(before)

@@ -7,8 +7,9 @@ folder, they go on to the result that they would have had without the stop.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,37 @@ import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
+from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.callbacks import PolicyRandomizer
 from matar_tf.keras.quantize import (
     calibrate,
+    get_policy_space,
     policy_setter,
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.samplers import Sampler
+from matar_tf.keras.samplers import MixtureSampler, Sampler
+from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import PolicySpace
 
-__all__ = ["Schedule", "evaluate_policies", "train_float", "train_multi_bit"]
+__all__ = [
+    "Method",
+    "Schedule",
+    "evaluate_policies",
+    "train_float",
+    "train_multi_bit",
+]
 
 _CALIBRATION_SAMPLES = 512
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
 _FINAL_LEARNING_RATE = 0.01  # of the peak
-_OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+_OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": keras.optimizers.Adam,
-    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
 }
+_DEFAULT_SAMPLER = MixtureSampler()
 _random: Any = tf.random  # the type stubs lack parts of it
 
 
@@ -52,6 +64,8 @@ class Schedule:
       augment: Whether to mirror images and to shift them by up to 4 pixels at random.
       optimizer: ``adam``, or ``sgd`` with Nesterov momentum 0.9.
       warmup_epochs: Length of the rise.
+      ema: Momentum of a moving average of the weights that replaces them in the end;
+        0 for none.
     """
 
     epochs: int
@@ -60,8 +74,14 @@ class Schedule:
     augment: bool = False
     optimizer: str = "adam"
     warmup_epochs: int = 0
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise ModelError(
+                "Expected at least one epoch, one sample in a batch and a learning "
+                f"rate above 0, got {self}."
+            )
         if self.optimizer not in _OPTIMIZERS:
             raise ModelError(
                 f"Expected the optimizer {' or '.join(_OPTIMIZERS)}, got "
@@ -72,10 +92,42 @@ class Schedule:
                 f"Expected a warm-up shorter than the {self.epochs} epochs, got "
                 f"{self.warmup_epochs}."
             )
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+        if not 0.0 <= self.ema < 1.0:
+            raise ModelError(f"Expected a momentum ema in 0..1, got {self.ema}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What makes a network good at many policies; each part can be switched off.
+
+    Attributes:
+      sampler: Draws the policy of each batch, or samplers by the epoch from which on
+        they draw; see `PolicyRandomizer`.
+      distillation: Share of soft labels in the loss; see `MultiBitTrainer`.
+      temperature: Of the soft labels.
+      teacher: Who gives them: ``float``, the network that training starts from, or
+        ``widest``, the widest policy on the same batch, which needs the sandwich.
+      sandwich: Whether each step also sees the widest and the narrowest policy.
+      norm_per_input: Whether batch norms keep statistics apart by the bits of the
+        layer's input as well as by those of its weights.
+      kurtosis: Rate of a `KurtosisRegularizer` on every kernel; 0 for none.
+      reestimation: Number of batches that batch norm statistics are estimated from
+        again after training, on training samples; 0 to keep the moving averages.
+    """
+
+    sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
+    distillation: float = 0.5
+    temperature: float = 1.0
+    teacher: str = "float"
+    sandwich: bool = False
+    norm_per_input: bool = True
+    kurtosis: float = 0.0
+    reestimation: int = 400
+
+    def __post_init__(self) -> None:
+        if self.teacher not in ("float", "widest"):
             raise ModelError(
-                "Expected at least one epoch, one sample in a batch and a learning "
-                f"rate above 0, got {self}."
+                f"Expected the teacher float or widest, got {self.teacher!r}."
             )
 
 
@@ -115,20 +167,21 @@ def train_multi_bit(
     model: Any,
     data: Data,
     schedule: Schedule,
+    method: Method | None = None,
     *,
     space: PolicySpace | None = None,
-    sampler: Sampler | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> Any:
     """Trains a multi-bitwidth copy of a float network under random policies.
 
     Args:
-      model: The float network.
+      model: The float network; its outputs are logits.
       data: Training data.
       schedule: How long and in which steps.
-      space: Widths of every policy entry; None for the default of the model.
-      sampler: Draws the policy of each batch; see `PolicyRandomizer`.
+      method: What to do beside that; None for the defaults of `Method`.
+      space: Widths of every policy entry; None for the default of the model. A space
+        of one policy trains a network dedicated to it.
       seed: Of policies, order and augmentation.
       folder: Where to save after every epoch, or None.
 
@@ -140,15 +193,44 @@ def train_multi_bit(
       ModelError: If the model cannot be quantized, or the folder holds another
         training.
     """
+    method = Method() if method is None else method
     keras.utils.set_random_seed(seed)
     x, _ = data.training()
-    quantized = quantize_model(model, space, signed_inputs=bool(x.min() < 0))
-    calibrate(quantized, x[:_CALIBRATION_SAMPLES])
-    _fit(
-        quantized, data, schedule, seed, folder, [PolicyRandomizer(sampler, seed=seed)]
+    quantized = quantize_model(
+        model,
+        space,
+        signed_inputs=bool(x.min() < 0),
+        norm_per_input=method.norm_per_input,
     )
-    set_policy(quantized, policy_setter(quantized).widest())
+    if method.kurtosis:
+        _regularize_kurtosis(quantized, method.kurtosis)
+    calibrate(quantized, x[:_CALIBRATION_SAMPLES])
+    trainer = MultiBitTrainer(
+        quantized,
+        teacher=model if method.teacher == "float" else None,
+        distillation=method.distillation,
+        temperature=method.temperature,
+        sandwich=method.sandwich,
+    )
+    randomizer = PolicyRandomizer(method.sampler, seed=seed)
+    _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
+    last = randomizer.sampler_of(schedule.epochs - 1)
+    if method.reestimation:
+        reestimate_batch_norm(
+            quantized, x, sampler=last, num_batches=method.reestimation, seed=seed
+        )
+    set_policy(quantized, get_policy_space(quantized).widest())
+    quantized.compile(loss=trainer.loss, metrics=["accuracy"])
     return quantized
+
+
+def _regularize_kurtosis(model: Any, rate: float) -> None:
+    regularizer = KurtosisRegularizer(rate)
+    for layer in model.layers:
+        quantizer = graph.kernel_quantizer(layer)
+        if quantizer is not None:
+            kernel = graph.kernel_variable(layer)
+            model.add_loss(functools.partial(regularizer, kernel))
 
 
 def evaluate_policies(
@@ -175,6 +257,8 @@ def _fit(
     seed: int,
     folder: str | Path | None,
     callbacks: list[Any],
+    *,
+    method: str = "",
 ) -> None:
     x, y = data.training()
     if schedule.augment and x.ndim != 4:
@@ -191,13 +275,17 @@ def _fit(
         warmup_steps=schedule.warmup_epochs * steps_per_epoch,
     )
     model.compile(
-        _OPTIMIZERS[schedule.optimizer](learning_rate),
+        _OPTIMIZERS[schedule.optimizer](
+            learning_rate, use_ema=schedule.ema > 0.0, ema_momentum=schedule.ema
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
     first_epoch = 0
     if folder is not None:
-        backup = _Backup(model, Path(folder), _describe(model, data, schedule, seed))
+        backup = _Backup(
+            model, Path(folder), _describe(model, data, schedule, seed, method)
+        )
         first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
     if first_epoch < schedule.epochs:
@@ -209,6 +297,8 @@ def _fit(
             callbacks=callbacks,
             verbose=2,
         )
+    if schedule.ema:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
 
 
 class _Backup(keras.callbacks.Callback):
@@ -264,7 +354,9 @@ class _Backup(keras.callbacks.Callback):
         self._manager.save()
 
 
-def _describe(model: Any, data: Data, schedule: Schedule, seed: int) -> str:
+def _describe(
+    model: Any, data: Data, schedule: Schedule, seed: int, method: str
+) -> str:
     description = {
         "model": model.name,
         "weights": [list(weight.shape) for weight in model.weights],
@@ -272,6 +364,7 @@ def _describe(model: Any, data: Data, schedule: Schedule, seed: int) -> str:
         "data_digest": data.digest(),
         "num_samples": len(data.training()[0]),
         "schedule": asdict(schedule),
+        "method": method,
         "seed": seed,
     }
     return json.dumps(description)

@@ -91,7 +91,8 @@ class ModelBuilder:
         operator = model.subgraphs[0].operators[place.operator]
         model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
         layer = self._artifact.parameters.layers[entry]
-        levels, scale = quantize_kernel(layer, bits)
+        input_bits = None if place.input is None else policy.activations[place.input]
+        levels, scale = quantize_kernel(layer, bits, input_bits)
         if place.input is None:
             tensor = model.subgraphs[0].tensors[operator.inputs[0]]
             input_scale = np.float32(tensor.quantization.scale[0])
@@ -101,8 +102,8 @@ class ModelBuilder:
         counts = None
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
-            row = layer.bits.index(bits)
-            offset = np.zeros(1) if layer.offset is None else layer.offset[row]
+            _, offset = layer.row(bits, input_bits)
+            offset = np.zeros(1) if offset is None else offset
             counts = np.floor(offset / (input_scale * scale) + 0.5)
             counts = np.clip(counts, -_MAX_BIAS, _MAX_BIAS).astype(np.int64)
         return Kernel(
@@ -164,7 +165,9 @@ class ModelBuilder:
         _drop_tensors(model, set(dropped))
 
 
-def quantize_kernel(layer: LayerParameters, bits: int) -> tuple[np.ndarray, np.ndarray]:
+def quantize_kernel(
+    layer: LayerParameters, bits: int, input_bits: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns a kernel as levels of n bits, and their scale per output channel.
 
     The sign of a negative batch norm scale goes into the levels. A channel whose
@@ -173,6 +176,7 @@ def quantize_kernel(layer: LayerParameters, bits: int) -> tuple[np.ndarray, np.n
     Args:
       layer: The trained layer.
       bits: One of its widths.
+      input_bits: Width of its input; None for an input whose grid is fixed.
 
     Returns:
       int8 levels in the layout of ``layer.kernel``, and float32 scales ``[out]``.
@@ -185,8 +189,9 @@ def quantize_kernel(layer: LayerParameters, bits: int) -> tuple[np.ndarray, np.n
     levels = np.floor(
         np.clip(layer.kernel / step, -qmax, qmax) + np.float32(0.5), dtype=np.float32
     )
-    sign = np.sign(layer.scale[row])
-    magnitude = np.where(sign == 0, np.float32(1.0), np.abs(layer.scale[row]))
+    factor, _ = layer.row(bits, input_bits)
+    sign = np.sign(factor)
+    magnitude = np.where(sign == 0, np.float32(1.0), np.abs(factor))
     levels = (levels * sign.reshape(shape)).astype(np.int8)
     return levels, (layer.step[row] * magnitude).astype(np.float32)
 

@@ -1,0 +1,125 @@
+"""Batch norm statistics and kernel statistics of a multi-bitwidth model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import DataError
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.quantize import get_policy, policy_setter
+from matar_tf.keras.samplers import MixtureSampler, Sampler
+from matar_tf.keras.tracing import tracing
+
+__all__ = ["KurtosisRegularizer", "reestimate_batch_norm"]
+
+
+class _Estimator:
+    """A tracer that normalises with the batch and averages what it saw, per row."""
+
+    def __init__(self) -> None:
+        self.layers: dict[str, Any] = {}
+        self.sums: dict[tuple[str, int], list[Any]] = {}
+
+    def weights(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def bias(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def activation(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.fake_quantize(x)
+
+    def average_pool(self, quantizer: Any, x: Any) -> Any:
+        return quantizer.round_to_grid(x)
+
+    def batch_norm(self, layer: Any, x: Any) -> Any:
+        outputs, mean, variance = layer.normalize_batch(x)
+        self.layers[layer.name] = layer
+        sums = self.sums.setdefault((layer.name, int(layer.statistics_row())), [])
+        sums.append((mean.numpy(), variance.numpy()))
+        return outputs
+
+
+def reestimate_batch_norm(
+    model: Any,
+    samples: Any,
+    *,
+    sampler: Sampler | None = None,
+    num_batches: int = 400,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> None:
+    """Sets the statistics of all batch norms to what training samples show.
+
+    For the developer, after training: moving averages lag behind the weights, and rows
+    that are drawn rarely lag most. Weights, scales and shifts are not changed; a row
+    that no drawn policy uses keeps its moving averages.
+
+    Args:
+      model: A trained multi-bitwidth model.
+      samples: Training samples, ``[num_samples, ...]``, float, as in training.
+      sampler: Draws the policy of each batch; default as in `PolicyRandomizer`.
+      num_batches: Number of batches, each of other samples and another policy.
+      batch_size: Samples in a batch; at most all are taken.
+      seed: Of policies and samples.
+
+    Raises:
+      DataError: If there are no samples, or no batches.
+    """
+    if num_batches < 1 or batch_size < 1 or not len(samples):
+        raise DataError(
+            f"Expected samples, at least one batch and a batch size of at least 1, got "
+            f"{len(samples)} samples, {num_batches} batches of {batch_size}."
+        )
+    sampler = MixtureSampler() if sampler is None else sampler
+    setter = policy_setter(model)
+    before = get_policy(model)
+    estimator = _Estimator()
+    for number in range(num_batches):
+        rng = np.random.default_rng((seed, number))
+        setter(sampler(setter.space, rng))
+        chosen = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
+        with tracing(estimator):
+            model.call(tf.constant(samples[np.sort(chosen)]), training=False)
+    for (name, row), seen in estimator.sums.items():
+        layer = estimator.layers[name]
+        for bank, values in zip(
+            (layer.moving_mean, layer.moving_variance),
+            zip(*seen, strict=True),
+            strict=True,
+        ):
+            mean = tf.constant(np.mean(values, axis=0))
+            bank.scatter_update(tf.IndexedSlices(mean, tf.constant(row)))
+    setter(before)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class KurtosisRegularizer(keras.regularizers.Regularizer):
+    """Draws the distribution of a kernel towards a uniform one, which quantizes best.
+
+    ``rate * (kurtosis(kernel) - target)**2`` (KURE, Shkolnik et al., NeurIPS 2020). A
+    plain Keras regularizer: give it to the layers of the float model.
+
+    Args:
+      rate: Factor on the penalty.
+      target: Kurtosis aimed at; 1.8 is that of a uniform distribution, 3 of a normal.
+    """
+
+    def __init__(self, rate: float = 0.015, target: float = 1.8) -> None:
+        self.rate = rate
+        self.target = target
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the penalty of a kernel, a scalar."""
+        mean, variance = tf.nn.moments(tf.reshape(x, (-1,)), [0])
+        kurtosis = tf.reduce_mean(((x - mean) ** 2 / (variance + 1e-12)) ** 2)
+        return self.rate * (kurtosis - self.target) ** 2
+
+    def get_config(self) -> dict[str, float]:
+        """Returns the constructor's arguments."""
+        return {"rate": self.rate, "target": self.target}

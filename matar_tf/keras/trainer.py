@@ -1,0 +1,132 @@
+"""One training step under several policies, with soft labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.quantize import PolicySetter, policy_setter
+
+__all__ = ["MultiBitTrainer"]
+
+
+class MultiBitTrainer(keras.Model):
+    """Trains a multi-bitwidth model; compile and fit it in the model's place.
+
+    A plain ``fit`` of the multi-bitwidth model minimises the labels' loss under the
+    policy in force. This one can add two things, each alone or both:
+
+    * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
+      with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
+      a float network, or, in place, the widest policy on the same batch.
+    * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
+      widest policy, of the policy in force and of the narrowest one.
+
+    Args:
+      model: The multi-bitwidth model; its outputs are logits. Its weights are trained,
+        and it is what to save and to package afterwards.
+      teacher: A float network with logits as output, or None.
+      distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
+        from the widest policy, which needs the sandwich.
+      temperature: ``T``, above 0.
+      sandwich: Whether each step sees three policies.
+
+    Raises:
+      ModelError: If soft labels are asked for and nothing can give them, or an
+        argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        teacher: Any = None,
+        distillation: float = 0.0,
+        temperature: float = 1.0,
+        sandwich: bool = False,
+    ) -> None:
+        super().__init__(name=f"{model.name}_trainer")
+        if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
+            raise ModelError(
+                "Expected a share of soft labels in 0..1 and a temperature above 0, "
+                f"got {distillation} and {temperature}."
+            )
+        if distillation and teacher is None and not sandwich:
+            raise ModelError(
+                "Expected a teacher for the soft labels: pass a float network, or "
+                "sandwich=True, so that the widest policy teaches."
+            )
+        self.multi_bit_network = model
+        # Hidden in a function: Keras would take the teacher's weights for its own.
+        self._teach = None if teacher is None else lambda x: teacher(x, training=False)
+        self._distillation = distillation
+        self._temperature = temperature
+        self._sandwich = sandwich
+        self._setter: PolicySetter = policy_setter(model)
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """Returns the logits under the policy in force."""
+        return self.multi_bit_network(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Takes one step; called by Keras."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        soft = None
+        if self._distillation and self._teach is not None:
+            soft = self._teach(x)
+        gradients: list[Any] = []
+        logits = None
+        in_force = self._setter.rows_in_force()
+        for rows in self._policies(in_force):
+            self._setter.assign_rows(rows)
+            with tf.GradientTape() as tape:
+                logits = self.multi_bit_network(x, training=True)
+                loss = self._loss(x, y, sample_weight, logits, soft)
+            variables = self.multi_bit_network.trainable_variables
+            new = tape.gradient(loss, variables)
+            gradients = [
+                _sum(old, one)
+                for old, one in zip(gradients or [None] * len(new), new, strict=True)
+            ]
+            if soft is None and self._distillation:
+                soft = tf.stop_gradient(logits)
+        self._setter.assign_rows(in_force)
+        self.optimizer.apply_gradients(
+            zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
+        )
+        return self.compute_metrics(x, y, logits, sample_weight)
+
+    def _policies(self, in_force: Any) -> list[Any]:
+        """Returns the rows of each policy of a step; the one in force comes last.
+
+        The widest comes first, so that it can teach the others; the metrics are those
+        of the last.
+        """
+        if not self._sandwich:
+            return [in_force]
+        space = self._setter.space
+        return [
+            tf.constant(self._setter.rows(policy))
+            for policy in (space.widest(), space.narrowest())
+        ] + [in_force]
+
+    def _loss(self, x: Any, y: Any, sample_weight: Any, logits: Any, soft: Any) -> Any:
+        # Regularisation losses of the network's layers are in compute_loss.
+        loss: Any = self.compute_loss(x, y, logits, sample_weight)
+        if soft is None or not self._distillation:
+            return loss
+        scale = 1.0 / self._temperature
+        divergence = tf.reduce_mean(
+            keras.losses.kl_divergence(
+                tf.nn.softmax(soft * scale), tf.nn.softmax(logits * scale)
+            )
+        )
+        share = self._distillation
+        return (1.0 - share) * loss + share * self._temperature**2 * divergence
+
+
+def _sum(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)

@@ -1,0 +1,186 @@
+"""The training step with soft labels and several policies, against hand-made ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import build_net, samples_for
+
+from matar_tf.errors import ModelError
+from matar_tf.keras import (
+    IndependentSampler,
+    MultiBitTrainer,
+    PolicyRandomizer,
+    UniformSampler,
+    calibrate,
+    get_policy,
+    get_policy_space,
+    keras,
+    quantize_model,
+    set_policy,
+)
+from matar_tf.keras._compat import tf
+
+NAME = "residual_bn"
+X = samples_for(NAME)
+Y = np.arange(len(X)) % 5
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def fresh() -> tuple[Any, Any]:
+    """The float network and its calibrated multi-bitwidth copy."""
+    keras.utils.set_random_seed(3)
+    network = build_net(NAME)
+    model = quantize_model(network)
+    calibrate(model, X)
+    return network, model
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def one_step(model: Any, **arguments: Any) -> list[np.ndarray]:
+    """Returns how one step of plain SGD at rate 1 moves the trainable weights."""
+    trainer = MultiBitTrainer(model, **arguments)
+    trainer.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    before = [weight.numpy() for weight in model.trainable_weights]
+    trainer.train_on_batch(X, Y)
+    after = [weight.numpy() for weight in model.trainable_weights]
+    return [old - new for old, new in zip(before, after, strict=True)]
+
+
+def gradient(model: Any, loss: Any) -> list[np.ndarray]:
+    with tf.GradientTape() as tape:
+        value = loss(model(X, training=True))
+    return [
+        np.zeros(weight.shape) if one is None else tf.convert_to_tensor(one).numpy()
+        for weight, one in zip(
+            model.trainable_weights,
+            tape.gradient(value, model.trainable_weights),
+            strict=True,
+        )
+    ]
+
+
+def assert_close(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-5)
+
+
+def test_without_parts_it_is_a_plain_step() -> None:
+    _, model = fresh()
+    set_policy(model, "w4a4")
+    expected = gradient(model, lambda logits: CROSS_ENTROPY(Y, logits))
+    _, other = fresh()
+    set_policy(other, "w4a4")
+    assert_close(one_step(other), expected)
+
+
+@pytest.mark.parametrize(("share", "temperature"), [(1.0, 1.0), (0.25, 2.0)])
+def test_soft_labels_of_a_float_teacher(share: float, temperature: float) -> None:
+    network, model = fresh()
+    set_policy(model, "w3a3")
+    soft = softmax(network.predict(X, verbose=0) / temperature)
+
+    def loss(logits: Any) -> Any:
+        # KL(p || q) = sum p log p - sum p log q.
+        log_q = tf.nn.log_softmax(logits / temperature)
+        divergence = (soft * np.log(soft)).sum(-1) - tf.reduce_sum(soft * log_q, -1)
+        hard = (1.0 - share) * CROSS_ENTROPY(Y, logits)
+        return hard + share * temperature**2 * tf.reduce_mean(divergence)
+
+    expected = gradient(model, loss)
+    network, other = fresh()
+    set_policy(other, "w3a3")
+    step = one_step(other, teacher=network, distillation=share, temperature=temperature)
+    assert_close(step, expected)
+
+
+def test_sandwich_sums_three_policies() -> None:
+    policies = ("w8a8", "w2a2", "w4a6")
+    sums: list[np.ndarray] = []
+    _, model = fresh()
+    for name in policies:
+        set_policy(model, name)
+        new = gradient(model, lambda logits: CROSS_ENTROPY(Y, logits))
+        sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+    _, other = fresh()
+    set_policy(other, "w4a6")
+    step = one_step(other, sandwich=True)
+    assert_close(step, sums)
+    assert get_policy(other) == get_policy_space(other).named("w4a6")
+
+
+def test_in_place_distillation_learns_from_the_widest() -> None:
+    _, model = fresh()
+    set_policy(model, "w8a8")
+    soft = softmax(model(X, training=True).numpy())
+    first = gradient(model, lambda logits: CROSS_ENTROPY(Y, logits))
+
+    def divergence(logits: Any) -> Any:
+        return tf.reduce_mean(keras.losses.kl_divergence(soft, tf.nn.softmax(logits)))
+
+    total = first
+    for name in ("w2a2", "w3a3"):
+        set_policy(model, name)
+        total = [a + b for a, b in zip(total, gradient(model, divergence), strict=True)]
+    _, other = fresh()
+    set_policy(other, "w3a3")
+    assert_close(one_step(other, sandwich=True, distillation=1.0), total)
+
+
+def test_the_teacher_is_neither_trained_nor_saved() -> None:
+    network, model = fresh()
+    before = network.get_weights()
+    trainer = MultiBitTrainer(model, teacher=network, distillation=0.5)
+    assert len(trainer.weights) == len(model.weights)
+    trainer.compile("sgd", CROSS_ENTROPY)
+    trainer.train_on_batch(X, Y)
+    for old, new in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_randomizer_draws_for_the_trainer() -> None:
+    _, model = fresh()
+    trainer = MultiBitTrainer(model)
+    trainer.compile("adam", CROSS_ENTROPY, metrics=["accuracy"])
+    randomizer = PolicyRandomizer(IndependentSampler(), seed=1)
+    trainer.fit(X, Y, batch_size=8, verbose=0, callbacks=[randomizer])
+    drawn = [policy for _, _, policy in randomizer.history]
+    assert len(set(drawn)) == len(drawn) == -(-len(X) // 8)
+    assert get_policy(model) == get_policy_space(model).widest()
+
+
+def test_curriculum_changes_the_sampler_from_its_epoch_on() -> None:
+    _, model = fresh()
+    model.compile("sgd", "mse")
+    first, then = UniformSampler(names=("w8a8",)), UniformSampler(names=("w2a2",))
+    randomizer = PolicyRandomizer({0: first, 2: then})
+    zeros = np.zeros((len(X), 5))
+    model.fit(X, zeros, epochs=4, batch_size=len(X), verbose=0, callbacks=[randomizer])
+    space = get_policy_space(model)
+    names = [policy == space.named("w2a2") for _, _, policy in randomizer.history]
+    assert names == [False, False, True, True]
+
+
+@pytest.mark.parametrize("epochs", [{}, {1: UniformSampler()}, {-1: UniformSampler()}])
+def test_curriculum_needs_a_first_sampler(epochs: Any) -> None:
+    with pytest.raises(ModelError, match="from 0"):
+        PolicyRandomizer(epochs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"distillation": 0.5}, "teacher"),
+        ({"distillation": 1.5}, "share"),
+        ({"temperature": 0.0}, "temperature"),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        MultiBitTrainer(fresh()[1], **arguments)
