@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.errors import MatarError, did_you_mean
-from matar_tf.keras import Schedule
+from matar_tf.keras import Method, Schedule
 
 __all__ = ["RecipeConfig", "list_recipes", "load_recipe", "quick"]
 
@@ -25,6 +25,7 @@ class RecipeConfig:
         tf_keras model with logits as output.
       float_schedule: Training of the float network.
       multi_bit_schedule: Training of the multi-bitwidth network.
+      method: What the multi-bitwidth training does beside that.
       evaluate_policies: Names of the uniform policies that go on record.
     """
 
@@ -33,6 +34,7 @@ class RecipeConfig:
     build_model: Callable[[tuple[int, ...], int], Any]
     float_schedule: Schedule
     multi_bit_schedule: Schedule
+    method: Method = Method()
     evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 
 

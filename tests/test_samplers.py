@@ -77,12 +77,38 @@ class TestIndependentSampler:
         assert len(pairs) == 9
         assert min(pairs.values()) > 60
 
+    def test_draws_only_the_given_widths_where_allowed(self):
+        policies = draw_policies(SPACE, IndependentSampler(bits=(3, 4)), 300, seed=0)
+        assert {policy.weights["a"] for policy in policies} == {4}
+        assert {policy.weights["b"] for policy in policies} == {3, 4}
+        assert {policy.weights["first"] for policy in policies} == {8}
+        other = draw_policies(SPACE, IndependentSampler(bits=(3, 5)), 300, seed=0)
+        assert {policy.activations["y"] for policy in other} == {2, 4}
+
 
 class TestUniformSampler:
-    def test_draws_every_uniform_policy_alike(self):
-        counts = names_of(draw_policies(SPACE, UniformSampler(), 1200, seed=0))
+    def test_draws_every_given_name_alike(self):
+        sampler = UniformSampler(names=tuple(sorted(UNIFORM_NAMES)))
+        counts = names_of(draw_policies(SPACE, sampler, 1200, seed=0))
         assert set(counts) == UNIFORM_NAMES
         assert all(abs(count - 200) < 70 for count in counts.values())
+
+    @pytest.mark.parametrize(
+        ("mixed", "names"), [(False, {"w2a2", "w4a4"}), (True, UNIFORM_NAMES)]
+    )
+    def test_draws_narrow_ones_more_often(self, mixed, names):
+        policies = draw_policies(SPACE, UniformSampler(mixed=mixed), 3000, seed=0)
+        counts = names_of(policies)
+        shares = {n: (int(n[1]) * int(n[3])) ** -0.5 for n in names}
+        assert set(counts) == names
+        for name in names:
+            expected = 3000 * shares[name] / sum(shares.values())
+            assert counts[name] == pytest.approx(expected, abs=5 * expected**0.5)
+
+    def test_draws_unlike_widths_where_the_space_leaves_no_other(self):
+        space = PolicySpace(weights={"a": (2, 4)}, activations={"x": (8,)})
+        policies = draw_policies(space, UniformSampler(), 50, seed=0)
+        assert set(policies) == {space.named("w2a8"), space.named("w4a8")}
 
     def test_draws_two_bits_far_more_often_than_entry_by_entry(self):
         space = PolicySpace(
@@ -91,7 +117,7 @@ class TestUniformSampler:
         )
         lowest = space.named("w2a2")
         policies = draw_policies(space, UniformSampler(), 2000, seed=0)
-        assert policies.count(lowest) > 15  # of 2000 / 49, about 41
+        assert policies.count(lowest) > 400  # half of 1.718 parts of 2000: 582
         policies = draw_policies(space, IndependentSampler(), 2000, seed=0)
         assert policies.count(lowest) == 0
 
@@ -121,20 +147,26 @@ class TestMixtureSampler:
         counts = names_of(draw_policies(SPACE, sampler, 1000, seed=0))
         assert counts["w2a2"] == pytest.approx(1000 * share, abs=70 * (0 < share < 1))
 
-    def test_default_is_half_uniform(self):
-        space = SPACE.with_choices(weights={"a": range(2, 9)}, activations={})
+    def test_default_is_half_uniform_and_a_fifth_of_powers_of_two(self):
+        space = PolicySpace(
+            weights={f"w{i}": tuple(range(2, 9)) for i in range(8)},
+            activations={f"a{i}": tuple(range(2, 9)) for i in range(8)},
+        )
         policies = draw_policies(space, MixtureSampler(), 1000, seed=0)
-        uniform = {space.named(name) for name in space.uniform_names(mixed=True)}
-        # One of 7 * 7 * 3 * 2 draws entry by entry is uniform by chance; 14 are.
-        expected = 1000 * (0.5 + 0.5 * 14 / 294)
-        assert sum(p in uniform for p in policies) == pytest.approx(expected, abs=80)
+        uniform = {space.named(name) for name in space.uniform_names()}
+        assert sum(p in uniform for p in policies) == pytest.approx(500, abs=80)
+        powers = [
+            {*policy.weights.values(), *policy.activations.values()} == {2, 4, 8}
+            for policy in policies
+        ]
+        assert sum(powers) == pytest.approx(200, abs=65)
 
     @pytest.mark.parametrize(
         "probs", [(1.0,), (0.5, 0.6), (0.3, 0.3, 0.4), (-0.5, 1.5)]
     )
     def test_refuses_probabilities_that_are_none(self, probs):
         with pytest.raises(PolicyError, match="one probability for each of 2"):
-            MixtureSampler(probs=probs)
+            MixtureSampler(samplers=(UniformSampler(),) * 2, probs=probs)
 
 
 class TestLegalSampler:

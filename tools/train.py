@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
         network,
         data,
         config.multi_bit_schedule,
+        config.method,
         seed=_SEED.value,
         folder=folder / "multi_bit",
     )

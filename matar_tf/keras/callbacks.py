@@ -27,8 +27,8 @@ class PolicyRandomizer(keras.callbacks.Callback):
     step per execution, Keras' default; training with more raises a `ModelError`.
 
     Args:
-      sampler: Draws the policies; by default half uniform, half independent. For a
-        curriculum, samplers by the epoch from which on they draw, the first from 0.
+      sampler: Draws the policies; by default a `MixtureSampler`. For a curriculum,
+        samplers by the epoch from which on they draw, the first from 0.
       seed: Of all draws, at least 0.
       evaluation_policy: Name of the uniform policy for evaluation, or a policy; None
         for the widest.

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from matar_tf.errors import PolicyError
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
 
 __all__ = [
     "IndependentSampler",
@@ -35,18 +35,25 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IndependentSampler:
-    """Every entry draws its own width, all widths alike."""
+    """Every entry draws its own width, all widths alike.
+
+    Attributes:
+      bits: Widths to draw from, such as ``(2, 4, 8)``; an entry that allows none of
+        them draws from all of its own. Empty for all.
+    """
+
+    bits: tuple[int, ...] = ()
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
         """Returns the next policy."""
         draws = rng.random(len(space.weights) + len(space.activations))
+        choices = [
+            tuple(width for width in bits if width in self.bits) or bits
+            for bits in (*space.weights.values(), *space.activations.values())
+        ]
         chosen = [
             bits[int(draw * len(bits))]
-            for draw, bits in zip(
-                draws,
-                (*space.weights.values(), *space.activations.values()),
-                strict=True,
-            )
+            for draw, bits in zip(draws, choices, strict=True)
         ]
         return Policy(
             weights=dict(zip(space.weights, chosen, strict=False)),
@@ -64,11 +71,16 @@ class UniformSampler:
     draws it often.
 
     Attributes:
-      names: Names of the policies to draw from, such as ``("w8a8", "w2a2")``; empty for
-        every pair of widths that the space has.
+      names: Names of the policies to draw from, such as ``("w8a8", "w2a2")``, all
+        alike; empty for those that the space has.
+      mixed: Without names: whether weights and activations may have different widths,
+        which they have anyway where the space leaves no other choice. A policy of
+        ``w`` and ``a`` bits is drawn in proportion to ``1 / sqrt(w * a)``: narrow
+        grids need the most training.
     """
 
     names: tuple[str, ...] = ()
+    mixed: bool = False
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
         """Returns the next policy.
@@ -76,13 +88,25 @@ class UniformSampler:
         Raises:
           PolicyError: If the space has no uniform policy, or none of such a name.
         """
-        names = self.names or space.uniform_names(mixed=True)
+        names = self.names or self._names(space)
         if not names:
             raise PolicyError(
                 "Expected a space with uniform policies, but its entries share no "
                 "width; use IndependentSampler()."
             )
-        return space.named(names[int(rng.integers(len(names)))])
+        shares = np.ones(len(names))
+        if not self.names:
+            widths = np.array([parse_uniform_name(name) for name in names])
+            shares = widths.prod(axis=1) ** -0.5
+        return space.named(str(rng.choice(names, p=shares / shares.sum())))
+
+    def _names(self, space: PolicySpace) -> tuple[str, ...]:
+        both_free = all(
+            any(len(bits) > 1 for bits in choices.values())
+            for choices in (space.weights, space.activations)
+        )
+        alike = space.uniform_names() if both_free and not self.mixed else ()
+        return alike or space.uniform_names(mixed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +118,12 @@ class MixtureSampler:
       probs: Probability of each; they sum to 1.
     """
 
-    samplers: tuple[Sampler, ...] = (UniformSampler(), IndependentSampler())
-    probs: tuple[float, ...] = (0.5, 0.5)
+    samplers: tuple[Sampler, ...] = (
+        UniformSampler(),
+        IndependentSampler(bits=(2, 4, 8)),
+        IndependentSampler(),
+    )
+    probs: tuple[float, ...] = (0.5, 0.2, 0.3)
 
     def __post_init__(self) -> None:
         if (
