@@ -18,7 +18,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,10 @@ _RUN_SCHEMA_VERSION: Final = 1
 _RUNTIME = "ai-edge-litert"
 
 
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What a run is asked for.
@@ -58,7 +63,7 @@ class RunSettings:
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       command: How the run was started, for the record.
-      created: ISO time at which it was started, for the record.
+      created: ISO time at which it was started, for the record; now by default.
       progress: Whether to show progress bars.
     """
 
@@ -67,7 +72,7 @@ class RunSettings:
     profile: str = "int8"
     num_jobs: int = 1
     command: str = ""
-    created: str = ""
+    created: str = field(default_factory=_now)
     progress: bool = True
 
 

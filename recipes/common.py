@@ -13,6 +13,8 @@ from matar_tf.keras import Method, Schedule
 
 __all__ = ["RecipeConfig", "list_recipes", "load_recipe", "quick"]
 
+_DEFAULT_METHOD = Method()
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeConfig:
@@ -34,7 +36,7 @@ class RecipeConfig:
     build_model: Callable[[tuple[int, ...], int], Any]
     float_schedule: Schedule
     multi_bit_schedule: Schedule
-    method: Method = Method()
+    method: Method = _DEFAULT_METHOD
     evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 
 

@@ -87,12 +87,12 @@ class TestJson:
     def test_keeps_plain_numbers_and_null(self, result: SearchResult) -> None:
         document = to_json(result, {"accuracy": 0.95, "loss": 0.2})
         front, floats, reference = document["rows"]
-        assert front["latency_ms"] == 1.5
-        assert front["energy_pj"] is None
+        assert front["figures"]["latency_ms"] == 1.5
+        assert front["figures"]["energy_pj"] is None
         assert front["policy"] == POLICY.to_json()
         assert floats["name"] == "float"
-        assert floats["accuracy"] == 0.95
-        assert floats["latency_ms"] is None
+        assert floats["figures"]["accuracy"] == 0.95
+        assert floats["figures"]["latency_ms"] is None
         assert floats["policy"] is None
         assert reference["role"] == "reference"
         assert document["num_samples"] == 100
@@ -112,7 +112,7 @@ class TestJson:
             metrics={"accuracy": 1.0, "latency_ms": 2.0},
             costs={"latency_ms": None},
         )
-        assert to_json(both)["rows"][0]["latency_ms"] == 2.0
+        assert to_json(both)["rows"][0]["figures"]["latency_ms"] == 2.0
 
     def test_survives_a_file(self, result: SearchResult) -> None:
         document = to_json(result, {"accuracy": 0.95})

@@ -95,6 +95,14 @@ def arguments(files: Path, output: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
+def worst_margin(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """A metric of a user's own: the worst lead of the label over the rest."""
+    rows = np.arange(len(labels))
+    others = outputs.copy()
+    others[rows, labels] = -np.inf
+    return float((outputs[rows, labels] - others.max(axis=-1)).min())
+
+
 class TestSearch:
     def test_writes_what_the_table_says(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -115,8 +123,8 @@ class TestSearch:
                 content = (folder / f"{row['name']}.tflite").read_bytes()
                 outputs = Runner(content).predict(data.x_test)
                 right = np.mean(outputs.argmax(1) == data.y_test)
-                assert right == pytest.approx(row["accuracy"])
-                assert row["file_bytes"] == len(content)
+                assert right == pytest.approx(row["figures"]["accuracy"])
+                assert row["figures"]["file_bytes"] == len(content)
                 policy = json.loads((folder / f"{row['name']}.json").read_text())
                 assert policy == row["policy"]
             for name in ("front.csv", "front.md", "result.json"):
@@ -158,7 +166,7 @@ class TestSearch:
         assert call("search", **values) == 0
         document = json.loads((output / "bismo_ultra96/front.json").read_text())
         front = [row for row in document["rows"] if row["role"] == "front"]
-        assert min(row["argmax_agreement"] for row in front) >= 0.99
+        assert min(row["figures"]["argmax_agreement"] for row in front) >= 0.99
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -213,6 +221,32 @@ class TestSearch:
         other = {**values, "seed": 1, "resume": True}
         assert "same seed" in fails(capsys, "search", **other)
         assert call("search", **values, overwrite=True) == 0
+
+    def test_metrics_of_the_users_choice(self, files: Path, tmp_path: Path) -> None:
+        values = arguments(
+            files,
+            tmp_path / "run",
+            targets=["bismo_ultra96"],
+            metrics=["top_2_accuracy", "test_tools:worst_margin"],
+            objectives=["max:worst_margin", "weight_bytes"],
+        )
+        assert call("search", **values) == 0
+        front = (tmp_path / "run/bismo_ultra96/front.json").read_text()
+        rows = [row for row in json.loads(front)["rows"] if row["role"] == "front"]
+        assert rows
+        for one in rows:
+            data = few_digits()
+            path = tmp_path / "run/bismo_ultra96" / f"{one['name']}.tflite"
+            outputs = Runner(path.read_bytes()).predict(data.x_test)
+            expected = worst_margin(outputs, data.y_test)
+            assert one["figures"]["worst_margin"] == pytest.approx(expected)
+            assert 0.0 < one["figures"]["top_2_accuracy"] <= 1.0
+
+    def test_an_unknown_metric(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", metrics=["acuracy"])
+        assert "'accuracy'" in fails(capsys, "search", **values)
 
     def test_stray_words(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "flags only" in fails(capsys, "search", "bitfusion_16x32")

@@ -16,7 +16,7 @@ from absl import flags
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.common import check_flags_only, command_line, now, reports_errors, run
+from tools.common import check_flags_only, command_line, reports_errors, run
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _TARGETS = flags.DEFINE_list(
@@ -90,7 +90,6 @@ def main(argv: Sequence[str]) -> int:
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
         command=command_line(),
-        created=now(),
     )
     reference = None
     has_network = "network.json" in artifact.extras

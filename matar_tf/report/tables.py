@@ -53,7 +53,7 @@ def to_json(result: SearchResult, float_metrics: _FloatMetrics = None) -> Any:
             {
                 "name": row.name,
                 "role": row.role,
-                **{one.name: row.figures.get(one.name) for one in columns},
+                "figures": {one.name: row.figures.get(one.name) for one in columns},
                 "policy": None if row.policy is None else row.policy.to_json(),
             }
             for row in rows

@@ -1,0 +1,120 @@
+"""The whole way for an integrator: what is left behind when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from digits_net import digits_artifact, few_digits
+
+from matar_tf.data import Data
+from matar_tf.errors import DataError, ExportError, PolicyError, SearchError
+from matar_tf.policy import Policy
+from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
+from matar_tf.search import SearchOptions
+from matar_tf.targets import load_target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
+
+DATA = few_digits().head(60)
+
+
+def settings(**changes: Any) -> RunSettings:
+    options = SearchOptions(max_evaluations=12, population_size=8)
+    return RunSettings(**{"options": options, "progress": False, **changes})
+
+
+def run(output: Path, *targets: str, **changes: Any) -> Any:
+    reference = changes.pop("reference", None)
+    chosen = settings(**changes)
+    prepare_output(output, digits_artifact(), DATA, chosen, overwrite=output.exists())
+    return retarget(
+        digits_artifact(),
+        [load_target(name) for name in targets],
+        DATA,
+        output,
+        chosen,
+        reference=reference,
+    )
+
+
+def other_outputs(policy: Policy, samples: np.ndarray) -> np.ndarray:
+    """A reference that every file disagrees with."""
+    outputs = same_outputs(policy, samples)
+    return -outputs
+
+
+def same_outputs(policy: Policy, samples: np.ndarray) -> np.ndarray:
+    return Runner(ModelBuilder(digits_artifact()).build(policy)).predict(samples)
+
+
+class TestAgreement:
+    def test_a_file_that_disagrees_ends_the_run_and_leaves_no_folder(
+        self, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ExportError, match="agree"):
+            run(tmp_path / "run", "bismo_ultra96", reference=other_outputs)
+        names = {path.name for path in (tmp_path / "run").iterdir()}
+        assert "bismo_ultra96" not in names
+        assert not any(name.startswith(".bismo") for name in names)
+        assert "run.json" in names
+
+    def test_agreement_is_on_record(self, tmp_path: Path) -> None:
+        (result,) = run(tmp_path / "run", "bismo_ultra96", reference=same_outputs)
+        assert {one.metrics["argmax_agreement"] for one in result.front} == {1.0}
+
+
+class TestTargets:
+    def test_one_that_cannot_run_the_network_ends_the_run_before_measuring(
+        self, tmp_path: Path
+    ) -> None:
+        artifact = digits_artifact()
+        low = dict.fromkeys(artifact.space.weights, (3,))
+        narrow = replace(artifact, space=artifact.space.with_choices(weights=low))
+        prepare_output(tmp_path, narrow, DATA, settings())
+        targets = [load_target("bismo_ultra96"), load_target("cortex_m4_cmsis_nn")]
+        with pytest.raises((PolicyError, SearchError, ValueError), match="cortex_m4"):
+            retarget(narrow, targets, DATA, tmp_path, settings())
+        assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+    def test_costs_of_the_front_are_those_of_its_files(self, tmp_path: Path) -> None:
+        (result,) = run(tmp_path / "run", "bitfusion_16x32", profile="packed-litert")
+        for one in result.front:
+            path = tmp_path / "run/bitfusion_16x32" / f"{one.name}.tflite"
+            assert path.stat().st_size == one.costs["file_bytes"]
+            document = json.loads(path.with_suffix(".json").read_text())
+            assert Policy.from_json(document) == one.policy
+
+
+class TestMetrics:
+    def test_another_choice_is_another_run(self, tmp_path: Path) -> None:
+        run(tmp_path / "run", "cortex_m4_cmsis_nn")
+        with pytest.raises(SearchError, match="same metrics"):
+            prepare_output(
+                tmp_path / "run",
+                digits_artifact(),
+                DATA,
+                settings(metrics=("accuracy", "loss", "top_2_accuracy")),
+                resume=True,
+            )
+
+
+class TestData:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"x_test": DATA.x_test[:, :4]}, "samples of shape"),
+            ({"y_test": DATA.y_test + 1}, "labels in 0..9"),
+            ({"y_test": DATA.y_test - 1}, "labels in 0..9"),
+        ],
+    )
+    def test_refuses_what_does_not_fit(
+        self, change: dict[str, np.ndarray], message: str
+    ) -> None:
+        data: Data = replace(DATA, **change)
+        with pytest.raises(DataError, match=message):
+            check_data(digits_artifact(), data)

@@ -1,0 +1,106 @@
+"""Workloads: what is refused, what survives a file, what `read_workload` counts."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from digits_net import digits_artifact
+
+from matar_tf.errors import ModelError
+from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
+
+
+def tensor(name: str, *shape: int) -> TensorWorkload:
+    return TensorWorkload(name=name, shape=shape, activation=name)
+
+
+def layer(name: str, *inputs: str, **changes: Any) -> LayerWorkload:
+    arguments = {"kind": OpKind.ADD, "output": name, **changes}
+    return LayerWorkload(name=name, inputs=inputs, **arguments)
+
+
+def make(**changes: Any) -> Workload:
+    arguments: dict[str, Any] = {
+        "layers": (layer("a", "x"), layer("b", "a", "x")),
+        "tensors": {name: tensor(name, 4, 4, 2) for name in "xab"},
+        "inputs": ("x",),
+        "outputs": ("b",),
+    }
+    return Workload(**{**arguments, **changes})
+
+
+class TestInvariants:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"layers": (layer("a", "x"), layer("b", "c"))}, "no earlier layer makes"),
+            ({"layers": (layer("b", "a"), layer("a", "x"))}, "no earlier layer makes"),
+            ({"layers": (layer("a", "x"), layer("b", "x", output="a"))}, "made twice"),
+            ({"layers": (layer("a", "x"), layer("b", "x", output="x"))}, "made twice"),
+            ({"tensors": {"x": tensor("x", 1)}}, "a description of each"),
+            ({"outputs": ("c",)}, "a description of each"),
+        ],
+    )
+    def test_refuses(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            make(**changes)
+
+    def test_equal_workloads_have_equal_hashes_and_others_not(self) -> None:
+        assert make() == make()
+        assert hash(make()) == hash(make())
+        assert make() != make(outputs=("a", "b"))
+        assert hash(make()) != hash(make(outputs=("a", "b")))
+
+
+class TestFiles:
+    def test_round_trip(self) -> None:
+        assert Workload.from_json(json.loads(json.dumps(make().to_json()))) == make()
+        assert pickle.loads(pickle.dumps(make())) == make()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda doc: doc.update(schema_version=2), "schema_version 1"),
+            (lambda doc: doc["layers"][0].update(kind="convv"), "Did you mean 'conv'"),
+            (lambda doc: doc["layers"][0].update(colour="red"), "colour"),
+            (lambda doc: doc["tensors"][0].pop("shape"), "shape"),
+            (lambda doc: doc.pop("outputs"), "outputs"),
+        ],
+    )
+    def test_refuses(self, change: Any, message: str) -> None:
+        document = make().to_json()
+        change(document)
+        with pytest.raises(ModelError, match=message):
+            Workload.from_json(document)
+
+    @pytest.mark.parametrize("value", [None, [], "x", 3])
+    def test_refuses_what_is_no_document(self, value: object) -> None:
+        with pytest.raises(ModelError, match="malformed"):
+            Workload.from_json(value)
+
+
+def test_counts_of_a_packaged_network_by_hand() -> None:
+    """8x8x1 -> 4x4x8 (3x3) -> 2x2x16 (3x3) -> 64 -> 32 -> 10."""
+    workload = digits_artifact().workload
+    macs = {one.name: one.macs for one in workload.layers if one.weights}
+    assert macs == {
+        "stem": 16 * 8 * 9,
+        "conv": 4 * 16 * 9 * 8,
+        "hidden": 64 * 32,
+        "logits": 32 * 10,
+    }
+    assert workload.macs == sum(macs.values())
+    elems = {one.name: one.weight_elems for one in workload.layers if one.weights}
+    assert elems == {"stem": 72, "conv": 1152, "hidden": 2048, "logits": 320}
+    assert all(one.bias_elems for one in workload.layers if one.weights)
+
+
+def test_a_changed_layer_changes_the_workload() -> None:
+    workload = digits_artifact().workload
+    first = workload.layers[0]
+    other = replace(workload, layers=(replace(first, macs=1), *workload.layers[1:]))
+    assert other != workload
