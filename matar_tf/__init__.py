@@ -4,6 +4,7 @@ After MATAR (Mori et al., DATE 2024). Three parts, one direction:
 
 keras/        quantizers, configs, callbacks, packaging; the only part with TensorFlow
 policy        policies and policy spaces
+samplers      drawing policies at random
 workload      what a network asks of hardware
 parameters    trained numbers of a network
 artifact      the distributable: read, write, verify

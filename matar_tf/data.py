@@ -20,7 +20,7 @@ import numpy as np
 
 from matar_tf.errors import DataError
 
-__all__ = ["DIGITS", "Data", "import_function", "load_data"]
+__all__ = ["DIGITS", "Data", "import_function", "load_data", "read_arrays"]
 
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -128,6 +128,15 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
+    return _from_arrays(path, read_arrays(path, keys))
+
+
+def read_arrays(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads arrays of an ``.npz`` file, those of `keys` that it has; no pickles.
+
+    Raises:
+      DataError: If there is no such file of plain arrays.
+    """
     if not Path(path).is_file():
         raise DataError(
             f"Expected an .npz file at {path}, found nothing; check the path."
@@ -137,13 +146,12 @@ def _load_file(path: str, keys: Sequence[str]) -> Data:
             stored: Any = np.load(file, allow_pickle=False)
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds one bare array")
-            arrays = {key: stored[key] for key in keys if key in stored.files}
+            return {key: stored[key] for key in keys if key in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "
             "with numpy.savez."
         ) from error
-    return _from_arrays(path, arrays)
 
 
 def import_function(spec: str) -> Callable[..., Any]:

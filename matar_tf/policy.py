@@ -194,6 +194,18 @@ class PolicySpace:
         """Returns the uniform policy of a name such as ``w4a8``."""
         return self.uniform(*parse_uniform_name(name))
 
+    def only(self, policy: Policy) -> PolicySpace:
+        """Returns the space of one policy of this one.
+
+        Raises:
+          PolicyError: If the policy is not of this space.
+        """
+        self.validate(policy)
+        return PolicySpace(
+            weights={name: (bits,) for name, bits in policy.weights.items()},
+            activations={name: (bits,) for name, bits in policy.activations.items()},
+        )
+
     def widest(self) -> Policy:
         """Returns the policy with the most bits everywhere."""
         return self._extreme(-1)

@@ -22,9 +22,14 @@ def get_config() -> RecipeConfig:
         data=None,
         build_model=mlperf_tiny_resnet8,
         float_schedule=Schedule(
-            epochs=100, learning_rate=2e-3, batch_size=128, augment=True
+            epochs=80,
+            learning_rate=0.1,
+            batch_size=128,
+            augment=True,
+            optimizer="sgd",
+            warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=100, learning_rate=1e-3, batch_size=128, augment=True
+            epochs=60, learning_rate=2e-3, batch_size=128, augment=True
         ),
     )

@@ -44,8 +44,10 @@ def quick(config: RecipeConfig) -> RecipeConfig:
     """Returns the smoke run of a recipe: one epoch of each kind."""
     return replace(
         config,
-        float_schedule=replace(config.float_schedule, epochs=1),
-        multi_bit_schedule=replace(config.multi_bit_schedule, epochs=1),
+        float_schedule=replace(config.float_schedule, epochs=1, warmup_epochs=0),
+        multi_bit_schedule=replace(
+            config.multi_bit_schedule, epochs=1, warmup_epochs=0
+        ),
     )
 
 

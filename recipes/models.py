@@ -6,7 +6,12 @@ from typing import Any
 
 from matar_tf.keras import keras
 
-__all__ = ["digits_resnet", "mlperf_tiny_resnet8"]
+__all__ = [
+    "cifar_resnet20",
+    "digits_resnet",
+    "mlperf_tiny_dscnn",
+    "mlperf_tiny_resnet8",
+]
 
 _L = keras.layers
 
@@ -35,6 +40,68 @@ def mlperf_tiny_resnet8(input_shape: tuple[int, ...], num_classes: int) -> Any:
     x = _L.Flatten(name="flatten")(x)
     outputs = _L.Dense(num_classes, kernel_initializer="he_normal", name="logits")(x)
     return keras.Model(inputs, outputs, name="resnet8")
+
+
+def cifar_resnet20(input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """ResNet-20 for CIFAR-10: three stacks of three blocks, 274,826 parameters.
+
+    16, 32 and 64 channels; shortcuts of 1x1 convolutions with batch norm where the
+    shape changes (option B).
+
+    Reference:
+      He et al., Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+    """
+    inputs = _L.Input(input_shape, name="image")
+    x = _norm_relu(_conv(inputs, 16, 3, "stem"), "stem")
+    for stack, channels in enumerate((16, 32, 64), start=1):
+        for block in range(1, 4):
+            name = f"stack{stack}_block{block}"
+            strides = 2 if stack > 1 and block == 1 else 1
+            y = _norm_relu(_conv(x, channels, 3, f"{name}_conv1", strides), f"{name}_1")
+            y = _conv(y, channels, 3, f"{name}_conv2")
+            y = _L.BatchNormalization(name=f"{name}_2_bn")(y)
+            if strides > 1:
+                x = _conv(x, channels, 1, f"{name}_shortcut", strides)
+                x = _L.BatchNormalization(name=f"{name}_shortcut_bn")(x)
+            x = _L.ReLU(name=f"{name}_relu")(_L.Add(name=f"{name}_add")([x, y]))
+    x = _L.AveragePooling2D(x.shape[1:3], name="pool")(x)
+    x = _L.Flatten(name="flatten")(x)
+    outputs = _L.Dense(num_classes, kernel_initializer="he_normal", name="logits")(x)
+    return keras.Model(inputs, outputs, name="resnet20")
+
+
+def mlperf_tiny_dscnn(input_shape: tuple[int, ...], num_classes: int) -> Any:
+    """DS-CNN of MLPerf Tiny's keyword spotting: 64 channels, four separable blocks.
+
+    Takes cepstral coefficients ``[frames, coefficients, 1]``, 49 by 10 there.
+
+    Reference:
+      mlcommons/tiny, benchmark/training/keyword_spotting/keras_model.py; Zhang et al.,
+      Hello Edge, 2017.
+    """
+    inputs = _L.Input(input_shape, name="features")
+    x = _L.Conv2D(
+        64,
+        (10, 4),
+        strides=2,
+        padding="same",
+        kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.l2(1e-4),
+        name="stem",
+    )(inputs)
+    x = _L.Dropout(0.2, name="stem_dropout")(_norm_relu(x, "stem"))
+    for block in range(1, 5):
+        y = _L.DepthwiseConv2D(
+            3, padding="same", use_bias=False, name=f"block{block}_depthwise"
+        )(x)
+        y = _norm_relu(y, f"block{block}_depthwise")
+        y = _conv(y, 64, 1, f"block{block}_pointwise")
+        x = _norm_relu(y, f"block{block}_pointwise")
+    x = _L.Dropout(0.4, name="head_dropout")(x)
+    x = _L.AveragePooling2D(x.shape[1:3], name="pool")(x)
+    x = _L.Flatten(name="flatten")(x)
+    outputs = _L.Dense(num_classes, kernel_initializer="he_normal", name="logits")(x)
+    return keras.Model(inputs, outputs, name="dscnn")
 
 
 def digits_resnet(input_shape: tuple[int, ...], num_classes: int) -> Any:

@@ -22,8 +22,8 @@ from matar_tf.keras import (
     quantize_model,
 )
 from matar_tf.keras._compat import tf
-from matar_tf.keras.samplers import draw_policies
 from matar_tf.policy import ALL_BITS
+from matar_tf.samplers import draw_policies
 
 BATCH = 16
 X, Y = few_digits().x_test[: 4 * BATCH], few_digits().y_test[: 4 * BATCH]

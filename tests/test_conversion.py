@@ -19,8 +19,8 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras.conversion import convert_policy
-from matar_tf.keras.samplers import draw_policies
 from matar_tf.policy import Policy
+from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner

@@ -34,7 +34,7 @@ from matar_tf.keras.quantizers import (
     _round_pooled,
     snap_bias,
 )
-from matar_tf.keras.samplers import draw_policies
+from matar_tf.samplers import draw_policies
 
 tfmot_keras = tfmot.quantization.keras
 NET = "residual_bn"

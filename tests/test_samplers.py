@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from matar_tf.errors import PolicyError
-from matar_tf.keras.samplers import (
+from matar_tf.policy import PolicySpace
+from matar_tf.samplers import (
     IndependentSampler,
     LegalSampler,
     MixtureSampler,
     UniformSampler,
     draw_policies,
 )
-from matar_tf.policy import PolicySpace
 
 SPACE = PolicySpace(
     weights={"first": (8,), "a": (2, 4, 8), "b": (2, 3, 4, 5, 6, 7, 8)},

@@ -24,7 +24,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.samplers import draw_policies
+from matar_tf.samplers import draw_policies
 
 LOAD = """
 import sys, numpy as np, warnings

@@ -23,8 +23,8 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.conversion import convert_policy
-from matar_tf.keras.samplers import draw_policies
 from matar_tf.policy import Policy
+from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app
 
 from matar_tf.errors import MatarError
 
-__all__ = ["check_flags_only", "command_line", "now", "reports_errors", "run"]
+if TYPE_CHECKING:
+    from matar_tf.policy import Policy, PolicySpace
+
+__all__ = [
+    "check_flags_only",
+    "command_line",
+    "now",
+    "read_policy",
+    "reports_errors",
+    "run",
+]
 
 
 def reports_errors(
@@ -44,6 +57,28 @@ def check_flags_only(argv: Sequence[str]) -> None:
         raise MatarError(
             f"Expected flags only, got {' '.join(argv[1:])!r}; see --help."
         )
+
+
+def read_policy(spec: str, space: PolicySpace) -> Policy:
+    """Returns a policy of a space: a uniform one by its name, or from a ``.json`` file.
+
+    Raises:
+      PolicyError: If there is none, or it is not of the space.
+    """
+    from matar_tf.errors import PolicyError
+    from matar_tf.policy import Policy
+
+    if not spec.endswith(".json"):
+        policy = space.named(spec)
+    else:
+        try:
+            policy = Policy.from_json(json.loads(Path(spec).read_text()))
+        except (OSError, ValueError) as error:
+            raise PolicyError(
+                f"Expected a policy in JSON in {spec}, but: {error}."
+            ) from error
+    space.validate(policy)
+    return policy
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
     from matar_tf.policy import Policy
 
-from tools.common import check_flags_only, reports_errors, run
+from tools.common import check_flags_only, read_policy, reports_errors, run
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _POLICY = flags.DEFINE_string(
@@ -58,24 +57,13 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
-    from matar_tf.errors import ExportError, PolicyError
-    from matar_tf.policy import Policy
+    from matar_tf.errors import ExportError
     from matar_tf.retarget import check_data
     from matar_tf.tflite.build import ModelBuilder
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
 
     artifact = read_artifact(_ARTIFACT.value)
-    if _POLICY.value.endswith(".json"):
-        try:
-            document = json.loads(Path(_POLICY.value).read_text())
-        except ValueError as error:
-            raise PolicyError(
-                f"Expected a policy in JSON in {_POLICY.value}, but: {error}."
-            ) from error
-        policy = Policy.from_json(document)
-    else:
-        policy = artifact.space.named(_POLICY.value)
-    artifact.space.validate(policy)
+    policy = read_policy(_POLICY.value, artifact.space)
     output = Path(_OUTPUT.value)
     if output.suffix != ".tflite":
         raise ExportError(f"Expected a path that ends in .tflite, got {output}.")

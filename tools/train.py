@@ -9,13 +9,21 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.common import check_flags_only, command_line, now, reports_errors, run
+from tools.common import (
+    check_flags_only,
+    command_line,
+    now,
+    read_policy,
+    reports_errors,
+    run,
+)
 
 _RECIPE = flags.DEFINE_string(
     "recipe", None, "Name of a recipe, with a variant: digits_resnet8[:quick]."
@@ -29,6 +37,17 @@ _DATA = flags.DEFINE_string(
     "'digits', a path.npz, or package.module:function; default the recipe's.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_FLOAT = flags.DEFINE_string(
+    "float", None, "A trained float network (.h5) to start from; default: train one."
+)
+_SAVE_FLOAT = flags.DEFINE_string(
+    "save_float", None, "Where to save the float network, a path.h5."
+)
+_POLICY = flags.DEFINE_string(
+    "policy",
+    None,
+    "Train for one policy only: the name of a uniform one (w4a8), or a policy's .json.",
+)
 _REUSE = flags.DEFINE_bool("reuse", False, "Do nothing if --output is an artifact.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace what stands at --output.")
 flags.mark_flags_as_required(["recipe", "output"])
@@ -62,13 +81,21 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf import keras
 
     folder = output.parent / f".{output.name}.training-{_SEED.value}"
-    network = keras.train_float(
-        config.build_model,
-        data,
-        config.float_schedule,
-        seed=_SEED.value,
-        folder=folder / "float",
-    )
+    if _FLOAT.value:
+        network: Any = keras.keras.models.load_model(_FLOAT.value)
+    else:
+        network = keras.train_float(
+            config.build_model,
+            data,
+            config.float_schedule,
+            seed=_SEED.value,
+            folder=folder / "float",
+        )
+    if _SAVE_FLOAT.value:
+        network.save(_SAVE_FLOAT.value)
+    space = keras.policy_space(network)
+    if _POLICY.value:
+        space = space.only(read_policy(_POLICY.value, space))
     accuracy = {
         "float": network.evaluate(
             data.x_test, data.y_test, batch_size=256, verbose=0, return_dict=True
@@ -79,12 +106,18 @@ def main(argv: Sequence[str]) -> int:
         data,
         config.multi_bit_schedule,
         config.method,
+        space=space,
         seed=_SEED.value,
         folder=folder / "multi_bit",
     )
-    accuracy |= keras.evaluate_policies(
-        quantized, data.x_test, data.y_test, config.evaluate_policies
-    )
+    if _POLICY.value:
+        accuracy[Path(_POLICY.value).stem] = quantized.evaluate(
+            data.x_test, data.y_test, batch_size=256, verbose=0, return_dict=True
+        )
+    else:
+        accuracy |= keras.evaluate_policies(
+            quantized, data.x_test, data.y_test, config.evaluate_policies
+        )
     provenance = {
         "recipe": config.name,
         "data": data.name,

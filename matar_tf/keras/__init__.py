@@ -2,7 +2,6 @@
 
 quantize           float model -> multi-bitwidth model; set and get its policy
 quantize_configs   `MatarQuantizeConfig` for single layers
-samplers           which policy the next batch sees
 callbacks          a new policy for every batch; metrics of named policies
 trainer            a training step with soft labels and several policies
 statistics         batch norm statistics estimated again; kurtosis of kernels
@@ -30,13 +29,6 @@ from matar_tf.keras.quantize import (
     set_policy,
 )
 from matar_tf.keras.quantize_configs import MatarQuantizeConfig
-from matar_tf.keras.samplers import (
-    IndependentSampler,
-    LegalSampler,
-    MixtureSampler,
-    Sampler,
-    UniformSampler,
-)
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
@@ -45,6 +37,13 @@ from matar_tf.keras.training import (
     evaluate_policies,
     train_float,
     train_multi_bit,
+)
+from matar_tf.samplers import (
+    IndependentSampler,
+    LegalSampler,
+    MixtureSampler,
+    Sampler,
+    UniformSampler,
 )
 
 __all__ = [

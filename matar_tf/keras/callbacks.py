@@ -10,8 +10,8 @@ import numpy as np
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
-from matar_tf.keras.samplers import MixtureSampler, Sampler
 from matar_tf.policy import Policy
+from matar_tf.samplers import MixtureSampler, Sampler
 
 __all__ = ["PolicyMetrics", "PolicyRandomizer"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from matar_tf.errors import DataError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import get_policy, policy_setter
-from matar_tf.keras.samplers import MixtureSampler, Sampler
 from matar_tf.keras.tracing import tracing
+from matar_tf.samplers import MixtureSampler, Sampler
 
 __all__ = ["KurtosisRegularizer", "reestimate_batch_norm"]
 

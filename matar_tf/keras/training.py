@@ -28,10 +28,10 @@ from matar_tf.keras.quantize import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.samplers import MixtureSampler, Sampler
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import PolicySpace
+from matar_tf.samplers import MixtureSampler, Sampler
 
 __all__ = [
     "Method",

@@ -1,4 +1,4 @@
-"""Samplers: which policy the next training batch sees.
+"""Samplers: drawing policies at random, for training batches and for statistics.
 
 A sampler is a function of a policy space and a NumPy generator. Pure: the same
 generator state gives the same policy.

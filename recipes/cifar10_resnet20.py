@@ -1,0 +1,36 @@
+"""CIFAR-10 with ResNet-20 of He et al.: 16, 32, 64 channels, 274,826 parameters.
+
+Claim: one training serves every policy of 2..8 bits; see the README for figures of
+the smaller ResNet-8.
+Price: about three times that of cifar10_resnet8.
+Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
+Command: python tools/train.py --recipe=cifar10_resnet20 --data=cifar10.npz \
+  --output=runs/resnet20
+Variants: cifar10_resnet20:quick, one epoch of each kind.
+"""
+
+from __future__ import annotations
+
+from matar_tf.keras import Schedule
+from recipes.common import RecipeConfig
+from recipes.models import cifar_resnet20
+
+
+def get_config() -> RecipeConfig:
+    """Returns the training run."""
+    return RecipeConfig(
+        name="cifar10_resnet20",
+        data=None,
+        build_model=cifar_resnet20,
+        float_schedule=Schedule(
+            epochs=120,
+            learning_rate=0.1,
+            batch_size=128,
+            augment=True,
+            optimizer="sgd",
+            warmup_epochs=2,
+        ),
+        multi_bit_schedule=Schedule(
+            epochs=60, learning_rate=2e-3, batch_size=128, augment=True
+        ),
+    )

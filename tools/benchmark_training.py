@@ -1,0 +1,104 @@
+"""The measurements of ``tools/benchmark.py training``."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from matar_tf import keras as matar
+from matar_tf.data import load_data
+from matar_tf.keras._compat import keras, tfmot
+from recipes.common import load_recipe
+from tools.benchmark_core import Bar
+
+__all__ = ["measure_training"]
+
+_NUM_ROUNDS = 30
+_NUM_TARGETS = 5
+
+
+def measure_training(recipe: str, data_spec: str, *, seed: int) -> Iterator[Bar]:
+    """Yields the bars of training a recipe's network."""
+    config = load_recipe(recipe)
+    x, y = load_data(data_spec).training()
+    batch_size = config.multi_bit_schedule.batch_size
+    batch = x[:batch_size], y[:batch_size]
+    keras.utils.set_random_seed(seed)
+    network = config.build_model(tuple(x.shape[1:]), int(y.max()) + 1)
+    shared = matar.quantize_model(network)
+    space = matar.get_policy_space(shared)
+    alone = matar.quantize_model(network, space.only(space.named("w4a4")))
+
+    def teaching(model: Any) -> Any:
+        matar.calibrate(model, batch[0])
+        return matar.MultiBitTrainer(
+            model,
+            teacher=network if config.method.distillation else None,
+            distillation=config.method.distillation,
+            sandwich=config.method.sandwich,
+        )
+
+    stock = tfmot.quantization.keras.quantize_model(network)
+    randomizer = matar.PolicyRandomizer(config.method.sampler, seed=seed)
+    steps = {
+        "recipe": _step(teaching(shared), batch, randomizer),
+        "plain": _step(shared, batch, randomizer),
+        "dedicated": _step(teaching(alone), batch, None),
+        "stock": _step(stock, batch, None),
+        "float": _step(network, batch, None),
+    }
+    seconds = _interleaved(steps)
+    ratio = seconds["plain"] / seconds["stock"]
+    yield Bar(
+        name=f"a step of multi-bitwidth training over one of tfmot's 8-bit QAT, "
+        f"{config.name}, batch of {batch_size}",
+        figure=f"{ratio:.2f} ({1e3 * seconds['plain']:.0f} ms, with the recipe's soft "
+        f"labels {1e3 * seconds['recipe']:.0f}, float {1e3 * seconds['float']:.0f})",
+        limit="at most 1.1",
+        held=ratio <= 1.1,
+    )
+    num_steps = config.multi_bit_schedule.epochs * -(-len(x) // batch_size)
+    shared_minutes = num_steps * seconds["recipe"] / 60.0
+    others = _NUM_TARGETS * num_steps * seconds["dedicated"] / 60.0
+    yield Bar(
+        name=f"minutes for {_NUM_TARGETS} targets: one shared training against as many "
+        "dedicated ones of the same length",
+        figure=f"{shared_minutes:.0f} against {others:.0f}",
+        limit="at most a quarter",
+        held=shared_minutes <= 0.25 * others,
+    )
+
+
+def _step(model: Any, batch: tuple[Any, Any], randomizer: Any) -> Callable[[], None]:
+    """Returns a function that takes one training step, policy and all."""
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    if randomizer is None:
+        return lambda: model.train_on_batch(*batch)
+
+    numbers = iter(range(10**9))
+
+    def step() -> None:
+        randomizer.set_model(model)
+        randomizer.on_train_batch_begin(next(numbers))
+        model.train_on_batch(*batch)
+
+    return step
+
+
+def _interleaved(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Returns the median seconds of each step, taken in turns."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for name in steps:
+        for _ in range(3):
+            steps[name]()  # traced and warm
+    for _ in range(_NUM_ROUNDS):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(one) for name, one in times.items()}

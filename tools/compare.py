@@ -1,0 +1,215 @@
+"""Compares one shared network with dedicated ones, on the integer kernels.
+
+Prints an accuracy table: float on top, uniform policies of the shared network beside
+networks trained for that policy alone, and random policies. Needs no TensorFlow, but
+for ``--reestimate``.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    from matar_tf.artifact import Artifact
+    from matar_tf.data import Data
+    from matar_tf.policy import Policy
+
+from tools.common import check_flags_only, reports_errors, run
+
+_ARTIFACT = flags.DEFINE_string("artifact", None, "The shared network's artifact.")
+_DEDICATED = flags.DEFINE_list(
+    "dedicated", [], "Artifacts of networks trained for one policy each."
+)
+_DATA = flags.DEFINE_string("data", "digits", "Samples and labels to measure on.")
+_NUM_RANDOM = flags.DEFINE_integer(
+    "num_random", 100, "Policies of each random family; 0 for none.", lower_bound=0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random policies.", lower_bound=0)
+_JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_REESTIMATE = flags.DEFINE_integer(
+    "reestimate",
+    0,
+    "Add a column: the shared network after its batch norms were estimated again, for "
+    "that policy alone, on the first so many samples without their labels.",
+    lower_bound=0,
+)
+flags.mark_flags_as_required(["artifact"])
+
+_FAMILIES = {"8/4/2": (2, 4, 8), "2..8": (2, 3, 4, 5, 6, 7, 8), "4..8": (4, 5, 6, 7, 8)}
+_UNIFORM = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table: accuracies in percent, None where nothing is known."""
+
+    name: str
+    shared: float | None = None
+    dedicated: float | None = None
+    reestimated: float | None = None
+    worst: float | None = None
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Measures and prints the table."""
+    check_flags_only(argv)
+    from matar_tf.artifact import read_artifact
+    from matar_tf.data import load_data
+    from matar_tf.retarget import check_data
+
+    artifact = read_artifact(_ARTIFACT.value)
+    data = load_data(_DATA.value, training=False)
+    check_data(artifact, data)
+    dedicated = [read_artifact(path) for path in _DEDICATED.value]
+    rows = [
+        *_uniform_rows(artifact, dedicated, data),
+        *_random_rows(artifact, data),
+    ]
+    known = artifact.accuracy.get("float", {}).get("accuracy")
+    rows.insert(0, Row(name="float", shared=None if known is None else 100 * known))
+    print(f"{len(data.x_test)} samples of {data.name}; accuracy in %, LiteRT kernels\n")
+    print(to_text(rows))
+    return 0
+
+
+def to_text(rows: Sequence[Row]) -> str:
+    """Returns the table: gaps are shared minus dedicated, below float for families."""
+    top = rows[0].shared
+    lines = [
+        f"{'policy':24s} {'shared':>7s} {'dedicated':>9s} {'gap':>6s} "
+        f"{'re-est.':>7s} {'worst':>7s} {'to float':>8s}"
+    ]
+    for row in rows:
+        gap = _minus(row.shared, row.dedicated)
+        cells = (
+            (row.shared, 7),
+            (row.dedicated, 9),
+            (gap, 6),
+            (row.reestimated, 7),
+            (row.worst, 7),
+            (_minus(row.shared, top), 8),
+        )
+        shown = " ".join(
+            f"{'-' if value is None else format(value, '.2f'):>{width}s}"
+            for value, width in cells
+        )
+        lines.append(f"{row.name:24s} {shown}")
+    return "\n".join(lines)
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _uniform_rows(
+    artifact: Artifact, dedicated: Sequence[Artifact], data: Data
+) -> list[Row]:
+    from matar_tf.errors import PolicyError
+
+    policies = {
+        name: artifact.space.named(name)
+        for name in _UNIFORM
+        if name in artifact.space.uniform_names()
+    }
+    alone: dict[Policy, float] = {}
+    for number, one in enumerate(dedicated):
+        if one.space.num_policies != 1:
+            raise PolicyError(
+                f"Expected dedicated artifacts of one policy each, but "
+                f"{_DEDICATED.value[number]} has {one.space.num_policies}; train it "
+                "with tools/train.py --policy."
+            )
+        policy = one.space.widest()
+        artifact.space.validate(policy)
+        alone[policy] = _accuracies(one, [policy], data)[0]
+        if policy not in policies.values():
+            policies[f"mixed: {Path(_DEDICATED.value[number]).stem}"] = policy
+    shared = _accuracies(artifact, list(policies.values()), data)
+    again = [
+        _reestimated(artifact, policy, data) if _REESTIMATE.value else None
+        for policy in policies.values()
+    ]
+    return [
+        Row(
+            name=name,
+            shared=value,
+            dedicated=alone.get(policy),
+            reestimated=other,
+        )
+        for (name, policy), value, other in zip(
+            policies.items(), shared, again, strict=True
+        )
+    ]
+
+
+def _random_rows(artifact: Artifact, data: Data) -> list[Row]:
+    from matar_tf.samplers import IndependentSampler, draw_policies
+
+    rows: list[Row] = []
+    for name, bits in _FAMILIES.items() if _NUM_RANDOM.value else ():
+        policies = draw_policies(
+            artifact.space,
+            IndependentSampler(bits=bits),
+            _NUM_RANDOM.value,
+            _SEED.value,
+        )
+        found = _accuracies(artifact, policies, data)
+        rows.append(
+            Row(
+                name=f"{len(policies)} random {name}",
+                shared=sum(found) / len(found),
+                worst=min(found),
+            )
+        )
+    return rows
+
+
+def _accuracies(
+    artifact: Artifact, policies: Sequence[Policy], data: Data
+) -> list[float]:
+    from tqdm import tqdm
+
+    from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+
+    make = functools.partial(
+        PolicyEvaluator, artifact, data.x_test, data.y_test, metrics=("accuracy",)
+    )
+    num_jobs = min(_JOBS.value, len(policies))
+    with ParallelEvaluator(make, num_jobs) as evaluate_many:
+        measured = tqdm(evaluate_many(policies), total=len(policies), unit="policy")
+        return [100.0 * metrics["accuracy"] for _, metrics in measured]
+
+
+def _reestimated(artifact: Artifact, policy: Policy, data: Data) -> float:
+    from matar_tf.keras import load_network, reestimate_batch_norm
+    from matar_tf.keras.package import extract_parameters
+
+    def sampler(*_: object) -> Policy:
+        return policy
+
+    network = load_network(artifact)
+    samples = data.x_test[: _REESTIMATE.value]
+    reestimate_batch_norm(
+        network,
+        samples,
+        sampler=sampler,
+        num_batches=1,
+        batch_size=len(samples),
+    )
+    changed = replace(artifact, parameters=extract_parameters(network))
+    return _accuracies(changed, [policy], data)[0]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,98 @@
+"""Turns recordings into cepstral coefficients for the recipe ``fsdd_dscnn``.
+
+The input is an ``.npz`` with 16-bit ``audio`` of 8 kHz, cut by ``offsets``, and
+``label`` and ``index`` of each recording; those with an index below 5 are the test
+set, as the Free Spoken Digit Dataset has it. Needs TensorFlow (`tf.signal`).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    import numpy as np
+
+from tools.common import check_flags_only, reports_errors, run
+
+_AUDIO = flags.DEFINE_string("audio", None, "The recordings, an .npz file.")
+_OUTPUT = flags.DEFINE_string("output", None, "Path of the .npz file to write.")
+flags.mark_flags_as_required(["audio", "output"])
+
+_RATE = 8000  # samples a second
+_LENGTH = 8000  # samples: recordings are cut or padded to one second
+_WINDOW, _HOP = 320, 160  # 40 ms and 20 ms, as in MLPerf Tiny
+_NUM_BANDS, _LOW_HZ, _HIGH_HZ = 40, 20.0, 4000.0
+_NUM_COEFFICIENTS = 10
+_NUM_TEST_TAKES = 5
+_KEYS = ("audio", "offsets", "label", "index")
+
+
+def mel_cepstrum(audio: np.ndarray) -> np.ndarray:
+    """Returns cepstral coefficients, ``[num, 49, 10, 1]``, float32.
+
+    Args:
+      audio: Recordings in -1..1, float32, ``[num, 8000]``.
+    """
+    from matar_tf.keras._compat import tf
+
+    spectra = tf.abs(tf.signal.stft(audio, _WINDOW, _HOP, fft_length=512))
+    bands = tf.signal.linear_to_mel_weight_matrix(
+        _NUM_BANDS, spectra.shape[-1], _RATE, _LOW_HZ, _HIGH_HZ
+    )
+    logs = tf.math.log(tf.matmul(spectra, bands) + 1e-6)
+    coefficients: Any = tf.signal.mfccs_from_log_mel_spectrograms(logs)
+    return coefficients[..., :_NUM_COEFFICIENTS, None].numpy()
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Writes x_train, y_train, x_test, y_test; prints their shapes."""
+    check_flags_only(argv)
+    import numpy as np
+
+    from matar_tf.data import read_arrays
+    from matar_tf.errors import DataError
+    from matar_tf.tflite.export import write_atomically
+
+    arrays = read_arrays(_AUDIO.value, _KEYS)
+    if set(arrays) != set(_KEYS):
+        raise DataError(
+            f"Expected the arrays {', '.join(_KEYS)} in {_AUDIO.value}, got "
+            f"{sorted(arrays)}; see the module's docstring."
+        )
+    if Path(_OUTPUT.value).exists():
+        raise DataError(f"Expected a free path, but {_OUTPUT.value} exists.")
+    audio, offsets = arrays["audio"], arrays["offsets"]
+    clips = np.zeros((len(offsets) - 1, _LENGTH), np.float32)
+    for row, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        clip = audio[start : min(stop, start + _LENGTH)]
+        clips[row, : len(clip)] = clip / np.float32(2**15)
+    features = mel_cepstrum(clips)
+    is_test = arrays["index"] < _NUM_TEST_TAKES
+    mean = features[~is_test].mean(axis=0)
+    deviation = features[~is_test].std(axis=0)
+    features = (features - mean) / deviation
+    labels = arrays["label"].astype(np.int64)
+    parts = {"train": ~is_test, "test": is_test}
+    written = {f"x_{part}": features[chosen] for part, chosen in parts.items()}
+    written |= {f"y_{part}": labels[chosen] for part, chosen in parts.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, **written)
+    write_atomically(Path(_OUTPUT.value), buffer.getvalue())
+    for name, value in written.items():
+        print(f"{name}  {value.shape}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
