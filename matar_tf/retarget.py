@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.cost import MEASURES, CostModel
+from matar_tf.cost import CostModel
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
 from matar_tf.policy import Policy
@@ -237,12 +237,11 @@ def _is_diagonal(name: str) -> bool:
 
 
 def _costs(model: CostModel, policy: Policy) -> Mapping[str, float | None]:
-    cost = model.estimate(policy)
     return {
-        **{name: measure.getter(cost) for name, measure in MEASURES.items()},
-        "macs": cost.macs,
-        "mean_weight_bits": cost.mean_weight_bits,
-        "mean_activation_bits": cost.mean_activation_bits,
+        **model.totals(policy),
+        "macs": model.workload.macs,
+        "mean_weight_bits": model.mean_weight_bits(policy),
+        "mean_activation_bits": model.mean_activation_bits(policy),
     }
 
 

@@ -13,9 +13,9 @@ from matar_tf.targets._constraints import (
     check_policy,
     legal_space,
 )
+from matar_tf.targets._fields import MULTIPLY_KINDS
 from matar_tf.targets._loader import list_targets, load_target
 from matar_tf.targets._page import describe_target
-from matar_tf.targets._sections import MULTIPLY_KINDS
 from matar_tf.targets._target import Target
 
 __all__ = [

@@ -12,7 +12,18 @@ from matar_tf.targets._target import Target
 
 __all__ = ["describe_target"]
 
-_NO_FIGURES = {"source", "assumed", "kind", "unit", "kinds", "rates"}
+_NO_FIGURES = {
+    "source",
+    "assumed",
+    "kind",
+    "unit",
+    "kinds",
+    "rates",
+    "entries",
+    "kernels",
+    "weight_bits",
+    "activation_bits",
+}
 
 
 def describe_target(target: Target) -> str:
@@ -23,7 +34,9 @@ def describe_target(target: Target) -> str:
     lines = [
         f"{target.name} ({target.target_class})",
         target.description,
-        f"Validation: {target.validation}",
+        "",
+        "Compared with:",
+        *_validations(target),
         "",
         "Takes (weight bits x input bits):",
         *_operations(target),
@@ -35,6 +48,18 @@ def describe_target(target: Target) -> str:
         *(f"  {name}: {sentence}" for name, sentence in CONSTRAINTS.items()),
     ]
     return "\n".join(lines)
+
+
+def _validations(target: Target) -> Iterator[str]:
+    for entry in target.validation:
+        if entry.max_error_percent is None:
+            yield f"  {entry.kind}: {entry.against}"
+            continue
+        yield (
+            f"  {entry.kind}: {entry.against}: error at most "
+            f"{entry.max_error_percent:g} %"
+        )
+        yield f"    source: {entry.source}"
 
 
 def _operations(target: Target) -> Iterator[str]:
@@ -54,8 +79,11 @@ def _sections(target: Target) -> Iterator[str]:
         "cpu",
         "memory",
         "bandwidth",
+        "buffers",
+        "storage",
         "overhead",
         "energy",
+        "backend",
     ):
         section = cast("BaseModel | None", getattr(target, name))
         if section is None:
@@ -70,7 +98,7 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
     values: dict[str, Any] = section.model_dump()
     assumed = set(values["assumed"])
     for key, value in values.items():
-        if key in _NO_FIGURES or value is None or key.endswith("_bits"):
+        if key in _NO_FIGURES or value is None:
             continue
         mark = " (assumed)" if key in assumed else ""
         yield f"  {name}.{key} = {_number(value)}{mark}"
@@ -78,6 +106,13 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
         pairs = f"{_widths(rate['weight_bits'])} x {_widths(rate['activation_bits'])}"
         unit = "macs_per_cycle" if rate["macs_per_cycle"] else "cycles_per_mac"
         yield f"  {name}.{unit} = {_number(rate[unit])} at {pairs}"
+    for entry in values.get("kernels", ()):
+        yield (
+            f"  {name}.stored_bits = {entry['stored_bits']:g} at weights of "
+            f"{entry['weight_bits']} bits"
+        )
+    if "entries" in values:
+        yield f"  {name}.entries = {len(values['entries'])} measured rows"
     yield f"    source: {values['source']}"
 
 
