@@ -17,15 +17,13 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import ModelError, SearchError, TargetError, did_you_mean
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import Policy
 from matar_tf.targets import MULTIPLY_KINDS, Target
-from matar_tf.targets.demand import LayerDemand
+from matar_tf.targets.demand import LayerDemand, demand_of
 from matar_tf.targets.lookup import LayerSums, PriceTable
 from matar_tf.targets.memory import (
     Liveness,
     check_entries,
-    constant_bytes,
-    kernel_bits,
     layer_weight_bytes,
     stored_bits,
     tensor_bits,
@@ -43,8 +41,6 @@ __all__ = [
     "estimate",
     "get_measure",
 ]
-
-_POOL_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL})
 
 Unit: TypeAlias = Literal["array", "vector", "cpu"]
 PriceLayer: TypeAlias = Callable[[LayerDemand, Target], float | None]
@@ -406,7 +402,13 @@ class _LayerModel:
                     f"{bits} bits; check_policy names the limit, legal_space the "
                     "widths that it takes."
                 )
-        demand = self._demand(weight_bits, input_bits, output_bits)
+        demand = demand_of(
+            layer,
+            self._workload,
+            (weight_bits, input_bits, output_bits),
+            storage=target.storage,
+            batch_size=self._batch_size,
+        )
         own = self._price_layer(demand, target) if self._price_layer else None
         if own is None:
             terms = terms_of(demand, self._ops, target)
@@ -437,38 +439,6 @@ class _LayerModel:
             weight_bytes=layer_weight_bytes(
                 layer, self._workload, weight_bits, target.storage
             ),
-        )
-
-    def _demand(
-        self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
-    ) -> LayerDemand:
-        layer, tensors = self._layer, self._workload.tensors
-        storage, batch_size = self._target.storage, self._batch_size
-        output = tensors[layer.output]
-        input_elems = [tensors[name].elems for name in self.inputs]
-        num_elems = max(sum(tensors[name].elems for name in layer.inputs), output.elems)
-        if layer.kind in _POOL_KINDS:
-            num_elems = output.elems * math.prod(layer.kernel_size)
-        return LayerDemand(
-            layer=layer,
-            weight_bits=weight_bits,
-            activation_bits=input_bits[0] if input_bits else MAX_BITS,
-            result_bits=stored_bits(output_bits, storage),
-            batch_size=batch_size,
-            input_shape=tensors[layer.inputs[0]].shape if layer.inputs else (),
-            output_shape=output.shape,
-            num_elems=batch_size * num_elems,
-            reads_network_input=any(
-                name in self._workload.inputs for name in layer.inputs
-            ),
-            input_bits=batch_size
-            * sum(
-                num_elems * stored_bits(bits, storage)
-                for num_elems, bits in zip(input_elems, input_bits, strict=True)
-            ),
-            output_bits=batch_size * output.elems * stored_bits(output_bits, storage),
-            kernel_bits=kernel_bits(layer, weight_bits, storage),
-            constant_bits=8 * constant_bytes(layer, self._workload),
         )
 
 

@@ -15,7 +15,8 @@ from matar_tf.targets._constraints import (
 )
 from matar_tf.targets._fields import MULTIPLY_KINDS
 from matar_tf.targets._loader import list_targets, load_target
-from matar_tf.targets._page import describe_target
+from matar_tf.targets._page import describe_catalogue, describe_target
+from matar_tf.targets._schema import target_json_schema
 from matar_tf.targets._target import Target
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "Target",
     "Violation",
     "check_policy",
+    "describe_catalogue",
     "describe_target",
     "legal_space",
     "list_targets",
     "load_target",
+    "target_json_schema",
 ]

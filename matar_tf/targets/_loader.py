@@ -56,7 +56,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """Reads a target of the catalogue, or a file.
 
     Args:
-      name_or_path: A name from `list_targets`, or a path that ends in ``.toml``.
+      name_or_path: A name from `list_targets`, or a path: a string that ends in
+        ``.toml``, or a `Path`.
 
     Returns:
       The checked target.
@@ -66,7 +67,7 @@ def load_target(name_or_path: str | Path) -> Target:
         a key is unknown, missing, of a wrong type or out of its range. The message
         lists all such keys.
     """
-    if str(name_or_path).endswith(_SUFFIX):
+    if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
         path = Path(name_or_path)
         try:
             content = path.read_bytes()

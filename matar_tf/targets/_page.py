@@ -7,10 +7,14 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from matar_tf.targets._compute import TableCompute
 from matar_tf.targets._constraints import CONSTRAINTS
+from matar_tf.targets._loader import list_targets, load_target
 from matar_tf.targets._target import Target
+from matar_tf.targets.arrays import peak_macs_per_cycle
+from matar_tf.workload import OpKind
 
-__all__ = ["describe_target"]
+__all__ = ["describe_catalogue", "describe_target"]
 
 _NO_FIGURES = {
     "source",
@@ -24,6 +28,65 @@ _NO_FIGURES = {
     "weight_bits",
     "activation_bits",
 }
+
+
+def describe_catalogue() -> str:
+    """Returns the catalogue as a table: widths, peak rate, energy, what was checked."""
+    header = (
+        "name",
+        "class",
+        "W bits",
+        "A bits",
+        "MHz",
+        "peak MAC/cycle",
+        "energy",
+        "compared",
+    )
+    rows = [header, *(_summary(load_target(name)) for name in list_targets())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _summary(target: Target) -> tuple[str, ...]:
+    weights = {bits for kind in OpKind for bits in target.weight_bits_for(kind)}
+    compared = ", ".join(
+        entry.kind
+        if entry.max_error_percent is None
+        else f"{entry.kind} {entry.max_error_percent:g} %"
+        for entry in target.validation
+    )
+    return (
+        target.name,
+        target.target_class,
+        _widths(weights),
+        _widths(target.activation_bits),
+        f"{target.clock.frequency_hz / 1e6:g}",
+        _peak(target),
+        "-" if target.energy is None else target.energy.kind,
+        compared,
+    )
+
+
+def _peak(target: Target) -> str:
+    """Returns the rate of a large convolution at the narrowest and widest operands."""
+    rates: list[float] = []
+    for pick in (min, max):
+        weight_bits = pick(target.weight_bits_for(OpKind.CONV))
+        taken = [
+            bits
+            for bits in target.activation_bits_for(OpKind.CONV)
+            if target.takes(OpKind.CONV, weight_bits, bits)
+        ]
+        if isinstance(target.compute, TableCompute) or not taken:
+            return "-"
+        rates.append(peak_macs_per_cycle(target, weight_bits, pick(taken)))
+    narrow, wide = (f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}" for rate in rates)
+    return wide if narrow == wide else f"{narrow} .. {wide}"
 
 
 def describe_target(target: Target) -> str:
@@ -40,6 +103,7 @@ def describe_target(target: Target) -> str:
         "",
         "Takes (weight bits x input bits):",
         *_operations(target),
+        f"  peak, narrowest .. widest operands: {_peak(target)} MAC per cycle",
         "",
         "Figures:",
         *_sections(target),

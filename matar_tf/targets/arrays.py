@@ -16,9 +16,47 @@ from matar_tf.targets._compute import (
 from matar_tf.targets._target import Target
 from matar_tf.targets.blocking import LoopNest, split_factor
 from matar_tf.targets.demand import LayerDemand
-from matar_tf.workload import OpKind
+from matar_tf.workload import LayerWorkload, OpKind
 
-__all__ = ["array_cycles", "loop_nest", "serial_blocks"]
+__all__ = ["array_cycles", "loop_nest", "peak_macs_per_cycle", "serial_blocks"]
+
+
+def peak_macs_per_cycle(
+    target: Target, weight_bits: int, activation_bits: int
+) -> float:
+    """Returns the rate of a large 3x3 convolution; memory and ``scale`` left out.
+
+    Its sides are multiples of all block sizes in use: 240 x 240 pixels, 7680 input and
+    output channels.
+    """
+    side, channels = 240, 7680
+    kernel_elems = 9 * channels * channels
+    layer = LayerWorkload(
+        name="peak",
+        kind=OpKind.CONV,
+        inputs=("inputs",),
+        output="outputs",
+        weights="peak",
+        macs=side * side * kernel_elems,
+        weight_elems=kernel_elems,
+        kernel_size=(3, 3),
+    )
+    demand = LayerDemand(
+        layer=layer,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        result_bits=activation_bits,
+        batch_size=1,
+        input_shape=(side, side, channels),
+        output_shape=(side, side, channels),
+        num_elems=0,
+        reads_network_input=False,
+        input_bits=0,
+        output_bits=0,
+        kernel_bits=0.0,
+        constant_bits=0,
+    )
+    return layer.macs / array_cycles(demand, target)
 
 
 def array_cycles(demand: LayerDemand, target: Target) -> float:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
-from matar_tf.workload import LayerWorkload
+from matar_tf.policy import MAX_BITS
+from matar_tf.targets._sections import Storage
+from matar_tf.targets.memory import constant_bytes, kernel_bits, stored_bits
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
-__all__ = ["LayerDemand", "layer_shape"]
+__all__ = ["LayerDemand", "demand_of", "layer_shape"]
+
+_POOL_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +66,52 @@ class LayerDemand:
     def reduction(self) -> int:
         """Multiply-accumulates behind one output: kernel window * inputs."""
         return self.layer.weight_elems // self.out_channels
+
+
+def demand_of(
+    layer: LayerWorkload,
+    workload: Workload,
+    widths: tuple[int | None, tuple[int, ...], int],
+    *,
+    storage: Storage | None = None,
+    batch_size: int = 1,
+) -> LayerDemand:
+    """Returns what a layer of a network asks for.
+
+    Args:
+      layer: The layer.
+      workload: The network that it belongs to.
+      widths: Bits of the weights (None without), of each distinct input, of the output.
+      storage: How the target stores operands; None if it packs them.
+      batch_size: Samples.
+    """
+    weight_bits, input_bits, output_bits = widths
+    tensors = workload.tensors
+    output = tensors[layer.output]
+    inputs = [tensors[name] for name in dict.fromkeys(layer.inputs)]
+    num_elems = max(sum(tensors[name].elems for name in layer.inputs), output.elems)
+    if layer.kind in _POOL_KINDS:
+        num_elems = output.elems * math.prod(layer.kernel_size)
+    result_bits = stored_bits(output_bits, storage)
+    return LayerDemand(
+        layer=layer,
+        weight_bits=weight_bits,
+        activation_bits=input_bits[0] if input_bits else MAX_BITS,
+        result_bits=result_bits,
+        batch_size=batch_size,
+        input_shape=inputs[0].shape if inputs else (),
+        output_shape=output.shape,
+        num_elems=batch_size * num_elems,
+        reads_network_input=any(name in workload.inputs for name in layer.inputs),
+        input_bits=batch_size
+        * sum(
+            tensor.elems * stored_bits(bits, storage)
+            for tensor, bits in zip(inputs, input_bits, strict=True)
+        ),
+        output_bits=batch_size * output.elems * result_bits,
+        kernel_bits=kernel_bits(layer, weight_bits, storage),
+        constant_bits=8 * constant_bytes(layer, workload),
+    )
 
 
 def layer_shape(
