@@ -408,8 +408,8 @@ class TestShowTarget:
         path.write_text(source.read_text())
         assert call("show_target", check=str(path)) == 0
         assert "no mistakes" in capsys.readouterr().out
-        path.write_text(source.read_text().replace("[overhead]", "[overheat]"))
-        assert "Did you mean 'overhead'" in fails(
+        path.write_text(source.read_text() + "\nactive_power = 3\n")
+        assert "Did you mean 'active_power_mw'" in fails(
             capsys, "show_target", check=str(path)
         )
 
