@@ -2,7 +2,7 @@
 
 Needs no TensorFlow. Writes, under one output folder::
 
-    run.json  evaluations.sqlite
+    run.json  evaluations.sqlite  matrix.{json,csv,md}
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -17,17 +17,24 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.cost import CostModel
+from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
 from matar_tf.policy import Policy
-from matar_tf.report import to_csv, to_json, to_markdown
+from matar_tf.report import (
+    matrix_to_csv,
+    matrix_to_json,
+    matrix_to_markdown,
+    to_csv,
+    to_json,
+    to_markdown,
+)
 from matar_tf.results import Candidate, Provenance, SearchResult
 from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
 from matar_tf.targets import Target, check_policy, legal_space
@@ -105,18 +112,20 @@ def retarget(
         ParallelEvaluator(make_evaluator, settings.num_jobs) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
-            model = CostModel(artifact.workload, target)
+            costs = PolicyCosts(artifact, target)
             problem = SearchProblem(
                 target=target.name,
                 space=space,
-                costs=functools.partial(_costs, model),
+                costs=costs,
                 violations=functools.partial(_violations, artifact, target),
             )
             result = search(
                 problem,
                 evaluate_many,
                 options=settings.options,
-                provenance=provenance,
+                provenance=replace(
+                    provenance, versions={**provenance.versions, **costs.versions}
+                ),
                 store=store,
                 progress=settings.progress,
             )
@@ -133,6 +142,7 @@ def retarget(
             results.append(result)
             if result.interrupted:
                 break
+    _write_matrix(artifact, targets, results, output)
     return tuple(results)
 
 
@@ -236,15 +246,6 @@ def _is_diagonal(name: str) -> bool:
     return weights == activations
 
 
-def _costs(model: CostModel, policy: Policy) -> Mapping[str, float | None]:
-    return {
-        **model.totals(policy),
-        "macs": model.workload.macs,
-        "mean_weight_bits": model.mean_weight_bits(policy),
-        "mean_activation_bits": model.mean_activation_bits(policy),
-    }
-
-
 def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str, ...]:
     found = check_policy(artifact.workload, policy, target)
     return tuple(violation.message for violation in found)
@@ -338,6 +339,27 @@ def _write_target(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return result
+
+
+def _write_matrix(
+    artifact: Artifact,
+    targets: Sequence[Target],
+    results: Sequence[SearchResult],
+    output: Path,
+) -> None:
+    """Writes what every policy of every front costs on every target."""
+    policies = {
+        f"{result.target}/{candidate.name}": candidate.policy
+        for result in results
+        for candidate in result.front
+    }
+    matrix = cost_matrix(artifact, policies, targets)
+    for name, content in (
+        ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
+        ("matrix.csv", matrix_to_csv(matrix)),
+        ("matrix.md", matrix_to_markdown(matrix)),
+    ):
+        write_atomically(output / name, content.encode())
 
 
 def _read_run(output: Path) -> dict[str, Any]:

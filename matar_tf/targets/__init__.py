@@ -17,12 +17,15 @@ from matar_tf.targets._fields import MULTIPLY_KINDS
 from matar_tf.targets._loader import list_targets, load_target
 from matar_tf.targets._page import describe_catalogue, describe_target
 from matar_tf.targets._schema import target_json_schema
+from matar_tf.targets._sections import LitertBackend, VelaBackend
 from matar_tf.targets._target import Target
 
 __all__ = [
     "CONSTRAINTS",
     "MULTIPLY_KINDS",
+    "LitertBackend",
     "Target",
+    "VelaBackend",
     "Violation",
     "check_policy",
     "describe_catalogue",
