@@ -2,7 +2,7 @@
 
 Needs no TensorFlow. Writes, under one output folder::
 
-    run.json  evaluations.sqlite  matrix.{json,csv,md}
+    run.json  evaluations.sqlite  matrix.{json,csv,md}  latency.json (of this machine)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -37,15 +37,17 @@ from matar_tf.report import (
 )
 from matar_tf.results import Candidate, Provenance, SearchResult
 from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
-from matar_tf.targets import Target, check_policy, legal_space
+from matar_tf.targets import LitertBackend, Target, check_policy, legal_space
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from matar_tf.tflite.export import Reference, export_model, write_atomically
+from matar_tf.tflite.latency import LatencyCache
 
 __all__ = ["RunSettings", "check_data", "prepare_output", "retarget"]
 
 _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
+_LATENCY_FILE: Final = "latency.json"
 _RUN_SCHEMA_VERSION: Final = 1
 _RUNTIME = "ai-edge-litert"
 
@@ -136,7 +138,7 @@ def retarget(
                 ),
             )
             result = _write_target(
-                artifact, data, output, result, settings.profile, reference
+                artifact, data, output, result, settings.profile, reference, target
             )
             on_result(result)
             results.append(result)
@@ -284,6 +286,7 @@ def _write_target(
     result: SearchResult,
     profile: str,
     reference: Reference | None,
+    target: Target,
 ) -> SearchResult:
     folder = Path(tempfile.mkdtemp(dir=output, prefix=f".{result.target}."))
     try:
@@ -319,7 +322,12 @@ def _write_target(
 
         result = replace(
             result,
-            front=tuple(export(candidate) for candidate in result.front),
+            front=_with_measured_latency(
+                [export(candidate) for candidate in result.front],
+                folder,
+                target,
+                output / _LATENCY_FILE,
+            ),
             references=tuple(size(candidate) for candidate in result.references),
         )
         float_metrics = artifact.accuracy.get("float")
@@ -360,6 +368,30 @@ def _write_matrix(
         ("matrix.md", matrix_to_markdown(matrix)),
     ):
         write_atomically(output / name, content.encode())
+
+
+def _with_measured_latency(
+    candidates: Sequence[Candidate], folder: Path, target: Target, cache: Path
+) -> tuple[Candidate, ...]:
+    """Adds the latency of the exported files, if the target is this machine."""
+    if not isinstance(target.backend, LitertBackend):
+        return tuple(candidates)
+    found = LatencyCache(cache).measure(
+        {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
+        num_threads=target.backend.num_threads,
+        num_repeats=target.backend.num_repeats,
+    )
+    return tuple(
+        replace(
+            one,
+            costs={
+                **one.costs,
+                "measured_latency_ms": found[one.name].median_ms,
+                "measured_spread_ms": found[one.name].high_ms - found[one.name].low_ms,
+            },
+        )
+        for one in candidates
+    )
 
 
 def _read_run(output: Path) -> dict[str, Any]:

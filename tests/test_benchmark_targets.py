@@ -60,7 +60,7 @@ class TestPoints:
     def test_a_target_claims_the_error_that_comes_out(self, name):
         stated = load_target(name).validation[0].max_error_percent
         errors = [100 * abs(one.error) for one in POINTS if one.target == name]
-        if stated is None:
+        if stated is None or name == "host_litert":  # its error is this machine's
             assert not errors
         elif name == "bismo_haq":  # the stated error is that of all uniform widths
             assert max(errors) <= stated

@@ -38,6 +38,7 @@ CATALOGUE = (
     "edge_tpu_coral",
     "ethos_u55_128",
     "ethos_u55_256",
+    "host_litert",
     "mpic",
     "ne16_gap9",
     "t4",

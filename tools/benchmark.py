@@ -2,7 +2,8 @@
 
 Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact of
 MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
-against published figures; needs no TensorFlow.
+against published figures; needs no TensorFlow. ``host``: the model of this machine
+against measured latency.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ _DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was traine
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
+)
+_NETWORKS = flags.DEFINE_integer(
+    "networks", 30, "host: random networks that are timed.", lower_bound=3
 )
 _REFERENCE_DATA = flags.DEFINE_string(
     "reference_data",
@@ -77,7 +81,13 @@ def _targets() -> Iterator[Bar]:
         yield from benchmark_targets.measure_reference_data(_REFERENCE_DATA.value)
 
 
-_SUITE_BARS = {"core": _core, "targets": _targets}
+def _host() -> Iterator[Bar]:
+    from tools.benchmark_host import measure_host
+
+    yield from measure_host(seed=_SEED.value, num_networks=_NETWORKS.value)
+
+
+_SUITE_BARS = {"core": _core, "host": _host, "targets": _targets}
 
 
 if __name__ == "__main__":
