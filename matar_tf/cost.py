@@ -2,11 +2,10 @@
 
 A layer is priced by a roofline: the slowest of its arithmetic, its on-chip loads of
 activations and of weights, and its off-chip traffic, plus a constant overhead. The
-sum over the layers is the network's. One sample at a time (batch of 1).
+sum over the layers, and what a network costs once, is the network's.
 
-Not counted: off-chip refetches of layers that do not fit the buffers (each tensor
-crosses once per layer, so memory-bound layers are optimistic), filling and draining
-of pipelines, overlap between layers.
+Not counted: filling and draining of pipelines and overlap between layers; off-chip
+refetches on targets without a table ``[buffers]``.
 """
 
 from __future__ import annotations
@@ -18,15 +17,18 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import ModelError, SearchError, TargetError, did_you_mean
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import Policy
 from matar_tf.targets import MULTIPLY_KINDS, Target
+from matar_tf.targets.demand import LayerDemand, demand_of
+from matar_tf.targets.lookup import LayerSums, PriceTable
 from matar_tf.targets.memory import (
     Liveness,
     check_entries,
     layer_weight_bytes,
+    stored_bits,
     tensor_bits,
 )
-from matar_tf.targets.roofline import Bound, LayerDemand, cycle_terms, energy_pj
+from matar_tf.targets.roofline import Bound, energy_pj, terms_of
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 __all__ = [
@@ -35,18 +37,18 @@ __all__ = [
     "CostModel",
     "LayerCost",
     "Measure",
+    "PriceLayer",
     "estimate",
     "get_measure",
 ]
 
-_POOL_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL})
-
 Unit: TypeAlias = Literal["array", "vector", "cpu"]
+PriceLayer: TypeAlias = Callable[[LayerDemand, Target], float | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerCost:
-    """Modelled cost of one layer for one sample.
+    """Modelled cost of one layer for one batch.
 
     Attributes:
       name: Name of the layer.
@@ -59,7 +61,8 @@ class LayerCost:
       cycles: Cycles of the target's clock, overhead included.
       bound: The slowest part, which the cycles are those of.
       energy_pj: Energy in picojoules; None if the target has no figures for it.
-      weight_bytes: Packed kernel, 32-bit bias, one 32-bit scale per output channel.
+      weight_bytes: Kernel as the target stores it (packed at its width, unless the
+        target says otherwise), 32-bit bias, one 32-bit scale per output channel.
     """
 
     name: str
@@ -77,15 +80,18 @@ class LayerCost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Modelled cost of a network for one sample.
+    """Modelled cost of a network for one batch.
 
     Attributes:
       macs: Multiply-accumulates.
       bops: Sum over layers of ``macs * weight_bits * activation_bits``.
-      cycles: Sum over layers of cycles of the target's clock.
+      cycles: Sum over layers of cycles of the target's clock, plus `network_cycles`.
+      network_cycles: Cycles that belong to no layer: the target's overhead for each
+        batch, and weights that its cache does not hold.
       latency_ms: ``cycles`` at the target's clock.
-      energy_pj: Sum over layers; None if it is missing for any of them.
-      weight_bytes: Sum over layers: kernels packed at the policy's widths, biases as
+      energy_pj: Sum over layers, plus that of `network_cycles` if the target's energy
+        is time times power; None if it is missing for any of them.
+      weight_bytes: Sum over layers: kernels as the target stores them, biases as
         32-bit integers, one 32-bit float scale per output channel. The file format,
         the graph and the scales of activations are not counted.
       peak_activation_bytes: Largest sum, over the layers in execution order, of the
@@ -99,6 +105,7 @@ class Cost:
     macs: int
     bops: int
     cycles: float
+    network_cycles: float
     latency_ms: float
     energy_pj: float | None
     weight_bytes: int
@@ -197,7 +204,9 @@ def get_measure(name: str) -> Measure:
     return MEASURES[name]
 
 
-def estimate(workload: Workload, policy: Policy, target: Target) -> Cost:
+def estimate(
+    workload: Workload, policy: Policy, target: Target, *, batch_size: int = 1
+) -> Cost:
     """Returns the modelled cost of a network under a policy on a target.
 
     Capacities are not checked here: `check_policy` names the limits that are broken.
@@ -207,26 +216,47 @@ def estimate(workload: Workload, policy: Policy, target: Target) -> Cost:
       TargetError: If the target does not run a layer, at all or at these widths.
       ModelError: If a layer that multiplies has no weights or no MACs.
     """
-    return CostModel(workload, target).estimate(policy)
+    return CostModel(workload, target, batch_size=batch_size).estimate(policy)
 
 
 class CostModel:
     """The cost of one network on one target, for many policies.
 
-    Each layer is priced once for each combination of widths that comes up; the rest
-    is looking up and adding.
+    Each layer is priced once for each combination of widths; `totals` only looks the
+    prices up in tables and adds.
+
+    Args:
+      workload: The network.
+      target: The hardware.
+      batch_size: Samples that are run together; all figures are for one batch.
+      price_layer: Own cost function of a layer: cycles of the target's clock, or None
+        to let the target's rule price the layer. Overhead is added to both.
     """
 
-    def __init__(self, workload: Workload, target: Target) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        target: Target,
+        *,
+        batch_size: int = 1,
+        price_layer: PriceLayer | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ModelError(f"Expected a batch_size of at least 1, got {batch_size}.")
         self.workload: Final = workload
         self.target: Final = target
         self._layers = tuple(
-            _LayerModel(layer, workload, target) for layer in workload.layers
+            _LayerModel(layer, workload, target, batch_size, price_layer)
+            for layer in workload.layers
         )
+        self._batch_size = batch_size
         self._liveness = Liveness(workload)
         self._num_weight_elems = sum(layer.weight_elems for layer in workload.layers)
         self._elems = {name: item.elems for name, item in workload.tensors.items()}
         self._num_activation_elems = sum(self._elems.values())
+        self._table = PriceTable(
+            workload, target.storage, [layer.sums for layer in self._layers]
+        )
 
     def estimate(self, policy: Policy) -> Cost:
         """Returns what the function `estimate` returns for this policy."""
@@ -240,24 +270,69 @@ class CostModel:
             )
             for model in self._layers
         )
-        cycles = sum(layer.cycles for layer in layers)
+        weight_bytes = sum(layer.weight_bytes for layer in layers)
+        network_cycles = self._network_cycles(weight_bytes)
+        cycles = sum(layer.cycles for layer in layers) + network_cycles
+        sizes = {
+            name: stored_bits(width, self.target.storage)
+            for name, width in bits.items()
+        }
         return Cost(
             macs=sum(layer.macs for layer in layers),
             bops=sum(layer.bops for layer in layers),
             cycles=cycles,
-            latency_ms=cycles / self.target.clock.frequency_hz * 1e3,
-            energy_pj=_sum_or_none([layer.energy_pj for layer in layers]),
-            weight_bytes=sum(layer.weight_bytes for layer in layers),
-            peak_activation_bytes=self._liveness.peak_bytes(bits),
-            mean_weight_bits=self._mean_weight_bits(policy),
-            mean_activation_bits=sum(
-                num_elems * bits[name] for name, num_elems in self._elems.items()
-            )
-            / self._num_activation_elems,
+            network_cycles=network_cycles,
+            latency_ms=self._latency_ms(cycles),
+            energy_pj=self._energy_pj(
+                _sum_or_none([layer.energy_pj for layer in layers]), network_cycles
+            ),
+            weight_bytes=weight_bytes,
+            peak_activation_bytes=self._batch_size * self._liveness.peak_bytes(sizes),
+            mean_weight_bits=self.mean_weight_bits(policy),
+            mean_activation_bits=self.mean_activation_bits(policy),
             layers=layers,
         )
 
-    def _mean_weight_bits(self, policy: Policy) -> float | None:
+    def totals(self, policy: Policy) -> dict[str, float | None]:
+        """Returns the figures of `MEASURES` by name, as `estimate` would; fast."""
+        sums, peak_bytes = self._table.sums(policy)
+        network_cycles = self._network_cycles(sums.weight_bytes)
+        cycles = sums.cycles + network_cycles
+        energy = None if math.isnan(sums.energy_pj) else sums.energy_pj
+        return {
+            "latency_ms": self._latency_ms(cycles),
+            "cycles": cycles,
+            "energy_pj": self._energy_pj(energy, network_cycles),
+            "weight_bytes": sums.weight_bytes,
+            "peak_activation_bytes": self._batch_size * peak_bytes,
+            "bops": sums.bops,
+        }
+
+    def _latency_ms(self, cycles: float) -> float:
+        return cycles / self.target.clock.frequency_hz * 1e3
+
+    def _network_cycles(self, weight_bytes: int) -> float:
+        memory = self.target.memory
+        cycles = self.target.overhead.network_cycles
+        if memory and memory.weight_cache_bytes and memory.reload_bytes_per_cycle:
+            missing = max(0, weight_bytes - memory.weight_cache_bytes)
+            cycles += missing / memory.reload_bytes_per_cycle
+        return cycles
+
+    def _energy_pj(self, energy: float | None, network_cycles: float) -> float | None:
+        rule = self.target.energy
+        if energy is None or rule is None or rule.kind != "active_power":
+            return energy
+        return energy + self._latency_ms(network_cycles) * rule.active_power_mw * 1e6
+
+    def mean_activation_bits(self, policy: Policy) -> float:
+        """Returns the mean over tensor elements, network inputs included."""
+        bits = tensor_bits(self.workload, policy)
+        total = sum(num_elems * bits[name] for name, num_elems in self._elems.items())
+        return total / self._num_activation_elems
+
+    def mean_weight_bits(self, policy: Policy) -> float | None:
+        """Returns the mean over kernel elements; None without any."""
         if not self._num_weight_elems:
             return None
         total = sum(
@@ -272,7 +347,12 @@ class _LayerModel:
     """One layer on one target; remembers the price of each combination of widths."""
 
     def __init__(
-        self, layer: LayerWorkload, workload: Workload, target: Target
+        self,
+        layer: LayerWorkload,
+        workload: Workload,
+        target: Target,
+        batch_size: int,
+        price_layer: PriceLayer | None,
     ) -> None:
         _check_layer(layer, workload.tensors[layer.output])
         if not target.ops_for(layer.kind):
@@ -284,6 +364,8 @@ class _LayerModel:
         self._layer = layer
         self._workload = workload
         self._target = target
+        self._batch_size = batch_size
+        self._price_layer = price_layer
         self._ops = target.ops_for(layer.kind)[0]
         self._prices: dict[tuple[int | None, tuple[int, ...], int], LayerCost] = {}
         self.weights: Final = layer.weights
@@ -300,6 +382,14 @@ class _LayerModel:
             found = self._prices[key] = self._compute_price(*key)
         return found
 
+    def sums(
+        self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
+    ) -> LayerSums:
+        """Returns the figures of `price` that are added up."""
+        price = self.price(weight_bits, input_bits, output_bits)
+        energy = math.nan if price.energy_pj is None else price.energy_pj
+        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops)
+
     def _compute_price(
         self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
     ) -> LayerCost:
@@ -312,49 +402,43 @@ class _LayerModel:
                     f"{bits} bits; check_policy names the limit, legal_space the "
                     "widths that it takes."
                 )
-        demand = self._demand(weight_bits, input_bits, output_bits)
-        terms = cycle_terms(demand, self._ops, target)
-        bound = max(terms, key=lambda name: terms[name])
-        cycles = terms[bound] + target.overhead.layer_cycles
+        demand = demand_of(
+            layer,
+            self._workload,
+            (weight_bits, input_bits, output_bits),
+            storage=target.storage,
+            batch_size=self._batch_size,
+        )
+        own = self._price_layer(demand, target) if self._price_layer else None
+        if own is None:
+            terms = terms_of(demand, self._ops, target)
+            bound = max(terms.cycles, key=lambda name: terms.cycles[name])
+            cycles = terms.cycles[bound]
+        elif not (math.isfinite(own) and own > 0):
+            raise TargetError(
+                f"Expected a positive number of cycles for layer {layer.name!r} from "
+                f"the own cost function, got {own}."
+            )
+        else:
+            terms, bound, cycles = None, "own", own
+        cycles += target.overhead.layer_cycles
         return LayerCost(
             name=layer.name,
             kind=layer.kind,
             unit=self._ops.unit,
             weight_bits=weight_bits,
             activation_bits=demand.activation_bits,
-            macs=layer.macs,
-            bops=layer.macs * (weight_bits or 0) * demand.activation_bits,
+            macs=self._batch_size * layer.macs,
+            bops=self._batch_size
+            * layer.macs
+            * (weight_bits or 0)
+            * demand.activation_bits,
             cycles=cycles,
             bound=bound,
-            energy_pj=energy_pj(demand, self._ops, target, cycles, terms["compute"]),
-            weight_bytes=demand.weight_bytes,
-        )
-
-    def _demand(
-        self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
-    ) -> LayerDemand:
-        layer, tensors = self._layer, self._workload.tensors
-        output = tensors[layer.output]
-        input_elems = [tensors[name].elems for name in self.inputs]
-        num_elems = max(sum(tensors[name].elems for name in layer.inputs), output.elems)
-        if layer.kind in _POOL_KINDS:
-            num_elems = output.elems * math.prod(layer.kernel_size)
-        return LayerDemand(
-            layer=layer,
-            weight_bits=weight_bits,
-            activation_bits=input_bits[0] if input_bits else MAX_BITS,
-            num_elems=num_elems,
-            output_elems=output.elems,
-            out_channels=output.shape[-1] if output.shape else 1,
-            reads_network_input=any(
-                name in self._workload.inputs for name in layer.inputs
+            energy_pj=energy_pj(demand, self._ops, target, cycles, terms),
+            weight_bytes=layer_weight_bytes(
+                layer, self._workload, weight_bits, target.storage
             ),
-            input_bits=sum(
-                num_elems * bits
-                for num_elems, bits in zip(input_elems, input_bits, strict=True)
-            ),
-            output_bits=output.elems * output_bits,
-            weight_bytes=layer_weight_bytes(layer, self._workload, weight_bits),
         )
 
 

@@ -2,7 +2,7 @@
 
 Needs no TensorFlow. Writes, under one output folder::
 
-    run.json  evaluations.sqlite
+    run.json  evaluations.sqlite  matrix.{json,csv,md}  latency.json (of this machine)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -17,21 +17,28 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.cost import MEASURES, CostModel
+from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
 from matar_tf.policy import Policy
-from matar_tf.report import to_csv, to_json, to_markdown
+from matar_tf.report import (
+    matrix_to_csv,
+    matrix_to_json,
+    matrix_to_markdown,
+    to_csv,
+    to_json,
+    to_markdown,
+)
 from matar_tf.results import Candidate, Provenance, SearchResult
 from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
-from matar_tf.targets import Target, check_policy, legal_space
+from matar_tf.targets import LitertBackend, Target, check_policy, legal_space
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     METRIC_NAMES,
@@ -40,11 +47,13 @@ from matar_tf.tflite.evaluate import (
     get_metrics,
 )
 from matar_tf.tflite.export import Reference, export_model, write_atomically
+from matar_tf.tflite.latency import LatencyCache
 
 __all__ = ["RunSettings", "check_data", "prepare_output", "retarget"]
 
 _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
+_LATENCY_FILE: Final = "latency.json"
 _RUN_SCHEMA_VERSION: Final = 1
 _RUNTIME = "ai-edge-litert"
 
@@ -122,11 +131,11 @@ def retarget(
         ParallelEvaluator(make_evaluator, settings.num_jobs) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
-            model = CostModel(artifact.workload, target)
+            costs = PolicyCosts(artifact, target)
             problem = SearchProblem(
                 target=target.name,
                 space=space,
-                costs=functools.partial(_costs, model),
+                costs=costs,
                 violations=functools.partial(_violations, artifact, target),
                 metric_names=metric_names,
             )
@@ -134,7 +143,9 @@ def retarget(
                 problem,
                 evaluate_many,
                 options=settings.options,
-                provenance=provenance,
+                provenance=replace(
+                    provenance, versions={**provenance.versions, **costs.versions}
+                ),
                 store=store,
                 progress=settings.progress,
             )
@@ -145,12 +156,13 @@ def retarget(
                 ),
             )
             result = _write_target(
-                artifact, data, output, result, settings.profile, reference
+                artifact, data, output, result, settings.profile, reference, target
             )
             on_result(result)
             results.append(result)
             if result.interrupted:
                 break
+    _write_matrix(artifact, targets, results, output)
     return tuple(results)
 
 
@@ -261,16 +273,6 @@ def _is_diagonal(name: str) -> bool:
     return weights == activations
 
 
-def _costs(model: CostModel, policy: Policy) -> Mapping[str, float | None]:
-    cost = model.estimate(policy)
-    return {
-        **{name: measure.getter(cost) for name, measure in MEASURES.items()},
-        "macs": cost.macs,
-        "mean_weight_bits": cost.mean_weight_bits,
-        "mean_activation_bits": cost.mean_activation_bits,
-    }
-
-
 def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str, ...]:
     found = check_policy(artifact.workload, policy, target)
     return tuple(violation.message for violation in found)
@@ -311,6 +313,7 @@ def _write_target(
     result: SearchResult,
     profile: str,
     reference: Reference | None,
+    target: Target,
 ) -> SearchResult:
     folder = Path(tempfile.mkdtemp(dir=output, prefix=f".{result.target}."))
     try:
@@ -346,7 +349,12 @@ def _write_target(
 
         result = replace(
             result,
-            front=tuple(export(candidate) for candidate in result.front),
+            front=_with_measured_latency(
+                [export(candidate) for candidate in result.front],
+                folder,
+                target,
+                output / _LATENCY_FILE,
+            ),
             references=tuple(size(candidate) for candidate in result.references),
         )
         float_metrics = artifact.accuracy.get("float")
@@ -366,6 +374,51 @@ def _write_target(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return result
+
+
+def _write_matrix(
+    artifact: Artifact,
+    targets: Sequence[Target],
+    results: Sequence[SearchResult],
+    output: Path,
+) -> None:
+    """Writes what every policy of every front costs on every target."""
+    policies = {
+        f"{result.target}/{candidate.name}": candidate.policy
+        for result in results
+        for candidate in result.front
+    }
+    matrix = cost_matrix(artifact, policies, targets)
+    for name, content in (
+        ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
+        ("matrix.csv", matrix_to_csv(matrix)),
+        ("matrix.md", matrix_to_markdown(matrix)),
+    ):
+        write_atomically(output / name, content.encode())
+
+
+def _with_measured_latency(
+    candidates: Sequence[Candidate], folder: Path, target: Target, cache: Path
+) -> tuple[Candidate, ...]:
+    """Adds the latency of the exported files, if the target is this machine."""
+    if not isinstance(target.backend, LitertBackend):
+        return tuple(candidates)
+    found = LatencyCache(cache).measure(
+        {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
+        num_threads=target.backend.num_threads,
+        num_repeats=target.backend.num_repeats,
+    )
+    return tuple(
+        replace(
+            one,
+            costs={
+                **one.costs,
+                "measured_latency_ms": found[one.name].median_ms,
+                "measured_spread_ms": found[one.name].high_ms - found[one.name].low_ms,
+            },
+        )
+        for one in candidates
+    )
 
 
 def _read_run(output: Path) -> dict[str, Any]:

@@ -29,7 +29,20 @@ from matar_tf.targets.memory import (
 )
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
-CATALOGUE = ("bismo_ultra96", "bitfusion_16x32", "cortex_m4_cmsis_nn", "mpic")
+CATALOGUE = (
+    "bismo_haq",
+    "bismo_ultra96",
+    "bitfusion_16x32",
+    "cortex_m4_cmsis_nn",
+    "cortex_m7",
+    "edge_tpu_coral",
+    "ethos_u55_128",
+    "ethos_u55_256",
+    "host_litert",
+    "mpic",
+    "ne16_gap9",
+    "t4",
+)
 
 
 def conv_tail_workload() -> Workload:
@@ -86,7 +99,10 @@ schema_version = 1
 name = "toy"
 class = "mixed"
 description = "a toy"
-validation = "none"
+
+[[validation]]
+kind = "unchecked"
+against = "none"
 
 [clock]
 frequency_hz = 1_000_000
@@ -196,7 +212,7 @@ class TestCatalogue:
     def test_the_catalogue_holds_all_three_classes(self):
         assert list_targets() == CATALOGUE
         classes = {load_target(name).target_class for name in CATALOGUE}
-        assert classes == {"int8", "mixed", "bit_serial"}
+        assert classes == {"int8", "mixed", "flexible"}
 
     @pytest.mark.parametrize("name", CATALOGUE)
     def test_each_target_bears_the_name_of_its_file(self, name):
@@ -486,7 +502,11 @@ class TestEveryKeyMatters:
                 "output_write_pj_per_bit = 0",
                 "output_write_pj_per_bit = 1",
             ),
-            ("bitfusion_16x32", "accumulator_bits = 32", "accumulator_bits = 16"),
+            (
+                "bitfusion_16x32",
+                'accumulator_bits = 32\nsource = "hsharma35',
+                'accumulator_bits = 16\nsource = "hsharma35',
+            ),
         ],
     )
     def test_in_the_catalogue(self, name, old, new, tmp_path):
@@ -496,7 +516,7 @@ class TestEveryKeyMatters:
         assert changed != behaviour(load_text(wide, tmp_path))
 
     def test_descriptive_keys_are_kept_for_the_reader(self, toy):
-        assert (toy.description, toy.validation) == ("a toy", "none")
+        assert (toy.description, toy.validation[0].against) == ("a toy", "none")
         assert toy.clock.source == "made up"
         assert toy.ops[3].assumed == ("cycles_per_elem",)
 

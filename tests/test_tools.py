@@ -16,7 +16,9 @@ from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
 
 from matar_tf.artifact import write_artifact
+from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite.runtime import Runner
+from tools.common import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 # Blocks what the integrator does not have, then runs a program.
@@ -39,6 +41,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)
     return folder
 
+
+# absl's own flags come with tools.common, before those of any program.
+assert command_line()
 
 _FLAGS_OF: dict[str, dict[str, Any]] = {}
 _LOADED: list[str] = []
@@ -422,10 +427,50 @@ class TestShowTarget:
 
     def test_lists_the_catalogue(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert call("show_target", list=True) == 0
-        assert "cortex_m4_cmsis_nn" in capsys.readouterr().out
+        lines = capsys.readouterr().out.splitlines()
+        names = [line.split()[0] for line in lines[1:]]
+        assert names == list(list_targets())
+        bitfusion = next(line for line in lines if line.startswith("bitfusion"))
+        assert "8,192 .. 512" in bitfusion  # MACs per cycle, as published
+        assert "validation 0 %" in bitfusion
+
+    def test_checks_a_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = ROOT / "matar_tf/targets/data/mpic.toml"
+        path = tmp_path / "mine.target"
+        path.write_text(source.read_text())
+        assert call("show_target", check=str(path)) == 0
+        assert "no mistakes" in capsys.readouterr().out
+        path.write_text(source.read_text() + "\nactive_power = 3\n")
+        assert "Did you mean 'active_power_mw'" in fails(
+            capsys, "show_target", check=str(path)
+        )
+
+    def test_prints_the_schema(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("show_target", schema=True) == 0
+        assert json.loads(capsys.readouterr().out) == target_json_schema()
 
     def test_needs_a_name(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "--list" in fails(capsys, "show_target")
+
+
+class TestBenchmark:
+    def test_recomputes_the_published_figures(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "table.md"
+        call("benchmark", "targets", markdown=str(path))
+        printed = capsys.readouterr().out
+        assert "| `bitfusion_16x32` | SVHN, batch 16 |" in path.read_text()
+        assert path.read_text() in printed
+        assert "bitfusion_16x32: worst of 8 networks (validation)" in printed
+
+    def test_needs_a_suite_and_its_flags(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert "Did you mean 'targets'" in fails(capsys, "benchmark", "target")
+        assert "--artifact" in fails(capsys, "benchmark", "core")
 
 
 class TestWithoutTensorFlow:

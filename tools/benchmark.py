@@ -1,13 +1,15 @@
 """Measures what the project claims, side by side in one run; prints each bar.
 
 Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact of
-MLPerf Tiny's ResNet-8 and CIFAR-10 images.
+MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
+against published figures; needs no TensorFlow. ``host``: the model of this machine
+against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -15,6 +17,7 @@ from absl import flags
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tools.bars import Bar
 from tools.common import reports_errors, run
 
 _ARTIFACT = flags.DEFINE_string(
@@ -25,9 +28,18 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
 )
-flags.mark_flags_as_required(["artifact"])
-
-_SUITES = ("core",)
+_NETWORKS = flags.DEFINE_integer(
+    "networks", 30, "host: random networks that are timed.", lower_bound=3
+)
+_REFERENCE_DATA = flags.DEFINE_string(
+    "reference_data",
+    None,
+    "targets: folder with haq_bismo_mobilenetv2_batch16.npy and bitfusion_sweep.csv.",
+)
+_RECIPE = flags.DEFINE_string(
+    "recipe", "cifar10_resnet8", "training: name of the recipe."
+)
+_MARKDOWN = flags.DEFINE_string("markdown", None, "targets: file for the table.")
 
 
 @reports_errors
@@ -35,21 +47,61 @@ def main(argv: Sequence[str]) -> int:
     """Runs the suite that is named; prints one line per bar."""
     from matar_tf.errors import MatarError, did_you_mean
 
-    if len(argv) != 2 or argv[1] not in _SUITES:
+    if len(argv) != 2 or argv[1] not in _SUITE_BARS:
         raise MatarError(
             f"Expected the name of a suite, got {list(argv[1:])}. "
-            f"{did_you_mean(' '.join(argv[1:]), _SUITES)}"
+            f"{did_you_mean(' '.join(argv[1:]), _SUITE_BARS)}"
         )
-    from tools.benchmark_core import measure_core
-
     all_held = True
-    for bar in measure_core(
-        _ARTIFACT.value, _DATA.value, seed=_SEED.value, num_policies=_POLICIES.value
-    ):
+    for bar in _SUITE_BARS[argv[1]]():
         all_held &= bar.held
         verdict = "held" if bar.held else "falls short"
         print(f"{verdict:12s} {bar.name}: {bar.figure} (bar: {bar.limit})", flush=True)
     return 0 if all_held else 1
+
+
+def _core() -> Iterator[Bar]:
+    from matar_tf.errors import MatarError
+    from tools.benchmark_core import measure_core
+
+    if _ARTIFACT.value is None:
+        raise MatarError("Expected --artifact for the suite 'core', got none.")
+    yield from measure_core(
+        _ARTIFACT.value, _DATA.value, seed=_SEED.value, num_policies=_POLICIES.value
+    )
+
+
+def _targets() -> Iterator[Bar]:
+    from tools import benchmark_targets
+
+    points = benchmark_targets.points()
+    table = benchmark_targets.to_markdown(points)
+    print(table)
+    if _MARKDOWN.value is not None:
+        Path(_MARKDOWN.value).write_text(table, encoding="utf-8")
+    yield from benchmark_targets.check_points(points)
+    if _REFERENCE_DATA.value is not None:
+        yield from benchmark_targets.measure_reference_data(_REFERENCE_DATA.value)
+
+
+def _host() -> Iterator[Bar]:
+    from tools.benchmark_host import measure_host
+
+    yield from measure_host(seed=_SEED.value, num_networks=_NETWORKS.value)
+
+
+def _training() -> Iterator[Bar]:
+    from tools.benchmark_training import measure_training
+
+    yield from measure_training(_RECIPE.value, _DATA.value, seed=_SEED.value)
+
+
+_SUITE_BARS = {
+    "core": _core,
+    "host": _host,
+    "targets": _targets,
+    "training": _training,
+}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,8 +33,9 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.runtime import Runner
 from recipes.models import mlperf_tiny_resnet8
+from tools.bars import Bar
 
-__all__ = ["Bar", "measure_core"]
+__all__ = ["measure_core"]
 
 _L = keras.layers
 _NUM_AGREEMENT_POLICIES = 20
@@ -48,16 +48,6 @@ with np.load(sys.argv[1]) as stored:
 runner = Runner(open(sys.argv[2], "rb").read(), runtime="tflite_runtime")
 np.save(sys.argv[3], runner.predict(samples))
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """A claim and what was measured for it."""
-
-    name: str
-    figure: str
-    limit: str
-    held: bool
 
 
 def measure_core(

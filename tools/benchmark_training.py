@@ -11,7 +11,7 @@ from matar_tf import keras as matar
 from matar_tf.data import load_data
 from matar_tf.keras._compat import keras, tfmot
 from recipes.common import load_recipe
-from tools.benchmark_core import Bar
+from tools.bars import Bar
 
 __all__ = ["measure_training"]
 

@@ -20,9 +20,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from matar_tf.artifact import Artifact
     from matar_tf.data import Data
-    from matar_tf.policy import Policy
+    from matar_tf.policy import Policy, PolicySpace
 
 from tools.common import check_flags_only, reports_errors, run
 
@@ -195,7 +197,8 @@ def _reestimated(artifact: Artifact, policy: Policy, data: Data) -> float:
     from matar_tf.keras import load_network, reestimate_batch_norm
     from matar_tf.keras.package import extract_parameters
 
-    def sampler(*_: object) -> Policy:
+    def sampler(space: PolicySpace, rng: np.random.Generator) -> Policy:
+        del space, rng  # always the same policy
         return policy
 
     network = load_network(artifact)

@@ -11,7 +11,9 @@ from matar_tf.errors import SearchError
 
 __all__ = ["COLUMNS", "Column", "Kind", "column_of", "wilson_half_width"]
 
-Kind = Literal["measured", "modelled", "stored bytes", "counted", "unknown"]
+Kind = Literal[
+    "measured", "modelled", "compiler estimate", "stored bytes", "counted", "unknown"
+]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -83,6 +85,8 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, Callable[[float], str]], ...]] 
     ("bops", "BOPs", "1e6", "counted", _scaled(1e-6, 1)),
     ("cycles", "cycles", "", "modelled", _scaled(1.0, 0)),
     ("latency_ms", "latency", "ms", "modelled", _significant),
+    ("measured_latency_ms", "measured", "ms", "measured", _significant),
+    ("measured_spread_ms", "spread", "ms", "measured", _significant),
     ("energy_pj", "energy", "µJ", "modelled", _microjoules),
     ("weight_bytes", "weights", "KiB", "stored bytes", _scaled(2.0**-10, 1)),
     ("file_bytes", "file", "KiB", "stored bytes", _scaled(2.0**-10, 1)),

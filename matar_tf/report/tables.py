@@ -10,7 +10,7 @@ import csv
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.policy import Policy
@@ -23,8 +23,10 @@ SCHEMA_VERSION: Final = 1
 _DASH: Final = "-"
 _ESCAPED_PIPE: Final = r"\|"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
-_LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles"}
+_LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles", "measured_spread_ms"}
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
+_COMPILER: Final = "ethos-u-vela"  # in the versions of a result that it priced
+_COMPILED: Final = {"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}
 _FloatMetrics = Mapping[str, float] | None
 
 
@@ -39,7 +41,7 @@ class _Row:
 def to_json(result: SearchResult, float_metrics: _FloatMetrics = None) -> Any:
     """Returns the table as a JSON object: columns with units, rows with policies."""
     rows = _rows(result, float_metrics)
-    columns = _columns(rows)
+    columns = _columns(rows, result)
     return {
         "schema_version": SCHEMA_VERSION,
         "target": result.target,
@@ -64,7 +66,7 @@ def to_json(result: SearchResult, float_metrics: _FloatMetrics = None) -> Any:
 def to_csv(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
     """Returns the table as CSV; units are part of the column names."""
     rows = _rows(result, float_metrics)
-    columns = _columns(rows)
+    columns = _columns(rows, result)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["name", "role", *(one.name for one in columns)])
@@ -77,7 +79,7 @@ def to_csv(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
 def to_markdown(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
     """Returns the table as Markdown, and the bits of every policy of the front."""
     rows = _rows(result, float_metrics)
-    columns = _columns(rows)
+    columns = _columns(rows, result)
     header = ["policy", *(one.title for one in columns)]
     lines = [f"# {result.target}", "", *_preamble(result, rows, columns), ""]
     lines += _markdown(header, _cells(rows, columns, result.provenance.num_samples))
@@ -89,7 +91,9 @@ def to_markdown(result: SearchResult, float_metrics: _FloatMetrics = None) -> st
 def to_text(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
     """Returns the main columns, aligned for a terminal."""
     rows = _rows(result, float_metrics)
-    columns = [one for one in _columns(rows) if one.name not in _LEFT_OUT_OF_TEXT]
+    columns = [
+        one for one in _columns(rows, result) if one.name not in _LEFT_OUT_OF_TEXT
+    ]
     cells = _cells(rows, columns, result.provenance.num_samples)
     headers = ["", *(one.header for one in columns)]
     units = ["", *(one.unit for one in columns)]
@@ -136,11 +140,17 @@ def _rows(result: SearchResult, float_metrics: _FloatMetrics) -> list[_Row]:
     return rows
 
 
-def _columns(rows: Sequence[_Row]) -> list[Column]:
+def _columns(rows: Sequence[_Row], result: SearchResult) -> list[Column]:
     names = dict.fromkeys(name for row in rows for name in row.figures)
     known = [column for column in COLUMNS if column.name in names]
     others = [name for name in names if name not in {one.name for one in COLUMNS}]
-    return [*known, *map(column_of, others)]
+    columns = [*known, *map(column_of, others)]
+    if _COMPILER not in result.provenance.versions:
+        return columns
+    return [
+        replace(one, kind="compiler estimate") if one.name in _COMPILED else one
+        for one in columns
+    ]
 
 
 def _cells(

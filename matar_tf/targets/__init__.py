@@ -13,19 +13,25 @@ from matar_tf.targets._constraints import (
     check_policy,
     legal_space,
 )
+from matar_tf.targets._fields import MULTIPLY_KINDS
 from matar_tf.targets._loader import list_targets, load_target
-from matar_tf.targets._page import describe_target
-from matar_tf.targets._sections import MULTIPLY_KINDS
+from matar_tf.targets._page import describe_catalogue, describe_target
+from matar_tf.targets._schema import target_json_schema
+from matar_tf.targets._sections import LitertBackend, VelaBackend
 from matar_tf.targets._target import Target
 
 __all__ = [
     "CONSTRAINTS",
     "MULTIPLY_KINDS",
+    "LitertBackend",
     "Target",
+    "VelaBackend",
     "Violation",
     "check_policy",
+    "describe_catalogue",
     "describe_target",
     "legal_space",
     "list_targets",
     "load_target",
+    "target_json_schema",
 ]

@@ -17,6 +17,7 @@ from matar_tf.targets._target import Target
 from matar_tf.targets.memory import (
     Liveness,
     check_entries,
+    stored_bits,
     tensor_bits,
     weight_bytes,
 )
@@ -135,7 +136,7 @@ def constraint_weight_memory(
     """Weights, biases and scales must fit into the weight memory."""
     capacity = target.memory and target.memory.weight_capacity_bytes
     if capacity:
-        num_bytes = weight_bytes(workload, policy)
+        num_bytes = weight_bytes(workload, policy, target.storage)
         yield from _memory_violation(constraint_weight_memory, num_bytes, capacity)
 
 
@@ -145,7 +146,11 @@ def constraint_activation_memory(
     """Tensors that are alive at one time must fit into the activation memory."""
     capacity = target.memory and target.memory.activation_capacity_bytes
     if capacity:
-        num_bytes = Liveness(workload).peak_bytes(tensor_bits(workload, policy))
+        bits = {
+            name: stored_bits(width, target.storage)
+            for name, width in tensor_bits(workload, policy).items()
+        }
+        num_bytes = Liveness(workload).peak_bytes(bits)
         yield from _memory_violation(constraint_activation_memory, num_bytes, capacity)
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from matar_tf.errors import TargetError, did_you_mean
-from matar_tf.targets import _sections
+from matar_tf.targets import _compute, _sections
+from matar_tf.targets._latency_table import read_latency_table
 from matar_tf.targets._target import Target
 
 if sys.version_info >= (3, 11):
@@ -26,16 +27,21 @@ _Location: TypeAlias = tuple[int | str, ...]
 
 # Discriminators appear in the places that pydantic reports; the file has no such key.
 _TAGS: Final[dict[str, type[BaseModel]]] = {
-    "bit_parallel": _sections.BitParallelCompute,
-    "bit_serial": _sections.BitSerialCompute,
-    "fused": _sections.FusedCompute,
+    "bit_parallel": _compute.BitParallelCompute,
+    "bit_serial": _compute.BitSerialCompute,
+    "block": _compute.BlockCompute,
+    "fused": _compute.FusedCompute,
+    "ne16": _compute.Ne16Compute,
+    "table": _compute.TableCompute,
     "array": _sections.ArrayOps,
     "vector": _sections.VectorOps,
     "cpu": _sections.CpuOps,
     "active_power": _sections.ActivePowerEnergy,
     "events": _sections.EventEnergy,
+    "vela": _sections.VelaBackend,
+    "litert": _sections.LitertBackend,
 }
-_TAGGED: Final = frozenset({"compute", "ops", "energy"})
+_TAGGED: Final = frozenset({"compute", "ops", "energy", "backend"})
 
 
 def list_targets() -> tuple[str, ...]:
@@ -50,7 +56,8 @@ def load_target(name_or_path: str | Path) -> Target:
     """Reads a target of the catalogue, or a file.
 
     Args:
-      name_or_path: A name from `list_targets`, or a path that ends in ``.toml``.
+      name_or_path: A name from `list_targets`, or a path: a string that ends in
+        ``.toml``, or a `Path`.
 
     Returns:
       The checked target.
@@ -60,7 +67,7 @@ def load_target(name_or_path: str | Path) -> Target:
         a key is unknown, missing, of a wrong type or out of its range. The message
         lists all such keys.
     """
-    if str(name_or_path).endswith(_SUFFIX):
+    if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
         path = Path(name_or_path)
         try:
             content = path.read_bytes()
@@ -69,7 +76,7 @@ def load_target(name_or_path: str | Path) -> Target:
                 f"Expected a readable target file at {str(path)!r}, got: "
                 f"{error.strerror}."
             ) from error
-        return _parse(content, str(path))
+        return _parse(content, path)
     names = list_targets()
     if name_or_path not in names:
         raise TargetError(
@@ -77,16 +84,18 @@ def load_target(name_or_path: str | Path) -> Target:
             f"{str(name_or_path)!r}. {did_you_mean(str(name_or_path), names)}"
         )
     file = _catalogue().joinpath(f"{name_or_path}{_SUFFIX}")
-    return _parse(file.read_bytes(), file.name)
+    return _parse(file.read_bytes(), Path(file.name))
 
 
 def _catalogue() -> Any:
     return resources.files("matar_tf.targets").joinpath("data")
 
 
-def _parse(content: bytes, where: str) -> Target:
+def _parse(content: bytes, path: Path) -> Target:
+    where = str(path)
     try:
         document = tomllib.loads(content.decode("utf-8"))
+        _insert_table(document, path)
         # JSON lists become tuples and strings become enums even in strict mode.
         text = json.dumps(document)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -107,6 +116,26 @@ def _parse(content: bytes, where: str) -> Target:
             if len(problems) > 1
             else f"The target file {where!r} has a mistake: {problems[0]}"
         ) from error
+
+
+def _insert_table(document: dict[str, Any], path: Path) -> None:
+    """Puts the rows of a latency table, a CSV file, where the model expects them."""
+    compute = document.get("compute")
+    if not isinstance(compute, dict):
+        return
+    table = cast("dict[str, Any]", compute)
+    if table.get("kind") != "table" or not isinstance(table.get("file"), str):
+        return
+    if "entries" in table:
+        raise TargetError(
+            f"The target file {str(path)!r} has a mistake: Unknown key "
+            "compute.entries. The rows of a latency table stand in its CSV file."
+        )
+    clock = document.get("clock")
+    frequency_hz = cast("dict[str, Any]", clock or {}).get("frequency_hz")
+    if isinstance(frequency_hz, int) and frequency_hz > 0:
+        csv_path = path.parent / str(table["file"])
+        table["entries"] = read_latency_table(csv_path, frequency_hz)
 
 
 def _describe(problem: dict[str, Any]) -> str:

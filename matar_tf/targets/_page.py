@@ -7,12 +7,86 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from matar_tf.targets._compute import TableCompute
 from matar_tf.targets._constraints import CONSTRAINTS
+from matar_tf.targets._loader import list_targets, load_target
 from matar_tf.targets._target import Target
+from matar_tf.targets.arrays import peak_macs_per_cycle
+from matar_tf.workload import OpKind
 
-__all__ = ["describe_target"]
+__all__ = ["describe_catalogue", "describe_target"]
 
-_NO_FIGURES = {"source", "assumed", "kind", "unit", "kinds", "rates"}
+_NO_FIGURES = {
+    "source",
+    "assumed",
+    "kind",
+    "unit",
+    "kinds",
+    "rates",
+    "entries",
+    "kernels",
+    "weight_bits",
+    "activation_bits",
+}
+
+
+def describe_catalogue() -> str:
+    """Returns the catalogue as a table: widths, peak rate, energy, what was checked."""
+    header = (
+        "name",
+        "class",
+        "W bits",
+        "A bits",
+        "MHz",
+        "peak MAC/cycle",
+        "energy",
+        "compared",
+    )
+    rows = [header, *(_summary(load_target(name)) for name in list_targets())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _summary(target: Target) -> tuple[str, ...]:
+    weights = {bits for kind in OpKind for bits in target.weight_bits_for(kind)}
+    compared = ", ".join(
+        entry.kind
+        if entry.max_error_percent is None
+        else f"{entry.kind} {entry.max_error_percent:g} %"
+        for entry in target.validation
+    )
+    return (
+        target.name,
+        target.target_class,
+        _widths(weights),
+        _widths(target.activation_bits),
+        f"{target.clock.frequency_hz / 1e6:g}",
+        _peak(target),
+        "-" if target.energy is None else target.energy.kind,
+        compared,
+    )
+
+
+def _peak(target: Target) -> str:
+    """Returns the rate of a large convolution at the narrowest and widest operands."""
+    rates: list[float] = []
+    for pick in (min, max):
+        weight_bits = pick(target.weight_bits_for(OpKind.CONV))
+        taken = [
+            bits
+            for bits in target.activation_bits_for(OpKind.CONV)
+            if target.takes(OpKind.CONV, weight_bits, bits)
+        ]
+        if isinstance(target.compute, TableCompute) or not taken:
+            return "-"
+        rates.append(peak_macs_per_cycle(target, weight_bits, pick(taken)))
+    narrow, wide = (f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}" for rate in rates)
+    return wide if narrow == wide else f"{narrow} .. {wide}"
 
 
 def describe_target(target: Target) -> str:
@@ -23,10 +97,13 @@ def describe_target(target: Target) -> str:
     lines = [
         f"{target.name} ({target.target_class})",
         target.description,
-        f"Validation: {target.validation}",
+        "",
+        "Compared with:",
+        *_validations(target),
         "",
         "Takes (weight bits x input bits):",
         *_operations(target),
+        f"  peak, narrowest .. widest operands: {_peak(target)} MAC per cycle",
         "",
         "Figures:",
         *_sections(target),
@@ -35,6 +112,18 @@ def describe_target(target: Target) -> str:
         *(f"  {name}: {sentence}" for name, sentence in CONSTRAINTS.items()),
     ]
     return "\n".join(lines)
+
+
+def _validations(target: Target) -> Iterator[str]:
+    for entry in target.validation:
+        if entry.max_error_percent is None:
+            yield f"  {entry.kind}: {entry.against}"
+            continue
+        yield (
+            f"  {entry.kind}: {entry.against}: error at most "
+            f"{entry.max_error_percent:g} %"
+        )
+        yield f"    source: {entry.source}"
 
 
 def _operations(target: Target) -> Iterator[str]:
@@ -54,8 +143,11 @@ def _sections(target: Target) -> Iterator[str]:
         "cpu",
         "memory",
         "bandwidth",
+        "buffers",
+        "storage",
         "overhead",
         "energy",
+        "backend",
     ):
         section = cast("BaseModel | None", getattr(target, name))
         if section is None:
@@ -70,7 +162,7 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
     values: dict[str, Any] = section.model_dump()
     assumed = set(values["assumed"])
     for key, value in values.items():
-        if key in _NO_FIGURES or value is None or key.endswith("_bits"):
+        if key in _NO_FIGURES or value is None:
             continue
         mark = " (assumed)" if key in assumed else ""
         yield f"  {name}.{key} = {_number(value)}{mark}"
@@ -78,6 +170,13 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
         pairs = f"{_widths(rate['weight_bits'])} x {_widths(rate['activation_bits'])}"
         unit = "macs_per_cycle" if rate["macs_per_cycle"] else "cycles_per_mac"
         yield f"  {name}.{unit} = {_number(rate[unit])} at {pairs}"
+    for entry in values.get("kernels", ()):
+        yield (
+            f"  {name}.stored_bits = {entry['stored_bits']:g} at weights of "
+            f"{entry['weight_bits']} bits"
+        )
+    if "entries" in values:
+        yield f"  {name}.entries = {len(values['entries'])} measured rows"
     yield f"    source: {values['source']}"
 
 

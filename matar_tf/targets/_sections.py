@@ -6,86 +6,73 @@ Every table carries a ``source`` (where its figures come from) and may list unde
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from matar_tf.policy import MAX_BITS, MIN_BITS
-from matar_tf.workload import OpKind
+from matar_tf.targets._fields import (
+    MULTIPLY_KINDS,
+    Count,
+    Kinds,
+    NotNegative,
+    Positive,
+    Section,
+    Text,
+    Width,
+    Widths,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "MULTIPLY_KINDS",
     "ActivePowerEnergy",
     "ArrayOps",
     "Bandwidth",
-    "BitParallelCompute",
-    "BitSerialCompute",
+    "Buffers",
     "Clock",
     "Cpu",
     "CpuOps",
     "EventEnergy",
-    "FusedCompute",
+    "LitertBackend",
     "Memory",
     "Ops",
     "Overhead",
-    "Rate",
-    "Section",
-    "Text",
+    "Storage",
+    "StoredWidth",
+    "Validation",
     "VectorOps",
+    "VelaBackend",
 ]
 
-MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
 
-Text: TypeAlias = Annotated[str, Field(min_length=1)]
-
-
-def _check_width(bits: int) -> int:
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(
-            f"expected a number of bits in {MIN_BITS}..{MAX_BITS}, got {bits}"
-        )
-    return bits
-
-
-def _check_distinct(widths: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(widths)) != len(widths):
-        raise ValueError(f"expected distinct widths, got {list(widths)}")
-    return widths
-
-
-_Width: TypeAlias = Annotated[int, AfterValidator(_check_width)]
-_Widths: TypeAlias = Annotated[
-    tuple[_Width, ...], Field(min_length=1), AfterValidator(_check_distinct)
-]
-_Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
-_Count: TypeAlias = Annotated[int, Field(gt=0)]
-_Positive: TypeAlias = Annotated[float, Field(gt=0)]
-_NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    """A table of a target file.
+class Validation(BaseModel):
+    """What the cost of a target was compared with.
 
     Attributes:
-      source: Where the figures of this table come from.
-      assumed: Keys of this table whose figures are assumptions.
+      kind: ``validation`` against figures that fixed no parameter, ``calibration``
+        against figures that did, ``unchecked`` for none at all.
+      against: Network and figures, or why there are none.
+      max_error_percent: Largest error of a network's latency; None if unchecked.
+      source: Where the figures were published.
     """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False
     )
 
-    source: Text
-    assumed: tuple[str, ...] = ()
+    kind: Literal["validation", "calibration", "unchecked"]
+    against: Text
+    max_error_percent: NotNegative | None = None
+    source: Text | None = None
 
     @model_validator(mode="after")
-    def _check_assumed(self) -> Self:
-        for key in self.assumed:
-            if key not in self.model_fields_set - {"source", "assumed"}:
-                raise ValueError(f"assumed names {key!r}, which is not set here")
+    def _check_error(self) -> Self:
+        given = (self.max_error_percent is not None, self.source is not None)
+        if given != ((False, False) if self.kind == "unchecked" else (True, True)):
+            raise ValueError(
+                "expected max_error_percent and source, unless kind is 'unchecked'"
+            )
         return self
 
 
@@ -96,122 +83,12 @@ class Clock(Section):
       frequency_hz: Cycles per second.
     """
 
-    frequency_hz: _Count
-
-
-class Rate(Section):
-    """How fast the multiplier runs for some widths; exactly one of the two figures.
-
-    Attributes:
-      kinds: Layer kinds the rate holds for; None for all that run on the array.
-      weight_bits: Weight widths the rate holds for.
-      activation_bits: Input widths the rate holds for; each pair is meant.
-      macs_per_cycle: Throughput.
-      cycles_per_mac: Its inverse, for cores that need several cycles.
-    """
-
-    source: Text = "see [compute]"
-    kinds: _Kinds | None = None
-    weight_bits: _Widths
-    activation_bits: _Widths
-    macs_per_cycle: _Positive | None = None
-    cycles_per_mac: _Positive | None = None
-
-    @model_validator(mode="after")
-    def _check_one_figure(self) -> Self:
-        if (self.macs_per_cycle is None) == (self.cycles_per_mac is None):
-            raise ValueError("expected either macs_per_cycle or cycles_per_mac")
-        return self
-
-    @property
-    def cycles(self) -> float:
-        """Cycles of one multiply-accumulate."""
-        if self.cycles_per_mac is not None:
-            return self.cycles_per_mac
-        return 1.0 / (self.macs_per_cycle or 0.0)
-
-    def covers(self, kind: OpKind, weight_bits: int, activation_bits: int) -> bool:
-        """Returns whether the rate holds for this kind and this pair of widths."""
-        return (
-            (self.kinds is None or kind in self.kinds)
-            and weight_bits in self.weight_bits
-            and activation_bits in self.activation_bits
-        )
-
-
-class BitParallelCompute(Section):
-    """A multiplier with a measured or specified rate for each pair of widths.
-
-    Attributes:
-      kind: Names this rule.
-      rates: One rate for each kind and pair that the array takes, no more, no less.
-    """
-
-    kind: Literal["bit_parallel"]
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
-
-    def rate(self, kind: OpKind, weight_bits: int, activation_bits: int) -> Rate:
-        """Returns the rate for a pair that the array takes."""
-        return next(
-            rate
-            for rate in self.rates
-            if rate.covers(kind, weight_bits, activation_bits)
-        )
-
-
-class BitSerialCompute(Section):
-    """An array of binary dot products: cycles grow with both widths (BISMO).
-
-    Attributes:
-      kind: Names this rule.
-      dm: Output channels computed in parallel.
-      dk: Bits of the dot product consumed per cycle.
-      dn: Output pixels computed in parallel.
-      depthwise_group: Channels of a depthwise convolution that are packed into one
-        dense block; needed if and only if the array runs depthwise layers.
-    """
-
-    kind: Literal["bit_serial"]
-    dm: _Count
-    dk: _Count
-    dn: _Count
-    depthwise_group: _Count | None = None
-
-
-class FusedCompute(Section):
-    """A systolic array whose multipliers split into narrower ones (Bit Fusion).
-
-    Attributes:
-      kind: Names this rule.
-      rows: Rows of fusion units; they share the input channels.
-      columns: Columns of fusion units; they share the output channels.
-      min_bits: Width of the smallest multiplier.
-      max_bits: Width of an undivided fusion unit.
-      first_layer_im2col: Whether layers that read a network input unroll the
-        kernel window into the rows.
-    """
-
-    kind: Literal["fused"]
-    rows: _Count
-    columns: _Count
-    min_bits: _Width
-    max_bits: _Width
-    first_layer_im2col: bool
-
-    @property
-    def native_bits(self) -> tuple[int, ...]:
-        """The widths that a unit splits into: powers of two times ``min_bits``."""
-        widths: list[int] = []
-        bits = self.min_bits
-        while bits <= self.max_bits:
-            widths.append(bits)
-            bits *= 2
-        return tuple(widths)
+    frequency_hz: Count
 
 
 class _KindsSection(Section):
-    kinds: _Kinds
-    activation_bits: _Widths
+    kinds: Kinds
+    activation_bits: Widths
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:
@@ -233,7 +110,7 @@ class ArrayOps(_KindsSection):
     """
 
     unit: Literal["array"]
-    weight_bits: _Widths
+    weight_bits: Widths
 
     @model_validator(mode="after")
     def _check_multiply(self) -> Self:
@@ -258,7 +135,7 @@ class VectorOps(_KindsSection):
     """
 
     unit: Literal["vector"]
-    elems_per_cycle: _Positive
+    elems_per_cycle: Positive
 
     @model_validator(mode="after")
     def _check_elementwise(self) -> Self:
@@ -281,9 +158,9 @@ class CpuOps(_KindsSection):
     """
 
     unit: Literal["cpu"]
-    weight_bits: _Widths | None = None
-    cycles_per_mac: _Positive | None = None
-    cycles_per_elem: _Positive | None = None
+    weight_bits: Widths | None = None
+    cycles_per_mac: Positive | None = None
+    cycles_per_elem: Positive | None = None
 
     @model_validator(mode="after")
     def _check_figures(self) -> Self:
@@ -311,8 +188,8 @@ class Cpu(Section):
       active_power_mw: Its power while it runs them; None if no source gives it.
     """
 
-    frequency_hz: _Count
-    active_power_mw: _Positive | None = None
+    frequency_hz: Count
+    active_power_mw: Positive | None = None
 
 
 class Memory(Section):
@@ -321,10 +198,77 @@ class Memory(Section):
     Attributes:
       weight_capacity_bytes: For weights, biases and scales.
       activation_capacity_bytes: For the tensors that are alive at one time.
+      weight_cache_bytes: Weights beyond this are loaded anew for every inference.
+      reload_bytes_per_cycle: Rate of that; needed if and only if there is a cache.
     """
 
-    weight_capacity_bytes: _Count | None = None
-    activation_capacity_bytes: _Count | None = None
+    weight_capacity_bytes: Count | None = None
+    activation_capacity_bytes: Count | None = None
+    weight_cache_bytes: Count | None = None
+    reload_bytes_per_cycle: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if (self.weight_cache_bytes is None) != (self.reload_bytes_per_cycle is None):
+            raise ValueError(
+                "expected weight_cache_bytes and reload_bytes_per_cycle, or neither"
+            )
+        return self
+
+
+class Buffers(Section):
+    """On-chip buffers of a fused array; what does not fit is loaded again.
+
+    Attributes:
+      weight_bytes: Buffer of weights.
+      input_bytes: Buffer of inputs.
+      output_bytes: Buffer of sums.
+      double_buffered: Whether half of each is filled while the other is used.
+      accumulator_bits: Width of a sum in the buffer.
+      stores_accumulators: Whether outputs cross the off-chip port as sums, read and
+        written, instead of once at their own width.
+    """
+
+    weight_bytes: Count
+    input_bytes: Count
+    output_bytes: Count
+    double_buffered: bool
+    accumulator_bits: Count
+    stores_accumulators: bool
+
+
+class StoredWidth(BaseModel):
+    """What a weight of some width takes up after compression.
+
+    Attributes:
+      weight_bits: Width in the policy.
+      stored_bits: Mean bits per weight as stored.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    weight_bits: Width
+    stored_bits: Positive
+
+
+class Storage(Section):
+    """How operands are stored, if not packed at the widths of the policy.
+
+    Attributes:
+      kernels: One entry for each width of weights that the target takes.
+      tensor_bits: Width that every tensor takes up, whatever its grid.
+    """
+
+    kernels: Annotated[tuple[StoredWidth, ...], Field(min_length=1)]
+    tensor_bits: Width
+
+    def stored_bits(self, weight_bits: int) -> float:
+        """Returns the bits that a weight of a width takes up."""
+        return next(
+            entry.stored_bits
+            for entry in self.kernels
+            if entry.weight_bits == weight_bits
+        )
 
 
 class Bandwidth(Section):
@@ -336,9 +280,39 @@ class Bandwidth(Section):
       dram_bits_per_cycle: Off-chip; each tensor crosses once per layer.
     """
 
-    activation_bits_per_cycle: _Positive | None = None
-    weight_bits_per_cycle: _Positive | None = None
-    dram_bits_per_cycle: _Positive | None = None
+    activation_bits_per_cycle: Positive | None = None
+    weight_bits_per_cycle: Positive | None = None
+    dram_bits_per_cycle: Positive | None = None
+
+
+class VelaBackend(Section):
+    """Arm's compiler Vela, whose estimate replaces the model where it is installed.
+
+    Attributes:
+      kind: Names this backend.
+      accelerator: Value of its ``--accelerator-config``.
+      system_config: Value of its ``--system-config``.
+      memory_mode: Value of its ``--memory-mode``.
+    """
+
+    kind: Literal["vela"]
+    accelerator: Text
+    system_config: Text
+    memory_mode: Text
+
+
+class LitertBackend(Section):
+    """This machine: exported files are run by LiteRT and timed.
+
+    Attributes:
+      kind: Names this backend.
+      num_threads: Threads of the interpreter.
+      num_repeats: Timed runs of each file.
+    """
+
+    kind: Literal["litert"]
+    num_threads: Count
+    num_repeats: Count
 
 
 class Overhead(Section):
@@ -346,9 +320,11 @@ class Overhead(Section):
 
     Attributes:
       layer_cycles: Cycles added to every layer.
+      network_cycles: Cycles added once per inference.
     """
 
-    layer_cycles: _NotNegative
+    layer_cycles: NotNegative
+    network_cycles: NotNegative = 0.0
 
 
 class ActivePowerEnergy(Section):
@@ -360,7 +336,7 @@ class ActivePowerEnergy(Section):
     """
 
     kind: Literal["active_power"]
-    active_power_mw: _Positive
+    active_power_mw: Positive
 
 
 class EventEnergy(Section):
@@ -381,12 +357,12 @@ class EventEnergy(Section):
     """
 
     kind: Literal["events"]
-    core_pj_per_cycle: _Positive
-    dram_pj_per_bit: _NotNegative | None = None
-    weight_read_pj_per_bit: _NotNegative
-    weight_write_pj_per_bit: _NotNegative
-    input_read_pj_per_bit: _NotNegative
-    input_write_pj_per_bit: _NotNegative
-    output_read_pj_per_bit: _NotNegative
-    output_write_pj_per_bit: _NotNegative
-    accumulator_bits: _Count
+    core_pj_per_cycle: Positive
+    dram_pj_per_bit: NotNegative | None = None
+    weight_read_pj_per_bit: NotNegative
+    weight_write_pj_per_bit: NotNegative
+    input_read_pj_per_bit: NotNegative
+    input_write_pj_per_bit: NotNegative
+    output_read_pj_per_bit: NotNegative
+    output_write_pj_per_bit: NotNegative
+    accumulator_bits: Count

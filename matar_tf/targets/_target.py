@@ -7,23 +7,33 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matar_tf.policy import MAX_BITS
+from matar_tf.targets._compute import (
+    BitParallelCompute,
+    BitSerialCompute,
+    BlockCompute,
+    FusedCompute,
+    Ne16Compute,
+    Rate,
+    TableCompute,
+)
+from matar_tf.targets._fields import Text
 from matar_tf.targets._sections import (
     ActivePowerEnergy,
     ArrayOps,
     Bandwidth,
-    BitParallelCompute,
-    BitSerialCompute,
+    Buffers,
     Clock,
     Cpu,
     CpuOps,
     EventEnergy,
-    FusedCompute,
+    LitertBackend,
     Memory,
     Ops,
     Overhead,
-    Rate,
-    Text,
+    Storage,
+    Validation,
     VectorOps,
+    VelaBackend,
 )
 from matar_tf.workload import OpKind
 
@@ -42,17 +52,21 @@ class Target(BaseModel):
       schema_version: Version of this model.
       name: Name in commands and reports.
       description: What the hardware is.
-      target_class: Key ``class``: ``int8`` multiplies 8-bit operands only, ``mixed``
-        some narrower ones too, ``bit_serial`` takes time in proportion to the bits.
-      validation: What the model was compared with, and how far off it was.
+      target_class: Key ``class``: ``int8`` computes with 8-bit operands only, ``mixed``
+        with 2, 4 and 8 bits, ``flexible`` with any width.
+      validation: What the cost was compared with, and how far off it was.
       clock: Clock of the target.
       compute: Rule for the layers of unit ``array``.
       ops: What runs where, at which widths. A kind in no entry is not supported.
       cpu: Processor for the entries of unit ``cpu``; there if and only if any are.
       memory: Capacities.
       bandwidth: Ports.
+      buffers: On-chip buffers of a fused array; without, each tensor crosses the
+        off-chip port once per layer.
+      storage: How operands are stored, if not packed at the policy's widths.
       overhead: Cost per layer.
       energy: Energy rule; None if no source gives figures.
+      backend: A tool whose figures replace the model where it is installed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -60,46 +74,60 @@ class Target(BaseModel):
     schema_version: Literal[1]
     name: _Name
     description: Text
-    target_class: Literal["int8", "mixed", "bit_serial"] = Field(alias="class")
-    validation: Text
+    target_class: Literal["int8", "mixed", "flexible"] = Field(alias="class")
+    validation: Annotated[tuple[Validation, ...], Field(min_length=1)]
     clock: Clock
-    compute: BitParallelCompute | BitSerialCompute | FusedCompute = Field(
-        discriminator="kind"
-    )
+    compute: (
+        BitParallelCompute
+        | BitSerialCompute
+        | BlockCompute
+        | FusedCompute
+        | Ne16Compute
+        | TableCompute
+    ) = Field(discriminator="kind")
     ops: Annotated[
         tuple[Annotated[Ops, Field(discriminator="unit")], ...], Field(min_length=1)
     ]
     cpu: Cpu | None = None
     memory: Memory | None = None
     bandwidth: Bandwidth | None = None
+    buffers: Buffers | None = None
+    storage: Storage | None = None
     overhead: Overhead
     energy: ActivePowerEnergy | EventEnergy | None = Field(
+        default=None, discriminator="kind"
+    )
+    backend: VelaBackend | LitertBackend | None = Field(
         default=None, discriminator="kind"
     )
 
     @model_validator(mode="after")
     def _check_target(self) -> Self:
         self._check_units()
-        self._check_class()
         self._check_energy()
-        if isinstance(self.compute, BitParallelCompute):
-            self._check_rates(self.compute)
-        elif isinstance(self.compute, BitSerialCompute):
-            depthwise = OpKind.DEPTHWISE_CONV in self._array_kinds()
-            if depthwise != (self.compute.depthwise_group is not None):
-                raise ValueError(
-                    "expected compute.depthwise_group if and only if the unit "
-                    "'array' runs 'depthwise_conv'"
-                )
-        else:
-            native = self.compute.native_bits
-            for _, weight_bits, activation_bits in self._array_pairs():
-                if not {weight_bits, activation_bits} <= set(native):
+        self._check_memories()
+        match self.compute:
+            case BitParallelCompute() as compute:
+                self._check_rates(compute)
+            case BitSerialCompute() as compute:
+                depthwise = OpKind.DEPTHWISE_CONV in self._array_kinds()
+                if depthwise != (compute.depthwise_group is not None):
                     raise ValueError(
-                        "expected widths that the fused array splits into, "
-                        f"{list(native)}, got weights of {weight_bits} and inputs of "
-                        f"{activation_bits} bits under ops"
+                        "expected compute.depthwise_group if and only if the unit "
+                        "'array' runs 'depthwise_conv'"
                     )
+            case FusedCompute() as compute:
+                self._check_widths("fused array splits into", compute.native_bits)
+            case Ne16Compute():
+                for _, _, activation_bits in self._array_pairs():
+                    if activation_bits != MAX_BITS:
+                        raise ValueError(
+                            f"expected inputs of {MAX_BITS} bits for compute.kind "
+                            f"'ne16', got {activation_bits} under ops"
+                        )
+            case BlockCompute() | TableCompute():
+                pass
+        self._check_class()
         return self
 
     def ops_for(self, kind: OpKind) -> tuple[Ops, ...]:
@@ -173,17 +201,45 @@ class Target(BaseModel):
                 "expected a table [cpu] if and only if an entry of ops has unit 'cpu'"
             )
 
+    def _check_widths(self, what: str, native: tuple[int, ...]) -> None:
+        for _, weight_bits, activation_bits in self._array_pairs():
+            if not {weight_bits, activation_bits} <= set(native):
+                raise ValueError(
+                    f"expected widths that the {what}, {list(native)}, got weights of "
+                    f"{weight_bits} and inputs of {activation_bits} bits under ops"
+                )
+
     def _check_class(self) -> None:
         widths = {bits for _, *pair in self._array_pairs() for bits in pair}
-        if self.compute.kind == "bit_serial":
-            expected = "bit_serial"
+        if self.compute.kind == "table":
+            return
+        if self.compute.kind == "block" or self.storage or widths == {MAX_BITS}:
+            expected = "int8"
         else:
-            expected = "int8" if widths == {MAX_BITS} else "mixed"
+            expected = "mixed" if widths <= {2, 4, 8} else "flexible"
         if self.target_class != expected:
             raise ValueError(
                 f"expected class {expected!r} for compute.kind {self.compute.kind!r} "
                 f"with widths {sorted(widths)}, got {self.target_class!r}"
             )
+
+    def _check_memories(self) -> None:
+        port = self.bandwidth and self.bandwidth.dram_bits_per_cycle
+        if self.buffers and (self.compute.kind != "fused" or not port):
+            raise ValueError(
+                "expected a table [buffers] only with compute.kind 'fused' and "
+                "bandwidth.dram_bits_per_cycle"
+            )
+        if self.storage:
+            stored = sorted(entry.weight_bits for entry in self.storage.kernels)
+            taken = sorted(
+                {bits for kind in OpKind for bits in self.weight_bits_for(kind)}
+            )
+            if stored != taken:
+                raise ValueError(
+                    "expected one entry of storage.kernels for each width of weights "
+                    f"under ops, {taken}, got {stored}"
+                )
 
     def _check_energy(self) -> None:
         if isinstance(self.energy, EventEnergy):

@@ -5,19 +5,24 @@ Counted, not timed: the same figures serve the limits of targets and the cost.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from matar_tf.errors import PolicyError, did_you_mean
 from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.targets._sections import Storage
 from matar_tf.workload import LayerWorkload, Workload
 
 __all__ = [
     "Liveness",
     "check_entries",
+    "constant_bytes",
+    "kernel_bits",
     "layer_weight_bytes",
     "num_channel_scales",
     "packed_bytes",
+    "stored_bits",
     "tensor_bits",
     "weight_bytes",
 ]
@@ -39,25 +44,47 @@ def num_channel_scales(layer: LayerWorkload, workload: Workload) -> int:
     return shape[-1] if shape else 1
 
 
-def layer_weight_bytes(
-    layer: LayerWorkload, workload: Workload, weight_bits: int | None
-) -> int:
-    """Returns the constant bytes of one layer.
-
-    ``ceil(weight_elems * weight_bits / 8) + 4 * bias_elems + 4 * output channels``:
-    packed kernel, 32-bit integer bias, one 32-bit float scale per output channel.
+def kernel_bits(
+    layer: LayerWorkload, weight_bits: int | None, storage: Storage | None
+) -> float:
+    """Returns the bits of a kernel as stored; packed, unless a target stores otherwise.
 
     Args:
       layer: The layer.
-      workload: The network that it belongs to.
       weight_bits: Width of its kernel; None for a layer without weights.
+      storage: How the target stores operands; None if it packs them.
     """
-    kernel = 0 if weight_bits is None else packed_bytes(layer.weight_elems, weight_bits)
+    if weight_bits is None:
+        return 0.0
+    if storage is None:
+        return float(layer.weight_elems * weight_bits)
+    return layer.weight_elems * storage.stored_bits(weight_bits)
+
+
+def constant_bytes(layer: LayerWorkload, workload: Workload) -> int:
+    """Returns ``4 * bias_elems + 4 * output channels``: 32-bit biases and scales."""
     scales = num_channel_scales(layer, workload)
-    return kernel + _BIAS_BYTES * layer.bias_elems + _SCALE_BYTES * scales
+    return _BIAS_BYTES * layer.bias_elems + _SCALE_BYTES * scales
 
 
-def weight_bytes(workload: Workload, policy: Policy) -> int:
+def layer_weight_bytes(
+    layer: LayerWorkload,
+    workload: Workload,
+    weight_bits: int | None,
+    storage: Storage | None = None,
+) -> int:
+    """Returns the constant bytes of one layer.
+
+    ``ceil(kernel_bits / 8) + constant_bytes``: kernel as stored, 32-bit integer bias,
+    one 32-bit float scale per output channel.
+    """
+    kernel = math.ceil(kernel_bits(layer, weight_bits, storage) / 8)
+    return kernel + constant_bytes(layer, workload)
+
+
+def weight_bytes(
+    workload: Workload, policy: Policy, storage: Storage | None = None
+) -> int:
     """Returns the sum of `layer_weight_bytes` over the layers.
 
     Not counted: the file format, the graph, scales of activations. Two layers that
@@ -68,9 +95,15 @@ def weight_bytes(workload: Workload, policy: Policy) -> int:
             layer,
             workload,
             None if layer.weights is None else policy.weights[layer.weights],
+            storage,
         )
         for layer in workload.layers
     )
+
+
+def stored_bits(bits: int, storage: Storage | None) -> int:
+    """Returns the width that a tensor of so many bits takes up."""
+    return bits if storage is None else storage.tensor_bits
 
 
 def check_entries(
@@ -122,6 +155,9 @@ class Liveness:
 
     A tensor is alive from the layer that makes it (a network input: from the first
     layer) to the last layer that reads it (a network output: to the last layer).
+
+    Attributes:
+      live_names: Names of the tensors alive at each layer.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -133,7 +169,7 @@ class Liveness:
             last.update(dict.fromkeys(layer.inputs, step))
         last.update(dict.fromkeys(workload.outputs, last_step))
         self._elems = {name: item.elems for name, item in workload.tensors.items()}
-        self._live = tuple(
+        self.live_names: Final = tuple(
             tuple(name for name in first if first[name] <= step <= last[name])
             for step in range(last_step + 1)
         )
@@ -151,4 +187,4 @@ class Liveness:
             name: packed_bytes(num_elems, bits[name])
             for name, num_elems in self._elems.items()
         }
-        return max(sum(sizes[name] for name in names) for names in self._live)
+        return max(sum(sizes[name] for name in names) for names in self.live_names)

@@ -10,158 +10,176 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from matar_tf.errors import TargetError
+from matar_tf.targets._compute import BitSerialCompute, FusedCompute, TableCompute
 from matar_tf.targets._sections import (
     ActivePowerEnergy,
-    BitParallelCompute,
-    BitSerialCompute,
     CpuOps,
     EventEnergy,
-    FusedCompute,
     Ops,
     VectorOps,
 )
 from matar_tf.targets._target import Target
-from matar_tf.workload import LayerWorkload, OpKind
+from matar_tf.targets.arrays import array_cycles, loop_nest, serial_blocks
+from matar_tf.targets.blocking import best_blocking
+from matar_tf.targets.demand import LayerDemand, layer_shape
 
-__all__ = ["Bound", "LayerDemand", "cycle_terms", "energy_pj"]
+__all__ = ["Bound", "LayerTerms", "energy_pj", "terms_of"]
 
 _PJ_PER_MW_S: Final = 1e9
 
-Bound: TypeAlias = Literal["compute", "activation_load", "weight_load", "dram"]
+Bound: TypeAlias = Literal[
+    "compute", "activation_load", "weight_load", "dram", "measured", "own"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LayerDemand:
-    """What one layer asks of a target at given widths.
+class LayerTerms:
+    """The parts of a layer on a target.
 
     Attributes:
-      layer: The layer.
-      weight_bits: Width of its weights; None for a layer without.
-      activation_bits: Width of its first input.
-      num_elems: Elements that a layer without weights handles.
-      output_elems: Elements of its output.
-      out_channels: Channels of its output.
-      reads_network_input: Whether one of its inputs is an input of the network.
-      input_bits: Packed bits of its distinct inputs.
-      output_bits: Packed bits of its output.
-      weight_bytes: Kernel, bias and scales.
+      cycles: Cycles of each part; the slowest part counts.
+      compute_cycles: Cycles in which the array, the vector unit or the CPU works.
+      weight_traffic_bits: Weights, biases and scales over the off-chip port.
+      input_traffic_bits: Inputs over the off-chip port.
+      output_traffic_bits: Outputs over the off-chip port.
     """
 
-    layer: LayerWorkload
-    weight_bits: int | None
-    activation_bits: int
-    num_elems: int
-    output_elems: int
-    out_channels: int
-    reads_network_input: bool
-    input_bits: int
-    output_bits: int
-    weight_bytes: int
+    cycles: dict[Bound, float]
+    compute_cycles: float
+    weight_traffic_bits: float
+    input_traffic_bits: float
+    output_traffic_bits: float
 
     @property
-    def dram_bits(self) -> int:
-        """Bits over the off-chip port if each tensor crosses once."""
-        return self.input_bits + self.output_bits + 8 * self.weight_bytes
+    def dram_bits(self) -> float:
+        """All bits over the off-chip port."""
+        return (
+            self.weight_traffic_bits
+            + self.input_traffic_bits
+            + self.output_traffic_bits
+        )
 
 
-def cycle_terms(demand: LayerDemand, ops: Ops, target: Target) -> dict[Bound, float]:
-    """Returns the cycles of each part of a layer; the slowest part counts."""
+def terms_of(demand: LayerDemand, ops: Ops, target: Target) -> LayerTerms:
+    """Returns the parts of a layer.
+
+    Raises:
+      TargetError: If a latency table has no row for it, or buffers are too small.
+    """
+    once = {
+        "weight_traffic_bits": demand.kernel_bits + demand.constant_bits,
+        "input_traffic_bits": float(demand.input_bits),
+        "output_traffic_bits": float(demand.output_bits),
+    }
+    measured = _table_cycles(demand, ops, target)
+    if measured is not None:
+        return LayerTerms(
+            cycles={"measured": measured}, compute_cycles=measured, **once
+        )
     if isinstance(ops, CpuOps):
-        return {"compute": _cpu_cycles(demand, ops, target)}
-    terms: dict[Bound, float] = {}
+        compute = _cpu_cycles(demand, ops, target)
+        return LayerTerms(cycles={"compute": compute}, compute_cycles=compute, **once)
+    port = target.bandwidth.dram_bits_per_cycle if target.bandwidth else None
     if isinstance(ops, VectorOps):
-        terms["compute"] = demand.num_elems / ops.elems_per_cycle
+        compute = demand.num_elems / ops.elems_per_cycle
+        cycles: dict[Bound, float] = {"compute": compute}
     else:
-        terms["compute"] = _array_cycles(demand, target.compute)
-        terms |= _load_cycles(demand, target)
-    if target.bandwidth and target.bandwidth.dram_bits_per_cycle:
-        terms["dram"] = demand.dram_bits / target.bandwidth.dram_bits_per_cycle
-    return terms
+        if isinstance(target.compute, FusedCompute) and target.buffers and port:
+            return _blocked_terms(demand, target, target.compute, port)
+        compute = target.compute.scale * array_cycles(demand, target)
+        cycles = {"compute": compute, **_load_cycles(demand, target)}
+    if port:
+        cycles["dram"] = sum(once.values()) / port
+    return LayerTerms(cycles=cycles, compute_cycles=compute, **once)
+
+
+def _table_cycles(demand: LayerDemand, ops: Ops, target: Target) -> float | None:
+    """Returns the measured cycles of a layer; None if the table need not have it."""
+    table = target.compute
+    if not isinstance(table, TableCompute):
+        return None
+    layer = demand.layer
+    names = (
+        layer.name,
+        layer_shape(layer, demand.input_shape, demand.output_shape),
+    )
+    for name in names:
+        for entry in table.entries:
+            if (entry.layer, entry.weight_bits, entry.activation_bits) == (
+                name,
+                demand.weight_bits,
+                demand.activation_bits,
+            ):
+                return demand.batch_size * table.scale * entry.cycles
+    if isinstance(ops, (CpuOps, VectorOps)):
+        return None
+    raise TargetError(
+        f"Expected a row for layer {names[0]!r} or for its shape {names[1]!r} with "
+        f"weights of {demand.weight_bits} and inputs of {demand.activation_bits} bits "
+        f"in the latency table {table.file!r} of target {target.name!r}; add one."
+    )
 
 
 def _cpu_cycles(demand: LayerDemand, ops: CpuOps, target: Target) -> float:
     """Returns processor cycles, converted to cycles of the target's clock."""
     if ops.cycles_per_mac is not None:
-        cycles = demand.layer.macs * ops.cycles_per_mac
+        cycles = demand.batch_size * demand.layer.macs * ops.cycles_per_mac
     else:
         cycles = demand.num_elems * (ops.cycles_per_elem or math.inf)
     frequency_hz = target.cpu.frequency_hz if target.cpu else 0
     return cycles * target.clock.frequency_hz / frequency_hz
 
 
-def _array_cycles(
-    demand: LayerDemand, compute: BitParallelCompute | BitSerialCompute | FusedCompute
-) -> float:
-    """Returns the cycles in which the array multiplies.
-
-    * bit-parallel: ``macs * cycles_per_mac(kind, weight_bits, activation_bits)``
-    * bit-serial: ``groups * weight_bits * activation_bits * ceil(reduction / dk)
-      * ceil(channels / dm) * ceil(pixels / dn)``
-    * fused: ``pixels * kernel * ceil(out_channels / columns)
-      * ceil(in_channels / (rows * split))`` with ``split = (max_bits // weight_bits)
-      * (max_bits // activation_bits)``; if the first layer is unrolled, ``kernel``
-      moves into the second ceiling. One group of a grouped convolution at a time; a
-      depthwise one fills the columns with channels and one row of units.
-
-    Reference:
-      Bit Fusion: ``get_compute_cycles`` of the authors' simulator. Bit-serial: fitted
-      to the latency table that HAQ (Wang et al., CVPR 2019) published for BISMO.
-    """
-    if isinstance(compute, BitParallelCompute):
-        rate = compute.rate(
-            demand.layer.kind, demand.weight_bits or 0, demand.activation_bits
-        )
-        return demand.layer.macs * rate.cycles
-    if isinstance(compute, BitSerialCompute):
-        num_groups, reduction, channels = _serial_blocks(demand, compute)
-        return (
-            num_groups
-            * (demand.weight_bits or 0)
-            * demand.activation_bits
-            * _ceil_div(reduction, compute.dk)
-            * _ceil_div(channels, compute.dm)
-            * _ceil_div(_num_pixels(demand), compute.dn)
-        )
-    return _fused_cycles(demand, compute)
-
-
-def _fused_cycles(demand: LayerDemand, compute: FusedCompute) -> int:
-    """Returns the cycles of a fused array, see `_array_cycles`."""
-    split = (compute.max_bits // max(demand.weight_bits or 0, compute.min_bits)) * (
-        compute.max_bits // max(demand.activation_bits, compute.min_bits)
+def _blocked_terms(
+    demand: LayerDemand, target: Target, compute: FusedCompute, port: float
+) -> LayerTerms:
+    """Returns the parts of a layer that is cut into tiles, see `best_blocking`."""
+    num_groups, nest = loop_nest(demand, compute)
+    if target.buffers is None:
+        raise TargetError("Expected a table [buffers].")
+    widths = (demand.weight_bits or 0, demand.activation_bits, demand.result_bits)
+    found = best_blocking(
+        nest,
+        widths,
+        compute,  # pyright: ignore[reportArgumentType]  # frozen, so hashable
+        target.buffers,  # pyright: ignore[reportArgumentType]  # frozen, so hashable
+        port,
     )
-    layer = demand.layer
-    kernel = math.prod(layer.kernel_size)
-    num_groups, channels = layer.groups, demand.out_channels // layer.groups
-    if layer.kind is OpKind.DEPTHWISE_CONV:
-        num_groups, channels = 1, demand.out_channels
-    reduction = _reduction(demand)
-    rows = compute.rows * split
-    if compute.first_layer_im2col and demand.reads_network_input:
-        steps = _ceil_div(reduction, rows)
-    else:
-        steps = kernel * _ceil_div(reduction // kernel, rows)
-    column_steps = _ceil_div(channels, compute.columns)
-    return num_groups * _num_pixels(demand) * column_steps * steps
+    cycles = num_groups * found.compute_cycles * compute.scale
+    fill = num_groups * found.fill_cycles
+    constants = demand.constant_bits
+    return LayerTerms(
+        cycles={
+            "compute": cycles + fill,
+            "dram": num_groups * found.dram_cycles + constants / port + fill,
+        },
+        compute_cycles=cycles,
+        weight_traffic_bits=num_groups * found.weight_bits + constants,
+        input_traffic_bits=num_groups * found.input_bits,
+        output_traffic_bits=num_groups * found.output_bits,
+    )
 
 
 def _load_cycles(demand: LayerDemand, target: Target) -> dict[Bound, float]:
     """Returns the cycles of the on-chip loads of an array layer.
 
     Bit-serial arrays stream one vector of ``dk`` bits for each pixel (or weight
-    channel) and each bit of the operand; other arrays load each element once.
+    channel) and each bit of the operand, for every sample; other arrays load each
+    element once.
     """
     terms: dict[Bound, float] = {}
     if target.bandwidth is None:
         return terms
-    weight_bits = demand.weight_bits or 0
-    activation_load = demand.input_bits
-    weight_load = demand.layer.weight_elems * weight_bits
+    activation_load = float(demand.input_bits)
+    weight_load = demand.kernel_bits
     if isinstance(target.compute, BitSerialCompute):
-        num_groups, reduction, channels = _serial_blocks(demand, target.compute)
-        words = num_groups * _ceil_div(reduction, target.compute.dk) * target.compute.dk
-        activation_load = words * demand.activation_bits * _num_pixels(demand)
-        weight_load = words * weight_bits * channels
+        num_groups, reduction, channels = serial_blocks(demand, target.compute)
+        words = num_groups * -(-reduction // target.compute.dk) * target.compute.dk
+        words *= demand.batch_size
+        pixels = math.prod(demand.output_size)
+        activation_load = float(words * demand.activation_bits * pixels)
+        weight_load = float(words * (demand.weight_bits or 0) * channels)
     if target.bandwidth.activation_bits_per_cycle:
         terms["activation_load"] = (
             activation_load / target.bandwidth.activation_bits_per_cycle
@@ -171,44 +189,27 @@ def _load_cycles(demand: LayerDemand, target: Target) -> dict[Bound, float]:
     return terms
 
 
-def _serial_blocks(
-    demand: LayerDemand, compute: BitSerialCompute
-) -> tuple[int, int, int]:
-    """Returns matrix products, their reduction length, their output channels.
-
-    A depthwise layer becomes dense blocks of ``depthwise_group`` channels.
-    """
-    layer = demand.layer
-    if layer.kind is OpKind.DEPTHWISE_CONV:
-        group = compute.depthwise_group or 1
-        num_groups = _ceil_div(layer.groups, group)
-        multiplier = demand.out_channels // layer.groups
-        return num_groups, _reduction(demand) * group, group * multiplier
-    return layer.groups, _reduction(demand), demand.out_channels // layer.groups
-
-
-def _reduction(demand: LayerDemand) -> int:
-    """Returns the multiply-accumulates behind one output: kernel window * inputs."""
-    return demand.layer.weight_elems // demand.out_channels
-
-
-def _num_pixels(demand: LayerDemand) -> int:
-    return demand.output_elems // demand.out_channels
-
-
 def energy_pj(
     demand: LayerDemand,
     ops: Ops,
     target: Target,
     cycles: float,
-    compute_cycles: float,
+    terms: LayerTerms | None,
 ) -> float | None:
     """Returns the energy of a layer; None if the target has no figures for it.
 
+    Args:
+      demand: The layer.
+      ops: What runs it.
+      target: The hardware.
+      cycles: What it takes, overhead included.
+      terms: Its parts; None if they are unknown, as in a measured or an own price.
+
     * active power: ``cycles / frequency * power``, memory included in the power
-    * events: cycles at work, each on-chip bit written once, inputs and weights read
-      once per multiply-accumulate, sums written and read once (output-stationary, as
-      in the Bit Fusion simulator), off-chip traffic. Stalls cost nothing.
+    * events: cycles at work, off-chip traffic, what of it is written into the buffers
+      of weights and inputs, both read once per multiply-accumulate, sums written and
+      read once (output-stationary, as in the Bit Fusion simulator). Stalls cost
+      nothing.
     """
     energy = target.energy
     if energy is None:
@@ -219,27 +220,27 @@ def energy_pj(
         return None if power is None else seconds * power * _PJ_PER_MW_S
     if isinstance(energy, ActivePowerEnergy):
         return seconds * energy.active_power_mw * _PJ_PER_MW_S
-    return _event_energy_pj(demand, energy, compute_cycles)
+    if terms is None or "measured" in terms.cycles:
+        return None
+    return _event_energy_pj(demand, energy, terms)
 
 
 def _event_energy_pj(
-    demand: LayerDemand, energy: EventEnergy, compute_cycles: float
+    demand: LayerDemand, energy: EventEnergy, terms: LayerTerms
 ) -> float:
-    weight_bits = demand.weight_bits or 0
-    input_reads, sums = demand.input_bits, demand.output_bits
-    if weight_bits:
-        input_reads = demand.layer.macs * demand.activation_bits
-        sums = demand.output_elems * energy.accumulator_bits
+    input_reads, sums = float(demand.input_bits), float(demand.output_bits)
+    macs = demand.batch_size * demand.layer.macs
+    if demand.weight_bits:
+        input_reads = float(macs * demand.activation_bits)
+        num_outputs = demand.batch_size * math.prod(demand.output_shape)
+        sums = float(num_outputs * energy.accumulator_bits)
+    weight_writes = terms.weight_traffic_bits - demand.constant_bits
     return (
-        compute_cycles * energy.core_pj_per_cycle
-        + demand.layer.weight_elems * weight_bits * energy.weight_write_pj_per_bit
-        + demand.layer.macs * weight_bits * energy.weight_read_pj_per_bit
-        + demand.input_bits * energy.input_write_pj_per_bit
+        terms.compute_cycles * energy.core_pj_per_cycle
+        + weight_writes * energy.weight_write_pj_per_bit
+        + macs * (demand.weight_bits or 0) * energy.weight_read_pj_per_bit
+        + terms.input_traffic_bits * energy.input_write_pj_per_bit
         + input_reads * energy.input_read_pj_per_bit
         + sums * (energy.output_write_pj_per_bit + energy.output_read_pj_per_bit)
-        + demand.dram_bits * (energy.dram_pj_per_bit or 0.0)
+        + terms.dram_bits * (energy.dram_pj_per_bit or 0.0)
     )
-
-
-def _ceil_div(value: int, divisor: int) -> int:
-    return -(-value // divisor)

@@ -11,7 +11,7 @@ import numpy as np
 
 from matar_tf.errors import DataError, ExportError, did_you_mean
 
-__all__ = ["RUNTIMES", "Runner"]
+__all__ = ["RUNTIMES", "Runner", "make_interpreter"]
 
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
@@ -37,12 +37,7 @@ class Runner:
     def __init__(
         self, content: bytes, *, runtime: str = "litert", num_threads: int = 1
     ) -> None:
-        make = _interpreter_class(runtime)
-        try:
-            self._interpreter = make(model_content=content, num_threads=num_threads)
-            self._interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise ExportError(f"{runtime} refuses the model: {error}") from error
+        self._interpreter = make_interpreter(content, runtime, num_threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         types = [np.dtype(one["dtype"]).name for one in inputs]
@@ -90,6 +85,21 @@ class Runner:
         self._interpreter.set_tensor(index, np.ascontiguousarray(batch, np.float32))
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output["index"])
+
+
+def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
+    """Returns an interpreter of a file, its tensors allocated.
+
+    Raises:
+      ExportError: If the runtime is unknown or not installed, or refuses the file.
+    """
+    make = _interpreter_class(runtime)
+    try:
+        interpreter = make(model_content=content, num_threads=num_threads)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(f"{runtime} refuses the model: {error}") from error
+    return interpreter
 
 
 def _interpreter_class(runtime: str) -> Callable[..., Any]:

@@ -1,0 +1,104 @@
+"""Costs of an artifact's policies on targets: by the best source that is at hand.
+
+A target with a backend is priced by that tool where it is installed, by the analytic
+model of its file otherwise. Which of the two it was stands beside every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from matar_tf.artifact import Artifact
+from matar_tf.cost import CostModel
+from matar_tf.policy import Policy
+from matar_tf.report.matrix import CostKind, CostMatrix, MatrixEntry
+from matar_tf.targets import Target, VelaBackend, check_policy
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
+
+__all__ = ["PolicyCosts", "cost_matrix"]
+
+
+class PolicyCosts:
+    """Costs of policies by name: those of `matar_tf.cost.MEASURES`, MACs, mean bits.
+
+    Args:
+      artifact: The packaged network.
+      target: The hardware.
+      builder: Makes the files that a compiler is given; one is made if None.
+
+    Attributes:
+      kind: Where latency, cycles and bytes come from.
+      versions: Version by name of the tool that was used, if any.
+    """
+
+    def __init__(
+        self, artifact: Artifact, target: Target, builder: ModelBuilder | None = None
+    ) -> None:
+        self._model = CostModel(artifact.workload, target)
+        self._backend: VelaBackend | None = None
+        if isinstance(target.backend, VelaBackend) and has_vela():
+            self._backend = target.backend
+            self._builder = builder or ModelBuilder(artifact)
+        self.kind: Final[CostKind] = (
+            "compiler estimate"
+            if self._backend
+            else "latency table"
+            if target.compute.kind == "table"
+            else "modelled"
+        )
+        self.versions: Final[Mapping[str, str]] = (
+            {"ethos-u-vela": vela_version()} if self._backend else {}
+        )
+
+    def __call__(self, policy: Policy) -> dict[str, float | None]:
+        """Returns the costs of one policy."""
+        costs: dict[str, float | None] = {
+            **self._model.totals(policy),
+            "macs": self._model.workload.macs,
+            "mean_weight_bits": self._model.mean_weight_bits(policy),
+            "mean_activation_bits": self._model.mean_activation_bits(policy),
+        }
+        if self._backend is None:
+            return costs
+        estimate = compile_with_vela(self._builder.build(policy), self._backend)
+        return {
+            **costs,
+            "latency_ms": estimate.latency_ms,
+            "cycles": estimate.cycles,
+            "energy_pj": None,
+            "weight_bytes": estimate.weight_bytes,
+            "peak_activation_bytes": estimate.sram_bytes,
+        }
+
+
+def cost_matrix(
+    artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
+) -> CostMatrix:
+    """Returns the costs of each policy on each target, with what is not allowed.
+
+    Raises:
+      PolicyError: If a policy is not of the artifact's network.
+      TargetError: If a target cannot run the network at any widths.
+    """
+    builder = ModelBuilder(artifact)
+    entries: list[MatrixEntry] = []
+    for target in targets:
+        costs = PolicyCosts(artifact, target, builder)
+        for name, policy in policies.items():
+            found = check_policy(artifact.workload, policy, target)
+            entries.append(
+                MatrixEntry(
+                    policy=name,
+                    target=target.name,
+                    kind=costs.kind,
+                    figures={} if found else costs(policy),
+                    violations=tuple(one.message for one in found),
+                )
+            )
+    return CostMatrix(
+        policies=tuple(policies),
+        targets=tuple(target.name for target in targets),
+        entries=tuple(entries),
+    )

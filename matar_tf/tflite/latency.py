@@ -1,0 +1,243 @@
+"""Latency of ``.tflite`` files on this machine: end to end, and operator by operator.
+
+Files that are compared are run in turns, so that all see the same machine. A figure is
+the median of the runs, with its quartiles; it holds for this machine, this runtime and
+this number of threads only.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.metadata
+import json
+import platform
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.errors import ExportError
+from matar_tf.tflite._schema import load_model, op_name, write_model
+from matar_tf.tflite.export import write_atomically
+from matar_tf.tflite.runtime import make_interpreter
+
+__all__ = [
+    "Latency",
+    "LatencyCache",
+    "OperatorLatency",
+    "measure_latencies",
+    "profile_operators",
+]
+
+_SCHEMA_VERSION: Final = 1
+_NUM_WARM_UPS: Final = 3
+_RUNTIME: Final = "ai-edge-litert"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Time of one inference of one sample.
+
+    Attributes:
+      median_ms: Median of the runs.
+      low_ms: Their lower quartile.
+      high_ms: Their upper quartile.
+      num_repeats: Timed runs.
+      num_threads: Threads of the interpreter.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    num_repeats: int
+    num_threads: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OperatorLatency:
+    """An operator's share of the latency of a file.
+
+    Attributes:
+      name: Name of the tensor that it makes.
+      operator: Its TFLite name.
+      own_ms: Latency up to it less the latency up to the one before; its error is that
+        of both, so that a fast operator may come out below zero.
+      total_ms: Latency of the file cut off after it.
+    """
+
+    name: str
+    operator: str
+    own_ms: float
+    total_ms: float
+
+
+class LatencyCache:
+    """Latencies by file, threads, repeats, runtime and machine, in a JSON file.
+
+    Args:
+      path: The file; it is made by the first measurement.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._machine = [
+            platform.node(),
+            platform.machine(),
+            f"{_RUNTIME} {importlib.metadata.version(_RUNTIME)}",
+        ]
+
+    def measure(
+        self, contents: Mapping[str, bytes], *, num_threads: int, num_repeats: int
+    ) -> dict[str, Latency]:
+        """Returns the latency of each file; those that are not known are measured.
+
+        Raises:
+          ExportError: If the cache is damaged, or see `measure_latencies`.
+        """
+        known = self._read()
+        keys = {
+            name: self._key(content, num_threads, num_repeats)
+            for name, content in contents.items()
+        }
+        missing = [name for name, key in keys.items() if key not in known]
+        if missing:
+            found = measure_latencies(
+                [contents[name] for name in missing],
+                num_threads=num_threads,
+                num_repeats=num_repeats,
+            )
+            for name, latency in zip(missing, found, strict=True):
+                known[keys[name]] = latency
+            document = {
+                "schema_version": _SCHEMA_VERSION,
+                "latencies": {key: asdict(one) for key, one in known.items()},
+            }
+            text = json.dumps(document, indent=1) + "\n"
+            write_atomically(self._path, text.encode())
+        return {name: known[key] for name, key in keys.items()}
+
+    def _key(self, content: bytes, num_threads: int, num_repeats: int) -> str:
+        parts = [*self._machine, str(num_threads), str(num_repeats)]
+        digest = hashlib.sha256(content)
+        digest.update("\n".join(parts).encode())
+        return digest.hexdigest()
+
+    def _read(self) -> dict[str, Latency]:
+        if not self._path.exists():
+            return {}
+        try:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            if document["schema_version"] != _SCHEMA_VERSION:
+                raise ValueError(f"schema_version {document['schema_version']!r}")
+            return {
+                key: Latency(**fields) for key, fields in document["latencies"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ExportError(
+                f"Expected measured latencies in {str(self._path)!r}, got: {error!r}; "
+                "remove the file to measure anew."
+            ) from error
+
+
+def measure_latencies(
+    contents: Sequence[bytes], *, num_threads: int = 1, num_repeats: int = 50
+) -> list[Latency]:
+    """Returns the latency of each file for one sample, run in turns.
+
+    Args:
+      contents: The ``.tflite`` files.
+      num_threads: Threads of each interpreter.
+      num_repeats: Timed runs of each, after three that are not.
+
+    Raises:
+      ExportError: If LiteRT refuses a file, or a number is below 1.
+    """
+    if num_threads < 1 or num_repeats < 1:
+        raise ExportError(
+            f"Expected at least 1 thread and 1 repeat, got {num_threads} and "
+            f"{num_repeats}."
+        )
+    runs = [_Run(content, num_threads) for content in contents]
+    times: list[list[float]] = [[] for _ in runs]
+    for repeat in range(-_NUM_WARM_UPS, num_repeats):
+        for run, spent in zip(runs, times, strict=True):
+            milliseconds = run.time_ms()
+            if repeat >= 0:
+                spent.append(milliseconds)
+    return [
+        Latency(
+            median_ms=statistics.median(spent),
+            low_ms=float(np.quantile(spent, 0.25)),
+            high_ms=float(np.quantile(spent, 0.75)),
+            num_repeats=num_repeats,
+            num_threads=num_threads,
+        )
+        for spent in times
+    ]
+
+
+def profile_operators(
+    content: bytes, *, num_threads: int = 1, num_repeats: int = 50
+) -> list[OperatorLatency]:
+    """Returns each operator's share, from files that are cut off after it.
+
+    LiteRT's Python interface has no profiler. So the file is cut off after each of its
+    operators, and the cut files are timed side by side.
+
+    Args:
+      content: The ``.tflite`` file.
+      num_threads: Threads of the interpreter.
+      num_repeats: Timed runs of each cut file.
+    """
+    model = load_model(content)
+    graph = model.subgraphs[0]
+    cut = [_cut_after(model, index) for index in range(len(graph.operators))]
+    found = measure_latencies(cut, num_threads=num_threads, num_repeats=num_repeats)
+    profile: list[OperatorLatency] = []
+    before_ms = 0.0
+    for operator, latency in zip(graph.operators, found, strict=True):
+        name = graph.tensors[operator.outputs[0]].name
+        profile.append(
+            OperatorLatency(
+                name=name.decode() if isinstance(name, bytes) else str(name),
+                operator=op_name(model, operator),
+                own_ms=latency.median_ms - before_ms,
+                total_ms=latency.median_ms,
+            )
+        )
+        before_ms = latency.median_ms
+    return profile
+
+
+def _cut_after(model: Any, index: int) -> bytes:
+    """Returns the file with the operators up to an index; loose ends are outputs."""
+    model = copy.copy(model)
+    graph = copy.copy(model.subgraphs[0])
+    model.subgraphs = [graph]
+    model.signatureDefs = None
+    graph.operators = list(graph.operators[: index + 1])
+    read = {int(one) for operator in graph.operators for one in operator.inputs}
+    made = [int(one) for operator in graph.operators for one in operator.outputs]
+    graph.outputs = np.array([one for one in made if one not in read], dtype=np.int32)
+    return write_model(model)
+
+
+class _Run:
+    """One file, ready to be timed on a fixed random sample."""
+
+    def __init__(self, content: bytes, num_threads: int) -> None:
+        self._interpreter = make_interpreter(content, "litert", num_threads)
+        rng = np.random.default_rng(0)
+        for one in self._interpreter.get_input_details():
+            sample = rng.normal(size=one["shape"]).astype(one["dtype"])
+            self._interpreter.set_tensor(one["index"], sample)
+
+    def time_ms(self) -> float:
+        start = time.perf_counter()
+        self._interpreter.invoke()
+        return (time.perf_counter() - start) * 1e3

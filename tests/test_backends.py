@@ -1,0 +1,182 @@
+"""Backends: Vela's own figures, the fallback, the table of policies by targets."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from digits_net import digits_artifact
+
+from matar_tf.backends import PolicyCosts, cost_matrix
+from matar_tf.cost import MEASURES, estimate
+from matar_tf.errors import ExportError, SearchError
+from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
+from matar_tf.report.matrix import CostMatrix, MatrixEntry
+from matar_tf.targets import check_policy, load_target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
+
+TARGET = load_target("ethos_u55_128")
+
+
+def compiled(name: str, **changes):
+    artifact = digits_artifact()
+    content = ModelBuilder(artifact).build(artifact.space.named(name))
+    return compile_with_vela(content, TARGET.backend.model_copy(update=changes))
+
+
+class TestVela:
+    def test_it_says_what_its_command_line_says(self, tmp_path: Path):
+        artifact = digits_artifact()
+        content = ModelBuilder(artifact).build(artifact.space.named("w8a8"))
+        (tmp_path / "x.tflite").write_bytes(content)
+        command = [
+            str(Path(sys.executable).parent / "vela"),
+            str(tmp_path / "x.tflite"),
+        ]
+        for flag, value in (
+            ("accelerator-config", "ethos-u55-128"),
+            ("system-config", "Ethos_U55_High_End_Embedded"),
+            ("memory-mode", "Shared_Sram"),
+            ("output-dir", str(tmp_path)),
+        ):
+            command += [f"--{flag}", value]
+        subprocess.run(command, check=True, capture_output=True)
+        summary = next(tmp_path.glob("*summary*.csv"))
+        row = next(csv.DictReader(summary.read_text().splitlines()))
+        found = compiled("w8a8")
+        assert found.cycles == float(row["cycles_total"])
+        assert found.weight_bytes == int(row["total_npu_encoded_weights"])
+        assert found.latency_ms == pytest.approx(found.cycles / 500e3)
+        assert found.sram_bytes == 1024 * float(row["sram_memory_used"])
+        assert found.flash_bytes > found.weight_bytes
+        assert found.num_cpu_ops == 2  # quantizing the input, dequantizing the output
+
+    def test_narrow_weights_are_coded_in_fewer_bytes(self):
+        wide, narrow, ternary = (compiled(f"w{bits}a8") for bits in (8, 4, 2))
+        assert wide.weight_bytes > 1.5 * narrow.weight_bytes
+        assert narrow.weight_bytes > 1.2 * ternary.weight_bytes
+
+    def test_the_accelerator_matters(self):
+        small = compiled("w8a8", accelerator="ethos-u55-32")
+        assert small.cycles > compiled("w8a8").cycles
+
+    def test_nothing_is_printed(self, capfd: pytest.CaptureFixture[str]):
+        compiled("w8a8")
+        captured = capfd.readouterr()
+        assert (captured.out, captured.err) == ("", "")
+
+    @pytest.mark.parametrize("key", ["accelerator", "system_config", "memory_mode"])
+    def test_an_unknown_configuration_is_named(self, key):
+        with pytest.raises(ExportError, match="'nonsense'"):
+            compiled("w8a8", **{key: "nonsense"})
+
+    def test_a_file_that_it_does_not_compile_is_an_error(self):
+        with pytest.raises(ExportError, match="Expected Vela to compile"):
+            compile_with_vela(b"no model", TARGET.backend)
+
+
+class TestPolicyCosts:
+    def test_a_compiler_that_is_there_is_used(self):
+        artifact = digits_artifact()
+        costs = PolicyCosts(artifact, TARGET)
+        policy = artifact.space.named("w4a8")
+        found, expected = costs(policy), compiled("w4a8")
+        assert has_vela()
+        assert costs.kind == "compiler estimate"
+        assert costs.versions == {"ethos-u-vela": vela_version()}
+        assert found["cycles"] == expected.cycles
+        assert found["latency_ms"] == expected.latency_ms
+        assert found["weight_bytes"] == expected.weight_bytes
+        assert found["peak_activation_bytes"] == expected.sram_bytes
+        assert found["energy_pj"] is None
+        modelled = estimate(artifact.workload, policy, TARGET)
+        assert found["bops"] == modelled.bops
+        assert found["mean_weight_bits"] == modelled.mean_weight_bits
+
+    def test_the_model_serves_where_there_is_no_compiler(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ethosu", None)  # as if not installed
+        artifact = digits_artifact()
+        costs = PolicyCosts(artifact, TARGET)
+        policy = artifact.space.named("w4a8")
+        expected = estimate(artifact.workload, policy, TARGET)
+        assert (costs.kind, costs.versions) == ("modelled", {})
+        assert costs(policy) == {
+            **{name: one.getter(expected) for name, one in MEASURES.items()},
+            "macs": expected.macs,
+            "mean_weight_bits": expected.mean_weight_bits,
+            "mean_activation_bits": expected.mean_activation_bits,
+        }
+
+    def test_a_target_without_a_backend_is_modelled(self):
+        costs = PolicyCosts(digits_artifact(), load_target("mpic"))
+        assert (costs.kind, costs.versions) == ("modelled", {})
+
+
+@pytest.fixture(scope="module")
+def matrix() -> CostMatrix:
+    space = digits_artifact().space
+    policies = {name: space.named(name) for name in ("w8a8", "w4a4", "w3a8")}
+    targets = [load_target(name) for name in ("mpic", "bismo_haq", "ethos_u55_256")]
+    return cost_matrix(digits_artifact(), policies, targets)
+
+
+class TestCostMatrix:
+    def test_every_pair_is_priced_or_refused_with_reasons(self, matrix):
+        space, workload = digits_artifact().space, digits_artifact().workload
+        for entry in matrix.entries:
+            policy, target = space.named(entry.policy), load_target(entry.target)
+            violations = check_policy(workload, policy, target)
+            assert entry.violations == tuple(one.message for one in violations)
+            if entry.kind == "modelled" and entry.legal:
+                cost = estimate(workload, policy, target)
+                assert entry.figures["cycles"] == pytest.approx(cost.cycles)
+        assert [one.legal for one in matrix.entries] == [
+            *(True, True, False),
+            *(True, True, True),
+            *(True, False, True),
+        ]
+
+    def test_the_tables_say_where_figures_come_from_and_what_is_missing(self, matrix):
+        text = matrix_to_markdown(matrix)
+        assert "ethos_u55_256 (compiler estimate)" in text
+        assert "mpic (modelled)" in text
+        assert "## latency [ms]" in text
+        assert "- w3a8 on mpic: Weights must use a width" in text
+        energy = text[text.index("## energy") : text.index("## weights")]
+        row = next(line for line in energy.splitlines() if "| w8a8" in line)
+        assert row.split(" | ")[2:] == ["-", "- |"]
+
+    def test_csv_and_json_hold_the_same_figures(self, matrix):
+        rows = list(csv.DictReader(matrix_to_csv(matrix).splitlines()))
+        document = matrix_to_json(matrix)
+        assert len(rows) == len(document["entries"]) == 9
+        for row, entry in zip(rows, document["entries"], strict=True):
+            assert (row["policy"], row["target"]) == (entry["policy"], entry["target"])
+            assert row["legal"] == ("yes" if entry["legal"] else "no")
+            for name, value in entry["figures"].items():
+                assert row[name] == ("" if value is None else str(value))
+            if not entry["legal"]:
+                assert row["cycles"] == ""
+                assert row["violation"] == entry["violations"][0]
+
+    def test_it_is_complete(self, matrix):
+        with pytest.raises(SearchError, match="one entry for each of 3 policies"):
+            dataclasses.replace(matrix, entries=matrix.entries[:-1])
+
+    @pytest.mark.parametrize(
+        ("figures", "violations"), [({}, ()), ({"cycles": 1.0}, ("no",))]
+    )
+    def test_an_entry_has_figures_or_reasons(self, figures, violations):
+        with pytest.raises(SearchError, match="either figures or violations"):
+            MatrixEntry(
+                policy="p",
+                target="t",
+                kind="modelled",
+                figures=figures,
+                violations=violations,
+            )
