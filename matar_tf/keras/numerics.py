@@ -84,26 +84,31 @@ def _lsq(
     qmax: tf.Tensor,
     gradient_scale: tf.Tensor,
 ) -> Any:
-    """`fake_quantize` with the LSQ gradient; the step's is scaled."""
+    """`fake_quantize` with the LSQ gradient; the step's is scaled.
+
+    Written for few passes over `x`: the gradient of the step is the difference of two
+    dot products, ``upstream . levels - (upstream inside the range) . v``.
+    """
     v = x / step
-    levels = tf.floor(tf.clip_by_value(v, qmin, qmax) + 0.5)
+    clipped = tf.clip_by_value(v, qmin, qmax)
+    levels = tf.floor(clipped + 0.5)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        inside = tf.logical_and(v >= qmin, v <= qmax)
-        to_step = upstream * tf.where(inside, levels - v, levels) * gradient_scale
-        axes = list(range(len(x.shape) - len(step.shape)))
-        return (
-            tf.where(inside, upstream, tf.zeros_like(upstream)),
-            tf.reduce_sum(to_step, axis=axes),
-            None,
-            None,
-            None,
-        )
+        to_x = tf.where(tf.equal(clipped, v), upstream, tf.zeros_like(upstream))
+        to_step = _contract(upstream, levels, step) - _contract(to_x, v, step)
+        return to_x, to_step * gradient_scale, None, None, None
 
     return levels * step, gradient
 
 
-@tf.function(jit_compile=True, autograph=False)
+def _contract(a: tf.Tensor, b: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of ``a * b`` over the axes that `step` is broadcast along."""
+    if not step.shape.rank:
+        return tf.tensordot(tf.reshape(a, (-1,)), tf.reshape(b, (-1,)), 1)
+    axes = list(range(len(a.shape) - len(step.shape)))
+    return tf.reduce_sum(a * b, axis=axes)
+
+
 def quantize_row(
     x: tf.Tensor,
     log_steps: tf.Tensor,
@@ -112,7 +117,7 @@ def quantize_row(
     qmaxs: tf.Tensor,
     gradient_scales: tf.Tensor,
 ) -> tf.Tensor:
-    """Fake-quantizes with one row of a bank of steps; compiled by XLA.
+    """Fake-quantizes with one row of a bank of steps.
 
     Args:
       x: Shape ``[..., *channels]``.
