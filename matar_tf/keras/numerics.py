@@ -86,27 +86,20 @@ def _lsq(
 ) -> Any:
     """`fake_quantize` with the LSQ gradient; the step's is scaled.
 
-    Written for few passes over `x`: the gradient of the step is the difference of two
-    dot products, ``upstream . levels - (upstream inside the range) . v``.
+    Written in operations that are fast on CPUs: a masked product in the place of a
+    selection, a sum of products in the place of a dot product.
     """
     v = x / step
     clipped = tf.clip_by_value(v, qmin, qmax)
     levels = tf.floor(clipped + 0.5)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        to_x = tf.where(tf.equal(clipped, v), upstream, tf.zeros_like(upstream))
-        to_step = _contract(upstream, levels, step) - _contract(to_x, v, step)
-        return to_x, to_step * gradient_scale, None, None, None
+        inside = tf.cast(tf.equal(clipped, v), upstream.dtype)
+        axes = list(range(len(x.shape) - len(step.shape)))
+        to_step = tf.reduce_sum(upstream * (levels - inside * v), axis=axes)
+        return upstream * inside, to_step * gradient_scale, None, None, None
 
     return levels * step, gradient
-
-
-def _contract(a: tf.Tensor, b: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of ``a * b`` over the axes that `step` is broadcast along."""
-    if not step.shape.rank:
-        return tf.tensordot(tf.reshape(a, (-1,)), tf.reshape(b, (-1,)), 1)
-    axes = list(range(len(a.shape) - len(step.shape)))
-    return tf.reduce_sum(a * b, axis=axes)
 
 
 def quantize_row(
