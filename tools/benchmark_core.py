@@ -247,7 +247,7 @@ def _equality(seed: int, num_policies: int) -> Iterator[Bar]:
         name=f"kernels that differ between template and converter route, "
         f"{num_policies} policies over {', '.join(_NETS)}",
         figure=f"{different} of {kernels}",
-        limit="0: integers and biases equal, scales within 3 ulp",
+        limit="0: integers equal, scales within 3 ulp, biases as equal as that allows",
         held=different == 0,
     )
 
@@ -276,14 +276,25 @@ def _num_different(model: Any, builder: ModelBuilder, policy: Policy) -> int:
 
 
 def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    # The converter rounds a scale three times on its way; ours is rounded twice.
+    # The converter rounds a scale three times on its way, ours is rounded twice; it
+    # finds a bias again by dividing by that scale, so a count of millions may move.
     ulp = 3 * np.spacing(np.maximum(ours["scale"], theirs["scale"]))
-    return (
-        np.array_equal(ours["values"], theirs["values"])
-        and bool(np.all(np.abs(ours["scale"] - theirs["scale"]) <= ulp))
-        and bool(np.all(ours["bias"] == theirs["bias"]))
-        and abs(ours["input_scale"] / theirs["input_scale"] - 1.0) < 1e-6
-    )
+    moved = np.abs(ours["bias"] - theirs["bias"])
+    allowed = np.floor(3 * 2.0**-23 * np.abs(ours["bias"]) + 0.5)
+    equal = {
+        "integers": np.array_equal(ours["values"], theirs["values"]),
+        "scales": bool(np.all(np.abs(ours["scale"] - theirs["scale"]) <= ulp)),
+        "biases": bool(np.all(moved <= allowed)),
+        "input scale": abs(ours["input_scale"] / theirs["input_scale"] - 1.0) < 1e-6,
+    }
+    if moved.any() or not all(equal.values()):
+        place = int(moved.argmax())
+        print(
+            f"{ours['name']}: {equal}; a bias of {ours['bias'].flat[place]} became "
+            f"{theirs['bias'].flat[place]}",
+            file=sys.stderr,
+        )
+    return all(equal.values())
 
 
 def _kernels(content: bytes) -> list[dict[str, Any]]:
@@ -298,6 +309,7 @@ def _kernels(content: bytes) -> list[dict[str, Any]]:
                 raise AssertionError("kernels and biases are constants")
             found.append(
                 {
+                    "name": kernel.name,
                     "values": values,
                     "scale": np.asarray(kernel.quantization.scale, np.float32),
                     "bias": counts.astype(np.int64),
