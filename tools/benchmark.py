@@ -21,7 +21,10 @@ from tools.bars import Bar
 from tools.common import reports_errors, run
 
 _ARTIFACT = flags.DEFINE_string(
-    "artifact", None, "Artifact with its Keras network: directory or .matar file."
+    "artifact",
+    None,
+    "Artifact, directory or .matar file; core: with its Keras network; targets: to "
+    "compare the Ethos-U models with Vela.",
 )
 _DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was trained on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
@@ -69,6 +72,7 @@ def _core() -> Iterator[Bar]:
 
 
 def _targets() -> Iterator[Bar]:
+    from matar_tf.artifact import read_artifact
     from tools import benchmark_targets
 
     points = benchmark_targets.points()
@@ -77,6 +81,9 @@ def _targets() -> Iterator[Bar]:
     if _MARKDOWN.value is not None:
         Path(_MARKDOWN.value).write_text(table, encoding="utf-8")
     yield from benchmark_targets.check_points(points)
+    if _ARTIFACT.value is not None:
+        artifact = read_artifact(_ARTIFACT.value)
+        yield from benchmark_targets.compare_with_vela(artifact)
     if _REFERENCE_DATA.value is not None:
         yield from benchmark_targets.measure_reference_data(_REFERENCE_DATA.value)
 

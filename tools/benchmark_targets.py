@@ -18,11 +18,14 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from matar_tf.artifact import Artifact
+from matar_tf.backends import PolicyCosts
 from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import DataError
 from matar_tf.targets import Target, load_target
 from matar_tf.targets.demand import demand_of
 from matar_tf.targets.roofline import terms_of
+from matar_tf.tflite.vela import has_vela
 from matar_tf.workload import LayerWorkload, Workload
 from tools.bars import Bar
 from tools.reference_bitfusion import (
@@ -34,13 +37,22 @@ from tools.reference_bitfusion import (
 from tools.reference_networks import (
     autoencoder,
     ds_cnn,
+    inception_v1,
+    inception_v4,
     mobilenet_v1,
     mobilenet_v2,
     resnet8,
     uniform_policy,
 )
 
-__all__ = ["Point", "check_points", "measure_reference_data", "points", "to_markdown"]
+__all__ = [
+    "Point",
+    "check_points",
+    "compare_with_vela",
+    "measure_reference_data",
+    "points",
+    "to_markdown",
+]
 
 _HAQ_TABLE = "haq_bismo_mobilenetv2_batch16.npy"
 _BITFUSION_TABLE = "bitfusion_sweep.csv"
@@ -99,6 +111,14 @@ _TINY_LATENCY_MS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
+# Energy of one inference, where the same boards were metered.
+_TINY_ENERGY_MJ: Mapping[str, tuple[float, ...]] = {
+    "cortex_m4_cmsis_nn": (20.24,),
+    "cortex_m7": (5.090, 1.376, 2.965, 0.166),
+    "ne16_gap9": (0.0404, 0.0267, 0.0584, 0.00729),
+}
+
+
 def _tiny_networks() -> tuple[Workload, ...]:
     return resnet8(), ds_cnn(), mobilenet_v1(96, 0.25, 2), autoencoder()
 
@@ -120,6 +140,20 @@ def _mlperf_tiny() -> Iterator[Point]:
                 kind="calibration",
                 source=source,
             )
+        for network, workload, published in zip(
+            _TINY, _tiny_networks(), _TINY_ENERGY_MJ[name], strict=False
+        ):
+            cost = estimate(workload, uniform_policy(workload, 8, 8), target)
+            yield Point(
+                target=name,
+                network=network,
+                bits="8/8",
+                unit="mJ",
+                published=published,
+                predicted=(cost.energy_pj or math.nan) * 1e-9,
+                kind="calibration",
+                source="mlcommons/tiny_results, energy mode of the same board",
+            )
 
 
 def _edge_tpu() -> Iterator[Point]:
@@ -127,6 +161,8 @@ def _edge_tpu() -> Iterator[Point]:
     for network, workload, published in (
         ("MobileNet v1", mobilenet_v1(224, 1.0, 1001), 2.17),
         ("MobileNet v2", mobilenet_v2(1001), 2.29),
+        ("Inception v1", inception_v1(1001), 3.06),
+        ("Inception v4", inception_v4(1001), 84.25),
     ):
         cost = estimate(workload, uniform_policy(workload, 8, 8), target)
         yield Point(
@@ -262,7 +298,7 @@ def check_points(found: Sequence[Point]) -> Iterator[Bar]:
     """Yields the bars that need no further files."""
     for name in _TINY_LATENCY_MS:
         yield _worst(found, name, f"{name}: MLPerf Tiny, worst of 4 networks", 0.21)
-    yield _worst(found, "edge_tpu_coral", "edge_tpu_coral: worst of 2 networks", 0.21)
+    yield _worst(found, "edge_tpu_coral", "edge_tpu_coral: worst of 4 networks", 0.21)
     for name in _VELA_CYCLES:
         yield _worst(found, name, f"{name}: analytic model against Vela", 0.10)
     yield _worst(found, "bismo_haq", "bismo_haq: worst of 3 totals of HAQ", 0.066)
@@ -271,7 +307,8 @@ def check_points(found: Sequence[Point]) -> Iterator[Bar]:
 
 
 def _worst(found: Sequence[Point], target: str, name: str, limit: float) -> Bar:
-    worst = max((one for one in found if one.target == target), key=_size_of_error)
+    latencies = [one for one in found if one.target == target and one.unit != "mJ"]
+    worst = max(latencies, key=_size_of_error)
     return Bar(
         name=f"{name} ({worst.kind})",
         figure=f"{100 * worst.error:+.1f} % ({worst.network})",
@@ -282,6 +319,31 @@ def _worst(found: Sequence[Point], target: str, name: str, limit: float) -> Bar:
 
 def _size_of_error(point: Point) -> float:
     return abs(point.error)
+
+
+def compare_with_vela(artifact: Artifact) -> Iterator[Bar]:
+    """Yields the model's errors on an artifact's files, if Vela is installed."""
+    if not has_vela():
+        return
+    names = artifact.space.uniform_names(mixed=True)
+    names = tuple(name for name in names if name.endswith("a8"))
+    for name in _VELA_CYCLES:
+        target = load_target(name)
+        compiled = PolicyCosts(artifact, target)
+        errors: dict[str, float] = {}
+        for policy_name in names:
+            policy = artifact.space.named(policy_name)
+            modelled = estimate(artifact.workload, policy, target).cycles
+            errors[policy_name] = modelled / (compiled(policy)["cycles"] or 0.0) - 1.0
+        worst = max(errors, key=lambda one: abs(errors[one]))
+        yield Bar(
+            name=f"{name}: analytic model against Vela on this artifact, worst of "
+            f"{', '.join(names)}",
+            figure=f"{100 * errors[worst]:+.1f} % ({worst}; w8a8 "
+            f"{100 * errors['w8a8']:+.1f} %)",
+            limit="at most 10 %",
+            held=abs(errors[worst]) <= 0.10,
+        )
 
 
 def _lookup_time() -> Bar:
@@ -417,7 +479,7 @@ def to_markdown(found: Sequence[Point]) -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
     for one in found:
-        digits = 0 if one.unit == "cycles" else 3
+        digits = {"cycles": 0, "mJ": 4}.get(one.unit, 3)
         lines.append(
             f"| `{one.target}` | {one.network} | {one.bits} | {one.unit} "
             f"| {one.published:,.{digits}f} | {one.predicted:,.{digits}f} "
