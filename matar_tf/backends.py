@@ -11,6 +11,7 @@ from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.cost import CostModel
+from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
 from matar_tf.report.matrix import CostKind, CostMatrix, MatrixEntry
 from matar_tf.targets import Target, VelaBackend, check_policy
@@ -18,6 +19,8 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
 __all__ = ["PolicyCosts", "cost_matrix"]
+
+_NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
 
 class PolicyCosts:
@@ -53,7 +56,13 @@ class PolicyCosts:
         )
 
     def __call__(self, policy: Policy) -> dict[str, float | None]:
-        """Returns the costs of one policy."""
+        """Returns the costs of one policy.
+
+        Raises:
+          TargetError: If the compiler leaves operators to a processor that nobody
+            prices, or see `CostModel.totals`.
+          ExportError: If it does not compile the file.
+        """
         costs: dict[str, float | None] = {
             **self._model.totals(policy),
             "macs": self._model.workload.macs,
@@ -63,6 +72,12 @@ class PolicyCosts:
         if self._backend is None:
             return costs
         estimate = compile_with_vela(self._builder.build(policy), self._backend)
+        if estimate.num_cpu_ops > _NUM_FLOAT_OPS:
+            raise TargetError(
+                f"Expected Vela to put all but {_NUM_FLOAT_OPS} operators on the NPU, "
+                f"got {estimate.num_cpu_ops} on the CPU, whose time it does not say; "
+                "change the network, or remove [backend] from the target to model it."
+            )
         return {
             **costs,
             "latency_ms": estimate.latency_ms,

@@ -9,7 +9,13 @@ import pytest
 
 from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import ModelError, PolicyError, TargetError
-from matar_tf.targets import Target, check_policy, list_targets, load_target
+from matar_tf.targets import (
+    Target,
+    check_policy,
+    describe_target,
+    list_targets,
+    load_target,
+)
 from matar_tf.targets.demand import layer_shape
 from matar_tf.workload import OpKind
 from tools.reference_networks import NetworkBuilder, mobilenet_v1, uniform_policy
@@ -181,6 +187,11 @@ class TestLatencyTable:
         net = NetworkBuilder((9, 9, 20))
         net.mean(net.conv(net.input, 40, 3, name="conv"))
         return net.build()
+
+    def test_the_page_says_how_many_rows_there_are(self, table_target):
+        page = describe_target(table_target)
+        assert "compute.entries = 3 measured rows" in page
+        assert "operands: - MAC per cycle" in page
 
     def test_layers_are_found_by_name_and_by_shape(self, table_target):
         workload = self.workload()

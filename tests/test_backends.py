@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from digits_net import digits_artifact
+from nets import chain, conv, keras_model
 
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.cost import MEASURES, estimate
-from matar_tf.errors import ExportError, SearchError
+from matar_tf.errors import ExportError, SearchError, TargetError
 from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
 from matar_tf.targets import check_policy, load_target
@@ -111,6 +113,18 @@ class TestPolicyCosts:
             "mean_weight_bits": expected.mean_weight_bits,
             "mean_activation_bits": expected.mean_activation_bits,
         }
+
+    def test_an_operator_that_runs_elsewhere_is_not_free(self):
+        from matar_tf.keras import calibrate, package, quantize_model
+
+        # The NPU takes strides up to 4.
+        body = chain(conv(), conv(strides=5))
+        model = quantize_model(keras_model((16, 16, 3), body))
+        calibrate(model, np.zeros((4, 16, 16, 3), np.float32))
+        artifact = package(model, include_network=False)
+        costs = PolicyCosts(artifact, TARGET)
+        with pytest.raises(TargetError, match="3 on the CPU"):
+            costs(artifact.space.named("w8a8"))
 
     def test_a_target_without_a_backend_is_modelled(self):
         costs = PolicyCosts(digits_artifact(), load_target("mpic"))
