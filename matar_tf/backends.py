@@ -14,7 +14,7 @@ from matar_tf.cost import CostModel
 from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
 from matar_tf.report.matrix import CostKind, CostMatrix, MatrixEntry
-from matar_tf.targets import Target, VelaBackend, check_policy
+from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
@@ -33,7 +33,7 @@ class PolicyCosts:
 
     Attributes:
       kind: Where latency, cycles and bytes come from.
-      versions: Version by name of the tool that was used, if any.
+      versions: What priced them, by name: a tool's version, a latency table's file.
     """
 
     def __init__(
@@ -44,16 +44,14 @@ class PolicyCosts:
         if isinstance(target.backend, VelaBackend) and has_vela():
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
-        self.kind: Final[CostKind] = (
-            "compiler estimate"
-            if self._backend
-            else "latency table"
-            if target.compute.kind == "table"
-            else "modelled"
-        )
-        self.versions: Final[Mapping[str, str]] = (
-            {"ethos-u-vela": vela_version()} if self._backend else {}
-        )
+        kind: CostKind = "modelled"
+        versions: dict[str, str] = {}
+        if self._backend is not None:
+            kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
+        elif isinstance(target.compute, TableCompute):
+            kind, versions = "latency table", {"latency table": target.compute.file}
+        self.kind: Final[CostKind] = kind
+        self.versions: Final[Mapping[str, str]] = versions
 
     def __call__(self, policy: Policy) -> dict[str, float | None]:
         """Returns the costs of one policy.

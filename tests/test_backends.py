@@ -18,7 +18,7 @@ from matar_tf.cost import MEASURES, estimate
 from matar_tf.errors import ExportError, SearchError, TargetError
 from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
-from matar_tf.targets import check_policy, load_target
+from matar_tf.targets import Target, check_policy, load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
@@ -137,6 +137,38 @@ def matrix() -> CostMatrix:
     policies = {name: space.named(name) for name in ("w8a8", "w4a4", "w3a8")}
     targets = [load_target(name) for name in ("mpic", "bismo_haq", "ethos_u55_256")]
     return cost_matrix(digits_artifact(), policies, targets)
+
+
+class TestLatencyTable:
+    def test_its_figures_are_marked_in_both_tables(self, tmp_path: Path):
+        artifact = digits_artifact()
+        target = table_target(tmp_path)
+        costs = PolicyCosts(artifact, target)
+        assert costs.kind == "latency table"
+        assert costs.versions == {"latency table": "table.csv"}
+        found = costs(artifact.space.named("w8a8"))
+        num_kernels = sum(one.weights is not None for one in artifact.workload.layers)
+        assert found["cycles"] > 1000 * num_kernels
+        (entry,) = cost_matrix(
+            artifact, {"w8a8": artifact.space.named("w8a8")}, [target]
+        ).entries
+        assert (entry.kind, entry.figures) == (costs.kind, found)
+
+
+def table_target(folder: Path) -> Target:
+    """The target mpic with a row of 1000 cycles for each layer with a kernel."""
+    rows = "layer,weight_bits,activation_bits,value,unit\n" + "".join(
+        f"{one.name},8,8,1000,cycles\n"
+        for one in digits_artifact().workload.layers
+        if one.weights
+    )
+    (folder / "table.csv").write_text(rows)
+    path = Path(__file__).parent.parent / "matar_tf/targets/data/mpic.toml"
+    text = path.read_text()
+    start, stop = text.index("[compute]"), text.index("[[ops]]")
+    compute = '[compute]\nkind = "table"\nfile = "table.csv"\nsource = "x"\n\n'
+    (folder / "mine.toml").write_text(text[:start] + compute + text[stop:])
+    return load_target(folder / "mine.toml")
 
 
 class TestCostMatrix:
