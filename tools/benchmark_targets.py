@@ -244,10 +244,10 @@ def _bitfusion() -> Iterator[Point]:
 
 
 def _published_bitfusion(target: Target, **sizes: int) -> Target:
-    """Returns Bit Fusion with sums that cross the port, as the published figures."""
+    """Returns Bit Fusion with sums and padding that cross the port, as published."""
     if target.buffers is None:
         raise DataError("Expected a target with buffers.")
-    changes = {"stores_accumulators": True, **sizes}
+    changes = {"stores_accumulators": True, "pads_weights": True, **sizes}
     return target.model_copy(
         update={"buffers": target.buffers.model_copy(update=changes)}
     )
