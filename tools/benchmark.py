@@ -73,10 +73,10 @@ def _core() -> Iterator[Bar]:
 
 def _targets() -> Iterator[Bar]:
     from matar_tf.artifact import read_artifact
-    from tools import benchmark_targets
+    from tools import benchmark_points, benchmark_targets
 
-    points = benchmark_targets.points()
-    table = benchmark_targets.to_markdown(points)
+    points = benchmark_points.points()
+    table = benchmark_points.to_markdown(points)
     print(table)
     if _MARKDOWN.value is not None:
         Path(_MARKDOWN.value).write_text(table, encoding="utf-8")
