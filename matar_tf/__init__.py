@@ -14,6 +14,7 @@ search/       NSGA-II over policies
 results       what a search found
 report/       results as tables
 tflite/       ``.tflite`` files for policies, and running them; no TensorFlow
+backends      costs by a target's own tool, or by its model
 retarget      all of it: an artifact and targets in, fronts and files out
 
 Importing this package loads nothing heavy: the names below are imported when used.

@@ -11,13 +11,16 @@ from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.cost import CostModel
+from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
 from matar_tf.report.matrix import CostKind, CostMatrix, MatrixEntry
-from matar_tf.targets import Target, VelaBackend, check_policy
+from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
 __all__ = ["PolicyCosts", "cost_matrix"]
+
+_NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
 
 class PolicyCosts:
@@ -30,7 +33,7 @@ class PolicyCosts:
 
     Attributes:
       kind: Where latency, cycles and bytes come from.
-      versions: Version by name of the tool that was used, if any.
+      versions: What priced them, by name: a tool's version, a latency table's file.
     """
 
     def __init__(
@@ -41,19 +44,23 @@ class PolicyCosts:
         if isinstance(target.backend, VelaBackend) and has_vela():
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
-        self.kind: Final[CostKind] = (
-            "compiler estimate"
-            if self._backend
-            else "latency table"
-            if target.compute.kind == "table"
-            else "modelled"
-        )
-        self.versions: Final[Mapping[str, str]] = (
-            {"ethos-u-vela": vela_version()} if self._backend else {}
-        )
+        kind: CostKind = "modelled"
+        versions: dict[str, str] = {}
+        if self._backend is not None:
+            kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
+        elif isinstance(target.compute, TableCompute):
+            kind, versions = "latency table", {"latency table": target.compute.file}
+        self.kind: Final[CostKind] = kind
+        self.versions: Final[Mapping[str, str]] = versions
 
     def __call__(self, policy: Policy) -> dict[str, float | None]:
-        """Returns the costs of one policy."""
+        """Returns the costs of one policy.
+
+        Raises:
+          TargetError: If the compiler leaves operators to a processor that nobody
+            prices, or see `CostModel.totals`.
+          ExportError: If it does not compile the file.
+        """
         costs: dict[str, float | None] = {
             **self._model.totals(policy),
             "macs": self._model.workload.macs,
@@ -63,6 +70,12 @@ class PolicyCosts:
         if self._backend is None:
             return costs
         estimate = compile_with_vela(self._builder.build(policy), self._backend)
+        if estimate.num_cpu_ops > _NUM_FLOAT_OPS:
+            raise TargetError(
+                f"Expected Vela to put all but {_NUM_FLOAT_OPS} operators on the NPU, "
+                f"got {estimate.num_cpu_ops} on the CPU, whose time it does not say; "
+                "change the network, or remove [backend] from the target to model it."
+            )
         return {
             **costs,
             "latency_ms": estimate.latency_ms,

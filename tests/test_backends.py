@@ -8,15 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from digits_net import digits_artifact
+from nets import chain, conv, keras_model
 
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.cost import MEASURES, estimate
-from matar_tf.errors import ExportError, SearchError
+from matar_tf.errors import ExportError, SearchError, TargetError
 from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
-from matar_tf.targets import check_policy, load_target
+from matar_tf.targets import Target, check_policy, load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
@@ -112,6 +114,18 @@ class TestPolicyCosts:
             "mean_activation_bits": expected.mean_activation_bits,
         }
 
+    def test_an_operator_that_runs_elsewhere_is_not_free(self):
+        from matar_tf.keras import calibrate, package, quantize_model
+
+        # The NPU takes strides up to 4.
+        body = chain(conv(), conv(strides=5))
+        model = quantize_model(keras_model((16, 16, 3), body))
+        calibrate(model, np.zeros((4, 16, 16, 3), np.float32))
+        artifact = package(model, include_network=False)
+        costs = PolicyCosts(artifact, TARGET)
+        with pytest.raises(TargetError, match="3 on the CPU"):
+            costs(artifact.space.named("w8a8"))
+
     def test_a_target_without_a_backend_is_modelled(self):
         costs = PolicyCosts(digits_artifact(), load_target("mpic"))
         assert (costs.kind, costs.versions) == ("modelled", {})
@@ -123,6 +137,38 @@ def matrix() -> CostMatrix:
     policies = {name: space.named(name) for name in ("w8a8", "w4a4", "w3a8")}
     targets = [load_target(name) for name in ("mpic", "bismo_haq", "ethos_u55_256")]
     return cost_matrix(digits_artifact(), policies, targets)
+
+
+class TestLatencyTable:
+    def test_its_figures_are_marked_in_both_tables(self, tmp_path: Path):
+        artifact = digits_artifact()
+        target = table_target(tmp_path)
+        costs = PolicyCosts(artifact, target)
+        assert costs.kind == "latency table"
+        assert costs.versions == {"latency table": "table.csv"}
+        found = costs(artifact.space.named("w8a8"))
+        num_kernels = sum(one.weights is not None for one in artifact.workload.layers)
+        assert found["cycles"] > 1000 * num_kernels
+        (entry,) = cost_matrix(
+            artifact, {"w8a8": artifact.space.named("w8a8")}, [target]
+        ).entries
+        assert (entry.kind, entry.figures) == (costs.kind, found)
+
+
+def table_target(folder: Path) -> Target:
+    """The target mpic with a row of 1000 cycles for each layer with a kernel."""
+    rows = "layer,weight_bits,activation_bits,value,unit\n" + "".join(
+        f"{one.name},8,8,1000,cycles\n"
+        for one in digits_artifact().workload.layers
+        if one.weights
+    )
+    (folder / "table.csv").write_text(rows)
+    path = Path(__file__).parent.parent / "matar_tf/targets/data/mpic.toml"
+    text = path.read_text()
+    start, stop = text.index("[compute]"), text.index("[[ops]]")
+    compute = '[compute]\nkind = "table"\nfile = "table.csv"\nsource = "x"\n\n'
+    (folder / "mine.toml").write_text(text[:start] + compute + text[stop:])
+    return load_target(folder / "mine.toml")
 
 
 class TestCostMatrix:

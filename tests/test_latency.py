@@ -67,6 +67,17 @@ class TestProfileOperators:
         assert {"stem_relu", "hidden_relu"} <= {one.name for one in profile}
 
 
+@pytest.mark.slow
+def test_the_benchmark_ranks_random_networks():
+    from tools.benchmark_host import measure_host
+
+    (bar,) = measure_host(seed=0, num_networks=3)
+    assert "3 random networks" in bar.name
+    rank = float(bar.figure.split()[0])
+    assert -1 <= rank <= 1
+    assert bar.held == (rank >= 0.9)
+
+
 class TestLatencyCache:
     def test_what_is_known_is_not_measured_again(self, content, tmp_path: Path):
         cache = LatencyCache(tmp_path / "latency.json")

@@ -183,6 +183,27 @@ class TestMarkdown:
         assert "as packaged" not in to_markdown(result)
 
 
+class TestSources:
+    @pytest.mark.parametrize(
+        ("tool", "kind", "names"),
+        [
+            ("ethos-u-vela", "compiler estimate", {"latency_ms", "weight_bytes"}),
+            ("latency table", "latency table", {"latency_ms"}),
+            ("numpy", "modelled", {"latency_ms", "energy_pj"}),
+        ],
+    )
+    def test_what_priced_a_result_marks_its_columns(
+        self, result: SearchResult, tool: str, kind: str, names: set[str]
+    ) -> None:
+        costs = {"latency_ms": 1.0, "energy_pj": 2.0, "weight_bytes": 3.0}
+        provenance = replace(result.provenance, versions={tool: "1"})
+        priced = replace(_with_front(result, costs=costs), provenance=provenance)
+        columns = to_json(priced)["columns"]
+        assert {one["name"] for one in columns if one["kind"] == kind} == names
+        if tool != "numpy":
+            assert f"{kind}: latency" in to_markdown(priced)
+
+
 class TestText:
     def test_known_figures_fit_a_terminal(self, result: SearchResult) -> None:
         costs = {one.name: 99.0 for one in COLUMNS if one.kind != "measured"}

@@ -455,6 +455,73 @@ class TestShowTarget:
         assert "--list" in fails(capsys, "show_target")
 
 
+class TestCost:
+    def test_prints_policies_by_targets(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        artifact = str(files / "net.matar")
+        policy = files / "mine.json"
+        space = digits_artifact().space
+        policy.write_text(json.dumps(space.named("w3a8").to_json()))
+        values = {"artifact": artifact, "targets": ["mpic", "bismo_haq"]}
+        policies = ["w8a8", str(policy)]
+        assert call("cost", policies=policies, format="json", **values) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert [entry["legal"] for entry in document["entries"]] == [
+            *(True, False),
+            *(True, True),
+        ]
+        assert call("cost", policies=policies, **values) == 0
+        assert "not allowed" in capsys.readouterr().out
+        assert call("cost", policies=policies, format="csv", **values) == 0
+        assert capsys.readouterr().out.count("\n") == 5
+
+    @pytest.mark.parametrize("form", ["md", "csv", "json"])
+    def test_prints_each_layer(
+        self, form: str, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert call(
+            "cost",
+            artifact=str(files / "net.matar"),
+            policies=["w4a4"],
+            targets=["mpic"],
+            layers=True,
+            format=form,
+        ) == 0  # fmt: skip
+        printed = capsys.readouterr().out
+        for layer in digits_artifact().workload.layers:
+            assert layer.name in printed
+
+    def test_a_policy_that_is_none_is_named(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"artifact": str(files / "net.matar"), "targets": ["mpic"]}
+        path = str(files / "none.json")
+        assert path in fails(capsys, "cost", policies=[path], **values)
+
+
+class TestHost:
+    def test_a_search_times_what_it_exports(self, files: Path, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        changes = {"targets": ["host_litert", "mpic"], "max_evaluations": 10}
+        assert call("search", **arguments(files, output, **changes)) == 0
+        front = json.loads((output / "host_litert/front.json").read_text())
+        rows = [row for row in front["rows"] if row["role"] == "front"]
+        kinds = {column["name"]: column["kind"] for column in front["columns"]}
+        assert kinds["measured_latency_ms"] == "measured"
+        assert all(row["measured_latency_ms"] > 0 for row in rows)
+        latencies = json.loads((output / "latency.json").read_text())["latencies"]
+        measured = {one["median_ms"] for one in latencies.values()}
+        assert {row["measured_latency_ms"] for row in rows} == measured
+        other = json.loads((output / "mpic/front.json").read_text())
+        assert "measured_latency_ms" not in other["rows"][0]
+
+        matrix = json.loads((output / "matrix.json").read_text())
+        assert matrix["targets"] == ["host_litert", "mpic"]
+        names = {f"host_litert/{row['name']}" for row in rows}
+        assert names <= set(matrix["policies"])
+
+
 class TestBenchmark:
     def test_recomputes_the_published_figures(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,10 @@ from tools.bars import Bar
 from tools.common import reports_errors, run
 
 _ARTIFACT = flags.DEFINE_string(
-    "artifact", None, "Artifact with its Keras network: directory or .matar file."
+    "artifact",
+    None,
+    "Artifact, directory or .matar file; core: with its Keras network; targets: to "
+    "compare the Ethos-U models with Vela.",
 )
 _DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was trained on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
@@ -72,14 +75,18 @@ def _core() -> Iterator[Bar]:
 
 
 def _targets() -> Iterator[Bar]:
-    from tools import benchmark_targets
+    from matar_tf.artifact import read_artifact
+    from tools import benchmark_points, benchmark_targets
 
-    points = benchmark_targets.points()
-    table = benchmark_targets.to_markdown(points)
+    points = benchmark_points.points()
+    table = benchmark_points.to_markdown(points)
     print(table)
     if _MARKDOWN.value is not None:
         Path(_MARKDOWN.value).write_text(table, encoding="utf-8")
     yield from benchmark_targets.check_points(points)
+    if _ARTIFACT.value is not None:
+        artifact = read_artifact(_ARTIFACT.value)
+        yield from benchmark_targets.compare_with_vela(artifact)
     if _REFERENCE_DATA.value is not None:
         yield from benchmark_targets.measure_reference_data(_REFERENCE_DATA.value)
 

@@ -7,12 +7,11 @@ target's analytic model. Needs no TensorFlow.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -34,7 +33,7 @@ _TARGETS = flags.DEFINE_list(
     "targets", None, "Names of the catalogue, or paths of .toml files; default: all."
 )
 _FORMAT = flags.DEFINE_enum("format", "md", ["md", "csv", "json"], "Form.")
-_LAYERS = flags.DEFINE_bool("layers", False, "One line for each layer, as CSV.")
+_LAYERS = flags.DEFINE_bool("layers", False, "One line for each layer.")
 flags.mark_flags_as_required(["artifact"])
 
 _LAYER_FIGURES = (
@@ -56,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     policies = {name: _read_policy(artifact, name) for name in _POLICIES.value}
     targets = [load_target(name) for name in _TARGETS.value or list_targets()]
     if _LAYERS.value:
-        print(_layer_table(artifact, policies, targets), end="")
+        _print_layers(_layer_rows(artifact, policies, targets))
         return 0
     matrix = cost_matrix(artifact, policies, targets)
     if _FORMAT.value == "json":
@@ -81,27 +80,43 @@ def _read_policy(artifact: Artifact, name: str) -> Policy:
         ) from error
 
 
-def _layer_table(
+def _layer_rows(
     artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
-) -> str:
+) -> list[dict[str, Any]]:
+    """Returns one row for each layer of each policy that a target allows."""
     from matar_tf.cost import CostModel
     from matar_tf.targets import check_policy
 
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["policy", "target", *_LAYER_FIGURES])
+    rows: list[dict[str, Any]] = []
     for target in targets:
         model = CostModel(artifact.workload, target)
         for name, policy in policies.items():
             if check_policy(artifact.workload, policy, target):
                 continue
             for layer in model.estimate(policy).layers:
-                cells = [getattr(layer, figure) for figure in _LAYER_FIGURES]
-                cells[1] = layer.kind.value
-                writer.writerow(
-                    [name, target.name, *("" if one is None else one for one in cells)]
-                )
-    return buffer.getvalue()
+                figures = {figure: getattr(layer, figure) for figure in _LAYER_FIGURES}
+                figures["kind"] = layer.kind.value
+                rows.append({"policy": name, "target": target.name, **figures})
+    return rows
+
+
+def _print_layers(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows in the form that is asked for; what is missing stays empty."""
+    if _FORMAT.value == "json":
+        print(json.dumps(rows, indent=1))
+        return
+    header = ["policy", "target", *_LAYER_FIGURES]
+    cells = [
+        ["" if row[name] is None else row[name] for name in header] for row in rows
+    ]
+    if _FORMAT.value == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([header, *cells])
+        return
+    rule = ["---" for _ in header]
+    for line in (header, rule, *cells):
+        texts = (f"{one:,.1f}" if isinstance(one, float) else str(one) for one in line)
+        print(f"| {' | '.join(texts)} |")
 
 
 if __name__ == "__main__":

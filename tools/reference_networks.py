@@ -15,6 +15,8 @@ __all__ = [
     "NetworkBuilder",
     "autoencoder",
     "ds_cnn",
+    "inception_v1",
+    "inception_v4",
     "mobilenet_v1",
     "mobilenet_v2",
     "resnet8",
@@ -254,3 +256,102 @@ def mobilenet_v2(num_classes: int, *, bias: bool = True) -> Workload:
     x = net.conv(x, 1280)
     net.dense(net.mean(x), num_classes)
     return net.build()
+
+
+def inception_v1(num_classes: int) -> Workload:
+    """Inception v1, GoogLeNet (Szegedy et al., 2015) on 224 x 224 x 3."""
+    net = NetworkBuilder((224, 224, 3), bias=True)
+    x = net.conv(net.input, 64, 7, strides=2)
+    x = net.pool(x, 3, strides=2, valid=False)
+    x = net.conv(net.conv(x, 64), 192, 3)
+    for stage in (
+        ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
+        (
+            (192, 96, 208, 16, 48, 64),
+            (160, 112, 224, 24, 64, 64),
+            (128, 128, 256, 24, 64, 64),
+            (112, 144, 288, 32, 64, 64),
+            (256, 160, 320, 32, 128, 128),
+        ),
+        ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
+    ):
+        x = net.pool(x, 3, strides=2, valid=False)
+        for single, reduce_1, branch_1, reduce_2, branch_2, pooled in stage:
+            x = net.concat(
+                net.conv(x, single),
+                net.conv(net.conv(x, reduce_1), branch_1, 3),
+                # TensorFlow's version has 3x3 here, the paper 5x5.
+                net.conv(net.conv(x, reduce_2), branch_2, 3),
+                net.conv(net.pool(x, 3, strides=1, valid=False), pooled),
+            )
+    net.softmax(net.dense(net.mean(x), num_classes))
+    return net.build()
+
+
+def inception_v4(num_classes: int) -> Workload:
+    """Inception v4 (Szegedy et al., 2017) on 299 x 299 x 3."""
+    net = NetworkBuilder((299, 299, 3), bias=True)
+    x = net.conv(net.input, 32, 3, strides=2, valid=True)
+    x = net.conv(net.conv(x, 32, 3, valid=True), 64, 3)
+    x = net.concat(net.pool(x, 3, strides=2), net.conv(x, 96, 3, strides=2, valid=True))
+    y = net.conv(net.conv(net.conv(x, 64), 64, (1, 7)), 64, (7, 1))
+    x = net.concat(
+        net.conv(net.conv(x, 64), 96, 3, valid=True), net.conv(y, 96, 3, valid=True)
+    )
+    x = net.concat(
+        net.conv(x, 192, 3, strides=2, valid=True), net.pool(x, 3, strides=2)
+    )
+    for _ in range(4):
+        x = _inception_a(net, x)
+    y = net.conv(net.conv(x, 192), 224, 3)
+    x = net.concat(
+        net.conv(x, 384, 3, strides=2, valid=True),
+        net.conv(y, 256, 3, strides=2, valid=True),
+        net.pool(x, 3, strides=2),
+    )
+    for _ in range(7):
+        x = _inception_b(net, x)
+    y = net.conv(net.conv(net.conv(x, 256), 256, (1, 7)), 320, (7, 1))
+    x = net.concat(
+        net.conv(net.conv(x, 192), 192, 3, strides=2, valid=True),
+        net.conv(y, 320, 3, strides=2, valid=True),
+        net.pool(x, 3, strides=2),
+    )
+    for _ in range(3):
+        x = _inception_c(net, x)
+    net.softmax(net.dense(net.mean(x), num_classes))
+    return net.build()
+
+
+def _averaged(net: NetworkBuilder, source: str, channels: int) -> str:
+    pooled = net.pool(source, 3, strides=1, valid=False, kind=OpKind.AVERAGE_POOL)
+    return net.conv(pooled, channels)
+
+
+def _inception_a(net: NetworkBuilder, x: str) -> str:
+    return net.concat(
+        net.conv(x, 96),
+        net.conv(net.conv(x, 64), 96, 3),
+        net.conv(net.conv(net.conv(x, 64), 96, 3), 96, 3),
+        _averaged(net, x, 96),
+    )
+
+
+def _inception_b(net: NetworkBuilder, x: str) -> str:
+    y = net.conv(net.conv(net.conv(x, 192), 224, (1, 7)), 256, (7, 1))
+    z = net.conv(net.conv(net.conv(x, 192), 192, (7, 1)), 224, (1, 7))
+    z = net.conv(net.conv(z, 224, (7, 1)), 256, (1, 7))
+    return net.concat(net.conv(x, 384), y, z, _averaged(net, x, 128))
+
+
+def _inception_c(net: NetworkBuilder, x: str) -> str:
+    y = net.conv(x, 384)
+    z = net.conv(net.conv(net.conv(x, 384), 448, (1, 3)), 512, (3, 1))
+    return net.concat(
+        net.conv(x, 256),
+        net.conv(y, 256, (1, 3)),
+        net.conv(y, 256, (3, 1)),
+        net.conv(z, 256, (1, 3)),
+        net.conv(z, 256, (3, 1)),
+        _averaged(net, x, 256),
+    )

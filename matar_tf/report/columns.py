@@ -12,7 +12,13 @@ from matar_tf.errors import SearchError
 __all__ = ["COLUMNS", "Column", "Kind", "column_of", "wilson_half_width"]
 
 Kind = Literal[
-    "measured", "modelled", "compiler estimate", "stored bytes", "counted", "unknown"
+    "measured",
+    "modelled",
+    "compiler estimate",
+    "latency table",
+    "stored bytes",
+    "counted",
+    "unknown",
 ]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 

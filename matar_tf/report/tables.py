@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.policy import Policy
-from matar_tf.report.columns import COLUMNS, Column, column_of, wilson_half_width
+from matar_tf.report.columns import (
+    COLUMNS,
+    Column,
+    Kind,
+    column_of,
+    wilson_half_width,
+)
 from matar_tf.results import SearchResult
 
 __all__ = ["SCHEMA_VERSION", "to_csv", "to_json", "to_markdown", "to_text"]
@@ -25,8 +31,14 @@ _ESCAPED_PIPE: Final = r"\|"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles", "measured_spread_ms"}
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
-_COMPILER: Final = "ethos-u-vela"  # in the versions of a result that it priced
-_COMPILED: Final = {"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}
+# What priced a result stands among its versions; the figures that come from it.
+_SOURCES: Final[Mapping[str, tuple[Kind, frozenset[str]]]] = {
+    "ethos-u-vela": (
+        "compiler estimate",
+        frozenset({"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}),
+    ),
+    "latency table": ("latency table", frozenset({"latency_ms", "cycles"})),
+}
 _FloatMetrics = Mapping[str, float] | None
 
 
@@ -145,12 +157,13 @@ def _columns(rows: Sequence[_Row], result: SearchResult) -> list[Column]:
     known = [column for column in COLUMNS if column.name in names]
     others = [name for name in names if name not in {one.name for one in COLUMNS}]
     columns = [*known, *map(column_of, others)]
-    if _COMPILER not in result.provenance.versions:
-        return columns
-    return [
-        replace(one, kind="compiler estimate") if one.name in _COMPILED else one
-        for one in columns
-    ]
+    for tool, (kind, names_of_tool) in _SOURCES.items():
+        if tool in result.provenance.versions:
+            columns = [
+                replace(one, kind=kind) if one.name in names_of_tool else one
+                for one in columns
+            ]
+    return columns
 
 
 def _cells(

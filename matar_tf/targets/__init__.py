@@ -7,6 +7,7 @@ breaks, `legal_space` keeps the widths that a target can run.
 
 from __future__ import annotations
 
+from matar_tf.targets._compute import TableCompute
 from matar_tf.targets._constraints import (
     CONSTRAINTS,
     Violation,
@@ -24,6 +25,7 @@ __all__ = [
     "CONSTRAINTS",
     "MULTIPLY_KINDS",
     "LitertBackend",
+    "TableCompute",
     "Target",
     "VelaBackend",
     "Violation",

@@ -227,6 +227,7 @@ class Buffers(Section):
       accumulator_bits: Width of a sum in the buffer.
       stores_accumulators: Whether outputs cross the off-chip port as sums, read and
         written, instead of once at their own width.
+      pads_weights: Whether kernels are padded to the rows of the array off chip too.
     """
 
     weight_bytes: Count
@@ -235,6 +236,7 @@ class Buffers(Section):
     double_buffered: bool
     accumulator_bits: Count
     stores_accumulators: bool
+    pads_weights: bool
 
 
 class StoredWidth(BaseModel):

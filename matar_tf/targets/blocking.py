@@ -61,7 +61,7 @@ class Blocking:
       compute_cycles: Cycles in which the array multiplies, partly filled tiles too.
       dram_cycles: Cycles of the port while the array multiplies.
       fill_cycles: Cycles of the port before the first and after the last tile.
-      weight_bits: Weights over the port, padded to the rows of the array.
+      weight_bits: Weights over the port.
       input_bits: Inputs over the port.
       output_bits: Outputs and unfinished sums over the port, both ways.
     """
@@ -108,7 +108,8 @@ def best_blocking(
 
     Reference:
       Bit Fusion, Sharma et al., ISCA 2018; hsharma35/bitfusion, ``optimizer.py``. There
-      sums cross the port at accumulator width (`Buffers.stores_accumulators`).
+      sums cross the port at accumulator width and kernels with their padding
+      (`Buffers.stores_accumulators`, `Buffers.pads_weights`).
     """
     weight_bits, input_bits, output_bits = widths
     rows = compute.rows * split_factor(compute, weight_bits, input_bits)
@@ -152,6 +153,10 @@ def best_blocking(
     compute_cycles = (tile_cycles * counts.prod(axis=0))[fits]
 
     traffic, held = _traffic(sizes[:, fits], counts[:, fits], capacity, nest)
+    if not buffers.pads_weights:
+        packed = kernel * inputs * outputs * weight_bits / sizes[1]
+        used = np.stack([np.ones_like(packed), packed, np.ones_like(packed)])[:, fits]
+        traffic, held = traffic * used, held * used
     sums, held_sums = traffic[:, 2], held[:, 2]
     if buffers.stores_accumulators:
         read, write, first, last = sums, sums, held_sums, held_sums
