@@ -7,17 +7,34 @@ from digits_net import few_digits
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.data import load_data
 from matar_tf.errors import MatarError
-from matar_tf.keras import keras, package, set_policy, train_float, train_multi_bit
+from matar_tf.keras import (
+    keras,
+    package,
+    policy_space,
+    set_policy,
+    train_float,
+    train_multi_bit,
+)
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.common import list_recipes, load_recipe
-from recipes.models import digits_resnet, mlperf_tiny_resnet8
+from recipes.models import (
+    cifar_resnet20,
+    digits_resnet,
+    mlperf_tiny_dscnn,
+    mlperf_tiny_resnet8,
+)
 
 
 class TestLoading:
     def test_lists_the_recipes(self):
-        assert list_recipes() == ("cifar10_resnet8", "digits_resnet8")
+        assert list_recipes() == (
+            "cifar10_resnet20",
+            "cifar10_resnet8",
+            "digits_resnet8",
+            "fsdd_dscnn",
+        )
 
     @pytest.mark.parametrize("name", list_recipes())
     def test_every_recipe_loads_under_its_name(self, name):
@@ -35,10 +52,14 @@ class TestLoading:
             fast,
             name=name,
             float_schedule=replace(
-                fast.float_schedule, epochs=config.float_schedule.epochs
+                fast.float_schedule,
+                epochs=config.float_schedule.epochs,
+                warmup_epochs=config.float_schedule.warmup_epochs,
             ),
             multi_bit_schedule=replace(
-                fast.multi_bit_schedule, epochs=config.multi_bit_schedule.epochs
+                fast.multi_bit_schedule,
+                epochs=config.multi_bit_schedule.epochs,
+                warmup_epochs=config.multi_bit_schedule.warmup_epochs,
             ),
         )
 
@@ -66,6 +87,25 @@ class TestModels:
         model = mlperf_tiny_resnet8((32, 32, 3), 10)
         assert model.count_params() == 78_666
         assert model.output_shape == (None, 10)
+
+    def test_resnet20_by_hand(self):
+        model = cifar_resnet20((32, 32, 3), 10)
+        weights = 27 * 16 + 6 * 144 * 16  # stem and first stack
+        for narrow, wide in ((16, 32), (32, 64)):
+            weights += 9 * narrow * wide + 5 * 9 * wide * wide + narrow * wide
+        channels = 7 * 16 + 7 * 32 + 7 * 64  # each with a bias and a batch norm
+        assert model.count_params() == weights + 5 * channels + 64 * 10 + 10
+
+    def test_dscnn_by_hand(self):
+        model = mlperf_tiny_dscnn((49, 10, 1), 12)
+        stem = 40 * 64 + 5 * 64
+        block = 9 * 64 + 4 * 64 + 64 * 64 + 5 * 64
+        assert model.count_params() == stem + 4 * block + 64 * 12 + 12
+
+    @pytest.mark.parametrize("build", [cifar_resnet20, mlperf_tiny_dscnn])
+    def test_every_layer_can_be_quantized(self, build):
+        space = policy_space(build((16, 10, 1), 7))
+        assert len(space.weights) in (10, 22)
 
     @pytest.mark.parametrize("build", [mlperf_tiny_resnet8, digits_resnet])
     def test_output_is_logits_of_every_class(self, build):

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from digits_net import digits_artifact, few_digits, trained_pair
 
 from matar_tf.artifact import write_artifact
 from matar_tf.targets import list_targets, target_json_schema
+from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 from tools.common import command_line
 
@@ -374,6 +376,71 @@ class TestEvaluate:
 
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "found nothing" in fails(capsys, "evaluate", model="no.tflite")
+
+
+class TestCompare:
+    def test_shared_beside_dedicated(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        artifact = digits_artifact()
+        policy = artifact.space.named("w4a4")
+        alone = replace(artifact, space=artifact.space.only(policy))
+        write_artifact(alone, tmp_path / "w4a4.matar")
+        values = {"artifact": str(files / "net.matar"), "num_random": 3}
+        values |= {"data": str(files / "data.npz"), "reestimate": 50}
+        values |= {"dedicated": [str(tmp_path / "w4a4.matar")]}
+        assert call("compare", **values) == 0
+        lines = capsys.readouterr().out.splitlines()
+        cells = {line[:24].strip(): line[24:].split() for line in lines if line}
+        data = few_digits()
+        outputs = Runner(ModelBuilder(artifact).build(policy)).predict(data.x_test)
+        expected = f"{100 * np.mean(outputs.argmax(1) == data.y_test):.2f}"
+        # Here the dedicated network is the shared one: no gap.
+        assert cells["w4a4"][:3] == [expected, expected, "0.00"]
+        assert float(cells["w4a4"][3]) > 50.0
+        assert cells["w2a2"][1:3] == ["-", "-"]
+        for family in ("8/4/2", "2..8", "4..8"):
+            mean, worst = cells[f"3 random {family}"][0], cells[f"3 random {family}"][4]
+            assert float(worst) <= float(mean)
+
+    def test_a_dedicated_network_has_one_policy(
+        self, files: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = str(files / "net.matar")
+        values = {"artifact": path, "data": str(files / "data.npz")}
+        assert "one policy" in fails(capsys, "compare", **values, dedicated=[path])
+
+
+class TestSpeechFeatures:
+    def test_a_tone_lands_in_its_own_frames(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rng = np.random.default_rng(0)
+        lengths = rng.integers(2000, 9000, 12)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        audio = rng.integers(-9000, 9000, offsets[-1]).astype(np.int16)
+        path, output = tmp_path / "audio.npz", tmp_path / "features.npz"
+        index = np.arange(12) % 6 + 2
+        np.savez(
+            path, audio=audio, offsets=offsets, label=np.arange(12) % 3, index=index
+        )
+        assert call("speech_features", audio=str(path), output=str(output)) == 0
+        with np.load(output) as made:
+            assert made["x_test"].shape == (6, 49, 10, 1)
+            assert made["x_train"].shape == (6, 49, 10, 1)
+            np.testing.assert_array_equal(
+                made["y_test"], (np.arange(12) % 3)[index < 5]
+            )
+            np.testing.assert_allclose(made["x_train"].mean(0), 0.0, atol=1e-4)
+        values = {"audio": str(path), "output": str(output)}
+        assert "free path" in fails(capsys, "speech_features", **values)
+
+    def test_an_incomplete_file(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        np.savez(tmp_path / "a.npz", audio=np.zeros(9, np.int16))
+        values = {"audio": str(tmp_path / "a.npz"), "output": str(tmp_path / "b.npz")}
+        assert "offsets" in fails(capsys, "speech_features", **values)
 
 
 class TestTrain:
