@@ -1,0 +1,128 @@
+"""What each part of the training method adds: one short training per variant.
+
+Every variant starts from the same float network and sees the same number of policies;
+with the sandwich, which shows three a step, it has a third of the epochs. Prints
+accuracies of the Keras model on the evaluation samples, in percent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if TYPE_CHECKING:
+    from matar_tf.data import Data
+    from matar_tf.keras import Method
+    from matar_tf.policy import Policy
+
+from tools.common import check_flags_only, reports_errors, run
+
+_RECIPE = flags.DEFINE_string("recipe", "digits_resnet8", "Name of the recipe.")
+_DATA = flags.DEFINE_string("data", "digits", "Data to train and to evaluate on.")
+_EPOCHS = flags.DEFINE_integer("epochs", 12, "Of each variant.", lower_bound=3)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_VARIANTS = flags.DEFINE_list("variants", [], "Names of variants; default all.")
+_NUM_RANDOM = 20
+_UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
+
+
+def variants(default: Method) -> dict[str, Method]:
+    """Returns the methods that are compared, by name; each changes one part."""
+    from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
+
+    independent = IndependentSampler()
+    mixed = MixtureSampler(
+        samplers=(UniformSampler(mixed=True), independent), probs=(0.5, 0.5)
+    )
+    curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
+    plain = replace(default, distillation=0.0, norm_per_input=False, reestimation=0)
+    return {
+        "default": default,
+        "none of the parts": replace(plain, sampler=independent),
+        "no soft labels": replace(default, distillation=0.0),
+        "soft labels only": replace(default, distillation=1.0),
+        "moving statistics": replace(default, reestimation=0),
+        "statistics per weight bits": replace(default, norm_per_input=False),
+        "independent sampler": replace(default, sampler=independent),
+        "uniform of all pairs": replace(default, sampler=mixed),
+        "curriculum": replace(default, sampler=curriculum),
+        "sandwich": replace(default, sandwich=True),
+        "sandwich, widest teaches": replace(default, sandwich=True, teacher="widest"),
+        "kurtosis": replace(default, kurtosis=0.015),
+    }
+
+
+@reports_errors
+def main(argv: Sequence[str]) -> int:
+    """Trains every variant; prints a line for each as it is done."""
+    check_flags_only(argv)
+    from matar_tf.data import load_data
+    from matar_tf.errors import MatarError, did_you_mean
+    from matar_tf.keras import train_float
+    from recipes.common import load_recipe
+
+    config = load_recipe(_RECIPE.value)
+    chosen = variants(config.method)
+    for name in _VARIANTS.value:
+        if name not in chosen:
+            raise MatarError(
+                f"Expected the name of a variant, got {name!r}. "
+                f"{did_you_mean(name, chosen)}"
+            )
+    data = load_data(_DATA.value)
+    network = train_float(
+        config.build_model, data, config.float_schedule, seed=_SEED.value
+    )
+    print(f"{'variant':28s} {'  '.join(_UNIFORM)}  8/4/2 mean, worst   minutes")
+    for name in _VARIANTS.value or chosen:
+        print(_line(name, network, data, config, chosen[name]), flush=True)
+    return 0
+
+
+def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> str:
+    from matar_tf.keras import get_policy_space, train_multi_bit
+    from matar_tf.samplers import IndependentSampler, draw_policies
+
+    epochs = _EPOCHS.value // (3 if method.sandwich else 1)
+    schedule = replace(config.multi_bit_schedule, epochs=epochs, warmup_epochs=0)
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = train_multi_bit(network, data, schedule, method, seed=_SEED.value)
+    minutes = (time.perf_counter() - start) / 60.0
+    space = get_policy_space(model)
+    uniform = [_accuracy(model, space.named(one), data) for one in _UNIFORM]
+    random = [
+        _accuracy(model, policy, data)
+        for policy in draw_policies(
+            space, IndependentSampler(bits=(2, 4, 8)), _NUM_RANDOM, _SEED.value
+        )
+    ]
+    shown = "  ".join(f"{value:4.1f}" for value in uniform)
+    mean, worst = statistics.mean(random), min(random)
+    return f"{name:28s} {shown}  {mean:10.1f}, {worst:5.1f}   {minutes:7.1f}"
+
+
+def _accuracy(model: Any, policy: Policy, data: Data) -> float:
+    from matar_tf.keras import set_policy
+
+    set_policy(model, policy)
+    measured = model.evaluate(
+        data.x_test, data.y_test, batch_size=512, verbose=0, return_dict=True
+    )
+    return 100.0 * measured["accuracy"]
+
+
+if __name__ == "__main__":
+    run(main)
