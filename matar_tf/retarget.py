@@ -2,7 +2,7 @@
 
 Needs no TensorFlow. Writes, under one output folder::
 
-    run.json  evaluations.sqlite
+    run.json  evaluations.sqlite (unless the settings name another store)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -51,6 +51,8 @@ class RunSettings:
       options: Settings of each search.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
+      store: Evaluation store to read and extend, shared with other runs; None for one
+        of this run alone, in its output folder. The fronts do not depend on it.
       command: How the run was started, for the record.
       created: ISO time at which it was started, for the record.
       progress: Whether to show progress bars.
@@ -59,6 +61,7 @@ class RunSettings:
     options: SearchOptions
     profile: str = "int8"
     num_jobs: int = 1
+    store: Path | None = None
     command: str = ""
     created: str = ""
     progress: bool = True
@@ -101,7 +104,7 @@ def retarget(
     )
     results: list[SearchResult] = []
     with (
-        EvaluationStore(output / _STORE_FILE) as store,
+        EvaluationStore(settings.store or output / _STORE_FILE) as store,
         ParallelEvaluator(make_evaluator, settings.num_jobs) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
@@ -173,6 +176,7 @@ def prepare_output(
         "objectives": [one.to_json() for one in settings.options.objectives],
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
+        "store": None if settings.store is None else str(settings.store),
         "float_metrics": artifact.accuracy.get("float"),
         "data": data.name,
         "data_digest": data.digest(),

@@ -38,6 +38,12 @@ _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_STORE = flags.DEFINE_string(
+    "store",
+    None,
+    "Evaluation store (SQLite) to read and extend, shared by any number of runs; "
+    "default: one of this run alone, in --output.",
+)
 _PROFILE = flags.DEFINE_enum(
     "profile",
     "int8",
@@ -83,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
         ),
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
+        store=None if _STORE.value is None else Path(_STORE.value),
         command=command_line(),
         created=now(),
     )
@@ -115,6 +122,9 @@ def main(argv: Sequence[str]) -> int:
         reference=reference,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
+    evaluated = sum(result.num_evaluated for result in results)
+    reused = sum(result.num_reused for result in results)
+    print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
     return 130 if any(result.interrupted for result in results) else 0
 
 
