@@ -174,6 +174,7 @@ def prepare_output(
         "seed": settings.options.seed,
         "max_evaluations": settings.options.max_evaluations,
         "objectives": [one.to_json() for one in settings.options.objectives],
+        "limits": {one.name: one.bound for one in settings.options.limits} or None,
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
         "store": None if settings.store is None else str(settings.store),
@@ -189,7 +190,13 @@ def prepare_output(
             shutil.rmtree(output)
             message = f"Overwriting the run in {output}."
         elif resume:
-            for key in ("artifact_digest", "data_digest", "seed", "objectives"):
+            for key in (
+                "artifact_digest",
+                "data_digest",
+                "seed",
+                "objectives",
+                "limits",
+            ):
                 if earlier.get(key) != document[key]:
                     raise SearchError(
                         f"Expected to resume a run with the same {key}, but {output} "

@@ -157,6 +157,30 @@ class TestSearch:
             "All targets: evaluated 40, reused 0.",
         ]
 
+    def test_keeps_to_limits_and_resumes_with_the_same_only(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", targets=["bitfusion_16x32"])
+        free = arguments(files, tmp_path / "free", targets=["bitfusion_16x32"])
+        assert call("search", **free) == 0
+        path = tmp_path / "free/bitfusion_16x32/front.json"
+        sizes = [
+            row["weight_bytes"]
+            for row in json.loads(path.read_text())["rows"]
+            if row["role"] == "front"
+        ]
+        bound = (min(sizes) + max(sizes)) // 2
+        limits = [f"weight_bytes={bound}B"]
+        assert call("search", **values, max=limits) == 0
+        path = tmp_path / "run/bitfusion_16x32/front.json"
+        rows = json.loads(path.read_text())["rows"]
+        limited = [row["weight_bytes"] for row in rows if row["role"] == "front"]
+        assert limited
+        assert max(limited) <= bound < max(sizes)
+        capsys.readouterr()
+        line = fails(capsys, "search", **values, resume=True)
+        assert "same limits" in line
+
     def test_overwriting_a_run_keeps_a_shared_store(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

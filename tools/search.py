@@ -34,6 +34,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", lower_bound=0)
 _OBJECTIVES = flags.DEFINE_list(
     "objectives", ["accuracy", "latency_ms"], "Metrics and costs to make better."
 )
+_MAX = flags.DEFINE_multi_string(
+    "max", [], "Largest cost of a policy: weight_bytes=40KiB, latency_ms=2.5, ..."
+)
 _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
@@ -71,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.report import to_text
     from matar_tf.results import Objective
     from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
-    from matar_tf.search import SearchOptions
+    from matar_tf.search import CostLimit, SearchOptions
     from matar_tf.targets import load_target
 
     artifact = read_artifact(_ARTIFACT.value)
@@ -86,6 +89,7 @@ def main(argv: Sequence[str]) -> int:
             max_evaluations=_MAX_EVALUATIONS.value,
             population_size=min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
+            limits=tuple(map(CostLimit.parse, _MAX.value)),
         ),
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
