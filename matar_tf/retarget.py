@@ -2,7 +2,8 @@
 
 Needs no TensorFlow. Writes, under one output folder::
 
-    run.json  evaluations.sqlite  matrix.{json,csv,md}  latency.json (of this machine)
+    run.json  evaluations.sqlite (unless the settings name another store)
+    matrix.{json,csv,md}  latency.json (of this machine)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -71,6 +72,8 @@ class RunSettings:
       metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
+      store: Evaluation store to read and extend, shared with other runs; None for one
+        of this run alone, in its output folder. The fronts do not depend on it.
       command: How the run was started, for the record.
       created: ISO time at which it was started, for the record; now by default.
       progress: Whether to show progress bars.
@@ -80,6 +83,7 @@ class RunSettings:
     metrics: tuple[str, ...] = METRIC_NAMES
     profile: str = "int8"
     num_jobs: int = 1
+    store: Path | None = None
     command: str = ""
     created: str = field(default_factory=_now)
     progress: bool = True
@@ -127,7 +131,7 @@ def retarget(
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     results: list[SearchResult] = []
     with (
-        EvaluationStore(output / _STORE_FILE) as store,
+        EvaluationStore(settings.store or output / _STORE_FILE) as store,
         ParallelEvaluator(make_evaluator, settings.num_jobs) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
@@ -202,8 +206,10 @@ def prepare_output(
         "max_evaluations": settings.options.max_evaluations,
         "metrics": list(settings.metrics),
         "objectives": [one.to_json() for one in settings.options.objectives],
+        "limits": {one.name: one.bound for one in settings.options.limits} or None,
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
+        "store": None if settings.store is None else str(settings.store),
         "float_metrics": artifact.accuracy.get("float"),
         "data": data.name,
         "data_digest": data.digest(),
@@ -222,6 +228,7 @@ def prepare_output(
                 "seed",
                 "metrics",
                 "objectives",
+                "limits",
             ):
                 if earlier.get(key) != document[key]:
                     raise SearchError(

@@ -22,6 +22,7 @@ from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Objective, Provenance, StopReason
 from matar_tf.search import (
+    CostLimit,
     EvaluationStore,
     SearchOptions,
     SearchProblem,
@@ -648,6 +649,80 @@ class TestConstraints:
         assert f"The weights take {narrowest} bytes, more than 3." in message
         assert "Relax" in message
         assert not counting.policies
+
+
+class TestCostLimit:
+    @pytest.mark.parametrize(
+        ("text", "name", "bound"),
+        [
+            ("latency_ms=2.5", "latency_ms", 2.5),
+            ("cycles = 1e6", "cycles", 1_000_000),
+            ("weight_bytes=40", "weight_bytes", 40),
+            ("weight_bytes=40B", "weight_bytes", 40),
+            ("weight_bytes=40kB", "weight_bytes", 40_000),
+            ("weight_bytes=40KiB", "weight_bytes", 40_960),
+            ("weight_bytes=1.5MB", "weight_bytes", 1_500_000),
+            ("peak_bytes=2MiB", "peak_bytes", 2_097_152),
+        ],
+    )
+    def test_reads_numbers_and_units_of_bytes(self, text, name, bound):
+        assert CostLimit.parse(text) == CostLimit(name=name, bound=bound)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("weight_bytes", "such as 'weight_bytes=40KiB'"),
+            ("weight_bytes=", "such as 'weight_bytes=40KiB'"),
+            ("weight_bytes=1.2.3", "such as 'weight_bytes=40KiB'"),
+            ("weight_bytes=-4", "such as 'weight_bytes=40KiB'"),
+            ("weight_bytes=0", "finite limit above 0"),
+            ("weight_bytes=1e999", "finite limit above 0"),
+            ("weight_bytes=40KB", "Unknown unit 'KB'"),
+            ("latency_ms=2KiB", "number without a unit for 'latency_ms'"),
+        ],
+    )
+    def test_refuses_other_texts(self, text, message):
+        with pytest.raises(SearchError, match=message):
+            CostLimit.parse(text)
+
+    def test_the_bound_itself_is_allowed(self):
+        limit = CostLimit(name="weight_bytes", bound=40)
+        assert limit.violation({"weight_bytes": 40}) is None
+        assert limit.violation({"weight_bytes": 41}) == (
+            "weight_bytes is 41, more than the requested 40."
+        )
+
+    def test_a_limit_acts_as_the_same_constraint_of_the_target(self):
+        limited = run(limits=(CostLimit(name="weight_bytes", bound=40),), seed=1)
+        violations = TestConstraints.limit(40)
+        assert same_search(limited, run(toy_problem(violations=violations), seed=1))
+        assert limited.front != run(seed=1).front
+
+    @pytest.mark.parametrize(("of_target", "requested"), [(40, 50), (50, 40)])
+    def test_a_limit_adds_to_the_constraints_of_the_target(self, of_target, requested):
+        result = run(
+            toy_problem(violations=TestConstraints.limit(of_target)),
+            limits=(CostLimit(name="weight_bytes", bound=requested),),
+        )
+        shown = (*result.front, *result.references)
+        assert max(one.costs["weight_bytes"] for one in shown) <= 40
+
+    def test_an_infeasible_request_says_which_limit_and_how_near_one_gets(self):
+        narrowest = toy_problem().space.named("w2a2")
+        smallest = toy_costs(narrowest)["weight_bytes"]
+        with pytest.raises(SearchError, match=f"weight_bytes is {smallest:g}, more"):
+            run(limits=(CostLimit(name="weight_bytes", bound=smallest / 2),))
+
+    def test_unknown_costs_and_doubles_are_errors(self):
+        with pytest.raises(SearchError, match="Did you mean 'weight_bytes'"):
+            run(limits=(CostLimit(name="weigth_bytes", bound=40),))
+        with pytest.raises(SearchError, match="one limit for each cost"):
+            options(limits=(CostLimit(name="cycles", bound=b) for b in (1, 2)))
+
+    def test_a_cost_without_a_figure_is_an_error(self):
+        limit = CostLimit(name="energy_pj", bound=1)
+        with pytest.raises(SearchError, match="has a figure for, got 'energy_pj'"):
+            limit.violation({"energy_pj": None, "cycles": 1})
 
 
 class TestStore:

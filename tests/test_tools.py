@@ -151,6 +151,60 @@ class TestSearch:
         assert after["num_reused"] == before["num_evaluated"] + before["num_reused"]
         assert after["rows"] == before["rows"]
 
+    def test_a_store_serves_later_runs_and_changes_no_front(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = tmp_path / "shared.sqlite"
+        rows: list[Any] = []
+        totals: list[str] = []
+        for name, path in (("cold", store), ("warm", store), ("alone", None)):
+            values = arguments(files, tmp_path / name, targets=["bitfusion_16x32"])
+            assert call("search", **values, store=path and str(path)) == 0
+            front = tmp_path / name / "bitfusion_16x32/front.json"
+            rows.append(json.loads(front.read_text())["rows"])
+            totals.append(capsys.readouterr().out.strip().splitlines()[-1])
+            # Only a run without a store of its own choice makes one in its output.
+            assert (tmp_path / name / "evaluations.sqlite").exists() == (path is None)
+        assert rows[0] == rows[1] == rows[2]
+        assert totals == [
+            "All targets: evaluated 40, reused 0.",
+            "All targets: evaluated 0, reused 40.",
+            "All targets: evaluated 40, reused 0.",
+        ]
+
+    def test_keeps_to_limits_and_resumes_with_the_same_only(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", targets=["bitfusion_16x32"])
+        free = arguments(files, tmp_path / "free", targets=["bitfusion_16x32"])
+        assert call("search", **free) == 0
+        path = tmp_path / "free/bitfusion_16x32/front.json"
+        sizes = [
+            row["weight_bytes"]
+            for row in json.loads(path.read_text())["rows"]
+            if row["role"] == "front"
+        ]
+        bound = (min(sizes) + max(sizes)) // 2
+        limits = [f"weight_bytes={bound}B"]
+        assert call("search", **values, max=limits) == 0
+        path = tmp_path / "run/bitfusion_16x32/front.json"
+        rows = json.loads(path.read_text())["rows"]
+        limited = [row["weight_bytes"] for row in rows if row["role"] == "front"]
+        assert limited
+        assert max(limited) <= bound < max(sizes)
+        capsys.readouterr()
+        line = fails(capsys, "search", **values, resume=True)
+        assert "same limits" in line
+
+    def test_overwriting_a_run_keeps_a_shared_store(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = str(tmp_path / "shared.sqlite")
+        values = arguments(files, tmp_path / "run", targets=["bitfusion_16x32"])
+        assert call("search", **values, store=store) == 0
+        assert call("search", **values, store=store, overwrite=True) == 0
+        assert "evaluated 0, reused 40." in capsys.readouterr().out
+
     def test_two_processes_find_the_same_front(
         self, files: Path, tmp_path: Path
     ) -> None:

@@ -39,10 +39,19 @@ _METRICS = flags.DEFINE_list(
     ["accuracy", "loss"],
     "What to measure: accuracy, loss, top_K_accuracy, package.module:function.",
 )
+_MAX = flags.DEFINE_multi_string(
+    "max", [], "Largest cost of a policy: weight_bytes=40KiB, latency_ms=2.5, ..."
+)
 _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_STORE = flags.DEFINE_string(
+    "store",
+    None,
+    "Evaluation store (SQLite) to read and extend, shared by any number of runs; "
+    "default: one of this run alone, in --output.",
+)
 _PROFILE = flags.DEFINE_enum(
     "profile",
     "int8",
@@ -70,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.report import to_text
     from matar_tf.results import Objective
     from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
-    from matar_tf.search import SearchOptions
+    from matar_tf.search import CostLimit, SearchOptions
     from matar_tf.targets import load_target
 
     artifact = read_artifact(_ARTIFACT.value)
@@ -85,10 +94,12 @@ def main(argv: Sequence[str]) -> int:
             max_evaluations=_MAX_EVALUATIONS.value,
             population_size=min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
+            limits=tuple(map(CostLimit.parse, _MAX.value)),
         ),
         metrics=tuple(_METRICS.value),
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
+        store=None if _STORE.value is None else Path(_STORE.value),
         command=command_line(),
     )
     reference = None
@@ -120,6 +131,9 @@ def main(argv: Sequence[str]) -> int:
         reference=reference,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
+    evaluated = sum(result.num_evaluated for result in results)
+    reused = sum(result.num_reused for result in results)
+    print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
     return 130 if any(result.interrupted for result in results) else 0
 
 

@@ -12,6 +12,7 @@ from matar_tf.search._ledger import (
     SearchProblem,
     evaluate_in_turn,
 )
+from matar_tf.search._limits import CostLimit
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
 from matar_tf.search._run import search
@@ -19,6 +20,7 @@ from matar_tf.search._store import EvaluationStore
 
 __all__ = [
     "BatchEvaluator",
+    "CostLimit",
     "EvaluationStore",
     "Evaluator",
     "Objective",

@@ -177,8 +177,8 @@ class Ledger:
             f"Expected a policy that meets the constraints of target "
             f"{self._problem.target!r}, got none among {len(self._broken)} tried. Most "
             f"often broken, by {count} of them; the nearest miss: "
-            f"{nearest[group][1]!r}. Relax that constraint in the target, or allow "
-            "other widths in the policy space."
+            f"{nearest[group][1]!r}. Relax that constraint in the target or the "
+            "request, or allow other widths in the policy space."
         )
 
     def _collect(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from matar_tf.errors import SearchError
 from matar_tf.results import Objective
+from matar_tf.search._limits import CostLimit
 
 __all__ = ["SearchOptions"]
 
@@ -27,6 +28,8 @@ class SearchOptions:
         policies than that is enumerated instead of searched.
       population_size: Number of survivors, and of offspring in a generation.
       objectives: What to make better: metrics and costs, at least one of each.
+      limits: Largest costs of a policy, beside the constraints of the target. A policy
+        over a limit is never measured and never in the front.
       patience: Number of generations without a gain in hypervolume after which the
         search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
@@ -38,6 +41,7 @@ class SearchOptions:
     max_evaluations: int = 1000
     population_size: int = 40
     objectives: tuple[Objective, ...] = _DEFAULT_OBJECTIVES
+    limits: tuple[CostLimit, ...] = ()
     patience: int | None = 15
     crossover_prob: float = 0.9
     mutation_prob: float | None = None
@@ -66,6 +70,10 @@ class SearchOptions:
                 raise SearchError(
                     f"Expected a {field.name} in 0..1, got {prob}; it is a probability."
                 )
+        object.__setattr__(self, "limits", tuple(self.limits))
+        limited = [limit.name for limit in self.limits]
+        if len(set(limited)) != len(limited):
+            raise SearchError(f"Expected one limit for each cost, got {limited}.")
         names = [objective.name for objective in self.objectives]
         if len(names) < 2 or len(set(names)) != len(names):
             raise SearchError(

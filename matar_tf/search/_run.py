@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from tqdm import tqdm
 
 from matar_tf.errors import PolicyError, SearchError, did_you_mean
+from matar_tf.policy import Policy
 from matar_tf.results import (
     Candidate,
     Generation,
@@ -25,6 +26,7 @@ from matar_tf.results import (
 )
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._ledger import BatchEvaluator, Ledger, SearchProblem
+from matar_tf.search._limits import CostLimit
 from matar_tf.search._nsga2 import Member, generations
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
@@ -70,6 +72,7 @@ def search(
             f"Expected the seed of the options ({options.seed}) in the provenance, "
             f"got {provenance.seed}; give both the same."
         )
+    problem = _limited(problem, options.limits)
     named = _named_genomes(problem)
     _check_objectives(problem, options.objectives)
     total = min(options.max_evaluations, problem.space.num_policies)
@@ -108,6 +111,19 @@ def search(
         history=diary.history(),
         provenance=provenance,
     )
+
+
+def _limited(problem: SearchProblem, limits: tuple[CostLimit, ...]) -> SearchProblem:
+    """Returns the problem with limits among its constraints."""
+    if not limits:
+        return problem
+
+    def violations(policy: Policy) -> tuple[str, ...]:
+        costs = problem.costs(policy)
+        found = [limit.violation(costs) for limit in limits]
+        return (*problem.violations(policy), *(one for one in found if one is not None))
+
+    return replace(problem, violations=violations)
 
 
 class _Diary:
