@@ -176,6 +176,14 @@ class PolicySpace:
                         f"{name!r}, got {chosen[name]}."
                     )
 
+    def contains(self, policy: Policy) -> bool:
+        """Returns whether a policy belongs to this space."""
+        try:
+            self.validate(policy)
+        except PolicyError:
+            return False
+        return True
+
     def uniform(self, weight_bits: int, activation_bits: int) -> Policy:
         """Returns the policy with one width for all free entries.
 

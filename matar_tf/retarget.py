@@ -18,7 +18,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +28,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
-from matar_tf.policy import Policy
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.report import (
     matrix_to_csv,
     matrix_to_json,
@@ -56,6 +56,7 @@ _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
 _LATENCY_FILE: Final = "latency.json"
 _RUN_SCHEMA_VERSION: Final = 1
+_MIN_POPULATION_SIZE = 8  # of searches that follow another
 _RUNTIME = "ai-edge-litert"
 
 
@@ -70,6 +71,9 @@ class RunSettings:
     Attributes:
       options: Settings of each search.
       metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
+      follow_up_share: Share of the largest number of evaluations that each target
+        after the first may measure anew, beside what the others know; 1 for searches
+        as long as the first.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       store: Evaluation store to read and extend, shared with other runs; None for one
@@ -81,6 +85,7 @@ class RunSettings:
 
     options: SearchOptions
     metrics: tuple[str, ...] = METRIC_NAMES
+    follow_up_share: float = 1.0
     profile: str = "int8"
     num_jobs: int = 1
     store: Path | None = None
@@ -129,6 +134,8 @@ def retarget(
         metrics=settings.metrics,
     )
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
+    options = settings.options
+    memory: dict[Policy, Mapping[str, float]] = {}
     results: list[SearchResult] = []
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
@@ -146,11 +153,12 @@ def retarget(
             result = search(
                 problem,
                 evaluate_many,
-                options=settings.options,
+                options=_follow_up(settings, space, memory) if results else options,
                 provenance=replace(
                     provenance, versions={**provenance.versions, **costs.versions}
                 ),
                 store=store,
+                memory=memory,
                 progress=settings.progress,
             )
             result = replace(
@@ -272,6 +280,27 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected labels in 0..{num_classes - 1} for this network, got "
             f"{low}..{high} in {data.name!r}."
         )
+
+
+def _follow_up(
+    settings: RunSettings, space: PolicySpace, memory: Collection[Policy]
+) -> SearchOptions:
+    """Returns the options of a search that starts from what others measured."""
+    options = settings.options
+    if not 0.0 < settings.follow_up_share < 1.0:
+        return options
+    num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
+    num_known = sum(space.contains(policy) for policy in memory)
+    size = min(options.population_size, max(num_new // 3, _MIN_POPULATION_SIZE))
+    return replace(
+        options,
+        max_evaluations=max(num_known + num_new, size),
+        population_size=size,
+        # Small generations of well chosen policies: the surrogate learns from each.
+        oversampling=options.oversampling
+        if options.oversampling == 1
+        else options.oversampling * options.population_size // size,
+    )
 
 
 def _is_diagonal(name: str) -> bool:

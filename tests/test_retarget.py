@@ -90,6 +90,20 @@ class TestTargets:
             assert Policy.from_json(document) == one.policy
 
 
+class TestFollowUp:
+    def test_later_targets_start_from_what_the_first_measured(
+        self, tmp_path: Path
+    ) -> None:
+        names = ("bismo_ultra96", "bitfusion_16x32")
+        wide = SearchOptions(max_evaluations=60, population_size=12)
+        _, alone = run(tmp_path / "a", *names, options=wide)
+        _, shared = run(tmp_path / "b", *names, options=wide, follow_up_share=0.2)
+        assert alone.num_evaluated + alone.num_reused == 60
+        # A fifth of 60 anew; among the known are w8a8, w4a4 and w2a2 at least.
+        assert shared.num_evaluated == 12
+        assert shared.num_reused >= 3
+
+
 class TestMetrics:
     def test_another_choice_is_another_run(self, tmp_path: Path) -> None:
         run(tmp_path / "run", "cortex_m4_cmsis_nn")

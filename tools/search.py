@@ -45,6 +45,23 @@ _MAX = flags.DEFINE_multi_string(
 _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
 )
+_FOLLOW_UP = flags.DEFINE_float(
+    "follow_up_share",
+    1.0,
+    "Share of --max_evaluations that each target after the first may measure anew, "
+    "beside what the others know; 1: as the first.",
+    lower_bound=0.01,
+    upper_bound=1.0,
+)
+_SENSITIVITY = flags.DEFINE_bool(
+    "sensitivity", True, "Start from the greedy solutions of single-entry measurements."
+)
+_OVERSAMPLING = flags.DEFINE_integer(
+    "oversampling",
+    8,
+    "Policies bred for each that is measured, picked by a surrogate; 1: no surrogate.",
+    lower_bound=1,
+)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
 _STORE = flags.DEFINE_string(
     "store",
@@ -94,9 +111,12 @@ def main(argv: Sequence[str]) -> int:
             max_evaluations=_MAX_EVALUATIONS.value,
             population_size=min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
+            sensitivity=_SENSITIVITY.value,
+            oversampling=_OVERSAMPLING.value,
             limits=tuple(map(CostLimit.parse, _MAX.value)),
         ),
         metrics=tuple(_METRICS.value),
+        follow_up_share=_FOLLOW_UP.value,
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
         store=None if _STORE.value is None else Path(_STORE.value),

@@ -26,7 +26,8 @@ class GenomeCodec:
 
     Attributes:
       space: The policy space.
-      sizes: Number of choices of each gene, at least 2.
+      widths: Ascending widths of each gene, at least 2.
+      sizes: Number of choices of each gene.
     """
 
     def __init__(self, space: PolicySpace) -> None:
@@ -35,9 +36,11 @@ class GenomeCodec:
         self._activations = [
             name for name, w in space.activations.items() if len(w) > 1
         ]
-        self._widths = [space.weights[name] for name in self._weights]
-        self._widths += [space.activations[name] for name in self._activations]
-        self.sizes = tuple(len(widths) for widths in self._widths)
+        self.widths = tuple(
+            [space.weights[name] for name in self._weights]
+            + [space.activations[name] for name in self._activations]
+        )
+        self.sizes = tuple(len(widths) for widths in self.widths)
         self._fixed_weights = {name: w[0] for name, w in space.weights.items()}
         self._fixed_activations = {name: w[0] for name, w in space.activations.items()}
 
@@ -59,7 +62,7 @@ class GenomeCodec:
                 f"Expected a genome with {len(self.sizes)} genes below {self.sizes}, "
                 f"got {genome}."
             )
-        bits = [widths[gene] for widths, gene in zip(self._widths, genome, strict=True)]
+        bits = [widths[gene] for widths, gene in zip(self.widths, genome, strict=True)]
         cut = len(self._weights)
         return Policy(
             weights={
@@ -82,8 +85,7 @@ class GenomeCodec:
         bits = [policy.weights[name] for name in self._weights]
         bits += [policy.activations[name] for name in self._activations]
         return tuple(
-            widths.index(width)
-            for widths, width in zip(self._widths, bits, strict=True)
+            widths.index(width) for widths, width in zip(self.widths, bits, strict=True)
         )
 
     def all_genomes(self) -> Iterator[Genome]:

@@ -101,7 +101,8 @@ class Ledger:
       codec: The codec of the space.
       entries: Candidate and member of each evaluated genome.
       num_evaluated: Policies measured in this run.
-      num_reused: Policies whose metrics came from the store.
+      num_reused: Policies whose metrics came from the store or the memory.
+      memory: Metrics of all policies that this and earlier searches know.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Ledger:
         objectives: tuple[Objective, ...],
         provenance: Provenance,
         store: EvaluationStore | None,
+        memory: dict[Policy, Mapping[str, float]],
         on_measured: Callable[[], object],
     ) -> None:
         self.codec = GenomeCodec(problem.space)
@@ -126,6 +128,7 @@ class Ledger:
             "data_digest": provenance.data_digest,
         }
         self._store = store
+        self.memory = memory
         self._on_measured = on_measured
         self._broken: dict[Genome, tuple[str, ...]] = {}
 
@@ -184,14 +187,8 @@ class Ledger:
     def _collect(
         self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
     ) -> None:
-        """Fills in metrics, from the store first, then from the evaluator."""
-        if self._store is not None:
-            for policy, known in self._store.get(policies, **self._digests).items():
-                # A store may hold fewer metrics than this run needs.
-                if set(self._needed()) <= set(known):
-                    metrics[policy] = known
-                    self.num_reused += 1
-                    self._on_measured()
+        """Fills in metrics: from memory, from the store, then from the evaluator."""
+        self._recall(policies, metrics)
         missing = [policy for policy in policies if policy not in metrics]
         waiting = set(missing)
         if not missing:
@@ -214,6 +211,20 @@ class Ledger:
                 f"Expected metrics for {len(missing)} policies from the evaluator, got "
                 f"{len(missing) - len(waiting)}; it must yield each policy once."
             )
+
+    def _recall(
+        self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
+    ) -> None:
+        known = {one: self.memory[one] for one in policies if one in self.memory}
+        if self._store is not None:
+            others = [policy for policy in policies if policy not in known]
+            known.update(self._store.get(others, **self._digests))
+        for policy in policies:
+            # What is known may have fewer metrics than this run needs.
+            if set(self._needed()) <= set(known.get(policy, ())):
+                metrics[policy] = known[policy]
+                self.num_reused += 1
+                self._on_measured()
 
     def _needed(self) -> list[str]:
         names = self._problem.metric_names
@@ -259,6 +270,7 @@ class Ledger:
             for objective in self._objectives
         )
         member = Member(genome=genome, values=values)
+        self.memory[policy] = metrics
         self.entries[genome] = candidate, member
         return member
 

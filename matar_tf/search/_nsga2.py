@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import deap.base  # pyright: ignore[reportMissingTypeStubs]
 import deap.tools  # pyright: ignore[reportMissingTypeStubs]
@@ -25,8 +25,10 @@ from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._pareto import Values, dominates
 
 __all__ = [
+    "Guide",
     "Member",
     "Ranked",
+    "Unguided",
     "crossover",
     "first_cohort",
     "generations",
@@ -90,7 +92,9 @@ def select_survivors(members: Iterable[Member], size: int) -> tuple[Ranked, ...]
     # An empty list would make DEAP index the last of no fronts.
     select = cast("Any", deap.tools).selNSGA2
     chosen = cast(
-        "list[_Individual]", select(feasible, size) if feasible and size else []
+        "list[_Individual]",
+        # The divide-and-conquer sort: the other takes quadratic time.
+        select(feasible, size, nd="log") if feasible and size else [],
     )
     survivors = [
         Ranked(member=one.member, crowding=float(one.fitness.crowding_dist))
@@ -171,6 +175,34 @@ def first_cohort(
     return cohort
 
 
+class Guide(Protocol):
+    """Knows more about genomes than what NSGA-II sees."""
+
+    oversampling: int  # children bred for each that is proposed
+
+    def plan(self) -> list[Genome]:
+        """Returns more genomes to propose, once the first cohort is known."""
+        ...
+
+    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
+        """Returns the genomes to propose, `size` at most."""
+        ...
+
+
+class Unguided:
+    """The guide of a plain NSGA-II: proposes what was bred."""
+
+    oversampling = 1
+
+    def plan(self) -> list[Genome]:
+        """Returns nothing."""
+        return []
+
+    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
+        """Returns the first genomes."""
+        return genomes[:size]
+
+
 def generations(
     codec: GenomeCodec,
     seeds: Iterable[Genome],
@@ -179,6 +211,7 @@ def generations(
     crossover_prob: float,
     mutation_prob: float | None,
     rng: random.Random,
+    guide: Guide | None = None,
 ) -> Generator[list[Genome], Sequence[Member], None]:
     """Yields cohorts of new genomes and receives them back as members.
 
@@ -191,27 +224,53 @@ def generations(
       crossover_prob: Probability that a child has two parents.
       mutation_prob: Probability that a gene changes; None for a fixed number of genes.
       rng: Source of randomness.
+      guide: Plans the second cohort and screens the later ones; None for neither.
     """
+    guide = Unguided() if guide is None else guide
     if mutation_prob is None:
         mutation_prob = min(_MUTATED_GENES / max(len(codec.sizes), 1), 0.5)
     cohort = first_cohort(codec, seeds, population_size, rng)
     seen = set(cohort)
     population: tuple[Ranked, ...] = ()
+    planned: list[Genome] | None = None
     while cohort:
         members = yield cohort
         population = select_survivors(
             [*(ranked.member for ranked in population), *members], population_size
         )
-        cohort: list[Genome] = []
-        for _ in range(_ATTEMPTS_PER_CHILD * population_size):
-            if len(cohort) == population_size or len(seen) == codec.num_genomes:
-                break
-            child = _breed(population, codec.sizes, crossover_prob, mutation_prob, rng)
-            if child in seen:
-                child = codec.random_genome(rng)
-            if child not in seen:
-                seen.add(child)
-                cohort.append(child)
+        cohort = []
+        if planned is None:
+            planned = guide.plan()
+            cohort = [one for one in dict.fromkeys(planned) if one not in seen]
+        if not cohort:
+            breed = functools.partial(
+                _breed, population, codec.sizes, crossover_prob, mutation_prob, rng
+            )
+            children = _new_children(
+                codec, breed, seen, population_size * guide.oversampling, rng
+            )
+            cohort = guide.screen(children, population_size)
+        seen.update(cohort)
+
+
+def _new_children(
+    codec: GenomeCodec,
+    breed: Callable[[], Genome],
+    seen: set[Genome],
+    number: int,
+    rng: random.Random,
+) -> list[Genome]:
+    """Returns children that were not seen; random genomes in the place of doubles."""
+    children: dict[Genome, None] = {}
+    for _ in range(_ATTEMPTS_PER_CHILD * number):
+        if len(children) == min(number, codec.num_genomes - len(seen)):
+            break
+        child = breed()
+        if child in seen or child in children:
+            child = codec.random_genome(rng)
+        if child not in seen:
+            children[child] = None
+    return list(children)
 
 
 def _breed(

@@ -30,6 +30,10 @@ class SearchOptions:
       objectives: What to make better: metrics and costs, at least one of each.
       limits: Largest costs of a policy, beside the constraints of the target. A policy
         over a limit is never measured and never in the front.
+      sensitivity: Whether to measure what each entry's bits do alone, and to start
+        from the greedy solutions of the sum; see `matar_tf.search._seeding`.
+      oversampling: Number of children bred for each that is measured; the surrogate
+        of `matar_tf.search._surrogate` picks them. 1 for a search without it.
       patience: Number of generations without a gain in hypervolume after which the
         search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
@@ -42,6 +46,8 @@ class SearchOptions:
     population_size: int = 40
     objectives: tuple[Objective, ...] = _DEFAULT_OBJECTIVES
     limits: tuple[CostLimit, ...] = ()
+    sensitivity: bool = True
+    oversampling: int = 8
     patience: int | None = 15
     crossover_prob: float = 0.9
     mutation_prob: float | None = None
@@ -63,6 +69,10 @@ class SearchOptions:
             raise SearchError(
                 f"Expected a patience of at least 1 generation, got {self.patience}; "
                 "use None for no limit."
+            )
+        if self.oversampling < 1:
+            raise SearchError(
+                f"Expected an oversampling of at least 1, got {self.oversampling}."
             )
         for field in fields(self):
             prob = getattr(self, field.name)

@@ -8,7 +8,7 @@ steps with metrics from the store until it comes to something new.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -30,6 +30,7 @@ from matar_tf.search._limits import CostLimit
 from matar_tf.search._nsga2 import Member, generations
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
+from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
 
 __all__ = ["search"]
@@ -45,6 +46,7 @@ def search(
     options: SearchOptions,
     provenance: Provenance,
     store: EvaluationStore | None = None,
+    memory: dict[Policy, Mapping[str, float]] | None = None,
     progress: bool = False,
 ) -> SearchResult:
     """Searches the policies with the best trade-offs between the objectives.
@@ -58,11 +60,13 @@ def search(
       options: The settings.
       provenance: Where the result comes from; its digests are the key of the store.
       store: Metrics of this and earlier runs; without it nothing is kept.
+      memory: Metrics by policy that earlier searches of the same network left here,
+        for this target or another; this search starts from them and adds its own.
       progress: Whether to show a progress bar.
 
     Returns:
       The front, the references and the history. The front depends on the problem,
-      the metrics and the options only.
+      the metrics, the options and the memory only.
 
     Raises:
       SearchError: If the request cannot be met, or no policy meets the constraints.
@@ -75,6 +79,7 @@ def search(
     problem = _limited(problem, options.limits)
     named = _named_genomes(problem)
     _check_objectives(problem, options.objectives)
+    memory = {} if memory is None else memory
     total = min(options.max_evaluations, problem.space.num_policies)
     # The parts of tqdm that are typed are not the ones used here.
     with cast("Any", tqdm)(total=total, unit="policy", disable=not progress) as bar:
@@ -84,11 +89,14 @@ def search(
             objectives=options.objectives,
             provenance=provenance,
             store=store,
+            memory=memory,
             on_measured=bar.update,
         )
         diary = _Diary(ledger, options.objectives, problem.metric_names, bar)
         try:
-            stop_reason = _explore(ledger, diary, list(named.values()), options)
+            stop_reason = _explore(
+                problem, ledger, diary, list(named.values()), options
+            )
         except KeyboardInterrupt:
             if not ledger.entries:
                 raise
@@ -211,7 +219,11 @@ class _Diary:
 
 
 def _explore(
-    ledger: Ledger, diary: _Diary, seeds: list[Genome], options: SearchOptions
+    problem: SearchProblem,
+    ledger: Ledger,
+    diary: _Diary,
+    seeds: list[Genome],
+    options: SearchOptions,
 ) -> StopReason:
     """Fills the ledger, generation by generation, until there is a reason to stop."""
     codec = ledger.codec
@@ -219,13 +231,15 @@ def _explore(
         proposals = _enumeration(codec, seeds, options.population_size)
         patience = None
     else:
+        scout = Scout(problem, ledger, options)
         proposals = generations(
             codec,
-            seeds,
+            [*seeds, *scout.first_genomes()],
             population_size=options.population_size,
             crossover_prob=options.crossover_prob,
             mutation_prob=options.mutation_prob,
             rng=random.Random(options.seed),
+            guide=scout,
         )
         patience = options.patience
     num_known = 0

@@ -1,0 +1,159 @@
+"""What a search knows beforehand: which policies are worth measuring next."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import numpy as np
+
+from matar_tf.results import Objective
+from matar_tf.search._genome import Genome
+from matar_tf.search._ledger import Ledger, SearchProblem
+from matar_tf.search._nsga2 import Member, select_survivors
+from matar_tf.search._options import SearchOptions
+from matar_tf.search._pareto import Values, pareto_front
+from matar_tf.search._seeding import (
+    greedy_ladder,
+    interpolate_damages,
+    sensitivity_genomes,
+)
+from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
+
+__all__ = ["Scout"]
+
+_SENSITIVITY_SHARE = 3  # a third of the evaluations at most
+_EXPLORED_SHARE = 4  # every fourth proposal is not the surrogate's choice
+
+
+class Scout:
+    """Plans and screens the proposals of a search from what its ledger holds.
+
+    Args:
+      problem: What is searched.
+      ledger: What was measured so far.
+      options: The settings of the search.
+    """
+
+    def __init__(
+        self, problem: SearchProblem, ledger: Ledger, options: SearchOptions
+    ) -> None:
+        self._problem = problem
+        self._ledger = ledger
+        self._options = options
+        self.oversampling = options.oversampling
+        self._rng = random.Random(f"screen {options.seed}")
+        self._taught = tuple(ledger.memory)
+        self._is_taught = len(self._taught) >= MIN_SAMPLES
+        is_metric = [one.name in problem.metric_names for one in options.objectives]
+        self._metrics = [index for index, one in enumerate(is_metric) if one]
+        self._costs = [index for index, one in enumerate(is_metric) if not one]
+
+    def first_genomes(self) -> list[Genome]:
+        """Returns what to begin with beside the seeds.
+
+        What earlier searches know and this target takes; without any such knowledge,
+        what `plan` needs to know.
+        """
+        codec = self._ledger.codec
+        if self._is_taught:
+            return [
+                codec.encode(policy)
+                for policy in self._taught
+                if codec.space.contains(policy)
+            ]
+        if not self._options.sensitivity:
+            return []
+        limit = self._options.max_evaluations // _SENSITIVITY_SHARE
+        return sensitivity_genomes(codec, limit)
+
+    def plan(self) -> list[Genome]:
+        """Returns greedy solutions, from wide to narrow, for each cost objective."""
+        if not self._options.sensitivity or self._is_taught:
+            return []
+        values = {
+            genome: member.values[self._metrics[0]]
+            for genome, (_, member) in self._ledger.entries.items()
+        }
+        damages = interpolate_damages(self._ledger.codec, values)
+        if damages is None:
+            return []
+        num_rungs = self._options.population_size // len(self._costs)
+        ladders = [
+            greedy_ladder(
+                self._ledger.codec,
+                damages,
+                functools.lru_cache(maxsize=None)(
+                    functools.partial(self._cost, self._options.objectives[index])
+                ),
+                num_rungs,
+            )
+            for index in self._costs
+        ]
+        return [genome for ladder in ladders for genome in ladder]
+
+    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
+        """Returns the genomes that promise most, and some others.
+
+        Infeasible genomes are left out, unless there are no others: they could not be
+        measured. Without enough measurements the first genomes are taken.
+        """
+        codec, entries = self._ledger.codec, self._ledger.entries
+        memory = self._ledger.memory
+        is_off = self.oversampling == 1
+        if is_off or len(memory) < MIN_SAMPLES or len(genomes) <= size:
+            return genomes[:size]
+        policies = [codec.decode(genome) for genome in genomes]
+        feasible = [
+            index
+            for index, policy in enumerate(policies)
+            if not self._problem.violations(policy)
+        ]
+        if not feasible:
+            return genomes[:size]
+        objectives = [self._options.objectives[index] for index in self._metrics]
+        figures = [
+            [one.to_minimized(metrics[one.name]) for one in objectives]
+            for metrics in memory.values()
+        ]
+        surrogate = Surrogate(list(memory), np.asarray(figures))
+        known = [member.values for _, member in entries.values()]
+        predicted = surrogate.predict([policies[index] for index in feasible])
+        candidates = [
+            Member(
+                genome=genomes[index],
+                values=self._values(genomes[index], predicted[row]),
+            )
+            for row, index in enumerate(feasible)
+        ]
+        best = [Member(genome=(), values=known[index]) for index in pareto_front(known)]
+        return self._choose(candidates, best, size)
+
+    def _choose(
+        self, candidates: list[Member], front: list[Member], size: int
+    ) -> list[Genome]:
+        """Returns genomes of candidates that would join a front, and random ones."""
+        num_explored = size // _EXPLORED_SHARE
+        num_chosen = size - num_explored
+        chosen: dict[Genome, None] = {}
+        for others, number in ((front, len(front) + num_chosen), ([], num_chosen)):
+            for ranked in select_survivors([*others, *candidates], number):
+                if ranked.member.genome and len(chosen) < num_chosen:
+                    chosen[ranked.member.genome] = None
+        rest = [one.genome for one in candidates if one.genome not in chosen]
+        explored = self._rng.sample(rest, min(size - len(chosen), len(rest)))
+        return [*chosen, *explored]
+
+    def _values(self, genome: Genome, predicted: Array) -> Values:
+        values = [0.0] * len(self._options.objectives)
+        for column, index in enumerate(self._metrics):
+            values[index] = float(predicted[column])
+        for index in self._costs:
+            values[index] = self._cost(self._options.objectives[index], genome)
+        return tuple(values)
+
+    def _cost(self, objective: Objective, genome: Genome) -> float:
+        costs = self._problem.costs(self._ledger.codec.decode(genome))
+        cost = costs[objective.name]
+        # That there is a figure was checked before anything was measured.
+        return objective.to_minimized(0.0 if cost is None else cost)

@@ -1,0 +1,197 @@
+"""What a search knows beforehand: damages, ladders, the surrogate."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from test_search import (
+    Counting,
+    evaluate_in_turn,
+    options,
+    provenance,
+    run,
+    toy_costs,
+    toy_metrics,
+    toy_problem,
+    toy_space,
+)
+
+from matar_tf.errors import SearchError
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.search import search
+from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._pareto import box, hypervolume
+from matar_tf.search._seeding import (
+    greedy_ladder,
+    interpolate_damages,
+    sensitivity_genomes,
+)
+from matar_tf.search._surrogate import Surrogate, noise_powers
+
+SPACE = PolicySpace(weights={"a": (2, 4, 8), "b": (4, 8)}, activations={"x": (8,)})
+CODEC = GenomeCodec(SPACE)
+ALL = tuple(range(2, 9))
+
+
+class TestSensitivity:
+    def test_widest_then_narrowest_then_middle(self) -> None:
+        assert sensitivity_genomes(CODEC, 10) == [(2, 1), (0, 1), (2, 0), (1, 1)]
+
+    def test_stops_before_it_takes_too_many(self) -> None:
+        assert sensitivity_genomes(CODEC, 3) == [(2, 1), (0, 1), (2, 0)]
+        assert sensitivity_genomes(CODEC, 2) == []
+
+    def test_damages_between_measured_choices_follow_the_noise(self) -> None:
+        codec = GenomeCodec(PolicySpace(weights={"a": (2, 3, 8)}, activations={}))
+        damages = interpolate_damages(codec, {(2,): 1.0, (0,): 3.0})
+        assert damages is not None
+        # 2 at two bits, 0 at eight; three bits have a quarter of the noise power.
+        share = (4.0**-3 - 4.0**-8) / (4.0**-2 - 4.0**-8)
+        assert damages[0] == pytest.approx([2.0, 2.0 * share, 0.0])
+
+    def test_damages_neither_rise_with_bits_nor_fall_below_zero(self) -> None:
+        values = {(2, 1): 1.0, (0, 1): 1.5, (1, 1): 2.0, (2, 0): 0.5}
+        assert interpolate_damages(CODEC, values) == [[1.0, 1.0, 0.0], [0.0, 0.0]]
+
+    @pytest.mark.parametrize("missing", [(2, 1), (0, 1), (2, 0)])
+    def test_unknown_damages_are_none(self, missing: tuple[int, int]) -> None:
+        values = {(2, 1): 1.0, (0, 1): 1.5, (2, 0): 0.5}
+        del values[missing]
+        assert interpolate_damages(CODEC, values) is None
+
+
+class TestGreedyLadder:
+    def test_by_hand(self) -> None:
+        """`a` saves 4 and 2 for a damage of 1 and 5, `b` 4 for 2."""
+        costs = {(2, 1): 10, (1, 1): 6, (0, 1): 4, (2, 0): 6, (1, 0): 2, (0, 0): 0}
+        damages = [[6.0, 1.0, 0.0], [2.0, 0.0]]
+        path = greedy_ladder(CODEC, damages, lambda genome: costs[genome], 11)
+        assert path == [(2, 1), (1, 1), (1, 0), (0, 0)]
+        assert greedy_ladder(CODEC, damages, costs.__getitem__, 2) == [(2, 1), (0, 0)]
+
+    def test_what_saves_nothing_is_given_up_last(self) -> None:
+        def cost(genome: tuple[int, ...]) -> float:
+            return 1.0 + genome[0]
+
+        path = greedy_ladder(CODEC, [[9.0, 9.0, 0.0], [0.0, 0.0]], cost, 9)
+        assert path[0] == (2, 1)
+        assert (0, 1) in path
+
+    def test_is_near_the_best_sums_of_all(self) -> None:
+        rng = random.Random(0)
+        codec = GenomeCodec(
+            PolicySpace(weights={f"w{i}": (2, 4, 8) for i in range(6)}, activations={})
+        )
+        sizes = [rng.uniform(1, 5) for _ in range(6)]
+        damages = [[rng.uniform(2, 9), rng.uniform(0, 2), 0.0] for _ in range(6)]
+        bits = (2, 4, 8)
+
+        def cost(genome: tuple[int, ...]) -> float:
+            return sum(n * bits[g] for n, g in zip(sizes, genome, strict=True))
+
+        def damage(genome: tuple[int, ...]) -> float:
+            return sum(one[g] for one, g in zip(damages, genome, strict=True))
+
+        ladder = greedy_ladder(codec, damages, cost, 10)
+        every = list(itertools.product(range(3), repeat=6))
+        _, worst = box([(cost(one), damage(one)) for one in every])
+        best = hypervolume([(cost(one), damage(one)) for one in every], worst)
+        found = hypervolume([(cost(one), damage(one)) for one in ladder], worst)
+        assert found > 0.93 * best
+
+
+class TestSurrogate:
+    def test_noise_powers_by_hand(self) -> None:
+        policy = Policy(weights={"a": 2, "b": 3}, activations={"x": 4})
+        np.testing.assert_allclose(noise_powers([policy]), [[1.0, 0.25, 0.0625]])
+
+    def test_ranks_policies_that_it_has_not_seen(self) -> None:
+        codec = GenomeCodec(toy_space(num_layers=6, widths=ALL))
+        rng = random.Random(0)
+        policies = [codec.decode(codec.random_genome(rng)) for _ in range(260)]
+        losses = np.array([toy_metrics(one)["loss"] for one in policies])
+        surrogate = Surrogate(policies[:160], losses[:160, None])
+        predicted = surrogate.predict(policies[160:])[:, 0]
+        assert predicted.shape == (100,)
+        ranks = [values.argsort().argsort() for values in (predicted, losses[160:])]
+        assert np.corrcoef(*ranks)[0, 1] > 0.9
+
+    def test_a_constant_figure_is_predicted_as_such(self) -> None:
+        policies = [Policy(weights={"a": bits}, activations={}) for bits in ALL]
+        surrogate = Surrogate(policies, np.full((7, 2), 3.0))
+        np.testing.assert_allclose(surrogate.predict(policies), 3.0)
+
+
+class TestGuidedSearch:
+    @pytest.mark.parametrize(
+        "changes", [{"sensitivity": False}, {"oversampling": 1}, {"oversampling": 3}]
+    )
+    def test_every_part_changes_the_search(self, changes: dict[str, int]) -> None:
+        assert run(**changes).front != run().front
+
+    @pytest.mark.parametrize("changes", [{"oversampling": 1}, {"sensitivity": False}])
+    def test_each_part_alone_beats_plain_nsga2(self, changes: dict[str, int]) -> None:
+        problem = toy_problem(space=toy_space(num_layers=6, widths=ALL))
+
+        def points(**settings: object) -> list[tuple[float, float]]:
+            result = run(problem, patience=None, **settings)
+            return [
+                (-one.metrics["accuracy"], one.costs["latency_ms"])
+                for one in result.front
+            ]
+
+        plain = points(sensitivity=False, oversampling=1)
+        guided = points(**changes)
+        _, worst = box([*plain, *guided])
+        assert hypervolume(guided, worst) > hypervolume(plain, worst)
+
+    def test_infeasible_children_are_not_proposed(self) -> None:
+        def violations(policy: Policy) -> tuple[str, ...]:
+            return ("too slow",) if toy_costs(policy)["latency_ms"] > 4.0 else ()
+
+        counting = Counting()
+        result = run(toy_problem(violations=violations), evaluate_in_turn(counting))
+        assert result.num_evaluated == len(counting.policies)
+        assert not any(map(violations, counting.policies))
+
+    def test_a_bad_oversampling_is_refused(self) -> None:
+        with pytest.raises(SearchError, match="oversampling"):
+            options(oversampling=0)
+
+
+class TestMemory:
+    def search(self, memory: dict, **changes: object):
+        settings = options(**changes)
+        counting = Counting()
+        result = search(
+            toy_problem(),
+            evaluate_in_turn(counting),
+            options=settings,
+            provenance=provenance(),
+            memory=memory,
+        )
+        return result, counting
+
+    def test_holds_what_was_measured_and_spares_measuring_it(self) -> None:
+        memory: dict = {}
+        first, counting = self.search(memory)
+        assert set(memory) == set(counting.policies)
+        again, counting = self.search(memory)
+        assert again.num_reused >= first.num_evaluated
+        shared = {one.policy for one in first.front}
+        assert shared & {one.policy for one in again.front}
+
+    def test_policies_of_other_spaces_teach_but_are_not_proposed(self) -> None:
+        other = toy_space(widths=(3, 5, 6))
+        codec, rng = GenomeCodec(other), random.Random(0)
+        drawn = [codec.decode(codec.random_genome(rng)) for _ in range(80)]
+        memory = {one: toy_metrics(one) for one in drawn}
+        result, counting = self.search(dict(memory), max_evaluations=60)
+        assert result.num_reused == 0
+        for policy in counting.policies:
+            toy_space().validate(policy)
+        untaught, _ = self.search({}, max_evaluations=60)
+        assert result.front != untaught.front
