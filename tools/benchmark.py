@@ -4,6 +4,7 @@ Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact o
 MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
 against published figures; needs no TensorFlow. ``host``: the model of this machine
 against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
+``search``: fronts against enumeration, plain NSGA-II and each other.
 """
 
 from __future__ import annotations
@@ -41,6 +42,12 @@ _REFERENCE_DATA = flags.DEFINE_string(
 )
 _RECIPE = flags.DEFINE_string(
     "recipe", "cifar10_resnet8", "training: name of the recipe."
+)
+_NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", 500, "search: samples that a policy is measured on.", lower_bound=1
+)
+_EVALUATIONS = flags.DEFINE_integer(
+    "evaluations", 300, "search: policies of a search.", lower_bound=40
 )
 _MARKDOWN = flags.DEFINE_string("markdown", None, "targets: file for the table.")
 
@@ -103,9 +110,24 @@ def _training() -> Iterator[Bar]:
     yield from measure_training(_RECIPE.value, _DATA.value, seed=_SEED.value)
 
 
+def _search() -> Iterator[Bar]:
+    from matar_tf.errors import MatarError
+    from tools.benchmark_search import measure_search
+
+    if _ARTIFACT.value is None:
+        raise MatarError("Expected --artifact for the suite 'search', got none.")
+    yield from measure_search(
+        _ARTIFACT.value,
+        _DATA.value,
+        num_samples=_NUM_SAMPLES.value,
+        num_evaluations=_EVALUATIONS.value,
+    )
+
+
 _SUITE_BARS = {
     "core": _core,
     "host": _host,
+    "search": _search,
     "targets": _targets,
     "training": _training,
 }

@@ -1,0 +1,265 @@
+"""The measurements of ``tools/benchmark.py search``. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from matar_tf.artifact import Artifact, read_artifact
+from matar_tf.cost import MEASURES, CostModel
+from matar_tf.data import load_data
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.results import Provenance, SearchResult
+from matar_tf.search import (
+    EvaluationStore,
+    SearchOptions,
+    SearchProblem,
+    evaluate_in_turn,
+    search,
+)
+from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
+from matar_tf.targets import check_policy, legal_space, load_target
+from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from tools.bars import Bar
+
+__all__ = ["measure_search"]
+
+_TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
+_NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
+_NUM_SEEDS = 5
+_FOLLOW_UP = 0.15
+_PLAIN = {"sensitivity": False, "oversampling": 1}
+
+
+def measure_search(
+    artifact_path: str, data_spec: str, *, num_samples: int, num_evaluations: int
+) -> Iterator[Bar]:
+    """Yields one bar after the other as it is measured."""
+    artifact = read_artifact(artifact_path)
+    data = load_data(data_spec, training=False).head(num_samples)
+    make = functools.partial(PolicyEvaluator, artifact, data.x_test, data.y_test)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EvaluationStore(Path(folder) / "store.sqlite") as store,
+        ParallelEvaluator(make, 2) as evaluate_many,
+    ):
+        bench = _Bench(artifact, evaluate_many, store, num_samples)
+        yield _enumerated(bench)
+        yield from _three_targets(bench, num_evaluations)
+    yield _overhead()
+
+
+class _Bench:
+    """Searches of one network; measurements are shared through a store."""
+
+    def __init__(
+        self, artifact: Artifact, evaluate_many: Any, store: Any, num_samples: int
+    ) -> None:
+        self.artifact = artifact
+        self._evaluate_many = evaluate_many
+        self._store = store
+        self._num_samples = num_samples
+
+    def problem(self, target_name: str, space: PolicySpace) -> SearchProblem:
+        target = load_target(target_name)
+        workload = self.artifact.workload
+        model = CostModel(workload, target)
+
+        def costs(policy: Policy) -> Mapping[str, float | None]:
+            cost = model.estimate(policy)
+            return {name: one.getter(cost) for name, one in MEASURES.items()}
+
+        def violations(policy: Policy) -> tuple[str, ...]:
+            found = check_policy(workload, policy, target)
+            return tuple(one.message for one in found)
+
+        return SearchProblem(
+            target=target.name,
+            space=legal_space(space, workload, target),
+            costs=costs,
+            violations=violations,
+        )
+
+    def search(
+        self,
+        problem: SearchProblem,
+        options: SearchOptions,
+        memory: dict[Policy, Mapping[str, float]] | None = None,
+    ) -> SearchResult:
+        return search(
+            problem,
+            self._evaluate_many,
+            options=options,
+            provenance=_provenance(options.seed, self._num_samples),
+            store=self._store,
+            memory=memory,
+        )
+
+    def values(
+        self, problem: SearchProblem, policies: Sequence[Policy]
+    ) -> list[Values]:
+        """Returns accuracy (negative) and latency of feasible policies."""
+        feasible = [one for one in policies if not problem.violations(one)]
+        known = self._store.get(feasible, artifact_digest="a", data_digest="d")
+        missing = [one for one in feasible if one not in known]
+        for policy, metrics in self._evaluate_many(missing):
+            self._store.put(policy, metrics, artifact_digest="a", data_digest="d")
+            known[policy] = metrics
+        return [
+            (-known[one]["accuracy"], float(problem.costs(one)["latency_ms"] or 0.0))
+            for one in feasible
+        ]
+
+
+def _provenance(seed: int, num_samples: int) -> Provenance:
+    return Provenance(
+        seed=seed,
+        command="benchmark",
+        versions={},
+        artifact_digest="a",
+        data_digest="d",
+        num_samples=num_samples,
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+def _front(result: SearchResult) -> list[Values]:
+    return [
+        (-one.metrics["accuracy"], float(one.costs["latency_ms"] or 0.0))
+        for one in result.front
+    ]
+
+
+def _enumerated(bench: _Bench) -> Bar:
+    """A network small enough to measure every policy of it."""
+    space = bench.artifact.space
+    free = [name for name, bits in space.weights.items() if len(bits) > 1]
+    free = free[:_NUM_ENUMERATED_ENTRIES]
+    weights = {
+        name: (2, 4, 8) if name in free else (bits[-1],)
+        for name, bits in space.weights.items()
+    }
+    rest = _NUM_ENUMERATED_ENTRIES - len(free)
+    names = [name for name, bits in space.activations.items() if len(bits) > 1][:rest]
+    activations = {
+        name: (2, 4, 8) if name in names else (bits[-1],)
+        for name, bits in space.activations.items()
+    }
+    problem = bench.problem(
+        "bitfusion_16x32", PolicySpace(weights=weights, activations=activations)
+    )
+    codec = GenomeCodec(problem.space)
+    every = [codec.decode(genome) for genome in codec.all_genomes()]
+    values = bench.values(problem, every)
+    _, worst = box([values[index] for index in pareto_front(values)])
+    truth = hypervolume(values, worst)
+    budget = int(_FOLLOW_UP * len(every))
+
+    def share(seed: int, **changes: Any) -> float:
+        options = SearchOptions(
+            seed=seed,
+            max_evaluations=budget,
+            population_size=min(40, budget),
+            patience=None,
+            **changes,
+        )
+        return hypervolume(_front(bench.search(problem, options)), worst) / truth
+
+    def at_random(seed: int) -> float:
+        drawn = random.Random(seed).sample(every, budget)
+        return hypervolume(bench.values(problem, drawn), worst) / truth
+
+    guided = statistics.median(share(seed) for seed in range(_NUM_SEEDS))
+    plain = statistics.median(share(seed, **_PLAIN) for seed in range(_NUM_SEEDS))
+    blind = statistics.median(at_random(seed) for seed in range(_NUM_SEEDS))
+    return Bar(
+        name=f"share of the true hypervolume, {budget} of {len(every)} policies, "
+        f"median of {_NUM_SEEDS} seeds",
+        figure=f"{guided:.4f} (plain NSGA-II {plain:.4f}, random {blind:.4f})",
+        limit="at least 0.99",
+        held=guided >= 0.99,
+    )
+
+
+def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
+    options = SearchOptions(max_evaluations=num_evaluations, patience=None)
+    memory: dict[Policy, Mapping[str, float]] = {}
+    for number, name in enumerate(_TARGETS):
+        problem = bench.problem(name, bench.artifact.space)
+        guided = _front(bench.search(problem, options))
+        plain = _front(bench.search(problem, replace(options, **_PLAIN)))
+        _, worst = box([*guided, *plain])
+        gain = hypervolume(guided, worst) / hypervolume(plain, worst)
+        yield Bar(
+            name=f"{name}: hypervolume over plain NSGA-II, {num_evaluations} "
+            "evaluations",
+            figure=f"{gain:.4f}",
+            limit="at least 1.02",
+            held=gain >= 1.02,
+        )
+        known = sum(problem.space.contains(policy) for policy in memory)
+        num_new = round(_FOLLOW_UP * num_evaluations)
+        settings = options
+        if number:
+            settings = replace(
+                options,
+                max_evaluations=known + num_new,
+                population_size=max(num_new // 3, 8),
+                oversampling=3 * options.oversampling,
+            )
+        before = len(memory)
+        taught = _front(bench.search(problem, settings, memory))
+        if number:
+            _, worst = box([*guided, *taught])
+            share = hypervolume(taught, worst) / hypervolume(guided, worst)
+            yield Bar(
+                name=f"{name} after {number} other target(s): hypervolume over a "
+                f"search from nothing, with {len(memory) - before} new evaluations",
+                figure=f"{share:.4f}",
+                limit="at least 0.995",
+                held=share >= 0.995,
+            )
+
+
+def _overhead() -> Bar:
+    """All but the evaluations, for a network of 50 layers."""
+    widths = dict.fromkeys((f"layer{i}" for i in range(50)), tuple(range(2, 9)))
+    space = PolicySpace(weights=widths, activations=widths)
+    problem = SearchProblem(
+        target="synthetic",
+        space=space,
+        costs=lambda policy: {"latency_ms": float(sum(policy.weights.values()))},
+    )
+    spent = 0.0
+
+    def timed(policy: Policy) -> Mapping[str, float]:
+        nonlocal spent
+        start = time.perf_counter()
+        noise = sum(4.0**-bits for bits in policy.weights.values())
+        spent += time.perf_counter() - start
+        return {"accuracy": 1.0 / (1.0 + noise), "loss": noise}
+
+    evaluate: Callable[..., Any] = evaluate_in_turn(timed)
+    start = time.perf_counter()
+    result = search(
+        problem,
+        evaluate,
+        options=SearchOptions(max_evaluations=400, patience=None),
+        provenance=_provenance(0, 1),
+    )
+    total = time.perf_counter() - start - spent
+    figure = 1e3 * total / (result.num_evaluated + result.num_reused)
+    return Bar(
+        name="time beside the evaluations, per evaluation, 50 layers",
+        figure=f"{figure:.2f} ms",
+        limit="under 2 ms",
+        held=figure < 2.0,
+    )
