@@ -84,7 +84,7 @@ def extract_parameters(model: Any) -> Parameters:
             if quantizer.kind == "activations":
                 tensors[quantizer.entry] = TensorParameters(
                     bits=quantizer.bits,
-                    step=np.exp(quantizer.log_steps.numpy()),
+                    step=quantizer.all_steps(),
                     signed=quantizer.signed,
                 )
     return Parameters(layers=layers, tensors=tensors)
@@ -214,7 +214,7 @@ def _layer_parameters(
 ) -> LayerParameters:
     inner = graph.inner_layer(layer)
     values, channel_axis = _tflite_layout(inner, graph.kernel_variable(layer).numpy())
-    step = np.exp(kernel.log_steps.numpy()).reshape(len(kernel.bits), -1)
+    step = kernel.all_steps().reshape(len(kernel.bits), -1)
     scale = np.ones_like(step)
     offset = None
     input_bits: tuple[int, ...] = ()

@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from matar_tf.keras import graph, numerics
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.tracing import active_tracer
@@ -101,6 +103,18 @@ class MultiBitQuantizer(_Quantizer):
     def step(self) -> Any:
         """Returns the step in force as a tensor: ``[*channels]``."""
         return tf.exp(tf.gather(self.log_steps, self.row))
+
+    def all_steps(self) -> np.ndarray:
+        """Returns the steps of every width, ``[len(bits), *channels]``.
+
+        Computed as `step` computes them, to the last bit: another exponential may
+        round differently, and a bias that lies between two counts would fall on the
+        other side.
+        """
+        rows = range(len(self.bits))
+        return np.stack(
+            [tf.exp(tf.gather(self.log_steps, row)).numpy() for row in rows]
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
