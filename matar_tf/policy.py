@@ -35,6 +35,7 @@ MIN_BITS: Final = 2
 MAX_BITS: Final = 8
 ALL_BITS: Final = tuple(range(MIN_BITS, MAX_BITS + 1))
 
+_ARE_BITS = frozenset(ALL_BITS).issuperset
 _UNIFORM_NAME = re.compile(r"w([0-9]+)a([0-9]+)")
 _Json: TypeAlias = dict[str, Any]
 
@@ -71,12 +72,17 @@ class Policy:
     def __post_init__(self) -> None:
         for field in ("weights", "activations"):
             entries = cast("Mapping[str, int]", getattr(self, field))
-            for name, bits in entries.items():
-                _check_bits(bits, f"{field} entry {name!r}")
+            # A search makes many thousands: the usual case is checked as a whole.
+            bits_of_all = entries.values()
+            if set(map(type, bits_of_all)) != {int} or not _ARE_BITS(bits_of_all):
+                for name, bits in entries.items():
+                    _check_bits(bits, f"{field} entry {name!r}")
             object.__setattr__(self, field, MappingProxyType(dict(entries)))
 
     def __hash__(self) -> int:
-        return hash(self.to_canonical_json())
+        return hash(
+            (frozenset(self.weights.items()), frozenset(self.activations.items()))
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_policy, (dict(self.weights), dict(self.activations))

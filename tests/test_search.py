@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -462,28 +461,6 @@ class TestQuality:
         result = run(problem)
         assert len(result.front) == len(result.references) == 1
         assert result.history[-1].hypervolume == pytest.approx(1.0)
-
-    def test_overhead_of_the_loop_is_small(self):
-        space = toy_space(num_layers=50, widths=(2, 3, 4, 5, 6, 7, 8))
-        toy = toy_metrics(space.named("w8a8"))
-        spent = 0.0
-
-        def metrics(policy):
-            nonlocal spent
-            start = time.process_time()
-            value = 1 / sum(policy.weights.values())
-            spent += time.process_time() - start
-            return {**toy, "accuracy": value}
-
-        start = time.process_time()
-        result = run(
-            toy_problem(space=space),
-            evaluate_in_turn(metrics),
-            max_evaluations=300,
-            population_size=40,
-        )
-        overhead_s = time.process_time() - start - spent
-        assert overhead_s / (result.num_evaluated + result.num_reused) < 2e-3
 
 
 class TestResult:

@@ -180,7 +180,7 @@ class TestSearch:
         assert call("search", **free) == 0
         path = tmp_path / "free/bitfusion_16x32/front.json"
         sizes = [
-            row["weight_bytes"]
+            row["figures"]["weight_bytes"]
             for row in json.loads(path.read_text())["rows"]
             if row["role"] == "front"
         ]
@@ -189,7 +189,9 @@ class TestSearch:
         assert call("search", **values, max=limits) == 0
         path = tmp_path / "run/bitfusion_16x32/front.json"
         rows = json.loads(path.read_text())["rows"]
-        limited = [row["weight_bytes"] for row in rows if row["role"] == "front"]
+        limited = [
+            row["figures"]["weight_bytes"] for row in rows if row["role"] == "front"
+        ]
         assert limited
         assert max(limited) <= bound < max(sizes)
         capsys.readouterr()

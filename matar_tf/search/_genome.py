@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -55,14 +56,16 @@ class GenomeCodec:
         Raises:
           SearchError: If the genome has another length or an index out of range.
         """
-        if len(genome) != len(self.sizes) or not all(
-            0 <= gene < size for gene, size in zip(genome, self.sizes, strict=True)
+        if (
+            len(genome) != len(self.sizes)
+            or min(genome, default=0) < 0
+            or not all(map(operator.lt, genome, self.sizes))
         ):
             raise SearchError(
                 f"Expected a genome with {len(self.sizes)} genes below {self.sizes}, "
                 f"got {genome}."
             )
-        bits = [widths[gene] for widths, gene in zip(self.widths, genome, strict=True)]
+        bits = list(map(operator.getitem, self.widths, genome))
         cut = len(self._weights)
         return Policy(
             weights={
