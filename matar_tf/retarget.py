@@ -38,7 +38,13 @@ from matar_tf.report import (
     to_markdown,
 )
 from matar_tf.results import Candidate, Provenance, SearchResult
-from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
+from matar_tf.search import (
+    EvaluationStore,
+    SearchOptions,
+    SearchProblem,
+    follow_up,
+    search,
+)
 from matar_tf.targets import LitertBackend, Target, check_policy, legal_space
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
@@ -56,7 +62,6 @@ _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
 _LATENCY_FILE: Final = "latency.json"
 _RUN_SCHEMA_VERSION: Final = 1
-_MIN_POPULATION_SIZE = 8  # of searches that follow another
 _RUNTIME = "ai-edge-litert"
 
 
@@ -291,16 +296,7 @@ def _follow_up(
         return options
     num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
     num_known = sum(space.contains(policy) for policy in memory)
-    size = min(options.population_size, max(num_new // 3, _MIN_POPULATION_SIZE))
-    return replace(
-        options,
-        max_evaluations=max(num_known + num_new, size),
-        population_size=size,
-        # Small generations of well chosen policies: the surrogate learns from each.
-        oversampling=options.oversampling
-        if options.oversampling == 1
-        else options.oversampling * options.population_size // size,
-    )
+    return follow_up(options, num_known=num_known, num_new=num_new)
 
 
 def _is_diagonal(name: str) -> bool:

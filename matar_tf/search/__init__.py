@@ -13,7 +13,7 @@ from matar_tf.search._ledger import (
     evaluate_in_turn,
 )
 from matar_tf.search._limits import CostLimit
-from matar_tf.search._options import SearchOptions
+from matar_tf.search._options import SearchOptions, follow_up
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
 from matar_tf.search._run import search
 from matar_tf.search._store import EvaluationStore
@@ -28,6 +28,7 @@ __all__ = [
     "SearchProblem",
     "dominates",
     "evaluate_in_turn",
+    "follow_up",
     "hypervolume",
     "pareto_front",
     "search",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -25,6 +25,7 @@ from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._pareto import Values, dominates
 
 __all__ = [
+    "Breeder",
     "Guide",
     "Member",
     "Ranked",
@@ -175,32 +176,45 @@ def first_cohort(
     return cohort
 
 
+class Breeder(Protocol):
+    """Makes children of a population."""
+
+    def __call__(
+        self,
+        population: Sequence[Ranked],
+        number: int,
+        avoid: Container[Genome] = (),
+    ) -> list[Genome]:
+        """Returns new genomes, `number` at most; none that was measured or avoided."""
+        ...
+
+
 class Guide(Protocol):
     """Knows more about genomes than what NSGA-II sees."""
-
-    oversampling: int  # children bred for each that is proposed
 
     def plan(self) -> list[Genome]:
         """Returns more genomes to propose, once the first cohort is known."""
         ...
 
-    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
-        """Returns the genomes to propose, `size` at most."""
+    def propose(
+        self, population: Sequence[Ranked], breed: Breeder, size: int
+    ) -> list[Genome]:
+        """Returns the genomes of a generation, `size` at most."""
         ...
 
 
 class Unguided:
     """The guide of a plain NSGA-II: proposes what was bred."""
 
-    oversampling = 1
-
     def plan(self) -> list[Genome]:
         """Returns nothing."""
         return []
 
-    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
-        """Returns the first genomes."""
-        return genomes[:size]
+    def propose(
+        self, population: Sequence[Ranked], breed: Breeder, size: int
+    ) -> list[Genome]:
+        """Returns children of the population."""
+        return breed(population, size)
 
 
 def generations(
@@ -224,7 +238,8 @@ def generations(
       crossover_prob: Probability that a child has two parents.
       mutation_prob: Probability that a gene changes; None for a fixed number of genes.
       rng: Source of randomness.
-      guide: Plans the second cohort and screens the later ones; None for neither.
+      guide: Plans the second cohort and proposes the later ones; None for children
+        of the survivors.
     """
     guide = Unguided() if guide is None else guide
     if mutation_prob is None:
@@ -233,6 +248,22 @@ def generations(
     seen = set(cohort)
     population: tuple[Ranked, ...] = ()
     planned: list[Genome] | None = None
+
+    def breed(
+        population: Sequence[Ranked], number: int, avoid: Container[Genome] = ()
+    ) -> list[Genome]:
+        """Returns children; random genomes in the place of doubles."""
+        children: dict[Genome, None] = {}
+        for _ in range(_ATTEMPTS_PER_CHILD * number):
+            if len(children) == min(number, codec.num_genomes - len(seen)):
+                break
+            child = _breed(population, codec.sizes, crossover_prob, mutation_prob, rng)
+            if child in seen or child in children or child in avoid:
+                child = codec.random_genome(rng)
+            if child not in seen and child not in avoid:
+                children[child] = None
+        return list(children)
+
     while cohort:
         members = yield cohort
         population = select_survivors(
@@ -243,34 +274,8 @@ def generations(
             planned = guide.plan()
             cohort = [one for one in dict.fromkeys(planned) if one not in seen]
         if not cohort:
-            breed = functools.partial(
-                _breed, population, codec.sizes, crossover_prob, mutation_prob, rng
-            )
-            children = _new_children(
-                codec, breed, seen, population_size * guide.oversampling, rng
-            )
-            cohort = guide.screen(children, population_size)
+            cohort = guide.propose(population, breed, population_size)
         seen.update(cohort)
-
-
-def _new_children(
-    codec: GenomeCodec,
-    breed: Callable[[], Genome],
-    seen: set[Genome],
-    number: int,
-    rng: random.Random,
-) -> list[Genome]:
-    """Returns children that were not seen; random genomes in the place of doubles."""
-    children: dict[Genome, None] = {}
-    for _ in range(_ATTEMPTS_PER_CHILD * number):
-        if len(children) == min(number, codec.num_genomes - len(seen)):
-            break
-        child = breed()
-        if child in seen or child in children:
-            child = codec.random_genome(rng)
-        if child not in seen:
-            children[child] = None
-    return list(children)
 
 
 def _breed(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from matar_tf.errors import SearchError
 from matar_tf.results import Objective
 from matar_tf.search._limits import CostLimit
 
-__all__ = ["SearchOptions"]
+__all__ = ["SearchOptions", "follow_up"]
 
 _DEFAULT_OBJECTIVES = (
     Objective(name="accuracy", maximize=True),
     Objective(name="latency_ms"),
 )
 _MIN_POPULATION_SIZE = 4
+_FOLLOW_UP_POPULATION_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,3 +91,24 @@ class SearchOptions:
                 "Expected two or more different objectives, such as accuracy and "
                 f"latency_ms, got {names}."
             )
+
+
+def follow_up(options: SearchOptions, *, num_known: int, num_new: int) -> SearchOptions:
+    """Returns the options of a search that starts from what others measured.
+
+    Generations are small and bred for longer: the surrogate learns from each.
+
+    Args:
+      options: Those of a search from nothing.
+      num_known: Policies of this space that are known.
+      num_new: Policies to measure beside them.
+    """
+    size = min(options.population_size, max(num_new // 3, _FOLLOW_UP_POPULATION_SIZE))
+    return replace(
+        options,
+        max_evaluations=max(num_known + num_new, size),
+        population_size=size,
+        oversampling=options.oversampling
+        if options.oversampling == 1
+        else options.oversampling * options.population_size // size,
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 
 from matar_tf.results import Objective
 from matar_tf.search._genome import Genome
 from matar_tf.search._ledger import Ledger, SearchProblem
-from matar_tf.search._nsga2 import Member, select_survivors
+from matar_tf.search._nsga2 import Breeder, Member, Ranked, select_survivors
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, pareto_front
 from matar_tf.search._seeding import (
@@ -27,7 +28,7 @@ _EXPLORED_SHARE = 4  # every fourth proposal is not the surrogate's choice
 
 
 class Scout:
-    """Plans and screens the proposals of a search from what its ledger holds.
+    """Plans and makes the proposals of a search from what its ledger holds.
 
     Args:
       problem: What is searched.
@@ -41,7 +42,6 @@ class Scout:
         self._problem = problem
         self._ledger = ledger
         self._options = options
-        self.oversampling = options.oversampling
         self._rng = random.Random(f"screen {options.seed}")
         self._taught = tuple(ledger.memory)
         self._is_taught = len(self._taught) >= MIN_SAMPLES
@@ -92,49 +92,66 @@ class Scout:
         ]
         return [genome for ladder in ladders for genome in ladder]
 
-    def screen(self, genomes: list[Genome], size: int) -> list[Genome]:
+    def propose(
+        self, population: Sequence[Ranked], breed: Breeder, size: int
+    ) -> list[Genome]:
         """Returns the genomes that promise most, and some others.
 
-        Infeasible genomes are left out, unless there are no others: they could not be
-        measured. Without enough measurements the first genomes are taken.
+        The surrogate stands in for the measurements of some generations; what these
+        find is proposed. Infeasible genomes are left out, unless there are no others:
+        they could not be measured. Without enough measurements, or if oversampling is
+        off, returns children of the population.
         """
-        codec, entries = self._ledger.codec, self._ledger.entries
+        if self._options.oversampling == 1 or len(self._ledger.memory) < MIN_SAMPLES:
+            return breed(population, size)
+        surrogate = self._surrogate()
+        found: dict[Genome, Member] = {}
+        parents = population
+        for _ in range(self._options.oversampling):
+            children = breed(parents, size, found)
+            members = self._predicted(children, surrogate)
+            found.update((member.genome, member) for member in members)
+            parents = select_survivors(
+                [*(ranked.member for ranked in parents), *members], len(population)
+            )
+        if not found:
+            return breed(population, size)
+        return self._choose(list(found.values()), size)
+
+    def _surrogate(self) -> Surrogate:
         memory = self._ledger.memory
-        is_off = self.oversampling == 1
-        if is_off or len(memory) < MIN_SAMPLES or len(genomes) <= size:
-            return genomes[:size]
-        policies = [codec.decode(genome) for genome in genomes]
-        feasible = [
-            index
-            for index, policy in enumerate(policies)
-            if not self._problem.violations(policy)
-        ]
-        if not feasible:
-            return genomes[:size]
         objectives = [self._options.objectives[index] for index in self._metrics]
         figures = [
             [one.to_minimized(metrics[one.name]) for one in objectives]
             for metrics in memory.values()
         ]
-        surrogate = Surrogate(list(memory), np.asarray(figures))
-        known = [member.values for _, member in entries.values()]
-        predicted = surrogate.predict([policies[index] for index in feasible])
-        candidates = [
-            Member(
-                genome=genomes[index],
-                values=self._values(genomes[index], predicted[row]),
-            )
-            for row, index in enumerate(feasible)
-        ]
-        best = [Member(genome=(), values=known[index]) for index in pareto_front(known)]
-        return self._choose(candidates, best, size)
+        return Surrogate(list(memory), np.asarray(figures))
 
-    def _choose(
-        self, candidates: list[Member], front: list[Member], size: int
-    ) -> list[Genome]:
-        """Returns genomes of candidates that would join a front, and random ones."""
-        num_explored = size // _EXPLORED_SHARE
-        num_chosen = size - num_explored
+    def _predicted(
+        self, genomes: Sequence[Genome], surrogate: Surrogate
+    ) -> list[Member]:
+        """Returns the feasible ones as members, their metrics by the surrogate."""
+        policies = {genome: self._ledger.codec.decode(genome) for genome in genomes}
+        feasible = [
+            genome
+            for genome, policy in policies.items()
+            if not self._problem.violations(policy)
+        ]
+        if not feasible:
+            return []
+        predicted = surrogate.predict([policies[genome] for genome in feasible])
+        return [
+            Member(genome=genome, values=self._values(genome, row))
+            for genome, row in zip(feasible, predicted, strict=True)
+        ]
+
+    def _choose(self, candidates: list[Member], size: int) -> list[Genome]:
+        """Returns genomes of candidates that would join the front, and random ones."""
+        known = [member.values for _, member in self._ledger.entries.values()]
+        front = [
+            Member(genome=(), values=known[index]) for index in pareto_front(known)
+        ]
+        num_chosen = size - size // _EXPLORED_SHARE
         chosen: dict[Genome, None] = {}
         for others, number in ((front, len(front) + num_chosen), ([], num_chosen)):
             for ranked in select_survivors([*others, *candidates], number):
