@@ -4,7 +4,8 @@ Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact o
 MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
 against published figures; needs no TensorFlow. ``host``: the model of this machine
 against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
-``search``: fronts against enumeration, plain NSGA-II and each other.
+``search``: fronts against enumeration, plain NSGA-II and each other. ``memory``:
+accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ _RECIPE = flags.DEFINE_string(
     "recipe", "cifar10_resnet8", "training: name of the recipe."
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", 500, "search: samples that a policy is measured on.", lower_bound=1
+    "num_samples", 500, "search, memory: samples of a search.", lower_bound=1
 )
 _EVALUATIONS = flags.DEFINE_integer(
-    "evaluations", 300, "search: policies of a search.", lower_bound=40
+    "evaluations", 300, "search, memory: policies of a search.", lower_bound=40
 )
 _MARKDOWN = flags.DEFINE_string("markdown", None, "targets: file for the table.")
 
@@ -71,13 +72,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _core() -> Iterator[Bar]:
-    from matar_tf.errors import MatarError
     from tools.benchmark_core import measure_core
 
-    if _ARTIFACT.value is None:
-        raise MatarError("Expected --artifact for the suite 'core', got none.")
     yield from measure_core(
-        _ARTIFACT.value, _DATA.value, seed=_SEED.value, num_policies=_POLICIES.value
+        _required_artifact("core"),
+        _DATA.value,
+        seed=_SEED.value,
+        num_policies=_POLICIES.value,
     )
 
 
@@ -111,22 +112,39 @@ def _training() -> Iterator[Bar]:
 
 
 def _search() -> Iterator[Bar]:
-    from matar_tf.errors import MatarError
     from tools.benchmark_search import measure_search
 
-    if _ARTIFACT.value is None:
-        raise MatarError("Expected --artifact for the suite 'search', got none.")
     yield from measure_search(
-        _ARTIFACT.value,
+        _required_artifact("search"),
         _DATA.value,
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
     )
 
 
+def _memory() -> Iterator[Bar]:
+    from tools.benchmark_memory import measure_memory
+
+    yield from measure_memory(
+        _required_artifact("memory"),
+        _DATA.value,
+        num_samples=_NUM_SAMPLES.value,
+        num_evaluations=_EVALUATIONS.value,
+    )
+
+
+def _required_artifact(suite: str) -> str:
+    from matar_tf.errors import MatarError
+
+    if _ARTIFACT.value is None:
+        raise MatarError(f"Expected --artifact for the suite {suite!r}, got none.")
+    return _ARTIFACT.value
+
+
 _SUITE_BARS = {
     "core": _core,
     "host": _host,
+    "memory": _memory,
     "search": _search,
     "targets": _targets,
     "training": _training,
