@@ -104,6 +104,15 @@ class TestLearning:
         quantized = trained_pair()[1]
         assert get_policy(quantized) == get_policy_space(quantized).named("w8a8")
 
+    def test_accuracy_is_that_of_classes_after_saving(self, tmp_path):
+        """Saving makes Keras build metrics; by name it guesses one-hot labels."""
+        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        model = train_multi_bit(network, FEW, replace(SHORT, epochs=1))
+        model.save(tmp_path / "model.h5")
+        right = np.argmax(model.predict(FEW.x_test, verbose=0), axis=1) == FEW.y_test
+        rows = evaluate_policies(model, FEW.x_test, FEW.y_test, ("w8a8",))
+        assert rows["w8a8"]["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+
     def test_evaluate_policies_leaves_the_policy_in_force(self):
         quantized, data = trained_pair()[1], few_digits()
         before = get_policy(quantized)

@@ -220,7 +220,7 @@ def train_multi_bit(
             quantized, x, sampler=last, num_batches=method.reestimation, seed=seed
         )
     set_policy(quantized, get_policy_space(quantized).widest())
-    quantized.compile(loss=trainer.loss, metrics=["accuracy"])
+    quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized
 
 
@@ -248,6 +248,11 @@ def evaluate_policies(
         rows[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
     setter(before)
     return rows
+
+
+def _accuracy() -> Any:
+    # By name, Keras would guess one for one-hot labels once the model was saved.
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
 def _fit(
@@ -279,7 +284,7 @@ def _fit(
             learning_rate, use_ema=schedule.ema > 0.0, ema_momentum=schedule.ema
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[_accuracy()],
     )
     first_epoch = 0
     if folder is not None:
