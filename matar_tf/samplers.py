@@ -21,6 +21,7 @@ __all__ = [
     "MixtureSampler",
     "Sampler",
     "UniformSampler",
+    "balanced_policies",
     "draw_policies",
 ]
 
@@ -173,3 +174,37 @@ def draw_policies(
     """Returns policies drawn one after the other from one seed."""
     rng = np.random.default_rng(seed)
     return tuple(sampler(space, rng) for _ in range(num_policies))
+
+
+def balanced_policies(
+    space: PolicySpace, num_policies: int, seed: Sequence[int] | int
+) -> tuple[Policy, ...]:
+    """Returns policies in which all pairs of widths come up equally often.
+
+    Any weight entry and any activation entry of 7 widths each meet in each of their 49
+    pairs once in every 49 policies; of independent draws many pairs come up rarely.
+    Entries are shuffled anew for every round of pairs.
+    """
+    rng = np.random.default_rng(seed)
+    entries = [*space.weights.values(), *space.activations.values()]
+    period = max(map(len, entries))
+    cut = len(space.weights)
+    orders: list[list[int]] = []
+    policies: list[Policy] = []
+    for number in range(num_policies):
+        place = number % period**2
+        if place == 0:
+            orders = [rng.permutation(bits).tolist() for bits in entries]
+        # Weights change with every policy, activations after a period.
+        steps = (number % period, place // period)
+        chosen = [
+            order[steps[index >= cut] % len(order)]
+            for index, order in enumerate(orders)
+        ]
+        policies.append(
+            Policy(
+                weights=dict(zip(space.weights, chosen[:cut], strict=True)),
+                activations=dict(zip(space.activations, chosen[cut:], strict=True)),
+            )
+        )
+    return tuple(policies)

@@ -10,6 +10,7 @@ from matar_tf.samplers import (
     LegalSampler,
     MixtureSampler,
     UniformSampler,
+    balanced_policies,
     draw_policies,
 )
 
@@ -194,3 +195,30 @@ class TestLegalSampler:
     def test_refuses_to_have_no_target(self):
         with pytest.raises(PolicyError, match="at least one target"):
             LegalSampler(spaces=())
+
+
+class TestBalanced:
+    def test_every_pair_of_seven_widths_once_in_49(self):
+        bits = (2, 3, 4, 5, 6, 7, 8)
+        space = PolicySpace(
+            weights={"a": bits, "b": bits}, activations={"x": bits, "y": (8,)}
+        )
+        policies = balanced_policies(space, 98, 0)
+        for half in (policies[:49], policies[49:]):
+            for entry in "ab":
+                pairs = {(one.weights[entry], one.activations["x"]) for one in half}
+                assert len(pairs) == 49
+        assert policies[:49] != policies[49:]
+        assert {one.activations["y"] for one in policies} == {8}
+
+    def test_fewer_widths_come_up_alike(self):
+        counts = Counter(
+            (one.weights["a"], one.activations["y"])
+            for one in balanced_policies(SPACE, 147, 0)
+        )
+        assert len(counts) == 6
+        assert max(counts.values()) <= 2 * min(counts.values())
+
+    def test_follows_the_seed(self):
+        assert balanced_policies(SPACE, 9, 0) == balanced_policies(SPACE, 9, 0)
+        assert balanced_policies(SPACE, 9, 0) != balanced_policies(SPACE, 9, 1)

@@ -10,7 +10,6 @@ import pytest
 from matar_tf.errors import DataError
 from matar_tf.keras import (
     KurtosisRegularizer,
-    UniformSampler,
     calibrate,
     get_policy,
     get_policy_space,
@@ -87,8 +86,8 @@ class TestReestimation:
         norm = norm_of(model)
         others = norm.moving_mean.numpy()
         before = get_policy(model)
-        sampler = UniformSampler(names=("w3a4",))
-        reestimate_batch_norm(model, X, sampler=sampler, num_batches=2, batch_size=99)
+        policy = get_policy_space(model).named("w3a4")
+        reestimate_batch_norm(model, X, policies=[policy] * 2, batch_size=99)
         row = 1 * 7 + 2
         set_policy(model, "w3a4")
         inner = keras.Model(model.inputs, model.get_layer("quant_middle").output)
@@ -100,24 +99,29 @@ class TestReestimation:
         np.testing.assert_array_equal(mean[rest], others[rest])
         assert before == get_policy_space(model).widest()
 
-    def test_averages_over_batches_drawn_from_the_seed(self) -> None:
+    def test_averages_over_policies_and_samples_drawn_from_the_seed(self) -> None:
         means = []
         for seed, batches in ((0, 4), (0, 4), (1, 4), (0, 3)):
             model = build()
-            reestimate_batch_norm(
-                model, X, seed=seed, num_batches=batches, batch_size=10
-            )
+            policies = [get_policy_space(model).widest()] * batches
+            reestimate_batch_norm(model, X, policies=policies, seed=seed, batch_size=10)
             means.append(norm_of(model).moving_mean.numpy())
         np.testing.assert_array_equal(means[0], means[1])
         assert not np.array_equal(means[0], means[2])
         assert not np.array_equal(means[0], means[3])
 
+    def test_reaches_every_row_by_default(self) -> None:
+        model = build()
+        before = norm_of(model).moving_variance.numpy()
+        reestimate_batch_norm(model, X, batch_size=4)
+        assert (norm_of(model).moving_variance.numpy() != before).any(axis=1).all()
+
     @pytest.mark.parametrize(
         ("samples", "arguments"),
-        [(X[:0], {}), (X, {"num_batches": 0}), (X, {"batch_size": 0})],
+        [(X[:0], {}), (X, {"policies": ()}), (X, {"batch_size": 0})],
     )
-    def test_refuses(self, samples: np.ndarray, arguments: dict[str, int]) -> None:
-        with pytest.raises(DataError, match="at least one batch"):
+    def test_refuses(self, samples: np.ndarray, arguments: dict[str, Any]) -> None:
+        with pytest.raises(DataError, match="at least one policy"):
             reestimate_batch_norm(build(), samples, **arguments)
 
 

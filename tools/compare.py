@@ -20,11 +20,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from matar_tf.artifact import Artifact
     from matar_tf.data import Data
-    from matar_tf.policy import Policy, PolicySpace
+    from matar_tf.policy import Policy
 
 from tools.common import check_flags_only, reports_errors, run
 
@@ -197,19 +195,9 @@ def _reestimated(artifact: Artifact, policy: Policy, data: Data) -> float:
     from matar_tf.keras import load_network, reestimate_batch_norm
     from matar_tf.keras.package import extract_parameters
 
-    def sampler(space: PolicySpace, rng: np.random.Generator) -> Policy:
-        del space, rng  # always the same policy
-        return policy
-
     network = load_network(artifact)
     samples = data.x_test[: _REESTIMATE.value]
-    reestimate_batch_norm(
-        network,
-        samples,
-        sampler=sampler,
-        num_batches=1,
-        batch_size=len(samples),
-    )
+    reestimate_batch_norm(network, samples, policies=[policy], batch_size=len(samples))
     changed = replace(artifact, parameters=extract_parameters(network))
     return _accuracies(changed, [policy], data)[0]
 

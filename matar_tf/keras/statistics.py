@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from matar_tf.errors import DataError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import get_policy, policy_setter
 from matar_tf.keras.tracing import tracing
-from matar_tf.samplers import MixtureSampler, Sampler
+from matar_tf.policy import Policy
+from matar_tf.samplers import balanced_policies
 
 __all__ = ["KurtosisRegularizer", "reestimate_batch_norm"]
+
+_NUM_BATCHES = 490  # ten for each pair of seven widths
 
 
 class _Estimator:
@@ -49,8 +53,7 @@ def reestimate_batch_norm(
     model: Any,
     samples: Any,
     *,
-    sampler: Sampler | None = None,
-    num_batches: int = 400,
+    policies: Sequence[Policy] | None = None,
     batch_size: int = 256,
     seed: int = 0,
 ) -> None:
@@ -58,31 +61,33 @@ def reestimate_batch_norm(
 
     For the developer, after training: moving averages lag behind the weights, and rows
     that are drawn rarely lag most. Weights, scales and shifts are not changed; a row
-    that no drawn policy uses keeps its moving averages.
+    that none of the policies uses keeps its moving averages.
 
     Args:
       model: A trained multi-bitwidth model.
       samples: Training samples, ``[num_samples, ...]``, float, as in training.
-      sampler: Draws the policy of each batch; default as in `PolicyRandomizer`.
-      num_batches: Number of batches, each of other samples and another policy.
+      policies: The policy of each batch, each of which has other samples; default
+        490 in which all pairs of widths come up alike (`balanced_policies`).
       batch_size: Samples in a batch; at most all are taken.
-      seed: Of policies and samples.
+      seed: Of the samples of each batch, and of the default policies.
 
     Raises:
-      DataError: If there are no samples, or no batches.
+      DataError: If there are no samples, or no policies.
+      PolicyError: If a policy is not of the model's space.
     """
-    if num_batches < 1 or batch_size < 1 or not len(samples):
-        raise DataError(
-            f"Expected samples, at least one batch and a batch size of at least 1, got "
-            f"{len(samples)} samples, {num_batches} batches of {batch_size}."
-        )
-    sampler = MixtureSampler() if sampler is None else sampler
     setter = policy_setter(model)
+    if policies is None:
+        policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
+    if not policies or batch_size < 1 or not len(samples):
+        raise DataError(
+            f"Expected samples, at least one policy and a batch size of at least 1, "
+            f"got {len(samples)} samples, {len(policies)} policies, {batch_size}."
+        )
     before = get_policy(model)
     estimator = _Estimator()
-    for number in range(num_batches):
+    for number, policy in enumerate(policies):
         rng = np.random.default_rng((seed, number))
-        setter(sampler(setter.space, rng))
+        setter(policy)
         chosen = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
         with tracing(estimator):
             model.call(tf.constant(samples[np.sort(chosen)]), training=False)

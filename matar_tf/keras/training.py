@@ -31,7 +31,12 @@ from matar_tf.keras.quantize import (
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import PolicySpace
-from matar_tf.samplers import MixtureSampler, Sampler
+from matar_tf.samplers import (
+    MixtureSampler,
+    Sampler,
+    balanced_policies,
+    draw_policies,
+)
 
 __all__ = [
     "Method",
@@ -214,11 +219,18 @@ def train_multi_bit(
     )
     randomizer = PolicyRandomizer(method.sampler, seed=seed)
     _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
-    last = randomizer.sampler_of(schedule.epochs - 1)
     if method.reestimation:
-        reestimate_batch_norm(
-            quantized, x, sampler=last, num_batches=method.reestimation, seed=seed
+        # Half as in the end of training, half such that no pair of widths is rare.
+        drawn = draw_policies(
+            get_policy_space(quantized),
+            randomizer.sampler_of(schedule.epochs - 1),
+            method.reestimation - method.reestimation // 2,
+            seed,
         )
+        balanced = balanced_policies(
+            get_policy_space(quantized), method.reestimation // 2, seed
+        )
+        reestimate_batch_norm(quantized, x, policies=(*drawn, *balanced), seed=seed)
     set_policy(quantized, get_policy_space(quantized).widest())
     quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized
