@@ -37,6 +37,7 @@ class StopReason(str, Enum):
     """Why a search ended; the values are saved in files."""
 
     MAX_EVALUATIONS = "max_evaluations"
+    MAX_MINUTES = "max_minutes"
     PATIENCE = "patience"
     ENUMERATED = "enumerated"
     EXHAUSTED = "exhausted"

@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
+from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.report import (
     matrix_to_csv,
@@ -42,6 +43,7 @@ from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
+    fix_entries,
     follow_up,
     search,
 )
@@ -79,6 +81,10 @@ class RunSettings:
       follow_up_share: Share of the largest number of evaluations that each target
         after the first may measure anew, beside what the others know; 1 for searches
         as long as the first.
+      fixed: Entries that every search leaves alone; see `fix_entries`.
+      starts: Policies to start from, by name; they stand in the tables, too.
+      holdout: Share of the samples that the searches do not see, and that all tables
+        report on; 0 to search and report on all.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       store: Evaluation store to read and extend, shared with other runs; None for one
@@ -91,6 +97,9 @@ class RunSettings:
     options: SearchOptions
     metrics: tuple[str, ...] = METRIC_NAMES
     follow_up_share: float = 1.0
+    fixed: tuple[str, ...] = ()
+    starts: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    holdout: float = 0.0
     profile: str = "int8"
     num_jobs: int = 1
     store: Path | None = None
@@ -128,23 +137,31 @@ def retarget(
     """
     check_data(artifact, data)
     output = Path(output)
+    space = fix_entries(artifact.space, settings.fixed)
     # A target that cannot run the network ends the run before anything is measured.
-    spaces = [legal_space(artifact.space, artifact.workload, one) for one in targets]
-    provenance = _provenance(artifact, data, settings)
-    make_evaluator = functools.partial(
-        PolicyEvaluator,
-        artifact,
-        data.x_test,
-        data.y_test,
-        metrics=settings.metrics,
-    )
+    spaces = [legal_space(space, artifact.workload, one) for one in targets]
+    searched = data
+    if settings.holdout:
+        searched, data = split_data(data, settings.holdout, settings.options.seed)
+    provenance = _provenance(artifact, searched, settings)
+
+    def make_evaluator(part: Data) -> Callable[[], PolicyEvaluator]:
+        return functools.partial(
+            PolicyEvaluator,
+            artifact,
+            part.x_test,
+            part.y_test,
+            metrics=settings.metrics,
+        )
+
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     options = settings.options
+    held_out = make_evaluator(data)() if settings.holdout else None
     memory: dict[Policy, Mapping[str, float]] = {}
     results: list[SearchResult] = []
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
-        ParallelEvaluator(make_evaluator, settings.num_jobs) as evaluate_many,
+        ParallelEvaluator(make_evaluator(searched), settings.num_jobs) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
             costs = PolicyCosts(artifact, target)
@@ -153,6 +170,7 @@ def retarget(
                 space=space,
                 costs=costs,
                 violations=functools.partial(_violations, artifact, target),
+                seeds=settings.starts,
                 metric_names=metric_names,
             )
             result = search(
@@ -169,14 +187,21 @@ def retarget(
             result = replace(
                 result,
                 references=tuple(
-                    one for one in result.references if _is_diagonal(one.name)
+                    one
+                    for one in result.references
+                    if one.name in settings.starts or _is_diagonal(one.name)
                 ),
             )
+            if held_out is not None:
+                result = _on_held_out(
+                    result, store, _provenance(artifact, data, settings), held_out
+                )
             result = _write_target(
                 artifact, data, output, result, settings.profile, reference, target
             )
             on_result(result)
             results.append(result)
+            _write_history(output, results)
             if result.interrupted:
                 break
     _write_matrix(artifact, targets, results, output)
@@ -219,7 +244,13 @@ def prepare_output(
         "max_evaluations": settings.options.max_evaluations,
         "metrics": list(settings.metrics),
         "objectives": [one.to_json() for one in settings.options.objectives],
-        "limits": {one.name: one.bound for one in settings.options.limits} or None,
+        "limits": [
+            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound:g}"
+            for one in settings.options.limits
+        ],
+        "fixed": list(settings.fixed),
+        "starts": {name: one.to_json() for name, one in settings.starts.items()},
+        "holdout": settings.holdout,
         "artifact_digest": artifact.digest(),
         "profile": settings.profile,
         "store": None if settings.store is None else str(settings.store),
@@ -242,6 +273,9 @@ def prepare_output(
                 "metrics",
                 "objectives",
                 "limits",
+                "fixed",
+                "starts",
+                "holdout",
             ):
                 if earlier.get(key) != document[key]:
                     raise SearchError(
@@ -285,6 +319,27 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected labels in 0..{num_classes - 1} for this network, got "
             f"{low}..{high} in {data.name!r}."
         )
+
+
+def _on_held_out(
+    result: SearchResult,
+    store: EvaluationStore,
+    provenance: Provenance,
+    evaluator: PolicyEvaluator,
+) -> SearchResult:
+    """Measures the policies of a result on the samples held out."""
+    digests = {
+        "artifact_digest": provenance.artifact_digest,
+        "data_digest": provenance.data_digest,
+    }
+    policies = [one.policy for one in (*result.front, *result.references)]
+    measured: dict[Policy, Mapping[str, float]] = {**store.get(policies, **digests)}
+    for policy in policies:
+        if policy not in measured:
+            metrics = evaluator(policy)
+            store.put(policy, metrics, **digests)
+            measured[policy] = metrics
+    return report_on(result, measured, provenance.num_samples)
 
 
 def _follow_up(
@@ -406,6 +461,24 @@ def _write_target(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return result
+
+
+def _write_history(output: Path, results: Sequence[SearchResult]) -> None:
+    """Adds to the record of the run what its searches did, generation by generation."""
+    document = {
+        **_read_run(output),
+        "searches": {
+            result.target: {
+                "num_evaluated": result.num_evaluated,
+                "num_reused": result.num_reused,
+                "stop_reason": result.stop_reason.value,
+                "history": [asdict(row) for row in result.history],
+            }
+            for result in results
+        },
+    }
+    content = json.dumps(document, indent=1) + "\n"
+    write_atomically(output / _RUN_FILE, content.encode())
 
 
 def _write_matrix(

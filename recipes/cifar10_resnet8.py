@@ -10,7 +10,7 @@ Reference: mlcommons/tiny, image classification.
 
 from __future__ import annotations
 
-from matar_tf.keras import Schedule
+from matar_tf.keras import Method, Schedule
 from recipes.common import RecipeConfig
 from recipes.models import mlperf_tiny_resnet8
 
@@ -32,4 +32,5 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=30, learning_rate=2e-3, batch_size=128, augment=True
         ),
+        method=Method(reestimation=1000),
     )

@@ -21,8 +21,8 @@ from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Objective, Provenance, StopReason
 from matar_tf.search import (
-    CostLimit,
     EvaluationStore,
+    Limit,
     SearchOptions,
     SearchProblem,
     dominates,
@@ -628,7 +628,7 @@ class TestConstraints:
         assert not counting.policies
 
 
-class TestCostLimit:
+class TestLimit:
     @pytest.mark.parametrize(
         ("text", "name", "bound"),
         [
@@ -643,7 +643,7 @@ class TestCostLimit:
         ],
     )
     def test_reads_numbers_and_units_of_bytes(self, text, name, bound):
-        assert CostLimit.parse(text) == CostLimit(name=name, bound=bound)
+        assert Limit.parse(text) == Limit(name=name, bound=bound)
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -660,17 +660,17 @@ class TestCostLimit:
     )
     def test_refuses_other_texts(self, text, message):
         with pytest.raises(SearchError, match=message):
-            CostLimit.parse(text)
+            Limit.parse(text)
 
     def test_the_bound_itself_is_allowed(self):
-        limit = CostLimit(name="weight_bytes", bound=40)
+        limit = Limit(name="weight_bytes", bound=40)
         assert limit.violation({"weight_bytes": 40}) is None
         assert limit.violation({"weight_bytes": 41}) == (
             "weight_bytes is 41, more than the requested 40."
         )
 
     def test_a_limit_acts_as_the_same_constraint_of_the_target(self):
-        limited = run(limits=(CostLimit(name="weight_bytes", bound=40),), seed=1)
+        limited = run(limits=(Limit(name="weight_bytes", bound=40),), seed=1)
         violations = TestConstraints.limit(40)
         assert same_search(limited, run(toy_problem(violations=violations), seed=1))
         assert limited.front != run(seed=1).front
@@ -679,25 +679,61 @@ class TestCostLimit:
     def test_a_limit_adds_to_the_constraints_of_the_target(self, of_target, requested):
         result = run(
             toy_problem(violations=TestConstraints.limit(of_target)),
-            limits=(CostLimit(name="weight_bytes", bound=requested),),
+            limits=(Limit(name="weight_bytes", bound=requested),),
         )
         shown = (*result.front, *result.references)
         assert max(one.costs["weight_bytes"] for one in shown) <= 40
+
+    def test_a_smallest_accuracy_bounds_the_front(self):
+        free = [one.metrics["accuracy"] for one in run().front]
+        bound = (min(free) + max(free)) / 2
+        limit = Limit(name="accuracy", bound=bound, is_minimum=True)
+        result = run(limits=(limit,))
+        found = [one.metrics["accuracy"] for one in (*result.front, *result.references)]
+        assert min(found) >= bound > min(free)
+        # What falls short was measured all the same.
+        assert result.num_evaluated + result.num_reused == run().num_evaluated
+
+    def test_a_largest_loss_is_a_limit_on_a_metric_too(self):
+        losses = [one.metrics["loss"] for one in run().front]
+        bound = sorted(losses)[len(losses) // 2]
+        result = run(limits=(Limit(name="loss", bound=bound),))
+        assert max(one.metrics["loss"] for one in result.front) <= bound < max(losses)
+
+    def test_members_that_fall_short_are_ordered_by_how_far(self):
+        far = Member(genome=(0,), num_violations=1, shortfall=0.2)
+        near = Member(genome=(1,), num_violations=1, shortfall=0.1)
+        good = Member(genome=(2,), values=(1.0, 1.0))
+        survivors = select_survivors([far, near, good], 2)
+        assert [one.member for one in survivors] == [good, near]
+
+    def test_an_unreachable_accuracy_says_how_near_one_gets(self):
+        best = max(one.metrics["accuracy"] for one in run().front)
+        limit = Limit(name="accuracy", bound=best + 0.01, is_minimum=True)
+        message = f"accuracy is {best:g}, less than the requested {best + 0.01:g}"
+        with pytest.raises(SearchError, match=message):
+            run(limits=(limit,))
+
+    def test_a_limit_on_a_metric_counts_for_the_shortfall_in_shares(self):
+        limit = Limit(name="accuracy", bound=0.8, is_minimum=True)
+        assert limit.shortfall({"accuracy": 0.8}) == 0.0
+        assert limit.shortfall({"accuracy": 0.6}) == pytest.approx(0.25)
+        assert Limit(name="loss", bound=2.0).shortfall({"loss": 3.0}) == 0.5
 
     def test_an_infeasible_request_says_which_limit_and_how_near_one_gets(self):
         narrowest = toy_problem().space.named("w2a2")
         smallest = toy_costs(narrowest)["weight_bytes"]
         with pytest.raises(SearchError, match=f"weight_bytes is {smallest:g}, more"):
-            run(limits=(CostLimit(name="weight_bytes", bound=smallest / 2),))
+            run(limits=(Limit(name="weight_bytes", bound=smallest / 2),))
 
     def test_unknown_costs_and_doubles_are_errors(self):
         with pytest.raises(SearchError, match="Did you mean 'weight_bytes'"):
-            run(limits=(CostLimit(name="weigth_bytes", bound=40),))
-        with pytest.raises(SearchError, match="one limit for each cost"):
-            options(limits=(CostLimit(name="cycles", bound=b) for b in (1, 2)))
+            run(limits=(Limit(name="weigth_bytes", bound=40),))
+        with pytest.raises(SearchError, match="one largest and one smallest"):
+            options(limits=(Limit(name="cycles", bound=b) for b in (1, 2)))
 
     def test_a_cost_without_a_figure_is_an_error(self):
-        limit = CostLimit(name="energy_pj", bound=1)
+        limit = Limit(name="energy_pj", bound=1)
         with pytest.raises(SearchError, match="has a figure for, got 'energy_pj'"):
             limit.violation({"energy_pj": None, "cycles": 1})
 
@@ -983,6 +1019,13 @@ class TestSearchOptions:
     def test_every_field_changes_the_search(self, changes):
         assert run(**changes).front != plain_run().front
 
+    def test_minutes_end_a_search_after_a_generation(self):
+        free = run()
+        timed = run(max_minutes=1e-9)
+        assert timed.stop_reason is StopReason.MAX_MINUTES
+        assert len(timed.history) == 1 < len(free.history)
+        assert run(max_minutes=60.0).front == free.front
+
     def test_patience_ends_a_search_that_stands_still(self):
         def flat(policy):
             return {"accuracy": 0.5}
@@ -1026,6 +1069,7 @@ class TestSearchOptions:
         [
             ({"population_size": 3}, "at least 4, got 3"),
             ({"max_evaluations": 19}, r"population_size \(20\), got 19; allow more"),
+            ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0"),
             ({"patience": 0}, "at least 1 generation, got 0; use None"),
             ({"crossover_prob": 1.5}, r"crossover_prob in 0\.\.1, got 1\.5"),
             ({"mutation_prob": -0.1}, r"mutation_prob in 0\.\.1, got -0\.1"),

@@ -110,6 +110,24 @@ class TestReestimation:
         assert not np.array_equal(means[0], means[2])
         assert not np.array_equal(means[0], means[3])
 
+    def test_transforms_each_batch_as_training_does(self) -> None:
+        means, numbers = [], []
+
+        def shifted(batch: Any, number: int) -> Any:
+            numbers.append(number)
+            return batch + 0.5
+
+        for samples, transform in ((X, shifted), (X + 0.5, None), (X, None)):
+            model = build()
+            policies = [get_policy_space(model).widest()] * 2
+            reestimate_batch_norm(
+                model, samples, policies=policies, transform=transform
+            )
+            means.append(norm_of(model).moving_mean.numpy())
+        assert numbers == [0, 1]
+        np.testing.assert_allclose(means[0], means[1], rtol=1e-5, atol=1e-6)
+        assert not np.allclose(means[0], means[2])
+
     def test_reaches_every_row_by_default(self) -> None:
         model = build()
         before = norm_of(model).moving_variance.numpy()

@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.report import to_text
     from matar_tf.results import Objective
     from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
-    from matar_tf.search import CostLimit, SearchOptions
+    from matar_tf.search import Limit, SearchOptions
     from matar_tf.targets import load_target
 
     artifact = read_artifact(_ARTIFACT.value)
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
             sensitivity=_SENSITIVITY.value,
             oversampling=_OVERSAMPLING.value,
-            limits=tuple(map(CostLimit.parse, _MAX.value)),
+            limits=tuple(map(Limit.parse, _MAX.value)),
         ),
         metrics=tuple(_METRICS.value),
         follow_up_share=_FOLLOW_UP.value,

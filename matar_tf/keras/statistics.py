@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ def reestimate_batch_norm(
     *,
     policies: Sequence[Policy] | None = None,
     batch_size: int = 256,
+    transform: Callable[[Any, int], Any] | None = None,
     seed: int = 0,
 ) -> None:
     """Sets the statistics of all batch norms to what training samples show.
@@ -69,6 +70,9 @@ def reestimate_batch_norm(
       policies: The policy of each batch, each of which has other samples; default
         490 in which all pairs of widths come up alike (`balanced_policies`).
       batch_size: Samples in a batch; at most all are taken.
+      transform: Function of a batch and its number that does to samples what training
+        does to them. The network was fitted to the statistics of such samples: those
+        of images that are not shifted, say, can cost it points.
       seed: Of the samples of each batch, and of the default policies.
 
     Raises:
@@ -89,8 +93,11 @@ def reestimate_batch_norm(
         rng = np.random.default_rng((seed, number))
         setter(policy)
         chosen = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
+        batch = tf.constant(samples[np.sort(chosen)])
+        if transform is not None:
+            batch = transform(batch, number)
         with tracing(estimator):
-            model.call(tf.constant(samples[np.sort(chosen)]), training=False)
+            model.call(batch, training=False)
     for (name, row), seen in estimator.sums.items():
         layer = estimator.layers[name]
         for bank, values in zip(

@@ -230,7 +230,17 @@ def train_multi_bit(
         balanced = balanced_policies(
             get_policy_space(quantized), method.reestimation // 2, seed
         )
-        reestimate_batch_norm(quantized, x, policies=(*drawn, *balanced), seed=seed)
+
+        def augment(batch: Any, number: int) -> Any:
+            return _augment(batch, tf.constant([seed, number], tf.int64))
+
+        reestimate_batch_norm(
+            quantized,
+            x,
+            policies=(*drawn, *balanced),
+            transform=augment if schedule.augment else None,
+            seed=seed,
+        )
     set_policy(quantized, get_policy_space(quantized).widest())
     quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized

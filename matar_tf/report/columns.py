@@ -83,6 +83,7 @@ def _significant(value: float) -> str:
 
 _FIGURES: Final[tuple[tuple[str, str, str, Kind, Callable[[float], str]], ...]] = (
     ("accuracy", "accuracy", "%", "measured", _scaled(100.0, 2)),
+    ("search_accuracy", "searched", "%", "measured", _scaled(100.0, 2)),
     ("loss", "loss", "", "measured", _significant),
     ("argmax_agreement", "agreement", "%", "measured", _scaled(100.0, 2)),
     ("mean_weight_bits", "W bits", "", "counted", _scaled(1.0, 2)),

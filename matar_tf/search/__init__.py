@@ -6,13 +6,14 @@ costs and constraints of one target) and an evaluator of policies, and returns a
 """
 
 from matar_tf.results import Objective
+from matar_tf.search._fixing import fix_entries
 from matar_tf.search._ledger import (
     BatchEvaluator,
     Evaluator,
     SearchProblem,
     evaluate_in_turn,
 )
-from matar_tf.search._limits import CostLimit
+from matar_tf.search._limits import Limit
 from matar_tf.search._options import SearchOptions, follow_up
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
 from matar_tf.search._run import search
@@ -20,14 +21,15 @@ from matar_tf.search._store import EvaluationStore
 
 __all__ = [
     "BatchEvaluator",
-    "CostLimit",
     "EvaluationStore",
     "Evaluator",
+    "Limit",
     "Objective",
     "SearchOptions",
     "SearchProblem",
     "dominates",
     "evaluate_in_turn",
+    "fix_entries",
     "follow_up",
     "hypervolume",
     "pareto_front",

@@ -16,6 +16,7 @@ from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Candidate, Objective, Provenance
 from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._limits import Limit
 from matar_tf.search._nsga2 import Member
 from matar_tf.search._store import EvaluationStore
 
@@ -99,7 +100,8 @@ class Ledger:
 
     Attributes:
       codec: The codec of the space.
-      entries: Candidate and member of each evaluated genome.
+      entries: Candidate and member of each evaluated genome within the limits.
+      failed: Those of the others.
       num_evaluated: Policies measured in this run.
       num_reused: Policies whose metrics came from the store or the memory.
       memory: Metrics of all policies that this and earlier searches know.
@@ -111,6 +113,7 @@ class Ledger:
         evaluate_many: BatchEvaluator,
         *,
         objectives: tuple[Objective, ...],
+        limits: tuple[Limit, ...] = (),
         provenance: Provenance,
         store: EvaluationStore | None,
         memory: dict[Policy, Mapping[str, float]],
@@ -118,11 +121,13 @@ class Ledger:
     ) -> None:
         self.codec = GenomeCodec(problem.space)
         self.entries: dict[Genome, tuple[Candidate, Member]] = {}
+        self.failed: dict[Genome, tuple[Candidate, Member]] = {}
         self.num_evaluated = 0
         self.num_reused = 0
         self._problem = problem
         self._evaluate_many = evaluate_many
         self._objectives = objectives
+        self._limits = limits
         self._digests = {
             "artifact_digest": provenance.artifact_digest,
             "data_digest": provenance.data_digest,
@@ -131,6 +136,11 @@ class Ledger:
         self.memory = memory
         self._on_measured = on_measured
         self._broken: dict[Genome, tuple[str, ...]] = {}
+
+    @property
+    def num_known(self) -> int:
+        """Number of policies whose metrics are known."""
+        return len(self.entries) + len(self.failed)
 
     def measure(self, genomes: Sequence[Genome], max_new: int) -> list[Member]:
         """Returns what is known of new genomes: infeasible ones first.
@@ -168,11 +178,13 @@ class Ledger:
         Violations that differ in their numbers only are the same constraint.
         """
         groups: Counter[str] = Counter()
-        nearest: dict[str, tuple[tuple[int, int, Genome], str]] = {}
+        nearest: dict[str, tuple[tuple[int, float, int, Genome], str]] = {}
         for genome, broken in self._broken.items():
             groups.update({_without_numbers(text) for text in broken})
             for text in broken:
-                rank = (len(broken), sum(genome), genome)
+                known = self.failed.get(genome)
+                miss = known[1].shortfall if known else 0.0
+                rank = (len(broken), miss, sum(genome), genome)
                 group = _without_numbers(text)
                 nearest[group] = min(nearest.get(group, (rank, text)), (rank, text))
         group, count = min(groups.items(), key=lambda item: (-item[1], item[0]))
@@ -227,8 +239,8 @@ class Ledger:
                 self._on_measured()
 
     def _needed(self) -> list[str]:
-        names = self._problem.metric_names
-        return [one.name for one in self._objectives if one.name in names]
+        names = (one.name for one in (*self._objectives, *self._limits))
+        return [name for name in names if name in self._problem.metric_names]
 
     def _check_metrics(
         self, policy: Policy, metrics: Mapping[str, float]
@@ -265,12 +277,22 @@ class Ledger:
             metrics=metrics,
             costs=self._problem.costs(policy),
         )
+        self.memory[policy] = metrics
+        broken = [limit.violation(candidate.metrics) for limit in self._limits]
+        texts = tuple(text for text in broken if text is not None)
+        if texts:
+            misses = [limit.shortfall(candidate.metrics) for limit in self._limits]
+            self._broken[genome] = texts
+            member = Member(
+                genome=genome, num_violations=len(texts), shortfall=sum(misses)
+            )
+            self.failed[genome] = candidate, member
+            return member
         values = tuple(
             objective.to_minimized(candidate.value(objective))
             for objective in self._objectives
         )
         member = Member(genome=genome, values=values)
-        self.memory[policy] = metrics
         self.entries[genome] = candidate, member
         return member
 

@@ -1,4 +1,4 @@
-"""Limits: the largest cost that a policy of the front may have."""
+"""Limits: the largest or smallest figure that a policy of the front may have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from matar_tf.errors import SearchError, did_you_mean
 
-__all__ = ["CostLimit"]
+__all__ = ["Limit"]
 
 _BYTES: Final = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _TEXT: Final = re.compile(
@@ -19,17 +19,18 @@ _TEXT: Final = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CostLimit:
-    """A cost and its largest allowed figure.
+class Limit:
+    """A cost or a metric and its bound.
 
     Attributes:
-      name: Name of the cost, such as ``weight_bytes``.
-      bound: Largest allowed figure, in the unit of the cost; a figure equal to it is
-        allowed.
+      name: Name of the cost or metric, such as ``weight_bytes``.
+      bound: Largest allowed figure, in its own unit; a figure equal to it is allowed.
+      is_minimum: Whether the bound is the smallest allowed figure instead.
     """
 
     name: str
     bound: float
+    is_minimum: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.bound) or self.bound <= 0:
@@ -38,11 +39,15 @@ class CostLimit:
             )
 
     @classmethod
-    def parse(cls, text: str) -> CostLimit:
-        """Reads ``latency_ms=2.5`` or ``weight_bytes=40KiB``.
+    def parse(cls, text: str, *, is_minimum: bool = False) -> Limit:
+        """Reads ``latency_ms=2.5``, ``accuracy=0.85`` or ``weight_bytes=40KiB``.
 
-        A number stands in the unit of the cost. Costs in bytes also take a unit: B,
+        A number stands in the unit of the figure. Costs in bytes also take a unit: B,
         kB and MB (1,000 and 1,000,000), KiB and MiB (1,024 and 1,048,576).
+
+        Args:
+          text: Name and bound.
+          is_minimum: Whether the bound is the smallest allowed figure.
 
         Raises:
           SearchError: If the text has another form or the unit does not fit.
@@ -59,7 +64,7 @@ class CostLimit:
             )
         name, unit = match["name"], match["unit"]
         if not unit:
-            return cls(name=name, bound=number)
+            return cls(name=name, bound=number, is_minimum=is_minimum)
         if not name.endswith("_bytes"):
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
@@ -69,26 +74,44 @@ class CostLimit:
             raise SearchError(
                 f"Unknown unit {unit!r} in {text!r}. {did_you_mean(unit, _BYTES)}"
             )
-        return cls(name=name, bound=number * _BYTES[unit])
+        return cls(name=name, bound=number * _BYTES[unit], is_minimum=is_minimum)
 
-    def violation(self, costs: Mapping[str, float | None]) -> str | None:
-        """Returns a sentence if the costs exceed the limit, else None.
+    def violation(self, figures: Mapping[str, float | None]) -> str | None:
+        """Returns a sentence if the figures do not keep to the limit, else None.
 
         Raises:
-          SearchError: If the limited cost is not among the costs, or has no figure.
+          SearchError: If the limited figure is not among them, or is None.
         """
-        known = sorted(name for name, cost in costs.items() if cost is not None)
-        if self.name not in costs:
+        figure = self._figure(figures)
+        if self._excess(figure) <= 0:
+            return None
+        relation = "less" if self.is_minimum else "more"
+        return (
+            f"{self.name} is {figure:g}, {relation} than the requested {self.bound:g}."
+        )
+
+    def shortfall(self, figures: Mapping[str, float | None]) -> float:
+        """Returns by how much the figures miss the limit, as a share of it; 0 if not.
+
+        Raises:
+          SearchError: If the limited figure is not among them, or is None.
+        """
+        return max(self._excess(self._figure(figures)), 0.0) / self.bound
+
+    def _excess(self, figure: float) -> float:
+        return self.bound - figure if self.is_minimum else figure - self.bound
+
+    def _figure(self, figures: Mapping[str, float | None]) -> float:
+        known = sorted(name for name, figure in figures.items() if figure is not None)
+        if self.name not in figures:
             raise SearchError(
-                f"Unknown cost {self.name!r} in a limit. "
+                f"Unknown cost or metric {self.name!r} in a limit. "
                 f"{did_you_mean(self.name, known)}"
             )
-        cost = costs[self.name]
-        if cost is None:
+        figure = figures[self.name]
+        if figure is None:
             raise SearchError(
                 f"Expected a limit on a cost that the target has a figure for, got "
                 f"{self.name!r}; choose from {known}."
             )
-        if cost <= self.bound:
-            return None
-        return f"{self.name} is {cost:g}, more than the requested {self.bound:g}."
+        return figure

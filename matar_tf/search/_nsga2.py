@@ -5,9 +5,10 @@ tournament, crossover and mutation are not used: they draw from the global gener
 
 Reference:
   Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002.
-  Deviations: an infeasible policy is never evaluated, so infeasible members are
-  ordered by their number of violations and then by their widths; a genome is
-  proposed only once; widths are ordered, so mutation prefers neighbouring widths.
+  Deviations: a policy that breaks a constraint is never evaluated, so infeasible
+  members are ordered by their number of violations, then by how far their metrics
+  miss a limit, then by their widths; a genome is proposed only once; widths are
+  ordered, so mutation prefers neighbouring widths.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Member:
     Attributes:
       genome: The genome.
       values: The minimised objectives; empty for an infeasible genome.
-      num_violations: Number of target constraints that the policy breaks.
+      num_violations: Number of constraints and limits that the policy breaks.
+      shortfall: By how much its metrics miss their limits, in shares of these.
     """
 
     genome: Genome
     values: Values = ()
     num_violations: int = 0
+    shortfall: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,6 +301,7 @@ def _other_choice(gene: int, size: int, rng: random.Random) -> int:
     return (gene + rng.randrange(1, size)) % size
 
 
-def _distance(member: Member) -> tuple[int, int, Genome]:
-    """Orders members by feasibility: fewer violations, then narrower widths."""
-    return member.num_violations, sum(member.genome), member.genome
+def _distance(member: Member) -> tuple[int, float, int, Genome]:
+    """Orders members by feasibility: fewer violations, then nearer, then narrower."""
+    genome = member.genome
+    return member.num_violations, member.shortfall, sum(genome), genome

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from matar_tf.errors import SearchError
 from matar_tf.results import Objective
-from matar_tf.search._limits import CostLimit
+from matar_tf.search._limits import Limit
 
 __all__ = ["SearchOptions", "follow_up"]
 
@@ -29,12 +29,16 @@ class SearchOptions:
         policies than that is enumerated instead of searched.
       population_size: Number of survivors, and of offspring in a generation.
       objectives: What to make better: metrics and costs, at least one of each.
-      limits: Largest costs of a policy, beside the constraints of the target. A policy
-        over a limit is never measured and never in the front.
+      limits: Bounds on costs and metrics, beside the constraints of the target. A
+        policy that breaks one is never in the front, and never measured if the bound
+        is on a cost.
       sensitivity: Whether to measure what each entry's bits do alone, and to start
         from the greedy solutions of the sum; see `matar_tf.search._seeding`.
       oversampling: Number of children bred for each that is measured; the surrogate
         of `matar_tf.search._surrogate` picks them. 1 for a search without it.
+      max_minutes: Time after which the search stops at the end of a generation, by the
+        clock of this machine, so that its front is not the same everywhere; None for
+        no limit.
       patience: Number of generations without a gain in hypervolume after which the
         search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
@@ -46,9 +50,10 @@ class SearchOptions:
     max_evaluations: int = 1000
     population_size: int = 40
     objectives: tuple[Objective, ...] = _DEFAULT_OBJECTIVES
-    limits: tuple[CostLimit, ...] = ()
+    limits: tuple[Limit, ...] = ()
     sensitivity: bool = True
     oversampling: int = 8
+    max_minutes: float | None = None
     patience: int | None = 15
     crossover_prob: float = 0.9
     mutation_prob: float | None = None
@@ -66,6 +71,11 @@ class SearchOptions:
                 f"({self.population_size}), got {self.max_evaluations}; allow more "
                 "evaluations or make the population smaller."
             )
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise SearchError(
+                f"Expected a max_minutes above 0, got {self.max_minutes}; use None for "
+                "no limit."
+            )
         if self.patience is not None and self.patience < 1:
             raise SearchError(
                 f"Expected a patience of at least 1 generation, got {self.patience}; "
@@ -82,9 +92,12 @@ class SearchOptions:
                     f"Expected a {field.name} in 0..1, got {prob}; it is a probability."
                 )
         object.__setattr__(self, "limits", tuple(self.limits))
-        limited = [limit.name for limit in self.limits]
+        limited = [(limit.name, limit.is_minimum) for limit in self.limits]
         if len(set(limited)) != len(limited):
-            raise SearchError(f"Expected one limit for each cost, got {limited}.")
+            names = [name for name, _ in limited]
+            raise SearchError(
+                f"Expected one largest and one smallest figure each, got {names}."
+            )
         names = [objective.name for objective in self.objectives]
         if len(names) < 2 or len(set(names)) != len(names):
             raise SearchError(

@@ -8,6 +8,7 @@ steps with metrics from the store until it comes to something new.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -26,7 +27,7 @@ from matar_tf.results import (
 )
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._ledger import BatchEvaluator, Ledger, SearchProblem
-from matar_tf.search._limits import CostLimit
+from matar_tf.search._limits import Limit
 from matar_tf.search._nsga2 import Member, generations
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
@@ -76,7 +77,11 @@ def search(
             f"Expected the seed of the options ({options.seed}) in the provenance, "
             f"got {provenance.seed}; give both the same."
         )
-    problem = _limited(problem, options.limits)
+    on_metrics = tuple(
+        limit for limit in options.limits if limit.name in problem.metric_names
+    )
+    on_costs = tuple(limit for limit in options.limits if limit not in on_metrics)
+    problem = _limited(problem, on_costs)
     named = _named_genomes(problem)
     _check_objectives(problem, options.objectives)
     memory = {} if memory is None else memory
@@ -87,6 +92,7 @@ def search(
             problem,
             evaluate_many,
             objectives=options.objectives,
+            limits=on_metrics,
             provenance=provenance,
             store=store,
             memory=memory,
@@ -98,7 +104,7 @@ def search(
                 problem, ledger, diary, list(named.values()), options
             )
         except KeyboardInterrupt:
-            if not ledger.entries:
+            if not ledger.num_known:
                 raise
             diary.close_generation()
             stop_reason = StopReason.INTERRUPTED
@@ -121,8 +127,8 @@ def search(
     )
 
 
-def _limited(problem: SearchProblem, limits: tuple[CostLimit, ...]) -> SearchProblem:
-    """Returns the problem with limits among its constraints."""
+def _limited(problem: SearchProblem, limits: tuple[Limit, ...]) -> SearchProblem:
+    """Returns the problem with limits on costs among its constraints."""
     if not limits:
         return problem
 
@@ -242,19 +248,23 @@ def _explore(
             guide=scout,
         )
         patience = options.patience
-    num_known = 0
+    start = time.monotonic()
+    num_seen = 0
     cohort = next(proposals)
     while True:
-        members = ledger.measure(cohort, options.max_evaluations - len(ledger.entries))
-        num_known += len(members)
+        members = ledger.measure(cohort, options.max_evaluations - ledger.num_known)
+        num_seen += len(members)
         diary.close_generation()
-        if num_known == codec.num_genomes:
+        if num_seen == codec.num_genomes:
             return StopReason.ENUMERATED
-        if len(ledger.entries) == options.max_evaluations:
+        if ledger.num_known == options.max_evaluations:
             return StopReason.MAX_EVALUATIONS
+        minutes = (time.monotonic() - start) / 60.0
+        if options.max_minutes is not None and minutes >= options.max_minutes:
+            return StopReason.MAX_MINUTES
         if patience is not None and ledger.entries and diary.num_idle >= patience:
             return StopReason.PATIENCE
-        if diary.num_idle >= _MAX_IDLE_GENERATIONS and not ledger.entries:
+        if diary.num_idle >= _MAX_IDLE_GENERATIONS and not ledger.num_known:
             return StopReason.EXHAUSTED
         try:
             cohort = proposals.send(members)

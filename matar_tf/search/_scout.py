@@ -71,9 +71,14 @@ class Scout:
         """Returns greedy solutions, from wide to narrow, for each cost objective."""
         if not self._options.sensitivity or self._is_taught:
             return []
+        known = {**self._ledger.entries, **self._ledger.failed}
+        # The loss tells small damages apart, the accuracy of few samples does not.
+        damage = Objective(name="loss")
+        if any(damage.name not in candidate.metrics for candidate, _ in known.values()):
+            damage = self._options.objectives[self._metrics[0]]
         values = {
-            genome: member.values[self._metrics[0]]
-            for genome, (_, member) in self._ledger.entries.items()
+            genome: damage.to_minimized(candidate.metrics[damage.name])
+            for genome, (candidate, _) in known.items()
         }
         damages = interpolate_damages(self._ledger.codec, values)
         if damages is None:
@@ -141,9 +146,23 @@ class Scout:
             return []
         predicted = surrogate.predict([policies[genome] for genome in feasible])
         return [
-            Member(genome=genome, values=self._values(genome, row))
+            self._member(genome, row)
             for genome, row in zip(feasible, predicted, strict=True)
         ]
+
+    def _member(self, genome: Genome, predicted: Array) -> Member:
+        figures: dict[str, float | None] = {}
+        for column, index in enumerate(self._metrics):
+            objective = self._options.objectives[index]
+            figures[objective.name] = objective.from_minimized(float(predicted[column]))
+        limits = [one for one in self._options.limits if one.name in figures]
+        broken = [limit for limit in limits if limit.violation(figures)]
+        return Member(
+            genome=genome,
+            values=() if broken else self._values(genome, predicted),
+            num_violations=len(broken),
+            shortfall=sum(limit.shortfall(figures) for limit in limits),
+        )
 
     def _choose(self, candidates: list[Member], size: int) -> list[Genome]:
         """Returns genomes of candidates that would join the front, and random ones."""

@@ -1,0 +1,96 @@
+"""Holdout: a search sees one part of the samples, the report is of the other.
+
+The best of many policies measured on few samples was lucky, too; on samples that the
+search did not see it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from matar_tf.data import Data
+from matar_tf.errors import DataError
+from matar_tf.policy import Policy
+from matar_tf.results import Candidate, SearchResult
+
+__all__ = ["PREFIX", "report_on", "split_data"]
+
+PREFIX = "search_"
+
+
+def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
+    """Returns the samples to search on and those to report on.
+
+    Both parts have the classes in the same proportions.
+
+    Args:
+      data: The evaluation samples are split; both parts lose the training samples.
+      share: Of the samples to report on, between 0 and 1.
+      seed: Of the split.
+
+    Raises:
+      DataError: If the share is out of range, or there are too few samples to split.
+    """
+    from sklearn.model_selection import (  # pyright: ignore[reportMissingTypeStubs]
+        train_test_split,
+    )
+
+    if not 0.0 < share < 1.0:
+        raise DataError(
+            f"Expected a share of samples to hold out between 0 and 1, got {share}."
+        )
+    try:
+        first, second = train_test_split(
+            range(len(data.y_test)),
+            test_size=share,
+            random_state=seed,
+            stratify=data.y_test,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"Expected samples of {data.name!r} to split with {share:g} of every class "
+            f"held out, got too few: {error} Use more samples, or no holdout."
+        ) from error
+    search, report = (
+        replace(
+            data,
+            x_test=data.x_test[sorted(part)],
+            y_test=data.y_test[sorted(part)],
+            x_train=None,
+            y_train=None,
+        )
+        for part in (first, second)
+    )
+    return search, report
+
+
+def report_on(
+    result: SearchResult,
+    measured: Mapping[Policy, Mapping[str, float]],
+    num_samples: int,
+) -> SearchResult:
+    """Returns a result whose metrics are those of the samples held out.
+
+    The metrics that the search saw stay beside them, named ``search_accuracy`` and so
+    on for its objectives. Which policies are in the front does not change.
+
+    Args:
+      result: What the search found.
+      measured: Metrics on the samples held out, of all its policies.
+      num_samples: How many were held out.
+    """
+    names = {objective.name for objective in result.objectives}
+
+    def changed(one: Candidate) -> Candidate:
+        seen = {
+            PREFIX + name: value for name, value in one.metrics.items() if name in names
+        }
+        return replace(one, metrics={**measured[one.policy], **seen})
+
+    return replace(
+        result,
+        front=tuple(map(changed, result.front)),
+        references=tuple(map(changed, result.references)),
+        provenance=replace(result.provenance, num_samples=num_samples),
+    )
