@@ -104,6 +104,35 @@ class TestFollowUp:
         assert shared.num_reused >= 3
 
 
+class TestRequest:
+    def test_fixed_entries_stay_in_every_policy(self, tmp_path: Path) -> None:
+        stem = next(iter(digits_artifact().space.activations))
+        (result,) = run(
+            tmp_path / "run", "bismo_ultra96", fixed=(f"activations:{stem}=8",)
+        )
+        everyone = (*result.front, *result.references)
+        assert {one.policy.activations[stem] for one in everyone} == {8}
+
+    def test_policies_to_start_from_stand_in_the_table(self, tmp_path: Path) -> None:
+        mine = digits_artifact().space.named("w3a4")
+        (result,) = run(tmp_path / "run", "bismo_ultra96", starts={"mine": mine})
+        by_name = {one.name: one.policy for one in result.references}
+        assert by_name["mine"] == mine
+        assert "w3a4" not in by_name
+
+    def test_the_record_holds_the_history_of_every_search(self, tmp_path: Path) -> None:
+        names = ("bismo_ultra96", "bitfusion_16x32")
+        results = run(tmp_path / "run", *names)
+        searches = json.loads((tmp_path / "run/run.json").read_text())["searches"]
+        assert list(searches) == list(names)
+        for result in results:
+            rows = searches[result.target]["history"]
+            assert len(rows) == len(result.history) > 0
+            assert rows[-1]["num_evaluated"] == result.num_evaluated
+            assert rows[-1]["hypervolume"] == result.history[-1].hypervolume
+            assert searches[result.target]["stop_reason"] == result.stop_reason.value
+
+
 class TestMetrics:
     def test_another_choice_is_another_run(self, tmp_path: Path) -> None:
         run(tmp_path / "run", "cortex_m4_cmsis_nn")

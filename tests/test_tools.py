@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
 
 from matar_tf.artifact import write_artifact
+from matar_tf.errors import SearchError
+from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -110,6 +114,15 @@ def worst_margin(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float((outputs[rows, labels] - others.max(axis=-1)).min())
 
 
+def num_stored(store: Path) -> int:
+    """Returns how many policies a search has measured so far."""
+    try:
+        with EvaluationStore(store) as opened:
+            return len(opened)
+    except SearchError:
+        return 0  # not there yet
+
+
 class TestSearch:
     def test_writes_what_the_table_says(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -197,6 +210,77 @@ class TestSearch:
         capsys.readouterr()
         line = fails(capsys, "search", **values, resume=True)
         assert "same limits" in line
+
+    def test_takes_all_that_one_can_ask_for(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        space = digits_artifact().space
+        mine = tmp_path / "mine.json"
+        mine.write_text(json.dumps(space.named("w4a8").to_json()))
+        entry = list(space.weights)[1]
+        values = arguments(
+            files,
+            tmp_path / "run",
+            targets=["bismo_ultra96"],
+            fix=[f"weights:{entry}=4,8"],
+            start=[str(mine)],
+            holdout=0.5,
+            patience=0,
+            population_size=16,
+            max_minutes=30.0,
+        )
+        assert call("search", **values, min=["accuracy=0.2"]) == 0
+        table = json.loads((tmp_path / "run/bismo_ultra96/front.json").read_text())
+        assert table["num_evaluated"] == 40
+        assert table["num_samples"] == len(few_digits().x_test) // 2
+        assert "mine" in {row["name"] for row in table["rows"]}
+        for row in table["rows"]:
+            if row["policy"]:
+                assert row["policy"]["weights"][entry] in (4, 8)
+                assert row["figures"]["search_accuracy"] >= 0.2
+        capsys.readouterr()
+        line = fails(
+            capsys, "search", **values, min=["accuracy=0.9999"], overwrite=True
+        )
+        assert "less than the requested 0.9999" in line
+
+    def test_ctrl_c_leaves_a_front_and_a_resume_ends_as_if_nothing_had_been(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        command = [
+            sys.executable,
+            str(ROOT / "tools/search.py"),
+            f"--artifact={files / 'net.matar'}",
+            f"--data={files / 'data.npz'}",
+            "--targets=bismo_ultra96",
+            "--max_evaluations=600",
+            "--patience=0",
+            "--compare=none",
+        ]
+        process = subprocess.Popen(
+            [*command, f"--output={output}"], stderr=subprocess.DEVNULL
+        )
+        store = output / "evaluations.sqlite"
+        deadline = time.monotonic() + 60.0
+        while time.monotonic() < deadline and num_stored(store) < 60:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        table = json.loads((output / "bismo_ultra96/front.json").read_text())
+        assert table["stop_reason"] == "interrupted"
+        assert 60 <= table["num_evaluated"] < 600
+        for row in table["rows"]:
+            if row["role"] == "front":
+                assert (output / f"bismo_ultra96/{row['name']}.tflite").is_file()
+        assert (output / "matrix.csv").is_file()
+        subprocess.run([*command, f"--output={output}", "--resume"], check=True)
+        subprocess.run([*command, f"--output={tmp_path / 'whole'}"], check=True)
+        rows = [
+            json.loads((folder / "bismo_ultra96/front.json").read_text())["rows"]
+            for folder in (output, tmp_path / "whole")
+        ]
+        assert rows[0] == rows[1]
 
     def test_overwriting_a_run_keeps_a_shared_store(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,13 @@ from absl import flags
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.common import check_flags_only, command_line, reports_errors, run
+from tools.common import (
+    check_flags_only,
+    command_line,
+    read_policy,
+    reports_errors,
+    run,
+)
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _TARGETS = flags.DEFINE_list(
@@ -40,10 +46,42 @@ _METRICS = flags.DEFINE_list(
     "What to measure: accuracy, loss, top_K_accuracy, package.module:function.",
 )
 _MAX = flags.DEFINE_multi_string(
-    "max", [], "Largest cost of a policy: weight_bytes=40KiB, latency_ms=2.5, ..."
+    "max", [], "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1"
+)
+_MIN = flags.DEFINE_multi_string(
+    "min", [], "Smallest figure of a policy: accuracy=0.85, ..."
+)
+_FIX = flags.DEFINE_multi_string(
+    "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."
+)
+_START = flags.DEFINE_multi_string(
+    "start", [], "Policies (.json) to start from; in the tables under the file's name."
+)
+_HOLDOUT = flags.DEFINE_float(
+    "holdout",
+    0.0,
+    "Share of the samples that the search does not see and that the tables report on; "
+    "0: search and report on all.",
+    lower_bound=0.0,
+    upper_bound=0.95,
 )
 _MAX_EVALUATIONS = flags.DEFINE_integer(
     "max_evaluations", 400, "Largest number of policies per target.", lower_bound=4
+)
+_MAX_MINUTES = flags.DEFINE_float(
+    "max_minutes", None, "Time per target; the front then depends on the machine."
+)
+_PATIENCE = flags.DEFINE_integer(
+    "patience",
+    15,
+    "Generations without a gain in hypervolume before the search stops; 0: never.",
+    lower_bound=0,
+)
+_POPULATION = flags.DEFINE_integer(
+    "population_size",
+    None,
+    "Policies of a generation; default 40, or --max_evaluations if that is less.",
+    lower_bound=4,
 )
 _FOLLOW_UP = flags.DEFINE_float(
     "follow_up_share",
@@ -109,14 +147,24 @@ def main(argv: Sequence[str]) -> int:
         options=SearchOptions(
             seed=_SEED.value,
             max_evaluations=_MAX_EVALUATIONS.value,
-            population_size=min(40, _MAX_EVALUATIONS.value),
+            population_size=_POPULATION.value or min(40, _MAX_EVALUATIONS.value),
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
             sensitivity=_SENSITIVITY.value,
             oversampling=_OVERSAMPLING.value,
-            limits=tuple(map(Limit.parse, _MAX.value)),
+            max_minutes=_MAX_MINUTES.value,
+            patience=_PATIENCE.value or None,
+            limits=(
+                *map(Limit.parse, _MAX.value),
+                *(Limit.parse(text, is_minimum=True) for text in _MIN.value),
+            ),
         ),
         metrics=tuple(_METRICS.value),
         follow_up_share=_FOLLOW_UP.value,
+        fixed=tuple(_FIX.value),
+        starts={
+            Path(path).stem: read_policy(path, artifact.space) for path in _START.value
+        },
+        holdout=_HOLDOUT.value,
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
         store=None if _STORE.value is None else Path(_STORE.value),
