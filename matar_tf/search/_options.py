@@ -15,7 +15,7 @@ _DEFAULT_OBJECTIVES = (
     Objective(name="latency_ms"),
 )
 _MIN_POPULATION_SIZE = 4
-_FOLLOW_UP_POPULATION_SIZE = 8
+_FOLLOW_UP_GENERATIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,19 +109,15 @@ class SearchOptions:
 def follow_up(options: SearchOptions, *, num_known: int, num_new: int) -> SearchOptions:
     """Returns the options of a search that starts from what others measured.
 
-    Generations are small and bred for longer: the surrogate learns from each.
+    Generations are small: the surrogate learns from each.
 
     Args:
       options: Those of a search from nothing.
       num_known: Policies of this space that are known.
       num_new: Policies to measure beside them.
     """
-    size = min(options.population_size, max(num_new // 3, _FOLLOW_UP_POPULATION_SIZE))
+    smallest = max(num_new // _FOLLOW_UP_GENERATIONS, _MIN_POPULATION_SIZE)
+    size = min(options.population_size, smallest)
     return replace(
-        options,
-        max_evaluations=max(num_known + num_new, size),
-        population_size=size,
-        oversampling=options.oversampling
-        if options.oversampling == 1
-        else options.oversampling * options.population_size // size,
+        options, max_evaluations=max(num_known + num_new, size), population_size=size
     )

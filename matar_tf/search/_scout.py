@@ -24,7 +24,8 @@ from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
 __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
-_EXPLORED_SHARE = 4  # every fourth proposal is not the surrogate's choice
+_EXPLORED_SHARE = 10  # every tenth proposal is not the surrogate's choice
+_BRED = 40  # policies of a generation that the surrogate stands in for, at least
 
 
 class Scout:
@@ -110,14 +111,16 @@ class Scout:
         if self._options.oversampling == 1 or len(self._ledger.memory) < MIN_SAMPLES:
             return breed(population, size)
         surrogate = self._surrogate()
+        number = max(size, _BRED)
+        known = [member for _, member in self._ledger.entries.values()]
+        parents = select_survivors(known, number) or population
         found: dict[Genome, Member] = {}
-        parents = population
         for _ in range(self._options.oversampling):
-            children = breed(parents, size, found)
+            children = breed(parents, number, found)
             members = self._predicted(children, surrogate)
             found.update((member.genome, member) for member in members)
             parents = select_survivors(
-                [*(ranked.member for ranked in parents), *members], len(population)
+                [*(ranked.member for ranked in parents), *members], number
             )
         if not found:
             return breed(population, size)
