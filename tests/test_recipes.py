@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from matar_tf.data import load_data
 from matar_tf.errors import MatarError
 from matar_tf.keras import (
     keras,
+    load_network,
     package,
     policy_space,
     set_policy,
@@ -25,6 +27,8 @@ from recipes.models import (
     mlperf_tiny_dscnn,
     mlperf_tiny_resnet8,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class TestLoading:
@@ -131,3 +135,21 @@ def test_quick_digits_trains_and_packages(tmp_path):
     outputs = Runner(content).predict(data.x_test)
     expected = quantized(data.x_test, training=False).numpy()
     assert argmax_agreement(outputs, expected) > 0.97
+
+
+class TestShippedArtifact:
+    def test_exports_without_data_and_agrees_with_its_keras_network(self):
+        path = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
+        artifact = read_artifact(path)
+        assert artifact.provenance["recipe"] == "cifar10_resnet8"
+        assert artifact.accuracy["w4a4"]["accuracy"] > 0.86
+        network = load_network(artifact)
+        samples = np.random.default_rng(0).random((64, 32, 32, 3), np.float32)
+        builder = ModelBuilder(artifact)
+        for name in ("w8a8", "w3a5", "w2a2"):
+            set_policy(network, name)
+            outputs = Runner(builder.build(artifact.space.named(name))).predict(samples)
+            theirs = network.predict(samples, verbose=0)
+            assert argmax_agreement(outputs, theirs) >= 0.98
+            # A few levels of the logits, 0.15 each.
+            np.testing.assert_allclose(outputs, theirs, atol=0.61)

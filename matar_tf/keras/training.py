@@ -366,10 +366,14 @@ class _Backup(keras.callbacks.Callback):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._file.write_text(self._description)
             return 0
-        if not self._file.is_file() or self._file.read_text() != self._description:
+        found = self._file.read_text() if self._file.is_file() else "{}"
+        if found != self._description:
+            ours, theirs = json.loads(self._description), json.loads(found)
+            differing = [key for key in ours if ours[key] != theirs.get(key)]
             raise ModelError(
-                f"Expected the training {self._description} in {self._file.parent}, "
-                "but it holds another; remove it, or choose another folder."
+                f"Expected the training that was begun in {self._file.parent}, but it "
+                f"holds another: {', '.join(differing)} differ; remove it, or choose "
+                "another folder."
             )
         status = self._manager.checkpoint.restore(latest)
         status.assert_existing_objects_matched()
