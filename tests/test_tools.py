@@ -259,7 +259,10 @@ class TestSearch:
             "--compare=none",
         ]
         process = subprocess.Popen(
-            [*command, f"--output={output}"], stderr=subprocess.DEVNULL
+            [*command, f"--output={output}"],
+            stderr=subprocess.DEVNULL,
+            # Tests that were started in the background ignore Ctrl-C, and so would it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         store = output / "evaluations.sqlite"
         deadline = time.monotonic() + 60.0

@@ -113,12 +113,19 @@ def _training() -> Iterator[Bar]:
 
 def _search() -> Iterator[Bar]:
     from tools.benchmark_search import measure_search
+    from tools.benchmark_workers import measure_workers
 
     yield from measure_search(
         _required_artifact("search"),
         _DATA.value,
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
+    )
+    yield from measure_workers(
+        _required_artifact("search"),
+        _DATA.value,
+        num_samples=_NUM_SAMPLES.value,
+        seed=_SEED.value,
     )
 
 
