@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -284,6 +285,45 @@ class TestSearch:
             for folder in (output, tmp_path / "whole")
         ]
         assert rows[0] == rows[1]
+
+    def test_a_full_disk_is_one_sentence_and_loses_nothing(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        command = [
+            sys.executable,
+            str(ROOT / "tools/search.py"),
+            f"--artifact={files / 'net.matar'}",
+            f"--data={files / 'data.npz'}",
+            "--targets=bismo_ultra96",
+            "--max_evaluations=60",
+            "--compare=none",
+        ]
+
+        def limit_files() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+        full = subprocess.run(
+            [*command, f"--output={output}"],
+            capture_output=True,
+            text=True,
+            preexec_fn=limit_files,
+            check=False,
+        )
+        assert full.returncode == 1
+        lines = [line for line in full.stderr.splitlines() if "Error" in line]
+        assert len(lines) == 1
+        assert "the space on the disk" in lines[0]
+        assert not (output / "bismo_ultra96").exists()
+        assert num_stored(output / "evaluations.sqlite") > 0
+        subprocess.run([*command, f"--output={output}", "--resume"], check=True)
+        subprocess.run([*command, f"--output={tmp_path / 'whole'}"], check=True)
+        tables = [
+            json.loads((folder / "bismo_ultra96/front.json").read_text())
+            for folder in (output, tmp_path / "whole")
+        ]
+        assert tables[0]["rows"] == tables[1]["rows"]
+        assert tables[0]["num_reused"] > 0 == tables[1]["num_reused"]
 
     def test_overwriting_a_run_keeps_a_shared_store(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
