@@ -8,26 +8,128 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from matar_tf.errors import ArtifactError
+from matar_tf.policy import Policy
 
-__all__ = ["LayerParameters", "Parameters", "TensorParameters"]
+__all__ = [
+    "LayerParameters",
+    "NormParameters",
+    "Parameters",
+    "TensorParameters",
+    "activation_range",
+    "norm_places",
+    "num_norm_rows",
+    "weight_range",
+]
 
 _INDEX = "index.json"
+_NORM_ARRAYS = ("gamma", "beta", "mean", "variance")
+
+
+def weight_range(num_bits: int) -> tuple[int, int]:
+    """Returns the ends of the grid of weights.
+
+    ``(-qmax, qmax)`` with ``qmax = 2**(num_bits - 1) - 1``; at 2 bits ``(-2, 1)``, all
+    four levels as in LSQ (Esser et al., ICLR 2020): three would give a quarter away.
+    """
+    qmax = 2 ** (num_bits - 1) - 1
+    return (-2 if num_bits == 2 else -qmax), qmax
+
+
+def activation_range(num_bits: int, *, signed: bool) -> tuple[int, int]:
+    """Returns the ends of the grid of activations.
+
+    ``(-2**(n - 1), 2**(n - 1) - 1)`` if `signed`, else ``(0, 2**n - 1)``.
+    """
+    if signed:
+        return -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
+    return 0, 2**num_bits - 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NormParameters:
+    """A batch norm whose statistics follow the policy.
+
+    A layer's output has other statistics when the layer, or one before it, has other
+    widths. They are added up from terms, each a bank of rows that the widths of one or
+    two policy entries choose from: ``mean = sum(means)``,
+    ``variance = product(variances)``, and then
+
+        ``scale = abs(gamma) / sqrt(variance + epsilon)``,
+        ``offset = beta - mean * scale``.
+
+    Attributes:
+      entries: Kind (``weights`` or ``activations``), name and widths, ascending, of
+        the entries that the statistics depend on: the layer's own weights, then what
+        is before it, the nearest first. The first two choose the row of the first
+        term together, each further one that of a term of its own.
+      gamma: ``[len(own widths), channels]``, or ``[1, channels]`` for all widths.
+      beta: In the shape of `gamma`.
+      mean: Rows of all terms, one term after the other, ``[num_rows, channels]``.
+      variance: In the shape of `mean`.
+      epsilon: Added to the variance.
+    """
+
+    entries: tuple[tuple[str, str, tuple[int, ...]], ...]
+    gamma: np.ndarray
+    beta: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+    epsilon: float
+
+    def folded(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
+        """Returns scale and offset under a policy, float32, ``[channels]`` each.
+
+        Computed in float64, as in training, so that both round to the same numbers
+        whatever the order of the terms.
+        """
+        rows = [
+            bits.index(getattr(policy, kind)[name]) for kind, name, bits in self.entries
+        ]
+        places = norm_places([len(bits) for _, _, bits in self.entries], rows)
+        mean = self.mean[places].astype(np.float64).sum(axis=0)
+        variance = self.variance[places].astype(np.float64).prod(axis=0)
+        row = rows[0] if len(self.gamma) > 1 else 0
+        gamma, beta = self.gamma[row].astype(np.float64), self.beta[row]
+        scale = np.abs(gamma) / np.sqrt(variance + self.epsilon)
+        offset = beta.astype(np.float64) - mean * scale
+        return scale.astype(np.float32), offset.astype(np.float32)
+
+
+def norm_places(sizes: Sequence[int], rows: Sequence[Any]) -> list[Any]:
+    """Returns the row of each term in the statistics of a `NormParameters`.
+
+    Args:
+      sizes: Number of widths of each entry.
+      rows: Row of the width in force of each entry: numbers, or anything to reckon
+        with.
+    """
+    paired = len(sizes) > 1
+    places = [rows[0] * sizes[1] + rows[1] if paired else rows[0]]
+    start = sizes[0] * (sizes[1] if paired else 1)
+    for size, row in zip(sizes[2:], rows[2:], strict=True):
+        places.append(row + start)
+        start += size
+    return places
+
+
+def num_norm_rows(sizes: Sequence[int]) -> int:
+    """Returns the number of rows of the statistics of a `NormParameters`."""
+    return sizes[0] * (sizes[1] if len(sizes) > 1 else 1) + sum(sizes[2:])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerParameters:
-    """A layer with weights, with batch norm as a scale and an offset per width.
+    """A layer with weights, and the batch norm after it.
 
-    Under ``n = bits[r]`` the layer computes ``scale[r] * (x * w_r) + offset[r]`` with
-    ``w_r`` the kernel rounded to multiples of ``step[r]``. Scale and offset may depend
-    on the width of the input as well: `row` finds them.
+    Under ``n = bits[r]`` the layer computes ``scale * (x * w_r) + offset`` with ``w_r``
+    the kernel rounded to multiples of ``step[r]``; `affine` gives scale and offset.
 
     Attributes:
       kernel: Float kernel in TFLite's layout, ``[out, h, w, in]`` (convolution),
@@ -35,32 +137,22 @@ class LayerParameters:
       channel_axis: Axis of the output channels in `kernel`.
       bits: Allowed widths, ascending.
       step: Step of the weights, ``[len(bits), out]``.
-      scale: Factor on the output, ``[len(bits), out]``, or with `input_bits`
-        ``[len(bits), len(input_bits), out]``.
-      offset: Added to the output, in the shape of `scale`, or None for a layer that
-        adds nothing.
-      input_bits: Widths of the input that scale and offset tell apart, ascending.
+      bias: ``[out]``, or None; None with a batch norm.
+      norm: The batch norm after the layer, or None.
     """
 
     kernel: np.ndarray
     channel_axis: int
     bits: tuple[int, ...]
     step: np.ndarray
-    scale: np.ndarray
-    offset: np.ndarray | None
-    input_bits: tuple[int, ...] = ()
+    bias: np.ndarray | None = None
+    norm: NormParameters | None = None
 
-    def row(self, bits: int, input_bits: int | None) -> tuple[np.ndarray, Any]:
-        """Returns scale ``[out]`` and offset ``[out]`` (or None) at given widths.
-
-        Args:
-          bits: Width of the weights, one of `bits`.
-          input_bits: Width of the input; None for an input whose grid is fixed.
-        """
-        place: tuple[int, ...] = (self.bits.index(bits),)
-        if self.input_bits:
-            place += (self.input_bits.index(input_bits),)  # type: ignore[arg-type]
-        return self.scale[place], None if self.offset is None else self.offset[place]
+    def affine(self, policy: Policy) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns scale ``[out]`` and offset ``[out]`` (or None) under a policy."""
+        if self.norm is not None:
+            return self.norm.folded(policy)
+        return np.ones(self.step.shape[1], np.float32), self.bias
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,17 +182,20 @@ class Parameters:
         arrays: dict[str, np.ndarray] = {}
         index: dict[str, Any] = {"layers": [], "tensors": []}
         for number, (name, layer) in enumerate(self.layers.items()):
+            norm = layer.norm
             index["layers"].append(
                 {
                     "name": name,
                     "channel_axis": layer.channel_axis,
                     "bits": list(layer.bits),
-                    "has_offset": layer.offset is not None,
-                    "input_bits": list(layer.input_bits),
+                    "has_bias": layer.bias is not None,
+                    "norm": norm and {"entries": norm.entries, "epsilon": norm.epsilon},
                 }
             )
-            for field in ("kernel", "step", "scale", "offset"):
-                value = getattr(layer, field)
+            fields = {"kernel": layer.kernel, "step": layer.step, "bias": layer.bias}
+            if norm is not None:
+                fields |= {name: getattr(norm, name) for name in _NORM_ARRAYS}
+            for field, value in fields.items():
                 if value is not None:
                     arrays[f"layer{number}_{field}"] = np.asarray(value, np.float32)
         for number, (name, tensor) in enumerate(self.tensors.items()):
@@ -143,11 +238,8 @@ class Parameters:
                     channel_axis=int(entry["channel_axis"]),
                     bits=tuple(entry["bits"]),
                     step=arrays[f"layer{number}_step"],
-                    scale=arrays[f"layer{number}_scale"],
-                    offset=(
-                        arrays[f"layer{number}_offset"] if entry["has_offset"] else None
-                    ),
-                    input_bits=tuple(entry.get("input_bits", ())),
+                    bias=arrays[f"layer{number}_bias"] if entry["has_bias"] else None,
+                    norm=_read_norm(entry["norm"], arrays, number),
                 )
                 for number, entry in enumerate(index["layers"])
             }
@@ -165,3 +257,18 @@ class Parameters:
                 "model again."
             ) from error
         return cls(layers=layers, tensors=tensors)
+
+
+def _read_norm(
+    entry: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray], number: int
+) -> NormParameters | None:
+    if entry is None:
+        return None
+    found = {name: arrays[f"layer{number}_{name}"] for name in _NORM_ARRAYS}
+    return NormParameters(
+        entries=tuple(
+            (str(kind), str(name), tuple(bits)) for kind, name, bits in entry["entries"]
+        ),
+        epsilon=float(entry["epsilon"]),
+        **found,
+    )

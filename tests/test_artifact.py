@@ -10,7 +10,12 @@ import pytest
 
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError
-from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
+from matar_tf.parameters import (
+    LayerParameters,
+    NormParameters,
+    Parameters,
+    TensorParameters,
+)
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
@@ -22,8 +27,14 @@ def artifact() -> Artifact:
         channel_axis=0,
         bits=(2, 8),
         step=np.ones((2, 2), np.float32),
-        scale=np.full((2, 2), 0.5, np.float32),
-        offset=None,
+        norm=NormParameters(
+            entries=(("weights", "dense", (2, 8)),),
+            gamma=np.full((2, 2), 0.5, np.float32),
+            beta=np.zeros((2, 2), np.float32),
+            mean=np.zeros((2, 2), np.float32),
+            variance=np.ones((2, 2), np.float32),
+            epsilon=1e-3,
+        ),
     )
     tensors = {
         name: TensorParameters(bits=(8,), step=np.array([0.1]), signed=True)
@@ -76,7 +87,12 @@ def test_round_trip(written: Path, artifact: Artifact) -> None:
     assert read.accuracy == artifact.accuracy
     layer = read.parameters.layers["dense"]
     np.testing.assert_array_equal(layer.kernel, [[0, 1, 2], [3, 4, 5]])
-    assert layer.offset is None
+    assert layer.bias is None
+    assert layer.norm.entries == (("weights", "dense", (2, 8)),)
+    assert layer.norm.epsilon == 1e-3
+    scale, offset = layer.affine(read.space.named("w8a8"))
+    np.testing.assert_allclose(scale, 0.5 / np.sqrt(1.001), rtol=1e-6)
+    np.testing.assert_array_equal(offset, 0.0)
     assert layer.bits == (2, 8)
     assert read.parameters.tensors["input"].signed
 
@@ -133,7 +149,7 @@ class TestDamage:
         path.write_text(
             json.dumps({**json.loads(path.read_text()), "schema_version": 9})
         )
-        with pytest.raises(ArtifactError, match="schema_version 1"):
+        with pytest.raises(ArtifactError, match="schema_version 2"):
             read_artifact(tmp_path / "a")
 
     def test_a_manifest_that_is_not_json(

@@ -7,7 +7,9 @@ import pytest
 
 from matar_tf.keras import numerics
 from matar_tf.keras._compat import tf
+from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import ALL_BITS
+from matar_tf.tflite.profiles import largest_factor
 
 
 def ranges(bits: int, signed: bool) -> tuple[int, int]:
@@ -16,18 +18,26 @@ def ranges(bits: int, signed: bool) -> tuple[int, int]:
 
 @pytest.mark.parametrize("bits", ALL_BITS)
 def test_ranges_have_the_size_of_their_width(bits: int) -> None:
-    low, high = numerics.weight_range(bits)
-    assert (low, high - low + 1) == (-high, 2**bits - 1)
+    low, high = weight_range(bits)
+    if bits == 2:
+        assert (low, high) == (-2, 1)
+    else:
+        assert (low, high - low + 1) == (-high, 2**bits - 1)
     for signed in (True, False):
-        low, high = numerics.activation_range(bits, signed=signed)
+        low, high = activation_range(bits, signed=signed)
         assert (low, high) == ranges(bits, signed)
 
 
 @pytest.mark.parametrize(
-    ("bits", "factor"), [(8, 1), (7, 2), (6, 4), (5, 8), (4, 18), (3, 42), (2, 127)]
+    ("bits", "factor"), [(8, 1), (7, 2), (6, 4), (5, 8), (4, 18), (3, 42), (2, 63)]
 )
 def test_the_store_factor_is_the_largest_that_fits(bits: int, factor: int) -> None:
-    assert numerics.weight_store_factor(bits) == factor
+    assert largest_factor(bits, 127) == factor
+
+
+@pytest.mark.parametrize(("bits", "factor"), [(4, 1), (3, 2), (2, 3)])
+def test_the_factor_within_four_bits(bits: int, factor: int) -> None:
+    assert largest_factor(bits, 7) == factor
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -296,7 +296,7 @@ class TestBatchNorm:
             np.random.default_rng(0).normal(3.0, 2.0, (64, 5, 5, 2)), tf.float32
         )
         norm.build(x.shape)
-        norm.row.assign(1)
+        norm.rows.assign([1])
         outputs = norm(x, training=True).numpy()
         np.testing.assert_allclose(outputs.mean((0, 1, 2)), 0.0, atol=1e-4)
         mean = norm.moving_mean.numpy()
@@ -311,10 +311,48 @@ class TestBatchNorm:
         norm.beta.assign([[0.0, 0.0], [0.5, 0.25]])
         norm.moving_mean.assign([[0.0, 0.0], [1.0, 2.0]])
         norm.moving_variance.assign([[1.0, 1.0], [4.0, 9.0]])
-        norm.row.assign(1)
+        norm.rows.assign([1])
         outputs = norm(tf.constant([[3.0, 5.0]]), training=False)
-        # 2 * (3 - 1) / 2 + 0.5 = 2.5; -3 * (5 - 2) / 3 + 0.25 = -2.75.
-        np.testing.assert_allclose(outputs, [[2.5, -2.75]], rtol=1e-6)
+        # 2 * (3 - 1) / 2 + 0.5 = 2.5; |-3| * (5 - 2) / 3 + 0.25 = 3.25.
+        np.testing.assert_allclose(outputs, [[2.5, 3.25]], rtol=1e-6)
+
+    def test_adds_up_terms(self) -> None:
+        context = [("activations", "x", (4, 8)), ("weights", "before", (2, 3, 4))]
+        norm = MultiBitBatchNormalization("conv", (2, 8), context, epsilon=0.0)
+        norm.build((None, 1))
+        # Four rows of the pair, three of the entry before it.
+        norm.moving_mean.assign([[1.0], [2.0], [3.0], [4.0], [0.1], [0.2], [0.3]])
+        norm.moving_variance.assign([[1.0], [1.0], [4.0], [1.0], [1.0], [9.0], [1.0]])
+        norm.rows.assign([1, 0, 1])
+        # Rows 2 and 5: mean 3.2, variance 36.
+        outputs = norm(tf.constant([[9.2]]), training=False)
+        np.testing.assert_allclose(outputs, [[1.0]], rtol=1e-6)
+
+    def test_each_term_learns_its_share(self) -> None:
+        context = [("activations", "x", (4, 8)), ("weights", "before", (2, 3, 4))]
+        norm = MultiBitBatchNormalization("conv", (2, 8), context, momentum=0.5)
+        x = tf.constant(np.random.default_rng(0).normal(3.0, 2.0, (400, 1)), tf.float32)
+        norm.build(x.shape)
+        norm.rows.assign([0, 1, 2])
+        norm(x, training=True)
+        mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
+        # Half of what is missing, a quarter by each of the two terms.
+        changed = np.zeros(7)
+        changed[[1, 6]] = 0.25 * x.numpy().mean()
+        np.testing.assert_allclose(mean[:, 0], changed, rtol=1e-4)
+        factors = np.ones(7)
+        factors[[1, 6]] += 0.25 * (x.numpy().var() - 1.0)
+        np.testing.assert_allclose(variance[:, 0], factors, rtol=1e-4)
+
+    def test_one_scale_for_all_widths(self) -> None:
+        norm = MultiBitBatchNormalization("conv", (2, 8), affine_per_width=False)
+        norm.build((None, 3))
+        assert norm.gamma.shape == (1, 3)
+        x = tf.constant([[1.0, 2.0, 3.0]])
+        norm.gamma.assign([[2.0, 2.0, 2.0]])
+        for row in (0, 1):
+            norm.rows.assign([row])
+            np.testing.assert_allclose(norm(x, training=False), 2 * x, rtol=1e-3)
 
 
 class TestBadModels:

@@ -21,6 +21,8 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf
+from matar_tf.keras.statistics import fit_terms
+from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 
@@ -28,16 +30,28 @@ L = keras.layers
 X = np.random.default_rng(0).normal(size=(40, 6, 6, 2)).astype(np.float32)
 
 
-def build(*, norm_per_input: bool = True) -> Any:
+def build(*, norm_context: int = 12) -> Any:
     keras.utils.set_random_seed(0)
     inputs = L.Input((6, 6, 2), name="image")
     x = L.ReLU(name="relu")(L.Conv2D(4, 3, padding="same", name="first")(inputs))
-    x = L.BatchNormalization(name="norm")(L.Conv2D(5, 3, name="middle")(x))
+    x = L.Conv2D(4, 3, padding="same", name="second")(x)
+    x = L.BatchNormalization(name="norm2")(x)
+    x = L.Conv2D(5, 3, name="middle")(L.ReLU(name="relu2")(x))
+    x = L.BatchNormalization(name="norm")(x)
     x = L.Flatten()(L.ReLU()(x))
     model = keras.Model(inputs, L.Dense(3, name="last")(x))
-    quantized = quantize_model(model, norm_per_input=norm_per_input)
+    quantized = quantize_model(model, norm_context=norm_context)
     calibrate(quantized, X)
     return quantized
+
+
+def _before_norm(model: Any, x: np.ndarray) -> np.ndarray:
+    """What the norm sees, if the norm before it takes the statistics of the batch."""
+    second = keras.Model(model.inputs, model.get_layer("quant_second").output)
+    norm2 = graph.inner_layer(model.get_layer("norm2"))
+    values, _, _ = norm2.normalize_batch(second(x))
+    relu = model.get_layer("quant_relu2")
+    return model.get_layer("quant_middle")(relu(values)).numpy().reshape(-1, 5)
 
 
 def norm_of(model: Any) -> Any:
@@ -45,39 +59,102 @@ def norm_of(model: Any) -> Any:
 
 
 class TestBank:
-    @pytest.mark.parametrize(("per_input", "rows"), [(True, 49), (False, 7)])
-    def test_rows(self, per_input: bool, rows: int) -> None:
-        norm = norm_of(build(norm_per_input=per_input))
+    @pytest.mark.parametrize(
+        ("context", "rows"), [(0, 7), (1, 49), (2, 56), (3, 63), (12, 63)]
+    )
+    def test_rows(self, context: int, rows: int) -> None:
+        norm = norm_of(build(norm_context=context))
         assert norm.moving_mean.shape == (rows, 5)
         assert norm.gamma.shape == (7, 5)
+        # Nearest first; the first layer has no choice of widths.
+        before = [("activations", "relu2"), ("weights", "second")]
+        before.append(("activations", "relu"))
+        assert [entry[:2] for entry in norm.context] == before[:context]
 
-    def test_the_policy_in_force_chooses_the_row(self) -> None:
+    def test_the_policy_in_force_chooses_the_rows(self) -> None:
         model = build()
         norm = norm_of(model)
         space = get_policy_space(model)
-        assert norm.input_entry == "relu"
         for weight_bits, input_bits in ((2, 2), (2, 8), (8, 2), (5, 3)):
             policy = space.uniform(weight_bits, input_bits)
             set_policy(model, policy)
-            row = (weight_bits - 2) * 7 + (input_bits - 2)
-            assert int(norm.statistics_row()) == row
+            w, a = weight_bits - 2, input_bits - 2
+            assert norm.places().numpy().tolist() == [w * 7 + a, 49 + w, 56 + a]
             assert get_policy(model) == policy
 
-    def test_the_deployed_file_has_the_row_of_its_policy(self) -> None:
+    def test_the_deployed_file_has_the_statistics_of_its_policy(self) -> None:
         model = build()
         norm = norm_of(model)
         rng = np.random.default_rng(1)
-        norm.moving_mean.assign(rng.normal(size=(49, 5)))
-        norm.moving_variance.assign(rng.uniform(0.5, 2.0, size=(49, 5)))
+        norm.moving_mean.assign(rng.normal(size=(63, 5)))
+        norm.moving_variance.assign(rng.uniform(0.5, 2.0, size=(63, 5)))
+        norm.gamma.assign(rng.normal(size=(7, 5)))
         builder = ModelBuilder(package(model, include_network=False))
         space = get_policy_space(model)
         outputs = []
-        for policy in (space.uniform(4, 4), space.uniform(4, 8), space.uniform(8, 4)):
+        for policy in (space.uniform(4, 4), space.uniform(4, 8), space.uniform(2, 4)):
             set_policy(model, policy)
             expected = model.predict(X, verbose=0)
             outputs.append(Runner(builder.build(policy)).predict(X))
             np.testing.assert_allclose(outputs[-1], expected, atol=1e-6)
         assert not np.allclose(outputs[0], outputs[1], atol=1e-2)
+
+    def test_packaged_statistics_are_those_of_training(self) -> None:
+        model = build()
+        reestimate_batch_norm(model, X, batch_size=8)
+        layer = package(model, include_network=False).parameters.layers["middle"]
+        for policy in draw_policies(
+            get_policy_space(model), IndependentSampler(), 9, 1
+        ):
+            set_policy(model, policy)
+            for ours, theirs in zip(
+                layer.affine(policy), norm_of(model).folded(), strict=True
+            ):
+                np.testing.assert_array_equal(ours, theirs)
+
+    def test_a_float_scale_below_zero_goes_into_the_kernel(self) -> None:
+        inputs = L.Input((6, 6, 2), name="image")
+        x = L.DepthwiseConv2D(3, depth_multiplier=2, use_bias=False, name="d")(inputs)
+        x = L.BatchNormalization(name="norm_d")(x)
+        x = L.BatchNormalization(name="norm_c")(L.Conv2D(3, 1, name="c")(x))
+        model = keras.Model(inputs, L.Dense(2, name="last")(L.Flatten()(x)))
+        rng = np.random.default_rng(0)
+        for name, size in (("norm_d", 4), ("norm_c", 3)):
+            model.get_layer(name).set_weights(
+                [*rng.normal(size=(3, size)), rng.uniform(0.5, 1.0, size)]
+            )
+        quantized = quantize_model(model)
+        calibrate(quantized, X)
+        gammas = graph.inner_layer(quantized.get_layer("quant_norm_c")).gamma.numpy()
+        assert (gammas >= 0).all()
+        assert (model.get_layer("norm_c").gamma.numpy() < 0).any()
+        np.testing.assert_allclose(
+            quantized.predict(X, verbose=0), model.predict(X, verbose=0), atol=0.15
+        )
+
+
+class TestFitTerms:
+    def test_finds_the_terms_of_additive_statistics(self) -> None:
+        rng = np.random.default_rng(0)
+        places = np.stack([rng.integers(0, 4, 200), rng.integers(4, 7, 200)], axis=1)
+        true_means = rng.normal(size=(7, 2))
+        true_logs = rng.normal(size=(7, 2)) * 0.3
+        means = true_means[places].sum(axis=1)
+        variances = np.exp(true_logs[places].sum(axis=1))
+        found = fit_terms(places, means, variances, np.zeros((7, 2)), np.ones((7, 2)))
+        np.testing.assert_allclose(found[0][places].sum(1), means, atol=2e-3)
+        np.testing.assert_allclose(found[1][places].prod(1), variances, rtol=2e-3)
+
+    def test_rows_without_a_batch_stay(self) -> None:
+        before = np.array([[1.0], [2.0], [3.0], [4.0]])
+        places = np.array([[0, 2], [0, 2]])
+        mean, variance = fit_terms(
+            places, np.array([[9.0], [9.0]]), np.array([[5.0], [5.0]]), before, before
+        )
+        np.testing.assert_array_equal(mean[[1, 3]], before[[1, 3]])
+        np.testing.assert_allclose(variance[[1, 3]], before[[1, 3]], rtol=1e-6)
+        assert mean[[0, 2]].sum() == pytest.approx(9.0, rel=5e-3)
+        assert variance[[0, 2]].prod() == pytest.approx(5.0, rel=5e-3)
 
 
 class TestReestimation:
@@ -87,16 +164,14 @@ class TestReestimation:
         others = norm.moving_mean.numpy()
         before = get_policy(model)
         policy = get_policy_space(model).named("w3a4")
-        reestimate_batch_norm(model, X, policies=[policy] * 2, batch_size=99)
-        row = 1 * 7 + 2
+        reestimate_batch_norm(model, X, policies=[policy] * 9, batch_size=99)
         set_policy(model, "w3a4")
-        inner = keras.Model(model.inputs, model.get_layer("quant_middle").output)
-        values = inner.predict(X, verbose=0).reshape(-1, 5)
-        mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
-        np.testing.assert_allclose(mean[row], values.mean(0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(variance[row], values.var(0), rtol=2e-3)
-        rest = np.delete(np.arange(49), row)
-        np.testing.assert_array_equal(mean[rest], others[rest])
+        values = _before_norm(model, X)
+        mean, variance = norm._statistics()
+        np.testing.assert_allclose(mean, values.mean(0), rtol=1e-2, atol=1e-3)
+        np.testing.assert_allclose(variance, values.var(0), rtol=1e-2)
+        rest = np.delete(np.arange(63), norm.places())
+        np.testing.assert_array_equal(norm.moving_mean.numpy()[rest], others[rest])
         assert before == get_policy_space(model).widest()
 
     def test_averages_over_policies_and_samples_drawn_from_the_seed(self) -> None:

@@ -157,7 +157,7 @@ class TestLearning:
 class TestMethod:
     """Every part matters, and alone."""
 
-    PLAIN = Method(distillation=0.0, norm_per_input=False, reestimation=0)
+    PLAIN = Method(distillation=0.0, norm_context=0, reestimation=0)
 
     def train(self, **changes):
         network = train_float(build_small, FEW, replace(SHORT, epochs=1))
@@ -183,14 +183,14 @@ class TestMethod:
         by_widest = self.train(distillation=0.9, sandwich=True, teacher="widest")
         assert not have_same_weights(by_float, by_widest)
 
-    def test_statistics_per_input_have_more_rows(self):
-        rows = {
-            per_input: graph.inner_layer(
-                self.train(norm_per_input=per_input).get_layer("stem_bn")
-            ).moving_mean.shape[0]
-            for per_input in (False, True)
-        }
-        assert rows == {False: 1, True: 1}  # the first layer: 8 bits, of 8 bits
+    def test_arguments_reach_the_batch_norms(self):
+        norms = [
+            graph.inner_layer(self.train(**changes).get_layer("stem_bn"))
+            for changes in ({}, {"norm_context": 5}, {"affine_per_width": False})
+        ]
+        # The first layer has 8 bits, and nothing before it has a choice.
+        assert [len(norm.context) for norm in norms] == [0, 0, 0]
+        assert [norm.affine_per_width for norm in norms] == [True, True, False]
 
     def test_unknown_teacher(self):
         with pytest.raises(ModelError, match="float or widest"):

@@ -47,14 +47,16 @@ def variants(default: Method) -> dict[str, Method]:
         samplers=(UniformSampler(mixed=True), independent), probs=(0.5, 0.5)
     )
     curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
-    plain = replace(default, distillation=0.0, norm_per_input=False, reestimation=0)
+    plain = replace(default, distillation=0.0, norm_context=0, reestimation=0)
     return {
         "default": default,
         "none of the parts": replace(plain, sampler=independent),
         "no soft labels": replace(default, distillation=0.0),
         "soft labels only": replace(default, distillation=1.0),
         "moving statistics": replace(default, reestimation=0),
-        "statistics per weight bits": replace(default, norm_per_input=False),
+        "statistics per weight bits": replace(default, norm_context=0),
+        "statistics per weight and input bits": replace(default, norm_context=1),
+        "one scale and shift for all widths": replace(default, affine_per_width=False),
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
         "curriculum": replace(default, sampler=curriculum),

@@ -22,17 +22,20 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.keras import graph, numerics
+from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy, policy_setter
 from matar_tf.keras.quantizers import snap_bias
 from matar_tf.keras.tracing import Tracer, tracing
+from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
+from matar_tf.tflite.profiles import largest_factor
 from matar_tf.tflite.template import Fingerprints, Template, read_template
 
 __all__ = ["check_initialized", "convert_policy", "make_template"]
 
+_INT8_MAX = 127
 _ACTIVATION_SCALE, _WEIGHT_SCALE, _RATIO = 0.02, 0.0005, 1.003
 
 
@@ -103,7 +106,7 @@ def _top(x: Any, step: float, qmax: int) -> Any:
 
 def _store_activation(x: Any, step: float, num_bits: int, *, signed: bool) -> Any:
     """Levels of `num_bits` inside an 8-bit container; see the module docstring."""
-    qmin, qmax = numerics.activation_range(num_bits, signed=signed)
+    qmin, qmax = activation_range(num_bits, signed=signed)
     stored = _top(x, step, qmax)
     if signed and num_bits < MAX_BITS:
         clamped = tf.maximum(stored, tf.constant(qmin * step, tf.float32))
@@ -207,11 +210,11 @@ class _PolicyTracer:
 
     def weights(self, quantizer: Any, x: Any) -> Any:
         bits, step = _bits_and_step(quantizer)
-        _, qmax = numerics.weight_range(bits)
+        qmin, qmax = weight_range(bits)
         with tf.init_scope():
             kernel = tf.convert_to_tensor(x).numpy()
-        levels = np.floor(np.clip(kernel / step, -qmax, qmax) + np.float32(0.5))
-        factor = numerics.weight_store_factor(bits)
+        levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
+        factor = largest_factor(bits, _INT8_MAX)
         return _store_kernel(
             levels * factor, step / factor, per_channel=not _is_dense(quantizer)
         )

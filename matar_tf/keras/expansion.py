@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,10 @@ from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize_configs import activation_name, kernel_attribute
 from matar_tf.policy import ALL_BITS
 
-__all__ = ["Builder"]
+__all__ = ["Builder", "Context"]
+
+# Kind, name and widths of policy entries.
+Context = Sequence[tuple[str, str, tuple[int, ...]]]
 
 _L = keras.layers
 
@@ -34,11 +37,14 @@ class Builder:
         self,
         consumers: Mapping[str, list[Any]],
         weight_bits: Mapping[str, tuple[int, ...]],
-        inputs: Mapping[str, tuple[str, tuple[int, ...]]],
+        contexts: Mapping[str, Context],
+        *,
+        affine_per_width: bool,
     ) -> None:
         self.consumers = consumers
         self.weight_bits = weight_bits
-        self.inputs = inputs
+        self.contexts = contexts
+        self.affine_per_width = affine_per_width
         self.made: list[str] = []  # names of the layers made since it was cleared
         self.lifted: dict[int, Any] = {}  # tensors of height 1, by id
         self.lifted_of: dict[int, Any] = {}
@@ -175,7 +181,10 @@ class Builder:
         return total
 
     def _make_multi_bit(self, layer: Any, tensor: Any, **_: Any) -> Any:
-        """A batch norm bank with every row equal to the float batch norm."""
+        """A batch norm bank with every row equal to the float batch norm.
+
+        Scales below 0 go into the kernel: those of the bank count as magnitudes.
+        """
         above = layer.inbound_nodes[-1].inbound_layers
         if (
             not isinstance(above, (*COMPUTE, *SEPARABLE))
@@ -192,28 +201,43 @@ class Builder:
         new = MultiBitBatchNormalization(
             entry,
             self.weight_bits.get(entry, ALL_BITS),
-            *self.inputs.get(entry, ("", ())),
+            self.contexts.get(entry, ()),
             momentum=layer.momentum,
             epsilon=layer.epsilon,
             center=layer.center,
             scale=layer.scale,
+            affine_per_width=self.affine_per_width,
             name=layer.name,
         )
         mean = np.asarray(layer.moving_mean)
         if above.use_bias:
             mean = mean - np.asarray(above.bias)
+        gamma = np.asarray(layer.gamma) if layer.scale else np.ones_like(mean)
+        signs = np.where(gamma < 0, np.float32(-1.0), np.float32(1.0))
+        _flip_channels(tensor.node.outbound_layer, signs)
         rows = (
-            np.asarray(layer.gamma) if layer.scale else np.ones_like(mean),
+            np.abs(gamma),
             np.asarray(layer.beta) if layer.center else np.zeros_like(mean),
-            mean,
+            mean * signs,
             np.asarray(layer.moving_variance),
         )
         self.made.append(new.name)
         outputs = new(tensor)
-        banks = (new.gamma, new.beta, new.moving_mean, new.moving_variance)
-        for bank, row in zip(banks, rows, strict=True):
+        gamma, beta, mean, variance = rows
+        for bank, row in ((new.gamma, gamma), (new.beta, beta)):
             bank.assign(np.tile(row, (bank.shape[0], 1)))
+        # The first term has it all; the others start without effect.
+        first = np.arange(new.moving_mean.shape[0])[:, np.newaxis] < new.num_paired_rows
+        new.moving_mean.assign(np.where(first, mean, 0.0))
+        new.moving_variance.assign(np.where(first, variance, 1.0))
         return outputs
+
+
+def _flip_channels(layer: Any, signs: np.ndarray) -> None:
+    kernel, *rest = layer.get_weights()
+    depthwise = "Depthwise" in type(layer).__name__
+    channels = kernel.shape[-2:] if depthwise else kernel.shape[-1:]
+    layer.set_weights([kernel * signs.reshape(channels), *rest])
 
 
 def _copy(layer: Any, **changes: Any) -> Any:

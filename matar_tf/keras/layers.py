@@ -9,9 +9,12 @@ from matar_tf.keras import graph
 from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.quantizers import ActivationQuantizer, snap_bias
 from matar_tf.keras.tracing import active_tracer
+from matar_tf.parameters import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
+
+_TINY = 1e-20  # keeps a variance of 0 out of the denominator
 
 _KERAS_FORMAT = (
     "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
@@ -97,76 +100,86 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class MultiBitBatchNormalization(keras.layers.Layer):
-    """Batch norm that knows the bit-widths of the layer whose output it normalises.
+    """Batch norm whose statistics follow the policy.
 
     A convolution with 2-bit weights has other output statistics than one with 8-bit
-    weights, and so it is with the bits of its input; one shared set of statistics fits
-    none. Scale and shift are learned per width of the weights; means and variances are
-    kept per width of the weights and of the input. In evaluation the shift is
-    rounded to the grid of the integer accumulator, as in the deployed model.
+    weights, and so it is with the widths of what is before it; one shared set of
+    statistics fits none. Scale and shift are learned per width of the weights. Mean and
+    variance are added up from terms, as `matar_tf.parameters.NormParameters` says. In
+    evaluation the shift is rounded to the grid of the integer accumulator, as in the
+    deployed model.
 
-    Formula: ``a = gamma / sqrt(variance + epsilon)``,
+    Formula: ``a = abs(gamma) / sqrt(variance + epsilon)``,
     ``y = a * x + (beta - mean * a)``; in training with the mean and variance of the
-    batch.
+    batch. No scale is negative: 2-bit weights have no ``2`` to make of a ``-2``.
+
+    The terms learn as moving averages do, by normalised least mean squares: each takes
+    an equal share of ``1 - momentum`` of what the sum misses.
 
     Args:
       entry: Name of the policy entry: the layer whose output is normalised.
       bits: Allowed widths of that layer's weights, ascending.
-      input_entry: Name of the policy entry of that layer's input.
-      input_bits: Allowed widths of that layer's input, ascending; empty to keep no
-        statistics apart by them.
+      context: Kind (``weights`` or ``activations``), name and widths of the entries
+        before that layer that the statistics depend on, the nearest first.
       momentum: Of the moving averages.
       epsilon: Added to the variance.
       center: Whether there is a learned shift.
       scale: Whether there is a learned scale.
+      affine_per_width: Whether each width of the weights has a scale and a shift of
+        its own, rather than all the same.
     """
 
     def __init__(
         self,
         entry: str,
         bits: Sequence[int] = ALL_BITS,
-        input_entry: str = "",
-        input_bits: Sequence[int] = (),
+        context: Sequence[tuple[str, str, Sequence[int]]] = (),
         momentum: float = 0.99,
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
+        affine_per_width: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
         self.bits = tuple(int(width) for width in bits)
-        self.input_entry = input_entry
-        self.input_bits = tuple(int(width) for width in input_bits)
+        self.context = tuple(
+            (str(kind), str(name), tuple(int(width) for width in widths))
+            for kind, name, widths in context
+        )
         self.momentum = momentum
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
+        self.affine_per_width = affine_per_width
+
+    @property
+    def entries(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+        """Kind, name and widths of the entries that the statistics depend on."""
+        return (("weights", self.entry, self.bits), *self.context)
+
+    @property
+    def num_paired_rows(self) -> int:
+        """Number of rows of the first term, which two entries choose from."""
+        return num_norm_rows(self._sizes[:2])
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [len(bits) for _, _, bits in self.entries]
 
     def build(self, input_shape: Any) -> None:
-        """Creates the banks.
-
-        Scale and shift: ``[len(bits), channels]``. Statistics: ``[len(bits) *
-        max(len(input_bits), 1), channels]``, the width of the input changing fastest.
-        """
-        shape = (len(self.bits), int(input_shape[-1]))
-        statistics = (shape[0] * max(len(self.input_bits), 1), shape[1])
-        self.row = self.add_weight(
-            "bits_row",
-            shape=(),
+        """Creates the banks; see `matar_tf.parameters.NormParameters`."""
+        channels = int(input_shape[-1])
+        shape = (len(self.bits) if self.affine_per_width else 1, channels)
+        statistics = (num_norm_rows(self._sizes), channels)
+        self.rows = self.add_weight(
+            "bits_rows",
+            shape=(len(self._sizes),),
             dtype=tf.int32,
-            initializer=keras.initializers.Constant(len(self.bits) - 1),
+            initializer=lambda *_, **__: tf.constant(self._sizes) - 1,
             trainable=False,
         )
-        self.input_row = None
-        if self.input_bits:
-            self.input_row = self.add_weight(
-                "input_bits_row",
-                shape=(),
-                dtype=tf.int32,
-                initializer=keras.initializers.Constant(len(self.input_bits) - 1),
-                trainable=False,
-            )
         self.gamma = self.add_weight(
             "gamma", shape, initializer="ones", trainable=self.scale
         )
@@ -195,39 +208,32 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return self.evaluate(inputs)
 
     def evaluate(self, inputs: Any) -> Any:
-        """Returns the normalised tensor with the statistics of the rows in force."""
+        """Returns the normalised tensor with the statistics of the policy in force."""
         scale, offset = self.folded()
         above = graph.producer(self)
         if above is not None:
             offset = snap_bias(offset, above, scale)
         return inputs * scale + offset
 
-    def statistics_row(self) -> Any:
-        """Returns the row of the statistics in force."""
-        if self.input_row is None:
-            return tf.identity(self.row)
-        return self.row * len(self.input_bits) + self.input_row
+    def places(self) -> Any:
+        """Returns the row in force of each term of the statistics, ``[num_terms]``."""
+        rows = tf.unstack(self.rows, num=len(self._sizes))
+        return tf.stack(norm_places(self._sizes, rows))
 
-    def folded(self, row: Any = None, input_row: Any = 0) -> tuple[Any, Any]:
+    def folded(self) -> tuple[Any, Any]:
         """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``.
 
-        Args:
-          row: Which width of the weights; None for the policy in force.
-          input_row: Which width of the input, if a row is given.
+        In float64 until the end, as `NormParameters.folded`.
         """
-        if row is None:
-            row, place = self.row, self.statistics_row()
-        else:
-            place = row * max(len(self.input_bits), 1) + input_row
-        gamma, beta = tf.gather(self.gamma, row), tf.gather(self.beta, row)
-        mean = tf.gather(self.moving_mean, place)
-        variance = tf.gather(self.moving_variance, place)
+        mean, variance = self._statistics()
+        gamma, beta = (tf.cast(one, tf.float64) for one in self._affine())
         scale = gamma / tf.sqrt(variance + self.epsilon)
-        return scale, beta - mean * scale
+        offset = beta - mean * scale
+        return tf.cast(scale, tf.float32), tf.cast(offset, tf.float32)
 
     def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Returns the tensor normalised with its own statistics, mean and variance."""
-        gamma, beta = tf.gather(self.gamma, self.row), tf.gather(self.beta, self.row)
+        gamma, beta = self._affine()
         if len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -240,14 +246,30 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             )
         return outputs, mean, variance
 
+    def _affine(self) -> tuple[Any, Any]:
+        """Returns the scale, which is not negative, and the shift in force."""
+        row = self.rows[0] if self.affine_per_width else 0
+        return tf.abs(tf.gather(self.gamma, row)), tf.gather(self.beta, row)
+
+    def _statistics(self) -> tuple[Any, Any]:
+        """Returns mean and variance under the policy in force, float64."""
+        places = self.places()
+        means = tf.cast(tf.gather(self.moving_mean, places), tf.float64)
+        variances = tf.cast(tf.gather(self.moving_variance, places), tf.float64)
+        return tf.reduce_sum(means, axis=0), tf.reduce_prod(variances, axis=0)
+
     def _update(self, mean: Any, variance: Any) -> None:
-        place = self.statistics_row()
-        for moving, value in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
-            change = (tf.gather(moving, place) - value) * (1.0 - self.momentum)
-            moving.scatter_sub(tf.IndexedSlices(change, place))
+        places = self.places()
+        known_mean, known_variance = (
+            tf.cast(one, mean.dtype) for one in self._statistics()
+        )
+        num_terms = places.shape[0]
+        share = (1.0 - self.momentum) / num_terms
+        change = tf.tile((share * (mean - known_mean))[tf.newaxis], (num_terms, 1))
+        self.moving_mean.scatter_add(tf.IndexedSlices(change, places))
+        factor = 1.0 + share * (variance / (known_variance + _TINY) - 1.0)
+        terms = tf.gather(self.moving_variance, places) * factor
+        self.moving_variance.scatter_update(tf.IndexedSlices(terms, places))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
@@ -259,10 +281,10 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             **super().get_config(),
             "entry": self.entry,
             "bits": list(self.bits),
-            "input_entry": self.input_entry,
-            "input_bits": list(self.input_bits),
+            "context": [[kind, name, list(bits)] for kind, name, bits in self.context],
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
+            "affine_per_width": self.affine_per_width,
         }

@@ -16,7 +16,7 @@ from typing import Any
 
 from matar_tf.errors import ModelError, did_you_mean
 from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.expansion import Builder
+from matar_tf.keras.expansion import Builder, Context
 from matar_tf.keras.kinds import (
     KINDS,
     SUPPORTED_ACTIVATIONS,
@@ -101,7 +101,8 @@ def lay_out(
     *,
     only: Collection[str] | None = None,
     space: PolicySpace | None = None,
-    input_entries: Mapping[str, str] = MappingProxyType({}),
+    contexts: Mapping[str, Context] = MappingProxyType({}),
+    affine_per_width: bool = True,
     signed_inputs: bool = True,
 ) -> Layout:
     """Rebuilds a float model with one operation a layer; weights are copied.
@@ -110,8 +111,9 @@ def lay_out(
       model: A float model that passed `check_model`.
       only: Names of the layers to prepare; None for all. Others stay as they are.
       space: Widths of the policy entries; None for a layout that is only planned on.
-      input_entries: Activation entry of the input of each compute layer whose batch
-        norm keeps statistics apart by it, by layer name.
+      contexts: What the statistics of batch norms depend on beside the widths of the
+        layer's own weights, by the name of the layer whose output they normalise.
+      affine_per_width: Whether batch norms learn a scale and a shift for each width.
       signed_inputs: Whether the samples have values below 0.
 
     Returns:
@@ -121,8 +123,7 @@ def lay_out(
     consumers = consumers_of(model)
     weights = space.weights if space else {}
     activations = space.activations if space else {}
-    inputs = {layer: (name, activations[name]) for layer, name in input_entries.items()}
-    builder = Builder(consumers, weights, inputs)
+    builder = Builder(consumers, weights, contexts, affine_per_width=affine_per_width)
     tensors: dict[int, Any] = {}
     origins: dict[str, str] = {}
     for tensor in model.inputs:

@@ -17,38 +17,14 @@ from typing import Any
 from matar_tf.keras._compat import tf
 
 __all__ = [
-    "activation_range",
     "fake_quantize",
     "optimal_steps",
     "quantize_row",
     "round_half_up",
-    "weight_range",
-    "weight_store_factor",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
 _CANDIDATE_RATIO = 2.0**-0.25
-
-
-def weight_range(num_bits: int) -> tuple[int, int]:
-    """Returns ``(-qmax, qmax)`` with ``qmax = 2**(num_bits - 1) - 1``."""
-    qmax = 2 ** (num_bits - 1) - 1
-    return -qmax, qmax
-
-
-def activation_range(num_bits: int, *, signed: bool) -> tuple[int, int]:
-    """Returns the ends of the grid of activations.
-
-    ``(-2**(n - 1), 2**(n - 1) - 1)`` if `signed`, else ``(0, 2**n - 1)``.
-    """
-    if signed:
-        return -(2 ** (num_bits - 1)), 2 ** (num_bits - 1) - 1
-    return 0, 2**num_bits - 1
-
-
-def weight_store_factor(num_bits: int) -> int:
-    """Returns the largest integer k so that every level times k fits int8."""
-    return 127 // weight_range(num_bits)[1]
 
 
 def round_half_up(x: tf.Tensor) -> tf.Tensor:

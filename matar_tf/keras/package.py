@@ -19,7 +19,12 @@ from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
 from matar_tf.keras.quantizers import snap_bias
 from matar_tf.keras.tracing import tracing
-from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
+from matar_tf.parameters import (
+    LayerParameters,
+    NormParameters,
+    Parameters,
+    TensorParameters,
+)
 from matar_tf.policy import Policy
 from matar_tf.tflite.workload import read_workload
 
@@ -215,30 +220,25 @@ def _layer_parameters(
     inner = graph.inner_layer(layer)
     values, channel_axis = _tflite_layout(inner, graph.kernel_variable(layer).numpy())
     step = kernel.all_steps().reshape(len(kernel.bits), -1)
-    scale = np.ones_like(step)
-    offset = None
-    input_bits: tuple[int, ...] = ()
     norm = norms.get(kernel.entry)
-    if norm is not None:
-        input_bits = norm.input_bits
-        folded = [
-            norm.folded(row, input_row)
-            for row in range(len(kernel.bits))
-            for input_row in range(max(len(input_bits), 1))
-        ]
-        shape = (len(kernel.bits), *([len(input_bits)] if input_bits else []), -1)
-        scale = np.stack([a.numpy() for a, _ in folded]).reshape(shape)
-        offset = np.stack([b.numpy() for _, b in folded]).reshape(shape)
-    elif inner.use_bias:
-        offset = np.tile(_bias(layer), (len(kernel.bits), 1))
     return LayerParameters(
         kernel=values,
         channel_axis=channel_axis,
         bits=kernel.bits,
         step=step,
-        scale=scale,
-        offset=offset,
-        input_bits=input_bits,
+        bias=_bias(layer) if norm is None and inner.use_bias else None,
+        norm=None if norm is None else _norm_parameters(norm),
+    )
+
+
+def _norm_parameters(norm: Any) -> NormParameters:
+    return NormParameters(
+        entries=norm.entries,
+        gamma=norm.gamma.numpy(),
+        beta=norm.beta.numpy(),
+        mean=norm.moving_mean.numpy(),
+        variance=norm.moving_variance.numpy(),
+        epsilon=norm.epsilon,
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.errors import PolicyError, did_you_mean
 from matar_tf.keras._compat import keras
+from matar_tf.keras.expansion import Context
 from matar_tf.keras.kinds import (
     AVERAGE_POOLS,
     COMPUTE,
@@ -44,13 +45,27 @@ class Plan:
     Attributes:
       configs: The config of each layer that tfmot is to wrap, by layer name.
       space: The widths of each policy entry.
-      input_entries: The activation entry of the input of each compute layer, by layer
-        name; layers with an input of a fixed grid are left out.
+      above: Kind and name of the policy entries before each compute layer, the
+        nearest first, by layer name.
     """
 
     configs: Mapping[str, MatarQuantizeConfig]
     space: PolicySpace
-    input_entries: Mapping[str, str]
+    above: Mapping[str, Sequence[tuple[str, str]]]
+
+    def contexts(self, size: int) -> dict[str, Context]:
+        """Returns kind, name and widths of the nearest entries before each layer.
+
+        Args:
+          size: How many at most; entries without a choice are left out.
+        """
+        found: dict[str, Context] = {}
+        for layer, entries in self.above.items():
+            widths = [
+                (kind, name, getattr(self.space, kind)[name]) for kind, name in entries
+            ]
+            found[layer] = [one for one in widths if len(one[2]) > 1][:size]
+        return found
 
 
 def plan_layout(
@@ -125,19 +140,34 @@ class _Planner:
         return Plan(
             configs=configs,
             space=PolicySpace(weights=weights, activations=activations),
-            input_entries=self._input_entries(quantized, entry_of),
+            above=self._above(quantized, weights, entry_of),
         )
 
-    def _input_entries(
-        self, quantized: list[Any], entry_of: Mapping[str, str]
-    ) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for layer in quantized:
-            if isinstance(layer, COMPUTE):
-                above = self._tensor(parents_of(layer)[0])
-                owner = self._owners.get(str(above.name), str(above.name))
+    def _above(
+        self,
+        quantized: list[Any],
+        weights: Mapping[str, tuple[int, ...]],
+        entry_of: Mapping[str, str],
+    ) -> dict[str, list[tuple[str, str]]]:
+        """Returns the entries before each compute layer, by distance in layers."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for start in quantized:
+            if not isinstance(start, COMPUTE):
+                continue
+            entries: dict[tuple[str, str], None] = {}
+            waiting, seen = list(parents_of(start)), set[str]()
+            while waiting:
+                layer = waiting.pop(0)
+                if layer.name in seen or isinstance(layer, _L.InputLayer):
+                    continue
+                seen.add(layer.name)
+                owner = self._owners.get(layer.name, str(layer.name))
                 if owner in entry_of:
-                    found[layer.name] = entry_of[owner]
+                    entries["activations", entry_of[owner]] = None
+                if layer.name in weights:
+                    entries["weights", str(layer.name)] = None
+                waiting += parents_of(layer)
+            found[start.name] = list(entries)
         return found
 
     def _config(
@@ -321,4 +351,4 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
         )
         for name, config in plan.configs.items()
     }
-    return Plan(configs=configs, space=space, input_entries=plan.input_entries)
+    return Plan(configs=configs, space=space, above=plan.above)

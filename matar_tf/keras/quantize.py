@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from matar_tf.keras.tracing import tracing
 from matar_tf.policy import Policy, PolicySpace
 
 __all__ = [
+    "NORM_CONTEXT",
     "MatarQuantizeScheme",
     "PolicySetter",
     "calibrate",
@@ -30,6 +31,8 @@ __all__ = [
     "set_policy",
 ]
 
+NORM_CONTEXT = 12  # entries before a layer that its batch norm's statistics follow
+
 _tfmot = tfmot.quantization.keras
 
 
@@ -37,11 +40,16 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
     """Lays the model out and gives every layer its MATAR config."""
 
     def __init__(
-        self, space: PolicySpace | None, signed_inputs: bool, norm_per_input: bool
+        self,
+        space: PolicySpace | None,
+        signed_inputs: bool,
+        norm_context: int,
+        affine_per_width: bool,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
-        self._norm_per_input = norm_per_input
+        self._norm_context = norm_context
+        self._affine_per_width = affine_per_width
 
     def apply(
         self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
@@ -61,7 +69,8 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             model,
             only=given,
             space=plan.space,
-            input_entries=plan.input_entries if self._norm_per_input else {},
+            contexts=plan.contexts(self._norm_context),
+            affine_per_width=self._affine_per_width,
             signed_inputs=self._signed_inputs,
         )
         configs = {
@@ -93,8 +102,9 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
       space: Widths of every policy entry; None for `policy_space` of the model.
       signed_inputs: Whether the network's samples have values below 0; if not, all
         256 levels of the input quantizer serve the positive range.
-      norm_per_input: Whether batch norms keep statistics apart by the bits of the
-        layer's input as well as by those of its weights.
+      norm_context: Number of entries before a layer, the nearest first, by whose
+        widths its batch norm keeps statistics apart, beside its own.
+      affine_per_width: Whether batch norms learn a scale and a shift for each width.
     """
 
     def __init__(
@@ -102,15 +112,22 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         space: PolicySpace | None = None,
         *,
         signed_inputs: bool = True,
-        norm_per_input: bool = True,
+        norm_context: int = NORM_CONTEXT,
+        affine_per_width: bool = True,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
-        self._norm_per_input = norm_per_input
+        self._norm_context = norm_context
+        self._affine_per_width = affine_per_width
 
     def get_layout_transformer(self) -> _LayoutTransform:
         """Returns the transform that prepares a model; called by tfmot."""
-        return _LayoutTransform(self._space, self._signed_inputs, self._norm_per_input)
+        return _LayoutTransform(
+            self._space,
+            self._signed_inputs,
+            self._norm_context,
+            self._affine_per_width,
+        )
 
     def get_quantize_registry(self) -> _Registry:
         """Returns the registry; called by tfmot."""
@@ -136,7 +153,8 @@ def quantize_model(
     space: PolicySpace | None = None,
     *,
     signed_inputs: bool = True,
-    norm_per_input: bool = True,
+    norm_context: int = NORM_CONTEXT,
+    affine_per_width: bool = True,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
 
@@ -147,8 +165,9 @@ def quantize_model(
       model: A built Functional or Sequential tf_keras model.
       space: Widths of every policy entry; None for `policy_space` of the model.
       signed_inputs: Whether the samples have values below 0.
-      norm_per_input: Whether batch norms keep statistics apart by the bits of the
-        layer's input as well as by those of its weights.
+      norm_context: Number of entries before a layer, the nearest first, by whose
+        widths its batch norm keeps statistics apart, beside its own.
+      affine_per_width: Whether batch norms learn a scale and a shift for each width.
 
     Raises:
       ModelError: If the model cannot be quantized.
@@ -156,7 +175,10 @@ def quantize_model(
     """
     check_model(model)
     scheme: Any = MatarQuantizeScheme(
-        space, signed_inputs=signed_inputs, norm_per_input=norm_per_input
+        space,
+        signed_inputs=signed_inputs,
+        norm_context=norm_context,
+        affine_per_width=affine_per_width,
     )
     return _tfmot.quantize_apply(_tfmot.quantize_annotate_model(model), scheme=scheme)
 
@@ -172,7 +194,7 @@ class PolicySetter:
     """
 
     def __init__(self, model: Any) -> None:
-        self._rows: list[Any] = []
+        self._variables: list[Any] = []  # each holds the rows of the next slots
         self._slots: list[tuple[str, str, dict[int, int]]] = []
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
@@ -180,20 +202,12 @@ class PolicySetter:
             for quantizer in graph.all_quantizers(layer):
                 entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
-                self._add(
-                    quantizer.kind, quantizer.entry, quantizer.row, quantizer.bits
-                )
+                entry = quantizer.kind, quantizer.entry, quantizer.bits
+                self._add(quantizer.row, [entry])
             inner = graph.inner_layer(layer)
             if isinstance(inner, MultiBitBatchNormalization):
-                self._add("weights", inner.entry, inner.row, inner.bits)
-                if inner.input_row is not None:
-                    self._add(
-                        "activations",
-                        inner.input_entry,
-                        inner.input_row,
-                        inner.input_bits,
-                    )
-        if not self._rows:
+                self._add(inner.rows, inner.entries)
+        if not self._variables:
             raise ModelError(
                 f"Expected a multi-bitwidth model, but {model.name!r} has no MATAR "
                 "quantizers; make one with matar_tf.quantize_model."
@@ -221,7 +235,7 @@ class PolicySetter:
 
     def rows_in_force(self) -> Any:
         """Returns the row of every bank in force, an int32 tensor."""
-        return tf.stack([tf.identity(row) for row in self._rows])
+        return tf.concat([tf.reshape(one, (-1,)) for one in self._variables], axis=0)
 
     def assign_rows(self, rows: Any) -> None:
         """Puts what `rows` or `rows_in_force` returned in force."""
@@ -229,7 +243,7 @@ class PolicySetter:
 
     def current(self) -> Policy:
         """Returns the policy in force."""
-        return self.policy(np.array([int(row.numpy()) for row in self._rows]))
+        return self.policy(self.rows_in_force().numpy())
 
     def policy(self, rows: np.ndarray) -> Policy:
         """Inverts `rows`."""
@@ -238,14 +252,20 @@ class PolicySetter:
             chosen[kind][entry] = list(row_of)[int(row)]
         return Policy(weights=chosen["weights"], activations=chosen["activations"])
 
-    def _add(self, kind: str, entry: str, row: Any, bits: tuple[int, ...]) -> None:
-        self._rows.append(row)
-        row_of = {width: number for number, width in enumerate(bits)}
-        self._slots.append((kind, entry, row_of))
+    def _add(
+        self, variable: Any, entries: Sequence[tuple[str, str, tuple[int, ...]]]
+    ) -> None:
+        self._variables.append(variable)
+        for kind, entry, bits in entries:
+            row_of = {width: number for number, width in enumerate(bits)}
+            self._slots.append((kind, entry, row_of))
 
     def _assign_rows(self, rows: Any) -> None:
-        for variable, row in zip(self._rows, tf.unstack(rows), strict=True):
-            variable.assign(row)
+        start = 0
+        for variable in self._variables:
+            size = variable.shape.num_elements()
+            variable.assign(tf.reshape(rows[start : start + size], variable.shape))
+            start += size
 
 
 _SETTERS: weakref.WeakKeyDictionary[Any, PolicySetter] = weakref.WeakKeyDictionary()

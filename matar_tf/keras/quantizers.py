@@ -17,6 +17,7 @@ import numpy as np
 from matar_tf.keras import graph, numerics
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.tracing import active_tracer
+from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = [
@@ -128,11 +129,11 @@ class MultiBitQuantizer(_Quantizer):
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class WeightQuantizer(MultiBitQuantizer):
-    """Quantizes a kernel, symmetric around 0, one step per (width, channel).
+    """Quantizes a kernel with a zero point of 0, one step per (width, channel).
 
-    Levels ``-(2**(n - 1) - 1) .. 2**(n - 1) - 1``. The steps start at the least
-    squared error of the kernel that the layer has when it is built. The gradient is
-    that of `matar_tf.keras.numerics`.
+    Levels ``-(2**(n - 1) - 1) .. 2**(n - 1) - 1``, at 2 bits ``-2 .. 1``. The steps
+    start at the least squared error of the kernel that the layer has when it is built.
+    The gradient is that of `matar_tf.keras.numerics`.
 
     Args:
       bits: Allowed widths, ascending, each in 2..8.
@@ -151,7 +152,7 @@ class WeightQuantizer(MultiBitQuantizer):
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level of each width."""
-        pairs = [numerics.weight_range(bits) for bits in self.bits]
+        pairs = [weight_range(bits) for bits in self.bits]
         return [low for low, _ in pairs], [high for _, high in pairs]
 
     def observe(self, kernel: Any) -> WeightQuantizer:
@@ -216,9 +217,7 @@ class ActivationQuantizer(MultiBitQuantizer):
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level of each width."""
-        pairs = [
-            numerics.activation_range(bits, signed=self.signed) for bits in self.bits
-        ]
+        pairs = [activation_range(bits, signed=self.signed) for bits in self.bits]
         return [low for low, _ in pairs], [high for _, high in pairs]
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
@@ -355,7 +354,7 @@ class FixedGridQuantizer(_Quantizer):
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level, as lists of one."""
-        low, high = numerics.activation_range(MAX_BITS, signed=self.signed)
+        low, high = activation_range(MAX_BITS, signed=self.signed)
         return [low], [high]
 
     def fake_quantize(self, x: Any) -> Any:

@@ -14,17 +14,19 @@ from matar_tf.keras.tracing import tracing
 from matar_tf.policy import Policy
 from matar_tf.samplers import balanced_policies
 
-__all__ = ["KurtosisRegularizer", "reestimate_batch_norm"]
+__all__ = ["KurtosisRegularizer", "fit_terms", "reestimate_batch_norm"]
 
 _NUM_BATCHES = 490  # ten for each pair of seven widths
+_SHRINKAGE = 0.01  # of a batch: what the present terms weigh against new ones
+_TINY = 1e-20  # keeps a variance of 0 out of the logarithm
 
 
 class _Estimator:
-    """A tracer that normalises with the batch and averages what it saw, per row."""
+    """A tracer that normalises with the batch and keeps what it saw of it."""
 
     def __init__(self) -> None:
         self.layers: dict[str, Any] = {}
-        self.sums: dict[tuple[str, int], list[Any]] = {}
+        self.seen: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
 
     def weights(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
@@ -44,9 +46,46 @@ class _Estimator:
     def batch_norm(self, layer: Any, x: Any) -> Any:
         outputs, mean, variance = layer.normalize_batch(x)
         self.layers[layer.name] = layer
-        sums = self.sums.setdefault((layer.name, int(layer.statistics_row())), [])
-        sums.append((mean.numpy(), variance.numpy()))
+        seen = self.seen.setdefault(layer.name, [])
+        seen.append((layer.places().numpy(), mean.numpy(), variance.numpy()))
         return outputs
+
+
+def fit_terms(
+    places: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    mean_terms: np.ndarray,
+    variance_terms: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits the terms of a batch norm's statistics to batches, by least squares.
+
+    Ridge regression of what the present terms miss, of the logarithm for the variance:
+    rows that no batch used stay as they are.
+
+    Args:
+      places: Row of each term under each batch's policy, ``[num_batches, num_terms]``.
+      means: Mean of each batch, ``[num_batches, channels]``.
+      variances: Variance of each batch, ``[num_batches, channels]``.
+      mean_terms: Present terms of the mean, ``[num_rows, channels]``.
+      variance_terms: Present terms of the variance, ``[num_rows, channels]``.
+
+    Returns:
+      New terms of the mean and of the variance, float32.
+    """
+    design = np.zeros((len(places), len(mean_terms)))
+    np.put_along_axis(design, places, 1.0, axis=1)
+    gram = design.T @ design + _SHRINKAGE * np.eye(design.shape[1])
+
+    def fitted(seen: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        return terms + np.linalg.solve(gram, design.T @ (seen - design @ terms))
+
+    logs = np.log(variances.astype(np.float64) + _TINY)
+    log_terms = np.log(variance_terms.astype(np.float64) + _TINY)
+    return (
+        fitted(means.astype(np.float64), mean_terms).astype(np.float32),
+        np.exp(fitted(logs, log_terms)).astype(np.float32),
+    )
 
 
 def reestimate_batch_norm(
@@ -58,11 +97,11 @@ def reestimate_batch_norm(
     transform: Callable[[Any, int], Any] | None = None,
     seed: int = 0,
 ) -> None:
-    """Sets the statistics of all batch norms to what training samples show.
+    """Fits the statistics of all batch norms to what training samples show.
 
     For the developer, after training: moving averages lag behind the weights, and rows
     that are drawn rarely lag most. Weights, scales and shifts are not changed; a row
-    that none of the policies uses keeps its moving averages.
+    that none of the policies uses stays as it is.
 
     Args:
       model: A trained multi-bitwidth model.
@@ -98,15 +137,18 @@ def reestimate_batch_norm(
             batch = transform(batch, number)
         with tracing(estimator):
             model.call(batch, training=False)
-    for (name, row), seen in estimator.sums.items():
+    for name, seen in estimator.seen.items():
         layer = estimator.layers[name]
-        for bank, values in zip(
-            (layer.moving_mean, layer.moving_variance),
-            zip(*seen, strict=True),
-            strict=True,
-        ):
-            mean = tf.constant(np.mean(values, axis=0))
-            bank.scatter_update(tf.IndexedSlices(mean, tf.constant(row)))
+        places, means, variances = (np.stack(one) for one in zip(*seen, strict=True))
+        mean, variance = fit_terms(
+            places,
+            means,
+            variances,
+            layer.moving_mean.numpy(),
+            layer.moving_variance.numpy(),
+        )
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
     setter(before)
 
 

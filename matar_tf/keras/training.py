@@ -22,6 +22,7 @@ from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.callbacks import PolicyRandomizer
 from matar_tf.keras.quantize import (
+    NORM_CONTEXT,
     calibrate,
     get_policy_space,
     policy_setter,
@@ -113,8 +114,9 @@ class Method:
       teacher: Who gives them: ``float``, the network that training starts from, or
         ``widest``, the widest policy on the same batch, which needs the sandwich.
       sandwich: Whether each step also sees the widest and the narrowest policy.
-      norm_per_input: Whether batch norms keep statistics apart by the bits of the
-        layer's input as well as by those of its weights.
+      norm_context: Number of entries before a layer by whose widths its batch norm
+        keeps statistics apart, beside its own; see `quantize_model`.
+      affine_per_width: Whether batch norms learn a scale and a shift for each width.
       kurtosis: Rate of a `KurtosisRegularizer` on every kernel; 0 for none.
       reestimation: Number of batches that batch norm statistics are estimated from
         again after training, on training samples; 0 to keep the moving averages.
@@ -125,7 +127,8 @@ class Method:
     temperature: float = 1.0
     teacher: str = "float"
     sandwich: bool = False
-    norm_per_input: bool = True
+    norm_context: int = NORM_CONTEXT
+    affine_per_width: bool = True
     kurtosis: float = 0.0
     reestimation: int = 400
 
@@ -205,7 +208,8 @@ def train_multi_bit(
         model,
         space,
         signed_inputs=bool(x.min() < 0),
-        norm_per_input=method.norm_per_input,
+        norm_context=method.norm_context,
+        affine_per_width=method.affine_per_width,
     )
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)

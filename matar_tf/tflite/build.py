@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.parameters import LayerParameters, TensorParameters
+from matar_tf.parameters import (
+    LayerParameters,
+    TensorParameters,
+    activation_range,
+    weight_range,
+)
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.tflite._schema import (
     compact,
@@ -91,8 +96,8 @@ class ModelBuilder:
         operator = model.subgraphs[0].operators[place.operator]
         model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
         layer = self._artifact.parameters.layers[entry]
-        input_bits = None if place.input is None else policy.activations[place.input]
-        levels, scale = quantize_kernel(layer, bits, input_bits)
+        factor, offset = layer.affine(policy)
+        levels, scale = quantize_kernel(layer, bits, factor)
         if place.input is None:
             tensor = model.subgraphs[0].tensors[operator.inputs[0]]
             input_scale = np.float32(tensor.quantization.scale[0])
@@ -102,7 +107,6 @@ class ModelBuilder:
         counts = None
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
-            _, offset = layer.row(bits, input_bits)
             offset = np.zeros(1) if offset is None else offset
             counts = np.floor(offset / (input_scale * scale) + 0.5)
             counts = np.clip(counts, -_MAX_BIAS, _MAX_BIAS).astype(np.int64)
@@ -124,7 +128,7 @@ class ModelBuilder:
         for index, entry in self._template.tensors.items():
             bits = policy.activations[entry]
             tensor = self._artifact.parameters.tensors[entry]
-            qmin, qmax = _range(bits, signed=tensor.signed)
+            qmin, qmax = activation_range(bits, signed=tensor.signed)
             zero_point = 127 - qmax
             if entry in self._template.clamps and index not in before_clamps:
                 zero_point = -128 - qmin
@@ -166,44 +170,36 @@ class ModelBuilder:
 
 
 def quantize_kernel(
-    layer: LayerParameters, bits: int, input_bits: int | None = None
+    layer: LayerParameters, bits: int, factor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a kernel as levels of n bits, and their scale per output channel.
 
-    The sign of a negative batch norm scale goes into the levels. A channel whose
-    scale is 0 passes nothing on: its levels are 0.
+    A channel whose scale is 0 passes nothing on: its levels are 0.
 
     Args:
       layer: The trained layer.
       bits: One of its widths.
-      input_bits: Width of its input; None for an input whose grid is fixed.
+      factor: Scale of the batch norm, ``[out]``, none below 0.
 
     Returns:
       int8 levels in the layout of ``layer.kernel``, and float32 scales ``[out]``.
     """
     row = layer.bits.index(bits)
-    qmax = 2 ** (bits - 1) - 1
+    qmin, qmax = weight_range(bits)
     shape = [1] * layer.kernel.ndim
     shape[layer.channel_axis] = -1
     step = layer.step[row].reshape(shape)
     levels = np.floor(
-        np.clip(layer.kernel / step, -qmax, qmax) + np.float32(0.5), dtype=np.float32
+        np.clip(layer.kernel / step, qmin, qmax) + np.float32(0.5), dtype=np.float32
     )
-    factor, _ = layer.row(bits, input_bits)
-    sign = np.sign(factor)
-    magnitude = np.where(sign == 0, np.float32(1.0), np.abs(factor))
-    levels = (levels * sign.reshape(shape)).astype(np.int8)
+    passes = factor > 0
+    levels = np.where(passes.reshape(shape), levels, np.float32(0.0)).astype(np.int8)
+    magnitude = np.where(passes, factor, np.float32(1.0))
     return levels, (layer.step[row] * magnitude).astype(np.float32)
 
 
 def _is_computed(graph: Any, index: int) -> bool:
     return any(index in operator.outputs for operator in graph.operators)
-
-
-def _range(bits: int, *, signed: bool) -> tuple[int, int]:
-    if signed:
-        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    return 0, 2**bits - 1
 
 
 def _step(tensor: TensorParameters, bits: int) -> np.float32:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError, did_you_mean
+from matar_tf.parameters import weight_range
 from matar_tf.tflite._schema import (
     add_tensor,
     find_operator_code,
@@ -24,9 +25,18 @@ from matar_tf.tflite._schema import (
     set_buffer,
 )
 
-__all__ = ["PROFILES", "Kernel", "Profile", "Storage", "get_profile", "store_kernels"]
+__all__ = [
+    "PROFILES",
+    "Kernel",
+    "Profile",
+    "Storage",
+    "get_profile",
+    "largest_factor",
+    "store_kernels",
+]
 
 _INT8_MAX = 127
+_INT4_MAX = 7
 _TYPES: Final = {
     8: schema.TensorType.INT8,
     4: schema.TensorType.INT4,
@@ -95,7 +105,7 @@ class Kernel:
       entry: Weight entry of the policy.
       operator: The operator that uses it.
       bits: Width of the policy.
-      levels: int8, within ``-(2**(bits-1)-1) .. 2**(bits-1)-1``, TFLite's layout.
+      levels: int8, within `matar_tf.parameters.weight_range`, TFLite's layout.
       scale: float32 step per output channel, batch norm included.
       channel_axis: Axis of the output channels.
       counts: Bias in units of ``input_scale * scale``, int64 per output channel, or
@@ -143,6 +153,11 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def largest_factor(num_bits: int, largest: int) -> int:
+    """Returns the largest integer by which all levels of a width still fit."""
+    return largest // max(-weight_range(num_bits)[0], weight_range(num_bits)[1])
+
+
 def store_kernels(
     model: Any, kernels: Sequence[Kernel], profile: Profile
 ) -> tuple[Storage, ...]:
@@ -158,7 +173,7 @@ def store_kernels(
 
 def _store_int8(model: Any, kernel: Kernel, note: str | None = None) -> Storage:
     """Levels times the largest factor that fits: most bits for the requantization."""
-    factor = _INT8_MAX // (2 ** (kernel.bits - 1) - 1)
+    factor = largest_factor(kernel.bits, _INT8_MAX)
     _write(model, kernel, 8, factor)
     return Storage(entry=kernel.entry, bits=kernel.bits, stored_bits=8, note=note)
 
@@ -193,7 +208,7 @@ def _store_portable(model: Any, kernel: Kernel) -> Storage:
     if op_name(model, kernel.operator) == "FULLY_CONNECTED":
         note = "tflite-runtime takes no INT4 dense kernel with a scale per channel"
         return _store_int8(model, kernel, note)
-    factor = 7 // (2 ** (kernel.bits - 1) - 1)
+    factor = largest_factor(kernel.bits, _INT4_MAX)
     _write(model, kernel, 4, factor)
     note = "tflite-runtime has no INT2" if kernel.bits == 2 else None
     return Storage(entry=kernel.entry, bits=kernel.bits, stored_bits=4, note=note)
