@@ -305,7 +305,9 @@ class TestBatchNorm:
         np.testing.assert_allclose(mean[1], expected, rtol=1e-4)
 
     def test_evaluates_with_the_row_in_force(self) -> None:
-        norm = MultiBitBatchNormalization("conv", (2, 8), epsilon=0.0)
+        norm = MultiBitBatchNormalization(
+            "conv", (2, 8), epsilon=0.0, affine_per_width=True
+        )
         norm.build((None, 2))
         norm.gamma.assign([[1.0, 1.0], [2.0, -3.0]])
         norm.beta.assign([[0.0, 0.0], [0.5, 0.25]])
@@ -345,7 +347,7 @@ class TestBatchNorm:
         np.testing.assert_allclose(variance[:, 0], factors, rtol=1e-4)
 
     def test_one_scale_for_all_widths(self) -> None:
-        norm = MultiBitBatchNormalization("conv", (2, 8), affine_per_width=False)
+        norm = MultiBitBatchNormalization("conv", (2, 8))
         norm.build((None, 3))
         assert norm.gamma.shape == (1, 3)
         x = tf.constant([[1.0, 2.0, 3.0]])

@@ -186,11 +186,11 @@ class TestMethod:
     def test_arguments_reach_the_batch_norms(self):
         norms = [
             graph.inner_layer(self.train(**changes).get_layer("stem_bn"))
-            for changes in ({}, {"norm_context": 5}, {"affine_per_width": False})
+            for changes in ({}, {"norm_context": 5}, {"affine_per_width": True})
         ]
         # The first layer has 8 bits, and nothing before it has a choice.
         assert [len(norm.context) for norm in norms] == [0, 0, 0]
-        assert [norm.affine_per_width for norm in norms] == [True, True, False]
+        assert [norm.affine_per_width for norm in norms] == [False, False, True]
 
     def test_unknown_teacher(self):
         with pytest.raises(ModelError, match="float or widest"):

@@ -104,10 +104,9 @@ class MultiBitBatchNormalization(keras.layers.Layer):
 
     A convolution with 2-bit weights has other output statistics than one with 8-bit
     weights, and so it is with the widths of what is before it; one shared set of
-    statistics fits none. Scale and shift are learned per width of the weights. Mean and
-    variance are added up from terms, as `matar_tf.parameters.NormParameters` says. In
-    evaluation the shift is rounded to the grid of the integer accumulator, as in the
-    deployed model.
+    statistics fits none. Mean and variance are added up from terms, as
+    `matar_tf.parameters.NormParameters` says. In evaluation the shift is rounded to
+    the grid of the integer accumulator, as in the deployed model.
 
     Formula: ``a = abs(gamma) / sqrt(variance + epsilon)``,
     ``y = a * x + (beta - mean * a)``; in training with the mean and variance of the
@@ -125,8 +124,8 @@ class MultiBitBatchNormalization(keras.layers.Layer):
       epsilon: Added to the variance.
       center: Whether there is a learned shift.
       scale: Whether there is a learned scale.
-      affine_per_width: Whether each width of the weights has a scale and a shift of
-        its own, rather than all the same.
+      affine_per_width: Whether each width of the weights has a learned scale and shift
+        of its own, rather than all the same.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
-        affine_per_width: bool = True,
+        affine_per_width: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

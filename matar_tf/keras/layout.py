@@ -102,7 +102,7 @@ def lay_out(
     only: Collection[str] | None = None,
     space: PolicySpace | None = None,
     contexts: Mapping[str, Context] = MappingProxyType({}),
-    affine_per_width: bool = True,
+    affine_per_width: bool = False,
     signed_inputs: bool = True,
 ) -> Layout:
     """Rebuilds a float model with one operation a layer; weights are copied.

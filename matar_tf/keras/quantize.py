@@ -113,7 +113,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         *,
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
-        affine_per_width: bool = True,
+        affine_per_width: bool = False,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
@@ -154,7 +154,7 @@ def quantize_model(
     *,
     signed_inputs: bool = True,
     norm_context: int = NORM_CONTEXT,
-    affine_per_width: bool = True,
+    affine_per_width: bool = False,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
 

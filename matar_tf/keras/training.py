@@ -128,7 +128,7 @@ class Method:
     teacher: str = "float"
     sandwich: bool = False
     norm_context: int = NORM_CONTEXT
-    affine_per_width: bool = True
+    affine_per_width: bool = False
     kurtosis: float = 0.0
     reestimation: int = 400
 
