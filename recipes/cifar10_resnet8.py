@@ -30,7 +30,7 @@ def get_config() -> RecipeConfig:
             warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=30, learning_rate=1e-3, batch_size=128, augment=True
+            epochs=24, learning_rate=1e-3, batch_size=128, augment=True
         ),
-        method=Method(reestimation=1000),
+        method=Method(reestimation=600),
     )
