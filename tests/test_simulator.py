@@ -9,7 +9,7 @@ from nets import build_net, samples_for
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.tflite import _rounding, simulator
-from matar_tf.tflite._schema import load_model, op_name, quantization, schema
+from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import run_all_tensors
 
@@ -78,32 +78,6 @@ def test_mean_of_whole_and_broken_blocks_of_channels(
         simulated = simulator.simulate_tensors(content, samples, kernels=kernels)
         expected = run(content, samples)[output]
         np.testing.assert_array_equal(simulated[output], expected, err_msg=kernels)
-
-
-def test_xnnpacks_mean_adds_the_zero_point_before_it_rounds() -> None:
-    # 346 * 0.073699415 is 25.499998 in float32; 128 less is -102.5, the nearest float32
-    # to -102.500002, and rounds to the even -102: 26 above the zero point, not 25.
-    real = np.float32(0.073699415)
-    assert np.rint(np.float32(346) * real) == 25
-    assert np.rint(np.float32(346) * real - np.float32(128)) == 26 - 128
-    shapes = {"x": (1, 1, 346, 1), "y": (1, 1)}
-    model, graph, operator = schema.ModelT(), schema.SubGraphT(), schema.OperatorT()
-    graph.tensors = []
-    for name, scale in (("x", 346 * real), ("axes", 1.0), ("y", 1.0)):
-        tensor = schema.TensorT()
-        tensor.name, tensor.type = name, schema.TensorType.INT8
-        tensor.buffer, tensor.shape = 0, np.array(shapes.get(name, (2,)), np.int32)
-        tensor.quantization = quantization([scale], [-128], 0)
-        graph.tensors.append(tensor)
-    buffers = [schema.BufferT(), schema.BufferT()]
-    buffers[1].data = np.array([1, 2], np.int32).view(np.uint8)
-    graph.tensors[1].type, graph.tensors[1].buffer = schema.TensorType.INT32, 1
-    model.subgraphs, model.buffers = [graph], buffers
-    operator.inputs, operator.outputs = [0, 1], [2]
-    operator.builtinOptions = schema.ReducerOptionsT()
-    levels = np.full(shapes["x"], -127, np.int8)  # 346 of one level each
-    site = simulator._Site(model, operator, {0: levels}, "xnnpack")
-    assert simulator._mean(site).tolist() == [[26 - 128]]
 
 
 class TestRounding:

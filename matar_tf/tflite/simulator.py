@@ -283,10 +283,12 @@ def _mean(site: _Site) -> np.ndarray:
     keep = bool(site.options.keepDims)
     acc = site.levels().sum(axis=axes, keepdims=keep)
     if site.kernels == "xnnpack":
-        # Unlike all its other kernels, this one adds the zero point before it rounds.
+        # This kernel sums stored integers and rounds with the zero points added.
         real = _scale(site.tensor(0)) / _scale(site.out) / np.float32(count)
-        shifted = acc.astype(np.float32) * real + np.float32(_zero_point(site.out))
-        return np.clip(np.rint(shifted), *site.limits()).astype(np.int8)
+        part_of_zero = np.float32(_zero_point(site.tensor(0)) * count) * real
+        total = site.x.sum(axis=axes, keepdims=keep, dtype=np.int32).astype(np.float32)
+        stored = total * real + (np.float32(_zero_point(site.out)) - part_of_zero)
+        return np.clip(np.rint(stored), *site.limits()).astype(np.int8)
     if keep and site.x.ndim == 4 and set(axes) == {1, 2}:
         return _builtin_spatial_mean(site, count)
     ratio = float(_scale(site.tensor(0))[0]) / float(_scale(site.out)[0])
