@@ -14,6 +14,7 @@ from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
+from matar_tf.tflite.verify import run_all_tensors, verify
 
 POLICIES = ("w8a8", "w4a4", "w3a3", "w2a2")
 
@@ -64,6 +65,27 @@ def test_exact_profiles_equal_int8(
     expected = Runner(builder.build(artifact.space.named(policy))).predict(samples)
     packed = builder.build(artifact.space.named(policy), profile=profile)
     np.testing.assert_array_equal(Runner(packed).predict(samples), expected)
+
+
+@pytest.mark.parametrize("policy", ["w8a8", "w4a4", "w3a5", "w2a2"])
+@pytest.mark.parametrize("profile", profiles.PROFILES)
+def test_the_simulator_reproduces_every_profile(
+    artifact: Artifact, profile: str, policy: str
+) -> None:
+    content = ModelBuilder(artifact).build(
+        artifact.space.named(policy), profile=profile
+    )
+    samples = samples_for("conv")
+    outcome = verify(content, samples)
+    assert outcome.runtime_share == 0.0
+    assert outcome.agreement == 1.0
+    assert outcome.first_runtime_difference is None
+    assert len(outcome.layers) >= 9  # the input and each layer
+    last = int(load_model(content).subgraphs[0].outputs[0])
+    np.testing.assert_array_equal(
+        run_all_tensors(content, samples)[last],
+        Runner(content).predict(samples, batch_size=len(samples)),
+    )
 
 
 def test_litert_packs_pointwise_and_dense_kernels_where_xnnpack_can(

@@ -8,9 +8,10 @@ from nets import build_net, samples_for
 
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model
-from matar_tf.tflite import simulator
+from matar_tf.tflite import _rounding, simulator
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.verify import run_all_tensors
 
 
 def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
@@ -57,7 +58,7 @@ def test_builtin_kernels_are_reproduced_tensor_for_tensor(
 
 @pytest.mark.parametrize("num_channels", [6, 16, 20])
 @pytest.mark.parametrize("policy", ["w8a8", "w8a5", "w4a4"])
-def test_builtin_mean_of_whole_and_broken_blocks_of_channels(
+def test_mean_of_whole_and_broken_blocks_of_channels(
     num_channels: int, policy: str
 ) -> None:
     keras.utils.set_random_seed(0)
@@ -65,40 +66,42 @@ def test_builtin_mean_of_whole_and_broken_blocks_of_channels(
     x = keras.layers.Conv2D(num_channels, 3, padding="same")(inputs)
     x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
     model = quantize_model(keras.Model(inputs, keras.layers.Conv2D(4, 1)(x)))
-    samples = np.random.default_rng(0).normal(size=(64, 6, 7, 3)).astype(np.float32)
-    calibrate(model, samples)
+    samples = np.random.default_rng(0).normal(size=(512, 6, 7, 3)).astype(np.float32)
+    calibrate(model, samples[:64])
     artifact = package(model, include_network=False)
     content = ModelBuilder(artifact).build(artifact.space.named(policy))
     parsed = load_model(content)
     operators = parsed.subgraphs[0].operators
     (mean,) = [one for one in operators if op_name(parsed, one) == "MEAN"]
-    simulated = simulator.simulate_tensors(content, samples, kernels="builtin")
-    expected = run_builtin(content, samples)[int(mean.outputs[0])]
-    np.testing.assert_array_equal(simulated[int(mean.outputs[0])], expected)
+    output = int(mean.outputs[0])
+    for kernels, run in (("builtin", run_builtin), ("xnnpack", run_all_tensors)):
+        simulated = simulator.simulate_tensors(content, samples, kernels=kernels)
+        expected = run(content, samples)[output]
+        np.testing.assert_array_equal(simulated[output], expected, err_msg=kernels)
 
 
 class TestRounding:
     def test_gemmlowp_rounds_halves_away_from_zero(self) -> None:
         acc = np.array([2, 6, -2, -6])
-        factor = simulator._quantized_multiplier(np.array([0.25]))
-        away = simulator._multiply_away_from_zero(acc, *factor)
+        factor = _rounding.quantized_multiplier(np.array([0.25]))
+        away = _rounding.multiply_away_from_zero(acc, *factor)
         np.testing.assert_array_equal(away, [1, 2, -1, -2])
-        up = simulator._multiply_twice_rounded(acc, *factor)
+        up = _rounding.multiply_twice_rounded(acc, *factor)
         np.testing.assert_array_equal(up, [1, 2, 0, -1])
 
     def test_xnnpack_rounds_halves_to_even(self) -> None:
         acc = np.array([1, 3, 5, -1, -3, 7])
         half = np.array([0.5], np.float32)
-        rounded = simulator._requantize(acc, half, "xnnpack")
+        rounded = _rounding.requantize(acc, half, "xnnpack")
         np.testing.assert_array_equal(rounded, [0, 2, 2, 0, -2, 4])
 
     def test_builtin_rounds_halves_up(self) -> None:
         acc = np.array([1, 3, 5, -1, -3, 7])
-        rounded = simulator._requantize(acc, np.array([0.5]), "builtin")
+        rounded = _rounding.requantize(acc, np.array([0.5]), "builtin")
         np.testing.assert_array_equal(rounded, [1, 2, 3, 0, -1, 4])
 
     def test_fixed_point_multipliers_are_those_of_the_specification(self) -> None:
-        multiplier, shift = simulator._quantized_multiplier(np.array([0.25, 1.0, 3.0]))
+        multiplier, shift = _rounding.quantized_multiplier(np.array([0.25, 1.0, 3.0]))
         np.testing.assert_array_equal(multiplier, [2**30, 2**30, 3 * 2**29])
         np.testing.assert_array_equal(shift, [-1, 1, 2])
 

@@ -24,6 +24,7 @@ from matar_tf.errors import SearchError
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 from tools.common import command_line
 
@@ -496,8 +497,50 @@ class TestExport:
         assert call("export", **values, policy="w3a3", **checks) == 0
         printed = capsys.readouterr().out
         assert "differ on 0.0000% of outputs" in printed
-        assert "conv_relu: " in printed
+        assert "  conv_relu  " in printed
+        assert "First layer on which runtime and simulator differ: none." in printed
         assert "First layer that differs from Keras: " in printed
+
+    @pytest.mark.parametrize("profile", ["packed-float", "packed-portable"])
+    def test_verifies_packed_files(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        profile: str,
+    ) -> None:
+        values = {
+            "artifact": str(files / "net.matar"),
+            "output": str(tmp_path / "x.tflite"),
+            "data": str(files / "data.npz"),
+        }
+        checks = {"profile": profile, "verify": True}
+        assert call("export", **values, policy="w2a4", **checks) == 0
+        assert "simulator differ: none." in capsys.readouterr().out
+
+    def test_a_file_says_whom_it_is_for_and_how_good_it_is(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "x.tflite"
+        values = {
+            "artifact": str(files / "net.matar"),
+            "output": str(path),
+            "data": str(files / "data.npz"),
+            "verify": True,
+        }
+        target = {"target": "cortex_m7"}
+        line = fails(capsys, "export", **values, **target, policy="w4a4")
+        assert "cortex_m7" in line
+        assert not path.exists()
+        assert call("export", **values, **target, policy="w8a8") == 0
+        capsys.readouterr()
+        metadata = read_metadata(path.read_bytes())
+        assert metadata["target"] == "cortex_m7"
+        with np.load(files / "data.npz") as stored:
+            outputs = Runner(path.read_bytes()).predict(stored["x_test"])
+            right = float(np.mean(outputs.argmax(axis=-1) == stored["y_test"]))
+            assert metadata["num_samples"] == len(stored["y_test"])
+        assert metadata["metrics"]["accuracy"] == right
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -32,7 +32,10 @@ _OP_NAMES = {
     for name, code in vars(schema.BuiltinOperator).items()
     if isinstance(code, int)
 }
+_PACKED_BITS = {schema.TensorType.INT2: 2, schema.TensorType.INT4: 4}
 _DTYPES = {
+    schema.TensorType.INT2: np.int8,
+    schema.TensorType.INT4: np.int8,
     schema.TensorType.INT8: np.int8,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.FLOAT32: np.float32,
@@ -86,12 +89,26 @@ def find_operator_code(model: Any, name: str, version: int) -> int:
 
 
 def tensor_array(model: Any, tensor: Any) -> np.ndarray | None:
-    """Returns the constant values of a tensor, or None for a computed one."""
+    """Returns the constant values of a tensor, or None for a computed one.
+
+    Packed kernels come as int8.
+    """
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
         return None
-    values = np.asarray(data, np.uint8).view(_DTYPES[tensor.type])
-    return values.reshape(tensor.shape)
+    stored = np.asarray(data, np.uint8)
+    if tensor.type in _PACKED_BITS:
+        stored = _unpack(stored, _PACKED_BITS[tensor.type])
+        stored = stored[: int(np.prod(tensor.shape))]
+    return stored.view(_DTYPES[tensor.type]).reshape(tensor.shape)
+
+
+def _unpack(stored: np.ndarray, bits: int) -> np.ndarray:
+    """Returns signed numbers, the first in the lowest bits of a byte, as bytes."""
+    places = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = (stored[:, None] >> places).reshape(-1).astype(np.uint8)
+    unused = np.uint8(8 - bits)
+    return ((codes << unused).view(np.int8) >> unused.view(np.int8)).view(np.uint8)
 
 
 def set_buffer(model: Any, tensor: Any, values: np.ndarray) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "argmax_agreement",
     "cross_entropy",
     "ends_in_softmax",
+    "evaluate_file",
     "get_metrics",
     "measure_latency_ms",
     "negative_log_likelihood",
@@ -136,6 +137,19 @@ def ends_in_softmax(content: bytes) -> bool:
 def argmax_agreement(outputs: np.ndarray, reference: np.ndarray) -> float:
     """Returns the share of samples with the same largest output in both."""
     return float(np.mean(outputs.argmax(axis=-1) == reference.argmax(axis=-1)))
+
+
+def evaluate_file(
+    content: bytes,
+    samples: np.ndarray,
+    labels: np.ndarray,
+    *,
+    metrics: Iterable[str] = METRIC_NAMES,
+) -> dict[str, float]:
+    """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
+    functions = get_metrics(metrics, probabilities=ends_in_softmax(content))
+    outputs = Runner(content).predict(samples)
+    return {name: float(metric(outputs, labels)) for name, metric in functions.items()}
 
 
 class PolicyEvaluator:

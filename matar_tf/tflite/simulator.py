@@ -1,9 +1,11 @@
 """The integer graph in NumPy: an oracle that shares no code with any runtime.
 
-Two ways of requantizing an accumulator are reproduced. XNNPACK multiplies by a float32
-scale and rounds halves to even; the builtin kernels of TFLite multiply by a 31-bit
-fixed-point number and round twice. Sums of two tensors, and the builtin mean over the
-pixels, follow each kernel's own fixed-point recipe.
+Both ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
+tensors, and the builtin mean over the pixels, follow each kernel's own fixed-point
+recipe. Convolutions with INT4 kernels run on the builtin kernels, whatever the others
+run on: XNNPACK takes none. Float convolutions between packed kernels are summed in
+double precision, so that a level may differ where a sum lies within the runtime's
+float32 rounding of a half.
 
 Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 ``kernels/internal/common.h`` and ``kernels/internal/reference/integer_ops``.
@@ -18,6 +20,12 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
+from matar_tf.tflite._rounding import (
+    multiply_away_from_zero,
+    multiply_twice_rounded,
+    quantized_multiplier,
+    requantize,
+)
 from matar_tf.tflite._schema import load_model, op_name, schema, tensor_array
 
 __all__ = ["KERNELS", "simulate", "simulate_tensors"]
@@ -57,9 +65,17 @@ def simulate_tensors(
                 f"The simulator does not know the operator {name}. Known: "
                 f"{sorted(_OPERATIONS)}."
             )
-        site = _Site(model, operator, values, kernels)
+        site = _Site(model, operator, values, _kernels_of(model, operator, kernels))
         values[int(operator.outputs[0])] = _OPERATIONS[name](site)
     return values
+
+
+def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
+    convolves = op_name(model, operator) in ("CONV_2D", "DEPTHWISE_CONV_2D")
+    if not convolves:
+        return kernels
+    kernel = model.subgraphs[0].tensors[operator.inputs[1]]
+    return "builtin" if kernel.type == schema.TensorType.INT4 else kernels
 
 
 class _Site:
@@ -95,6 +111,12 @@ class _Site:
             value = self.constant(position)
         return np.asarray(value, np.int32) - _zero_point(self.tensor(position))
 
+    def operand(self, position: int) -> np.ndarray:
+        """Returns an input as it is multiplied: its levels, or double precision."""
+        if self.tensor(position).type == schema.TensorType.FLOAT32:
+            return np.asarray(self.inputs[position], np.float64)
+        return self.levels(position)
+
     def limits(self) -> tuple[int, int]:
         """Returns the int8 range of the output under its fused activation."""
         scale, zero_point = _scale(self.out)[0], _zero_point(self.out)
@@ -121,52 +143,6 @@ def _saturate(levels: np.ndarray, site: _Site) -> np.ndarray:
     return np.clip(levels + _zero_point(site.out), low, high).astype(np.int8)
 
 
-def _quantized_multiplier(real: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns 31-bit multipliers and left shifts: ``real = m * 2**(shift - 31)``."""
-    fraction, exponent = np.frexp(np.asarray(real, np.float64))
-    multiplier = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
-    overflow = multiplier == 2**31
-    multiplier = np.where(overflow, multiplier // 2, multiplier)
-    return multiplier, exponent + overflow
-
-
-def _multiply_twice_rounded(
-    x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray
-) -> np.ndarray:
-    """A rounding doubling high multiply, then a rounding right shift; halves up.
-
-    The x86 kernels (ruy) round halves up in both places. The reference code of
-    gemmlowp rounds them away from zero, which differs for negative accumulators.
-    """
-    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    high = ((x.astype(np.int64) << left) * multiplier + 2**30) >> 31
-    return (high + ((np.int64(1) << right) >> 1)) >> right
-
-
-def _multiply_away_from_zero(
-    x: np.ndarray, multiplier: np.ndarray, shift: np.ndarray
-) -> np.ndarray:
-    """As `_multiply_twice_rounded`, but by the reference code of gemmlowp.
-
-    The shift rounds halves away from zero, the multiply rounds them up.
-    """
-    left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    product = (x.astype(np.int64) << left) * multiplier
-    nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
-    high = np.sign(nudged) * (np.abs(nudged) >> 31)
-    half = (np.int64(1) << right) >> 1
-    return np.sign(high) * ((np.abs(high) + half) >> right)
-
-
-def _requantize(acc: np.ndarray, real: np.ndarray, kernels: str) -> np.ndarray:
-    """Returns ``round(acc * real)`` as the kernels round it; `real` per channel."""
-    if kernels == "xnnpack":
-        scaled = acc.astype(np.float32) * real.astype(np.float32)
-        return np.rint(np.clip(scaled, -1e6, 1e6)).astype(np.int32)
-    multiplier, shift = _quantized_multiplier(real)
-    return _multiply_twice_rounded(acc, multiplier, shift).astype(np.int32)
-
-
 def _accumulator_scale(site: _Site) -> np.ndarray:
     product = _scale(site.tensor(0)) * _scale(site.tensor(1))
     if site.kernels == "builtin":
@@ -179,7 +155,16 @@ def _finish(site: _Site, acc: np.ndarray) -> np.ndarray:
     bias = site.constant(2)
     if bias is not None:
         acc = acc + bias
-    return _saturate(_requantize(acc, _accumulator_scale(site), site.kernels), site)
+    if site.out.type == schema.TensorType.FLOAT32:
+        return _activate(acc.astype(np.float32), site.options)
+    return _saturate(requantize(acc, _accumulator_scale(site), site.kernels), site)
+
+
+def _activate(values: np.ndarray, options: Any) -> np.ndarray:
+    kinds, kind = schema.ActivationFunctionType, options.fusedActivationFunction
+    if kind == kinds.NONE:
+        return values
+    return np.clip(values, 0.0, 6.0 if kind == kinds.RELU6 else None)
 
 
 def _windows(
@@ -191,7 +176,7 @@ def _windows(
       Levels ``[n, oh, ow, kh, kw, c]``, padding filled, and which of a window's places
       are inside the input, ``[oh, ow, kh, kw]``.
     """
-    x = site.levels()
+    x = site.operand(0)
     strides = (site.options.strideH, site.options.strideW)
     dilations = (
         getattr(site.options, "dilationHFactor", 1),
@@ -220,7 +205,7 @@ def _windows(
 
 
 def _conv(site: _Site) -> np.ndarray:
-    kernel = np.asarray(site.constant(1), np.int32)
+    kernel = site.operand(1)
     windows, _ = _windows(site, (kernel.shape[1], kernel.shape[2]), 0)
     groups = site.x.shape[-1] // kernel.shape[3]
     parts = [
@@ -235,15 +220,15 @@ def _conv(site: _Site) -> np.ndarray:
 
 
 def _depthwise(site: _Site) -> np.ndarray:
-    kernel = np.asarray(site.constant(1), np.int32)[0]
+    kernel = site.operand(1)[0]
     windows, _ = _windows(site, (kernel.shape[0], kernel.shape[1]), 0)
     windows = np.repeat(windows, kernel.shape[2] // windows.shape[-1], axis=-1)
     return _finish(site, np.einsum("nhwijc,ijc->nhwc", windows, kernel))
 
 
 def _dense(site: _Site) -> np.ndarray:
-    kernel = np.asarray(site.constant(1), np.int32)
-    x = site.levels()
+    kernel = site.operand(1)
+    x = site.operand(0)
     if not site.options.keepNumDims:
         x = x.reshape(len(site.x), -1, kernel.shape[1]).squeeze(1)
     return _finish(site, x @ kernel.T)
@@ -261,13 +246,13 @@ def _add(site: _Site) -> np.ndarray:
         return _saturate(((acc + (1 << (shift - 1))) >> shift).astype(np.int32), site)
     twice = 2.0 * max(float(scale_a), float(scale_b))
     parts = [
-        _multiply_twice_rounded(
-            x.astype(np.int64) << 20, *_quantized_multiplier(np.float64(one) / twice)
+        multiply_twice_rounded(
+            x.astype(np.int64) << 20, *quantized_multiplier(np.float64(one) / twice)
         )
         for x, one in ((a, scale_a), (b, scale_b))
     ]
-    final = _quantized_multiplier(np.float64(twice / ((1 << 20) * float(scale))))
-    return _saturate(_multiply_twice_rounded(parts[0] + parts[1], *final), site)
+    final = quantized_multiplier(np.float64(twice / ((1 << 20) * float(scale))))
+    return _saturate(multiply_twice_rounded(parts[0] + parts[1], *final), site)
 
 
 def _average_pool(site: _Site) -> np.ndarray:
@@ -298,13 +283,17 @@ def _mean(site: _Site) -> np.ndarray:
     keep = bool(site.options.keepDims)
     acc = site.levels().sum(axis=axes, keepdims=keep)
     if site.kernels == "xnnpack":
+        # This kernel sums stored integers and rounds with the zero points added.
         real = _scale(site.tensor(0)) / _scale(site.out) / np.float32(count)
-        return _saturate(_requantize(acc, real, site.kernels), site)
+        part_of_zero = np.float32(_zero_point(site.tensor(0)) * count) * real
+        total = site.x.sum(axis=axes, keepdims=keep, dtype=np.int32).astype(np.float32)
+        stored = total * real + (np.float32(_zero_point(site.out)) - part_of_zero)
+        return np.clip(np.rint(stored), *site.limits()).astype(np.int8)
     if keep and site.x.ndim == 4 and set(axes) == {1, 2}:
         return _builtin_spatial_mean(site, count)
     ratio = float(_scale(site.tensor(0))[0]) / float(_scale(site.out)[0])
     real = np.array([ratio / count])
-    return _saturate(_requantize(acc, real, site.kernels), site)
+    return _saturate(requantize(acc, real, site.kernels), site)
 
 
 def _builtin_spatial_mean(site: _Site, count: int) -> np.ndarray:
@@ -317,12 +306,12 @@ def _builtin_spatial_mean(site: _Site, count: int) -> np.ndarray:
     shift_of_zero = np.float32(_zero_point(site.tensor(0))) * scale_in / scale_out
     half = np.float32(0.5)
     rounded = int(shift_of_zero + (half if shift_of_zero > 0 else -half))
-    factor = _quantized_multiplier(scale_in / (np.float32(count) * scale_out))
+    factor = quantized_multiplier(scale_in / (np.float32(count) * scale_out))
     acc = site.x.astype(np.int64).sum(axis=(1, 2), keepdims=True)
     num_in_blocks = acc.shape[-1] // 16 * 16
     parts = (
-        _multiply_twice_rounded(acc[..., :num_in_blocks], *factor),
-        _multiply_away_from_zero(acc[..., num_in_blocks:], *factor),
+        multiply_twice_rounded(acc[..., :num_in_blocks], *factor),
+        multiply_away_from_zero(acc[..., num_in_blocks:], *factor),
     )
     return _saturate(np.concatenate(parts, axis=-1) - rounded, site)
 
@@ -336,7 +325,7 @@ def _quantize(site: _Site) -> np.ndarray:
     scale = _scale(site.out)[0]
     if site.x.dtype == np.int8:
         ratio = _scale(site.tensor(0)) / scale
-        return _saturate(_requantize(site.levels(), ratio, site.kernels), site)
+        return _saturate(requantize(site.levels(), ratio, site.kernels), site)
     if site.kernels == "xnnpack":
         return _saturate(np.rint(site.x * (np.float32(1.0) / scale)).astype(int), site)
     x = site.x / scale
@@ -344,7 +333,13 @@ def _quantize(site: _Site) -> np.ndarray:
 
 
 def _dequantize(site: _Site) -> np.ndarray:
-    return site.levels().astype(np.float32) * _scale(site.tensor(0))[0]
+    tensor, scale = site.tensor(0), _scale(site.tensor(0))
+    levels = site.levels().astype(np.float32)
+    if len(scale) > 1:
+        shape = [1] * levels.ndim
+        shape[tensor.quantization.quantizedDimension] = -1
+        scale = scale.reshape(shape)
+    return levels * scale
 
 
 def _concatenate(site: _Site) -> np.ndarray:

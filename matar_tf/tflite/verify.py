@@ -11,26 +11,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from matar_tf.tflite._schema import load_model, schema
-from matar_tf.tflite.runtime import Runner
+from matar_tf.tflite._schema import load_model, op_name, schema, write_model
+from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
 
-__all__ = ["LayerDifference", "Verification", "verify"]
+__all__ = ["LayerDifference", "Verification", "run_all_tensors", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerDifference:
-    """How far a tensor of the simulator is from that of the Keras network.
+    """How far the witnesses are apart on one int8 tensor.
 
     Attributes:
-      name: Activation entry of the tensor.
-      share: Share of its elements on another level.
-      max_levels: Largest difference in levels.
+      name: Name of the tensor; its activation entry where the policy has one.
+      operator: Operator that computes it.
+      runtime_share: Share of elements on which runtime and simulator differ.
+      runtime_levels: Largest difference of the two in levels.
+      keras_share: Share of elements on which Keras and simulator differ, or None for
+        a tensor that the Keras network has not.
+      keras_levels: Largest difference of the two in levels, or None.
     """
 
     name: str
-    share: float
-    max_levels: int
+    operator: str
+    runtime_share: float
+    runtime_levels: int
+    keras_share: float | None
+    keras_levels: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +47,23 @@ class Verification:
 
     Attributes:
       runtime_share: Share of outputs on which runtime and simulator differ.
-      layers: Differences from the Keras network in execution order; empty without it.
+      agreement: Share of samples with the same largest output in both.
+      layers: Differences in execution order.
     """
 
     runtime_share: float
+    agreement: float
     layers: tuple[LayerDifference, ...]
 
     @property
-    def first_difference(self) -> LayerDifference | None:
-        """The first layer that differs from the Keras network, or None."""
-        return next((one for one in self.layers if one.share > 0.0), None)
+    def first_runtime_difference(self) -> LayerDifference | None:
+        """The first layer on which runtime and simulator differ, or None."""
+        return next((one for one in self.layers if one.runtime_share), None)
+
+    @property
+    def first_keras_difference(self) -> LayerDifference | None:
+        """The first layer on which Keras and simulator differ, or None."""
+        return next((one for one in self.layers if one.keras_share), None)
 
 
 def verify(
@@ -56,36 +71,75 @@ def verify(
     samples: np.ndarray,
     keras_tensors: Mapping[str, np.ndarray] | None = None,
 ) -> Verification:
-    """Runs a file of an integer profile in LiteRT and in the simulator.
+    """Runs a file in LiteRT and in the simulator, and compares every int8 tensor.
 
     Args:
-      content: The file.
+      content: The file, of any profile.
       samples: Float samples, ``[num_samples, ...]``.
       keras_tensors: Quantized activations of the Keras network for the same samples
         and policy, by activation entry.
 
     Raises:
-      ExportError: If the simulator does not know an operator.
+      ExportError: If the simulator does not know an operator, or LiteRT refuses the
+        file.
     """
-    graph = load_model(content).subgraphs[0]
+    model = load_model(content)
+    graph = model.subgraphs[0]
     simulated = simulate_tensors(content, samples)
-    outputs = Runner(content).predict(samples, batch_size=len(samples))
+    measured = run_all_tensors(content, samples)
     layers: list[LayerDifference] = []
-    for index, values in simulated.items():
+    for operator in graph.operators:
+        index = int(operator.outputs[0])
         tensor = graph.tensors[index]
-        name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
-        expected = (keras_tensors or {}).get(name)
-        if expected is None or tensor.type != schema.TensorType.INT8:
+        if tensor.type != schema.TensorType.INT8:
             continue
-        scale = float(tensor.quantization.scale[0])
-        levels = values.astype(np.int32) - int(tensor.quantization.zeroPoint[0])
-        off = np.abs(np.rint(expected / scale).reshape(levels.shape) - levels)
+        name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
+        levels = simulated[index].astype(np.int32)
+        off = np.abs(measured[index].astype(np.int32) - levels)
+        keras_off = None
+        if keras_tensors is not None and name in keras_tensors:
+            expected = keras_tensors[name] / float(tensor.quantization.scale[0])
+            levels = levels - int(tensor.quantization.zeroPoint[0])
+            keras_off = np.abs(np.rint(expected).reshape(levels.shape) - levels)
         layers.append(
             LayerDifference(
-                name=name, share=float((off > 0).mean()), max_levels=int(off.max())
+                name=name,
+                operator=op_name(model, operator),
+                runtime_share=float((off > 0).mean()),
+                runtime_levels=int(off.max()),
+                keras_share=None
+                if keras_off is None
+                else float((keras_off > 0).mean()),
+                keras_levels=None if keras_off is None else int(keras_off.max()),
             )
         )
-    last = simulated[int(graph.outputs[0])]
+    last = int(graph.outputs[0])
     return Verification(
-        runtime_share=float(np.mean(last != outputs)), layers=tuple(layers)
+        runtime_share=float(np.mean(simulated[last] != measured[last])),
+        agreement=argmax_agreement(measured[last], simulated[last]),
+        layers=tuple(layers),
     )
+
+
+def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
+    """Returns the int8 tensors and the output of a file in LiteRT, by tensor index.
+
+    A delegate keeps its tensors to itself; so each is made an output of the file.
+
+    Raises:
+      ExportError: If LiteRT refuses the file.
+    """
+    model = load_model(content)
+    graph = model.subgraphs[0]
+    made = [int(operator.outputs[0]) for operator in graph.operators]
+    int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
+    computed = sorted({*int8, int(graph.outputs[0])})
+    graph.outputs = np.array(computed, np.int32)
+    model.signatureDefs = None
+    interpreter = make_interpreter(write_model(model), "litert", 1)
+    index = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(index, samples.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(index, np.ascontiguousarray(samples, np.float32))
+    interpreter.invoke()
+    return {one: interpreter.get_tensor(one) for one in computed}

@@ -1,0 +1,92 @@
+"""What the three witnesses say of one file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from nets import build_net, samples_for
+
+from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.tflite._schema import load_model, schema, tensor_array
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.verify import (
+    LayerDifference,
+    Verification,
+    run_all_tensors,
+    verify,
+)
+
+
+def layer(name: str, runtime: float, keras: float | None) -> LayerDifference:
+    return LayerDifference(
+        name=name,
+        operator="CONV_2D",
+        runtime_share=runtime,
+        runtime_levels=int(runtime > 0),
+        keras_share=keras,
+        keras_levels=None if keras is None else int(keras > 0),
+    )
+
+
+def test_the_first_difference_is_the_earliest_of_its_kind() -> None:
+    layers = (
+        layer("a", 0.0, 0.0),
+        layer("b", 0.0, None),
+        layer("c", 0.0, 0.1),
+        layer("d", 0.2, 0.3),
+        layer("e", 0.9, 0.9),
+    )
+    outcome = Verification(runtime_share=0.9, agreement=0.5, layers=layers)
+    assert outcome.first_keras_difference == layers[2]
+    assert outcome.first_runtime_difference == layers[3]
+    alone = Verification(runtime_share=0.0, agreement=1.0, layers=layers[:2])
+    assert alone.first_keras_difference is None
+    assert alone.first_runtime_difference is None
+
+
+def test_a_level_that_keras_has_elsewhere_is_found() -> None:
+    model = quantize_model(build_net("residual_bn"))
+    samples = samples_for("residual_bn")
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
+    names = [one.name for one in verify(content, samples).layers]
+    tensors = load_model(content).subgraphs[0].tensors
+    stored = {one.name.decode(): one for one in tensors if one.name}
+    name = next(one for one in names[2:] if one in artifact.space.activations)
+    quantization = stored[name].quantization
+    step, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+    # Keras as this file would have it, but 3 levels more in one element.
+    index = [one.name for one in tensors].index(stored[name].name)
+    levels = run_all_tensors(content, samples)[index].astype(int) - zero_point
+    same = {name: levels * step}
+    assert verify(content, samples, same).first_keras_difference is None
+    levels.flat[7] += 3
+    found = verify(content, samples, {name: levels * step}).first_keras_difference
+    assert found is not None
+    assert (found.name, found.keras_levels) == (name, 3)
+    assert found.keras_share == pytest.approx(1 / levels.size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "values"),
+    [
+        # 0x21: low half 1, high half 2; 0xF8: low half -8, high half -1
+        (schema.TensorType.INT4, [0x21, 0xF8], [1, 2, -8, -1]),
+        (schema.TensorType.INT4, [0x07], [7]),  # an odd number: a half is unused
+        # pairs of bits from the lowest: 00, 01, 10, 11
+        (schema.TensorType.INT2, [0b11_10_01_00], [0, 1, -2, -1]),
+        (schema.TensorType.INT8, [0x80, 0x7F], [-128, 127]),
+    ],
+)
+def test_packed_constants_come_as_int8(
+    kind: int, stored: list[int], values: list[int]
+) -> None:
+    model, tensor, buffer = schema.ModelT(), schema.TensorT(), schema.BufferT()
+    buffer.data = np.array(stored, np.uint8)
+    model.buffers, tensor.buffer = [buffer], 0
+    tensor.type, tensor.shape = kind, np.array([len(values)], np.int32)
+    found = tensor_array(model, tensor)
+    assert found is not None
+    assert found.dtype == np.int8
+    assert found.tolist() == values
