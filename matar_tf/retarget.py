@@ -27,7 +27,7 @@ from typing import Any, Final
 from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
-from matar_tf.errors import DataError, SearchError
+from matar_tf.errors import DataError, SearchError, did_you_mean
 from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.report import (
@@ -57,8 +57,11 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.export import Reference, export_model, write_atomically
 from matar_tf.tflite.latency import LatencyCache
+from matar_tf.tflite.ray_evaluate import RayEvaluator
 
-__all__ = ["RunSettings", "check_data", "prepare_output", "retarget"]
+__all__ = ["EXECUTORS", "RunSettings", "check_data", "prepare_output", "retarget"]
+
+EXECUTORS: Final = ("local", "ray")
 
 _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
@@ -87,6 +90,9 @@ class RunSettings:
         report on; 0 to search and report on all.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
+      executor: Where these are: ``local``, on this machine, or ``ray``, on a cluster;
+        the fronts do not depend on it.
+      ray_address: Address of the cluster; see `matar_tf.tflite.ray_evaluate`.
       store: Evaluation store to read and extend, shared with other runs; None for one
         of this run alone, in its output folder. The fronts do not depend on it.
       command: How the run was started, for the record.
@@ -102,10 +108,24 @@ class RunSettings:
     holdout: float = 0.0
     profile: str = "int8"
     num_jobs: int = 1
+    executor: str = "local"
+    ray_address: str | None = None
     store: Path | None = None
     command: str = ""
     created: str = field(default_factory=_now)
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise SearchError(
+                f"Unknown executor {self.executor!r}. "
+                f"{did_you_mean(self.executor, EXECUTORS)}"
+            )
+        if self.ray_address is not None and self.executor != "ray":
+            raise SearchError(
+                f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
+                f"got {self.executor!r}; choose ray, or leave the address out."
+            )
 
 
 def retarget(
@@ -161,7 +181,7 @@ def retarget(
     results: list[SearchResult] = []
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
-        ParallelEvaluator(make_evaluator(searched), settings.num_jobs) as evaluate_many,
+        _executor(make_evaluator(searched), settings) as evaluate_many,
     ):
         for target, space in zip(targets, spaces, strict=True):
             costs = PolicyCosts(artifact, target)
@@ -319,6 +339,14 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected labels in 0..{num_classes - 1} for this network, got "
             f"{low}..{high} in {data.name!r}."
         )
+
+
+def _executor(
+    make_evaluator: Callable[[], PolicyEvaluator], settings: RunSettings
+) -> ParallelEvaluator | RayEvaluator:
+    if settings.executor == "ray":
+        return RayEvaluator(make_evaluator, settings.num_jobs, settings.ray_address)
+    return ParallelEvaluator(make_evaluator, settings.num_jobs)
 
 
 def _on_held_out(

@@ -101,6 +101,18 @@ _OVERSAMPLING = flags.DEFINE_integer(
     lower_bound=1,
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "local",
+    ["local", "ray"],
+    "Where these are: on this machine, or on a Ray cluster.",
+)
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "Address of the cluster (host:port), for --executor=ray; default: $RAY_ADDRESS, "
+    "else the one that 'ray start' started here, else one of this run alone.",
+)
 _STORE = flags.DEFINE_string(
     "store",
     None,
@@ -167,6 +179,8 @@ def main(argv: Sequence[str]) -> int:
         holdout=_HOLDOUT.value,
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
+        executor=_EXECUTOR.value,
+        ray_address=_RAY_ADDRESS.value,
         store=None if _STORE.value is None else Path(_STORE.value),
         command=command_line(),
     )
