@@ -43,6 +43,7 @@ from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
+    check_request,
     fix_entries,
     follow_up,
     search,
@@ -59,7 +60,14 @@ from matar_tf.tflite.export import Reference, export_model, write_atomically
 from matar_tf.tflite.latency import LatencyCache
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 
-__all__ = ["EXECUTORS", "RunSettings", "check_data", "prepare_output", "retarget"]
+__all__ = [
+    "EXECUTORS",
+    "RunSettings",
+    "check_data",
+    "check_settings",
+    "prepare_output",
+    "retarget",
+]
 
 EXECUTORS: Final = ("local", "ray")
 
@@ -157,9 +165,8 @@ def retarget(
     """
     check_data(artifact, data)
     output = Path(output)
-    space = fix_entries(artifact.space, settings.fixed)
-    # A target that cannot run the network ends the run before anything is measured.
-    spaces = [legal_space(space, artifact.workload, one) for one in targets]
+    # What cannot be done ends the run before anything is measured.
+    problems = _problems(artifact, targets, settings)
     searched = data
     if settings.holdout:
         searched, data = split_data(data, settings.holdout, settings.options.seed)
@@ -174,7 +181,6 @@ def retarget(
             metrics=settings.metrics,
         )
 
-    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     options = settings.options
     held_out = make_evaluator(data)() if settings.holdout else None
     memory: dict[Policy, Mapping[str, float]] = {}
@@ -183,22 +189,15 @@ def retarget(
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
         _executor(make_evaluator(searched), settings) as evaluate_many,
     ):
-        for target, space in zip(targets, spaces, strict=True):
-            costs = PolicyCosts(artifact, target)
-            problem = SearchProblem(
-                target=target.name,
-                space=space,
-                costs=costs,
-                violations=functools.partial(_violations, artifact, target),
-                seeds=settings.starts,
-                metric_names=metric_names,
-            )
+        for target, (problem, versions) in zip(targets, problems, strict=True):
             result = search(
                 problem,
                 evaluate_many,
-                options=_follow_up(settings, space, memory) if results else options,
+                options=(
+                    _follow_up(settings, problem.space, memory) if results else options
+                ),
                 provenance=replace(
-                    provenance, versions={**provenance.versions, **costs.versions}
+                    provenance, versions={**provenance.versions, **versions}
                 ),
                 store=store,
                 memory=memory,
@@ -317,6 +316,39 @@ def prepare_output(
     content = json.dumps(document, indent=1) + "\n"
     write_atomically(output / _RUN_FILE, content.encode())
     return message
+
+
+def check_settings(
+    artifact: Artifact, targets: Sequence[Target], settings: RunSettings
+) -> None:
+    """Checks that targets can run the network and know what is asked for.
+
+    Raises:
+      MatarError: If not.
+    """
+    _problems(artifact, targets, settings)
+
+
+def _problems(
+    artifact: Artifact, targets: Sequence[Target], settings: RunSettings
+) -> list[tuple[SearchProblem, Mapping[str, str]]]:
+    """Returns what is searched for each target, and the versions of its tools."""
+    space = fix_entries(artifact.space, settings.fixed)
+    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
+    problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
+    for target in targets:
+        costs = PolicyCosts(artifact, target)
+        problem = SearchProblem(
+            target=target.name,
+            space=legal_space(space, artifact.workload, target),
+            costs=costs,
+            violations=functools.partial(_violations, artifact, target),
+            seeds=settings.starts,
+            metric_names=metric_names,
+        )
+        check_request(problem, settings.options)
+        problems.append((problem, costs.versions))
+    return problems
 
 
 def check_data(artifact: Artifact, data: Data) -> None:

@@ -145,7 +145,13 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.data import load_data
     from matar_tf.report import to_text
     from matar_tf.results import Objective
-    from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
+    from matar_tf.retarget import (
+        RunSettings,
+        check_data,
+        check_settings,
+        prepare_output,
+        retarget,
+    )
     from matar_tf.search import Limit, SearchOptions
     from matar_tf.targets import load_target
 
@@ -184,6 +190,7 @@ def main(argv: Sequence[str]) -> int:
         store=None if _STORE.value is None else Path(_STORE.value),
         command=command_line(),
     )
+    check_settings(artifact, targets, settings)
     reference = None
     has_network = "network.json" in artifact.extras
     has_tensorflow = importlib.util.find_spec("tensorflow") is not None
