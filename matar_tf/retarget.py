@@ -27,7 +27,7 @@ from typing import Any, Final
 from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts, cost_matrix
 from matar_tf.data import Data
-from matar_tf.errors import DataError, SearchError
+from matar_tf.errors import DataError, SearchError, did_you_mean
 from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.report import (
@@ -43,6 +43,7 @@ from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
+    check_request,
     fix_entries,
     follow_up,
     search,
@@ -57,8 +58,18 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.export import Reference, export_model, write_atomically
 from matar_tf.tflite.latency import LatencyCache
+from matar_tf.tflite.ray_evaluate import RayEvaluator
 
-__all__ = ["RunSettings", "check_data", "prepare_output", "retarget"]
+__all__ = [
+    "EXECUTORS",
+    "RunSettings",
+    "check_data",
+    "check_settings",
+    "prepare_output",
+    "retarget",
+]
+
+EXECUTORS: Final = ("local", "ray")
 
 _RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
@@ -87,6 +98,9 @@ class RunSettings:
         report on; 0 to search and report on all.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
+      executor: Where these are: ``local``, on this machine, or ``ray``, on a cluster;
+        the fronts do not depend on it.
+      ray_address: Address of the cluster; see `matar_tf.tflite.ray_evaluate`.
       store: Evaluation store to read and extend, shared with other runs; None for one
         of this run alone, in its output folder. The fronts do not depend on it.
       command: How the run was started, for the record.
@@ -102,10 +116,24 @@ class RunSettings:
     holdout: float = 0.0
     profile: str = "int8"
     num_jobs: int = 1
+    executor: str = "local"
+    ray_address: str | None = None
     store: Path | None = None
     command: str = ""
     created: str = field(default_factory=_now)
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise SearchError(
+                f"Unknown executor {self.executor!r}. "
+                f"{did_you_mean(self.executor, EXECUTORS)}"
+            )
+        if self.ray_address is not None and self.executor != "ray":
+            raise SearchError(
+                f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
+                f"got {self.executor!r}; choose ray, or leave the address out."
+            )
 
 
 def retarget(
@@ -137,9 +165,8 @@ def retarget(
     """
     check_data(artifact, data)
     output = Path(output)
-    space = fix_entries(artifact.space, settings.fixed)
-    # A target that cannot run the network ends the run before anything is measured.
-    spaces = [legal_space(space, artifact.workload, one) for one in targets]
+    # What cannot be done ends the run before anything is measured.
+    problems = _problems(artifact, targets, settings)
     searched = data
     if settings.holdout:
         searched, data = split_data(data, settings.holdout, settings.options.seed)
@@ -154,31 +181,23 @@ def retarget(
             metrics=settings.metrics,
         )
 
-    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     options = settings.options
     held_out = make_evaluator(data)() if settings.holdout else None
     memory: dict[Policy, Mapping[str, float]] = {}
     results: list[SearchResult] = []
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
-        ParallelEvaluator(make_evaluator(searched), settings.num_jobs) as evaluate_many,
+        _executor(make_evaluator(searched), settings) as evaluate_many,
     ):
-        for target, space in zip(targets, spaces, strict=True):
-            costs = PolicyCosts(artifact, target)
-            problem = SearchProblem(
-                target=target.name,
-                space=space,
-                costs=costs,
-                violations=functools.partial(_violations, artifact, target),
-                seeds=settings.starts,
-                metric_names=metric_names,
-            )
+        for target, (problem, versions) in zip(targets, problems, strict=True):
             result = search(
                 problem,
                 evaluate_many,
-                options=_follow_up(settings, space, memory) if results else options,
+                options=(
+                    _follow_up(settings, problem.space, memory) if results else options
+                ),
                 provenance=replace(
-                    provenance, versions={**provenance.versions, **costs.versions}
+                    provenance, versions={**provenance.versions, **versions}
                 ),
                 store=store,
                 memory=memory,
@@ -299,6 +318,39 @@ def prepare_output(
     return message
 
 
+def check_settings(
+    artifact: Artifact, targets: Sequence[Target], settings: RunSettings
+) -> None:
+    """Checks that targets can run the network and know what is asked for.
+
+    Raises:
+      MatarError: If not.
+    """
+    _problems(artifact, targets, settings)
+
+
+def _problems(
+    artifact: Artifact, targets: Sequence[Target], settings: RunSettings
+) -> list[tuple[SearchProblem, Mapping[str, str]]]:
+    """Returns what is searched for each target, and the versions of its tools."""
+    space = fix_entries(artifact.space, settings.fixed)
+    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
+    problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
+    for target in targets:
+        costs = PolicyCosts(artifact, target)
+        problem = SearchProblem(
+            target=target.name,
+            space=legal_space(space, artifact.workload, target),
+            costs=costs,
+            violations=functools.partial(_violations, artifact, target),
+            seeds=settings.starts,
+            metric_names=metric_names,
+        )
+        check_request(problem, settings.options)
+        problems.append((problem, costs.versions))
+    return problems
+
+
 def check_data(artifact: Artifact, data: Data) -> None:
     """Checks that samples fit the network and labels fit its outputs.
 
@@ -319,6 +371,14 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected labels in 0..{num_classes - 1} for this network, got "
             f"{low}..{high} in {data.name!r}."
         )
+
+
+def _executor(
+    make_evaluator: Callable[[], PolicyEvaluator], settings: RunSettings
+) -> ParallelEvaluator | RayEvaluator:
+    if settings.executor == "ray":
+        return RayEvaluator(make_evaluator, settings.num_jobs, settings.ray_address)
+    return ParallelEvaluator(make_evaluator, settings.num_jobs)
 
 
 def _on_held_out(

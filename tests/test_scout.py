@@ -119,10 +119,31 @@ class TestSurrogate:
         ranks = [values.argsort().argsort() for values in (predicted, losses[160:])]
         assert np.corrcoef(*ranks)[0, 1] > 0.9
 
+    def test_deviations_are_as_large_as_the_errors(self) -> None:
+        codec = GenomeCodec(toy_space(num_layers=6, widths=ALL))
+        rng, noise = random.Random(0), np.random.default_rng(0)
+        policies = [codec.decode(codec.random_genome(rng)) for _ in range(460)]
+        exact = np.array([toy_metrics(one)["loss"] for one in policies])
+        values = np.stack([exact + noise.normal(0.0, 0.1, 460), 7.0 * exact], axis=1)
+        surrogate = Surrogate(policies[:160], values[:160])
+        errors = values[160:] - surrogate.predict(policies[160:])
+        deviations = surrogate.deviations(policies[160:])
+        assert deviations.shape == (300, 2)
+        spread = np.sqrt(np.mean((errors / deviations) ** 2, axis=0))
+        assert np.all((spread > 0.7) & (spread < 1.4))
+
+    def test_deviations_are_larger_far_from_what_was_measured(self) -> None:
+        near = [Policy(weights={"a": bits}, activations={}) for bits in (6, 7, 8)]
+        far = Policy(weights={"a": 2}, activations={})
+        values = np.array([[1.0], [1.1], [0.9]])
+        found = Surrogate(near, values).deviations([near[1], far])
+        assert found[1, 0] > 1.5 * found[0, 0] > 0.0
+
     def test_a_constant_figure_is_predicted_as_such(self) -> None:
         policies = [Policy(weights={"a": bits}, activations={}) for bits in ALL]
         surrogate = Surrogate(policies, np.full((7, 2), 3.0))
         np.testing.assert_allclose(surrogate.predict(policies), 3.0)
+        assert np.all(surrogate.deviations(policies) > 0.0)
 
 
 class TestGuidedSearch:

@@ -368,6 +368,9 @@ class TestSearch:
             ({"data": "mnist"}, "'digits'"),
             ({"objectives": ["accuracy", "latency"]}, "latency_ms"),
             ({"num_samples": 100_000}, "1 to 200"),
+            ({"max": ["weigth_bytes=40KiB"]}, "Did you mean 'weight_bytes'"),
+            ({"fix": ["weights:nosuch=8"]}, "none that match 'nosuch'"),
+            ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
         ],
     )
     def test_bad_requests_write_nothing(
@@ -381,7 +384,19 @@ class TestSearch:
         output = tmp_path / "run"
         values = arguments(files, output, **changes)
         assert message in fails(capsys, "search", **values)
-        assert not list(output.glob("*/front.json"))
+        assert not output.exists()
+
+    def test_a_bad_request_does_not_cost_the_run_that_it_would_overwrite(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "run"
+        output.mkdir()
+        (output / "run.json").write_text("{}")
+        values = arguments(
+            files, output, overwrite=True, objectives=["accuracy", "latency"]
+        )
+        assert "latency_ms" in fails(capsys, "search", **values)
+        assert (output / "run.json").read_text() == "{}"
 
     def test_samples_of_another_shape(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

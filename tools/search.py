@@ -101,6 +101,18 @@ _OVERSAMPLING = flags.DEFINE_integer(
     lower_bound=1,
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Processes that measure.", lower_bound=1)
+_EXECUTOR = flags.DEFINE_enum(
+    "executor",
+    "local",
+    ["local", "ray"],
+    "Where these are: on this machine, or on a Ray cluster.",
+)
+_RAY_ADDRESS = flags.DEFINE_string(
+    "ray_address",
+    None,
+    "Address of the cluster (host:port), for --executor=ray; default: $RAY_ADDRESS, "
+    "else the one that 'ray start' started here, else one of this run alone.",
+)
 _STORE = flags.DEFINE_string(
     "store",
     None,
@@ -133,7 +145,13 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.data import load_data
     from matar_tf.report import to_text
     from matar_tf.results import Objective
-    from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
+    from matar_tf.retarget import (
+        RunSettings,
+        check_data,
+        check_settings,
+        prepare_output,
+        retarget,
+    )
     from matar_tf.search import Limit, SearchOptions
     from matar_tf.targets import load_target
 
@@ -167,9 +185,12 @@ def main(argv: Sequence[str]) -> int:
         holdout=_HOLDOUT.value,
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
+        executor=_EXECUTOR.value,
+        ray_address=_RAY_ADDRESS.value,
         store=None if _STORE.value is None else Path(_STORE.value),
         command=command_line(),
     )
+    check_settings(artifact, targets, settings)
     reference = None
     has_network = "network.json" in artifact.extras
     has_tensorflow = importlib.util.find_spec("tensorflow") is not None

@@ -16,7 +16,7 @@ from matar_tf.search._ledger import (
 from matar_tf.search._limits import Limit
 from matar_tf.search._options import SearchOptions, follow_up
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
-from matar_tf.search._run import search
+from matar_tf.search._run import check_request, search
 from matar_tf.search._store import EvaluationStore
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Objective",
     "SearchOptions",
     "SearchProblem",
+    "check_request",
     "dominates",
     "evaluate_in_turn",
     "fix_entries",

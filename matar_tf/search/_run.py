@@ -34,7 +34,7 @@ from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
 from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
 
-__all__ = ["search"]
+__all__ = ["check_request", "search"]
 
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_IDLE_GENERATIONS: Final = 25  # without any feasible policy
@@ -81,9 +81,9 @@ def search(
         limit for limit in options.limits if limit.name in problem.metric_names
     )
     on_costs = tuple(limit for limit in options.limits if limit not in on_metrics)
+    check_request(problem, options)
     problem = _limited(problem, on_costs)
     named = _named_genomes(problem)
-    _check_objectives(problem, options.objectives)
     memory = {} if memory is None else memory
     total = min(options.max_evaluations, problem.space.num_policies)
     # The parts of tqdm that are typed are not the ones used here.
@@ -125,6 +125,22 @@ def search(
         history=diary.history(),
         provenance=provenance,
     )
+
+
+def check_request(problem: SearchProblem, options: SearchOptions) -> None:
+    """Checks names of objectives, limits and seeds; measures nothing.
+
+    Raises:
+      SearchError: If one of them is not there, or the target has no figure for it.
+    """
+    _named_genomes(problem)
+    codec = GenomeCodec(problem.space)
+    # Any policy will do: names do not depend on it.
+    costs = problem.costs(codec.decode(tuple(size - 1 for size in codec.sizes)))
+    _check_objectives(problem, options.objectives, costs)
+    figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
+    for limit in options.limits:
+        limit.violation(figures)
 
 
 def _limited(problem: SearchProblem, limits: tuple[Limit, ...]) -> SearchProblem:
@@ -307,11 +323,10 @@ def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
 
 
 def _check_objectives(
-    problem: SearchProblem, objectives: tuple[Objective, ...]
+    problem: SearchProblem,
+    objectives: tuple[Objective, ...],
+    costs: Mapping[str, float | None],
 ) -> None:
-    """Checks names before anything is measured; any policy will do for that."""
-    codec = GenomeCodec(problem.space)
-    costs = problem.costs(codec.decode(tuple(size - 1 for size in codec.sizes)))
     metric_names = set(problem.metric_names)
     both = sorted(metric_names & set(costs))
     if both:

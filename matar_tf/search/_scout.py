@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Sequence
 
 import numpy as np
 
 from matar_tf.results import Objective
+from matar_tf.search._acquisition import choose_widening
 from matar_tf.search._genome import Genome
 from matar_tf.search._ledger import Ledger, SearchProblem
 from matar_tf.search._nsga2 import Breeder, Member, Ranked, select_survivors
@@ -24,7 +24,6 @@ from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
 __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
-_EXPLORED_SHARE = 10  # every tenth proposal is not the surrogate's choice
 _BRED = 40  # policies of a generation that the surrogate stands in for, at least
 
 
@@ -43,7 +42,6 @@ class Scout:
         self._problem = problem
         self._ledger = ledger
         self._options = options
-        self._rng = random.Random(f"screen {options.seed}")
         self._taught = tuple(ledger.memory)
         self._is_taught = len(self._taught) >= MIN_SAMPLES
         is_metric = [one.name in problem.metric_names for one in options.objectives]
@@ -101,7 +99,7 @@ class Scout:
     def propose(
         self, population: Sequence[Ranked], breed: Breeder, size: int
     ) -> list[Genome]:
-        """Returns the genomes that promise most, and some others.
+        """Returns the genomes that promise most.
 
         The surrogate stands in for the measurements of some generations; what these
         find is proposed. Infeasible genomes are left out, unless there are no others:
@@ -124,7 +122,7 @@ class Scout:
             )
         if not found:
             return breed(population, size)
-        return self._choose(list(found.values()), size)
+        return self._choose(list(found.values()), size, surrogate)
 
     def _surrogate(self) -> Surrogate:
         memory = self._ledger.memory
@@ -167,21 +165,29 @@ class Scout:
             shortfall=sum(limit.shortfall(figures) for limit in limits),
         )
 
-    def _choose(self, candidates: list[Member], size: int) -> list[Genome]:
-        """Returns genomes of candidates that would join the front, and random ones."""
+    def _choose(
+        self, candidates: list[Member], size: int, surrogate: Surrogate
+    ) -> list[Genome]:
+        """Returns the genomes of the candidates that would widen the front most."""
         known = [member.values for _, member in self._ledger.entries.values()]
-        front = [
-            Member(genome=(), values=known[index]) for index in pareto_front(known)
-        ]
-        num_chosen = size - size // _EXPLORED_SHARE
+        front = [known[index] for index in pareto_front(known)]
+        guessed = [one for one in candidates if not one.num_violations]
         chosen: dict[Genome, None] = {}
-        for others, number in ((front, len(front) + num_chosen), ([], num_chosen)):
-            for ranked in select_survivors([*others, *candidates], number):
-                if ranked.member.genome and len(chosen) < num_chosen:
-                    chosen[ranked.member.genome] = None
-        rest = [one.genome for one in candidates if one.genome not in chosen]
-        explored = self._rng.sample(rest, min(size - len(chosen), len(rest)))
-        return [*chosen, *explored]
+        if front and guessed:
+            policies = [self._ledger.codec.decode(one.genome) for one in guessed]
+            found = choose_widening(
+                front,
+                [one.values for one in guessed],
+                surrogate.deviations(policies)[:, 0].tolist(),
+                metric=self._metrics[0],
+                number=size,
+            )
+            chosen.update((guessed[index].genome, None) for index in found)
+        # Where nothing would widen the front, what comes nearest to that.
+        for ranked in select_survivors(candidates, size):
+            if len(chosen) < size:
+                chosen[ranked.member.genome] = None
+        return list(chosen)
 
     def _values(self, genome: Genome, predicted: Array) -> Values:
         values = [0.0] * len(self._options.objectives)

@@ -1,12 +1,13 @@
 """A cheap guess of what a policy's metrics are, learned from those measured so far.
 
-Rounding to ``n`` bits adds noise of a power in proportion to ``4**-n``; a kernel ridge
-regression on these powers, one for each entry, ranks unmeasured policies. It decides
-only which policies are worth measuring, never what is in the front.
+Rounding to ``n`` bits adds noise of a power in proportion to ``4**-n``; a Gaussian
+process over these powers, one for each entry, guesses what unmeasured policies reach.
+It decides only which policies are worth measuring, never what is in the front.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -23,6 +24,7 @@ MIN_SAMPLES: Final = 12
 # checked on those of 8/4/2 bits (rank correlation 0.97).
 _RIDGE: Final = 0.1
 _INVERSE_WIDTH: Final = 1.0  # of the kernel, for the sum over all entries
+_SMALLEST_DEVIATION: Final = 1e-9  # of a guess, in those of the values
 
 Array = npt.NDArray[np.float64]
 
@@ -38,9 +40,15 @@ def noise_powers(policies: Sequence[Policy]) -> Array:
     return 16.0 * 4.0 ** -np.asarray(bits, np.float64)
 
 
+@functools.cache
+def _threads() -> Any:
+    # Looks for all loaded libraries, which takes as long as a prediction.
+    return cast("Any", threadpoolctl).ThreadpoolController()
+
+
 def _one_thread() -> Any:
     # The measuring processes have the cores, and sums keep their order.
-    return cast("Any", threadpoolctl).threadpool_limits(1, user_api="blas")
+    return _threads().limit(limits=1, user_api="blas")
 
 
 class Surrogate:
@@ -53,21 +61,47 @@ class Surrogate:
 
     def __init__(self, policies: Sequence[Policy], values: Array) -> None:
         # Imported here: a search without a surrogate need not wait for it.
-        from sklearn.kernel_ridge import (  # pyright: ignore[reportMissingTypeStubs]
-            KernelRidge,
+        from sklearn.gaussian_process import (  # pyright: ignore[reportMissingTypeStubs]
+            GaussianProcessRegressor,
+            kernels,
         )
 
         features = noise_powers(policies)
         self._mean = values.mean(axis=0)
         self._deviation = np.where(values.std(axis=0) > 0, values.std(axis=0), 1.0)
-        model = cast("Any", KernelRidge)(
-            kernel="rbf", alpha=_RIDGE, gamma=_INVERSE_WIDTH / features.shape[1]
+        kernel = cast("Any", kernels).RBF(
+            length_scale=float(np.sqrt(features.shape[1] / (2.0 * _INVERSE_WIDTH)))
+        )
+        model = cast("Any", GaussianProcessRegressor)(
+            kernel=kernel, alpha=_RIDGE, optimizer=None
         )
         with _one_thread():
             self._model = model.fit(features, (values - self._mean) / self._deviation)
+            self._scale = self._deviation * self._left_out_scale()
 
     def predict(self, policies: Sequence[Policy]) -> Array:
         """Returns predicted figures, ``[num_policies, num_figures]``."""
         with _one_thread():
             predicted = self._model.predict(noise_powers(policies))
         return predicted.reshape(len(policies), -1) * self._deviation + self._mean
+
+    def deviations(self, policies: Sequence[Policy]) -> Array:
+        """Returns the standard deviations of measured figures from predicted ones.
+
+        What is not known of the network, and the luck of a measurement; of the size
+        that the measured policies miss their predictions from all the others by.
+        """
+        with _one_thread():
+            _, found = self._model.predict(noise_powers(policies), return_std=True)
+        variances = found.reshape(len(policies), -1)[:, :1] ** 2 + _RIDGE
+        return np.sqrt(variances) * np.maximum(
+            self._scale, _SMALLEST_DEVIATION * self._deviation
+        )
+
+    def _left_out_scale(self) -> Array:
+        """Returns the deviation of left-out residuals, in those of the process."""
+        factor: Array = self._model.L_  # of the covariance
+        inverse: Array = np.linalg.inv(factor)
+        precision = np.sum(inverse**2, axis=0)  # diagonal of the inverse covariance
+        weights: Array = self._model.alpha_.reshape(len(factor), -1)
+        return np.sqrt(np.mean(weights**2 / precision[:, None], axis=0))
