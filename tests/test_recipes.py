@@ -151,5 +151,6 @@ class TestShippedArtifact:
             outputs = Runner(builder.build(artifact.space.named(name))).predict(samples)
             theirs = network.predict(samples, verbose=0)
             assert argmax_agreement(outputs, theirs) >= 0.98
-            # A few levels of the logits, 0.15 each.
-            np.testing.assert_allclose(outputs, theirs, atol=0.61)
+            # Four levels of the logits at most.
+            step = float(artifact.parameters.tensors["logits"].step[-1])
+            np.testing.assert_allclose(outputs, theirs, atol=4.01 * step)

@@ -194,21 +194,21 @@ class TestSearch:
         free = arguments(files, tmp_path / "free", targets=["bitfusion_16x32"])
         assert call("search", **free) == 0
         path = tmp_path / "free/bitfusion_16x32/front.json"
-        sizes = [
-            row["figures"]["weight_bytes"]
+        times = [
+            row["figures"]["latency_ms"]
             for row in json.loads(path.read_text())["rows"]
             if row["role"] == "front"
         ]
-        bound = (min(sizes) + max(sizes)) // 2
-        limits = [f"weight_bytes={bound}B"]
+        bound = (min(times) + max(times)) / 2
+        limits = [f"latency_ms={bound!r}"]
         assert call("search", **values, max=limits) == 0
         path = tmp_path / "run/bitfusion_16x32/front.json"
         rows = json.loads(path.read_text())["rows"]
         limited = [
-            row["figures"]["weight_bytes"] for row in rows if row["role"] == "front"
+            row["figures"]["latency_ms"] for row in rows if row["role"] == "front"
         ]
         assert limited
-        assert max(limited) <= bound < max(sizes)
+        assert max(limited) <= bound < max(times)
         capsys.readouterr()
         line = fails(capsys, "search", **values, resume=True)
         assert "same limits" in line
