@@ -244,6 +244,16 @@ class TestLatencyTable:
         with pytest.raises(TargetError, match=r"latency table at .*table\.csv"):
             load_target(tmp_path / "edited.toml")
 
+    def test_a_wrong_clock_is_the_only_mistake(self, table_target, tmp_path):
+        path = tmp_path / "edited.toml"
+        text = path.read_text("utf-8").replace("frequency_hz = 1_000", "hertz = 1_000")
+        path.write_text(text, "utf-8")
+        with pytest.raises(TargetError) as caught:
+            load_target(path)
+        assert "2 mistakes" in str(caught.value)
+        assert "clock.frequency_hz" in str(caught.value)
+        assert "clock.hertz" in str(caught.value)
+
     def test_rows_do_not_stand_in_the_target_file(self, table_target, tmp_path):
         text = (tmp_path / "edited.toml").read_text()
         text = text.replace('file = "table.csv"', 'file = "table.csv"\nentries = []')

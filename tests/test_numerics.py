@@ -107,6 +107,48 @@ class TestQuantizeRow:
         np.testing.assert_array_equal(others, 0.0)
 
 
+    @pytest.mark.parametrize("signed", [True, False])
+    @pytest.mark.parametrize("bits", ALL_BITS)
+    def test_fused_kernels_give_the_same(self, bits: int, signed: bool) -> None:
+        low, high = ranges(bits, signed)
+        rng = np.random.default_rng(bits)
+        # No value within 1e-3 steps of a half or of an end, where rounding decides.
+        whole = rng.integers(low - 40, high + 40, 4000)
+        v = whole + rng.uniform(-0.499, 0.499, whole.size)
+        v = v[(np.abs(v - low) > 1e-3) & (np.abs(v - high) > 1e-3)]
+        v = v[: v.size // 4 * 4]
+        upstream = rng.normal(size=v.size)
+
+        def run(shift: int, *, fused: bool) -> list[np.ndarray]:
+            x, above = (
+                tf.constant(np.roll(one, shift), tf.float32)
+                for one in (v * 0.037, upstream)
+            )
+            log_steps = tf.Variable([0.0, np.log(0.037)], dtype=tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = numerics.quantize_row(
+                    x,
+                    log_steps,
+                    tf.constant(1),
+                    tf.constant([-1.0, low], tf.float32),
+                    tf.constant([1.0, high], tf.float32),
+                    tf.constant([9.0, 0.5]),
+                    fused=fused,
+                )
+            gradients = tape.gradient(outputs, [x, log_steps], above)
+            return [tf.convert_to_tensor(one).numpy() for one in (outputs, *gradients)]
+
+        exact = run(0, fused=False)
+        fast = [run(v.size // 4 * quarter, fused=True) for quarter in range(4)]
+        np.testing.assert_allclose(fast[0][0], exact[0], rtol=1e-5, atol=1e-5 * 0.037)
+        np.testing.assert_array_equal(fast[0][1], exact[1])
+        # A quarter of the samples tells the gradient of the step: right on average.
+        estimates = [one[2] for one in fast]
+        np.testing.assert_allclose(np.mean(estimates, axis=0), exact[2], rtol=1e-3)
+        assert np.ptp(estimates, axis=0)[1] > 0
+
+
 class TestOptimalSteps:
     def test_beat_the_step_of_the_largest_magnitude(self) -> None:
         x = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)

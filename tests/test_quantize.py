@@ -26,7 +26,7 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf, tfmot
-from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.quantizers import (
     ActivationQuantizer,
     FixedGridQuantizer,
@@ -251,6 +251,13 @@ class TestQuantizers:
         np.testing.assert_allclose(
             signed, np.array([-128, 0, 0, 64, 127, 127]) / 128, atol=1e-7
         )
+
+    def test_the_step_of_an_8_bit_input_is_not_learned(self) -> None:
+        for bits, is_learned in (((8,), False), ((4, 8), True), ((4,), True)):
+            layer = InputQuantize("image", bits)
+            layer.build((None, 4, 4, 3))
+            names = [weight.name for weight in layer.trainable_weights]
+            assert names == (["input_log_steps:0"] if is_learned else [])
 
     def test_biases_lie_on_the_accumulator_grid_in_evaluation(self) -> None:
         model = quantize_model(build_net("dense"))

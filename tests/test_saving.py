@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,15 @@ class TestNetworkInTheArtifact:
 
         with pytest.raises(ArtifactError, match="include_network"):
             load_network(replace(artifact, extras={}))
+
+    def test_weights_of_other_shapes(self, artifact: Artifact) -> None:
+        from dataclasses import replace
+
+        with np.load(io.BytesIO(artifact.extras["network.npz"])) as stored:
+            arrays = dict(stored)
+        arrays["0"], arrays["1"] = arrays["1"], arrays["0"]
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        extras = {**artifact.extras, "network.npz": buffer.getvalue()}
+        with pytest.raises(ArtifactError, match="version that wrote it"):
+            load_network(replace(artifact, extras=extras))

@@ -33,6 +33,9 @@ _RECIPE = flags.DEFINE_string("recipe", "digits_resnet8", "Name of the recipe.")
 _DATA = flags.DEFINE_string("data", "digits", "Data to train and to evaluate on.")
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Of each variant.", lower_bound=3)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_FLOAT = flags.DEFINE_string(
+    "float", None, "A trained float network (.h5) to start from; default: train one."
+)
 _VARIANTS = flags.DEFINE_list("variants", [], "Names of variants; default all.")
 _NUM_RANDOM = 20
 _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
@@ -53,6 +56,7 @@ def variants(default: Method) -> dict[str, Method]:
         "none of the parts": replace(plain, sampler=independent),
         "no soft labels": replace(default, distillation=0.0),
         "soft labels only": replace(default, distillation=1.0),
+        "softer labels": replace(default, temperature=4.0),
         "moving statistics": replace(default, reestimation=0),
         "statistics per weight bits": replace(default, norm_context=0),
         "statistics per weight and input bits": replace(default, norm_context=1),
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.data import load_data
     from matar_tf.errors import MatarError, did_you_mean
-    from matar_tf.keras import train_float
+    from matar_tf.keras import keras, train_float
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)
@@ -84,9 +88,12 @@ def main(argv: Sequence[str]) -> int:
                 f"{did_you_mean(name, chosen)}"
             )
     data = load_data(_DATA.value)
-    network = train_float(
-        config.build_model, data, config.float_schedule, seed=_SEED.value
-    )
+    if _FLOAT.value:
+        network = keras.models.load_model(_FLOAT.value)
+    else:
+        network = train_float(
+            config.build_model, data, config.float_schedule, seed=_SEED.value
+        )
     print(f"{'variant':28s} {'  '.join(_UNIFORM)}  8/4/2 mean, worst   minutes")
     for name in _VARIANTS.value or chosen:
         print(_line(name, network, data, config, chosen[name]), flush=True)

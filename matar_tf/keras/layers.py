@@ -10,7 +10,7 @@ from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.quantizers import ActivationQuantizer, snap_bias
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
@@ -56,6 +56,9 @@ class _RefusesKerasFormat:
 class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
     """Quantizes the input of the network.
 
+    A step for 8 bits alone is not learned: the least squared error of the samples is as
+    good, and the first layer then needs no gradient of its input.
+
     Args:
       entry: Name of the policy entry: the name of the network's input.
       bits: Allowed widths, ascending.
@@ -71,7 +74,8 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.multi_bit_quantizers = (ActivationQuantizer(bits, signed),)
+        is_learned = tuple(bits) != (MAX_BITS,)
+        self.multi_bit_quantizers = (ActivationQuantizer(bits, signed, is_learned),)
         self._variables: dict[str, Any] = {}
 
     def build(self, input_shape: Any) -> None:

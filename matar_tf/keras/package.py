@@ -105,8 +105,8 @@ def load_network(artifact: Artifact) -> Any:
     """Rebuilds the Keras network of an artifact, to compare with or to train on.
 
     Raises:
-      ArtifactError: If the artifact holds no network, or one with a layer that could
-        run foreign code.
+      ArtifactError: If the artifact holds no network, one whose weights do not fit its
+        layers, or one with a layer that could run foreign code.
     """
     try:
         config = json.loads(artifact.extras["network.json"])
@@ -119,7 +119,14 @@ def load_network(artifact: Artifact) -> Any:
     _check_classes(config)
     model = keras.Model.from_config(config)
     with np.load(stored, allow_pickle=False) as arrays:
-        model.set_weights([arrays[str(i)] for i in range(len(arrays.files))])
+        weights = [arrays[str(i)] for i in range(len(arrays.files))]
+    try:
+        model.set_weights(weights)
+    except ValueError as error:
+        raise ArtifactError(
+            "Expected weights of the shapes that the network's layers have here, got "
+            f"others ({error}); load the artifact with the version that wrote it."
+        ) from error
     return model
 
 

@@ -65,7 +65,9 @@ class MultiBitQuantizer(_Quantizer):
         """Returns the lowest and the highest level of each width."""
         raise AssertionError("a subclass says which grid it uses")
 
-    def _build_bank(self, name: str, layer: Any, steps: Any) -> dict[str, Any]:
+    def _build_bank(
+        self, name: str, layer: Any, steps: Any, *, trainable: bool = True
+    ) -> dict[str, Any]:
         """Creates the variables; `steps` is an array ``[len(bits), *channels]``."""
         self._layer = weakref.ref(layer)
         self.entry = graph.entry_name(layer) + self.suffix
@@ -83,11 +85,11 @@ class MultiBitQuantizer(_Quantizer):
             shape=steps.shape,
             dtype=tf.float32,
             initializer=lambda shape, dtype=None, **_: tf.math.log(steps),
-            trainable=True,
+            trainable=trainable,
         )
         return {"row": self.row, "log_steps": self.log_steps}
 
-    def _quantize(self, x: Any, elems_per_step: float) -> Any:
+    def _quantize(self, x: Any, elems_per_step: float, *, fused: bool = False) -> Any:
         qmins, qmaxs = self.ranges()
         # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
         # elements of a tensor would move their one step much faster than weights.
@@ -99,6 +101,7 @@ class MultiBitQuantizer(_Quantizer):
             tf.constant(qmins, tf.float32),
             tf.constant(qmaxs, tf.float32),
             tf.constant(scales, tf.float32),
+            fused=fused,
         )
 
     def step(self) -> Any:
@@ -206,13 +209,20 @@ class ActivationQuantizer(MultiBitQuantizer):
     Args:
       bits: Allowed widths, ascending, each in 2..8.
       signed: Whether the tensor has values below 0.
+      trainable: Whether the steps are learned, or stay as they were initialised.
     """
 
     kind = "activations"
 
-    def __init__(self, bits: Sequence[int] = ALL_BITS, signed: bool = True) -> None:
+    def __init__(
+        self,
+        bits: Sequence[int] = ALL_BITS,
+        signed: bool = True,
+        trainable: bool = True,
+    ) -> None:
         super().__init__(bits)
         self.signed = signed
+        self.trainable = trainable
         self.initialized: Any = None
 
     def ranges(self) -> tuple[list[int], list[int]]:
@@ -222,7 +232,9 @@ class ActivationQuantizer(MultiBitQuantizer):
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Creates the bank in `layer`; called by tfmot's wrapper."""
-        variables = self._build_bank(name, layer, tf.ones(len(self.bits)))
+        variables = self._build_bank(
+            name, layer, tf.ones(len(self.bits)), trainable=self.trainable
+        )
         self.initialized = layer.add_weight(
             f"{name}_initialized",
             shape=(),
@@ -265,15 +277,22 @@ class ActivationQuantizer(MultiBitQuantizer):
 
         initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
         with tf.control_dependencies([initialized]):
-            return self.fake_quantize(inputs)
+            return self.fake_quantize(inputs, training=True)
 
-    def fake_quantize(self, x: Any) -> Any:
-        """Returns the activation on the grid of the width in force."""
-        return self._quantize(x, x.shape[1:].num_elements() or 1)
+    def fake_quantize(self, x: Any, *, training: bool = False) -> Any:
+        """Returns the activation on the grid of the width in force.
+
+        In training by faster kernels, exact up to float32 rounding.
+        """
+        return self._quantize(x, x.shape[1:].num_elements() or 1, fused=training)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "signed": self.signed}
+        return {
+            **super().get_config(),
+            "signed": self.signed,
+            "trainable": self.trainable,
+        }
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -309,7 +328,7 @@ class SharedGridQuantizer(_Quantizer):
             return tracer.activation(owner, inputs)
         return tf.cond(
             owner.initialized > 0,
-            lambda: owner.fake_quantize(inputs),
+            lambda: owner.fake_quantize(inputs, training=bool(training)),
             lambda: tf.identity(inputs),
         )
 
