@@ -184,3 +184,54 @@ def test_curriculum_needs_a_first_sampler(epochs: Any) -> None:
 def test_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         MultiBitTrainer(fresh()[1], **arguments)
+
+
+class TestStepRates:
+    RATES = {4: 0.25, 2: 0.0}  # noqa: RUF012
+
+    @pytest.mark.parametrize("name", ["w8a8", "w4a4", "w2a2"])
+    def test_steps_move_by_their_share_and_nothing_else_changes(self, name) -> None:
+        moves = []
+        for rates in (None, self.RATES):
+            _, model = fresh()
+            set_policy(model, name)
+            moves.append(one_step(model, step_rates=rates))
+        bits = int(name[1])
+        checked = 0
+        for weight, plain, scaled in zip(model.trainable_weights, *moves, strict=True):
+            is_step = "log_steps" in weight.name
+            row = plain.shape[0] - 9 + bits
+            if is_step and plain.shape[0] == 7:
+                assert np.abs(plain[row]).max() > 0
+                expected = plain * self.RATES.get(bits, 1.0)
+                checked += 1
+            else:
+                expected = plain
+            np.testing.assert_allclose(scaled, expected, rtol=1e-3, atol=1e-6)
+        assert checked == 3
+
+    def test_adam_obeys_as_well(self) -> None:
+        moved = []
+        for rate in (1.0, 0.5):
+            _, model = fresh()
+            set_policy(model, "w3a3")
+            trainer = MultiBitTrainer(model, step_rates={3: rate})
+            trainer.compile(keras.optimizers.Adam(0.01), CROSS_ENTROPY)
+            # The first and the last layer have 8 bits alone.
+            steps = [
+                one
+                for one in model.trainable_weights
+                if "log_steps" in one.name and one.shape[0] > 1
+            ]
+            before = [one.numpy() for one in steps]
+            trainer.train_on_batch(X, Y)
+            moved.append([one.numpy() - old for one, old in zip(steps, before, strict=True)])
+        for full, half in zip(*moved, strict=True):
+            np.testing.assert_allclose(half, full / 2, rtol=1e-3, atol=1e-6)
+        assert max(np.abs(one).max() for one in moved[0]) > 1e-3
+
+    @pytest.mark.parametrize("rates", [{1: 0.5}, {4: -0.1}])
+    def test_rates_out_of_range(self, rates) -> None:
+        _, model = fresh()
+        with pytest.raises(ModelError, match="Expected step_rates"):
+            MultiBitTrainer(model, step_rates=rates)

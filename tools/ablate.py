@@ -38,6 +38,8 @@ _FLOAT = flags.DEFINE_string(
 )
 _VARIANTS = flags.DEFINE_list("variants", [], "Names of variants; default all.")
 _NUM_RANDOM = 20
+# Double Rounding, arXiv 2502.01199, section 4.
+_SLOW_STEPS = ((7, 0.5), (6, 0.1), (5, 0.05), (4, 0.01), (3, 0.005), (2, 0.001))
 _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
 
 
@@ -66,6 +68,7 @@ def variants(default: Method) -> dict[str, Method]:
         "curriculum": replace(default, sampler=curriculum),
         "sandwich": replace(default, sandwich=True),
         "sandwich, widest teaches": replace(default, sandwich=True, teacher="widest"),
+        "slow steps of narrow widths": replace(default, step_rates=_SLOW_STEPS),
         "kurtosis": replace(default, kurtosis=0.015),
     }
 

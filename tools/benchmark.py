@@ -30,6 +30,7 @@ _ARTIFACT = flags.DEFINE_string(
 )
 _DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was trained on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
+_MAX_WORKER_SAMPLES = 1000
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
 )
@@ -124,7 +125,7 @@ def _search() -> Iterator[Bar]:
     yield from measure_workers(
         _required_artifact("search"),
         _DATA.value,
-        num_samples=_NUM_SAMPLES.value,
+        num_samples=min(_NUM_SAMPLES.value, _MAX_WORKER_SAMPLES),
         seed=_SEED.value,
     )
 

@@ -43,6 +43,7 @@ __all__ = ["measure_search"]
 _TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
 _NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
 _NUM_SEEDS = 5
+_NUM_ENUMERATED_SAMPLES = 1000  # at most: every policy is measured on them
 _FOLLOW_UP = 0.15
 _NUM_BUDGETS = 10
 _NUM_UNSEEN = 4  # times as many samples as the searches see, at most
@@ -63,16 +64,18 @@ def measure_search(
 
     with (
         tempfile.TemporaryDirectory() as folder,
+        EvaluationStore(Path(folder) / "few.sqlite") as few,
         EvaluationStore(Path(folder) / "store.sqlite") as store,
-        evaluator(slice(num_samples)) as seen,
-        contextlib.ExitStack() as stack,
     ):
-        unseen = None
-        if end > num_samples:
-            unseen = stack.enter_context(evaluator(slice(num_samples, end)))
-        bench = _Bench(artifact, seen, store, num_samples, unseen)
-        yield _enumerated(bench)
-        yield from _three_targets(bench, num_evaluations)
+        number = min(num_samples, _NUM_ENUMERATED_SAMPLES)
+        with evaluator(slice(number)) as seen:
+            yield _enumerated(_Bench(artifact, seen, few, number))
+        with evaluator(slice(num_samples)) as seen, contextlib.ExitStack() as stack:
+            unseen = None
+            if end > num_samples:
+                unseen = stack.enter_context(evaluator(slice(num_samples, end)))
+            bench = _Bench(artifact, seen, store, num_samples, unseen)
+            yield from _three_targets(bench, num_evaluations)
     yield _overhead()
 
 
@@ -147,14 +150,14 @@ class _Bench:
 
     def unseen_ratio(
         self, problem: SearchProblem, first: SearchResult, second: SearchResult
-    ) -> str:
+    ) -> float | None:
         """Returns the ratio of two hypervolumes on samples that no search saw.
 
         A front is chosen by noisy figures, the luckiest of all measured; here its
-        policies are measured anew.
+        policies are measured anew. None if all samples were seen.
         """
         if not self.has_unseen:
-            return ""
+            return None
         names = problem.space.uniform_names(mixed=True)
         uniform = [problem.space.named(name) for name in names]
         worst = box(self.unseen_values(problem, uniform))[1]
@@ -165,7 +168,7 @@ class _Bench:
             )
             for result in (first, second)
         ]
-        return f"; on unseen samples {volumes[0] / volumes[1]:.4f}"
+        return volumes[0] / volumes[1]
 
     @property
     def has_unseen(self) -> bool:
@@ -283,12 +286,14 @@ def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
         taught = bench.search(problem, settings, memory)
         if number:
             share = hypervolume(_front(taught), worst) / volume
+            unseen = bench.unseen_ratio(problem, taught, guided)
             yield Bar(
                 name=f"{name} after {number} other target(s): hypervolume over a "
                 f"search from nothing, with {len(memory) - before} new evaluations",
-                figure=f"{share:.4f}{bench.unseen_ratio(problem, taught, guided)}",
-                limit="at least 0.995",
-                held=share >= 0.995,
+                figure=f"{share:.4f}{_shown(unseen)}",
+                limit="at least 0.995, where there are unseen samples on these: the "
+                "best of more measurements is luckier",
+                held=(share if unseen is None else unseen) >= 0.995,
             )
 
 
@@ -305,7 +310,7 @@ def _against_others(
     luck = volume / hypervolume(blind, worst)
     yield Bar(
         name=f"{problem.target}: hypervolume over plain NSGA-II, {number} evaluations",
-        figure=f"{gain:.4f}{bench.unseen_ratio(problem, result, plain)} "
+        figure=f"{gain:.4f}{_shown(bench.unseen_ratio(problem, result, plain))} "
         f"(over random policies {luck:.4f})",
         limit="at least 1.02",
         held=gain >= 1.02,
@@ -345,6 +350,10 @@ def _against_others(
             limit="all",
             held=met == len(points),
         )
+
+
+def _shown(unseen: float | None) -> str:
+    return "" if unseen is None else f"; on unseen samples {unseen:.4f}"
 
 
 def _num_met(points: Sequence[Values], front: Sequence[Values]) -> int:

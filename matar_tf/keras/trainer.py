@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from matar_tf.errors import ModelError
+from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
+from matar_tf.policy import ALL_BITS
 
 __all__ = ["MultiBitTrainer"]
 
@@ -15,13 +18,17 @@ class MultiBitTrainer(keras.Model):
     """Trains a multi-bitwidth model; compile and fit it in the model's place.
 
     A plain ``fit`` of the multi-bitwidth model minimises the labels' loss under the
-    policy in force. This one can add two things, each alone or both:
+    policy in force. This one can add three things, each alone or together:
 
     * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
       with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
       a float network, or, in place, the widest policy on the same batch.
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
       widest policy, of the policy in force and of the narrowest one.
+    * **Rates of steps** (Adaptive learning rate scaling, arXiv 2502.01199): what an
+      optimizer makes of the quantizers' learned steps is multiplied by a factor of
+      their width. So it holds for any optimizer; a factor on the gradient would do
+      nothing under Adam.
 
     Args:
       model: The multi-bitwidth model; its outputs are logits. Its weights are trained,
@@ -31,6 +38,8 @@ class MultiBitTrainer(keras.Model):
         from the widest policy, which needs the sandwich.
       temperature: ``T``, above 0.
       sandwich: Whether each step sees three policies.
+      step_rates: Factor on the learning rate of the quantizers' steps by their width;
+        1 for a width that is not named.
 
     Raises:
       ModelError: If soft labels are asked for and nothing can give them, or an
@@ -45,6 +54,7 @@ class MultiBitTrainer(keras.Model):
         distillation: float = 0.0,
         temperature: float = 1.0,
         sandwich: bool = False,
+        step_rates: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(name=f"{model.name}_trainer")
         if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
@@ -64,6 +74,7 @@ class MultiBitTrainer(keras.Model):
         self._temperature = temperature
         self._sandwich = sandwich
         self._setter: PolicySetter = policy_setter(model)
+        self._step_factors = _step_factors(model, step_rates or {})
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """Returns the logits under the policy in force."""
@@ -92,9 +103,14 @@ class MultiBitTrainer(keras.Model):
             if soft is None and self._distillation:
                 soft = tf.stop_gradient(logits)
         self._setter.assign_rows(in_force)
-        self.optimizer.apply_gradients(
-            zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
-        )
+        before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
+        # Read before the optimizer writes, in a traced function as well.
+        with tf.control_dependencies(before):
+            self.optimizer.apply_gradients(
+                zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
+            )
+        for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
+            log_steps.assign(old + factors * (log_steps - old))
         return self.compute_metrics(x, y, logits, sample_weight)
 
     def _policies(self, in_force: Any) -> list[Any]:
@@ -124,6 +140,24 @@ class MultiBitTrainer(keras.Model):
         )
         share = self._distillation
         return (1.0 - share) * loss + share * self._temperature**2 * divergence
+
+
+def _step_factors(model: Any, rates: Mapping[int, float]) -> list[tuple[Any, Any]]:
+    """Returns the banks of steps that some rate changes, each with its factors."""
+    if not all(bits in ALL_BITS and rate >= 0.0 for bits, rate in rates.items()):
+        raise ModelError(
+            f"Expected step_rates of at least 0 for widths in {list(ALL_BITS)}, got "
+            f"{dict(rates)}."
+        )
+    found: list[tuple[Any, Any]] = []
+    for layer in model.layers:
+        for quantizer in graph.all_quantizers(layer):
+            factors = [rates.get(bits, 1.0) for bits in quantizer.bits]
+            log_steps = quantizer.log_steps
+            if log_steps.trainable and any(factor != 1.0 for factor in factors):
+                shape = (-1, *[1] * (len(log_steps.shape) - 1))
+                found.append((log_steps, tf.reshape(tf.constant(factors), shape)))
+    return found
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -114,6 +114,8 @@ class Method:
       teacher: Who gives them: ``float``, the network that training starts from, or
         ``widest``, the widest policy on the same batch, which needs the sandwich.
       sandwich: Whether each step also sees the widest and the narrowest policy.
+      step_rates: Factors on the learning rate of the quantizers' steps, as pairs of
+        a width and a factor; see `MultiBitTrainer`.
       norm_context: Number of entries before a layer by whose widths its batch norm
         keeps statistics apart, beside its own; see `quantize_model`.
       affine_per_width: Whether batch norms learn a scale and a shift for each width.
@@ -127,6 +129,7 @@ class Method:
     temperature: float = 1.0
     teacher: str = "float"
     sandwich: bool = False
+    step_rates: tuple[tuple[int, float], ...] = ()
     norm_context: int = NORM_CONTEXT
     affine_per_width: bool = False
     kurtosis: float = 0.0
@@ -220,6 +223,7 @@ def train_multi_bit(
         distillation=method.distillation,
         temperature=method.temperature,
         sandwich=method.sandwich,
+        step_rates=dict(method.step_rates),
     )
     randomizer = PolicyRandomizer(method.sampler, seed=seed)
     _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))

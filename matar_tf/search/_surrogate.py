@@ -89,7 +89,8 @@ class Surrogate:
         """Returns the standard deviations of measured figures from predicted ones.
 
         What is not known of the network, and the luck of a measurement; of the size
-        that the measured policies miss their predictions from all the others by.
+        that the better half of the measured policies misses its predictions from all
+        the others by. Bad policies miss them by more, and are in no front.
         """
         with _one_thread():
             _, found = self._model.predict(noise_powers(policies), return_std=True)
@@ -99,9 +100,12 @@ class Surrogate:
         )
 
     def _left_out_scale(self) -> Array:
-        """Returns the deviation of left-out residuals, in those of the process."""
+        """Returns the deviation of the better left-out residuals, in the process's."""
         factor: Array = self._model.L_  # of the covariance
         inverse: Array = np.linalg.inv(factor)
         precision = np.sum(inverse**2, axis=0)  # diagonal of the inverse covariance
         weights: Array = self._model.alpha_.reshape(len(factor), -1)
-        return np.sqrt(np.mean(weights**2 / precision[:, None], axis=0))
+        values: Array = self._model.y_train_.reshape(len(factor), -1)
+        is_better = values <= np.median(values, axis=0)
+        squares = np.where(is_better, weights**2 / precision[:, None], 0.0)
+        return np.sqrt(np.sum(squares, axis=0) / np.sum(is_better, axis=0))
