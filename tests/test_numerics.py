@@ -106,7 +106,6 @@ class TestQuantizeRow:
         others = np.delete(tf.convert_to_tensor(to_steps).numpy(), row, axis=0)
         np.testing.assert_array_equal(others, 0.0)
 
-
     @pytest.mark.parametrize("signed", [True, False])
     @pytest.mark.parametrize("bits", ALL_BITS)
     def test_fused_kernels_give_the_same(self, bits: int, signed: bool) -> None:

@@ -225,7 +225,9 @@ class TestStepRates:
             ]
             before = [one.numpy() for one in steps]
             trainer.train_on_batch(X, Y)
-            moved.append([one.numpy() - old for one, old in zip(steps, before, strict=True)])
+            moved.append(
+                [one.numpy() - old for one, old in zip(steps, before, strict=True)]
+            )
         for full, half in zip(*moved, strict=True):
             np.testing.assert_allclose(half, full / 2, rtol=1e-3, atol=1e-6)
         assert max(np.abs(one).max() for one in moved[0]) > 1e-3
