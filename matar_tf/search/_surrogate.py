@@ -107,5 +107,6 @@ class Surrogate:
         weights: Array = self._model.alpha_.reshape(len(factor), -1)
         values: Array = self._model.y_train_.reshape(len(factor), -1)
         is_better = values <= np.median(values, axis=0)
-        squares = np.where(is_better, weights**2 / precision[:, None], 0.0)
-        return np.sqrt(np.sum(squares, axis=0) / np.sum(is_better, axis=0))
+        squares: Array = np.where(is_better, weights**2 / precision[:, None], 0.0)
+        means: Array = squares.sum(axis=0) / is_better.sum(axis=0)
+        return np.sqrt(means)

@@ -132,7 +132,9 @@ def _insert_table(document: dict[str, Any], path: Path) -> None:
             "compute.entries. The rows of a latency table stand in its CSV file."
         )
     clock = document.get("clock")
-    found = clock.get("frequency_hz") if isinstance(clock, dict) else None
+    found: Any = None
+    if isinstance(clock, dict):
+        found = cast("dict[str, Any]", clock).get("frequency_hz")
     # A clock that is missing or wrong is a mistake of its own, reported later.
     frequency_hz = found if isinstance(found, int) and found > 0 else 1
     csv_path = path.parent / str(table["file"])
