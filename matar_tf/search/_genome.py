@@ -7,6 +7,7 @@ of the network. Entries with a single width are not genes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
@@ -20,6 +21,8 @@ from matar_tf.policy import Policy, PolicySpace
 __all__ = ["Genome", "GenomeCodec"]
 
 Genome: TypeAlias = tuple[int, ...]
+
+_NUM_REMEMBERED = 4096  # policies; a guided search decodes a genome several times
 
 
 class GenomeCodec:
@@ -44,6 +47,7 @@ class GenomeCodec:
         self.sizes = tuple(len(widths) for widths in self.widths)
         self._fixed_weights = {name: w[0] for name, w in space.weights.items()}
         self._fixed_activations = {name: w[0] for name, w in space.activations.items()}
+        self._remembered = functools.lru_cache(_NUM_REMEMBERED)(self._decode)
 
     @property
     def num_genomes(self) -> int:
@@ -56,6 +60,9 @@ class GenomeCodec:
         Raises:
           SearchError: If the genome has another length or an index out of range.
         """
+        return self._remembered(genome)
+
+    def _decode(self, genome: Genome) -> Policy:
         if (
             len(genome) != len(self.sizes)
             or min(genome, default=0) < 0
