@@ -74,13 +74,14 @@ _MAX_MINUTES = flags.DEFINE_float(
 _PATIENCE = flags.DEFINE_integer(
     "patience",
     15,
-    "Generations without a gain in hypervolume before the search stops; 0: never.",
+    "Cohorts without a gain in hypervolume before the search stops; 0: never.",
     lower_bound=0,
 )
 _POPULATION = flags.DEFINE_integer(
     "population_size",
     None,
-    "Policies of a generation; default 40, or --max_evaluations if that is less.",
+    "Policies of a generation; default 40, or --max_evaluations if that is less. With a "
+    "surrogate a quarter of them is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
 _FOLLOW_UP = flags.DEFINE_float(

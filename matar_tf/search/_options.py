@@ -27,7 +27,9 @@ class SearchOptions:
       max_evaluations: Largest number of policies whose metrics the run asks for,
         whether they are measured or come from the store. A space with no more
         policies than that is enumerated instead of searched.
-      population_size: Number of survivors, and of offspring in a generation.
+      population_size: Number of survivors, and of offspring in a generation. With a
+        surrogate a quarter of it is measured at a time, so that it keeps four times
+        fewer processes busy.
       objectives: What to make better: metrics and costs, at least one of each.
       limits: Bounds on costs and metrics, beside the constraints of the target. A
         policy that breaks one is never in the front, and never measured if the bound
@@ -39,7 +41,7 @@ class SearchOptions:
       max_minutes: Time after which the search stops at the end of a generation, by the
         clock of this machine, so that its front is not the same everywhere; None for
         no limit.
-      patience: Number of generations without a gain in hypervolume after which the
+      patience: Number of cohorts, measured one after the other, without a gain in hypervolume after which the
         search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
       mutation_prob: Probability that a gene of a child changes; None for one or two

@@ -24,7 +24,9 @@ from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
 __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
-_BRED = 40  # policies of a generation that the surrogate stands in for, at least
+_BRED = 20  # policies of a generation that the surrogate stands in for, at least
+_LESSONS = 4  # in a generation: the surrogate learns from each before it proposes again
+_SHORTEST_LESSON = 5  # policies
 
 
 class Scout:
@@ -99,7 +101,7 @@ class Scout:
     def propose(
         self, population: Sequence[Ranked], breed: Breeder, size: int
     ) -> list[Genome]:
-        """Returns the genomes that promise most.
+        """Returns the genomes that promise most, a quarter of a generation.
 
         The surrogate stands in for the measurements of some generations; what these
         find is proposed. Infeasible genomes are left out, unless there are no others:
@@ -109,6 +111,7 @@ class Scout:
         if self._options.oversampling == 1 or len(self._ledger.memory) < MIN_SAMPLES:
             return breed(population, size)
         surrogate = self._surrogate()
+        size = max(size // _LESSONS, min(size, _SHORTEST_LESSON))
         number = max(size, _BRED)
         known = [member for _, member in self._ledger.entries.values()]
         parents = select_survivors(known, number) or population
