@@ -41,8 +41,8 @@ class SearchOptions:
       max_minutes: Time after which the search stops at the end of a generation, by the
         clock of this machine, so that its front is not the same everywhere; None for
         no limit.
-      patience: Number of cohorts, measured one after the other, without a gain in hypervolume after which the
-        search stops; None to use up `max_evaluations`.
+      patience: Number of cohorts, measured one after the other, without a gain in
+        hypervolume after which the search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
       mutation_prob: Probability that a gene of a child changes; None for one or two
         genes of a child, whatever the depth of the network.
