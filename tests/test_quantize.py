@@ -259,6 +259,26 @@ class TestQuantizers:
             names = [weight.name for weight in layer.trainable_weights]
             assert names == (["input_log_steps:0"] if is_learned else [])
 
+    def test_steps_fit_the_float_tensors_whatever_the_widths(self) -> None:
+        network, samples = build_net("residual_bn"), samples_for("residual_bn")
+        space = policy_space(network)
+        found: list[dict[str, float]] = []
+        for one in (space, space.only(space.named("w2a2"))):
+            model = quantize_model(network, one)
+            calibrate(model, samples)
+            set_policy(model, "w2a2")
+            found.append(
+                {
+                    quantizer.entry: float(quantizer.step())
+                    for layer in model.layers
+                    for quantizer in graph.all_quantizers(layer)
+                    if quantizer.kind == "activations"
+                }
+            )
+        every, alone = found
+        assert len(every) > 4
+        assert alone == pytest.approx(every, rel=1e-6)
+
     def test_biases_lie_on_the_accumulator_grid_in_evaluation(self) -> None:
         model = quantize_model(build_net("dense"))
         calibrate(model, samples_for("dense"))

@@ -299,13 +299,17 @@ def get_policy_space(model: Any) -> PolicySpace:
 
 
 class _Calibrator:
-    """A tracer that initialises every activation quantizer on its way."""
+    """A tracer that initialises every activation quantizer on its way.
+
+    It sees the float network: batch norms only know the statistics of that one, and
+    behind narrow kernels they would shrink what comes after.
+    """
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
     def weights(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
+        return x
 
     def bias(self, quantizer: Any, x: Any) -> Any:
         return x
@@ -317,10 +321,10 @@ class _Calibrator:
             # A grid that several tensors share must reach as far as the widest needs.
             quantizer.log_steps.assign(tf.maximum(before, quantizer.log_steps))
         self._seen.add(id(quantizer))
-        return quantizer.fake_quantize(x)
+        return x
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
+        return x
 
     def average_pool(self, quantizer: Any, x: Any) -> Any:
         return x
@@ -333,6 +337,7 @@ class _Calibrator:
 def calibrate(model: Any, samples: Any) -> None:
     """Sets the steps of all activations to fit some samples; labels are not needed.
 
+    They fit what the tensors are without any quantization, whatever the policy.
     Training does this by itself on its first batch; call this to evaluate or export
     without training, or to start training from more samples than one batch.
 
@@ -349,12 +354,8 @@ def calibrate(model: Any, samples: Any) -> None:
         raise DataError(
             f"Expected samples of shape {expected}, got {shape}; pass a batch."
         )
-    before = get_policy(model)
-    setter = policy_setter(model)
-    setter(setter.space.widest())
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
-    setter(before)
 
 
 def load_model(path: str, **kwargs: Any) -> Any:
