@@ -81,7 +81,7 @@ _POPULATION = flags.DEFINE_integer(
     "population_size",
     None,
     "Policies of a generation; default 40, or --max_evaluations if that is less. With "
-    "a surrogate a quarter is measured at a time: raise it for more --jobs.",
+    "a surrogate a third is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
 _FOLLOW_UP = flags.DEFINE_float(

@@ -28,7 +28,7 @@ class SearchOptions:
         whether they are measured or come from the store. A space with no more
         policies than that is enumerated instead of searched.
       population_size: Number of survivors, and of offspring in a generation. With a
-        surrogate a quarter of it is measured at a time, so that it keeps four times
+        surrogate a third of it is measured at a time, so that it keeps three times
         fewer processes busy.
       objectives: What to make better: metrics and costs, at least one of each.
       limits: Bounds on costs and metrics, beside the constraints of the target. A

@@ -55,9 +55,10 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[int, ...]:
     kept: list[int] = []
     # In lexicographic order only an earlier point can dominate or equal a later one.
     order = sorted(range(len(points)), key=lambda i: (tuple(points[i]), i))
-    for index in order:
-        if not kept or not np.all(table[kept] <= table[index], axis=1).any():
-            kept.append(index)
+    left = np.asarray(order)
+    while left.size:
+        kept.append(int(left[0]))
+        left = left[~np.all(table[left[0]] <= table[left], axis=1)]
     return tuple(sorted(kept))
 
 

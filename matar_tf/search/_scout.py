@@ -25,7 +25,7 @@ __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
 _BRED = 20  # policies of a generation that the surrogate stands in for, at least
-_LESSONS = 4  # in a generation: the surrogate learns from each before it proposes again
+_LESSONS = 3  # in a generation: the surrogate learns from each before it proposes again
 _SHORTEST_LESSON = 5  # policies
 
 
@@ -101,7 +101,7 @@ class Scout:
     def propose(
         self, population: Sequence[Ranked], breed: Breeder, size: int
     ) -> list[Genome]:
-        """Returns the genomes that promise most, a quarter of a generation.
+        """Returns the genomes that promise most, a third of a generation.
 
         The surrogate stands in for the measurements of some generations; what these
         find is proposed. Infeasible genomes are left out, unless there are no others:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg  # pyright: ignore[reportMissingTypeStubs]
 import threadpoolctl  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.policy import Policy
@@ -102,7 +103,7 @@ class Surrogate:
     def _left_out_scale(self) -> Array:
         """Returns the deviation of the better left-out residuals, in the process's."""
         factor: Array = self._model.L_  # of the covariance
-        inverse: Array = np.linalg.inv(factor)
+        inverse: Array = cast("Any", scipy.linalg).lapack.dtrtri(factor, lower=1)[0]
         precision = np.sum(inverse**2, axis=0)  # diagonal of the inverse covariance
         weights: Array = self._model.alpha_.reshape(len(factor), -1)
         values: Array = self._model.y_train_.reshape(len(factor), -1)
