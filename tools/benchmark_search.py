@@ -41,7 +41,8 @@ from tools.baselines import (
 __all__ = ["measure_search"]
 
 _TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
-_NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
+_NUM_ENUMERATED_WEIGHTS = 4  # of three widths each; with activations 2,187 policies
+_NUM_ENUMERATED_ACTIVATIONS = 3
 _NUM_SEEDS = 5
 _NUM_ENUMERATED_SAMPLES = 1000  # at most: every policy is measured on them
 _FOLLOW_UP = 0.15
@@ -224,21 +225,27 @@ def _front(result: SearchResult) -> list[Values]:
     ]
 
 
+def _freed(
+    choices: Mapping[str, tuple[int, ...]], number: int
+) -> dict[str, tuple[int, ...]]:
+    """Returns 8, 4 and 2 bits for the first entries with a choice, else the widest."""
+    free = [name for name, bits in choices.items() if len(bits) > 1][:number]
+    return {
+        name: (2, 4, 8) if name in free else (bits[-1],)
+        for name, bits in choices.items()
+    }
+
+
 def _enumerated(bench: _Bench) -> Bar:
     """A network small enough to measure every policy of it."""
     space = bench.artifact.space
-    free = [name for name, bits in space.weights.items() if len(bits) > 1]
-    free = free[:_NUM_ENUMERATED_ENTRIES]
-    weights = {
-        name: (2, 4, 8) if name in free else (bits[-1],)
-        for name, bits in space.weights.items()
-    }
-    rest = _NUM_ENUMERATED_ENTRIES - len(free)
-    names = [name for name, bits in space.activations.items() if len(bits) > 1][:rest]
-    activations = {
-        name: (2, 4, 8) if name in names else (bits[-1],)
-        for name, bits in space.activations.items()
-    }
+    weights, activations = (
+        _freed(choices, number)
+        for choices, number in (
+            (space.weights, _NUM_ENUMERATED_WEIGHTS),
+            (space.activations, _NUM_ENUMERATED_ACTIVATIONS),
+        )
+    )
     problem = bench.problem(
         "bitfusion_16x32", PolicySpace(weights=weights, activations=activations)
     )
