@@ -856,6 +856,8 @@ from matar_tf.search import EvaluationStore
 
 start, stop = int(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
+for number in range(100):  # both make each file at about the same time
+    EvaluationStore(f"{tmp_path}/{{number}}.sqlite").close()
 with EvaluationStore({str(path)!r}) as store:
     for index in range(start, stop):
         policy = Policy(weights={{f"layer{{index}}": 8}}, activations={{}})

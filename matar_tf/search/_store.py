@@ -134,7 +134,9 @@ class EvaluationStore:
 
     def _prepare(self) -> None:
         execute = self._connection.execute
-        self._check_kind()
+        with self._connection:  # one snapshot: another process may be making the file
+            execute("BEGIN")
+            self._check_kind()
         state = execute("PRAGMA quick_check(1)").fetchone()[0]
         if state != "ok":
             raise sqlite3.DatabaseError(" ".join(state.split()))
