@@ -427,6 +427,10 @@ class TestBadModels:
         with pytest.raises(DataError, match="12"):
             calibrate(model, np.zeros(shape, np.float32))
 
+    def test_calibration_needs_quantizers(self) -> None:
+        with pytest.raises(ModelError, match="no MATAR quantizers"):
+            calibrate(build_net("dense"), samples_for("dense"))
+
 
 def _trains(model: Any, samples: np.ndarray) -> None:
     model.compile("adam", "mse")

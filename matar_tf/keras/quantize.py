@@ -347,7 +347,9 @@ def calibrate(model: Any, samples: Any) -> None:
 
     Raises:
       DataError: If the samples do not fit the model's input.
+      ModelError: If the model has no multi-bitwidth quantizers.
     """
+    policy_setter(model)  # refuses a model without quantizers
     shape = tuple(np.shape(samples))
     expected = tuple(model.input_shape)
     if shape[1:] != expected[1:] or not shape or not shape[0]:
