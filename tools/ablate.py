@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import Method
     from matar_tf.policy import Policy
 
-from tools.common import check_flags_only, reports_errors, run
+from tools.common import check_flags_only, float_network, reports_errors, run
 
 _RECIPE = flags.DEFINE_string("recipe", "digits_resnet8", "Name of the recipe.")
 _DATA = flags.DEFINE_string("data", "digits", "Data to train and to evaluate on.")
@@ -79,7 +79,6 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.data import load_data
     from matar_tf.errors import MatarError, did_you_mean
-    from matar_tf.keras import keras, train_float
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)
@@ -91,12 +90,7 @@ def main(argv: Sequence[str]) -> int:
                 f"{did_you_mean(name, chosen)}"
             )
     data = load_data(_DATA.value)
-    if _FLOAT.value:
-        network = keras.models.load_model(_FLOAT.value)
-    else:
-        network = train_float(
-            config.build_model, data, config.float_schedule, seed=_SEED.value
-        )
+    network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
     print(f"{'variant':28s} {'  '.join(_UNIFORM)}  8/4/2 mean, worst   minutes")
     for name in _VARIANTS.value or chosen:
         print(_line(name, network, data, config, chosen[name]), flush=True)

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 from tools.bars import Bar
 from tools.common import reports_errors, run
 
+_MAX_WORKER_SAMPLES = 1000  # of the searches that are killed, forty in all
 _ARTIFACT = flags.DEFINE_string(
     "artifact",
     None,
@@ -30,7 +31,6 @@ _ARTIFACT = flags.DEFINE_string(
 )
 _DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was trained on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
-_MAX_WORKER_SAMPLES = 1000
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
 )

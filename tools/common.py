@@ -16,11 +16,16 @@ from absl import app
 from matar_tf.errors import MatarError
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from matar_tf.data import Data
     from matar_tf.policy import Policy, PolicySpace
+    from recipes.common import RecipeConfig
 
 __all__ = [
     "check_flags_only",
     "command_line",
+    "float_network",
     "now",
     "read_policy",
     "reports_errors",
@@ -79,6 +84,24 @@ def read_policy(spec: str, space: PolicySpace) -> Policy:
             ) from error
     space.validate(policy)
     return policy
+
+
+def float_network(
+    path: str | None,
+    config: RecipeConfig,
+    data: Data,
+    *,
+    seed: int,
+    folder: Path | None = None,
+) -> Any:
+    """Returns the float network of a file, or without one, that a recipe trains."""
+    from matar_tf.keras import keras, train_float
+
+    if path:
+        return keras.models.load_model(path)
+    return train_float(
+        config.build_model, data, config.float_schedule, seed=seed, folder=folder
+    )
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

@@ -9,7 +9,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -19,6 +18,7 @@ if __name__ == "__main__":
 from tools.common import (
     check_flags_only,
     command_line,
+    float_network,
     now,
     read_policy,
     reports_errors,
@@ -81,16 +81,9 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf import keras
 
     folder = output.parent / f".{output.name}.training-{_SEED.value}"
-    if _FLOAT.value:
-        network: Any = keras.keras.models.load_model(_FLOAT.value)
-    else:
-        network = keras.train_float(
-            config.build_model,
-            data,
-            config.float_schedule,
-            seed=_SEED.value,
-            folder=folder / "float",
-        )
+    network = float_network(
+        _FLOAT.value, config, data, seed=_SEED.value, folder=folder / "float"
+    )
     if _SAVE_FLOAT.value:
         network.save(_SAVE_FLOAT.value)
     space = keras.policy_space(network)

@@ -104,11 +104,9 @@ class MultiBitTrainer(keras.Model):
                 soft = tf.stop_gradient(logits)
         self._setter.assign_rows(in_force)
         before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
-        # Read before the optimizer writes, in a traced function as well.
-        with tf.control_dependencies(before):
-            self.optimizer.apply_gradients(
-                zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
-            )
+        self.optimizer.apply_gradients(
+            zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
+        )
         for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
             log_steps.assign(old + factors * (log_steps - old))
         return self.compute_metrics(x, y, logits, sample_weight)

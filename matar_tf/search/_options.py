@@ -36,9 +36,9 @@ class SearchOptions:
         is on a cost.
       sensitivity: Whether to measure what each entry's bits do alone, and to start
         from the greedy solutions of the sum; see `matar_tf.search._seeding`.
-      oversampling: Number of children bred for each that is measured; the surrogate
-        of `matar_tf.search._surrogate` picks them. 1 for a search without it.
-      max_minutes: Time after which the search stops at the end of a generation, by the
+      oversampling: Number of children bred for each that is measured, at least;
+        `matar_tf.search._surrogate` picks among them. 1 for a search without it.
+      max_minutes: Time after which the search stops at the end of a cohort, by the
         clock of this machine, so that its front is not the same everywhere; None for
         no limit.
       patience: Number of cohorts, measured one after the other, without a gain in

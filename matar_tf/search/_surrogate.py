@@ -101,7 +101,10 @@ class Surrogate:
         )
 
     def _left_out_scale(self) -> Array:
-        """Returns the deviation of the better left-out residuals, in the process's."""
+        """Returns the deviation of left-out residuals, in those of the process.
+
+        Of the better half of the measured policies.
+        """
         factor: Array = self._model.L_  # of the covariance
         inverse: Array = cast("Any", scipy.linalg).lapack.dtrtri(factor, lower=1)[0]
         precision = np.sum(inverse**2, axis=0)  # diagonal of the inverse covariance
