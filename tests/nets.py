@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras import keras
+from matar_tf.keras import keras, policy_space
+from matar_tf.policy import ALL_BITS, PolicySpace
 
 L = keras.layers
 IMAGE, SEQUENCE = (8, 8, 3), (16, 3)
@@ -158,6 +159,13 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
 def build_net(name: str) -> Any:
     """Returns a float network with random batch norms and biases, logits as output."""
     return keras_model(*NETS[name])
+
+
+def free_space(network: Any) -> PolicySpace:
+    """Returns the default space with every tensor inside a network free as well."""
+    space = policy_space(network)
+    inside = [name for name in space.activations if name not in ("samples", "logits")]
+    return space.with_choices(activations=dict.fromkeys(inside, ALL_BITS))
 
 
 def keras_model(shape: tuple[int, ...], body: Callable[[Any], Any]) -> Any:

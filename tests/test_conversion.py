@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import NETS, L, build_net, chain, conv, samples_for
+from nets import NETS, L, build_net, chain, conv, free_space, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ModelError
@@ -28,7 +28,8 @@ from matar_tf.tflite.simulator import simulate
 
 
 def prepare(name: str) -> tuple[Any, Artifact]:
-    model = quantize_model(build_net(name))
+    net = build_net(name)
+    model = quantize_model(net, free_space(net))
     calibrate(model, samples_for(name))
     return model, package(model)
 

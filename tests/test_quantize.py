@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import L, build_net, keras_model, samples_for
+from nets import L, build_net, free_space, keras_model, samples_for
 
 from matar_tf.errors import DataError, ModelError, PolicyError
 from matar_tf.keras import (
@@ -157,6 +157,25 @@ class TestPolicies:
         assert space.activations[activations[1]] == (2, 3, 4, 5, 6, 7, 8)
         assert space.activations[activations[2]] == (8,)
 
+    def test_tensors_that_no_multiplication_reads_stay_at_eight_bits(self) -> None:
+        free = {
+            name: {
+                entry
+                for entry, bits in policy_space(build_net(name)).activations.items()
+                if len(bits) > 1
+            }
+            for name in ("residual_bn", "concat_shared", "global_average")
+        }
+        # The skip of a sum is read by a convolution too, its other addend is not.
+        assert free["residual_bn"] == {"re_lu"}
+        # conv2d_1 is an addend, and reaches a convolution through the concatenation.
+        assert free["concat_shared"] == {"re_lu", "conv2d_1"}
+        assert free["global_average"] == {"global_average_pooling2d"}
+        # A network of one's own frees them.
+        net = build_net("residual_bn")
+        space = policy_space(net).with_choices(activations={"add": (2, 8)})
+        assert get_policy_space(quantize_model(net, space)) == space
+
     def test_unknown_and_missing_names_are_refused(self) -> None:
         net = build_net(NET)
         space = policy_space(net)
@@ -179,7 +198,10 @@ class TestPolicies:
             set_policy(quantized, policy)
             assert get_policy(quantized) == policy
 
-    def test_one_trace_serves_fifty_policies(self, quantized: Any) -> None:
+    def test_one_trace_serves_fifty_policies(self) -> None:
+        net = build_net(NET)
+        quantized = quantize_model(net, free_space(net))
+        calibrate(quantized, samples_for(NET))
         traces: list[int] = []
 
         @tf.function

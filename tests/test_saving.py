@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build_net, samples_for
+from nets import build_net, free_space, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
@@ -43,7 +43,8 @@ NETS = ("residual_bn", "concat_shared", "average_pool")
 
 def trained(name: str) -> Any:
     """A model after a training step, under a mixed policy."""
-    model = quantize_model(build_net(name))
+    net = build_net(name)
+    model = quantize_model(net, free_space(net))
     samples = samples_for(name)
     calibrate(model, samples)
     model.compile("adam", "mse")

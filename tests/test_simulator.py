@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import build_net, samples_for
+from nets import build_net, free_space, samples_for
 
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model
@@ -41,7 +41,8 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
 def test_builtin_kernels_are_reproduced_tensor_for_tensor(
     name: str, policy: str
 ) -> None:
-    model = quantize_model(build_net(name))
+    net = build_net(name)
+    model = quantize_model(net, free_space(net))
     calibrate(model, samples_for(name))
     artifact = package(model, include_network=False)
     content = ModelBuilder(artifact).build(artifact.space.named(policy))

@@ -23,6 +23,7 @@ from matar_tf.artifact import write_artifact
 from matar_tf.errors import SearchError
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
+from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
@@ -630,6 +631,8 @@ class TestCompare:
         values = {"artifact": str(files / "net.matar"), "num_random": 3}
         values |= {"data": str(files / "data.npz"), "reestimate": 50}
         values |= {"dedicated": [str(tmp_path / "w4a4.matar")]}
+        (tmp_path / "other.tflite").write_bytes(ModelBuilder(artifact).build(policy))
+        values |= {"files": [str(tmp_path / "other.tflite")]}
         assert call("compare", **values) == 0
         lines = capsys.readouterr().out.splitlines()
         cells = {line[:24].strip(): line[24:].split() for line in lines if line}
@@ -638,6 +641,7 @@ class TestCompare:
         expected = f"{100 * np.mean(outputs.argmax(1) == data.y_test):.2f}"
         # Here the dedicated network is the shared one: no gap.
         assert cells["w4a4"][:3] == [expected, expected, "0.00"]
+        assert cells["file: other"][:3] == ["-", expected, "-"]
         assert float(cells["w4a4"][3]) > 50.0
         assert cells["w2a2"][1:3] == ["-", "-"]
         for family in ("8/4/2", "2..8", "4..8"):
@@ -705,6 +709,37 @@ class TestTrain:
         assert call("train", **values, reuse=True) == 0
         assert "Reusing" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "train", **values)
+
+
+class TestTrainStock:
+    def test_two_files_of_int8_kernels(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        trained_pair()[0].save(tmp_path / "float.h5")
+        values = {
+            "recipe": "digits_resnet8:quick",
+            "float": str(tmp_path / "float.h5"),
+            "output": str(tmp_path / "stock"),
+        }
+        assert call("train_stock", **values) == 0
+        shown = capfd.readouterr().out
+        for name in ("ptq", "qat"):
+            content = (tmp_path / "stock" / f"{name}.tflite").read_bytes()
+            model = load_model(content)
+            kernels = [
+                model.subgraphs[0].tensors[operator.inputs[1]].type
+                for operator in model.subgraphs[0].operators
+                if op_name(model, operator) in COMPUTE_OPS
+            ]
+            assert set(kernels) == {schema.TensorType.INT8}
+            line = next(x for x in shown.splitlines() if x.startswith(f"  {name}  "))
+            assert float(line.split()[1].rstrip("%")) > 80.0
+
+    def test_a_folder_that_exists(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"recipe": "digits_resnet8", "output": str(tmp_path)}
+        assert "choose another" in fails(capsys, "train_stock", **values)
 
 
 class TestPackage:

@@ -30,6 +30,7 @@ __all__ = [
     "read_policy",
     "reports_errors",
     "run",
+    "training_data",
 ]
 
 
@@ -102,6 +103,26 @@ def float_network(
     return train_float(
         config.build_model, data, config.float_schedule, seed=seed, folder=folder
     )
+
+
+def training_data(config: RecipeConfig, spec: str | None) -> Data:
+    """Returns the data of ``--data``, or without it those of a recipe.
+
+    Raises:
+      DataError: If neither says which, they cannot be read, or have no training set.
+    """
+    from matar_tf.data import load_data
+    from matar_tf.errors import DataError
+
+    source = spec or config.data
+    if source is None:
+        raise DataError(
+            f"Expected --data for the recipe {config.name!r}: the path of an .npz file "
+            "with x_train, y_train, x_test and y_test."
+        )
+    data = load_data(source)
+    data.training()
+    return data
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:

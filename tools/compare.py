@@ -1,8 +1,8 @@
 """Compares one shared network with dedicated ones, on the integer kernels.
 
 Prints an accuracy table: float on top, uniform policies of the shared network beside
-networks trained for that policy alone, and random policies. Needs no TensorFlow, but
-for ``--reestimate``.
+networks trained for that policy alone, other files, and random policies. Needs no
+TensorFlow, but for ``--reestimate``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from tools.common import check_flags_only, reports_errors, run
 _ARTIFACT = flags.DEFINE_string("artifact", None, "The shared network's artifact.")
 _DEDICATED = flags.DEFINE_list(
     "dedicated", [], "Artifacts of networks trained for one policy each."
+)
+_FILES = flags.DEFINE_list(
+    "files", [], "Files (.tflite) of other networks, such as tools/train_stock.py's."
 )
 _DATA = flags.DEFINE_string("data", "digits", "Samples and labels to measure on.")
 _NUM_RANDOM = flags.DEFINE_integer(
@@ -74,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     dedicated = [read_artifact(path) for path in _DEDICATED.value]
     rows = [
         *_uniform_rows(artifact, dedicated, data),
+        *_file_rows(data),
         *_random_rows(artifact, data),
     ]
     known = artifact.accuracy.get("float", {}).get("accuracy")
@@ -151,6 +155,17 @@ def _uniform_rows(
             policies.items(), shared, again, strict=True
         )
     ]
+
+
+def _file_rows(data: Data) -> list[Row]:
+    from matar_tf.tflite.runtime import Runner
+
+    rows: list[Row] = []
+    for path in map(Path, _FILES.value):
+        outputs = Runner(path.read_bytes()).predict(data.x_test)
+        accuracy = 100.0 * float((outputs.argmax(axis=1) == data.y_test).mean())
+        rows.append(Row(name=f"file: {path.stem}", dedicated=accuracy))
+    return rows
 
 
 def _random_rows(artifact: Artifact, data: Data) -> list[Row]:

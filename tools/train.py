@@ -23,6 +23,7 @@ from tools.common import (
     read_policy,
     reports_errors,
     run,
+    training_data,
 )
 
 _RECIPE = flags.DEFINE_string(
@@ -58,8 +59,6 @@ def main(argv: Sequence[str]) -> int:
     """Trains; prints the accuracy of the float network and of uniform policies."""
     check_flags_only(argv)
     from matar_tf.artifact import check_free, read_artifact, write_artifact
-    from matar_tf.data import load_data
-    from matar_tf.errors import DataError
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)
@@ -69,14 +68,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"Reusing the artifact in {output}; pass --overwrite to train again.")
         return 0
     check_free(output, overwrite=_OVERWRITE.value)
-    source = _DATA.value or config.data
-    if source is None:
-        raise DataError(
-            f"Expected --data for the recipe {config.name!r}: the path of an .npz file "
-            "with x_train, y_train, x_test and y_test."
-        )
-    data = load_data(source)
-    data.training()
+    data = training_data(config, _DATA.value)
 
     from matar_tf import keras
 

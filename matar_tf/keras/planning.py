@@ -77,7 +77,9 @@ def plan_layout(
     """Decides where a laid-out model is quantized, and the default policy space.
 
     First and last compute layer, network input, the last compute layer's input and
-    the output stay at 8 bits; everything else may take 2..8.
+    the output stay at 8 bits, and so do tensors that no compute layer reads, such as
+    the addends of a sum: fewer bits there make no multiplication cheaper. Everything
+    else may take 2..8.
 
     Args:
       layout: What `lay_out` returned.
@@ -285,20 +287,30 @@ class _Planner:
             and isinstance(self._tensor(parents_of(layer)[0]), InputQuantize)
         }
         last: set[str] = set()
-        tensors: set[str] = set()
+        multiplied = {
+            self._tensor_name(parents_of(layer)[0])
+            for layer in self._order
+            if isinstance(layer, COMPUTE)
+        }
+        tensors = {self._tensor_name(layer) for layer in self._order} - multiplied
         for output in self._layout.model.outputs:
             layer = output.node.outbound_layer
             while _is_activation(layer) and activation_name(layer) != "linear":
                 if activation_name(layer) in FUSED_ACTIVATIONS:
                     break
                 layer = parents_of(layer)[0]
-            tensors.add(self._tensor(layer).name)
+            tensors.add(self._tensor_name(layer))
             while not isinstance(layer, COMPUTE) and len(parents_of(layer)) == 1:
                 layer = parents_of(layer)[0]
             if isinstance(layer, COMPUTE):
                 last.add(layer.name)
-                tensors.add(self._tensor(parents_of(layer)[0]).name)
-        return first | last, {self._owners.get(name, name) for name in tensors}
+                tensors.add(self._tensor_name(parents_of(layer)[0]))
+        return first | last, tensors
+
+    def _tensor_name(self, layer: Any) -> str:
+        """Returns the layer that owns the grid of what `layer` passes on, by name."""
+        name = str(self._tensor(layer).name)
+        return self._owners.get(name, name)
 
     def _tensor(self, layer: Any) -> Any:
         """Returns the layer that quantizes the tensor which `layer` passes on."""

@@ -37,7 +37,7 @@ class MultiBitTrainer(keras.Model):
       distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
         from the widest policy, which needs the sandwich.
       temperature: ``T``, above 0.
-      sandwich: Whether each step sees three policies.
+      sandwich: Whether each step sees three policies, if the model has that many.
       step_rates: Factor on the learning rate of the quantizers' steps by their width;
         1 for a width that is not named.
 
@@ -117,9 +117,9 @@ class MultiBitTrainer(keras.Model):
         The widest comes first, so that it can teach the others; the metrics are those
         of the last.
         """
-        if not self._sandwich:
-            return [in_force]
         space = self._setter.space
+        if not self._sandwich or space.num_policies == 1:
+            return [in_force]
         return [
             tf.constant(self._setter.rows(policy))
             for policy in (space.widest(), space.narrowest())
