@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _CALIBRATION_SAMPLES = 512
+_ONE_POLICY_PART = 10  # statistics of one policy need a tenth of the batches
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
 _FINAL_LEARNING_RATE = 0.01  # of the peak
 _OPTIMIZERS: dict[str, Callable[..., Any]] = {
@@ -121,7 +122,8 @@ class Method:
       affine_per_width: Whether batch norms learn a scale and a shift for each width.
       kurtosis: Rate of a `KurtosisRegularizer` on every kernel; 0 for none.
       reestimation: Number of batches that batch norm statistics are estimated from
-        again after training, on training samples; 0 to keep the moving averages.
+        again after training, on training samples, a tenth of them for a space of one
+        policy; 0 to keep the moving averages.
     """
 
     sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
@@ -228,16 +230,18 @@ def train_multi_bit(
     randomizer = PolicyRandomizer(method.sampler, seed=seed)
     _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
     if method.reestimation:
+        trained = get_policy_space(quantized)
+        num_batches = method.reestimation
+        if trained.num_policies == 1:
+            num_batches = -(-num_batches // _ONE_POLICY_PART)
         # Half as in the end of training, half such that no pair of widths is rare.
         drawn = draw_policies(
-            get_policy_space(quantized),
+            trained,
             randomizer.sampler_of(schedule.epochs - 1),
-            method.reestimation - method.reestimation // 2,
+            num_batches - num_batches // 2,
             seed,
         )
-        balanced = balanced_policies(
-            get_policy_space(quantized), method.reestimation // 2, seed
-        )
+        balanced = balanced_policies(trained, num_batches // 2, seed)
 
         def augment(batch: Any, number: int) -> Any:
             return _augment(batch, tf.constant([seed, number], tf.int64))
