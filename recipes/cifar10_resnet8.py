@@ -36,7 +36,7 @@ def get_config() -> RecipeConfig:
         ),
         # The sandwich shows 8 bits and 2 bits in every step, the sampler the rest.
         method=Method(
-            sandwich=True,
+            sandwich=("widest", "narrowest"),
             sampler=MixtureSampler(
                 samplers=(
                     UniformSampler(),

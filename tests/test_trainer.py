@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build_net, samples_for
+from nets import build_net, free_space, samples_for
 
-from matar_tf.errors import ModelError
+from matar_tf.errors import ModelError, PolicyError
 from matar_tf.keras import (
     IndependentSampler,
     MultiBitTrainer,
@@ -18,6 +18,7 @@ from matar_tf.keras import (
     get_policy,
     get_policy_space,
     keras,
+    policy_space,
     quantize_model,
     set_policy,
 )
@@ -33,7 +34,7 @@ def fresh() -> tuple[Any, Any]:
     """The float network and its calibrated multi-bitwidth copy."""
     keras.utils.set_random_seed(3)
     network = build_net(NAME)
-    model = quantize_model(network)
+    model = quantize_model(network, free_space(network))
     calibrate(model, X)
     return network, model
 
@@ -100,8 +101,14 @@ def test_soft_labels_of_a_float_teacher(share: float, temperature: float) -> Non
     assert_close(step, expected)
 
 
-def test_sandwich_sums_three_policies() -> None:
-    policies = ("w8a8", "w2a2", "w4a6")
+@pytest.mark.parametrize(
+    ("sandwich", "policies"),
+    [
+        (("widest", "narrowest"), ("w8a8", "w2a2", "w4a6")),
+        (("w5a3",), ("w5a3", "w4a6")),
+    ],
+)
+def test_sandwich_sums_its_policies(sandwich: Any, policies: Any) -> None:
     sums: list[np.ndarray] = []
     _, model = fresh()
     for name in policies:
@@ -110,9 +117,27 @@ def test_sandwich_sums_three_policies() -> None:
         sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
     _, other = fresh()
     set_policy(other, "w4a6")
-    step = one_step(other, sandwich=True)
+    step = one_step(other, sandwich=sandwich)
     assert_close(step, sums)
     assert get_policy(other) == get_policy_space(other).named("w4a6")
+
+
+def test_the_model_has_the_policies_of_the_sandwich() -> None:
+    _, model = fresh()
+    with pytest.raises(PolicyError, match="w9a9"):
+        MultiBitTrainer(model, sandwich=("w9a9",))
+
+
+def test_there_is_no_sandwich_of_one_policy() -> None:
+    network, _ = fresh()
+    space = policy_space(network)
+    steps = []
+    for sandwich in ((), ("widest", "w2a2")):
+        model = quantize_model(network, space.only(space.named("w4a4")))
+        calibrate(model, X)
+        steps.append(one_step(model, sandwich=sandwich))
+    for once, thrice in zip(*steps, strict=True):
+        np.testing.assert_allclose(thrice, once, rtol=1e-5, atol=1e-7)
 
 
 def test_in_place_distillation_learns_from_the_widest() -> None:
@@ -130,7 +155,9 @@ def test_in_place_distillation_learns_from_the_widest() -> None:
         total = [a + b for a, b in zip(total, gradient(model, divergence), strict=True)]
     _, other = fresh()
     set_policy(other, "w3a3")
-    assert_close(one_step(other, sandwich=True, distillation=1.0), total)
+    assert_close(
+        one_step(other, sandwich=("widest", "narrowest"), distillation=1.0), total
+    )
 
 
 def test_the_teacher_is_neither_trained_nor_saved() -> None:

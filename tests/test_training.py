@@ -146,6 +146,19 @@ class TestLearning:
         # Half of the policies of the statistics are the sampler's.
         assert used == [space] * (9 + 1)
 
+    def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(self):
+        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        used = []
+
+        def sampler(space, rng):
+            used.append(space)
+            return space.widest()
+
+        method = Method(sampler=sampler, reestimation=41)
+        train_multi_bit(network, FEW, replace(SHORT, epochs=1), method)
+        # Of 5 batches, rounded up, 3 have the sampler's policies; 3 are in the epoch.
+        assert len(used) == 3 + 3
+
     def test_needs_training_data(self):
         data = replace(FEW, x_train=None, y_train=None)
         with pytest.raises(DataError, match="add x_train"):
@@ -162,14 +175,17 @@ class TestMethod:
     def train(self, **changes):
         network = train_float(build_small, FEW, replace(SHORT, epochs=1))
         schedule = replace(SHORT, epochs=1)
-        return train_multi_bit(network, FEW, schedule, replace(self.PLAIN, **changes))
+        space = policy_space(network).with_choices(weights={"stem": (2, 8)})
+        return train_multi_bit(
+            network, FEW, schedule, replace(self.PLAIN, **changes), space=space
+        )
 
     @pytest.mark.parametrize(
         "changes",
         [
             {"distillation": 0.5},
             {"distillation": 0.5, "temperature": 4.0},
-            {"sandwich": True},
+            {"sandwich": ("narrowest",)},
             {"kurtosis": 1.0},
             {"reestimation": 3},
         ],
@@ -179,8 +195,9 @@ class TestMethod:
         assert not have_same_weights(self.train(), self.train(**changes))
 
     def test_teachers_differ(self):
-        by_float = self.train(distillation=0.9, sandwich=True)
-        by_widest = self.train(distillation=0.9, sandwich=True, teacher="widest")
+        method = {"distillation": 0.9, "sandwich": ("widest", "narrowest")}
+        by_float = self.train(**method)
+        by_widest = self.train(**method, teacher="sandwich")
         assert not have_same_weights(by_float, by_widest)
 
     def test_arguments_reach_the_batch_norms(self):
@@ -193,7 +210,7 @@ class TestMethod:
         assert [norm.affine_per_width for norm in norms] == [False, False, True]
 
     def test_unknown_teacher(self):
-        with pytest.raises(ModelError, match="float or widest"):
+        with pytest.raises(ModelError, match="float or sandwich"):
             Method(teacher="me")
 
     def test_moving_average_of_the_weights(self):

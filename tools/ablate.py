@@ -1,9 +1,9 @@
 """What each part of the training method adds: one short training per variant.
 
-Every variant starts from the same float network and sees the same number of policies;
-with the sandwich, which shows three a step, it has a third of the epochs. A variant
-that is the recipe's default is left out, unless it is named. Prints accuracies of the
-Keras model on the evaluation samples, in percent.
+Every variant starts from the same float network and sees the same number of policies:
+with a sandwich of two, which shows three a step, it has a third of the epochs. A
+variant that is the recipe's default is left out, unless it is named. Prints accuracies
+of the Keras model on the evaluation samples, in percent.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def variants(default: Method) -> dict[str, Method]:
     mixed = MixtureSampler(
         samplers=(UniformSampler(mixed=True), independent), probs=(0.5, 0.5)
     )
+    ends = ("widest", "narrowest")
     curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
     plain = replace(default, distillation=0.0, norm_context=0, reestimation=0)
     return {
@@ -67,9 +68,10 @@ def variants(default: Method) -> dict[str, Method]:
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
         "curriculum": replace(default, sampler=curriculum),
-        "one policy a step": replace(default, sandwich=False),
-        "sandwich": replace(default, sandwich=True),
-        "sandwich, widest teaches": replace(default, sandwich=True, teacher="widest"),
+        "one policy a step": replace(default, sandwich=()),
+        "sandwich": replace(default, sandwich=ends),
+        "sandwich of three": replace(default, sandwich=("w8a8", "w4a4", "w2a2")),
+        "sandwich, widest teaches": replace(default, sandwich=ends, teacher="sandwich"),
         "slow steps of narrow widths": replace(default, step_rates=_SLOW_STEPS),
         "kurtosis": replace(default, kurtosis=0.015),
     }
@@ -108,7 +110,7 @@ def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> s
     from matar_tf.keras import get_policy_space, train_multi_bit
     from matar_tf.samplers import IndependentSampler, draw_policies
 
-    epochs = _EPOCHS.value // (3 if method.sandwich else 1)
+    epochs = max(1, _EPOCHS.value // (1 + len(method.sandwich)))
     schedule = replace(config.multi_bit_schedule, epochs=epochs, warmup_epochs=0)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):

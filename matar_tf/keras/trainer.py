@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, Policy, PolicySpace
 
 __all__ = ["MultiBitTrainer"]
 
@@ -24,7 +24,8 @@ class MultiBitTrainer(keras.Model):
       with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
       a float network, or, in place, the widest policy on the same batch.
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
-      widest policy, of the policy in force and of the narrowest one.
+      policy in force and of policies that never change, the widest and the narrowest
+      there, others as well here.
     * **Rates of steps** (Adaptive learning rate scaling, arXiv 2502.01199): what an
       optimizer makes of the quantizers' learned steps is multiplied by a factor of
       their width. So it holds for any optimizer; a factor on the gradient would do
@@ -35,15 +36,17 @@ class MultiBitTrainer(keras.Model):
         and it is what to save and to package afterwards.
       teacher: A float network with logits as output, or None.
       distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
-        from the widest policy, which needs the sandwich.
+        from the first policy of the sandwich.
       temperature: ``T``, above 0.
-      sandwich: Whether each step sees three policies, if the model has that many.
+      sandwich: Policies that every step sees beside the one in force: ``widest``,
+        ``narrowest`` and names of uniform ones. A model of one policy has none.
       step_rates: Factor on the learning rate of the quantizers' steps by their width;
         1 for a width that is not named.
 
     Raises:
       ModelError: If soft labels are asked for and nothing can give them, or an
         argument is out of its range.
+      PolicyError: If the model does not have a policy of the sandwich.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class MultiBitTrainer(keras.Model):
         teacher: Any = None,
         distillation: float = 0.0,
         temperature: float = 1.0,
-        sandwich: bool = False,
+        sandwich: Sequence[str] = (),
         step_rates: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(name=f"{model.name}_trainer")
@@ -64,16 +67,20 @@ class MultiBitTrainer(keras.Model):
             )
         if distillation and teacher is None and not sandwich:
             raise ModelError(
-                "Expected a teacher for the soft labels: pass a float network, or "
-                "sandwich=True, so that the widest policy teaches."
+                "Expected a teacher for the soft labels: pass a float network, or a "
+                'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
             )
         self.multi_bit_network = model
         # Hidden in a function: Keras would take the teacher's weights for its own.
         self._teach = None if teacher is None else lambda x: teacher(x, training=False)
         self._distillation = distillation
         self._temperature = temperature
-        self._sandwich = sandwich
         self._setter: PolicySetter = policy_setter(model)
+        alone = self._setter.space.num_policies == 1
+        self._sandwich = [
+            tf.constant(self._setter.rows(_policy(self._setter.space, name)))
+            for name in (() if alone else sandwich)
+        ]
         self._step_factors = _step_factors(model, step_rates or {})
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
@@ -89,7 +96,8 @@ class MultiBitTrainer(keras.Model):
         gradients: list[Any] = []
         logits = None
         in_force = self._setter.rows_in_force()
-        for rows in self._policies(in_force):
+        # The first can teach the others; the metrics are those of the last.
+        for rows in [*self._sandwich, in_force]:
             self._setter.assign_rows(rows)
             with tf.GradientTape() as tape:
                 logits = self.multi_bit_network(x, training=True)
@@ -111,20 +119,6 @@ class MultiBitTrainer(keras.Model):
             log_steps.assign(old + factors * (log_steps - old))
         return self.compute_metrics(x, y, logits, sample_weight)
 
-    def _policies(self, in_force: Any) -> list[Any]:
-        """Returns the rows of each policy of a step; the one in force comes last.
-
-        The widest comes first, so that it can teach the others; the metrics are those
-        of the last.
-        """
-        space = self._setter.space
-        if not self._sandwich or space.num_policies == 1:
-            return [in_force]
-        return [
-            tf.constant(self._setter.rows(policy))
-            for policy in (space.widest(), space.narrowest())
-        ] + [in_force]
-
     def _loss(self, x: Any, y: Any, sample_weight: Any, logits: Any, soft: Any) -> Any:
         # Regularisation losses of the network's layers are in compute_loss.
         loss: Any = self.compute_loss(x, y, logits, sample_weight)
@@ -138,6 +132,12 @@ class MultiBitTrainer(keras.Model):
         )
         share = self._distillation
         return (1.0 - share) * loss + share * self._temperature**2 * divergence
+
+
+def _policy(space: PolicySpace, name: str) -> Policy:
+    if name == "widest":
+        return space.widest()
+    return space.narrowest() if name == "narrowest" else space.named(name)
 
 
 def _step_factors(model: Any, rates: Mapping[int, float]) -> list[tuple[Any, Any]]:

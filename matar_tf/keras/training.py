@@ -113,8 +113,9 @@ class Method:
       distillation: Share of soft labels in the loss; see `MultiBitTrainer`.
       temperature: Of the soft labels.
       teacher: Who gives them: ``float``, the network that training starts from, or
-        ``widest``, the widest policy on the same batch, which needs the sandwich.
-      sandwich: Whether each step also sees the widest and the narrowest policy.
+        ``sandwich``, its first policy on the same batch.
+      sandwich: Policies that every step sees beside the sampler's: ``widest``,
+        ``narrowest`` and names of uniform ones; each costs a pass.
       step_rates: Factors on the learning rate of the quantizers' steps, as pairs of
         a width and a factor; see `MultiBitTrainer`.
       norm_context: Number of entries before a layer by whose widths its batch norm
@@ -130,7 +131,7 @@ class Method:
     distillation: float = 0.5
     temperature: float = 1.0
     teacher: str = "float"
-    sandwich: bool = False
+    sandwich: tuple[str, ...] = ()
     step_rates: tuple[tuple[int, float], ...] = ()
     norm_context: int = NORM_CONTEXT
     affine_per_width: bool = False
@@ -138,9 +139,9 @@ class Method:
     reestimation: int = 400
 
     def __post_init__(self) -> None:
-        if self.teacher not in ("float", "widest"):
+        if self.teacher not in ("float", "sandwich"):
             raise ModelError(
-                f"Expected the teacher float or widest, got {self.teacher!r}."
+                f"Expected the teacher float or sandwich, got {self.teacher!r}."
             )
 
 
