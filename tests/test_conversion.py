@@ -92,8 +92,7 @@ class TestClamps:
             return [op_name(model, one) for one in operators].count("QUANTIZE")
 
         assert num_quantize("w8a8") == 1  # the float input
-        # The signed batch norm; the sum is the last layer's input and stays at 8.
-        assert num_quantize("w4a4") == 2
+        assert num_quantize("w4a4") == 3  # and the signed batch norm and sum
 
 
 class TestReference:
@@ -209,7 +208,7 @@ def _reference_net(name: str) -> tuple[Any, Artifact, np.ndarray]:
             weights[-1] = rng.normal(size=weights[-1].shape) * 0.1
             layer.set_weights(weights)
     samples = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
-    quantized = quantize_model(model)
+    quantized = quantize_model(model, free_space(model))
     calibrate(quantized, samples)
     return quantized, package(quantized), samples
 

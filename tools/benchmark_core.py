@@ -22,7 +22,7 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.conversion import convert_policy
-from matar_tf.policy import Policy
+from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
 from matar_tf.tflite.build import ModelBuilder
@@ -338,14 +338,22 @@ def _quantized(body: Callable[[Any], Any]) -> Any:
 
 
 def _make_quantized(model: Any) -> Any:
-    """Returns the multi-bitwidth model of a float one with random biases."""
+    """Returns the multi-bitwidth model of a float one with random biases.
+
+    Every tensor but the input and the output has a choice.
+    """
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if getattr(layer, "use_bias", False):
             weights = layer.get_weights()
             weights[-1] = rng.normal(size=weights[-1].shape) * 0.1
             layer.set_weights(weights)
-    return matar.quantize_model(model)
+    space = matar.policy_space(model)
+    # Narrow addends too, which keep 8 bits by default.
+    inside = [name for name in space.activations if name not in ("image", "head")]
+    return matar.quantize_model(
+        model, space.with_choices(activations=dict.fromkeys(inside, ALL_BITS))
+    )
 
 
 def _depthwise_net(x: Any) -> Any:
