@@ -235,7 +235,7 @@ class TestStepRates:
             else:
                 expected = plain
             np.testing.assert_allclose(scaled, expected, rtol=1e-3, atol=1e-6)
-        assert checked == 3
+        assert checked == 4  # one kernel, three tensors
 
     def test_adam_obeys_as_well(self) -> None:
         moved = []
