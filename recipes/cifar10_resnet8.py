@@ -1,7 +1,9 @@
 """CIFAR-10 with ResNet-8 of MLPerf Tiny: 16, 32, 64 channels, 78,666 parameters.
 
+Claim: 2.9 points below float on average over random 8/4/2-bit policies, 0.6 over random
+ones of 4..8 bits; within 0.6 points of a network for w2a2 alone.
 Price: on two CPU cores, an epoch of the float network takes about 40 s, one of the
-multi-bitwidth network, four policies a step, about 160 s, one for a single policy 45 s.
+multi-bitwidth network, three policies a step, about 120 s, one for one policy 45 s.
 Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
 Command: python tools/train.py --recipe=cifar10_resnet8 --data=cifar10.npz \
   --output=runs/cifar10
@@ -34,17 +36,17 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=16, learning_rate=1e-3, batch_size=128, augment=True
         ),
-        # Every step sees 8, 4 and 2 bits; the sampler adds what lies between.
+        # Every step sees 8 bits and 2 bits; the sampler adds what lies between.
         method=Method(
-            sandwich=("w8a8", "w4a4", "w2a2"),
+            sandwich=("widest", "narrowest"),
             sampler=MixtureSampler(
                 samplers=(
-                    UniformSampler(names=("w6a6", "w3a3")),
+                    UniformSampler(),
                     UniformSampler(mixed=True),
                     IndependentSampler(bits=(2, 4, 8)),
                     IndependentSampler(),
                 ),
-                probs=(0.3, 0.2, 0.2, 0.3),
+                probs=(0.25, 0.25, 0.2, 0.3),
             ),
             reestimation=600,
         ),
