@@ -20,7 +20,7 @@ from tqdm import tqdm
 from matar_tf import keras as matar
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.conversion import convert_policy
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import draw_policies
@@ -34,6 +34,7 @@ from matar_tf.tflite.evaluate import (
 from matar_tf.tflite.runtime import Runner
 from recipes.models import mlperf_tiny_resnet8
 from tools.bars import Bar
+from tools.stock import convert_stock
 
 __all__ = ["measure_core"]
 
@@ -162,13 +163,7 @@ def _against_stock(artifact: Artifact, data: Data) -> Iterator[Bar]:
     stock = tfmot.quantization.keras.quantize_model(float_model)
     stock.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     stock.train_on_batch(data.x_test[:256], data.y_test[:256])
-    shape = (1, *data.x_test.shape[1:])
-    function = tf.function(lambda x: stock(x, training=False)).get_concrete_function(
-        tf.TensorSpec(shape, tf.float32)
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], stock)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    theirs = converter.convert()
+    theirs = convert_stock(stock, batch_size=1)
     ours = ModelBuilder(artifact).build(artifact.space.named("w8a8"))
     sample = data.x_test[:1]
     runners = [Runner(ours), Runner(theirs)]

@@ -75,9 +75,10 @@ def main(argv: Sequence[str]) -> int:
     data = load_data(_DATA.value, training=False)
     check_data(artifact, data)
     dedicated = [read_artifact(path) for path in _DEDICATED.value]
+    files = [(Path(path).stem, Path(path).read_bytes()) for path in _FILES.value]
     rows = [
         *_uniform_rows(artifact, dedicated, data),
-        *_file_rows(data),
+        *_file_rows(files, data),
         *_random_rows(artifact, data),
     ]
     known = artifact.accuracy.get("float", {}).get("accuracy")
@@ -157,14 +158,15 @@ def _uniform_rows(
     ]
 
 
-def _file_rows(data: Data) -> list[Row]:
+def _file_rows(files: Sequence[tuple[str, bytes]], data: Data) -> list[Row]:
+    from matar_tf.tflite.evaluate import accuracy
     from matar_tf.tflite.runtime import Runner
 
     rows: list[Row] = []
-    for path in map(Path, _FILES.value):
-        outputs = Runner(path.read_bytes()).predict(data.x_test)
-        accuracy = 100.0 * float((outputs.argmax(axis=1) == data.y_test).mean())
-        rows.append(Row(name=f"file: {path.stem}", dedicated=accuracy))
+    for name, content in files:
+        outputs = Runner(content).predict(data.x_test)
+        measured = 100.0 * accuracy(outputs, data.y_test)
+        rows.append(Row(name=f"file: {name}", dedicated=measured))
     return rows
 
 

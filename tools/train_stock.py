@@ -8,17 +8,13 @@ rates of the recipe's multi-bitwidth training. Prints their accuracy on LiteRT.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-if TYPE_CHECKING:
-    import numpy as np
 
 from tools.common import (
     check_flags_only,
@@ -61,8 +57,10 @@ def main(argv: Sequence[str]) -> int:
 
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
+    from matar_tf.tflite.evaluate import accuracy
     from matar_tf.tflite.export import write_atomically
     from matar_tf.tflite.runtime import Runner
+    from tools.stock import convert_stock
 
     network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
     stock = train_float(
@@ -72,43 +70,18 @@ def main(argv: Sequence[str]) -> int:
         seed=_SEED.value,
     )
     contents = {
-        "ptq": _convert(network, data.training()[0][:_NUM_REPRESENTATIVE]),
-        "qat": _convert(stock, None),
+        "ptq": convert_stock(
+            network, representative=data.training()[0][:_NUM_REPRESENTATIVE]
+        ),
+        "qat": convert_stock(stock),
     }
     output.mkdir(parents=True)
     print(f"\nAccuracy on {len(data.x_test)} samples of {data.name}, LiteRT kernels:")
     for name, content in contents.items():
         write_atomically(output / f"{name}.tflite", content)
         outputs = Runner(content).predict(data.x_test)
-        print(f"  {name}  {(outputs.argmax(axis=1) == data.y_test).mean():.2%}")
+        print(f"  {name}  {accuracy(outputs, data.y_test):.2%}")
     return 0
-
-
-def _convert(model: Any, representative: np.ndarray | None) -> bytes:
-    """Returns the int8 file of a model, inputs and outputs in float.
-
-    Args:
-      model: A float network, or one of tfmot's quantization-aware training.
-      representative: Samples whose ranges become the grids of a float network.
-    """
-    from matar_tf.keras._compat import tf
-
-    shape = (None, *model.input_shape[1:])
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(
-        tf.TensorSpec(shape, tf.float32)
-    )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if representative is not None:
-
-        def samples() -> Iterator[list[np.ndarray]]:
-            for number in range(len(representative)):
-                yield [representative[number : number + 1]]
-
-        converter.representative_dataset = samples
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    content: bytes = converter.convert()
-    return content
 
 
 if __name__ == "__main__":

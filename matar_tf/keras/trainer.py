@@ -22,7 +22,7 @@ class MultiBitTrainer(keras.Model):
 
     * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
       with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
-      a float network, or, in place, the widest policy on the same batch.
+      a float network, or, in place, the sandwich's first policy on the same batch.
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
       policy in force and of policies that never change, the widest and the narrowest
       there, others as well here.
