@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from nets import NETS, L, build_net, chain, conv, free_space, samples_for
 
 from matar_tf.artifact import Artifact
@@ -124,6 +125,20 @@ class TestReference:
 
 
 class TestTemplate:
+    def test_files_have_a_signature(self) -> None:
+        _, artifact = prepare("residual_bn")
+        content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
+        samples = samples_for("residual_bn")
+        interpreter = Interpreter(model_content=content)
+        names = {"inputs": ["samples"], "outputs": ["output_0"]}
+        assert interpreter.get_signature_list() == {"serving_default": names}
+        run = interpreter.get_signature_runner()
+        for sample, expected in zip(
+            samples, Runner(content).predict(samples), strict=True
+        ):
+            outputs = run(samples=sample[None])["output_0"]
+            np.testing.assert_array_equal(outputs[0], expected)
+
     def test_negative_and_zero_batch_norm_scales(self) -> None:
         net = build_net("conv_bn_relu6")
         norm = next(x for x in net.layers if isinstance(x, L.BatchNormalization))

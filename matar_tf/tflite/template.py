@@ -147,7 +147,8 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
 
     MAXIMUM operators, which cut off what lies below the lowest level, become QUANTIZE
     operators that do so by saturation: XNNPACK runs those in one partition. The batch
-    axis of constant shapes is freed, so that a file runs at any batch size.
+    axis of constant shapes is freed, so that a file runs at any batch size. Inputs and
+    outputs get the names of a signature, those that the converter gives a SavedModel's.
 
     Raises:
       ModelError: If a layer came out in float, or an entry cannot be found.
@@ -156,6 +157,7 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
     _check_operators(model)
     clamps = _replace_clamps(model, fingerprints)
     _free_batch(model)
+    _add_signature(model)
     compact(model)
     tensors = _match_tensors(model, fingerprints)
     kernels = _match_kernels(model, fingerprints, tensors)
@@ -252,6 +254,24 @@ def _free_batch(model: Any) -> None:
         set_buffer(model, shape, sizes)
         if operator.builtinOptions is not None:
             operator.builtinOptions.newShape = sizes
+
+
+def _add_signature(model: Any) -> None:
+    """Names inputs and outputs for ``Interpreter.get_signature_runner``."""
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey = "serving_default"
+    signature.inputs = [_tensor_map(graph.tensors[i].name, i) for i in graph.inputs]
+    signature.outputs = [
+        _tensor_map(f"output_{place}", i) for place, i in enumerate(graph.outputs)
+    ]
+    model.signatureDefs = [signature]
+
+
+def _tensor_map(name: str | bytes, index: int) -> Any:
+    tensor_map = schema.TensorMapT()
+    tensor_map.name, tensor_map.tensorIndex = name, int(index)
+    return tensor_map
 
 
 def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
