@@ -21,6 +21,7 @@ from matar_tf.keras import (
 )
 from matar_tf.keras import training as training_module
 from matar_tf.keras._compat import tf
+from matar_tf.samplers import UniformSampler
 
 FEW = replace(
     few_digits(), x_train=few_digits().training()[0][:96],
@@ -146,18 +147,44 @@ class TestLearning:
         # Half of the policies of the statistics are the sampler's.
         assert used == [space] * (9 + 1)
 
-    def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(self):
+    def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(self, monkeypatch):
         network = train_float(build_small, FEW, replace(SHORT, epochs=1))
-        used = []
+        space = policy_space(network)
+        space = space.only(space.narrowest())
+        seen = []
+        monkeypatch.setattr(
+            training_module,
+            "reestimate_batch_norm",
+            lambda *_, policies, **__: seen.extend(policies),
+        )
+        # Neither the sampler nor the sandwich has a policy of this space.
+        method = Method(
+            sampler=UniformSampler(names=("w8a8",)),
+            sandwich=("w4a4",),
+            reestimation=41,
+        )
+        schedule = replace(SHORT, epochs=1)
+        train_multi_bit(network, FEW, schedule, method, space=space)
+        assert seen == [space.narrowest()] * 5  # 41 / 10, rounded up
 
-        def sampler(space, rng):
-            used.append(space)
-            return space.widest()
-
-        method = Method(sampler=sampler, reestimation=41)
-        train_multi_bit(network, FEW, replace(SHORT, epochs=1), method)
-        # Of 5 batches, rounded up, 3 have the sampler's policies; 3 are in the epoch.
-        assert len(used) == 3 + 3
+    def test_statistics_are_those_of_all_samplers_of_a_curriculum(self, monkeypatch):
+        network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
+        space = policy_space(network)
+        space = space.with_choices(weights=dict.fromkeys(space.weights, (2, 4)))
+        seen = []
+        monkeypatch.setattr(
+            training_module,
+            "reestimate_batch_norm",
+            lambda *_, policies, **__: seen.extend(policies),
+        )
+        drawn = [space.widest(), space.narrowest()]
+        method = Method(
+            sampler={0: lambda *_: drawn[0], 1: lambda *_: drawn[1]}, reestimation=8
+        )
+        schedule = replace(SHORT, epochs=2)
+        train_multi_bit(network, FEW, schedule, method, space=space)
+        assert seen[:4] == [drawn[0], drawn[0], drawn[1], drawn[1]]
+        assert len(seen) == 8
 
     def test_needs_training_data(self):
         data = replace(FEW, x_train=None, y_train=None)

@@ -33,10 +33,10 @@ from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import PolicySpace
 from matar_tf.samplers import (
+    IndependentSampler,
     MixtureSampler,
     Sampler,
     balanced_policies,
-    draw_policies,
 )
 
 __all__ = [
@@ -109,7 +109,7 @@ class Method:
 
     Attributes:
       sampler: Draws the policy of each batch, or samplers by the epoch from which on
-        they draw; see `PolicyRandomizer`.
+        they draw; see `PolicyRandomizer`. Not asked for a space of one policy.
       distillation: Share of soft labels in the loss; see `MultiBitTrainer`.
       temperature: Of the soft labels.
       teacher: Who gives them: ``float``, the network that training starts from, or
@@ -228,20 +228,23 @@ def train_multi_bit(
         sandwich=method.sandwich,
         step_rates=dict(method.step_rates),
     )
-    randomizer = PolicyRandomizer(method.sampler, seed=seed)
+    trained = get_policy_space(quantized)
+    alone = trained.num_policies == 1
+    randomizer = PolicyRandomizer(
+        IndependentSampler() if alone else method.sampler, seed=seed
+    )
     _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
     if method.reestimation:
-        trained = get_policy_space(quantized)
         num_batches = method.reestimation
-        if trained.num_policies == 1:
+        if alone:
             num_batches = -(-num_batches // _ONE_POLICY_PART)
-        # Half as in the end of training, half such that no pair of widths is rare.
-        drawn = draw_policies(
-            trained,
-            randomizer.sampler_of(schedule.epochs - 1),
-            num_batches - num_batches // 2,
-            seed,
-        )
+        # Half as all of training drew them, half such that no pair of widths is rare.
+        num_drawn = num_batches - num_batches // 2
+        rng = np.random.default_rng(seed)
+        drawn = [
+            randomizer.sampler_of(number * schedule.epochs // num_drawn)(trained, rng)
+            for number in range(num_drawn)
+        ]
         balanced = balanced_policies(trained, num_batches // 2, seed)
 
         def augment(batch: Any, number: int) -> Any:
@@ -254,7 +257,7 @@ def train_multi_bit(
             transform=augment if schedule.augment else None,
             seed=seed,
         )
-    set_policy(quantized, get_policy_space(quantized).widest())
+    set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized
 
