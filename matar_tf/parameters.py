@@ -69,8 +69,8 @@ class NormParameters:
         the entries that the statistics depend on: the layer's own weights, then what
         is before it, the nearest first. The first two choose the row of the first
         term together, each further one that of a term of its own.
-      gamma: ``[len(own widths), channels]``, or ``[1, channels]`` for all widths.
-      beta: In the shape of `gamma`.
+      gamma: ``[channels]``, for all widths.
+      beta: ``[channels]``.
       mean: Rows of all terms, one term after the other, ``[num_rows, channels]``.
       variance: In the shape of `mean`.
       epsilon: Added to the variance.
@@ -95,10 +95,9 @@ class NormParameters:
         places = norm_places([len(bits) for _, _, bits in self.entries], rows)
         mean = self.mean[places].astype(np.float64).sum(axis=0)
         variance = self.variance[places].astype(np.float64).prod(axis=0)
-        row = rows[0] if len(self.gamma) > 1 else 0
-        gamma, beta = self.gamma[row].astype(np.float64), self.beta[row]
+        gamma, beta = (one.astype(np.float64) for one in (self.gamma, self.beta))
         scale = np.abs(gamma) / np.sqrt(variance + self.epsilon)
-        offset = beta.astype(np.float64) - mean * scale
+        offset = beta - mean * scale
         return scale.astype(np.float32), offset.astype(np.float32)
 
 

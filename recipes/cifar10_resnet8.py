@@ -13,7 +13,7 @@ Reference: mlcommons/tiny, image classification.
 
 from __future__ import annotations
 
-from matar_tf.keras import Method, Schedule
+from matar_tf.keras import Method, Refinement, Schedule
 from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
 from recipes.common import RecipeConfig
 from recipes.models import mlperf_tiny_resnet8
@@ -36,9 +36,10 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=16, learning_rate=1e-3, batch_size=128, augment=True
         ),
-        # Every step sees 8 bits and 2 bits; the sampler adds what lies between.
+        # Every step sees 3 bits and 2 bits, which take longest to learn; the sampler
+        # adds all the others.
         method=Method(
-            sandwich=("widest", "narrowest"),
+            sandwich=("w3a3", "narrowest"),
             sampler=MixtureSampler(
                 samplers=(
                     UniformSampler(),
@@ -49,5 +50,17 @@ def get_config() -> RecipeConfig:
                 probs=(0.25, 0.25, 0.2, 0.3),
             ),
             reestimation=600,
+            refinement=Refinement(
+                epochs=2,
+                learning_rate=1e-4,
+                sandwich=("narrowest",),
+                sampler=MixtureSampler(
+                    samplers=(
+                        UniformSampler(names=("w8a8", "w6a6", "w5a5", "w4a4", "w4a4")),
+                        IndependentSampler(bits=(4, 5, 6, 7, 8)),
+                    ),
+                    probs=(0.5, 0.5),
+                ),
+            ),
         ),
     )

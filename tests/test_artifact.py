@@ -29,8 +29,8 @@ def artifact() -> Artifact:
         step=np.ones((2, 2), np.float32),
         norm=NormParameters(
             entries=(("weights", "dense", (2, 8)),),
-            gamma=np.full((2, 2), 0.5, np.float32),
-            beta=np.zeros((2, 2), np.float32),
+            gamma=np.full(2, 0.5, np.float32),
+            beta=np.zeros(2, np.float32),
             mean=np.zeros((2, 2), np.float32),
             variance=np.ones((2, 2), np.float32),
             epsilon=1e-3,

@@ -354,12 +354,10 @@ class TestBatchNorm:
         np.testing.assert_allclose(mean[1], expected, rtol=1e-4)
 
     def test_evaluates_with_the_row_in_force(self) -> None:
-        norm = MultiBitBatchNormalization(
-            "conv", (2, 8), epsilon=0.0, affine_per_width=True
-        )
+        norm = MultiBitBatchNormalization("conv", (2, 8), epsilon=0.0)
         norm.build((None, 2))
-        norm.gamma.assign([[1.0, 1.0], [2.0, -3.0]])
-        norm.beta.assign([[0.0, 0.0], [0.5, 0.25]])
+        norm.gamma.assign([2.0, -3.0])
+        norm.beta.assign([0.5, 0.25])
         norm.moving_mean.assign([[0.0, 0.0], [1.0, 2.0]])
         norm.moving_variance.assign([[1.0, 1.0], [4.0, 9.0]])
         norm.rows.assign([1])
@@ -398,9 +396,9 @@ class TestBatchNorm:
     def test_one_scale_for_all_widths(self) -> None:
         norm = MultiBitBatchNormalization("conv", (2, 8))
         norm.build((None, 3))
-        assert norm.gamma.shape == (1, 3)
+        assert norm.gamma.shape == (3,)
         x = tf.constant([[1.0, 2.0, 3.0]])
-        norm.gamma.assign([[2.0, 2.0, 2.0]])
+        norm.gamma.assign([2.0, 2.0, 2.0])
         for row in (0, 1):
             norm.rows.assign([row])
             np.testing.assert_allclose(norm(x, training=False), 2 * x, rtol=1e-3)

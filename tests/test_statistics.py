@@ -65,7 +65,7 @@ class TestBank:
     def test_rows(self, context: int, rows: int) -> None:
         norm = norm_of(build(norm_context=context))
         assert norm.moving_mean.shape == (rows, 5)
-        assert norm.gamma.shape == (1, 5)
+        assert norm.gamma.shape == (5,)
         # Nearest first; the first layer has no choice of widths.
         before = [("activations", "relu2"), ("weights", "second")]
         before.append(("activations", "relu"))
@@ -88,7 +88,7 @@ class TestBank:
         rng = np.random.default_rng(1)
         norm.moving_mean.assign(rng.normal(size=(63, 5)))
         norm.moving_variance.assign(rng.uniform(0.5, 2.0, size=(63, 5)))
-        norm.gamma.assign(rng.normal(size=(1, 5)))
+        norm.gamma.assign(rng.normal(size=5))
         builder = ModelBuilder(package(model, include_network=False))
         space = get_policy_space(model)
         outputs = []

@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     Method,
+    Refinement,
     Schedule,
     evaluate_policies,
     get_policy,
@@ -40,6 +42,17 @@ def build_small(input_shape, num_classes):
     x = layers.Flatten(name="flatten")(x)
     outputs = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(inputs, outputs, name="small")
+
+
+def build_deep(input_shape, num_classes):
+    """A layer with a choice of input widths, which the first one does not have."""
+    layers = keras.layers
+    inputs = layers.Input(input_shape)
+    x = layers.Conv2D(2, 3, strides=2, activation="relu", name="stem")(inputs)
+    x = layers.Conv2D(2, 1, name="middle")(x)
+    x = layers.BatchNormalization(name="middle_bn")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x), name="deep")
 
 
 def build_linear(input_shape, num_classes):
@@ -76,6 +89,18 @@ def kill_in_epoch(monkeypatch):
         monkeypatch.setattr(training_module._Backup, "on_epoch_end", on_epoch_end)
 
     return arm
+
+
+@pytest.fixture
+def statistics_policies(monkeypatch):
+    """Returns the list that collects the policies of all statistics."""
+    seen = []
+    monkeypatch.setattr(
+        training_module,
+        "reestimate_batch_norm",
+        lambda *_, policies, **__: seen.extend(policies),
+    )
+    return seen
 
 
 class TestSchedule:
@@ -147,16 +172,12 @@ class TestLearning:
         # Half of the policies of the statistics are the sampler's.
         assert used == [space] * (9 + 1)
 
-    def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(self, monkeypatch):
+    def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(
+        self, statistics_policies
+    ):
         network = train_float(build_small, FEW, replace(SHORT, epochs=1))
         space = policy_space(network)
         space = space.only(space.narrowest())
-        seen = []
-        monkeypatch.setattr(
-            training_module,
-            "reestimate_batch_norm",
-            lambda *_, policies, **__: seen.extend(policies),
-        )
         # Neither the sampler nor the sandwich has a policy of this space.
         method = Method(
             sampler=UniformSampler(names=("w8a8",)),
@@ -165,26 +186,22 @@ class TestLearning:
         )
         schedule = replace(SHORT, epochs=1)
         train_multi_bit(network, FEW, schedule, method, space=space)
-        assert seen == [space.narrowest()] * 5  # 41 / 10, rounded up
+        assert statistics_policies == [space.narrowest()] * 5  # 41 / 10, rounded up
 
-    def test_statistics_are_those_of_all_samplers_of_a_curriculum(self, monkeypatch):
+    def test_statistics_are_those_of_all_samplers_of_a_curriculum(
+        self, statistics_policies
+    ):
         network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
         space = policy_space(network)
         space = space.with_choices(weights=dict.fromkeys(space.weights, (2, 4)))
-        seen = []
-        monkeypatch.setattr(
-            training_module,
-            "reestimate_batch_norm",
-            lambda *_, policies, **__: seen.extend(policies),
-        )
         drawn = [space.widest(), space.narrowest()]
         method = Method(
             sampler={0: lambda *_: drawn[0], 1: lambda *_: drawn[1]}, reestimation=8
         )
         schedule = replace(SHORT, epochs=2)
         train_multi_bit(network, FEW, schedule, method, space=space)
-        assert seen[:4] == [drawn[0], drawn[0], drawn[1], drawn[1]]
-        assert len(seen) == 8
+        assert statistics_policies[:4] == [drawn[0], drawn[0], drawn[1], drawn[1]]
+        assert len(statistics_policies) == 8
 
     def test_needs_training_data(self):
         data = replace(FEW, x_train=None, y_train=None)
@@ -227,14 +244,21 @@ class TestMethod:
         by_widest = self.train(**method, teacher="sandwich")
         assert not have_same_weights(by_float, by_widest)
 
-    def test_arguments_reach_the_batch_norms(self):
-        norms = [
-            graph.inner_layer(self.train(**changes).get_layer("stem_bn"))
-            for changes in ({}, {"norm_context": 5}, {"affine_per_width": True})
+    def test_context_reaches_the_batch_norms(self):
+        network = train_float(build_deep, FEW, replace(SHORT, epochs=1))
+        lengths = [
+            len(graph.inner_layer(model.get_layer("quant_middle_bn")).context)
+            for model in (
+                train_multi_bit(
+                    network,
+                    FEW,
+                    replace(SHORT, epochs=1),
+                    replace(self.PLAIN, norm_context=norm_context),
+                )
+                for norm_context in (0, 1)
+            )
         ]
-        # The first layer has 8 bits, and nothing before it has a choice.
-        assert [len(norm.context) for norm in norms] == [0, 0, 0]
-        assert [norm.affine_per_width for norm in norms] == [False, False, True]
+        assert lengths == [0, 1]
 
     def test_unknown_teacher(self):
         with pytest.raises(ModelError, match="float or sandwich"):
@@ -264,6 +288,86 @@ class TestMethod:
     def test_refuses(self, changes):
         with pytest.raises(ModelError, match="Expected"):
             replace(SHORT, **changes)
+
+
+def linear_with_choice():
+    """Returns a trained layer, and a space of three widths of its weights."""
+    network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
+    space = policy_space(network)
+    return network, space.with_choices(weights=dict.fromkeys(space.weights, (2, 4, 8)))
+
+
+class TestRefinement:
+    REFINEMENT = Refinement(epochs=1, learning_rate=1e-3, sampler=UniformSampler())
+    METHOD = replace(TestMethod.PLAIN, refinement=REFINEMENT)
+
+    def train(self, schedule=SHORT, method=METHOD, **changes):
+        refinement = replace(self.REFINEMENT, **changes)
+        network, space = linear_with_choice()
+        method = replace(method, refinement=refinement)
+        return train_multi_bit(network, FEW, schedule, method, space=space)
+
+    def test_last_epochs_have_policies_of_their_own(self, statistics_policies):
+        drawn = []
+
+        def sampler_of(weight_bits):
+            def sampler(space, rng):
+                drawn.append(weight_bits)
+                return space.uniform(weight_bits, 8)
+
+            return sampler
+
+        # The curriculum's last sampler would begin after the refinement does.
+        curriculum = {0: sampler_of(2), 1: sampler_of(4), 2: sampler_of(3)}
+        method = replace(self.METHOD, sampler=curriculum, reestimation=6)
+        self.train(method=method, sampler=sampler_of(8))
+        # Three batches an epoch, then one policy an epoch for the statistics.
+        assert drawn == [2] * 3 + [4] * 3 + [8] * 3 + [2, 4, 8]
+        assert len(statistics_policies) == 6
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"epochs": 2}, {"learning_rate": 1e-2}, {"sandwich": ("narrowest",)}],
+        ids=lambda changes: ",".join(changes),
+    )
+    def test_argument_changes_the_result(self, changes):
+        assert not have_same_weights(self.train(), self.train(**changes))
+
+    def test_it_follows_the_usual_training_and_warms_up_no_more(self):
+        schedule = replace(SHORT, warmup_epochs=1)
+        short = replace(schedule, epochs=2)
+        network, space = linear_with_choice()
+        before = train_multi_bit(network, FEW, short, TestMethod.PLAIN, space=space)
+        # At so slow a rate nothing moves: what was trained before is what comes out.
+        after = self.train(schedule, learning_rate=1e-12)
+        for ours, theirs in zip(
+            before.trainable_weights, after.trainable_weights, strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+    def test_a_space_of_one_policy_has_none(self):
+        network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
+        space = policy_space(network)
+        space = space.only(space.widest())
+        made = [
+            train_multi_bit(network, FEW, SHORT, method, space=space)
+            for method in (self.METHOD, TestMethod.PLAIN)
+        ]
+        assert_same_weights(*made)
+
+    @pytest.mark.parametrize(
+        "changes", [{"epochs": 0}, {"epochs": 2}, {"learning_rate": 0.0}]
+    )
+    def test_refuses_what_does_not_fit_the_schedule(self, changes):
+        with pytest.raises(ModelError, match="refinement of 1 to 1 of the 3 epochs"):
+            self.train(schedule=replace(SHORT, warmup_epochs=1), **changes)
+
+    def test_soft_labels_without_a_teacher_are_refused_before_training(self, capfd):
+        method = Method(teacher="sandwich", sandwich=("widest",))
+        capfd.readouterr()
+        with pytest.raises(ModelError, match="teacher for the soft labels"):
+            self.train(method=method)
+        assert "Epoch 1/3" not in capfd.readouterr().out
 
 
 class TestDeterminism:
@@ -310,6 +414,23 @@ class TestFolder:
         assert_same_weights(complete, whole)
         assert get_policy(complete) == get_policy_space(complete).named("w8a8")
 
+    @pytest.mark.parametrize("epoch", [0, 1, 2])
+    def test_refinement_goes_on_to_the_same_weights(
+        self, tmp_path, kill_in_epoch, epoch
+    ):
+        """Stopped before the refinement, in its first epoch, and in its last."""
+        network, space = linear_with_choice()
+        refinement = replace(TestRefinement.REFINEMENT, epochs=2)
+        method = Method(reestimation=4, refinement=refinement)
+        train = functools.partial(
+            train_multi_bit, network, FEW, SHORT, method, space=space
+        )
+        whole = train()
+        kill_in_epoch(epoch)
+        with pytest.raises(KilledError):
+            train(folder=tmp_path)
+        assert_same_weights(train(folder=tmp_path), whole)
+
     @pytest.mark.parametrize(
         ("change", "differing"),
         [
@@ -339,8 +460,9 @@ class TestFolder:
 
 
 def batches(data, schedule, seed=0, first_epoch=0):
+    epochs = range(first_epoch, schedule.epochs)
     x, y = data.training()
-    made = training_module._batches(x, y, schedule, seed, first_epoch)
+    made = training_module._batches(x, y, schedule, seed, epochs)
     return list(made.as_numpy_iterator())
 
 

@@ -64,7 +64,6 @@ def variants(default: Method) -> dict[str, Method]:
         "moving statistics": replace(default, reestimation=0),
         "statistics per weight bits": replace(default, norm_context=0),
         "statistics per weight and input bits": replace(default, norm_context=1),
-        "a scale and a shift for each width": replace(default, affine_per_width=True),
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
         "curriculum": replace(default, sampler=curriculum),

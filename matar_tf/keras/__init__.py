@@ -33,6 +33,7 @@ from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
     Method,
+    Refinement,
     Schedule,
     evaluate_policies,
     train_float,
@@ -57,6 +58,7 @@ __all__ = [
     "MultiBitTrainer",
     "PolicyMetrics",
     "PolicyRandomizer",
+    "Refinement",
     "Sampler",
     "Schedule",
     "UniformSampler",

@@ -38,13 +38,10 @@ class Builder:
         consumers: Mapping[str, list[Any]],
         weight_bits: Mapping[str, tuple[int, ...]],
         contexts: Mapping[str, Context],
-        *,
-        affine_per_width: bool,
     ) -> None:
         self.consumers = consumers
         self.weight_bits = weight_bits
         self.contexts = contexts
-        self.affine_per_width = affine_per_width
         self.made: list[str] = []  # names of the layers made since it was cleared
         self.lifted: dict[int, Any] = {}  # tensors of height 1, by id
         self.lifted_of: dict[int, Any] = {}
@@ -206,7 +203,6 @@ class Builder:
             epsilon=layer.epsilon,
             center=layer.center,
             scale=layer.scale,
-            affine_per_width=self.affine_per_width,
             name=layer.name,
         )
         mean = np.asarray(layer.moving_mean)
@@ -215,21 +211,15 @@ class Builder:
         gamma = np.asarray(layer.gamma) if layer.scale else np.ones_like(mean)
         signs = np.where(gamma < 0, np.float32(-1.0), np.float32(1.0))
         _flip_channels(tensor.node.outbound_layer, signs)
-        rows = (
-            np.abs(gamma),
-            np.asarray(layer.beta) if layer.center else np.zeros_like(mean),
-            mean * signs,
-            np.asarray(layer.moving_variance),
-        )
         self.made.append(new.name)
         outputs = new(tensor)
-        gamma, beta, mean, variance = rows
-        for bank, row in ((new.gamma, gamma), (new.beta, beta)):
-            bank.assign(np.tile(row, (bank.shape[0], 1)))
+        new.gamma.assign(np.abs(gamma))
+        if layer.center:
+            new.beta.assign(layer.beta)
         # The first term has it all; the others start without effect.
         first = np.arange(new.moving_mean.shape[0])[:, np.newaxis] < new.num_paired_rows
-        new.moving_mean.assign(np.where(first, mean, 0.0))
-        new.moving_variance.assign(np.where(first, variance, 1.0))
+        new.moving_mean.assign(np.where(first, mean * signs, 0.0))
+        new.moving_variance.assign(np.where(first, layer.moving_variance, 1.0))
         return outputs
 
 

@@ -128,8 +128,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
       epsilon: Added to the variance.
       center: Whether there is a learned shift.
       scale: Whether there is a learned scale.
-      affine_per_width: Whether each width of the weights has a learned scale and shift
-        of its own, rather than all the same.
     """
 
     def __init__(
@@ -141,7 +139,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
-        affine_per_width: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -155,7 +152,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         self.epsilon = epsilon
         self.center = center
         self.scale = scale
-        self.affine_per_width = affine_per_width
 
     @property
     def entries(self) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
@@ -174,7 +170,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Creates the banks; see `matar_tf.parameters.NormParameters`."""
         channels = int(input_shape[-1])
-        shape = (len(self.bits) if self.affine_per_width else 1, channels)
         statistics = (num_norm_rows(self._sizes), channels)
         self.rows = self.add_weight(
             "bits_rows",
@@ -184,10 +179,10 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             trainable=False,
         )
         self.gamma = self.add_weight(
-            "gamma", shape, initializer="ones", trainable=self.scale
+            "gamma", (channels,), initializer="ones", trainable=self.scale
         )
         self.beta = self.add_weight(
-            "beta", shape, initializer="zeros", trainable=self.center
+            "beta", (channels,), initializer="zeros", trainable=self.center
         )
         self.moving_mean = self.add_weight(
             "moving_mean", statistics, initializer="zeros", trainable=False
@@ -229,14 +224,15 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         In float64 until the end, as `NormParameters.folded`.
         """
         mean, variance = self._statistics()
-        gamma, beta = (tf.cast(one, tf.float64) for one in self._affine())
-        scale = gamma / tf.sqrt(variance + self.epsilon)
+        gamma, beta = (tf.cast(one, tf.float64) for one in (self.gamma, self.beta))
+        scale = tf.abs(gamma) / tf.sqrt(variance + self.epsilon)
         offset = beta - mean * scale
         return tf.cast(scale, tf.float32), tf.cast(offset, tf.float32)
 
     def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Returns the tensor normalised with its own statistics, mean and variance."""
-        gamma, beta = self._affine()
+        # A scale is never negative: integer kernels have no negative multiplier.
+        gamma, beta = tf.abs(self.gamma), tf.convert_to_tensor(self.beta)
         if len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -248,11 +244,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
                 inputs, mean, variance, beta, gamma, self.epsilon
             )
         return outputs, mean, variance
-
-    def _affine(self) -> tuple[Any, Any]:
-        """Returns the scale, which is not negative, and the shift in force."""
-        row = self.rows[0] if self.affine_per_width else 0
-        return tf.abs(tf.gather(self.gamma, row)), tf.gather(self.beta, row)
 
     def _statistics(self) -> tuple[Any, Any]:
         """Returns mean and variance under the policy in force, float64."""
@@ -289,5 +280,4 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
-            "affine_per_width": self.affine_per_width,
         }

@@ -102,7 +102,6 @@ def lay_out(
     only: Collection[str] | None = None,
     space: PolicySpace | None = None,
     contexts: Mapping[str, Context] = MappingProxyType({}),
-    affine_per_width: bool = False,
     signed_inputs: bool = True,
 ) -> Layout:
     """Rebuilds a float model with one operation a layer; weights are copied.
@@ -113,7 +112,6 @@ def lay_out(
       space: Widths of the policy entries; None for a layout that is only planned on.
       contexts: What the statistics of batch norms depend on beside the widths of the
         layer's own weights, by the name of the layer whose output they normalise.
-      affine_per_width: Whether batch norms learn a scale and a shift for each width.
       signed_inputs: Whether the samples have values below 0.
 
     Returns:
@@ -123,7 +121,7 @@ def lay_out(
     consumers = consumers_of(model)
     weights = space.weights if space else {}
     activations = space.activations if space else {}
-    builder = Builder(consumers, weights, contexts, affine_per_width=affine_per_width)
+    builder = Builder(consumers, weights, contexts)
     tensors: dict[int, Any] = {}
     origins: dict[str, str] = {}
     for tensor in model.inputs:

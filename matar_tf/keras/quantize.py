@@ -44,12 +44,10 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
         space: PolicySpace | None,
         signed_inputs: bool,
         norm_context: int,
-        affine_per_width: bool,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
         self._norm_context = norm_context
-        self._affine_per_width = affine_per_width
 
     def apply(
         self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
@@ -70,7 +68,6 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             only=given,
             space=plan.space,
             contexts=plan.contexts(self._norm_context),
-            affine_per_width=self._affine_per_width,
             signed_inputs=self._signed_inputs,
         )
         configs = {
@@ -104,7 +101,6 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         256 levels of the input quantizer serve the positive range.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
-      affine_per_width: Whether batch norms learn a scale and a shift for each width.
     """
 
     def __init__(
@@ -113,12 +109,10 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         *,
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
-        affine_per_width: bool = False,
     ) -> None:
         self._space = space
         self._signed_inputs = signed_inputs
         self._norm_context = norm_context
-        self._affine_per_width = affine_per_width
 
     def get_layout_transformer(self) -> _LayoutTransform:
         """Returns the transform that prepares a model; called by tfmot."""
@@ -126,7 +120,6 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
             self._space,
             self._signed_inputs,
             self._norm_context,
-            self._affine_per_width,
         )
 
     def get_quantize_registry(self) -> _Registry:
@@ -154,7 +147,6 @@ def quantize_model(
     *,
     signed_inputs: bool = True,
     norm_context: int = NORM_CONTEXT,
-    affine_per_width: bool = False,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
 
@@ -167,7 +159,6 @@ def quantize_model(
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
-      affine_per_width: Whether batch norms learn a scale and a shift for each width.
 
     Raises:
       ModelError: If the model cannot be quantized.
@@ -178,7 +169,6 @@ def quantize_model(
         space,
         signed_inputs=signed_inputs,
         norm_context=norm_context,
-        affine_per_width=affine_per_width,
     )
     return _tfmot.quantize_apply(_tfmot.quantize_annotate_model(model), scheme=scheme)
 
