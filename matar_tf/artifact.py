@@ -32,7 +32,7 @@ __all__ = [
     "write_artifact",
 ]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _MANIFEST = "manifest.json"
 _TEMPLATE = "template.tflite"
 _PARAMETERS = "parameters.npz"

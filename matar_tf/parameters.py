@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 _INDEX = "index.json"
-_NORM_ARRAYS = ("gamma", "beta", "mean", "variance")
+_NORM_AFFINE = ("gamma", "beta")
+_NORM_ARRAYS = (*_NORM_AFFINE, "mean", "variance")
 
 
 def weight_range(num_bits: int) -> tuple[int, int]:
@@ -250,12 +251,50 @@ class Parameters:
                 )
                 for number, entry in enumerate(index["tensors"])
             }
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            _check_shapes(layers, tensors)
+        except (
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+            zipfile.BadZipFile,
+        ) as error:
             raise ArtifactError(
                 f"The parameters of the artifact are malformed: {error!r}; package the "
                 "model again."
             ) from error
         return cls(layers=layers, tensors=tensors)
+
+
+def _check_shapes(
+    layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
+) -> None:
+    for name, shapes in _shapes(layers, tensors):
+        for field, (found, expected) in shapes.items():
+            if found != expected:
+                raise ValueError(
+                    f"the {field} of {name!r} must have the shape {expected}, not "
+                    f"{found}"
+                )
+
+
+def _shapes(
+    layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
+) -> Iterator[tuple[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]]:
+    """Yields each name, and the shape of its arrays: as it is and as it must be."""
+    for name, layer in layers.items():
+        channels = layer.kernel.shape[layer.channel_axis]
+        shapes = {"step": (layer.step.shape, (len(layer.bits), channels))}
+        if layer.bias is not None:
+            shapes["bias"] = (layer.bias.shape, (channels,))
+        if layer.norm is not None:
+            rows = num_norm_rows([len(bits) for _, _, bits in layer.norm.entries])
+            for field in _NORM_ARRAYS:
+                expected = (channels,) if field in _NORM_AFFINE else (rows, channels)
+                shapes[field] = (getattr(layer.norm, field).shape, expected)
+        yield name, shapes
+    for name, tensor in tensors.items():
+        yield name, {"step": (tensor.step.shape, (len(tensor.bits),))}
 
 
 def _read_norm(

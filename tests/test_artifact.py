@@ -137,6 +137,44 @@ class TestDamage:
         with pytest.raises(ArtifactError, match=r"incomplete|not an artifact"):
             read_artifact(tmp_path / "a")
 
+    @pytest.mark.parametrize(
+        ("part", "field", "expected"),
+        [
+            ("layer", "step", r"step .* \(2, 2\), not \(3, 2\)"),
+            ("norm", "gamma", r"gamma .* \(2,\), not \(3,\)"),
+            ("norm", "beta", r"beta .* \(2,\), not \(3,\)"),
+            ("norm", "mean", r"mean .* \(2, 2\), not \(3, 2\)"),
+            ("norm", "variance", r"variance .* \(2, 2\), not \(3, 2\)"),
+            ("tensor", "step", r"step of 'input' .* \(1,\), not \(2,\)"),
+            ("bias", "bias", r"bias .* \(2,\), not \(3,\)"),
+            ("axis", "channel_axis", "tuple index out of range"),
+        ],
+    )
+    def test_an_array_of_another_shape(
+        self, artifact: Artifact, part: str, field: str, expected: str
+    ) -> None:
+        parameters = artifact.parameters
+        layer, tensor = parameters.layers["dense"], parameters.tensors["input"]
+        assert layer.norm is not None
+
+        def longer(array: np.ndarray) -> np.ndarray:
+            return np.concatenate([array, array[:1]])
+
+        if part == "layer":
+            layer = replace(layer, step=longer(layer.step))
+        elif part == "norm":
+            value = longer(getattr(layer.norm, field))
+            layer = replace(layer, norm=replace(layer.norm, **{field: value}))
+        elif part == "bias":
+            layer = replace(layer, bias=np.zeros(3, np.float32), norm=None)
+        elif part == "axis":
+            layer = replace(layer, channel_axis=2)
+        else:
+            tensor = replace(tensor, step=longer(tensor.step))
+        altered = Parameters(layers={"dense": layer}, tensors={"input": tensor})
+        with pytest.raises(ArtifactError, match=expected):
+            Parameters.from_npz(altered.to_npz())
+
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "run.py").write_text("boom")
@@ -149,7 +187,7 @@ class TestDamage:
         path.write_text(
             json.dumps({**json.loads(path.read_text()), "schema_version": 9})
         )
-        with pytest.raises(ArtifactError, match="schema_version 2"):
+        with pytest.raises(ArtifactError, match="schema_version 3"):
             read_artifact(tmp_path / "a")
 
     def test_a_manifest_that_is_not_json(
