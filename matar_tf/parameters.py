@@ -29,8 +29,7 @@ __all__ = [
 ]
 
 _INDEX = "index.json"
-_NORM_AFFINE = ("gamma", "beta")
-_NORM_ARRAYS = (*_NORM_AFFINE, "mean", "variance")
+_NORM_ARRAYS = ("gamma", "beta", "mean", "variance")
 
 
 def weight_range(num_bits: int) -> tuple[int, int]:
@@ -269,32 +268,30 @@ class Parameters:
 def _check_shapes(
     layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
 ) -> None:
-    for name, shapes in _shapes(layers, tensors):
-        for field, (found, expected) in shapes.items():
-            if found != expected:
-                raise ValueError(
-                    f"the {field} of {name!r} must have the shape {expected}, not "
-                    f"{found}"
-                )
+    for name, field, array, shape in _shapes(layers, tensors):
+        if array.shape != shape:
+            raise ValueError(
+                f"the {field} of {name!r} must have the shape {shape}, not {array.shape}"
+            )
 
 
 def _shapes(
     layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
-) -> Iterator[tuple[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]]:
-    """Yields each name, and the shape of its arrays: as it is and as it must be."""
+) -> Iterator[tuple[str, str, np.ndarray, tuple[int, ...]]]:
+    """Yields name, field, array and the shape that it must have."""
     for name, layer in layers.items():
         channels = layer.kernel.shape[layer.channel_axis]
-        shapes = {"step": (layer.step.shape, (len(layer.bits), channels))}
+        yield name, "step", layer.step, (len(layer.bits), channels)
         if layer.bias is not None:
-            shapes["bias"] = (layer.bias.shape, (channels,))
+            yield name, "bias", layer.bias, (channels,)
         if layer.norm is not None:
             rows = num_norm_rows([len(bits) for _, _, bits in layer.norm.entries])
-            for field in _NORM_ARRAYS:
-                expected = (channels,) if field in _NORM_AFFINE else (rows, channels)
-                shapes[field] = (getattr(layer.norm, field).shape, expected)
-        yield name, shapes
+            yield name, "gamma", layer.norm.gamma, (channels,)
+            yield name, "beta", layer.norm.beta, (channels,)
+            yield name, "mean", layer.norm.mean, (rows, channels)
+            yield name, "variance", layer.norm.variance, (rows, channels)
     for name, tensor in tensors.items():
-        yield name, {"step": (tensor.step.shape, (len(tensor.bits),))}
+        yield name, "step", tensor.step, (len(tensor.bits),)
 
 
 def _read_norm(

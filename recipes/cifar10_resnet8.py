@@ -13,7 +13,7 @@ Reference: mlcommons/tiny, image classification.
 
 from __future__ import annotations
 
-from matar_tf.keras import Method, Refinement, Schedule
+from matar_tf.keras import Method, Schedule
 from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
 from recipes.common import RecipeConfig
 from recipes.models import mlperf_tiny_resnet8
@@ -36,31 +36,18 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=16, learning_rate=1e-3, batch_size=128, augment=True
         ),
-        # Every step sees 3 bits and 2 bits, which take longest to learn; the sampler
-        # adds all the others.
+        # Every step sees 4, 3 and 2 bits, each of which is learned from its own batches
+        # alone; the sampler adds what is wide, which needs few, and what is mixed.
         method=Method(
-            sandwich=("w3a3", "narrowest"),
+            sandwich=("w4a4", "w3a3", "narrowest"),
             sampler=MixtureSampler(
                 samplers=(
-                    UniformSampler(),
-                    UniformSampler(mixed=True),
+                    UniformSampler(names=("w8a8", "w8a8", "w6a6", "w5a5")),
                     IndependentSampler(bits=(2, 4, 8)),
                     IndependentSampler(),
                 ),
-                probs=(0.25, 0.25, 0.2, 0.3),
+                probs=(0.4, 0.25, 0.35),
             ),
-            reestimation=600,
-            refinement=Refinement(
-                epochs=2,
-                learning_rate=1e-4,
-                sandwich=("narrowest",),
-                sampler=MixtureSampler(
-                    samplers=(
-                        UniformSampler(names=("w8a8", "w6a6", "w5a5", "w4a4", "w4a4")),
-                        IndependentSampler(bits=(4, 5, 6, 7, 8)),
-                    ),
-                    probs=(0.5, 0.5),
-                ),
-            ),
+            reestimation=1200,
         ),
     )

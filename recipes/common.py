@@ -42,18 +42,12 @@ class RecipeConfig:
 
 def quick(config: RecipeConfig) -> RecipeConfig:
     """Returns the smoke run of a recipe: one epoch of each kind."""
-    refinement = config.method.refinement
-    if refinement is not None:
-        refinement = replace(refinement, epochs=1)
     return replace(
         config,
         float_schedule=replace(config.float_schedule, epochs=1, warmup_epochs=0),
         multi_bit_schedule=replace(
-            config.multi_bit_schedule,
-            epochs=1 if refinement is None else 2,
-            warmup_epochs=0,
+            config.multi_bit_schedule, epochs=1, warmup_epochs=0
         ),
-        method=replace(config.method, refinement=refinement),
     )
 
 

@@ -1,4 +1,3 @@
-import functools
 import re
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     Method,
-    Refinement,
     Schedule,
     evaluate_policies,
     get_policy,
@@ -290,86 +288,6 @@ class TestMethod:
             replace(SHORT, **changes)
 
 
-def linear_with_choice():
-    """Returns a trained layer, and a space of three widths of its weights."""
-    network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
-    space = policy_space(network)
-    return network, space.with_choices(weights=dict.fromkeys(space.weights, (2, 4, 8)))
-
-
-class TestRefinement:
-    REFINEMENT = Refinement(epochs=1, learning_rate=1e-3, sampler=UniformSampler())
-    METHOD = replace(TestMethod.PLAIN, refinement=REFINEMENT)
-
-    def train(self, schedule=SHORT, method=METHOD, **changes):
-        refinement = replace(self.REFINEMENT, **changes)
-        network, space = linear_with_choice()
-        method = replace(method, refinement=refinement)
-        return train_multi_bit(network, FEW, schedule, method, space=space)
-
-    def test_last_epochs_have_policies_of_their_own(self, statistics_policies):
-        drawn = []
-
-        def sampler_of(weight_bits):
-            def sampler(space, rng):
-                drawn.append(weight_bits)
-                return space.uniform(weight_bits, 8)
-
-            return sampler
-
-        # The curriculum's last sampler would begin after the refinement does.
-        curriculum = {0: sampler_of(2), 1: sampler_of(4), 2: sampler_of(3)}
-        method = replace(self.METHOD, sampler=curriculum, reestimation=6)
-        self.train(method=method, sampler=sampler_of(8))
-        # Three batches an epoch, then one policy an epoch for the statistics.
-        assert drawn == [2] * 3 + [4] * 3 + [8] * 3 + [2, 4, 8]
-        assert len(statistics_policies) == 6
-
-    @pytest.mark.parametrize(
-        "changes",
-        [{"epochs": 2}, {"learning_rate": 1e-2}, {"sandwich": ("narrowest",)}],
-        ids=lambda changes: ",".join(changes),
-    )
-    def test_argument_changes_the_result(self, changes):
-        assert not have_same_weights(self.train(), self.train(**changes))
-
-    def test_it_follows_the_usual_training_and_warms_up_no_more(self):
-        schedule = replace(SHORT, warmup_epochs=1)
-        short = replace(schedule, epochs=2)
-        network, space = linear_with_choice()
-        before = train_multi_bit(network, FEW, short, TestMethod.PLAIN, space=space)
-        # At so slow a rate nothing moves: what was trained before is what comes out.
-        after = self.train(schedule, learning_rate=1e-12)
-        for ours, theirs in zip(
-            before.trainable_weights, after.trainable_weights, strict=True
-        ):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-
-    def test_a_space_of_one_policy_has_none(self):
-        network = train_float(build_linear, FEW, replace(SHORT, epochs=1))
-        space = policy_space(network)
-        space = space.only(space.widest())
-        made = [
-            train_multi_bit(network, FEW, SHORT, method, space=space)
-            for method in (self.METHOD, TestMethod.PLAIN)
-        ]
-        assert_same_weights(*made)
-
-    @pytest.mark.parametrize(
-        "changes", [{"epochs": 0}, {"epochs": 2}, {"learning_rate": 0.0}]
-    )
-    def test_refuses_what_does_not_fit_the_schedule(self, changes):
-        with pytest.raises(ModelError, match="refinement of 1 to 1 of the 3 epochs"):
-            self.train(schedule=replace(SHORT, warmup_epochs=1), **changes)
-
-    def test_soft_labels_without_a_teacher_are_refused_before_training(self, capfd):
-        method = Method(teacher="sandwich", sandwich=("widest",))
-        capfd.readouterr()
-        with pytest.raises(ModelError, match="teacher for the soft labels"):
-            self.train(method=method)
-        assert "Epoch 1/3" not in capfd.readouterr().out
-
-
 class TestDeterminism:
     def test_same_seed_gives_the_same_float_weights(self):
         schedule = replace(SHORT, augment=True)
@@ -414,23 +332,6 @@ class TestFolder:
         assert_same_weights(complete, whole)
         assert get_policy(complete) == get_policy_space(complete).named("w8a8")
 
-    @pytest.mark.parametrize("epoch", [0, 1, 2])
-    def test_refinement_goes_on_to_the_same_weights(
-        self, tmp_path, kill_in_epoch, epoch
-    ):
-        """Stopped before the refinement, in its first epoch, and in its last."""
-        network, space = linear_with_choice()
-        refinement = replace(TestRefinement.REFINEMENT, epochs=2)
-        method = Method(reestimation=4, refinement=refinement)
-        train = functools.partial(
-            train_multi_bit, network, FEW, SHORT, method, space=space
-        )
-        whole = train()
-        kill_in_epoch(epoch)
-        with pytest.raises(KilledError):
-            train(folder=tmp_path)
-        assert_same_weights(train(folder=tmp_path), whole)
-
     @pytest.mark.parametrize(
         ("change", "differing"),
         [
@@ -460,9 +361,8 @@ class TestFolder:
 
 
 def batches(data, schedule, seed=0, first_epoch=0):
-    epochs = range(first_epoch, schedule.epochs)
     x, y = data.training()
-    made = training_module._batches(x, y, schedule, seed, epochs)
+    made = training_module._batches(x, y, schedule, seed, first_epoch)
     return list(made.as_numpy_iterator())
 
 

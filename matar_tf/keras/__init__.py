@@ -33,7 +33,6 @@ from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
     Method,
-    Refinement,
     Schedule,
     evaluate_policies,
     train_float,
@@ -58,7 +57,6 @@ __all__ = [
     "MultiBitTrainer",
     "PolicyMetrics",
     "PolicyRandomizer",
-    "Refinement",
     "Sampler",
     "Schedule",
     "UniformSampler",

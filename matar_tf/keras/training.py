@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,6 @@ from matar_tf.samplers import (
 
 __all__ = [
     "Method",
-    "Refinement",
     "Schedule",
     "evaluate_policies",
     "train_float",
@@ -65,7 +64,7 @@ class Schedule:
     """How long and in which steps to train.
 
     Attributes:
-      epochs: Number of epochs, those of a `Refinement` among them.
+      epochs: Number of epochs.
       learning_rate: Peak of the schedule: a linear rise over the first epochs, then
         a cosine that ends at 1 % of the peak.
       batch_size: Of the training batches.
@@ -105,27 +104,6 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
-    """The last epochs, with an optimizer that starts afresh and policies of their own.
-
-    Under a slow rate a network can move towards some policies without losing others: a
-    warm restart (Loshchilov and Hutter, ICLR 2017) for wide widths, while the sandwich
-    holds on to narrow ones.
-
-    Attributes:
-      epochs: How many of the schedule's epochs, fewer than all.
-      learning_rate: Peak, from which a cosine falls to 1 %.
-      sampler: Draws the policy of each batch.
-      sandwich: Policies that every step sees beside the sampler's.
-    """
-
-    epochs: int
-    learning_rate: float
-    sampler: Sampler
-    sandwich: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Method:
     """What makes a network good at many policies; each part can be switched off.
 
@@ -146,9 +124,6 @@ class Method:
       reestimation: Number of batches that batch norm statistics are estimated from
         again after training, on training samples, a tenth of them for a space of one
         policy; 0 to keep the moving averages.
-      refinement: The last epochs, where they differ from those before; None if they
-        do not. A space of one policy has no other policies to turn to: its epochs are
-        all alike.
     """
 
     sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
@@ -160,7 +135,6 @@ class Method:
     norm_context: int = NORM_CONTEXT
     kurtosis: float = 0.0
     reestimation: int = 400
-    refinement: Refinement | None = None
 
     def __post_init__(self) -> None:
         if self.teacher not in ("float", "sandwich"):
@@ -197,7 +171,7 @@ def train_float(
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
-    _fit(model, data, schedule, range(schedule.epochs), seed, folder, [])
+    _fit(model, data, schedule, seed, folder, [])
     return model
 
 
@@ -228,13 +202,10 @@ def train_multi_bit(
 
     Raises:
       DataError: If there are no training data, or they cannot be augmented.
-      ModelError: If the model cannot be quantized, the method does not fit the
-        schedule, or the folder holds another training.
+      ModelError: If the model cannot be quantized, or the folder holds another
+        training.
     """
     method = Method() if method is None else method
-    refinement = method.refinement
-    if refinement is not None:
-        _check_refinement(refinement, schedule)
     keras.utils.set_random_seed(seed)
     x, _ = data.training()
     quantized = quantize_model(
@@ -246,43 +217,20 @@ def train_multi_bit(
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
     calibrate(quantized, x[:_CALIBRATION_SAMPLES])
-    trained = get_policy_space(quantized)
-    alone = trained.num_policies == 1
-    if alone:
-        method, refinement = replace(method, sampler=IndependentSampler()), None
-    new_trainer = functools.partial(
-        MultiBitTrainer,
+    trainer = MultiBitTrainer(
         quantized,
         teacher=model if method.teacher == "float" else None,
         distillation=method.distillation,
         temperature=method.temperature,
+        sandwich=method.sandwich,
         step_rates=dict(method.step_rates),
     )
-    trainer = new_trainer(sandwich=method.sandwich)
-    begin = schedule.epochs - (0 if refinement is None else refinement.epochs)
-    sampler = method.sampler
-    stages = [(trainer, schedule, range(begin), folder)]
-    if refinement is not None:
-        sampler = _followed_by(sampler, begin, refinement.sampler)
-        last = (
-            new_trainer(sandwich=refinement.sandwich),
-            replace(schedule, learning_rate=refinement.learning_rate, warmup_epochs=0),
-            range(begin, schedule.epochs),
-            None if folder is None else Path(folder) / "refinement",
-        )
-        stages.append(last)
-    randomizer = PolicyRandomizer(sampler, seed=seed)
-    for model_in_stage, schedule_of_stage, epochs, folder_of_stage in stages:
-        _fit(
-            model_in_stage,
-            data,
-            schedule_of_stage,
-            epochs,
-            seed,
-            folder_of_stage,
-            [randomizer],
-            method=str(method),
-        )
+    trained = get_policy_space(quantized)
+    alone = trained.num_policies == 1
+    randomizer = PolicyRandomizer(
+        IndependentSampler() if alone else method.sampler, seed=seed
+    )
+    _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
     if method.reestimation:
         num_batches = method.reestimation
         if alone:
@@ -309,24 +257,6 @@ def train_multi_bit(
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized
-
-
-def _check_refinement(refinement: Refinement, schedule: Schedule) -> None:
-    longest = schedule.epochs - schedule.warmup_epochs - 1
-    if not (1 <= refinement.epochs <= longest and refinement.learning_rate > 0):
-        raise ModelError(
-            f"Expected a refinement of 1 to {longest} of the {schedule.epochs} epochs "
-            f"(warm-up: {schedule.warmup_epochs}) and a learning rate above 0, got "
-            f"{refinement}."
-        )
-
-
-def _followed_by(
-    sampler: Sampler | Mapping[int, Sampler], epoch: int, last: Sampler
-) -> dict[int, Sampler]:
-    """Returns samplers by their first epoch; from `epoch` on it is `last`."""
-    given = sampler if isinstance(sampler, Mapping) else {0: sampler}
-    return {first: one for first, one in given.items() if first < epoch} | {epoch: last}
 
 
 def _regularize_kurtosis(model: Any, rate: float) -> None:
@@ -364,14 +294,12 @@ def _fit(
     model: Any,
     data: Data,
     schedule: Schedule,
-    epochs: range,
     seed: int,
     folder: str | Path | None,
     callbacks: list[Any],
     *,
     method: str = "",
 ) -> None:
-    """Trains for some of the schedule's epochs, with a new optimizer."""
     x, y = data.training()
     if schedule.augment and x.ndim != 4:
         raise DataError(
@@ -381,7 +309,7 @@ def _fit(
     steps_per_epoch = -(-len(x) // schedule.batch_size)
     learning_rate: Any = keras.optimizers.schedules.CosineDecay(
         0.0 if schedule.warmup_epochs else schedule.learning_rate,
-        (len(epochs) - schedule.warmup_epochs) * steps_per_epoch,
+        (schedule.epochs - schedule.warmup_epochs) * steps_per_epoch,
         alpha=_FINAL_LEARNING_RATE,
         warmup_target=schedule.learning_rate if schedule.warmup_epochs else None,
         warmup_steps=schedule.warmup_epochs * steps_per_epoch,
@@ -393,18 +321,18 @@ def _fit(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[_accuracy()],
     )
-    first_epoch = epochs.start
+    first_epoch = 0
     if folder is not None:
         backup = _Backup(
             model, Path(folder), _describe(model, data, schedule, seed, method)
         )
-        first_epoch = max(first_epoch, backup.restore())
+        first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
-    if first_epoch < epochs.stop:
+    if first_epoch < schedule.epochs:
         model.fit(
-            _batches(x, y, schedule, seed, range(first_epoch, epochs.stop)),
+            _batches(x, y, schedule, seed, first_epoch),
             initial_epoch=first_epoch,
-            epochs=epochs.stop,
+            epochs=schedule.epochs,
             steps_per_epoch=steps_per_epoch,
             callbacks=callbacks,
             verbose=2,
@@ -487,9 +415,9 @@ def _describe(
 
 
 def _batches(
-    x: np.ndarray, y: np.ndarray, schedule: Schedule, seed: int, epochs: range
+    x: np.ndarray, y: np.ndarray, schedule: Schedule, seed: int, first_epoch: int
 ) -> Any:
-    """Returns the batches of the epochs, one after the other."""
+    """Returns the batches of all epochs from `first_epoch` on, one after the other."""
     samples, labels = tf.constant(x), tf.constant(y)
 
     def epoch_batches(epoch: Any) -> Any:
@@ -509,7 +437,7 @@ def _batches(
         return images, tf.gather(labels, index)
 
     return (
-        tf.data.Dataset.range(epochs.start, epochs.stop)
+        tf.data.Dataset.range(first_epoch, schedule.epochs)
         .flat_map(epoch_batches)
         .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(tf.data.AUTOTUNE)
