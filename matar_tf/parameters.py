@@ -271,7 +271,8 @@ def _check_shapes(
     for name, field, array, shape in _shapes(layers, tensors):
         if array.shape != shape:
             raise ValueError(
-                f"the {field} of {name!r} must have the shape {shape}, not {array.shape}"
+                f"the {field} of {name!r} must have the shape {shape}, not "
+                f"{array.shape}"
             )
 
 

@@ -18,7 +18,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,7 +38,7 @@ from matar_tf.report import (
     to_json,
     to_markdown,
 )
-from matar_tf.results import Candidate, Provenance, SearchResult
+from matar_tf.results import Candidate, Provenance, SearchResult, StopReason
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
@@ -47,6 +47,7 @@ from matar_tf.search import (
     fix_entries,
     follow_up,
     search,
+    search_order,
 )
 from matar_tf.targets import LitertBackend, Target, check_policy, legal_space
 from matar_tf.tflite.build import ModelBuilder
@@ -90,8 +91,8 @@ class RunSettings:
       options: Settings of each search.
       metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
       follow_up_share: Share of the largest number of evaluations that each target
-        after the first may measure anew, beside what the others know; 1 for searches
-        as long as the first.
+        after the first that is searched in full may measure anew, beside what the
+        others know; 1 for searches all of the same length.
       fixed: Entries that every search leaves alone; see `fix_entries`.
       starts: Policies to start from, by name; they stand in the tables, too.
       holdout: Share of the samples that the searches do not see, and that all tables
@@ -148,6 +149,9 @@ def retarget(
 ) -> tuple[SearchResult, ...]:
     """Searches every target, exports every policy of each front, writes the tables.
 
+    The target with the fewest policies comes first: what it measures, the later ones
+    can mostly run as well, and not the other way round.
+
     Args:
       artifact: The packaged network.
       targets: Hardware to search for.
@@ -158,7 +162,8 @@ def retarget(
       on_result: Called with each target's result when its folder is complete.
 
     Returns:
-      The result of each target, with file sizes and agreement filled in.
+      The result of each target, in the order given, with file sizes and agreement
+      filled in; after Ctrl-C of those that were begun.
 
     Raises:
       MatarError: If a target cannot run the network, or an export fails.
@@ -184,17 +189,24 @@ def retarget(
     options = settings.options
     held_out = make_evaluator(data)() if settings.holdout else None
     memory: dict[Policy, Mapping[str, float]] = {}
-    results: list[SearchResult] = []
+    results: dict[int, SearchResult] = {}
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
         _executor(make_evaluator(searched), settings) as evaluate_many,
     ):
-        for target, (problem, versions) in zip(targets, problems, strict=True):
+        for index in search_order([problem for problem, _ in problems]):
+            target, (problem, versions) = targets[index], problems[index]
+            # A space that was enumerated is too small to teach the others.
+            is_taught = any(
+                one.stop_reason is not StopReason.ENUMERATED for one in results.values()
+            )
             result = search(
                 problem,
                 evaluate_many,
                 options=(
-                    _follow_up(settings, problem.space, memory) if results else options
+                    _follow_up(settings, problem.space, memory)
+                    if is_taught
+                    else options
                 ),
                 provenance=replace(
                     provenance, versions={**provenance.versions, **versions}
@@ -219,12 +231,13 @@ def retarget(
                 artifact, data, output, result, settings.profile, reference, target
             )
             on_result(result)
-            results.append(result)
-            _write_history(output, results)
+            results[index] = result
+            _write_history(output, results.values())
             if result.interrupted:
                 break
-    _write_matrix(artifact, targets, results, output)
-    return tuple(results)
+    ordered = [results[index] for index in sorted(results)]
+    _write_matrix(artifact, targets, ordered, output)
+    return tuple(ordered)
 
 
 def prepare_output(
@@ -523,7 +536,7 @@ def _write_target(
     return result
 
 
-def _write_history(output: Path, results: Sequence[SearchResult]) -> None:
+def _write_history(output: Path, results: Iterable[SearchResult]) -> None:
     """Adds to the record of the run what its searches did, generation by generation."""
     document = {
         **_read_run(output),

@@ -25,6 +25,7 @@ from matar_tf.search import (
     evaluate_in_turn,
     follow_up,
     search,
+    search_order,
 )
 from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
@@ -43,7 +44,7 @@ __all__ = ["measure_search"]
 _TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
 _NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
 _NUM_SEEDS = 5
-_NUM_ENUMERATED_SAMPLES = 1000  # at most: every policy is measured on them
+_NUM_ENUMERATED_SAMPLES = 5000  # at most: every policy is measured on them
 _FOLLOW_UP = 0.15
 _NUM_BUDGETS = 10
 _NUM_UNSEEN = 4  # times as many samples as the searches see, at most
@@ -286,8 +287,9 @@ def _enumerated(bench: _Bench) -> Bar:
 def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
     options = SearchOptions(max_evaluations=num_evaluations, patience=None)
     memory: dict[Policy, Mapping[str, float]] = {}
-    for number, name in enumerate(_TARGETS):
-        problem = bench.problem(name, bench.artifact.space)
+    problems = [bench.problem(name, bench.artifact.space) for name in _TARGETS]
+    for number, index in enumerate(search_order(problems)):
+        problem = problems[index]
         worst = bench.corner(problem)
         guided = bench.search(problem, options)
         volume = hypervolume(_front(guided), worst)
@@ -304,8 +306,8 @@ def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
             share = hypervolume(_front(taught), worst) / volume
             unseen = bench.unseen_ratio(problem, taught, guided)
             yield Bar(
-                name=f"{name} after {number} other target(s): hypervolume over a "
-                f"search from nothing, with {len(memory) - before} new evaluations",
+                name=f"{problem.target} after {number} other target(s): hypervolume over "
+                f"a search from nothing, with {len(memory) - before} new evaluations",
                 figure=f"{share:.4f}{_shown(unseen)}",
                 limit="at least 0.995",
                 held=share >= 0.995,

@@ -16,7 +16,7 @@ from matar_tf.search._ledger import (
 from matar_tf.search._limits import Limit
 from matar_tf.search._options import SearchOptions, follow_up
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
-from matar_tf.search._run import check_request, search
+from matar_tf.search._run import check_request, search, search_order
 from matar_tf.search._store import EvaluationStore
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "hypervolume",
     "pareto_front",
     "search",
+    "search_order",
 ]

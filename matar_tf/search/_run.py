@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -34,7 +34,7 @@ from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
 from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
 
-__all__ = ["check_request", "search"]
+__all__ = ["check_request", "search", "search_order"]
 
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_IDLE_GENERATIONS: Final = 25  # without any feasible policy
@@ -100,9 +100,7 @@ def search(
         )
         diary = _Diary(ledger, options.objectives, problem.metric_names, bar)
         try:
-            stop_reason = _explore(
-                problem, ledger, diary, list(named.values()), options
-            )
+            stop_reason = _explore(problem, ledger, diary, named, options)
         except KeyboardInterrupt:
             if not ledger.num_known:
                 raise
@@ -141,6 +139,20 @@ def check_request(problem: SearchProblem, options: SearchOptions) -> None:
     figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
     for limit in options.limits:
         limit.violation(figures)
+
+
+def search_order(problems: Sequence[SearchProblem]) -> list[int]:
+    """Returns indices of problems in the order to search them, the smallest space first.
+
+    What the first measures, larger spaces mostly hold as well, and not the other way
+    round. By name where spaces are of one size, so that no front depends on the order
+    in which targets were named.
+    """
+
+    def key(index: int) -> tuple[int, str]:
+        return problems[index].space.num_policies, problems[index].target
+
+    return sorted(range(len(problems)), key=key)
 
 
 def _limited(problem: SearchProblem, limits: tuple[Limit, ...]) -> SearchProblem:
@@ -244,19 +256,19 @@ def _explore(
     problem: SearchProblem,
     ledger: Ledger,
     diary: _Diary,
-    seeds: list[Genome],
+    named: Mapping[str, Genome],
     options: SearchOptions,
 ) -> StopReason:
     """Fills the ledger, generation by generation, until there is a reason to stop."""
     codec = ledger.codec
     if codec.num_genomes <= options.max_evaluations:
-        proposals = _enumeration(codec, seeds, options.population_size)
+        proposals = _enumeration(codec, named.values(), options.population_size)
         patience = None
     else:
         scout = Scout(problem, ledger, options)
         proposals = generations(
             codec,
-            [*seeds, *scout.first_genomes()],
+            scout.first_genomes(named),
             population_size=options.population_size,
             crossover_prob=options.crossover_prob,
             mutation_prob=options.mutation_prob,
@@ -289,7 +301,7 @@ def _explore(
 
 
 def _enumeration(
-    codec: GenomeCodec, seeds: list[Genome], size: int
+    codec: GenomeCodec, seeds: Iterable[Genome], size: int
 ) -> Generator[list[Genome], Sequence[Member], None]:
     """Yields all genomes in cohorts, the seeds first."""
     genomes = list(dict.fromkeys([*seeds, *codec.all_genomes()]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -50,23 +50,29 @@ class Scout:
         self._metrics = [index for index, one in enumerate(is_metric) if one]
         self._costs = [index for index, one in enumerate(is_metric) if not one]
 
-    def first_genomes(self) -> list[Genome]:
-        """Returns what to begin with beside the seeds.
+    def first_genomes(self, named: Mapping[str, Genome]) -> list[Genome]:
+        """Returns what to begin with.
 
-        What earlier searches know and this target takes; without any such knowledge,
-        what `plan` needs to know.
+        What earlier searches know and this target takes, and the named policies that
+        people ask for; without any such knowledge, all the named ones and what `plan`
+        needs to know.
+
+        Args:
+          named: Policies to start from, and uniform ones.
         """
         codec = self._ledger.codec
         if self._is_taught:
-            return [
+            known = [
                 codec.encode(policy)
                 for policy in self._taught
                 if codec.space.contains(policy)
             ]
+            asked = {*self._problem.seeds, *codec.space.uniform_names()}
+            return known + [one for name, one in named.items() if name in asked]
         if not self._options.sensitivity:
-            return []
+            return list(named.values())
         limit = self._options.max_evaluations // _SENSITIVITY_SHARE
-        return sensitivity_genomes(codec, limit)
+        return [*named.values(), *sensitivity_genomes(codec, limit)]
 
     def plan(self) -> list[Genome]:
         """Returns greedy solutions, from wide to narrow, for each cost objective."""
