@@ -306,8 +306,8 @@ def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
             share = hypervolume(_front(taught), worst) / volume
             unseen = bench.unseen_ratio(problem, taught, guided)
             yield Bar(
-                name=f"{problem.target} after {number} other target(s): hypervolume over "
-                f"a search from nothing, with {len(memory) - before} new evaluations",
+                name=f"{problem.target} after {number} other target(s): hypervolume "
+                f"over a search from nothing, {len(memory) - before} new evaluations",
                 figure=f"{share:.4f}{_shown(unseen)}",
                 limit="at least 0.995",
                 held=share >= 0.995,

@@ -142,7 +142,7 @@ def check_request(problem: SearchProblem, options: SearchOptions) -> None:
 
 
 def search_order(problems: Sequence[SearchProblem]) -> list[int]:
-    """Returns indices of problems in the order to search them, the smallest space first.
+    """Returns indices of problems in the order to search them: small spaces first.
 
     What the first measures, larger spaces mostly hold as well, and not the other way
     round. By name where spaces are of one size, so that no front depends on the order
