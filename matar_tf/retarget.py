@@ -92,7 +92,7 @@ class RunSettings:
       metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
       follow_up_share: Share of the largest number of evaluations that each target
         after the first that is searched in full may measure anew, beside what the
-        others know; 1 for searches all of the same length.
+        others know.
       fixed: Entries that every search leaves alone; see `fix_entries`.
       starts: Policies to start from, by name; they stand in the tables, too.
       holdout: Share of the samples that the searches do not see, and that all tables
@@ -420,8 +420,6 @@ def _follow_up(
 ) -> SearchOptions:
     """Returns the options of a search that starts from what others measured."""
     options = settings.options
-    if not 0.0 < settings.follow_up_share < 1.0:
-        return options
     num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
     num_known = sum(space.contains(policy) for policy in memory)
     return follow_up(options, num_known=num_known, num_new=num_new)

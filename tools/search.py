@@ -88,8 +88,7 @@ _FOLLOW_UP = flags.DEFINE_float(
     "follow_up_share",
     1.0,
     "Share of --max_evaluations that each target after the first may measure anew, "
-    "beside what the others know; 1: as the first. The first is the one with the "
-    "fewest policies.",
+    "beside what the others know. The first is the one with the fewest policies.",
     lower_bound=0.01,
     upper_bound=1.0,
 )
