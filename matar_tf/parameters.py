@@ -251,13 +251,7 @@ class Parameters:
                 for number, entry in enumerate(index["tensors"])
             }
             _check_shapes(layers, tensors)
-        except (
-            IndexError,
-            KeyError,
-            TypeError,
-            ValueError,
-            zipfile.BadZipFile,
-        ) as error:
+        except (LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise ArtifactError(
                 f"The parameters of the artifact are malformed: {error!r}; package the "
                 "model again."

@@ -186,7 +186,6 @@ def retarget(
             metrics=settings.metrics,
         )
 
-    options = settings.options
     held_out = make_evaluator(data)() if settings.holdout else None
     memory: dict[Policy, Mapping[str, float]] = {}
     results: dict[int, SearchResult] = {}
@@ -196,18 +195,10 @@ def retarget(
     ):
         for index in search_order([problem for problem, _ in problems]):
             target, (problem, versions) = targets[index], problems[index]
-            # A space that was enumerated is too small to teach the others.
-            is_taught = any(
-                one.stop_reason is not StopReason.ENUMERATED for one in results.values()
-            )
             result = search(
                 problem,
                 evaluate_many,
-                options=(
-                    _follow_up(settings, problem.space, memory)
-                    if is_taught
-                    else options
-                ),
+                options=_options(settings, problem.space, memory, results.values()),
                 provenance=replace(
                     provenance, versions={**provenance.versions, **versions}
                 ),
@@ -415,11 +406,17 @@ def _on_held_out(
     return report_on(result, measured, provenance.num_samples)
 
 
-def _follow_up(
-    settings: RunSettings, space: PolicySpace, memory: Collection[Policy]
+def _options(
+    settings: RunSettings,
+    space: PolicySpace,
+    memory: Collection[Policy],
+    results: Iterable[SearchResult],
 ) -> SearchOptions:
-    """Returns the options of a search that starts from what others measured."""
+    """Returns the options of a search after others; a follow-up if one can teach it."""
     options = settings.options
+    # A space that was enumerated is too small to teach the others.
+    if all(one.stop_reason is StopReason.ENUMERATED for one in results):
+        return options
     num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
     num_known = sum(space.contains(policy) for policy in memory)
     return follow_up(options, num_known=num_known, num_new=num_new)

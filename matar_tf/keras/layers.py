@@ -231,7 +231,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
 
     def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Returns the tensor normalised with its own statistics, mean and variance."""
-        # A scale is never negative: integer kernels have no negative multiplier.
+        # Never negative: the sign would go into kernels, where -2 has no opposite.
         gamma, beta = tf.abs(self.gamma), tf.convert_to_tensor(self.beta)
         if len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
