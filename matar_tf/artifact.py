@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import ArtifactError, MatarError
+from matar_tf.files import new_folder, write_atomically
 from matar_tf.parameters import Parameters
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import Workload
@@ -121,23 +119,16 @@ def write_artifact(
     path = Path(path)
     check_free(path, overwrite=overwrite)
     members = artifact.members()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".matar":
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(buffer.getvalue())
-        Path(temporary).replace(path)
+        write_atomically(path, buffer.getvalue())
         return
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    for name, content in members.items():
-        (folder / name).write_bytes(content)
-    if path.is_dir():
-        shutil.rmtree(path)
-    folder.replace(path)
+    with new_folder(path) as folder:
+        for name, content in members.items():
+            (folder / name).write_bytes(content)
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:

@@ -14,31 +14,26 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-import json
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.backends import PolicyCosts, cost_matrix
+from matar_tf.backends import PolicyCosts
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError, did_you_mean
 from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
-from matar_tf.report import (
-    matrix_to_csv,
-    matrix_to_json,
-    matrix_to_markdown,
-    to_csv,
-    to_json,
-    to_markdown,
+from matar_tf.results import Provenance, SearchResult, StopReason
+from matar_tf.run_folder import (
+    prepare_folder,
+    write_history,
+    write_matrix,
+    write_target,
 )
-from matar_tf.results import Candidate, Provenance, SearchResult, StopReason
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
@@ -49,16 +44,14 @@ from matar_tf.search import (
     search,
     search_order,
 )
-from matar_tf.targets import LitertBackend, Target, check_policy, legal_space
-from matar_tf.tflite.build import ModelBuilder
+from matar_tf.targets import Target, check_policy, legal_space
 from matar_tf.tflite.evaluate import (
     METRIC_NAMES,
     ParallelEvaluator,
     PolicyEvaluator,
     get_metrics,
 )
-from matar_tf.tflite.export import Reference, export_model, write_atomically
-from matar_tf.tflite.latency import LatencyCache
+from matar_tf.tflite.export import Reference
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 
 __all__ = [
@@ -72,9 +65,7 @@ __all__ = [
 
 EXECUTORS: Final = ("local", "ray")
 
-_RUN_FILE: Final = "run.json"
 _STORE_FILE: Final = "evaluations.sqlite"
-_LATENCY_FILE: Final = "latency.json"
 _RUN_SCHEMA_VERSION: Final = 1
 _RUNTIME = "ai-edge-litert"
 
@@ -218,16 +209,16 @@ def retarget(
                 result = _on_held_out(
                     result, store, _provenance(artifact, data, settings), held_out
                 )
-            result = _write_target(
+            result = write_target(
                 artifact, data, output, result, settings.profile, reference, target
             )
             on_result(result)
             results[index] = result
-            _write_history(output, results.values())
+            write_history(output, results.values())
             if result.interrupted:
                 break
     ordered = [results[index] for index in sorted(results)]
-    _write_matrix(artifact, targets, ordered, output)
+    write_matrix(artifact, targets, ordered, output)
     return tuple(ordered)
 
 
@@ -282,44 +273,7 @@ def prepare_output(
         "data_digest": data.digest(),
         "versions": _versions(),
     }
-    message = f"Writing to {output}."
-    if output.exists() and any(output.iterdir()):
-        earlier = _read_run(output)
-        if overwrite:
-            shutil.rmtree(output)
-            message = f"Overwriting the run in {output}."
-        elif resume:
-            for key in (
-                "artifact_digest",
-                "data_digest",
-                "seed",
-                "metrics",
-                "objectives",
-                "limits",
-                "fixed",
-                "starts",
-                "holdout",
-            ):
-                if earlier.get(key) != document[key]:
-                    raise SearchError(
-                        f"Expected to resume a run with the same {key}, but {output} "
-                        f"has {earlier.get(key)!r} and this run {document[key]!r}; "
-                        "choose another output, or --overwrite."
-                    )
-            message = (
-                f"Resuming the run in {output}: stored measurements are reused, fronts "
-                "and files are written again."
-            )
-        else:
-            raise SearchError(
-                f"Expected an empty output, but {output} holds a run of "
-                f"{earlier.get('created')}; pass --resume to go on with it, "
-                "--overwrite to replace it, or choose another output."
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(document, indent=1) + "\n"
-    write_atomically(output / _RUN_FILE, content.encode())
-    return message
+    return prepare_folder(output, document, resume=resume, overwrite=overwrite)
 
 
 def check_settings(
@@ -459,146 +413,3 @@ def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Proven
         num_samples=len(data.x_test),
         created=settings.created,
     )
-
-
-def _write_target(
-    artifact: Artifact,
-    data: Data,
-    output: Path,
-    result: SearchResult,
-    profile: str,
-    reference: Reference | None,
-    target: Target,
-) -> SearchResult:
-    folder = Path(tempfile.mkdtemp(dir=output, prefix=f".{result.target}."))
-    try:
-        builder = ModelBuilder(artifact)
-
-        def export(candidate: Candidate) -> Candidate:
-            policy_json = json.dumps(candidate.policy.to_json(), indent=1) + "\n"
-            (folder / f"{candidate.name}.json").write_text(policy_json)
-            exported = export_model(
-                builder,
-                candidate.policy,
-                folder / f"{candidate.name}.tflite",
-                profile=profile,
-                metadata={
-                    "target": result.target,
-                    "metrics": dict(candidate.metrics),
-                    "num_samples": result.provenance.num_samples,
-                },
-                samples=data.x_test,
-                reference=reference,
-            )
-            metrics = dict(candidate.metrics)
-            if exported.agreement is not None:
-                metrics["argmax_agreement"] = exported.agreement
-            costs = {**candidate.costs, "file_bytes": exported.num_bytes}
-            return replace(candidate, metrics=metrics, costs=costs)
-
-        def size(candidate: Candidate) -> Candidate:
-            num_bytes = len(builder.build(candidate.policy, profile=profile))
-            return replace(
-                candidate, costs={**candidate.costs, "file_bytes": num_bytes}
-            )
-
-        result = replace(
-            result,
-            front=_with_measured_latency(
-                [export(candidate) for candidate in result.front],
-                folder,
-                target,
-                output / _LATENCY_FILE,
-            ),
-            references=tuple(size(candidate) for candidate in result.references),
-        )
-        float_metrics = artifact.accuracy.get("float")
-        for name, content in (
-            ("front.json", json.dumps(to_json(result, float_metrics), indent=1) + "\n"),
-            ("front.csv", to_csv(result, float_metrics)),
-            ("front.md", to_markdown(result, float_metrics)),
-            ("result.json", json.dumps(result.to_json(), indent=1) + "\n"),
-        ):
-            (folder / name).write_text(content)
-        final = output / result.target
-        if final.exists():
-            shutil.rmtree(final)
-        folder.chmod(0o755)
-        folder.replace(final)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return result
-
-
-def _write_history(output: Path, results: Iterable[SearchResult]) -> None:
-    """Adds to the record of the run what its searches did, generation by generation."""
-    document = {
-        **_read_run(output),
-        "searches": {
-            result.target: {
-                "num_evaluated": result.num_evaluated,
-                "num_reused": result.num_reused,
-                "stop_reason": result.stop_reason.value,
-                "history": [asdict(row) for row in result.history],
-            }
-            for result in results
-        },
-    }
-    content = json.dumps(document, indent=1) + "\n"
-    write_atomically(output / _RUN_FILE, content.encode())
-
-
-def _write_matrix(
-    artifact: Artifact,
-    targets: Sequence[Target],
-    results: Sequence[SearchResult],
-    output: Path,
-) -> None:
-    """Writes what every policy of every front costs on every target."""
-    policies = {
-        f"{result.target}/{candidate.name}": candidate.policy
-        for result in results
-        for candidate in result.front
-    }
-    matrix = cost_matrix(artifact, policies, targets)
-    for name, content in (
-        ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
-        ("matrix.csv", matrix_to_csv(matrix)),
-        ("matrix.md", matrix_to_markdown(matrix)),
-    ):
-        write_atomically(output / name, content.encode())
-
-
-def _with_measured_latency(
-    candidates: Sequence[Candidate], folder: Path, target: Target, cache: Path
-) -> tuple[Candidate, ...]:
-    """Adds the latency of the exported files, if the target is this machine."""
-    if not isinstance(target.backend, LitertBackend):
-        return tuple(candidates)
-    found = LatencyCache(cache).measure(
-        {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
-        num_threads=target.backend.num_threads,
-        num_repeats=target.backend.num_repeats,
-    )
-    return tuple(
-        replace(
-            one,
-            costs={
-                **one.costs,
-                "measured_latency_ms": found[one.name].median_ms,
-                "measured_spread_ms": found[one.name].high_ms - found[one.name].low_ms,
-            },
-        )
-        for one in candidates
-    )
-
-
-def _read_run(output: Path) -> dict[str, Any]:
-    try:
-        return json.loads((output / _RUN_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise SearchError(
-            f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "
-            f"but {output} holds other files; choose another output."
-        ) from error

@@ -49,6 +49,6 @@ def get_config() -> RecipeConfig:
                 ),
                 probs=(0.4, 0.25, 0.35),
             ),
-            reestimation=1200,
+            reestimation=4800,
         ),
     )

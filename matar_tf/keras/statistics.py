@@ -22,11 +22,11 @@ _TINY = 1e-20  # keeps a variance of 0 out of the logarithm
 
 
 class _Estimator:
-    """A tracer that normalises with the batch and keeps what it saw of it."""
+    """A tracer that normalises with the batch and tells what it saw of it."""
 
     def __init__(self) -> None:
         self.layers: dict[str, Any] = {}
-        self.seen: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+        self.seen: dict[str, tuple[Any, Any, Any]] = {}
 
     def weights(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
@@ -46,8 +46,7 @@ class _Estimator:
     def batch_norm(self, layer: Any, x: Any) -> Any:
         outputs, mean, variance = layer.normalize_batch(x)
         self.layers[layer.name] = layer
-        seen = self.seen.setdefault(layer.name, [])
-        seen.append((layer.places().numpy(), mean.numpy(), variance.numpy()))
+        self.seen[layer.name] = (layer.places(), mean, variance)
         return outputs
 
 
@@ -128,6 +127,14 @@ def reestimate_batch_norm(
         )
     before = get_policy(model)
     estimator = _Estimator()
+
+    @tf.function(reduce_retracing=True)
+    def observe(batch: Any) -> dict[str, tuple[Any, Any, Any]]:
+        with tracing(estimator):
+            model.call(batch, training=False)
+        return dict(estimator.seen)
+
+    observed = []
     for number, policy in enumerate(policies):
         rng = np.random.default_rng((seed, number))
         setter(policy)
@@ -135,11 +142,12 @@ def reestimate_batch_norm(
         batch = tf.constant(samples[np.sort(chosen)])
         if transform is not None:
             batch = transform(batch, number)
-        with tracing(estimator):
-            model.call(batch, training=False)
-    for name, seen in estimator.seen.items():
-        layer = estimator.layers[name]
-        places, means, variances = (np.stack(one) for one in zip(*seen, strict=True))
+        observed.append(observe(batch))
+    for name, layer in estimator.layers.items():
+        places, means, variances = (
+            np.stack([one.numpy() for one in column])
+            for column in zip(*(seen[name] for seen in observed), strict=True)
+        )
         mean, variance = fit_terms(
             places,
             means,

@@ -6,8 +6,6 @@ network under the same policy), the outputs of both are compared.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
+from matar_tf.files import write_atomically
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import argmax_agreement
@@ -29,7 +28,6 @@ __all__ = [
     "ExportedModel",
     "Reference",
     "export_model",
-    "write_atomically",
 ]
 
 EXPECTED_AGREEMENT: Final = 0.995
@@ -102,16 +100,3 @@ def export_model(
         agreement=agreement,
         notes=read_metadata(content).get("notes", {}),
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -22,8 +22,8 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
+from matar_tf.files import write_atomically
 from matar_tf.tflite._schema import load_model, op_name, write_model
-from matar_tf.tflite.export import write_atomically
 from matar_tf.tflite.runtime import make_interpreter
 
 __all__ = [

@@ -1,0 +1,240 @@
+"""The folder of a run: what `matar_tf.retarget` writes, and where.
+
+A target's folder appears under its name when it is complete; other files are written
+to a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from matar_tf.artifact import Artifact
+from matar_tf.backends import cost_matrix
+from matar_tf.data import Data
+from matar_tf.errors import SearchError
+from matar_tf.files import new_folder, write_atomically
+from matar_tf.report import (
+    matrix_to_csv,
+    matrix_to_json,
+    matrix_to_markdown,
+    to_csv,
+    to_json,
+    to_markdown,
+)
+from matar_tf.results import Candidate, SearchResult
+from matar_tf.targets import LitertBackend, Target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.export import Reference, export_model
+from matar_tf.tflite.latency import LatencyCache
+
+__all__ = ["prepare_folder", "write_history", "write_matrix", "write_target"]
+
+_RUN_FILE: Final = "run.json"
+_LATENCY_FILE: Final = "latency.json"
+# Of two runs in one folder, the second must ask for the same in these.
+_SAME_WHEN_RESUMED: Final = (
+    "artifact_digest",
+    "data_digest",
+    "seed",
+    "metrics",
+    "objectives",
+    "limits",
+    "fixed",
+    "starts",
+    "holdout",
+)
+
+
+def prepare_folder(
+    output: Path, document: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> str:
+    """Makes a folder ready for a run and records the run in it.
+
+    Args:
+      output: The folder.
+      document: What the run is asked for, as JSON.
+      resume: Whether to go on with the run that is there.
+      overwrite: Whether to remove the run that is there.
+
+    Returns:
+      A sentence that says what was found and what happens to it.
+
+    Raises:
+      SearchError: If the folder holds something else, or a run that was asked for
+        something else, or neither `resume` nor `overwrite` is given for a run.
+    """
+    message = f"Writing to {output}."
+    if output.exists() and any(output.iterdir()):
+        earlier = _read_run(output)
+        if overwrite:
+            shutil.rmtree(output)
+            message = f"Overwriting the run in {output}."
+        elif resume:
+            for key in _SAME_WHEN_RESUMED:
+                if earlier.get(key) != document[key]:
+                    raise SearchError(
+                        f"Expected to resume a run with the same {key}, but {output} "
+                        f"has {earlier.get(key)!r} and this run {document[key]!r}; "
+                        "choose another output, or --overwrite."
+                    )
+            message = (
+                f"Resuming the run in {output}: stored measurements are reused, fronts "
+                "and files are written again."
+            )
+        else:
+            raise SearchError(
+                f"Expected an empty output, but {output} holds a run of "
+                f"{earlier.get('created')}; pass --resume to go on with it, "
+                "--overwrite to replace it, or choose another output."
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(document, indent=1) + "\n"
+    write_atomically(output / _RUN_FILE, content.encode())
+    return message
+
+
+def write_target(
+    artifact: Artifact,
+    data: Data,
+    output: Path,
+    result: SearchResult,
+    profile: str,
+    reference: Reference | None,
+    target: Target,
+) -> SearchResult:
+    """Exports every policy of a front and writes the tables of a target.
+
+    Returns:
+      The result with file sizes, agreement and measured latency filled in.
+
+    Raises:
+      MatarError: If an export fails; nothing is left of the target's folder then.
+    """
+    with new_folder(output / result.target) as folder:
+        builder = ModelBuilder(artifact)
+
+        def export(candidate: Candidate) -> Candidate:
+            policy_json = json.dumps(candidate.policy.to_json(), indent=1) + "\n"
+            (folder / f"{candidate.name}.json").write_text(policy_json)
+            exported = export_model(
+                builder,
+                candidate.policy,
+                folder / f"{candidate.name}.tflite",
+                profile=profile,
+                metadata={
+                    "target": result.target,
+                    "metrics": dict(candidate.metrics),
+                    "num_samples": result.provenance.num_samples,
+                },
+                samples=data.x_test,
+                reference=reference,
+            )
+            metrics = dict(candidate.metrics)
+            if exported.agreement is not None:
+                metrics["argmax_agreement"] = exported.agreement
+            costs = {**candidate.costs, "file_bytes": exported.num_bytes}
+            return replace(candidate, metrics=metrics, costs=costs)
+
+        def size(candidate: Candidate) -> Candidate:
+            num_bytes = len(builder.build(candidate.policy, profile=profile))
+            return replace(
+                candidate, costs={**candidate.costs, "file_bytes": num_bytes}
+            )
+
+        result = replace(
+            result,
+            front=_with_measured_latency(
+                [export(candidate) for candidate in result.front],
+                folder,
+                target,
+                output / _LATENCY_FILE,
+            ),
+            references=tuple(size(candidate) for candidate in result.references),
+        )
+        float_metrics = artifact.accuracy.get("float")
+        for name, content in (
+            ("front.json", json.dumps(to_json(result, float_metrics), indent=1) + "\n"),
+            ("front.csv", to_csv(result, float_metrics)),
+            ("front.md", to_markdown(result, float_metrics)),
+            ("result.json", json.dumps(result.to_json(), indent=1) + "\n"),
+        ):
+            (folder / name).write_text(content)
+    return result
+
+
+def write_history(output: Path, results: Iterable[SearchResult]) -> None:
+    """Adds to the record of the run what its searches did, generation by generation."""
+    document = {
+        **_read_run(output),
+        "searches": {
+            result.target: {
+                "num_evaluated": result.num_evaluated,
+                "num_reused": result.num_reused,
+                "stop_reason": result.stop_reason.value,
+                "history": [asdict(row) for row in result.history],
+            }
+            for result in results
+        },
+    }
+    content = json.dumps(document, indent=1) + "\n"
+    write_atomically(output / _RUN_FILE, content.encode())
+
+
+def write_matrix(
+    artifact: Artifact,
+    targets: Sequence[Target],
+    results: Sequence[SearchResult],
+    output: Path,
+) -> None:
+    """Writes what every policy of every front costs on every target."""
+    policies = {
+        f"{result.target}/{candidate.name}": candidate.policy
+        for result in results
+        for candidate in result.front
+    }
+    matrix = cost_matrix(artifact, policies, targets)
+    for name, content in (
+        ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
+        ("matrix.csv", matrix_to_csv(matrix)),
+        ("matrix.md", matrix_to_markdown(matrix)),
+    ):
+        write_atomically(output / name, content.encode())
+
+
+def _with_measured_latency(
+    candidates: Sequence[Candidate], folder: Path, target: Target, cache: Path
+) -> tuple[Candidate, ...]:
+    """Adds the latency of the exported files, if the target is this machine."""
+    if not isinstance(target.backend, LitertBackend):
+        return tuple(candidates)
+    found = LatencyCache(cache).measure(
+        {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
+        num_threads=target.backend.num_threads,
+        num_repeats=target.backend.num_repeats,
+    )
+    return tuple(
+        replace(
+            one,
+            costs={
+                **one.costs,
+                "measured_latency_ms": found[one.name].median_ms,
+                "measured_spread_ms": found[one.name].high_ms - found[one.name].low_ms,
+            },
+        )
+        for one in candidates
+    )
+
+
+def _read_run(output: Path) -> dict[str, Any]:
+    try:
+        return json.loads((output / _RUN_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise SearchError(
+            f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "
+            f"but {output} holds other files; choose another output."
+        ) from error

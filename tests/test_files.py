@@ -1,0 +1,74 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from matar_tf.files import new_folder, write_atomically
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_permissions_are_those_that_the_umask_leaves(
+    tmp_path: Path, umask: int
+) -> None:
+    write_atomically(tmp_path / "file", b"content")
+    with new_folder(tmp_path / "folder") as folder:
+        (folder / "member").write_bytes(b"content")
+    assert _mode(tmp_path / "file") == 0o666 & ~umask
+    assert _mode(tmp_path / "folder") == 0o777 & ~umask
+
+
+def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    write_atomically(path, b"first")
+    write_atomically(path, b"second")
+    assert path.read_bytes() == b"second"
+    assert [one.name for one in path.parent.iterdir()] == ["file"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "file", b"content")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with new_folder(path) as folder:
+        (folder / "old").write_bytes(b"")
+    with new_folder(path) as folder:
+        (folder / "new").write_bytes(b"")
+        assert [one.name for one in path.iterdir()] == ["old"]
+    assert [one.name for one in path.iterdir()] == ["new"]
+
+
+def test_a_folder_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    with new_folder(path) as folder:
+        (folder / "old").write_bytes(b"")
+
+    def interrupted() -> None:
+        with new_folder(path) as folder:
+            (folder / "new").write_bytes(b"")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+    assert [one.name for one in path.iterdir()] == ["old"]
