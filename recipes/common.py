@@ -11,7 +11,7 @@ from typing import Any
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import Method, Schedule
 
-__all__ = ["RecipeConfig", "list_recipes", "load_recipe", "quick"]
+__all__ = ["RecipeConfig", "from_scratch", "list_recipes", "load_recipe", "quick"]
 
 _DEFAULT_METHOD = Method()
 
@@ -25,7 +25,7 @@ class RecipeConfig:
       data: Default for ``--data``, or None where the user must name it.
       build_model: Function of ``(input_shape, num_classes)`` that returns a float
         tf_keras model with logits as output.
-      float_schedule: Training of the float network.
+      float_schedule: Training of the float network; None to start from scratch.
       multi_bit_schedule: Training of the multi-bitwidth network.
       method: What the multi-bitwidth training does beside that.
       evaluate_policies: Names of the uniform policies that go on record.
@@ -34,7 +34,7 @@ class RecipeConfig:
     name: str
     data: str | None
     build_model: Callable[[tuple[int, ...], int], Any]
-    float_schedule: Schedule
+    float_schedule: Schedule | None
     multi_bit_schedule: Schedule
     method: Method = _DEFAULT_METHOD
     evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
@@ -42,13 +42,27 @@ class RecipeConfig:
 
 def quick(config: RecipeConfig) -> RecipeConfig:
     """Returns the smoke run of a recipe: one epoch of each kind."""
+
+    def short(schedule: Schedule) -> Schedule:
+        return replace(schedule, epochs=1, warmup_epochs=0)
+
     return replace(
         config,
-        float_schedule=replace(config.float_schedule, epochs=1, warmup_epochs=0),
-        multi_bit_schedule=replace(
-            config.multi_bit_schedule, epochs=1, warmup_epochs=0
-        ),
+        float_schedule=config.float_schedule and short(config.float_schedule),
+        multi_bit_schedule=short(config.multi_bit_schedule),
     )
+
+
+def from_scratch(config: RecipeConfig) -> RecipeConfig:
+    """Returns the multi-bitwidth training of a recipe alone: labels teach, no network.
+
+    It begins with random weights; the rest is as after a float training.
+    """
+    method = replace(config.method, distillation=0.0)
+    return replace(config, float_schedule=None, method=method)
+
+
+_VARIANTS = {"quick": quick, "scratch": from_scratch}
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -63,22 +77,23 @@ def list_recipes() -> tuple[str, ...]:
 
 
 def load_recipe(spec: str) -> RecipeConfig:
-    """Returns the config of ``name`` or ``name:variant``.
+    """Returns the config of a recipe, ``name`` or ``name:variant[:variant]``.
 
     Raises:
-      MatarError: If there is no such recipe or variant.
+      MatarError: If there is no such recipe or variant, or one is named twice.
     """
-    name, colon, variant = spec.partition(":")
+    name, *variants = spec.split(":")
     if name not in list_recipes():
         raise MatarError(
             f"Expected the name of a recipe, got {name!r}. "
             f"{did_you_mean(name, list_recipes())}"
         )
-    config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
-    if not colon:
-        return config
-    if variant != "quick":
+    if len(set(variants)) < len(variants) or not set(variants) <= set(_VARIANTS):
         raise MatarError(
-            f"Expected the variant 'quick' of the recipe {name!r}, got {variant!r}."
+            f"Expected the variant 'quick' or 'scratch' of the recipe {name!r}, or one "
+            f"after the other, got {':'.join(variants)!r}."
         )
-    return quick(replace(config, name=spec))
+    config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
+    for variant in variants:
+        config = _VARIANTS[variant](config)
+    return replace(config, name=spec)

@@ -67,6 +67,26 @@ class TestLoading:
             ),
         )
 
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_scratch_differs_only_in_name_float_training_and_teacher(self, name):
+        config, scratch = load_recipe(name), load_recipe(f"{name}:scratch")
+        assert scratch.float_schedule is None
+        assert scratch.method.distillation == 0.0
+        assert config == replace(
+            scratch,
+            name=name,
+            float_schedule=config.float_schedule,
+            method=replace(scratch.method, distillation=config.method.distillation),
+        )
+
+    def test_variants_add_up(self):
+        both = load_recipe("digits_resnet8:scratch:quick")
+        assert both.float_schedule is None
+        assert both.multi_bit_schedule.epochs == 1
+        assert both == replace(
+            load_recipe("digits_resnet8:quick:scratch"), name=both.name
+        )
+
     def test_default_data_can_be_loaded(self):
         assert load_data(load_recipe("digits_resnet8").data).training()
         assert load_recipe("cifar10_resnet8").data is None
@@ -80,7 +100,7 @@ class TestLoading:
         with pytest.raises(MatarError, match="Did you mean 'digits_resnet8'"):
             load_recipe("digit_resnet8")
 
-    @pytest.mark.parametrize("variant", ["slow", "", "quick:quick"])
+    @pytest.mark.parametrize("variant", ["slow", "", "quick:quick", "scratch:slow"])
     def test_refuses_an_unknown_variant(self, variant):
         with pytest.raises(MatarError, match="variant 'quick'"):
             load_recipe(f"digits_resnet8:{variant}")

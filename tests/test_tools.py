@@ -19,7 +19,7 @@ from absl import flags
 from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
 
-from matar_tf.artifact import write_artifact
+from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.errors import SearchError
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
@@ -709,6 +709,21 @@ class TestTrain:
         assert call("train", **values, reuse=True) == 0
         assert "Reusing" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "train", **values)
+
+    def test_from_scratch_there_is_no_float_network(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {
+            "recipe": "digits_resnet8:scratch:quick",
+            "output": str(tmp_path / "a.matar"),
+        }
+        message = fails(capfd, "train", **values, float=str(tmp_path / "float.h5"))
+        assert "scratch" in message
+        assert call("train", **values) == 0
+        shown = capfd.readouterr().out
+        assert "w8a8" in shown
+        assert "float" not in shown
+        assert "float" not in read_artifact(tmp_path / "a.matar").accuracy
 
 
 class TestTrainStock:

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from digits_net import few_digits, trained_pair
+from digits_net import build_net, few_digits, trained_pair
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
@@ -123,6 +123,34 @@ class TestLearning:
         assert rows["w8a8"]["accuracy"] > 0.85
         assert rows["w4a4"]["accuracy"] > 0.85
         assert rows["w2a2"]["accuracy"] > 0.7
+
+    @pytest.mark.parametrize(
+        "method",
+        [
+            Method(distillation=0.0),
+            Method(teacher="sandwich", sandwich=("widest",)),
+        ],
+        ids=["labels", "widest teaches"],
+    )
+    def test_from_scratch_all_widths_are_far_above_chance(self, method):
+        data = few_digits()
+        x, y = data.x_test, data.y_test
+        network = train_float(build_net, data, None)
+        network.compile(metrics=["accuracy"])
+        assert network.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] < 0.3
+        schedule = Schedule(epochs=14, learning_rate=1e-2, batch_size=32)
+        quantized = train_multi_bit(network, data, schedule, method)
+        rows = evaluate_policies(quantized, x, y, ("w8a8", "w4a4", "w2a2"))
+        assert rows["w8a8"]["accuracy"] > 0.85
+        assert rows["w4a4"]["accuracy"] > 0.85
+        assert rows["w2a2"]["accuracy"] > 0.7
+
+    def test_an_untrained_network_depends_on_the_seed_alone(self):
+        first, again, other = (
+            train_float(build_small, FEW, None, seed=seed) for seed in (0, 0, 1)
+        )
+        assert have_same_weights(first, again)
+        assert not have_same_weights(first, other)
 
     def test_model_is_left_under_its_widest_policy(self):
         quantized = trained_pair()[1]

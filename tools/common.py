@@ -95,9 +95,18 @@ def float_network(
     seed: int,
     folder: Path | None = None,
 ) -> Any:
-    """Returns the float network of a file, or without one, that a recipe trains."""
+    """Returns the float network of a file, or without one, that a recipe trains.
+
+    Untrained, if the recipe starts from scratch.
+    """
+    from matar_tf.errors import MatarError
     from matar_tf.keras import keras, train_float
 
+    if path and config.float_schedule is None:
+        raise MatarError(
+            f"Expected no --float for {config.name!r}, which starts from scratch, got "
+            f"{path!r}; leave one of the two out."
+        )
     if path:
         return keras.models.load_model(path)
     return train_float(

@@ -27,7 +27,7 @@ from tools.common import (
 )
 
 _RECIPE = flags.DEFINE_string(
-    "recipe", None, "Name of a recipe, with a variant: digits_resnet8[:quick]."
+    "recipe", None, "Name of a recipe, with a variant: digits_resnet8[:quick|:scratch]."
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Artifact to write: a directory or a .matar file."
@@ -81,11 +81,11 @@ def main(argv: Sequence[str]) -> int:
     space = keras.policy_space(network)
     if _POLICY.value:
         space = space.only(read_policy(_POLICY.value, space))
-    accuracy = {
-        "float": network.evaluate(
+    accuracy: dict[str, dict[str, float]] = {}
+    if config.float_schedule is not None:
+        accuracy["float"] = network.evaluate(
             data.x_test, data.y_test, batch_size=256, verbose=0, return_dict=True
         )
-    }
     quantized = keras.train_multi_bit(
         network,
         data,

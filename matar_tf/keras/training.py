@@ -146,7 +146,7 @@ class Method:
 def train_float(
     build_model: Callable[[tuple[int, ...], int], Any],
     data: Data,
-    schedule: Schedule,
+    schedule: Schedule | None,
     *,
     seed: int = 0,
     folder: str | Path | None = None,
@@ -156,12 +156,13 @@ def train_float(
     Args:
       build_model: Function of ``(input_shape, num_classes)``.
       data: Training data.
-      schedule: How long and in which steps.
+      schedule: How long and in which steps; None for a network with random weights,
+        which `train_multi_bit` takes as well (without a float teacher).
       seed: Of initial weights, order and augmentation.
       folder: Where to save after every epoch, or None.
 
     Returns:
-      The trained model.
+      The model, trained if there is a schedule.
 
     Raises:
       DataError: If there are no training data, or they cannot be augmented.
@@ -171,7 +172,8 @@ def train_float(
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
-    _fit(model, data, schedule, seed, folder, [])
+    if schedule is not None:
+        _fit(model, data, schedule, seed, folder, [])
     return model
 
 
@@ -186,6 +188,9 @@ def train_multi_bit(
     folder: str | Path | None = None,
 ) -> Any:
     """Trains a multi-bitwidth copy of a float network under random policies.
+
+    From scratch, if the network is untrained: let it not teach then, by
+    ``distillation=0`` or ``teacher="sandwich"``.
 
     Args:
       model: The float network; its outputs are logits.
