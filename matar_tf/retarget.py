@@ -301,6 +301,7 @@ def _problems(
             space=legal_space(space, artifact.workload, target),
             costs=costs,
             violations=functools.partial(_violations, artifact, target),
+            pairs=artifact.workload.entry_pairs(),
             seeds=settings.starts,
             metric_names=metric_names,
         )

@@ -142,6 +142,14 @@ class Workload:
         """Multiply-accumulates of one inference."""
         return sum(layer.macs for layer in self.layers)
 
+    def entry_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Returns the entries of each layer's weights and of its first input."""
+        pairs = (
+            (layer.weights, self.tensors[layer.inputs[0]].activation)
+            for layer in self.layers
+        )
+        return tuple((a, b) for a, b in pairs if a is not None and b is not None)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object that `from_json` reads."""
         return {

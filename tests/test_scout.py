@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import numpy as np
@@ -22,7 +23,8 @@ from test_search import (
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.search import search
-from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._knapsack import budget_ladder, gene_pairs
 from matar_tf.search._pareto import box, hypervolume
 from matar_tf.search._seeding import (
     greedy_ladder,
@@ -101,6 +103,81 @@ class TestGreedyLadder:
         best = hypervolume([(cost(one), damage(one)) for one in every], worst)
         found = hypervolume([(cost(one), damage(one)) for one in ladder], worst)
         assert found > 0.93 * best
+
+
+class TestBudgetLadder:
+    """Against enumeration: two layers that share an input, one more with its own."""
+
+    CODEC = GenomeCodec(
+        PolicySpace(
+            weights={"a": (2, 4, 8), "b": (2, 4, 8), "c": (8,)},
+            activations={"x": (2, 4, 8), "y": (4, 8)},
+        )
+    )
+    PAIRS = ((0, 2), (1, 2))
+    DAMAGES = ([6.0, 1.0, 0.0], [2.5, 2.0, 0.0], [7.0, 3.0, 0.0], [0.5, 0.0])
+
+    def cost(self, genome: Genome) -> float:
+        policy = self.CODEC.decode(genome)
+        (a, b, c), (x, y) = policy.weights.values(), policy.activations.values()
+        return 7.0 + 3.0 * a * x + 5.0 * b * x + 2.0 * c * y
+
+    def damage(self, genome: Genome) -> float:
+        return sum(one[g] for one, g in zip(self.DAMAGES, genome, strict=True))
+
+    @pytest.mark.parametrize("num_rungs", [1, 2, 7, 40])
+    def test_is_the_best_sum_of_all_for_every_budget(self, num_rungs: int) -> None:
+        every = list(self.CODEC.all_genomes())
+        low, high = min(map(self.cost, every)), max(map(self.cost, every))
+        slack = len(self.CODEC.sizes) / 2 * (high - low) / 2000  # costs are rounded
+        found = budget_ladder(
+            self.CODEC, self.DAMAGES, self.cost, self.PAIRS, num_rungs
+        )
+        assert len(found) <= num_rungs
+        for rung in range(num_rungs):
+            budget = low + (high - low) * rung / max(num_rungs - 1, 1)
+            affordable = [one for one in every if self.cost(one) <= budget - slack]
+            least = min(map(self.damage, affordable), default=math.inf)
+            assert any(
+                self.cost(one) <= budget + slack and self.damage(one) <= least
+                for one in found
+            )
+
+    def test_without_its_pairs_a_product_is_taken_for_a_sum(self) -> None:
+        arguments = self.CODEC, self.DAMAGES, self.cost
+        paired = budget_ladder(*arguments, self.PAIRS, 7)
+        assert budget_ladder(*arguments, (), 7) != paired
+
+    def test_pairs_are_of_free_entries_and_named_once(self) -> None:
+        problem = toy_problem(
+            space=self.CODEC.space,
+            pairs=(("b", "x"), ("a", "y"), ("c", "x"), ("b", "x")),
+        )
+        assert gene_pairs(problem, self.CODEC) == [(1, 2), (0, 3)]
+
+    def test_a_search_measures_the_solutions(self) -> None:
+        """And meets them all therefore, which a plan without pairs does not."""
+        names = [f"layer{index}" for index in range(5)]
+        problem = toy_problem(pairs=tuple(zip(names, names, strict=True)))
+        codec = GenomeCodec(problem.space)
+        genomes = sensitivity_genomes(codec, 99)
+        losses = {one: toy_metrics(codec.decode(one))["loss"] for one in genomes}
+        damages = interpolate_damages(codec, losses)
+        assert damages is not None
+        solved = budget_ladder(
+            codec,
+            damages,
+            lambda genome: toy_costs(codec.decode(genome))["latency_ms"],
+            gene_pairs(problem, codec),
+            10,
+        )
+        assert len(solved) > 5
+        counting, without = Counting(), Counting()
+        run(problem, evaluate_in_turn(counting), oversampling=1)
+        run(toy_problem(), evaluate_in_turn(without), oversampling=1)
+        policies = {codec.decode(one) for one in solved}
+        assert policies <= set(counting.policies)
+        assert not policies <= set(without.policies)
 
 
 class TestSurrogate:

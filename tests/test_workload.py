@@ -56,6 +56,19 @@ class TestInvariants:
         assert hash(make()) != hash(make(outputs=("a", "b")))
 
 
+def test_pairs_of_entries_by_hand() -> None:
+    """Of layers with weights whose input has an entry: the first input alone."""
+    tensors = {name: tensor(name, 4, 4, 2) for name in "xab"}
+    network = make(
+        layers=(layer("a", "x", weights="wa"), layer("b", "a", "x", weights="wb")),
+        tensors=tensors,
+    )
+    assert network.entry_pairs() == (("wa", "x"), ("wb", "a"))
+    tensors["a"] = replace(tensors["a"], activation=None)
+    assert replace(network, tensors=tensors).entry_pairs() == (("wa", "x"),)
+    assert make().entry_pairs() == ()
+
+
 class TestFiles:
     def test_round_trip(self) -> None:
         assert Workload.from_json(json.loads(json.dumps(make().to_json()))) == make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import random
 import statistics
 import tempfile
@@ -112,6 +113,7 @@ class _Bench:
             space=legal_space(space, workload, target),
             costs=model.totals,
             violations=violations,
+            pairs=workload.entry_pairs(),
         )
 
     def search(
@@ -388,7 +390,18 @@ def _overhead() -> Bar:
     problem = SearchProblem(
         target="synthetic",
         space=space,
-        costs=lambda policy: {"latency_ms": float(sum(policy.weights.values()))},
+        costs=lambda policy: {
+            "latency_ms": float(
+                sum(
+                    map(
+                        operator.mul,
+                        policy.weights.values(),
+                        policy.activations.values(),
+                    )
+                )
+            )
+        },
+        pairs=tuple(zip(widths, widths, strict=True)),
     )
     spent = 0.0
 

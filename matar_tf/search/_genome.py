@@ -49,6 +49,13 @@ class GenomeCodec:
         self._fixed_activations = {name: w[0] for name, w in space.activations.items()}
         self._remembered = functools.lru_cache(_NUM_REMEMBERED)(self._decode)
 
+    def gene_pair(self, weights: str, activation: str) -> tuple[int, int] | None:
+        """Returns the genes of a weight and an activation entry, if both are free."""
+        if weights not in self._weights or activation not in self._activations:
+            return None
+        place = len(self._weights) + self._activations.index(activation)
+        return self._weights.index(weights), place
+
     @property
     def num_genomes(self) -> int:
         """Number of genomes, which is the number of policies in the space."""

@@ -82,6 +82,8 @@ class SearchProblem:
         figure. The names must not depend on the policy.
       violations: Returns one sentence for each constraint of the target that a
         policy breaks; such a policy is never evaluated and never in the result.
+      pairs: The entries of a layer's weights and of its input, for each layer: what
+        their widths cost is decided by both together.
       seeds: Policies to start from, by name, beside the uniform ones. Those that
         meet the constraints are among the references of the result.
       metric_names: Names of the metrics that the evaluator returns.
@@ -91,6 +93,7 @@ class SearchProblem:
     space: PolicySpace
     costs: Callable[[Policy], Mapping[str, float | None]]
     violations: Callable[[Policy], tuple[str, ...]] = _no_violations
+    pairs: tuple[tuple[str, str], ...] = ()
     seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     metric_names: tuple[str, ...] = ("accuracy", "loss")
 

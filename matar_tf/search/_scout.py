@@ -10,6 +10,7 @@ import numpy as np
 from matar_tf.results import Objective
 from matar_tf.search._acquisition import choose_widening
 from matar_tf.search._genome import Genome
+from matar_tf.search._knapsack import budget_ladder, gene_pairs
 from matar_tf.search._ledger import Ledger, SearchProblem
 from matar_tf.search._nsga2 import Breeder, Member, Ranked, select_survivors
 from matar_tf.search._options import SearchOptions
@@ -24,6 +25,7 @@ from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
 __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
+_NUM_BUDGETS = 10  # for each cost, that the sum of damages is solved for
 _BRED = 20  # policies of a generation that the surrogate stands in for, at least
 _LESSONS = 3  # in a generation: the surrogate learns from each before it proposes again
 _SHORTEST_LESSON = 5  # policies
@@ -75,7 +77,10 @@ class Scout:
         return [*named.values(), *sensitivity_genomes(codec, limit)]
 
     def plan(self) -> list[Genome]:
-        """Returns greedy solutions, from wide to narrow, for each cost objective."""
+        """Returns what a sum of damages makes best, for each cost objective.
+
+        The best sums of damages for a few budgets, then greedy ones.
+        """
         if not self._options.sensitivity or self._is_taught:
             return []
         known = {**self._ledger.entries, **self._ledger.failed}
@@ -87,22 +92,21 @@ class Scout:
             genome: damage.to_minimized(candidate.metrics[damage.name])
             for genome, (candidate, _) in known.items()
         }
-        damages = interpolate_damages(self._ledger.codec, values)
+        codec = self._ledger.codec
+        damages = interpolate_damages(codec, values)
         if damages is None:
             return []
-        num_rungs = self._options.population_size // len(self._costs)
-        ladders = [
-            greedy_ladder(
-                self._ledger.codec,
-                damages,
-                functools.lru_cache(maxsize=None)(
-                    functools.partial(self._cost, self._options.objectives[index])
-                ),
-                num_rungs,
+        number = self._options.population_size // len(self._costs)
+        found: list[Genome] = []
+        for index in self._costs:
+            cost = functools.lru_cache(maxsize=None)(
+                functools.partial(self._cost, self._options.objectives[index])
             )
-            for index in self._costs
-        ]
-        return [genome for ladder in ladders for genome in ladder]
+            pairs = gene_pairs(self._problem, codec)
+            solved = budget_ladder(codec, damages, cost, pairs, _NUM_BUDGETS)
+            num_rungs = max(number - len(solved), 0)
+            found += [*solved, *greedy_ladder(codec, damages, cost, num_rungs)]
+        return found
 
     def propose(
         self, population: Sequence[Ranked], breed: Breeder, size: int
