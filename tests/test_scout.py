@@ -284,6 +284,32 @@ class TestMemory:
         shared = {one.policy for one in first.front}
         assert shared & {one.policy for one in again.front}
 
+    def test_damages_that_others_measured_are_summed_for_these_costs(self) -> None:
+        def costs(policy: Policy) -> dict[str, float]:
+            bits = policy.weights
+            return {"latency_ms": float(bits["layer1"] + bits["layer3"])}
+
+        memory: dict = {}
+        self.search(memory)
+        known = set(memory)
+        problem = toy_problem(costs=costs)
+        search(
+            problem,
+            evaluate_in_turn(toy_metrics),
+            options=options(
+                population_size=4, max_evaluations=len(known) + 9, oversampling=1
+            ),
+            provenance=provenance(),
+            memory=memory,
+        )
+        widest = problem.space.widest()
+        # Bits that cost nothing are not given up.
+        best = Policy(
+            weights={**widest.weights, "layer1": 2, "layer3": 2},
+            activations=widest.activations,
+        )
+        assert best in set(memory) - known
+
     def test_policies_of_other_spaces_teach_but_are_not_proposed(self) -> None:
         other = toy_space(widths=(3, 5, 6))
         codec, rng = GenomeCodec(other), random.Random(0)

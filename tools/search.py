@@ -93,7 +93,7 @@ _FOLLOW_UP = flags.DEFINE_float(
     upper_bound=1.0,
 )
 _SENSITIVITY = flags.DEFINE_bool(
-    "sensitivity", True, "Start from the greedy solutions of single-entry measurements."
+    "sensitivity", True, "Start from the best sums of single-entry measurements."
 )
 _OVERSAMPLING = flags.DEFINE_integer(
     "oversampling",

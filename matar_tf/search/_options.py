@@ -35,7 +35,7 @@ class SearchOptions:
         policy that breaks one is never in the front, and never measured if the bound
         is on a cost.
       sensitivity: Whether to measure what each entry's bits do alone, and to start
-        from the greedy solutions of the sum; see `matar_tf.search._seeding`.
+        from the best sums of that; see `matar_tf.search._seeding` and `_knapsack`.
       oversampling: Number of children bred for each that is measured, at least;
         `matar_tf.search._surrogate` picks among them. 1 for a search without it.
       max_minutes: Time after which the search stops at the end of a cohort, by the

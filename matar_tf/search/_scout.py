@@ -81,7 +81,7 @@ class Scout:
 
         The best sums of damages for a few budgets, then greedy ones.
         """
-        if not self._options.sensitivity or self._is_taught:
+        if not self._options.sensitivity:
             return []
         known = {**self._ledger.entries, **self._ledger.failed}
         # The loss tells small damages apart, the accuracy of few samples does not.
