@@ -81,16 +81,13 @@ class GenomeCodec:
             )
         bits = list(map(operator.getitem, self.widths, genome))
         cut = len(self._weights)
-        return Policy(
-            weights={
-                **self._fixed_weights,
-                **dict(zip(self._weights, bits[:cut], strict=True)),
-            },
-            activations={
-                **self._fixed_activations,
-                **dict(zip(self._activations, bits[cut:], strict=True)),
-            },
+        weights, activations = (
+            self._fixed_weights.copy(),
+            self._fixed_activations.copy(),
         )
+        weights.update(zip(self._weights, bits[:cut], strict=True))
+        activations.update(zip(self._activations, bits[cut:], strict=True))
+        return Policy(weights=weights, activations=activations)
 
     def encode(self, policy: Policy) -> Genome:
         """Returns the genome of a policy.
