@@ -56,7 +56,9 @@ def variants(default: Method) -> dict[str, Method]:
     )
     ends = ("widest", "narrowest")
     curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
-    plain = replace(default, distillation=0.0, norm_context=0, reestimation=0)
+    plain = replace(
+        default, distillation=0.0, norm_context=0, reestimation=0, sandwich=()
+    )
     return {
         "default": default,
         "none of the parts": replace(plain, sampler=independent),
