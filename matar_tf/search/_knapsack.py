@@ -166,7 +166,6 @@ def _solve(
 ) -> tuple[Array, _Solved]:
     """Adds a group to the least damages ``[num_steps + 1]`` of those before it."""
     # Costs of members count from the least of them, the rest falls to the group's gene.
-    lowest = [costs.min(axis=1) for _, costs in group.members]
     owner = group.reach(np.min)
     steps = np.rint((owner - owner.min()) / step).astype(np.int64)
     rows: list[Array] = []
@@ -174,8 +173,8 @@ def _solve(
     for choice, taken in enumerate(steps):
         row = _shifted(least, int(taken)) + damages[group.gene][choice]
         traces: list[tuple[Steps, Steps]] = []
-        for (gene, costs), low in zip(group.members, lowest, strict=True):
-            offsets = (costs[choice] - low[choice]) / step
+        for gene, costs in group.members:
+            offsets = (costs[choice] - costs[choice].min()) / step
             member_steps = np.rint(offsets).astype(np.int64)
             options = np.stack(
                 [

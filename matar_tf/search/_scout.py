@@ -104,8 +104,10 @@ class Scout:
             )
             pairs = gene_pairs(self._problem, codec)
             solved = budget_ladder(codec, damages, cost, pairs, _NUM_BUDGETS)
-            num_rungs = max(number - len(solved), 0)
-            found += [*solved, *greedy_ladder(codec, damages, cost, num_rungs)]
+            found += solved
+            # A compiler may price the costs of a descent: none for nothing.
+            if len(solved) < number:
+                found += greedy_ladder(codec, damages, cost, number - len(solved))
         return found
 
     def propose(
