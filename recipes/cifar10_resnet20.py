@@ -23,7 +23,7 @@ def get_config() -> RecipeConfig:
         data=None,
         build_model=cifar_resnet20,
         float_schedule=Schedule(
-            epochs=120,
+            epochs=50,
             learning_rate=0.1,
             batch_size=128,
             augment=True,
@@ -31,6 +31,6 @@ def get_config() -> RecipeConfig:
             warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=60, learning_rate=2e-3, batch_size=128, augment=True
+            epochs=8, learning_rate=1e-3, batch_size=128, augment=True
         ),
     )

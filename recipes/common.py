@@ -11,7 +11,14 @@ from typing import Any
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import Method, Schedule
 
-__all__ = ["RecipeConfig", "from_scratch", "list_recipes", "load_recipe", "quick"]
+__all__ = [
+    "RecipeConfig",
+    "from_scratch",
+    "in_bfloat16",
+    "list_recipes",
+    "load_recipe",
+    "quick",
+]
 
 _DEFAULT_METHOD = Method()
 
@@ -62,7 +69,17 @@ def from_scratch(config: RecipeConfig) -> RecipeConfig:
     return replace(config, float_schedule=None, method=method)
 
 
-_VARIANTS = {"quick": quick, "scratch": from_scratch}
+def in_bfloat16(config: RecipeConfig) -> RecipeConfig:
+    """Returns the same training with products in bfloat16; see `Schedule`."""
+    return replace(
+        config,
+        float_schedule=config.float_schedule
+        and replace(config.float_schedule, bfloat16=True),
+        multi_bit_schedule=replace(config.multi_bit_schedule, bfloat16=True),
+    )
+
+
+_VARIANTS = {"quick": quick, "scratch": from_scratch, "bfloat16": in_bfloat16}
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -90,8 +107,8 @@ def load_recipe(spec: str) -> RecipeConfig:
         )
     if len(set(variants)) < len(variants) or not set(variants) <= set(_VARIANTS):
         raise MatarError(
-            f"Expected the variant 'quick' or 'scratch' of the recipe {name!r}, or one "
-            f"after the other, got {':'.join(variants)!r}."
+            f"Expected variants of the recipe {name!r} among {', '.join(_VARIANTS)}, "
+            f"each at most once, got {':'.join(variants)!r}."
         )
     config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
     for variant in variants:

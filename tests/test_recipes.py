@@ -79,6 +79,21 @@ class TestLoading:
             method=replace(scratch.method, distillation=config.method.distillation),
         )
 
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_bfloat16_differs_only_in_name_and_precision(self, name):
+        config, other = load_recipe(name), load_recipe(f"{name}:bfloat16")
+        assert other.float_schedule.bfloat16
+        assert other.multi_bit_schedule.bfloat16
+        assert config == replace(
+            other,
+            name=name,
+            float_schedule=replace(other.float_schedule, bfloat16=False),
+            multi_bit_schedule=replace(other.multi_bit_schedule, bfloat16=False),
+        )
+        both = load_recipe(f"{name}:scratch:bfloat16")
+        assert both.float_schedule is None
+        assert both.multi_bit_schedule.bfloat16
+
     def test_variants_add_up(self):
         both = load_recipe("digits_resnet8:scratch:quick")
         assert both.float_schedule is None
@@ -102,7 +117,7 @@ class TestLoading:
 
     @pytest.mark.parametrize("variant", ["slow", "", "quick:quick", "scratch:slow"])
     def test_refuses_an_unknown_variant(self, variant):
-        with pytest.raises(MatarError, match="variant 'quick'"):
+        with pytest.raises(MatarError, match="among quick, scratch"):
             load_recipe(f"digits_resnet8:{variant}")
 
 

@@ -26,6 +26,7 @@ from matar_tf.search import search
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._knapsack import budget_ladder, gene_pairs
 from matar_tf.search._pareto import box, hypervolume
+from matar_tf.search._scout import _num_rungs
 from matar_tf.search._seeding import (
     greedy_ladder,
     interpolate_damages,
@@ -133,13 +134,30 @@ class TestBudgetLadder:
         found = budget_ladder(
             self.CODEC, self.DAMAGES, self.cost, self.PAIRS, num_rungs
         )
-        assert len(found) <= num_rungs
+        assert len(found) <= 2 * num_rungs
         for rung in range(num_rungs):
             budget = low + (high - low) * rung / max(num_rungs - 1, 1)
             affordable = [one for one in every if self.cost(one) <= budget - slack]
             least = min(map(self.damage, affordable), default=math.inf)
             assert any(
                 self.cost(one) <= budget + slack and self.damage(one) <= least
+                for one in found
+            )
+
+    @pytest.mark.parametrize("num_rungs", [1, 2, 7, 40])
+    def test_is_the_cheapest_of_all_for_every_damage(self, num_rungs: int) -> None:
+        every = list(self.CODEC.all_genomes())
+        costs = list(map(self.cost, every))
+        slack = len(self.CODEC.sizes) * (max(costs) - min(costs)) / 2000
+        found = budget_ladder(
+            self.CODEC, self.DAMAGES, self.cost, self.PAIRS, num_rungs
+        )
+        top = self.damage(min(every, key=lambda one: (self.cost(one), one)))
+        for rung in range(num_rungs):
+            level = top * (1.0 - rung / max(num_rungs - 1, 1)) + 1e-9
+            least = min(self.cost(one) for one in every if self.damage(one) <= level)
+            assert any(
+                self.damage(one) <= level and self.cost(one) <= least + slack
                 for one in found
             )
 
@@ -223,6 +241,38 @@ class TestSurrogate:
         surrogate = Surrogate(policies, np.full((7, 2), 3.0))
         np.testing.assert_allclose(surrogate.predict(policies), 3.0)
         assert np.all(surrogate.deviations(policies) > 0.0)
+
+
+class TestPlan:
+    @pytest.mark.parametrize("size", [29, 35, 40])
+    def test_holds_the_greedy_policies_of_ten_budgets(self, size: int) -> None:
+        """However many rungs there are beside the ten solutions."""
+        problem = toy_problem(space=toy_space(num_layers=6, widths=ALL))
+        codec = GenomeCodec(problem.space)
+        genomes = sensitivity_genomes(codec, 99)
+        losses = {one: toy_metrics(codec.decode(one))["loss"] for one in genomes}
+        damages = interpolate_damages(codec, losses)
+        assert damages is not None
+        ladder = greedy_ladder(
+            codec,
+            damages,
+            lambda genome: toy_costs(codec.decode(genome))["latency_ms"],
+            10,
+        )
+        assert len(ladder) > 5
+        counting = Counting()
+        run(
+            problem,
+            evaluate_in_turn(counting),
+            population_size=size,
+            max_evaluations=200,
+            oversampling=1,
+        )
+        assert {codec.decode(one) for one in ladder} <= set(counting.policies)
+
+    def test_length_of_a_ladder(self) -> None:
+        lengths = [_num_rungs(largest) for largest in (-3, 0, 1, 9, 10, 18, 19, 30)]
+        assert lengths == [0, 0, 1, 9, 10, 10, 19, 28]
 
 
 class TestGuidedSearch:

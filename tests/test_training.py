@@ -111,6 +111,30 @@ class TestSchedule:
         with pytest.raises(ModelError, match="at least one epoch"):
             replace(SHORT, **change)
 
+    @pytest.mark.parametrize("bfloat16", [True, False])
+    def test_bfloat16_is_in_force_in_fit_alone(self, bfloat16):
+        name, seen = "auto_mixed_precision_onednn_bfloat16", []
+
+        def in_force():
+            options = tf.config.optimizer.get_experimental_options()
+            return bool(options.get(name, False))
+
+        def spied(x):
+            seen.append(in_force())
+            return x
+
+        def build(input_shape, num_classes):
+            linear = build_linear(input_shape, num_classes)
+            outputs = keras.layers.Lambda(spied)(linear.output)
+            return keras.Model(linear.input, outputs)
+
+        model = train_float(build, FEW, replace(SHORT, epochs=1, bfloat16=bfloat16))
+        assert seen[0] is False
+        assert seen[-1] is bfloat16
+        assert not in_force()
+        model(FEW.x_test[:1])
+        assert seen[-1] is False
+
 
 class TestLearning:
     def test_float_and_all_widths_are_far_above_chance(self):

@@ -27,7 +27,9 @@ from tools.common import (
 )
 
 _RECIPE = flags.DEFINE_string(
-    "recipe", None, "Name of a recipe, with a variant: digits_resnet8[:quick|:scratch]."
+    "recipe",
+    None,
+    "Name of a recipe, with variants: digits_resnet8[:quick][:scratch][:bfloat16].",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Artifact to write: a directory or a .matar file."

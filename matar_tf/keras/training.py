@@ -7,9 +7,10 @@ folder, they go on to the result that they would have had without the stop.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ _OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
 }
 _DEFAULT_SAMPLER = MixtureSampler()
+_BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"
+_optimizer: Any = tf.config.optimizer
 _random: Any = tf.random  # the type stubs lack parts of it
 
 
@@ -73,6 +76,10 @@ class Schedule:
       warmup_epochs: Length of the rise.
       ema: Momentum of a moving average of the weights that replaces them in the end;
         0 for none.
+      bfloat16: Whether ``fit`` computes convolutions and matrix products in bfloat16,
+        by TensorFlow's automatic mixed precision for CPUs. Weights, their updates, the
+        quantizers and everything after ``fit`` stay in float32. Gains time where the
+        CPU has such instructions (AVX512_BF16, AMX).
     """
 
     epochs: int
@@ -82,6 +89,7 @@ class Schedule:
     optimizer: str = "adam"
     warmup_epochs: int = 0
     ema: float = 0.0
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
@@ -334,16 +342,28 @@ def _fit(
         first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
     if first_epoch < schedule.epochs:
-        model.fit(
-            _batches(x, y, schedule, seed, first_epoch),
-            initial_epoch=first_epoch,
-            epochs=schedule.epochs,
-            steps_per_epoch=steps_per_epoch,
-            callbacks=callbacks,
-            verbose=2,
-        )
+        with _mixed_precision(schedule.bfloat16):
+            model.fit(
+                _batches(x, y, schedule, seed, first_epoch),
+                initial_epoch=first_epoch,
+                epochs=schedule.epochs,
+                steps_per_epoch=steps_per_epoch,
+                callbacks=callbacks,
+                verbose=2,
+            )
     if schedule.ema:
         model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+@contextlib.contextmanager
+def _mixed_precision(enabled: bool) -> Iterator[None]:
+    """Lets the graph optimizer move convolutions to bfloat16, in this block only."""
+    before = _optimizer.get_experimental_options().get(_BFLOAT16, False)
+    _optimizer.set_experimental_options({_BFLOAT16: enabled or before})
+    try:
+        yield
+    finally:
+        _optimizer.set_experimental_options({_BFLOAT16: before})
 
 
 class _Backup(keras.callbacks.Callback):

@@ -43,9 +43,11 @@ def budget_ladder(
     pairs: Iterable[tuple[int, int]],
     num_rungs: int,
 ) -> list[Genome]:
-    """Returns the genomes of least damage for evenly spaced budgets, from low to high.
+    """Returns the genomes of least damage for a ladder of budgets.
 
-    Budgets are met to within the rounding of the costs to 2,000 steps.
+    Budgets evenly spaced in cost, from low to high, then those that bring evenly spaced
+    damages: where few bits save little time, damage falls steeply between two of the
+    former. Budgets are met to within the rounding of the costs to 2,000 steps.
 
     Args:
       codec: The codec of the space.
@@ -53,8 +55,8 @@ def budget_ladder(
       cost: What is to be saved, of a genome.
       pairs: Genes whose choices decide a part of the cost together: one of weights, in
         its first pair only, and one of an activation, in any number of pairs.
-      num_rungs: How many budgets between the least and the largest cost; the lowest
-        alone if 1.
+      num_rungs: How many budgets between the least and the largest cost, and how many
+        damages between those of their policies; the lowest cost alone if 1.
     """
     groups = _groups(codec, cost, pairs)
     low = sum(float(one.reach(np.min).min()) for one in groups)
@@ -67,9 +69,13 @@ def budget_ladder(
     for group in groups:
         least, choices = _solve(group, damages, step, least)
         solved.append(choices)
+    shares = [rung / max(num_rungs - 1, 1) for rung in range(num_rungs)]
+    places = [round(_NUM_STEPS * share) for share in shares]
+    # Never rises from one budget to the next.
+    damage = [least[0] + (least[-1] - least[0]) * share for share in shares]
+    places += [int(np.argmax(least <= one)) for one in damage]
     found: dict[Genome, None] = {}
-    for rung in range(num_rungs):
-        place = round(_NUM_STEPS * rung / max(num_rungs - 1, 1))
+    for place in places:
         genome = [0] * len(codec.sizes)
         for choices in reversed(solved):
             place = choices.trace(place, genome)
@@ -148,12 +154,12 @@ def _groups(
     for gene, owner in pairs:
         if gene not in owned:
             owned.add(gene)
-            sizes = codec.sizes[owner], codec.sizes[gene]
-            cells = [
-                changed((owner, a), (gene, b)) - alone[owner][a]
-                for a, b in itertools.product(*map(range, sizes))
-            ]
-            members[owner][gene] = np.reshape(cells, sizes)
+            # Beside a gene at its widest, the other one changes what it does alone.
+            cells = np.tile(alone[gene], (codec.sizes[owner], 1))
+            for a, b in itertools.product(*(range(s - 1) for s in cells.shape)):
+                cells[a, b] = changed((owner, a), (gene, b)) - alone[owner][a]
+            cells[:-1, -1] = 0.0
+            members[owner][gene] = cells
     return [
         _Group(gene=gene, costs=alone[gene], members=tuple(members[gene].items()))
         for gene in range(len(alone))

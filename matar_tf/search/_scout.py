@@ -106,8 +106,9 @@ class Scout:
             solved = budget_ladder(codec, damages, cost, pairs, _NUM_BUDGETS)
             found += solved
             # A compiler may price the costs of a descent: none for nothing.
-            if len(solved) < number:
-                found += greedy_ladder(codec, damages, cost, number - len(solved))
+            rungs = _num_rungs(number - len(solved))
+            if rungs:
+                found += greedy_ladder(codec, damages, cost, rungs)
         return found
 
     def propose(
@@ -217,3 +218,12 @@ class Scout:
         cost = costs[objective.name]
         # That there is a figure was checked before anything was measured.
         return objective.to_minimized(0.0 if cost is None else cost)
+
+
+def _num_rungs(largest: int) -> int:
+    """Returns a length for a ladder: one that holds the rungs of the one of budgets.
+
+    Where there is room for fewer rungs than budgets, as many as there is room for.
+    """
+    steps = _NUM_BUDGETS - 1
+    return max(largest, 0) if largest <= steps else largest - (largest - 1) % steps
