@@ -214,6 +214,41 @@ class TestSurrogate:
         ranks = [values.argsort().argsort() for values in (predicted, losses[160:])]
         assert np.corrcoef(*ranks)[0, 1] > 0.9
 
+    def test_tells_wide_policies_apart_by_what_is_particular_to_a_choice(self) -> None:
+        """Which the noise of rounding, next to none at these widths, does not."""
+        codec = GenomeCodec(toy_space(num_layers=6, widths=(5, 6, 7, 8)))
+        rng = random.Random(0)
+        policies = [codec.decode(codec.random_genome(rng)) for _ in range(260)]
+        names = list(policies[0].weights)
+        effects = {(name, bits): rng.gauss(0.0, 1.0) for name in names for bits in ALL}
+        values = np.array(
+            [sum(effects[item] for item in one.weights.items()) for one in policies]
+        )
+        surrogate = Surrogate(policies[:160], values[:160, None])
+        predicted = surrogate.predict(policies[160:])[:, 0]
+        assert np.corrcoef(predicted, values[160:])[0, 1] > 0.8
+
+    def test_deviations_by_hand(self) -> None:
+        """Two policies that differ in one of two entries, by the formulas."""
+        first, second = (
+            Policy(weights={"a": 2, "b": bits}, activations={}) for bits in (2, 3)
+        )
+        near = math.exp(-(0.75**2) / 2) + 0.05 * math.exp(-0.5 / 0.25)
+        covariance = np.array([[1.1, near], [near, 1.1]])  # 1 + 0.05 + ridge 0.05
+        values = np.array([3.0, 5.0])  # mean 4, deviation 1
+        inverse = np.linalg.inv(covariance)
+        weights = inverse @ (values - 4.0)
+        surrogate = Surrogate([first, second], values[:, None])
+        expected = 4.0 + np.array([1.05, near]) @ weights
+        assert surrogate.predict([first])[0, 0] == pytest.approx(expected)
+        row = np.array([1.05, near])
+        variance = 1.1 - row @ inverse @ row
+        # The better half is the first one alone, left out by the second.
+        residual = abs(weights[0]) / math.sqrt(inverse[0, 0])
+        assert surrogate.deviations([first])[0, 0] == pytest.approx(
+            math.sqrt(variance) * residual
+        )
+
     def test_deviations_are_as_large_as_the_errors_of_good_policies(self) -> None:
         codec = GenomeCodec(toy_space(num_layers=6, widths=ALL))
         rng, noise = random.Random(0), np.random.default_rng(0)

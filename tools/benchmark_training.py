@@ -22,11 +22,11 @@ _NUM_TARGETS = 5
 def measure_training(recipe: str, data_spec: str, *, seed: int) -> Iterator[Bar]:
     """Yields the bars of training a recipe's network."""
     config = load_recipe(recipe)
-    x, y = load_data(data_spec).training()
+    data = load_data(data_spec)
+    x, y = data.training()
     batch_size = config.multi_bit_schedule.batch_size
     batch = x[:batch_size], y[:batch_size]
-    keras.utils.set_random_seed(seed)
-    network = config.build_model(tuple(x.shape[1:]), int(y.max()) + 1)
+    network = matar.train_float(config.build_model, data, None, seed=seed)
     shared = matar.quantize_model(network)
     space = matar.get_policy_space(shared)
     alone = matar.quantize_model(network, space.only(space.named("w4a4")))

@@ -25,7 +25,7 @@ from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
 __all__ = ["Scout"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
-_NUM_BUDGETS = 10  # for each cost, that the sum of damages is solved for
+_NUM_BUDGETS = 10  # for each cost, and as many damages, that the sum is solved for
 _BRED = 20  # policies of a generation that the surrogate stands in for, at least
 _LESSONS = 3  # in a generation: the surrogate learns from each before it proposes again
 _SHORTEST_LESSON = 5  # policies
@@ -103,7 +103,9 @@ class Scout:
                 functools.partial(self._cost, self._options.objectives[index])
             )
             pairs = gene_pairs(self._problem, codec)
-            solved = budget_ladder(codec, damages, cost, pairs, _NUM_BUDGETS)
+            # Few measurements are left where others have taught: the surrogate's turn.
+            num_budgets = min(_NUM_BUDGETS, number)
+            solved = budget_ladder(codec, damages, cost, pairs, num_budgets)
             found += solved
             # A compiler may price the costs of a descent: none for nothing.
             rungs = _num_rungs(number - len(solved))
