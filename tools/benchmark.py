@@ -51,6 +51,9 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 _EVALUATIONS = flags.DEFINE_integer(
     "evaluations", 300, "search, memory: policies of a search.", lower_bound=40
 )
+_STORE = flags.DEFINE_string(
+    "store", None, "search: file that keeps what was measured, for a later run."
+)
 _MARKDOWN = flags.DEFINE_string("markdown", None, "targets: file for the table.")
 
 
@@ -121,6 +124,7 @@ def _search() -> Iterator[Bar]:
         _DATA.value,
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
+        store_path=_STORE.value,
     )
     yield from measure_workers(
         _required_artifact("search"),

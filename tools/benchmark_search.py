@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ __all__ = ["measure_search"]
 _TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
 _NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
 _NUM_SEEDS = 5
+_NUM_WORKERS = 2
 _NUM_TARGET_SEEDS = 3
 _NUM_ENUMERATED_SAMPLES = 5000  # at most: every policy is measured on them
 _FOLLOW_UP = 0.15
@@ -55,51 +56,101 @@ _PLAIN = {"sensitivity": False, "oversampling": 1}
 
 
 def measure_search(
-    artifact_path: str, data_spec: str, *, num_samples: int, num_evaluations: int
+    artifact_path: str,
+    data_spec: str,
+    *,
+    num_samples: int,
+    num_evaluations: int,
+    store_path: str | None = None,
 ) -> Iterator[Bar]:
-    """Yields one bar after the other as it is measured."""
+    """Yields one bar after the other as it is measured.
+
+    Args:
+      artifact_path: The network.
+      data_spec: The data that it was trained on.
+      num_samples: That the searches see.
+      num_evaluations: Of each search.
+      store_path: File that keeps what was measured, for a later run; None for a
+        temporary one.
+    """
     artifact = read_artifact(artifact_path)
     data = load_data(data_spec, training=False)
     end = min((1 + _NUM_UNSEEN) * num_samples, len(data.x_test))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = Path(store_path or Path(folder) / "store.sqlite")
+        store = stack.enter_context(EvaluationStore(path))
 
-    def evaluator(part: slice) -> ParallelEvaluator:
-        x, y = data.x_test[part], data.y_test[part]
-        return ParallelEvaluator(functools.partial(PolicyEvaluator, artifact, x, y), 2)
+        def measured(part: slice) -> _Measured:
+            some = replace(data, x_test=data.x_test[part], y_test=data.y_test[part])
+            make = functools.partial(
+                PolicyEvaluator, artifact, some.x_test, some.y_test
+            )
+            workers = stack.enter_context(ParallelEvaluator(make, _NUM_WORKERS))
+            return _Measured(
+                workers, store, artifact.digest(), some.digest(), len(some.x_test)
+            )
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EvaluationStore(Path(folder) / "few.sqlite") as few,
-        EvaluationStore(Path(folder) / "store.sqlite") as store,
-        contextlib.ExitStack() as stack,
-    ):
-        unseen = None
-        if end > num_samples:
-            unseen = stack.enter_context(evaluator(slice(num_samples, end)))
-        number = min(num_samples, _NUM_ENUMERATED_SAMPLES)
-        with evaluator(slice(number)) as seen:
-            yield _enumerated(_Bench(artifact, seen, few, number, unseen))
-        with evaluator(slice(num_samples)) as seen:
-            bench = _Bench(artifact, seen, store, num_samples, unseen)
-            yield from _three_targets(bench, num_evaluations)
+        unseen = measured(slice(num_samples, end)) if end > num_samples else None
+        few = measured(slice(min(num_samples, _NUM_ENUMERATED_SAMPLES)))
+        yield _enumerated(_Bench(artifact, few, unseen))
+        bench = _Bench(artifact, measured(slice(num_samples)), unseen)
+        yield from _three_targets(bench, num_evaluations)
     yield _overhead()
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What a network does on some samples, measured once.
+
+    Attributes:
+      evaluate_many: Measures policies.
+      store: Keeps what was measured.
+      artifact_digest: Of the network.
+      data_digest: Of the samples.
+      num_samples: Number of samples.
+    """
+
+    evaluate_many: Any
+    store: EvaluationStore
+    artifact_digest: str
+    data_digest: str
+    num_samples: int
+
+    def metric(self, name: str, policies: Sequence[Policy]) -> list[float]:
+        """Returns a metric of policies, measured where it is not known."""
+        digests = {
+            "artifact_digest": self.artifact_digest,
+            "data_digest": self.data_digest,
+        }
+        known = self.store.get(policies, **digests)
+        missing = [one for one in policies if one not in known]
+        for policy, metrics in self.evaluate_many(missing):
+            self.store.put(policy, metrics, **digests)
+            known[policy] = dict(metrics)
+        return [known[one][name] for one in policies]
+
+    def provenance(self, seed: int) -> Provenance:
+        """Returns the provenance of a search on these samples."""
+        return Provenance(
+            seed=seed,
+            command="benchmark",
+            versions={},
+            artifact_digest=self.artifact_digest,
+            data_digest=self.data_digest,
+            num_samples=self.num_samples,
+            created="2026-01-01T00:00:00+00:00",
+        )
+
+
 class _Bench:
-    """Searches of one network; measurements are shared through a store."""
+    """Searches of one network."""
 
     def __init__(
-        self,
-        artifact: Artifact,
-        evaluate_many: Any,
-        store: Any,
-        num_samples: int,
-        unseen: Any = None,
+        self, artifact: Artifact, seen: _Measured, unseen: _Measured | None
     ) -> None:
         self.artifact = artifact
-        self._evaluate_many = evaluate_many
+        self._seen = seen
         self._unseen = unseen
-        self._store = store
-        self._num_samples = num_samples
 
     def problem(self, target_name: str, space: PolicySpace) -> SearchProblem:
         target = load_target(target_name)
@@ -126,10 +177,10 @@ class _Bench:
     ) -> SearchResult:
         return search(
             problem,
-            self._evaluate_many,
+            self._seen.evaluate_many,
             options=options,
-            provenance=_provenance(options.seed, self._num_samples),
-            store=self._store,
+            provenance=self._seen.provenance(options.seed),
+            store=self._seen.store,
             memory=memory,
         )
 
@@ -143,16 +194,11 @@ class _Bench:
         self, problem: SearchProblem, policies: Sequence[Policy]
     ) -> list[Values]:
         """Returns accuracy (negative) and latency of feasible policies."""
-        feasible = [one for one in policies if not problem.violations(one)]
-        accuracies = self.metric("accuracy", feasible)
-        return [
-            (-accuracy, float(problem.costs(one)["latency_ms"] or 0.0))
-            for accuracy, one in zip(accuracies, feasible, strict=True)
-        ]
+        return self._values(problem, policies, self._seen)
 
     def metric(self, name: str, policies: Sequence[Policy]) -> list[float]:
         """Returns a metric of policies, measured where it is not known."""
-        return self._metric(name, policies, self._evaluate_many, "d")
+        return self._seen.metric(name, policies)
 
     def unseen_ratio(
         self, problem: SearchProblem, first: SearchResult, second: SearchResult
@@ -186,34 +232,20 @@ class _Bench:
         self, problem: SearchProblem, policies: Sequence[Policy]
     ) -> list[Values]:
         """Returns what `values` does, measured on samples that no search saw."""
+        return self._values(problem, policies, self._unseen)
+
+    @staticmethod
+    def _values(
+        problem: SearchProblem, policies: Sequence[Policy], measured: _Measured | None
+    ) -> list[Values]:
+        if measured is None:
+            raise ValueError("Expected samples that no search saw, got none.")
         feasible = [one for one in policies if not problem.violations(one)]
-        accuracies = self._metric("accuracy", feasible, self._unseen, "unseen")
+        accuracies = measured.metric("accuracy", feasible)
         return [
             (-accuracy, float(problem.costs(one)["latency_ms"] or 0.0))
             for accuracy, one in zip(accuracies, feasible, strict=True)
         ]
-
-    def _metric(
-        self, name: str, policies: Sequence[Policy], evaluate_many: Any, digest: str
-    ) -> list[float]:
-        known = self._store.get(policies, artifact_digest="a", data_digest=digest)
-        missing = [one for one in policies if one not in known]
-        for policy, metrics in evaluate_many(missing):
-            self._store.put(policy, metrics, artifact_digest="a", data_digest=digest)
-            known[policy] = dict(metrics)
-        return [known[one][name] for one in policies]
-
-
-def _provenance(seed: int, num_samples: int) -> Provenance:
-    return Provenance(
-        seed=seed,
-        command="benchmark",
-        versions={},
-        artifact_digest="a",
-        data_digest="d",
-        num_samples=num_samples,
-        created="2026-01-01T00:00:00+00:00",
-    )
 
 
 def _front(result: SearchResult) -> list[Values]:
@@ -457,7 +489,15 @@ def _overhead() -> Bar:
         problem,
         evaluate,
         options=SearchOptions(max_evaluations=400, patience=None),
-        provenance=_provenance(0, 1),
+        provenance=Provenance(
+            seed=0,
+            command="benchmark",
+            versions={},
+            artifact_digest="a",
+            data_digest="d",
+            num_samples=1,
+            created="2026-01-01T00:00:00+00:00",
+        ),
     )
     total = time.perf_counter() - start - spent
     figure = 1e3 * total / (result.num_evaluated + result.num_reused)
