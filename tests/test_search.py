@@ -762,6 +762,7 @@ class TestStore:
                 toy_problem(target="other"),
                 store=store,
                 objectives=(Objective.parse("loss"), Objective.parse("weight_bytes")),
+                patience=None,
             )
         assert (cold.num_evaluated, cold.num_reused) == (160, 0)
         assert (warm.num_evaluated, warm.num_reused) == (0, 160)

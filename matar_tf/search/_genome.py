@@ -18,11 +18,19 @@ from typing import TypeAlias
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
 
-__all__ = ["Genome", "GenomeCodec"]
+__all__ = ["Genome", "GenomeCodec", "with_choices"]
 
 Genome: TypeAlias = tuple[int, ...]
 
 _NUM_REMEMBERED = 4096  # policies; a guided search decodes a genome several times
+
+
+def with_choices(genome: Genome, *choices: tuple[int, int]) -> Genome:
+    """Returns a genome with other choices for some genes, each ``(gene, choice)``."""
+    genes = list(genome)
+    for gene, choice in choices:
+        genes[gene] = choice
+    return tuple(genes)
 
 
 class GenomeCodec:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._genome import Genome, GenomeCodec, with_choices
 from matar_tf.search._ledger import SearchProblem
 
 __all__ = ["budget_ladder", "gene_pairs"]
@@ -140,10 +140,7 @@ def _groups(
     base = cost(widest)
 
     def changed(*choices: tuple[int, int]) -> float:
-        genome = list(widest)
-        for gene, choice in choices:
-            genome[gene] = choice
-        return cost(tuple(genome)) - base
+        return cost(with_choices(widest, *choices)) - base
 
     alone = [
         np.asarray([changed((gene, choice)) for choice in range(size)])

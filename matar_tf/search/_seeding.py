@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._genome import Genome, GenomeCodec, with_choices
 
 __all__ = ["greedy_ladder", "interpolate_damages", "sensitivity_genomes"]
 
@@ -32,7 +32,7 @@ def sensitivity_genomes(codec: GenomeCodec, max_genomes: int) -> list[Genome]:
         [size // 2 for size in codec.sizes],
     ):
         narrowed = {
-            _with_choice(widest, gene, choice): None
+            with_choices(widest, (gene, choice)): None
             for gene, choice in enumerate(choices)
             if choice < codec.sizes[gene] - 1
         }
@@ -61,17 +61,13 @@ def interpolate_damages(
     for gene, widths in enumerate(codec.widths):
         known = {len(widths) - 1: 0.0}
         for choice in range(len(widths) - 1):
-            genome = _with_choice(widest, gene, choice)
+            genome = with_choices(widest, (gene, choice))
             if genome in values:
                 known[choice] = max(values[genome] - values[widest], 0.0)
         if 0 not in known:
             return None
         damages.append(_interpolate(widths, known))
     return damages
-
-
-def _with_choice(genome: Genome, gene: int, choice: int) -> Genome:
-    return (*genome[:gene], choice, *genome[gene + 1 :])
 
 
 def _interpolate(widths: Sequence[int], known: Mapping[int, float]) -> list[float]:
@@ -109,7 +105,7 @@ def greedy_ladder(
 
     def rated(gene: int, lower: int) -> tuple[float, float, int, int]:
         # What saves nothing comes last, the least damage first.
-        saved = path[-1][0] - cost(_with_choice(genome, gene, lower))
+        saved = path[-1][0] - cost(with_choices(genome, (gene, lower)))
         damage = damages[gene][lower] - damages[gene][genome[gene]]
         is_saving = saved > _TINY * abs(path[-1][0])
         return damage / saved if is_saving else float("inf"), damage, gene, lower
@@ -129,7 +125,7 @@ def greedy_ladder(
         if waiting and now[0] > _SLACK * waiting[0][0]:
             heapq.heappush(waiting, now)
             continue
-        genome = _with_choice(genome, gene, lower)
+        genome = with_choices(genome, (gene, lower))
         path.append((cost(genome), genome))
     top, bottom = path[0][0], path[-1][0]
     chosen: dict[Genome, None] = {}
