@@ -11,8 +11,10 @@ Variants: cifar10_resnet20:quick, one epoch of each kind.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from matar_tf.keras import Schedule
-from recipes.common import RecipeConfig
+from recipes.common import EVERY_WIDTH, RecipeConfig
 from recipes.models import cifar_resnet20
 
 
@@ -31,6 +33,7 @@ def get_config() -> RecipeConfig:
             warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=8, learning_rate=1e-3, batch_size=128, augment=True
+            epochs=6, learning_rate=1e-3, batch_size=128, augment=True
         ),
+        method=replace(EVERY_WIDTH, reestimation=1200),
     )

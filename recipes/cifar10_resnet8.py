@@ -15,9 +15,10 @@ Reference: mlcommons/tiny, image classification.
 
 from __future__ import annotations
 
-from matar_tf.keras import Method, Schedule
-from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
-from recipes.common import RecipeConfig
+from dataclasses import replace
+
+from matar_tf.keras import Schedule
+from recipes.common import EVERY_WIDTH, RecipeConfig
 from recipes.models import mlperf_tiny_resnet8
 
 
@@ -38,18 +39,5 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=16, learning_rate=1e-3, batch_size=128, augment=True
         ),
-        # Every step sees 4, 3 and 2 bits, each of which is learned from its own batches
-        # alone; the sampler adds what is wide, which needs few, and what is mixed.
-        method=Method(
-            sandwich=("w4a4", "w3a3", "narrowest"),
-            sampler=MixtureSampler(
-                samplers=(
-                    UniformSampler(names=("w8a8", "w8a8", "w6a6", "w5a5")),
-                    IndependentSampler(bits=(2, 4, 8)),
-                    IndependentSampler(),
-                ),
-                probs=(0.4, 0.25, 0.35),
-            ),
-            reestimation=4800,
-        ),
+        method=replace(EVERY_WIDTH, reestimation=4800),
     )

@@ -10,8 +10,10 @@ from typing import Any
 
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import Method, Schedule
+from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
 
 __all__ = [
+    "EVERY_WIDTH",
     "RecipeConfig",
     "from_scratch",
     "in_bfloat16",
@@ -21,6 +23,19 @@ __all__ = [
 ]
 
 _DEFAULT_METHOD = Method()
+# Every step sees 4, 3 and 2 bits, each of which is learned from its own batches alone;
+# the sampler adds what is wide, which needs few, and what is mixed.
+EVERY_WIDTH = Method(
+    sandwich=("w4a4", "w3a3", "narrowest"),
+    sampler=MixtureSampler(
+        samplers=(
+            UniformSampler(names=("w8a8", "w8a8", "w6a6", "w5a5")),
+            IndependentSampler(bits=(2, 4, 8)),
+            IndependentSampler(),
+        ),
+        probs=(0.4, 0.25, 0.35),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
