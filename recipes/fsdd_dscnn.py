@@ -13,7 +13,7 @@ and digit are the test set.
 from __future__ import annotations
 
 from matar_tf.keras import Schedule
-from recipes.common import RecipeConfig
+from recipes.common import EVERY_WIDTH, RecipeConfig
 from recipes.models import mlperf_tiny_dscnn
 
 
@@ -25,4 +25,5 @@ def get_config() -> RecipeConfig:
         build_model=mlperf_tiny_dscnn,
         float_schedule=Schedule(epochs=30, learning_rate=2e-3, batch_size=64),
         multi_bit_schedule=Schedule(epochs=40, learning_rate=2e-3, batch_size=64),
+        method=EVERY_WIDTH,
     )
