@@ -25,8 +25,9 @@ from matar_tf.policy import Policy, PolicySpace
 from matar_tf.search import search
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._knapsack import budget_ladder, gene_pairs
+from matar_tf.search._ledger import Ledger
 from matar_tf.search._pareto import box, hypervolume
-from matar_tf.search._scout import _num_rungs
+from matar_tf.search._scout import Scout, _num_rungs
 from matar_tf.search._seeding import (
     greedy_ladder,
     interpolate_damages,
@@ -394,6 +395,36 @@ class TestMemory:
             activations=widest.activations,
         )
         assert best in set(memory) - known
+
+    def test_generations_of_a_taught_search_are_twice_as_many(self) -> None:
+        problem, settings = toy_problem(), options(oversampling=3)
+        memory: dict = {}
+        ledger = Ledger(
+            problem,
+            evaluate_in_turn(toy_metrics),
+            objectives=settings.objectives,
+            provenance=provenance(),
+            store=None,
+            memory=memory,
+            on_measured=lambda: None,
+        )
+        untaught = Scout(problem, ledger, settings)
+        rng, codec = random.Random(0), ledger.codec
+        ledger.measure([codec.random_genome(rng) for _ in range(20)], 20)
+        taught = Scout(problem, ledger, settings)
+
+        def num_generations(scout: Scout) -> int:
+            calls: list[int] = []
+
+            def breed(population: object, number: int, avoid: object = ()) -> list:
+                calls.append(number)
+                return [codec.random_genome(rng) for _ in range(number)]
+
+            scout.propose((), breed, 10)
+            return len(calls)
+
+        assert num_generations(untaught) == 3
+        assert num_generations(taught) == 6
 
     def test_policies_of_other_spaces_teach_but_are_not_proposed(self) -> None:
         other = toy_space(widths=(3, 5, 6))

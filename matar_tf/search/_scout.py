@@ -27,6 +27,7 @@ __all__ = ["Scout"]
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
 _NUM_BUDGETS = 10  # for each cost, and as many damages, that the sum is solved for
 _BRED = 20  # policies of a generation that the surrogate stands in for, at least
+_TAUGHT = 2  # times as many generations where others have taught the surrogate
 _LESSONS = 3  # in a generation: the surrogate learns from each before it proposes again
 _SHORTEST_LESSON = 5  # policies
 
@@ -131,7 +132,8 @@ class Scout:
         known = [member for _, member in self._ledger.entries.values()]
         parents = select_survivors(known, number) or population
         found: dict[Genome, Member] = {}
-        for _ in range(self._options.oversampling):
+        times = _TAUGHT if self._is_taught else 1
+        for _ in range(times * self._options.oversampling):
             children = breed(parents, number, found)
             members = self._predicted(children, surrogate)
             found.update((member.genome, member) for member in members)
