@@ -2,7 +2,7 @@
 
 Claim: 2.9 points below float on average over random 8/4/2-bit policies, 0.6 over random
 ones of 4..8 bits; below a network for one policy alone by 0.1 points at w8a8 and w4a4,
-0.4 at w3a3, 1.3 at w2a2, 0.5 and 1.2 at two mixed ones of 2.3 bits.
+0.4 at w3a3, 1.3 at w2a2, 0.5 to 1.2 at four searched ones of 2.3 to 3.2-bit weights.
 Price: on two CPU cores, an epoch of the float network takes about 40 s, one of the
 multi-bitwidth network, four policies a step, about 140 s, one for one policy 45 s; the
 statistics after it about 5 minutes.
