@@ -131,9 +131,8 @@ def tournament(population: Sequence[Ranked], rng: random.Random) -> Member:
 
 def crossover(first: Genome, second: Genome, rng: random.Random) -> Genome:
     """Returns a genome that takes each gene from either parent, half and half."""
-    return tuple(
-        a if rng.random() < 0.5 else b for a, b in zip(first, second, strict=True)
-    )
+    draw = rng.random
+    return tuple([a if draw() < 0.5 else b for a, b in zip(first, second, strict=True)])
 
 
 def mutate(
@@ -147,8 +146,8 @@ def mutate(
       prob: Probability that a gene changes.
       rng: Source of randomness.
     """
-    genes = list(genome)
-    chosen = [index for index in range(len(genes)) if rng.random() < prob]
+    genes, draw = list(genome), rng.random
+    chosen = [index for index in range(len(genes)) if draw() < prob]
     for index in chosen or [rng.randrange(len(genes))]:
         genes[index] = _other_choice(genes[index], sizes[index], rng)
     return tuple(genes)

@@ -111,7 +111,7 @@ def box(points: Sequence[Values]) -> tuple[Values, Values]:
 
 def _check_no_nan(points: Sequence[Sequence[float]]) -> None:
     for point in points:
-        if any(math.isnan(value) for value in point):
+        if any(map(math.isnan, point)):
             raise SearchError(
                 f"Expected numbers in all objectives, got {list(point)}; a NaN cannot "
                 "be compared."
