@@ -33,7 +33,7 @@ from matar_tf.search._seeding import (
     interpolate_damages,
     sensitivity_genomes,
 )
-from matar_tf.search._surrogate import Surrogate, noise_powers
+from matar_tf.search._surrogate import Surrogate
 
 SPACE = PolicySpace(weights={"a": (2, 4, 8), "b": (4, 8)}, activations={"x": (8,)})
 CODEC = GenomeCodec(SPACE)
@@ -200,10 +200,6 @@ class TestBudgetLadder:
 
 
 class TestSurrogate:
-    def test_noise_powers_by_hand(self) -> None:
-        policy = Policy(weights={"a": 2, "b": 3}, activations={"x": 4})
-        np.testing.assert_allclose(noise_powers([policy]), [[1.0, 0.25, 0.0625]])
-
     def test_ranks_policies_that_it_has_not_seen(self) -> None:
         codec = GenomeCodec(toy_space(num_layers=6, widths=ALL))
         rng = random.Random(0)

@@ -15,10 +15,10 @@ from matar_tf.artifact import read_artifact
 from matar_tf.data import load_data
 from matar_tf.errors import DataError
 from matar_tf.policy import Policy
-from matar_tf.results import Objective, Provenance
+from matar_tf.results import Objective
 from matar_tf.search import SearchOptions, SearchProblem, search
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
-from tools.bars import Bar
+from tools.bars import Bar, provenance
 
 __all__ = ["measure_memory"]
 
@@ -72,14 +72,10 @@ def measure_memory(
             options=SearchOptions(
                 max_evaluations=num_evaluations, patience=None, objectives=_OBJECTIVES
             ),
-            provenance=Provenance(
-                seed=0,
-                command="benchmark",
-                versions={},
+            provenance=provenance(
                 artifact_digest=artifact.digest(),
                 data_digest=data.digest(),
                 num_samples=num_samples,
-                created="2026-01-01T00:00:00+00:00",
             ),
         )
     took = time.perf_counter() - start

@@ -32,7 +32,7 @@ from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
 from matar_tf.targets import check_policy, legal_space, load_target
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
-from tools.bars import Bar
+from tools.bars import Bar, provenance
 from tools.baselines import (
     greedy_policies,
     integer_program_policies,
@@ -80,7 +80,9 @@ def measure_search(
         path = Path(store_path or Path(folder) / "store.sqlite")
         store = stack.enter_context(EvaluationStore(path))
 
-        def measured(part: slice) -> _Measured:
+        @functools.cache  # equal samples share their workers
+        def measured(first: int, end: int) -> _Measured:
+            part = slice(first, end)
             some = replace(data, x_test=data.x_test[part], y_test=data.y_test[part])
             make = functools.partial(
                 PolicyEvaluator, artifact, some.x_test, some.y_test
@@ -90,10 +92,10 @@ def measure_search(
                 workers, store, artifact.digest(), some.digest(), len(some.x_test)
             )
 
-        unseen = measured(slice(num_samples, end)) if end > num_samples else None
-        few = measured(slice(min(num_samples, _NUM_ENUMERATED_SAMPLES)))
+        unseen = measured(num_samples, end) if end > num_samples else None
+        few = measured(0, min(num_samples, _NUM_ENUMERATED_SAMPLES))
         yield _enumerated(_Bench(artifact, few, unseen))
-        bench = _Bench(artifact, measured(slice(num_samples)), unseen)
+        bench = _Bench(artifact, measured(0, num_samples), unseen)
         yield from _three_targets(bench, num_evaluations)
     yield _overhead()
 
@@ -131,14 +133,11 @@ class _Measured:
 
     def provenance(self, seed: int) -> Provenance:
         """Returns the provenance of a search on these samples."""
-        return Provenance(
+        return provenance(
             seed=seed,
-            command="benchmark",
-            versions={},
             artifact_digest=self.artifact_digest,
             data_digest=self.data_digest,
             num_samples=self.num_samples,
-            created="2026-01-01T00:00:00+00:00",
         )
 
 
@@ -489,15 +488,7 @@ def _overhead() -> Bar:
         problem,
         evaluate,
         options=SearchOptions(max_evaluations=400, patience=None),
-        provenance=Provenance(
-            seed=0,
-            command="benchmark",
-            versions={},
-            artifact_digest="a",
-            data_digest="d",
-            num_samples=1,
-            created="2026-01-01T00:00:00+00:00",
-        ),
+        provenance=provenance(),
     )
     total = time.perf_counter() - start - spent
     figure = 1e3 * total / (result.num_evaluated + result.num_reused)

@@ -98,12 +98,12 @@ class Scout:
         if damages is None:
             return []
         number = self._options.population_size // len(self._costs)
+        pairs = gene_pairs(self._problem, codec)
         found: list[Genome] = []
         for index in self._costs:
             cost = functools.lru_cache(maxsize=None)(
                 functools.partial(self._cost, self._options.objectives[index])
             )
-            pairs = gene_pairs(self._problem, codec)
             # Few measurements are left where others have taught: the surrogate's turn.
             num_budgets = min(_NUM_BUDGETS, number)
             solved = budget_ladder(codec, damages, cost, pairs, num_budgets)

@@ -24,7 +24,7 @@ import threadpoolctl  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.policy import ALL_BITS, MAX_BITS, Policy
 
-__all__ = ["MIN_SAMPLES", "Array", "Surrogate", "noise_powers"]
+__all__ = ["MIN_SAMPLES", "Array", "Surrogate"]
 
 MIN_SAMPLES: Final = 12
 # Chosen once, on 10,431 policies of a ResNet-8, see BUILD_NOTES.md.
@@ -33,22 +33,16 @@ _INVERSE_WIDTH: Final = 1.0  # of the first term, for the sum over all entries
 _SHARE: Final = 0.05  # of the second term, beside 1 of the first
 _DIFFERING: Final = 0.25  # of the entries: the second term falls to 1/e
 _SMALLEST_DEVIATION: Final = 1e-9  # of a guess, in those of the values
-_POWERS: Final = 16.0 * 4.0 ** -np.arange(MAX_BITS + 1.0)  # of a width's noise
+# Of the noise of each width, 1 at two bits.
+_POWERS: Final = 16.0 * 4.0 ** -np.arange(MAX_BITS + 1.0)
 _WIDTHS: Final = np.asarray(ALL_BITS, np.uint8)
 _lapack: Any = cast("Any", scipy.linalg).lapack
 
 Array = npt.NDArray[np.float64]
 
 
-def noise_powers(policies: Sequence[Policy]) -> Array:
-    """Returns ``16 * 4**-bits`` of each entry, ``[num_policies, num_entries]``.
-
-    1 at two bits; weights come first, each in the order of the policy.
-    """
-    return _POWERS[_bits(policies)]
-
-
 def _bits(policies: Sequence[Policy]) -> npt.NDArray[np.uint8]:
+    """Returns ``[num_policies, num_entries]``, weights first, in a policy's order."""
     # As bytes: a search turns tens of thousands of policies into rows.
     bits = b"".join(
         bytes(entries.values())
