@@ -6,7 +6,7 @@ generator state gives the same policy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from matar_tf.errors import PolicyError
 from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
 
 __all__ = [
+    "BandSampler",
     "IndependentSampler",
     "LegalSampler",
     "MixtureSampler",
@@ -62,6 +63,38 @@ class IndependentSampler:
                 zip(space.activations, chosen[len(space.weights) :], strict=True)
             ),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandSampler:
+    """Every entry draws its own width, from a band for its kind.
+
+    One band is for weights, one for activations. The ends of a band are two widths,
+    drawn in proportion to ``1 / n``, so that policies of any average width come up.
+    Entry by entry from all widths, nearly all policies lie about the middle: weights of
+    2 to 4 bits everywhere, as searches find them, are hardly ever drawn.
+    """
+
+    def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
+        """Returns the next policy; entries with no width of the band draw from all."""
+        return Policy(
+            weights=_in_a_band(space.weights, rng),
+            activations=_in_a_band(space.activations, rng),
+        )
+
+
+def _in_a_band(
+    entries: Mapping[str, tuple[int, ...]], rng: np.random.Generator
+) -> dict[str, int]:
+    widths = sorted({width for bits in entries.values() for width in bits})
+    shares = 1.0 / np.array(widths)
+    low, high = np.sort(rng.choice(widths, 2, p=shares / shares.sum()))
+    draws = rng.random(len(entries))
+    chosen: dict[str, int] = {}
+    for (name, bits), draw in zip(entries.items(), draws, strict=True):
+        choices = [width for width in bits if low <= width <= high] or bits
+        chosen[name] = choices[int(draw * len(choices))]
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

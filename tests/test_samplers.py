@@ -6,6 +6,7 @@ import pytest
 from matar_tf.errors import PolicyError
 from matar_tf.policy import PolicySpace
 from matar_tf.samplers import (
+    BandSampler,
     IndependentSampler,
     LegalSampler,
     MixtureSampler,
@@ -25,6 +26,7 @@ LEGAL = (
     SPACE.with_choices(weights={"a": (2,), "b": (2,)}),
 )
 ALL_SAMPLERS = [
+    BandSampler(),
     IndependentSampler(),
     UniformSampler(),
     UniformSampler(names=("w2a2", "w4a4")),
@@ -85,6 +87,45 @@ class TestIndependentSampler:
         assert {policy.weights["first"] for policy in policies} == {8}
         other = draw_policies(SPACE, IndependentSampler(bits=(3, 5)), 300, seed=0)
         assert {policy.activations["y"] for policy in other} == {2, 4}
+
+
+class TestBandSampler:
+    def test_shares_by_hand(self):
+        """Ends are 2, 4 and 8 bits in 4, 2 and 1 of 7 draws; every end has two."""
+        entries = {"a": (2, 4, 8), "b": (2, 4, 8)}
+        space = PolicySpace(weights=entries, activations=entries)
+        number = 6000
+        policies = draw_policies(space, BandSampler(), number, seed=0)
+        # Bands of 49: 2..2 16, 4..4 4, 8..8 1, 2..4 16, 4..8 4, 2..8 8.
+        both = {
+            (2, 2): (16 + 16 / 4 + 8 / 9) / 49,
+            (4, 4): (4 + 16 / 4 + 4 / 4 + 8 / 9) / 49,
+            (8, 8): (1 + 4 / 4 + 8 / 9) / 49,
+            (2, 4): (16 / 4 + 8 / 9) / 49,
+            (2, 8): 8 / 9 / 49,
+            (8, 4): (4 / 4 + 8 / 9) / 49,
+        }
+
+        def check(found, share):
+            assert abs(found - number * share) < 5 * (number * share) ** 0.5
+
+        for kind in ("weights", "activations"):
+            pairs = Counter(tuple(getattr(one, kind).values()) for one in policies)
+            for pair, share in both.items():
+                check(pairs[pair], share)
+        # The bands of the two kinds are drawn one by one.
+        apart = Counter(
+            (*one.weights.values(), *one.activations.values()) for one in policies
+        )
+        check(apart[2, 2, 2, 2], both[2, 2] ** 2)
+        check(apart[2, 2, 4, 4], both[2, 2] * both[4, 4])
+
+    def test_an_entry_without_a_width_of_the_band_draws_from_its_own(self):
+        space = PolicySpace(weights={"a": (3,), "b": (2, 8)}, activations={"x": (2, 4)})
+        policies = draw_policies(space, BandSampler(), 300, seed=0)
+        assert {one.weights["a"] for one in policies} == {3}
+        counts = Counter(one.weights["b"] for one in policies)
+        assert min(counts.values()) > 30
 
 
 class TestUniformSampler:

@@ -122,6 +122,98 @@ def test_sandwich_sums_its_policies(sandwich: Any, policies: Any) -> None:
     assert get_policy(other) == get_policy_space(other).named("w4a6")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "policies"),
+    [
+        ({}, ("w4a6",)),
+        ({"sandwich": ("widest", "w2a2")}, ("w8a8", "w2a2", "w4a6")),
+    ],
+)
+def test_an_update_after_every_pass(arguments: Any, policies: Any) -> None:
+    _, model = fresh()
+    before = [weight.numpy() for weight in model.trainable_weights]
+    for name in policies:
+        set_policy(model, name)
+        step = gradient(model, lambda logits: CROSS_ENTROPY(Y, logits))
+        for weight, change in zip(model.trainable_weights, step, strict=True):
+            weight.assign_sub(change)
+    after = [weight.numpy() for weight in model.trainable_weights]
+    moves = [old - new for old, new in zip(before, after, strict=True)]
+    _, other = fresh()
+    set_policy(other, "w4a6")
+    assert_close(one_step(other, update_every_pass=True, **arguments), moves)
+    trainer = MultiBitTrainer(other, update_every_pass=True, **arguments)
+    assert trainer.updates_per_step == len(policies)
+
+
+def test_steps_keep_their_rate_after_every_pass() -> None:
+    _, model = fresh()
+    trainer = MultiBitTrainer(
+        model, sandwich=("w4a4",), update_every_pass=True, step_rates={4: 0.0}
+    )
+    trainer.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    set_policy(model, "w2a2")
+    banks = [
+        one
+        for one in model.trainable_weights
+        if "log_steps" in one.name and one.shape[0] == 7
+    ]
+    before = [bank.numpy() for bank in banks]
+    trainer.train_on_batch(X, Y)
+    moves = [bank.numpy() - old for bank, old in zip(banks, before, strict=True)]
+    assert len(moves) == 4
+    assert all(np.abs(move[0]).max() > 0 for move in moves)  # two bits
+    assert all(not move[2].any() for move in moves)  # four
+
+
+class Listed:
+    """A sampler that gives what it was given, in turn."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = list(names)
+
+    def __call__(self, space: Any, rng: Any) -> Any:
+        del rng
+        return space.named(self._names.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("draws", "names"),
+    [(1, ["w8a8", "w5a3"]), (3, ["w8a8", "w5a3", "w2a2", "w4a6"])],
+)
+def test_a_step_sums_what_is_drawn_for_it(draws: int, names: list[str]) -> None:
+    """And those of the sandwich, here one."""
+    sums: list[np.ndarray] = []
+    _, model = fresh()
+    before = [weight.numpy() for weight in model.trainable_weights]
+    for name in names:
+        set_policy(model, name)
+        new = gradient(model, lambda logits: CROSS_ENTROPY(Y, logits))
+        sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
+    _, other = fresh()
+    trainer = MultiBitTrainer(other, sandwich=names[:1], draws=draws)
+    assert (trainer.draws, trainer.updates_per_step) == (draws, 1)
+    trainer.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    randomizer = PolicyRandomizer(Listed(*names[1:]))
+    trainer.fit(
+        X, Y, batch_size=len(X), shuffle=False, verbose=0, callbacks=[randomizer]
+    )
+    after = [weight.numpy() for weight in other.trainable_weights]
+    assert_close([old - new for old, new in zip(before, after, strict=True)], sums)
+    space = get_policy_space(other)
+    assert randomizer.history == [(0, 0, space.named(name)) for name in names[1:]]
+
+
+def test_a_model_of_one_policy_takes_one_pass() -> None:
+    network, _ = fresh()
+    space = policy_space(network)
+    model = quantize_model(network, space.only(space.named("w4a4")))
+    trainer = MultiBitTrainer(
+        model, sandwich=("widest",), draws=3, update_every_pass=True
+    )
+    assert (trainer.draws, trainer.updates_per_step) == (1, 1)
+
+
 def test_the_model_has_the_policies_of_the_sandwich() -> None:
     _, model = fresh()
     with pytest.raises(PolicyError, match="w9a9"):
@@ -206,6 +298,7 @@ def test_curriculum_needs_a_first_sampler(epochs: Any) -> None:
         ({"distillation": 0.5}, "teacher"),
         ({"distillation": 1.5}, "share"),
         ({"temperature": 0.0}, "temperature"),
+        ({"draws": 0}, "at least one draw"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:

@@ -280,6 +280,7 @@ class TestMethod:
             {"distillation": 0.5},
             {"distillation": 0.5, "temperature": 4.0},
             {"sandwich": ("narrowest",)},
+            {"draws": 2},
             {"kurtosis": 1.0},
             {"reestimation": 3},
         ],
@@ -287,6 +288,30 @@ class TestMethod:
     )
     def test_part_changes_the_result(self, changes):
         assert not have_same_weights(self.train(), self.train(**changes))
+
+    def test_an_update_after_every_pass(self):
+        """The learning rate falls over all updates, four times as many of them."""
+        method = {"sandwich": ("widest", "w2a8"), "draws": 2}
+        optimizers = []
+        make = training_module._OPTIMIZERS["adam"]
+
+        def remembered(*args, **kwargs):
+            optimizers.append(make(*args, **kwargs))
+            return optimizers[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(training_module._OPTIMIZERS, "adam", remembered)
+            summed = self.train(**method)
+            after_each = self.train(**method, update_every_pass=True)
+        assert not have_same_weights(summed, after_each)
+        _, once, _, often = optimizers  # those of the float networks left out
+        assert int(often.iterations) == 4 * int(once.iterations)
+        for optimizer in (once, often):  # by the rate of the last update
+            done = (int(optimizer.iterations) - 1) / int(optimizer.iterations)
+            rate = 0.01 + 0.99 * (1 + np.cos(np.pi * done)) / 2
+            assert float(optimizer.learning_rate) == pytest.approx(
+                rate * SHORT.learning_rate
+            )
 
     def test_teachers_differ(self):
         method = {"distillation": 0.9, "sandwich": ("widest", "narrowest")}

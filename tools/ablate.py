@@ -1,7 +1,7 @@
 """What each part of the training method adds: one short training per variant.
 
 Every variant starts from the same float network and sees the same number of policies:
-with a sandwich of two, which shows three a step, it has a third of the epochs. Batch
+where a step shows three, by a sandwich or by draws, it has a third of the epochs. Batch
 norm statistics are estimated from 400 batches, if the recipe takes more. A variant
 that is the recipe's default is left out, unless it is named. Prints accuracies of the
 Keras model on the evaluation samples, in percent.
@@ -48,7 +48,12 @@ _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
 
 def variants(default: Method) -> dict[str, Method]:
     """Returns the methods that are compared, by name; each changes one part."""
-    from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
+    from matar_tf.samplers import (
+        BandSampler,
+        IndependentSampler,
+        MixtureSampler,
+        UniformSampler,
+    )
 
     independent = IndependentSampler()
     mixed = MixtureSampler(
@@ -57,8 +62,9 @@ def variants(default: Method) -> dict[str, Method]:
     ends = ("widest", "narrowest")
     curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
     plain = replace(
-        default, distillation=0.0, norm_context=0, reestimation=0, sandwich=()
+        default, distillation=0.0, norm_context=0, reestimation=0, sandwich=(), draws=1
     )
+    bands = MixtureSampler(samplers=(BandSampler(), independent), probs=(0.5, 0.5))
     return {
         "default": default,
         "none of the parts": replace(plain, sampler=independent),
@@ -70,8 +76,11 @@ def variants(default: Method) -> dict[str, Method]:
         "statistics per weight and input bits": replace(default, norm_context=1),
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
+        "bands": replace(default, sampler=bands),
         "curriculum": replace(default, sampler=curriculum),
-        "one policy a step": replace(default, sandwich=()),
+        "one policy a step": replace(default, sandwich=(), draws=1),
+        "an update a step": replace(default, update_every_pass=False),
+        "an update a pass": replace(default, update_every_pass=True),
         "sandwich": replace(default, sandwich=ends),
         "sandwich of three": replace(default, sandwich=("w8a8", "w4a4", "w2a2")),
         "sandwich, widest teaches": replace(default, sandwich=ends, teacher="sandwich"),
@@ -116,7 +125,7 @@ def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> s
     from matar_tf.keras import get_policy_space, train_multi_bit
     from matar_tf.samplers import IndependentSampler, draw_policies
 
-    epochs = max(1, _EPOCHS.value // (1 + len(method.sandwich)))
+    epochs = max(1, _EPOCHS.value // (method.draws + len(method.sandwich)))
     schedule = replace(config.multi_bit_schedule, epochs=epochs, warmup_epochs=0)
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):

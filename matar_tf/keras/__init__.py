@@ -39,6 +39,7 @@ from matar_tf.keras.training import (
     train_multi_bit,
 )
 from matar_tf.samplers import (
+    BandSampler,
     IndependentSampler,
     LegalSampler,
     MixtureSampler,
@@ -47,6 +48,7 @@ from matar_tf.samplers import (
 )
 
 __all__ = [
+    "BandSampler",
     "IndependentSampler",
     "KurtosisRegularizer",
     "LegalSampler",

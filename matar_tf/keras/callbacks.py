@@ -10,6 +10,7 @@ import numpy as np
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
+from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import Policy
 from matar_tf.samplers import MixtureSampler, Sampler
 
@@ -99,12 +100,20 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Draws the policy of this batch and puts it in force."""
+        """Draws the policy of this batch, or `MultiBitTrainer.draws`; puts in force."""
         setter = self._of_model()
         rng = np.random.default_rng((self._seed, self._epoch, batch))
-        rows = setter.rows(self.sampler_of(self._epoch)(setter.space, rng))
-        setter.assign_rows(rows)
-        self._history.append((self._epoch, batch, rows.astype(np.int8)))
+        trainer = self.model if isinstance(self.model, MultiBitTrainer) else None
+        sampler = self.sampler_of(self._epoch)
+        drawn = [
+            setter.rows(sampler(setter.space, rng))
+            for _ in range(trainer.draws if trainer else 1)
+        ]
+        if trainer:
+            trainer.assign_draws(drawn)
+        else:
+            setter.assign_rows(drawn[0])
+        self._history += [(self._epoch, batch, rows.astype(np.int8)) for rows in drawn]
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the evaluation policy in force for validation within ``fit``."""

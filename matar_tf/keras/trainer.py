@@ -18,7 +18,7 @@ class MultiBitTrainer(keras.Model):
     """Trains a multi-bitwidth model; compile and fit it in the model's place.
 
     A plain ``fit`` of the multi-bitwidth model minimises the labels' loss under the
-    policy in force. This one can add three things, each alone or together:
+    policy in force. This one can add more, each alone or together:
 
     * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
       with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
@@ -26,6 +26,8 @@ class MultiBitTrainer(keras.Model):
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
       policy in force and of policies that never change, the widest and the narrowest
       there, others as well here.
+    * **An update after every pass** instead of one for their sum (Double Rounding,
+      arXiv 2502.01199): as many updates as passes from one reading of the data.
     * **Rates of steps** (Adaptive learning rate scaling, arXiv 2502.01199): what an
       optimizer makes of the quantizers' learned steps is multiplied by a factor of
       their width. So it holds for any optimizer; a factor on the gradient would do
@@ -40,6 +42,9 @@ class MultiBitTrainer(keras.Model):
       temperature: ``T``, above 0.
       sandwich: Policies that every step sees beside the one in force: ``widest``,
         ``narrowest`` and names of uniform ones. A model of one policy has none.
+      draws: Policies that a `PolicyRandomizer` draws for every step, at least 1; a
+        model of one policy takes one.
+      update_every_pass: Whether the optimizer takes a step after each policy.
       step_rates: Factor on the learning rate of the quantizers' steps by their width;
         1 for a width that is not named.
 
@@ -57,6 +62,8 @@ class MultiBitTrainer(keras.Model):
         distillation: float = 0.0,
         temperature: float = 1.0,
         sandwich: Sequence[str] = (),
+        draws: int = 1,
+        update_every_pass: bool = False,
         step_rates: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(name=f"{model.name}_trainer")
@@ -70,6 +77,8 @@ class MultiBitTrainer(keras.Model):
                 "Expected a teacher for the soft labels: pass a float network, or a "
                 'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
             )
+        if draws < 1:
+            raise ModelError(f"Expected at least one draw for every step, got {draws}.")
         self.multi_bit_network = model
         # Hidden in a function: Keras would take the teacher's weights for its own.
         self._teach = None if teacher is None else lambda x: teacher(x, training=False)
@@ -81,7 +90,35 @@ class MultiBitTrainer(keras.Model):
             tf.constant(self._setter.rows(_policy(self._setter.space, name)))
             for name in (() if alone else sandwich)
         ]
+        # Passes under drawn policies before that of the policy in force.
+        rows = self._setter.rows_in_force()
+        self._drawn = [
+            tf.Variable(rows, trainable=False, name=f"drawn_{number}")
+            for number in range(0 if alone else draws - 1)
+        ]
+        self._update_every_pass = update_every_pass
         self._step_factors = _step_factors(model, step_rates or {})
+
+    @property
+    def draws(self) -> int:
+        """Number of policies that a callback draws for every step."""
+        return len(self._drawn) + 1
+
+    @property
+    def updates_per_step(self) -> int:
+        """Number of steps that the optimizer takes for every batch."""
+        return len(self._sandwich) + self.draws if self._update_every_pass else 1
+
+    def assign_draws(self, rows: Sequence[Any]) -> None:
+        """Puts the drawn policies of the next step in force, `draws` of them.
+
+        Args:
+          rows: What `PolicySetter.rows` returns for each.
+        """
+        *others, last = rows
+        for variable, one in zip(self._drawn, others, strict=True):
+            variable.assign(one)
+        self._setter.assign_rows(last)
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """Returns the logits under the policy in force."""
@@ -93,31 +130,35 @@ class MultiBitTrainer(keras.Model):
         soft = None
         if self._distillation and self._teach is not None:
             soft = self._teach(x)
-        gradients: list[Any] = []
+        variables = self.multi_bit_network.trainable_variables
+        gradients: list[Any] = [None] * len(variables)
         logits = None
         in_force = self._setter.rows_in_force()
         # The first can teach the others; the metrics are those of the last.
-        for rows in [*self._sandwich, in_force]:
+        for rows in [*self._sandwich, *self._drawn, in_force]:
             self._setter.assign_rows(rows)
             with tf.GradientTape() as tape:
                 logits = self.multi_bit_network(x, training=True)
                 loss = self._loss(x, y, sample_weight, logits, soft)
-            variables = self.multi_bit_network.trainable_variables
             new = tape.gradient(loss, variables)
-            gradients = [
-                _sum(old, one)
-                for old, one in zip(gradients or [None] * len(new), new, strict=True)
-            ]
+            if self._update_every_pass:
+                self._update(new)
+            else:
+                gradients = [_sum(*pair) for pair in zip(gradients, new, strict=True)]
             if soft is None and self._distillation:
                 soft = tf.stop_gradient(logits)
         self._setter.assign_rows(in_force)
+        if not self._update_every_pass:
+            self._update(gradients)
+        return self.compute_metrics(x, y, logits, sample_weight)
+
+    def _update(self, gradients: Sequence[Any]) -> None:
         before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
         self.optimizer.apply_gradients(
             zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
         )
         for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
             log_steps.assign(old + factors * (log_steps - old))
-        return self.compute_metrics(x, y, logits, sample_weight)
 
     def _loss(self, x: Any, y: Any, sample_weight: Any, logits: Any, soft: Any) -> Any:
         # Regularisation losses of the network's layers are in compute_loss.

@@ -124,6 +124,9 @@ class Method:
         ``sandwich``, its first policy on the same batch.
       sandwich: Policies that every step sees beside the sampler's: ``widest``,
         ``narrowest`` and names of uniform ones; each costs a pass.
+      draws: Policies that the sampler draws for every step; each costs a pass.
+      update_every_pass: Whether the optimizer takes a step after each pass, not one
+        for their sum.
       step_rates: Factors on the learning rate of the quantizers' steps, as pairs of
         a width and a factor; see `MultiBitTrainer`.
       norm_context: Number of entries before a layer by whose widths its batch norm
@@ -139,6 +142,8 @@ class Method:
     temperature: float = 1.0
     teacher: str = "float"
     sandwich: tuple[str, ...] = ()
+    draws: int = 1
+    update_every_pass: bool = False
     step_rates: tuple[tuple[int, float], ...] = ()
     norm_context: int = NORM_CONTEXT
     kurtosis: float = 0.0
@@ -236,6 +241,8 @@ def train_multi_bit(
         distillation=method.distillation,
         temperature=method.temperature,
         sandwich=method.sandwich,
+        draws=method.draws,
+        update_every_pass=method.update_every_pass,
         step_rates=dict(method.step_rates),
     )
     trained = get_policy_space(quantized)
@@ -243,7 +250,16 @@ def train_multi_bit(
     randomizer = PolicyRandomizer(
         IndependentSampler() if alone else method.sampler, seed=seed
     )
-    _fit(trainer, data, schedule, seed, folder, [randomizer], method=str(method))
+    _fit(
+        trainer,
+        data,
+        schedule,
+        seed,
+        folder,
+        [randomizer],
+        method=str(method),
+        updates_per_step=trainer.updates_per_step,
+    )
     if method.reestimation:
         num_batches = method.reestimation
         if alone:
@@ -312,6 +328,7 @@ def _fit(
     callbacks: list[Any],
     *,
     method: str = "",
+    updates_per_step: int = 1,
 ) -> None:
     x, y = data.training()
     if schedule.augment and x.ndim != 4:
@@ -320,12 +337,13 @@ def _fit(
             f"samples of shape {x.shape}; train without augment."
         )
     steps_per_epoch = -(-len(x) // schedule.batch_size)
+    updates_per_epoch = steps_per_epoch * updates_per_step
     learning_rate: Any = keras.optimizers.schedules.CosineDecay(
         0.0 if schedule.warmup_epochs else schedule.learning_rate,
-        (schedule.epochs - schedule.warmup_epochs) * steps_per_epoch,
+        (schedule.epochs - schedule.warmup_epochs) * updates_per_epoch,
         alpha=_FINAL_LEARNING_RATE,
         warmup_target=schedule.learning_rate if schedule.warmup_epochs else None,
-        warmup_steps=schedule.warmup_epochs * steps_per_epoch,
+        warmup_steps=schedule.warmup_epochs * updates_per_epoch,
     )
     model.compile(
         _OPTIMIZERS[schedule.optimizer](
