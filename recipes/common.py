@@ -10,7 +10,12 @@ from typing import Any
 
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import Method, Schedule
-from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
+from matar_tf.samplers import (
+    BandSampler,
+    IndependentSampler,
+    MixtureSampler,
+    UniformSampler,
+)
 
 __all__ = [
     "EVERY_WIDTH",
@@ -23,17 +28,19 @@ __all__ = [
 ]
 
 _DEFAULT_METHOD = Method()
-# Every step sees 4, 3 and 2 bits, each of which is learned from its own batches alone;
-# the sampler adds what is wide, which needs few, and what is mixed.
+# Every step sees 3 and 2 bits, each of which is learned from its own batches alone, and
+# three drawn policies: what is wide, and mixes of every average width.
 EVERY_WIDTH = Method(
-    sandwich=("w4a4", "w3a3", "narrowest"),
+    sandwich=("w3a3", "narrowest"),
+    draws=3,
+    update_every_pass=True,
     sampler=MixtureSampler(
         samplers=(
-            UniformSampler(names=("w8a8", "w8a8", "w6a6", "w5a5")),
+            UniformSampler(names=("w8a8", "w6a6", "w5a5", "w4a4")),
             IndependentSampler(bits=(2, 4, 8)),
-            IndependentSampler(),
+            BandSampler(),
         ),
-        probs=(0.4, 0.25, 0.35),
+        probs=(0.35, 0.2, 0.45),
     ),
 )
 
