@@ -48,23 +48,20 @@ _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
 
 def variants(default: Method) -> dict[str, Method]:
     """Returns the methods that are compared, by name; each changes one part."""
-    from matar_tf.samplers import (
-        BandSampler,
-        IndependentSampler,
-        MixtureSampler,
-        UniformSampler,
-    )
+    from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
 
     independent = IndependentSampler()
     mixed = MixtureSampler(
         samplers=(UniformSampler(mixed=True), independent), probs=(0.5, 0.5)
     )
     ends = ("widest", "narrowest")
-    curriculum = {0: UniformSampler(), _EPOCHS.value // 3: default.sampler}
+    curriculum = {
+        0: UniformSampler(),
+        max(1, _num_epochs(default) // 3): default.sampler,
+    }
     plain = replace(
         default, distillation=0.0, norm_context=0, reestimation=0, sandwich=(), draws=1
     )
-    bands = MixtureSampler(samplers=(BandSampler(), independent), probs=(0.5, 0.5))
     return {
         "default": default,
         "none of the parts": replace(plain, sampler=independent),
@@ -76,7 +73,7 @@ def variants(default: Method) -> dict[str, Method]:
         "statistics per weight and input bits": replace(default, norm_context=1),
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
-        "bands": replace(default, sampler=bands),
+        "any widths for bands": replace(default, sampler=_without_bands(default)),
         "curriculum": replace(default, sampler=curriculum),
         "one policy a step": replace(default, sandwich=(), draws=1),
         "an update a step": replace(default, update_every_pass=False),
@@ -87,6 +84,31 @@ def variants(default: Method) -> dict[str, Method]:
         "slow steps of narrow widths": replace(default, step_rates=_SLOW_STEPS),
         "kurtosis": replace(default, kurtosis=0.015),
     }
+
+
+def _without_bands(method: Method) -> Any:
+    """Returns a method's mixture, with draws from all widths in the place of bands."""
+    from matar_tf.samplers import BandSampler, IndependentSampler, MixtureSampler
+
+    if not isinstance(method.sampler, MixtureSampler):
+        return method.sampler
+    samplers = [
+        IndependentSampler() if isinstance(one, BandSampler) else one
+        for one in method.sampler.samplers
+    ]
+    return replace(method.sampler, samplers=tuple(samplers))
+
+
+def _num_epochs(method: Method) -> int:
+    """Returns the epochs in which a method sees as many policies as all others."""
+    return max(1, _EPOCHS.value // (method.draws + len(method.sandwich)))
+
+
+def _families() -> dict[str, Any]:
+    """Returns the samplers of the random policies that are measured, by name."""
+    from matar_tf.samplers import BandSampler, IndependentSampler
+
+    return {"8/4/2": IndependentSampler(bits=(2, 4, 8)), "bands": BandSampler()}
 
 
 @reports_errors
@@ -110,7 +132,8 @@ def main(argv: Sequence[str]) -> int:
             )
     data = load_data(_DATA.value)
     network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
-    print(f"{'variant':28s} {'  '.join(_UNIFORM)}  8/4/2 mean, worst   minutes")
+    families = "".join(f"{name:>9s} mean, worst" for name in _families())
+    print(f"{'variant':36s} {'  '.join(_UNIFORM)}{families}   minutes")
     distinct = [
         name
         for name, method in chosen.items()
@@ -123,25 +146,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> str:
     from matar_tf.keras import get_policy_space, train_multi_bit
-    from matar_tf.samplers import IndependentSampler, draw_policies
+    from matar_tf.samplers import draw_policies
 
-    epochs = max(1, _EPOCHS.value // (method.draws + len(method.sandwich)))
-    schedule = replace(config.multi_bit_schedule, epochs=epochs, warmup_epochs=0)
+    schedule = replace(
+        config.multi_bit_schedule, epochs=_num_epochs(method), warmup_epochs=0
+    )
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         model = train_multi_bit(network, data, schedule, method, seed=_SEED.value)
     minutes = (time.perf_counter() - start) / 60.0
     space = get_policy_space(model)
     uniform = [_accuracy(model, space.named(one), data) for one in _UNIFORM]
-    random = [
-        _accuracy(model, policy, data)
-        for policy in draw_policies(
-            space, IndependentSampler(bits=(2, 4, 8)), _NUM_RANDOM, _SEED.value
-        )
-    ]
     shown = "  ".join(f"{value:4.1f}" for value in uniform)
-    mean, worst = statistics.mean(random), min(random)
-    return f"{name:28s} {shown}  {mean:10.1f}, {worst:5.1f}   {minutes:7.1f}"
+    for sampler in _families().values():
+        random = [
+            _accuracy(model, policy, data)
+            for policy in draw_policies(space, sampler, _NUM_RANDOM, _SEED.value)
+        ]
+        shown += f"{statistics.mean(random):14.1f}, {min(random):5.1f}"
+    return f"{name:36s} {shown}   {minutes:7.1f}"
 
 
 def _accuracy(model: Any, policy: Policy, data: Data) -> float:

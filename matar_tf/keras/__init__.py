@@ -35,6 +35,7 @@ from matar_tf.keras.training import (
     Method,
     Schedule,
     evaluate_policies,
+    multi_bit_trainer,
     train_float,
     train_multi_bit,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "keras_tensors",
     "load_model",
     "load_network",
+    "multi_bit_trainer",
     "package",
     "policy_space",
     "quantize_model",

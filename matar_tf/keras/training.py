@@ -44,6 +44,7 @@ __all__ = [
     "Method",
     "Schedule",
     "evaluate_policies",
+    "multi_bit_trainer",
     "train_float",
     "train_multi_bit",
 ]
@@ -235,16 +236,7 @@ def train_multi_bit(
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
     calibrate(quantized, x[:_CALIBRATION_SAMPLES])
-    trainer = MultiBitTrainer(
-        quantized,
-        teacher=model if method.teacher == "float" else None,
-        distillation=method.distillation,
-        temperature=method.temperature,
-        sandwich=method.sandwich,
-        draws=method.draws,
-        update_every_pass=method.update_every_pass,
-        step_rates=dict(method.step_rates),
-    )
+    trainer = multi_bit_trainer(quantized, model, method)
     trained = get_policy_space(quantized)
     alone = trained.num_policies == 1
     randomizer = PolicyRandomizer(
@@ -286,6 +278,30 @@ def train_multi_bit(
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
     return quantized
+
+
+def multi_bit_trainer(model: Any, network: Any, method: Method) -> MultiBitTrainer:
+    """Returns the trainer that a method asks for.
+
+    Args:
+      model: The multi-bitwidth model, calibrated.
+      network: The float network that it was made from; teaches, if the method says so.
+      method: What training does.
+
+    Raises:
+      ModelError: If nothing can give the soft labels, or a field is out of its range.
+      PolicyError: If the model does not have a policy of the sandwich.
+    """
+    return MultiBitTrainer(
+        model,
+        teacher=network if method.teacher == "float" else None,
+        distillation=method.distillation,
+        temperature=method.temperature,
+        sandwich=method.sandwich,
+        draws=method.draws,
+        update_every_pass=method.update_every_pass,
+        step_rates=dict(method.step_rates),
+    )
 
 
 def _regularize_kurtosis(model: Any, rate: float) -> None:
