@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from digits_net import digits_artifact, few_digits, trained_pair
 
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.errors import SearchError
+from matar_tf.samplers import BandSampler
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
+from recipes.common import load_recipe
 from tools.common import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -724,6 +726,79 @@ class TestTrain:
         assert "w8a8" in shown
         assert "float" not in shown
         assert "float" not in read_artifact(tmp_path / "a.matar").accuracy
+
+
+class TestAblate:
+    def test_variants_see_as_many_policies(self) -> None:
+        module = load("ablate")
+        method = load_recipe("cifar10_resnet8").method
+        assert method.draws + len(method.sandwich) == 5
+        with flagsaver.flagsaver(epochs=20):
+            chosen = module.variants(method)
+            passes = {
+                name: module._num_epochs(one) * (one.draws + len(one.sandwich))
+                for name, one in chosen.items()
+            }
+            assert list(chosen["curriculum"].sampler) == [0, 1]  # of four epochs
+            longer = module.variants(replace(method, sandwich=(), draws=1))
+            assert list(longer["curriculum"].sampler) == [0, 6]
+        assert all(18 <= number <= 20 for number in passes.values())
+        assert passes["one policy a step"] == passes["default"] == 20
+
+    def test_a_variant_differs_by_what_it_is_called_after(self) -> None:
+        module = load("ablate")
+        method = load_recipe("cifar10_resnet8").method
+        with flagsaver.flagsaver(epochs=20):
+            chosen = module.variants(method)
+        changed = {
+            name: {
+                field.name
+                for field in fields(method)
+                if getattr(one, field.name) != getattr(method, field.name)
+            }
+            for name, one in chosen.items()
+        }
+        assert changed.pop("default") == changed.pop("an update a pass") == set()
+        assert changed["any widths for bands"] == {"sampler"}
+        assert changed["an update a step"] == {"update_every_pass"}
+        assert changed["no soft labels"] == {"distillation"}
+        assert changed["statistics per weight bits"] == {"norm_context"}
+        assert all(changed.values())
+        bands = chosen["any widths for bands"].sampler
+        assert bands.probs == method.sampler.probs
+        assert not any(isinstance(one, BandSampler) for one in bands.samplers)
+
+    def test_prints_a_line_for_each(
+        self,
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        network, _ = trained_pair()
+        network.save(tmp_path / "float.h5")
+        module = load("ablate")
+        monkeypatch.setattr(module, "_NUM_RANDOM", 2)
+        monkeypatch.setattr(module, "_REESTIMATION", 2)
+        values = {
+            "recipe": "digits_resnet8",
+            "float": str(tmp_path / "float.h5"),
+            "epochs": 3,
+            "variants": ["moving statistics"],
+        }
+        assert call("ablate", **values) == 0
+        (line,) = [
+            line
+            for line in capfd.readouterr().out.splitlines()
+            if line.startswith("moving statistics")
+        ]
+        figures = [float(one.strip(",")) for one in line.split()[2:]]
+        assert len(figures) == 9  # four uniform, two of each family, minutes
+        assert figures[0] > 50.0  # w8a8
+        for mean, worst in (figures[4:6], figures[6:8]):
+            assert worst <= mean
+
+    def test_an_unknown_variant(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "Did you mean" in fails(capsys, "ablate", variants=["no soft label"])
 
 
 class TestTrainStock:
