@@ -1,10 +1,10 @@
 """Spoken digits (FSDD) with DS-CNN of MLPerf Tiny: depthwise layers at few bits.
 
 Claim: of w8a8, w6a6, w4a4, w3a3, w2a2 and 300 random policies of 2..8 bits none lies
-more than a point below float (98.7 %, 300 samples), w2a2 at 99.0 %; networks for one
-policy alone reach 97.3 to 99.7 %.
+below float (98.7 %, 300 samples), w2a2 at 99.0 %; networks for one policy alone reach
+97.3 to 99.7 %.
 Price: on two CPU cores, an epoch of the float network takes three seconds, one of the
-multi-bitwidth network, four policies a step, eight.
+multi-bitwidth network, five policies a step, ten.
 Data: cepstral coefficients, made from the recordings by
   python tools/speech_features.py --audio=fsdd.npz --output=spoken_digits.npz
 Command: python tools/train.py --recipe=fsdd_dscnn --data=spoken_digits.npz \

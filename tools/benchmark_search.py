@@ -47,7 +47,6 @@ _NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
 _NUM_SEEDS = 5
 _NUM_WORKERS = 2
 _NUM_TARGET_SEEDS = 3
-_NUM_ENUMERATED_SAMPLES = 5000  # at most: every policy is measured on them
 _FOLLOW_UP = 0.15
 _NUM_BUDGETS = 10
 _NUM_UNSEEN = 4  # times as many samples as the searches see, at most
@@ -80,9 +79,7 @@ def measure_search(
         path = Path(store_path or Path(folder) / "store.sqlite")
         store = stack.enter_context(EvaluationStore(path))
 
-        @functools.cache  # equal samples share their workers
-        def measured(first: int, end: int) -> _Measured:
-            part = slice(first, end)
+        def measured(part: slice) -> _Measured:
             some = replace(data, x_test=data.x_test[part], y_test=data.y_test[part])
             make = functools.partial(
                 PolicyEvaluator, artifact, some.x_test, some.y_test
@@ -92,10 +89,9 @@ def measure_search(
                 workers, store, artifact.digest(), some.digest(), len(some.x_test)
             )
 
-        unseen = measured(num_samples, end) if end > num_samples else None
-        few = measured(0, min(num_samples, _NUM_ENUMERATED_SAMPLES))
-        yield _enumerated(_Bench(artifact, few, unseen))
-        bench = _Bench(artifact, measured(0, num_samples), unseen)
+        unseen = measured(slice(num_samples, end)) if end > num_samples else None
+        bench = _Bench(artifact, measured(slice(num_samples)), unseen)
+        yield _enumerated(bench)
         yield from _three_targets(bench, num_evaluations)
     yield _overhead()
 
