@@ -176,7 +176,7 @@ class TestShippedArtifact:
     def test_exports_without_data_and_agrees_with_its_keras_network(self):
         path = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
         artifact = read_artifact(path)
-        assert artifact.provenance["recipe"] == "cifar10_resnet8"
+        assert artifact.provenance["recipe"] == "cifar10_resnet8:bfloat16"
         assert artifact.accuracy["w4a4"]["accuracy"] > 0.86
         network = load_network(artifact)
         samples = np.random.default_rng(0).random((64, 32, 32, 3), np.float32)
