@@ -185,7 +185,10 @@ class TestShippedArtifact:
             set_policy(network, name)
             outputs = Runner(builder.build(artifact.space.named(name))).predict(samples)
             theirs = network.predict(samples, verbose=0)
-            assert argmax_agreement(outputs, theirs) >= 0.98
-            # Four levels of the logits at most.
+            # Four levels at most; on noise two classes often share a level.
             step = float(artifact.parameters.tensors["logits"].step[-1])
             np.testing.assert_allclose(outputs, theirs, atol=4.01 * step)
+            second, first = np.sort(theirs, axis=1)[:, -2:].T
+            leads = first - second > 2.01 * step
+            assert leads.mean() > 0.8
+            assert argmax_agreement(outputs[leads], theirs[leads]) == 1.0
