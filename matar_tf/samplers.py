@@ -6,7 +6,7 @@ generator state gives the same policy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,20 +48,9 @@ class IndependentSampler:
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
         """Returns the next policy."""
-        draws = rng.random(len(space.weights) + len(space.activations))
-        choices = [
-            tuple(width for width in bits if width in self.bits) or bits
-            for bits in (*space.weights.values(), *space.activations.values())
-        ]
-        chosen = [
-            bits[int(draw * len(bits))]
-            for draw, bits in zip(draws, choices, strict=True)
-        ]
         return Policy(
-            weights=dict(zip(space.weights, chosen, strict=False)),
-            activations=dict(
-                zip(space.activations, chosen[len(space.weights) :], strict=True)
-            ),
+            weights=_choose(space.weights, self.bits, rng),
+            activations=_choose(space.activations, self.bits, rng),
         )
 
 
@@ -89,10 +78,20 @@ def _in_a_band(
     widths = sorted({width for bits in entries.values() for width in bits})
     shares = 1.0 / np.array(widths)
     low, high = np.sort(rng.choice(widths, 2, p=shares / shares.sum()))
-    draws = rng.random(len(entries))
+    return _choose(entries, range(low, high + 1), rng)
+
+
+def _choose(
+    entries: Mapping[str, tuple[int, ...]],
+    wanted: Container[int],
+    rng: np.random.Generator,
+) -> dict[str, int]:
+    """Returns a width of each entry, of all where it has none that is wanted."""
     chosen: dict[str, int] = {}
-    for (name, bits), draw in zip(entries.items(), draws, strict=True):
-        choices = [width for width in bits if low <= width <= high] or bits
+    for (name, bits), draw in zip(
+        entries.items(), rng.random(len(entries)), strict=True
+    ):
+        choices = [width for width in bits if width in wanted] or bits
         chosen[name] = choices[int(draw * len(choices))]
     return chosen
 

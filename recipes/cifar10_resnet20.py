@@ -34,7 +34,7 @@ def get_config() -> RecipeConfig:
             warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=16, learning_rate=1e-3, batch_size=128, augment=True
+            epochs=8, learning_rate=1e-3, batch_size=128, augment=True
         ),
         method=replace(EVERY_WIDTH, reestimation=2400),
     )

@@ -301,6 +301,30 @@ class TestQuantizers:
         assert len(every) > 4
         assert alone == pytest.approx(every, rel=1e-6)
 
+    def test_traced_training_leaves_relus_to_unsigned_grids(self) -> None:
+        # Eager training computes them; both are the same function.
+        model = quantize_model(build_net("separable"))
+        samples = samples_for("separable", 8)
+        calibrate(model, samples)
+        set_policy(model, "w4a4")
+
+        def learn(x: Any) -> list[Any]:
+            with tf.GradientTape() as tape:
+                outputs = model(x, training=True)
+                loss = tf.reduce_sum(outputs**2)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            return [outputs, *map(tf.convert_to_tensor, gradients)]
+
+        traced = tf.function(learn).get_concrete_function(tf.constant(samples))
+        relus = [op for op in traced.graph.get_operations() if op.type == "Relu"]
+        assert relus
+        assert not any(op.outputs[0].consumers() for op in relus)
+        for ours, plain in zip(
+            traced(tf.constant(samples)), learn(tf.constant(samples)), strict=True
+        ):
+            scale = float(np.abs(plain).max())
+            np.testing.assert_allclose(ours, plain, atol=1e-5 * scale, rtol=0)
+
     def test_biases_lie_on_the_accumulator_grid_in_evaluation(self) -> None:
         model = quantize_model(build_net("dense"))
         calibrate(model, samples_for("dense"))

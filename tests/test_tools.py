@@ -758,7 +758,8 @@ class TestAblate:
             }
             for name, one in chosen.items()
         }
-        assert changed.pop("default") == changed.pop("an update a pass") == set()
+        for same in ("default", "an update a pass", "averaged weights"):
+            assert changed.pop(same) == set()
         assert changed["any widths for bands"] == {"sampler"}
         assert changed["an update a step"] == {"update_every_pass"}
         assert changed["no soft labels"] == {"distillation"}
@@ -796,6 +797,24 @@ class TestAblate:
         assert figures[0] > 50.0  # w8a8
         for mean, worst in (figures[4:6], figures[6:8]):
             assert worst <= mean
+
+    def test_averaged_weights_are_a_matter_of_the_schedule(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = load("ablate")
+        config = load_recipe("digits_resnet8")
+        averages: list[float] = []
+
+        def train(network: Any, data: Any, schedule: Any, *_: Any, **__: Any) -> Any:
+            averages.append(schedule.ema)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("matar_tf.keras.train_multi_bit", train)
+        with flagsaver.flagsaver(epochs=3):
+            for name in ("default", "averaged weights"):
+                with pytest.raises(KeyboardInterrupt):
+                    module._line(name, None, None, config, config.method)
+        assert averages == [0.0, 0.999]
 
     def test_an_unknown_variant(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "Did you mean" in fails(capsys, "ablate", variants=["no soft label"])

@@ -44,6 +44,8 @@ _REESTIMATION = 400  # more would outlast so short a training
 # Double Rounding, arXiv 2502.01199, section 4.
 _SLOW_STEPS = ((7, 0.5), (6, 0.1), (5, 0.05), (4, 0.01), (3, 0.005), (2, 0.001))
 _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
+# Of the schedule, where a variant changes that and not the method.
+_SCHEDULE_CHANGES = {"averaged weights": {"ema": 0.999}}
 
 
 def variants(default: Method) -> dict[str, Method]:
@@ -83,6 +85,7 @@ def variants(default: Method) -> dict[str, Method]:
         "sandwich, widest teaches": replace(default, sandwich=ends, teacher="sandwich"),
         "slow steps of narrow widths": replace(default, step_rates=_SLOW_STEPS),
         "kurtosis": replace(default, kurtosis=0.015),
+        **dict.fromkeys(_SCHEDULE_CHANGES, default),
     }
 
 
@@ -137,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
     distinct = [
         name
         for name, method in chosen.items()
-        if name == "default" or method != default
+        if method != default or name in ("default", *_SCHEDULE_CHANGES)
     ]
     for name in _VARIANTS.value or distinct:
         print(_line(name, network, data, config, chosen[name]), flush=True)
@@ -149,7 +152,10 @@ def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> s
     from matar_tf.samplers import draw_policies
 
     schedule = replace(
-        config.multi_bit_schedule, epochs=_num_epochs(method), warmup_epochs=0
+        config.multi_bit_schedule,
+        epochs=_num_epochs(method),
+        warmup_epochs=0,
+        **_SCHEDULE_CHANGES.get(name, {}),
     )
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):

@@ -272,7 +272,8 @@ class ActivationQuantizer(MultiBitQuantizer):
             )
 
         def initialize() -> Any:
-            self.initialize(inputs)
+            # A ReLU of its own, or the one before would be computed in every step.
+            self.initialize(inputs if self.signed else tf.nn.relu(_before_relu(inputs)))
             return tf.constant(1)
 
         initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
@@ -284,6 +285,8 @@ class ActivationQuantizer(MultiBitQuantizer):
 
         In training by faster kernels, exact up to float32 rounding.
         """
+        if training and not self.signed:
+            x = _before_relu(x)
         return self._quantize(x, x.shape[1:].num_elements() or 1, fused=training)
 
     def get_config(self) -> dict[str, Any]:
@@ -533,3 +536,14 @@ def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
     stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
     rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
     return x + tf.stop_gradient((rounded - offset) * step - x)
+
+
+def _before_relu(x: Any) -> Any:
+    """Returns what a ReLU was given, if `x` is what it made of that, or `x`.
+
+    A grid without negative levels cuts off what the ReLU does, and its gradient too.
+    In a traced graph the ReLU then has no reader, and is not computed.
+    """
+    if tf.is_symbolic_tensor(x) and x.op.type == "Relu":
+        return x.op.inputs[0]
+    return x

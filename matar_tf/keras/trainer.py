@@ -142,21 +142,19 @@ class MultiBitTrainer(keras.Model):
                 loss = self._loss(x, y, sample_weight, logits, soft)
             new = tape.gradient(loss, variables)
             if self._update_every_pass:
-                self._update(new)
+                self._update(new, variables)
             else:
                 gradients = [_sum(*pair) for pair in zip(gradients, new, strict=True)]
             if soft is None and self._distillation:
                 soft = tf.stop_gradient(logits)
         self._setter.assign_rows(in_force)
         if not self._update_every_pass:
-            self._update(gradients)
+            self._update(gradients, variables)
         return self.compute_metrics(x, y, logits, sample_weight)
 
-    def _update(self, gradients: Sequence[Any]) -> None:
+    def _update(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
-        self.optimizer.apply_gradients(
-            zip(gradients, self.multi_bit_network.trainable_variables, strict=True)
-        )
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
             log_steps.assign(old + factors * (log_steps - old))
 
