@@ -31,7 +31,7 @@ from matar_tf.results import Provenance, SearchResult, StopReason
 from matar_tf.run_folder import (
     prepare_folder,
     write_history,
-    write_matrix,
+    write_overview,
     write_target,
 )
 from matar_tf.search import (
@@ -218,7 +218,7 @@ def retarget(
             if result.interrupted:
                 break
     ordered = [results[index] for index in sorted(results)]
-    write_matrix(artifact, targets, ordered, output)
+    write_overview(artifact, targets, ordered, output)
     return tuple(ordered)
 
 

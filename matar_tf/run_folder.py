@@ -23,6 +23,7 @@ from matar_tf.report import (
     matrix_to_json,
     matrix_to_markdown,
     to_csv,
+    to_html,
     to_json,
     to_markdown,
 )
@@ -32,7 +33,7 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
 
-__all__ = ["prepare_folder", "write_history", "write_matrix", "write_target"]
+__all__ = ["prepare_folder", "write_history", "write_overview", "write_target"]
 
 _RUN_FILE: Final = "run.json"
 _LATENCY_FILE: Final = "latency.json"
@@ -185,13 +186,13 @@ def write_history(output: Path, results: Iterable[SearchResult]) -> None:
     write_atomically(output / _RUN_FILE, content.encode())
 
 
-def write_matrix(
+def write_overview(
     artifact: Artifact,
     targets: Sequence[Target],
     results: Sequence[SearchResult],
     output: Path,
 ) -> None:
-    """Writes what every policy of every front costs on every target."""
+    """Writes what every policy costs on every target, and the page of the run."""
     policies = {
         f"{result.target}/{candidate.name}": candidate.policy
         for result in results
@@ -202,6 +203,7 @@ def write_matrix(
         ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
         ("matrix.csv", matrix_to_csv(matrix)),
         ("matrix.md", matrix_to_markdown(matrix)),
+        ("report.html", to_html(results, matrix, artifact.accuracy.get("float"))),
     ):
         write_atomically(output / name, content.encode())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -472,10 +473,39 @@ class TestReport:
             ("md", "| policy |"),
             ("csv", "name,role"),
             ("json", '"schema_version"'),
+            ("html", '<section id="target-cortex_m4_cmsis_nn">'),
+            ("svg", "</svg>"),
         ):
             capsys.readouterr()
             assert call("report", run=str(tmp_path / "run"), format=kind) == 0
             assert words in capsys.readouterr().out
+        page = (tmp_path / "run/report.html").read_text()
+        files_of_front = re.findall(r'href="([^#"]+)"', page)
+        assert len(files_of_front) >= 2
+        assert all((tmp_path / "run" / one).is_file() for one in files_of_front)
+
+    def test_one_target_of_several(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = str(tmp_path / "run")
+        targets = ["cortex_m4_cmsis_nn", "mpic"]
+        values = arguments(files, tmp_path / "run", targets=targets)
+        assert call("search", **values) == 0
+        capsys.readouterr()
+        assert call("report", run=run, format="csv", target="mpic") == 0
+        one = capsys.readouterr().out
+        assert one.count("name,role") == 1
+        assert call("report", run=run, format="csv") == 0
+        both = capsys.readouterr().out
+        assert both.count("name,role") == 2
+        assert one.strip() in both
+        assert call("report", run=run, format="svg", target="mpic") == 0
+        assert "--target" in fails(capsys, "report", run=run, format="svg")
+        assert "mpic" in fails(capsys, "report", run=run, target="mpig")
+        message = fails(capsys, "report", run=run, format="html", target="mpic")
+        assert "whole run" in message
+        (tmp_path / "run/report.html").unlink()
+        assert "--resume" in fails(capsys, "report", run=run, format="html")
 
     def test_nothing_to_report(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

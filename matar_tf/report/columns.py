@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,19 +31,25 @@ class Column:
       header: Title in printed tables.
       unit: Unit in printed tables, empty for a pure number.
       kind: Where the figure comes from.
-      text: Prints a value in that unit.
+      scale: What a value is multiplied by to be in that unit.
+      form: How it is printed then, as `format` takes it.
     """
 
     name: str
     header: str
     unit: str
     kind: Kind
-    text: Callable[[float], str]
+    scale: float
+    form: str
 
     @property
     def title(self) -> str:
         """The header with its unit."""
         return f"{self.header} [{self.unit}]" if self.unit else self.header
+
+    def text(self, value: float) -> str:
+        """Returns a value in the unit of the column."""
+        return format(value * self.scale, self.form)
 
 
 def wilson_half_width(share: float, num_samples: int) -> float:
@@ -69,45 +74,28 @@ def wilson_half_width(share: float, num_samples: int) -> float:
     return _Z95 / (1.0 + square) * math.sqrt(spread)
 
 
-def _scaled(factor: float, digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value * factor:,.{digits}f}"
-
-
-def _microjoules(value: float) -> str:
-    return _significant(value * 1e-6)
-
-
-def _significant(value: float) -> str:
-    return f"{value:.4g}"
-
-
-_FIGURES: Final[tuple[tuple[str, str, str, Kind, Callable[[float], str]], ...]] = (
-    ("accuracy", "accuracy", "%", "measured", _scaled(100.0, 2)),
-    ("search_accuracy", "searched", "%", "measured", _scaled(100.0, 2)),
-    ("loss", "loss", "", "measured", _significant),
-    ("argmax_agreement", "agreement", "%", "measured", _scaled(100.0, 2)),
-    ("mean_weight_bits", "W bits", "", "counted", _scaled(1.0, 2)),
-    ("mean_activation_bits", "A bits", "", "counted", _scaled(1.0, 2)),
-    ("macs", "MACs", "1e6", "counted", _scaled(1e-6, 3)),
-    ("bops", "BOPs", "1e6", "counted", _scaled(1e-6, 1)),
-    ("cycles", "cycles", "", "modelled", _scaled(1.0, 0)),
-    ("latency_ms", "latency", "ms", "modelled", _significant),
-    ("measured_latency_ms", "measured", "ms", "measured", _significant),
-    ("measured_spread_ms", "spread", "ms", "measured", _significant),
-    ("energy_pj", "energy", "µJ", "modelled", _microjoules),
-    ("weight_bytes", "weights", "KiB", "stored bytes", _scaled(2.0**-10, 1)),
-    ("file_bytes", "file", "KiB", "stored bytes", _scaled(2.0**-10, 1)),
-    (
-        "peak_activation_bytes",
-        "peak activations",
-        "KiB",
-        "modelled",
-        _scaled(2.0**-10, 2),
-    ),
+_KIB: Final = 2.0**-10
+_FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
+    ("accuracy", "accuracy", "%", "measured", 100.0, ",.2f"),
+    ("search_accuracy", "searched", "%", "measured", 100.0, ",.2f"),
+    ("loss", "loss", "", "measured", 1.0, ".4g"),
+    ("argmax_agreement", "agreement", "%", "measured", 100.0, ",.2f"),
+    ("mean_weight_bits", "W bits", "", "counted", 1.0, ",.2f"),
+    ("mean_activation_bits", "A bits", "", "counted", 1.0, ",.2f"),
+    ("macs", "MACs", "1e6", "counted", 1e-6, ",.3f"),
+    ("bops", "BOPs", "1e6", "counted", 1e-6, ",.1f"),
+    ("cycles", "cycles", "", "modelled", 1.0, ",.0f"),
+    ("latency_ms", "latency", "ms", "modelled", 1.0, ".4g"),
+    ("measured_latency_ms", "measured", "ms", "measured", 1.0, ".4g"),
+    ("measured_spread_ms", "spread", "ms", "measured", 1.0, ".4g"),
+    ("energy_pj", "energy", "µJ", "modelled", 1e-6, ".4g"),
+    ("weight_bytes", "weights", "KiB", "stored bytes", _KIB, ",.1f"),
+    ("file_bytes", "file", "KiB", "stored bytes", _KIB, ",.1f"),
+    ("peak_activation_bytes", "peak activations", "KiB", "modelled", _KIB, ",.2f"),
 )
 COLUMNS: Final = tuple(
-    Column(name=name, header=header, unit=unit, kind=kind, text=text)
-    for name, header, unit, kind, text in _FIGURES
+    Column(name=name, header=header, unit=unit, kind=kind, scale=scale, form=form)
+    for name, header, unit, kind, scale, form in _FIGURES
 )
 _BY_NAME: Final = {column.name: column for column in COLUMNS}
 
@@ -115,5 +103,5 @@ _BY_NAME: Final = {column.name: column for column in COLUMNS}
 def column_of(name: str) -> Column:
     """Returns the column of a figure; an unknown one is shown under its raw name."""
     return _BY_NAME.get(name) or Column(
-        name=name, header=name, unit="", kind="unknown", text=_significant
+        name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
     )

@@ -20,6 +20,8 @@ __all__ = [
     "CostKind",
     "CostMatrix",
     "MatrixEntry",
+    "MatrixTable",
+    "matrix_tables",
     "matrix_to_csv",
     "matrix_to_json",
     "matrix_to_markdown",
@@ -95,6 +97,43 @@ class CostMatrix:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MatrixTable:
+    """One cost of every policy on every target, as printed.
+
+    Attributes:
+      title: The cost and its unit.
+      header: "policy", then each target and where its figures come from.
+      rows: Name and figures of each policy.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
+    """Returns a table for each cost that is printed."""
+    kinds = {one.target: one.kind for one in matrix.entries}
+    return [
+        MatrixTable(
+            title=column_of(name).title,
+            header=["policy", *(f"{one} ({kinds[one]})" for one in matrix.targets)],
+            rows=[
+                [
+                    policy,
+                    *(
+                        _cell(matrix.entry(policy, target), name)
+                        for target in matrix.targets
+                    ),
+                ]
+                for policy in matrix.policies
+            ],
+        )
+        for name in _SHOWN
+    ]
+
+
 def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
     """Returns the matrix as a JSON object, one entry for each pair."""
     return {
@@ -139,18 +178,10 @@ def matrix_to_csv(matrix: CostMatrix) -> str:
 def matrix_to_markdown(matrix: CostMatrix) -> str:
     """Returns a table for each cost, policies down and targets across, and reasons."""
     lines = ["# Policies by targets", ""]
-    kinds = {one.target: one.kind for one in matrix.entries}
-    for name in _SHOWN:
-        column = column_of(name)
-        header = ["policy", *(f"{one} ({kinds[one]})" for one in matrix.targets)]
-        lines += [f"## {column.title}", "", _row(header)]
-        lines.append(_row(["---", *("---:" for _ in matrix.targets)]))
-        for policy in matrix.policies:
-            cells = [
-                _cell(matrix.entry(policy, target), name) for target in matrix.targets
-            ]
-            lines.append(_row([policy, *cells]))
-        lines.append("")
+    for table in matrix_tables(matrix):
+        rule = ["---", *("---:" for _ in matrix.targets)]
+        rows = [table.header, rule, *table.rows]
+        lines += [f"## {table.title}", "", *map(_row, rows), ""]
     reasons = [
         f"- {one.policy} on {one.target}: {one.violations[0]}"
         + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")

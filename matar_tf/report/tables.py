@@ -23,7 +23,18 @@ from matar_tf.report.columns import (
 )
 from matar_tf.results import SearchResult
 
-__all__ = ["SCHEMA_VERSION", "to_csv", "to_json", "to_markdown", "to_text"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "FloatMetrics",
+    "Row",
+    "Table",
+    "bits_table",
+    "table_of",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+    "to_text",
+]
 
 SCHEMA_VERSION: Final = 1
 _DASH: Final = "-"
@@ -39,21 +50,79 @@ _SOURCES: Final[Mapping[str, tuple[Kind, frozenset[str]]]] = {
     ),
     "latency table": ("latency table", frozenset({"latency_ms", "cycles"})),
 }
-_FloatMetrics = Mapping[str, float] | None
+FloatMetrics = Mapping[str, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Row:
+class Row:
+    """A policy, or the float network.
+
+    Attributes:
+      name: Of the policy.
+      role: ``front`` or ``reference``.
+      figures: By name; None where there is none.
+      policy: None for the float network.
+    """
+
     name: str
     role: str
     figures: Mapping[str, float | None]
     policy: Policy | None
 
 
-def to_json(result: SearchResult, float_metrics: _FloatMetrics = None) -> Any:
-    """Returns the table as a JSON object: columns with units, rows with policies."""
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What every form of a report says about a result.
+
+    Attributes:
+      sentences: What stands before the table.
+      columns: One for each figure that some row has.
+      rows: The front, cheapest first, then the references.
+      num_samples: That accuracies were measured on.
+    """
+
+    sentences: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    num_samples: int
+
+    def cells(self) -> list[list[str]]:
+        """Returns a list for each row: its name, and each figure as printed."""
+        return [
+            [row.name, *(_cell(row, one, self.num_samples) for one in self.columns)]
+            for row in self.rows
+        ]
+
+
+def table_of(result: SearchResult, float_metrics: FloatMetrics = None) -> Table:
+    """Returns the table of a result, a row for the float network if it is known."""
     rows = _rows(result, float_metrics)
     columns = _columns(rows, result)
+    return Table(
+        sentences=tuple(_sentences(result, rows, columns)),
+        columns=tuple(columns),
+        rows=tuple(rows),
+        num_samples=result.provenance.num_samples,
+    )
+
+
+def bits_table(result: SearchResult) -> tuple[list[str], list[list[str]]]:
+    """Returns names of policy entries, and each front policy's name and widths.
+
+    Entries are ``W name`` for weights and ``A name`` for activations. Widths are found
+    by name: equal policies may list their entries in other orders.
+    """
+    widths = [_widths(candidate.policy) for candidate in result.front]
+    names = list(dict.fromkeys(name for entries in widths for name in entries))
+    return names, [
+        [candidate.name, *(entries.get(name, _DASH) for name in names)]
+        for candidate, entries in zip(result.front, widths, strict=True)
+    ]
+
+
+def to_json(result: SearchResult, float_metrics: FloatMetrics = None) -> Any:
+    """Returns the table as a JSON object: columns with units, rows with policies."""
+    table = table_of(result, float_metrics)
     return {
         "schema_version": SCHEMA_VERSION,
         "target": result.target,
@@ -62,54 +131,51 @@ def to_json(result: SearchResult, float_metrics: _FloatMetrics = None) -> Any:
         "num_evaluated": result.num_evaluated,
         "num_reused": result.num_reused,
         "stop_reason": result.stop_reason.value,
-        "columns": [{"name": one.name, "kind": one.kind} for one in columns],
+        "columns": [{"name": one.name, "kind": one.kind} for one in table.columns],
         "rows": [
             {
                 "name": row.name,
                 "role": row.role,
-                "figures": {one.name: row.figures.get(one.name) for one in columns},
+                "figures": {
+                    one.name: row.figures.get(one.name) for one in table.columns
+                },
                 "policy": None if row.policy is None else row.policy.to_json(),
             }
-            for row in rows
+            for row in table.rows
         ],
     }
 
 
-def to_csv(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
+def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     """Returns the table as CSV; units are part of the column names."""
-    rows = _rows(result, float_metrics)
-    columns = _columns(rows, result)
+    table = table_of(result, float_metrics)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["name", "role", *(one.name for one in columns)])
-    for row in rows:
-        cells = (row.figures.get(one.name) for one in columns)
+    writer.writerow(["name", "role", *(one.name for one in table.columns)])
+    for row in table.rows:
+        cells = (row.figures.get(one.name) for one in table.columns)
         writer.writerow([row.name, row.role, *("" if c is None else c for c in cells)])
     return buffer.getvalue()
 
 
-def to_markdown(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
+def to_markdown(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     """Returns the table as Markdown, and the bits of every policy of the front."""
-    rows = _rows(result, float_metrics)
-    columns = _columns(rows, result)
-    header = ["policy", *(one.title for one in columns)]
-    lines = [f"# {result.target}", "", *_preamble(result, rows, columns), ""]
-    lines += _markdown(header, _cells(rows, columns, result.provenance.num_samples))
+    table = table_of(result, float_metrics)
+    header = ["policy", *(one.title for one in table.columns)]
+    lines = [f"# {result.target}", "", *table.sentences, ""]
+    lines += _markdown(header, table.cells())
     if result.front:
         lines += ["", "## Bits per layer", "", *_bits(result)]
     return "\n".join(lines) + "\n"
 
 
-def to_text(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
+def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     """Returns the main columns, aligned for a terminal."""
-    rows = _rows(result, float_metrics)
-    columns = [
-        one for one in _columns(rows, result) if one.name not in _LEFT_OUT_OF_TEXT
-    ]
-    cells = _cells(rows, columns, result.provenance.num_samples)
+    whole = table_of(result, float_metrics)
+    columns = [one for one in whole.columns if one.name not in _LEFT_OUT_OF_TEXT]
     headers = ["", *(one.header for one in columns)]
     units = ["", *(one.unit for one in columns)]
-    table = [headers, units, *cells]
+    table = [headers, units, *replace(whole, columns=tuple(columns)).cells()]
     widths = [max(len(row[index]) for row in table) for index in range(len(headers))]
     lines = [
         "  ".join(
@@ -123,15 +189,15 @@ def to_text(result: SearchResult, float_metrics: _FloatMetrics = None) -> str:
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]
     preamble = [
         line
-        for sentence in _preamble(result, rows, columns)
+        for sentence in whole.sentences
         for line in textwrap.wrap(sentence, _TEXT_WIDTH)
     ]
     return "\n".join([result.target, *preamble, "", *lines])
 
 
-def _rows(result: SearchResult, float_metrics: _FloatMetrics) -> list[_Row]:
+def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
     rows = [
-        _Row(
+        Row(
             name=candidate.name,
             role=role,
             # Metrics stand first; as in `Candidate.value`, they also win.
@@ -147,12 +213,12 @@ def _rows(result: SearchResult, float_metrics: _FloatMetrics) -> list[_Row]:
     if float_metrics is not None:
         # As the developer measured it, when the network was packaged.
         figures: Mapping[str, float | None] = {**float_metrics}
-        row = _Row(name="float", role="reference", figures=figures, policy=None)
+        row = Row(name="float", role="reference", figures=figures, policy=None)
         rows.insert(len(result.front), row)
     return rows
 
 
-def _columns(rows: Sequence[_Row], result: SearchResult) -> list[Column]:
+def _columns(rows: Sequence[Row], result: SearchResult) -> list[Column]:
     names = dict.fromkeys(name for row in rows for name in row.figures)
     known = [column for column in COLUMNS if column.name in names]
     others = [name for name in names if name not in {one.name for one in COLUMNS}]
@@ -166,16 +232,7 @@ def _columns(rows: Sequence[_Row], result: SearchResult) -> list[Column]:
     return columns
 
 
-def _cells(
-    rows: Sequence[_Row], columns: Sequence[Column], num_samples: int
-) -> list[list[str]]:
-    return [
-        [row.name, *(_cell(row, column, num_samples) for column in columns)]
-        for row in rows
-    ]
-
-
-def _cell(row: _Row, column: Column, num_samples: int) -> str:
+def _cell(row: Row, column: Column, num_samples: int) -> str:
     value = row.figures.get(column.name)
     if value is None:
         return _DASH
@@ -187,8 +244,8 @@ def _cell(row: _Row, column: Column, num_samples: int) -> str:
     return column.text(value)
 
 
-def _preamble(
-    result: SearchResult, rows: Sequence[_Row], columns: Sequence[Column]
+def _sentences(
+    result: SearchResult, rows: Sequence[Row], columns: Sequence[Column]
 ) -> list[str]:
     provenance = result.provenance
     with_float = any(row.policy is None for row in rows)
@@ -217,23 +274,18 @@ def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str
 
 
 def _bits(result: SearchResult) -> list[str]:
-    """Returns the widths of each policy: W for weights, A for activations.
-
-    Widths are found by name: equal policies may list their entries in other orders.
-    """
-    widths = [_widths(candidate.policy) for candidate in result.front]
-    names = list(dict.fromkeys(name for entries in widths for name in entries))
-    policies = [candidate.name for candidate in result.front]
+    """Returns the widths of each policy: W for weights, A for activations."""
+    names, rows = bits_table(result)
     if len(names) <= _MAX_ENTRIES:
-        rows = [
-            [policy, *(entries.get(name, _DASH) for name in names)]
-            for policy, entries in zip(policies, widths, strict=True)
-        ]
         return _markdown(["policy", *names], rows)
     return [
         f"- {policy}: "
-        + ", ".join(f"{name}:{entries[name]}" for name in names if name in entries)
-        for policy, entries in zip(policies, widths, strict=True)
+        + ", ".join(
+            f"{name}:{bits}"
+            for name, bits in zip(names, widths, strict=True)
+            if bits != _DASH
+        )
+        for policy, *widths in rows
     ]
 
 

@@ -1,0 +1,177 @@
+"""Plots of a search result, as SVG: the front, and how the search came to it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from matar_tf.report.columns import Column, column_of, wilson_half_width
+from matar_tf.results import Candidate, Objective, SearchResult
+
+__all__ = ["front_svg", "history_svg"]
+
+_PANEL_INCHES: Final = 5.5, 3.6
+_NUM_TICKS: Final = 5  # at most, of an axis of costs: latencies have many digits
+# Names come from files: no "$" of theirs is a formula. The salt makes ids of elements,
+# which are random otherwise, a function of what is drawn.
+_STYLE: Final[Mapping[str, Any]] = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9.0,
+    "grid.alpha": 0.3,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "matar_tf",
+    "text.parse_math": False,
+}
+_FRONT_COLOR: Final = "#1c5d99"
+_REFERENCE_COLOR: Final = "#b3541e"
+_FLOAT_COLOR: Final = "#555555"
+
+
+def front_svg(
+    result: SearchResult, float_metrics: Mapping[str, float] | None = None
+) -> str:
+    """Returns a panel for each metric and cost among the objectives.
+
+    The line is what the front reaches at a cost; bars are 95 % intervals of accuracies.
+
+    Args:
+      result: The result; its front is not empty.
+      float_metrics: What the float network reaches, drawn as a line if it is known.
+    """
+    measured = result.front[0].metrics
+    metrics = [one for one in result.objectives if one.name in measured]
+    costs = [one for one in result.objectives if one.name not in measured]
+
+    def draw(axes: Sequence[Any]) -> None:
+        panels = [(metric, cost) for metric in metrics for cost in costs]
+        for panel, (metric, cost) in zip(axes, panels, strict=True):
+            _draw_front(panel, result, metric, cost)
+            level = (float_metrics or {}).get(metric.name)
+            if level is not None:
+                panel.axhline(
+                    level * column_of(metric.name).scale,
+                    color=_FLOAT_COLOR,
+                    linestyle="--",
+                    linewidth=1.0,
+                    label="float network",
+                )
+            panel.legend(loc="best", frameon=False)
+
+    return _svg(len(metrics) * len(costs), draw)
+
+
+def history_svg(result: SearchResult) -> str:
+    """Returns the hypervolume and the best metric over the policies that were known."""
+    known = [row.num_evaluated + row.num_reused for row in result.history]
+    metric = column_of(
+        next(
+            one.name for one in result.objectives if one.name in result.front[0].metrics
+        )
+    )
+    best = [row.best_metric * metric.scale for row in result.history]
+    shares = [row.hypervolume for row in result.history]
+
+    def draw(axes: Sequence[Any]) -> None:
+        for panel, values, title in zip(
+            axes,
+            (shares, best),
+            ("hypervolume of the front", f"best {metric.title}"),
+            strict=True,
+        ):
+            panel.plot(known, values, color=_FRONT_COLOR, marker=".")
+            panel.set_xlabel("policies, evaluated or reused")
+            panel.set_ylabel(title)
+
+    return _svg(2, draw)
+
+
+def _draw_front(
+    panel: Any, result: SearchResult, metric: Objective, cost: Objective
+) -> None:
+    columns = column_of(metric.name), column_of(cost.name)
+    # The line of two objectives alone: with more, a point may lie off it.
+    points = sorted(_points(result.front, metric, cost, columns))
+    best = -float("inf")
+    line: list[tuple[float, float]] = []
+    for x, y in points:
+        if -metric.to_minimized(y) > best:
+            best = -metric.to_minimized(y)
+            line.append((x, y))
+    panel.step(*zip(*line, strict=True), where="post", color=_FRONT_COLOR, alpha=0.6)
+    bars = panel.errorbar(
+        *zip(*points, strict=True),
+        yerr=_half_widths(points, columns[0], result.provenance.num_samples),
+        fmt="o",
+        color=_FRONT_COLOR,
+        markersize=4.0,
+        elinewidth=0.8,
+        label="front",
+    )
+    bars.lines[0].set_gid("front")
+    named = [one for one in result.references if _has(one, cost.name)]
+    others = _points(named, metric, cost, columns)
+    if others:
+        panel.plot(
+            *zip(*others, strict=True),
+            linestyle="none",
+            marker="D",
+            markersize=5.0,
+            markerfacecolor="none",
+            color=_REFERENCE_COLOR,
+            label="references",
+            gid="references",
+        )
+    for one, point in zip(named, others, strict=True):
+        panel.annotate(
+            one.name, point, xytext=(5, -10), textcoords="offset points", fontsize=8.0
+        )
+    panel.locator_params(axis="x", nbins=_NUM_TICKS)
+    panel.margins(x=0.08)  # room for the names of references
+    panel.set_xlabel(columns[1].title)
+    panel.set_ylabel(columns[0].title)
+
+
+def _points(
+    candidates: Sequence[Candidate],
+    metric: Objective,
+    cost: Objective,
+    columns: tuple[Column, Column],
+) -> list[tuple[float, float]]:
+    """Returns cost and metric of each, in the units of their columns."""
+    return [
+        (one.value(cost) * columns[1].scale, one.value(metric) * columns[0].scale)
+        for one in candidates
+    ]
+
+
+def _has(candidate: Candidate, name: str) -> bool:
+    return candidate.costs.get(name) is not None
+
+
+def _half_widths(
+    points: Sequence[tuple[float, float]], column: Column, num_samples: int
+) -> list[float] | None:
+    shares = [y / column.scale for _, y in points]
+    if column.name != "accuracy" or not num_samples:
+        return None
+    if not all(0.0 <= one <= 1.0 for one in shares):
+        return None
+    return [column.scale * wilson_half_width(one, num_samples) for one in shares]
+
+
+def _svg(num_panels: int, draw: Callable[[Sequence[Any]], None]) -> str:
+    # Half a second to import: only for what draws. No pyplot, which keeps figures.
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with cast("Any", matplotlib).rc_context(_STYLE):
+        width, height = _PANEL_INCHES
+        figure: Any = Figure(figsize=(width * num_panels, height), layout="constrained")
+        draw(figure.subplots(1, num_panels, squeeze=False)[0])
+        buffer = io.StringIO()
+        # Neither time nor version: equal results, equal files.
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

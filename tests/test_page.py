@@ -1,0 +1,267 @@
+"""The page of a run: what it says, and that a browser shows it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from matar_tf.errors import SearchError
+from matar_tf.policy import Policy
+from matar_tf.report import front_svg, to_html
+from matar_tf.report.matrix import CostMatrix, MatrixEntry
+from matar_tf.report.plots import history_svg
+from matar_tf.results import (
+    Candidate,
+    Generation,
+    Objective,
+    Provenance,
+    SearchResult,
+    StopReason,
+)
+
+SVG = "{http://www.w3.org/2000/svg}"
+VOID = {"meta", "br"}
+HOSTILE = "search --x='<script>alert(1)</script>' & $x$"
+
+
+def candidate(
+    name: str, bits: int, accuracy: float, milliseconds: float, **costs: float
+) -> Candidate:
+    return Candidate(
+        name=name,
+        policy=Policy(weights={"conv": bits}, activations={"input": 8}),
+        metrics={"accuracy": accuracy},
+        costs={"latency_ms": milliseconds, "weight_bytes": 1024.0 * bits, **costs},
+    )
+
+
+def result(target: str = "npu") -> SearchResult:
+    return SearchResult(
+        target=target,
+        objectives=(
+            Objective(name="accuracy", maximize=True),
+            Objective(name="latency_ms"),
+        ),
+        front=(
+            candidate("policy_00", 2, 0.7, 1.0),
+            candidate("policy_01", 4, 0.9, 2.0),
+        ),
+        references=(candidate("w8a8", 8, 0.91, 3.0),),
+        num_evaluated=7,
+        num_reused=2,
+        stop_reason=StopReason.PATIENCE,
+        history=tuple(
+            Generation(
+                generation=index,
+                num_evaluated=3 + 2 * index,
+                num_reused=2,
+                best_metric=0.8 + 0.05 * index,
+                hypervolume=0.4 + 0.1 * index,
+            )
+            for index in range(3)
+        ),
+        provenance=Provenance(
+            seed=5,
+            command=HOSTILE,
+            versions={"matar_tf": "0.1"},
+            artifact_digest="abcdef",
+            data_digest="012345",
+            num_samples=100,
+            created="2026-11-23T00:00:00+00:00",
+        ),
+    )
+
+
+def matrix(*targets: str) -> CostMatrix:
+    policies = tuple(f"{one}/policy_0{i}" for one in targets for i in range(2))
+    return CostMatrix(
+        policies=policies,
+        targets=targets,
+        entries=tuple(
+            MatrixEntry(
+                policy=policy,
+                target=target,
+                kind="modelled",
+                figures={"latency_ms": 1.0} if target == targets[0] else {},
+                violations=() if target == targets[0] else ("Too wide.",),
+            )
+            for policy in policies
+            for target in targets
+        ),
+    )
+
+
+class Page(HTMLParser):
+    """Collects tables and links; fails where tags do not nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.sources: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        values = dict(attrs)
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "a":
+            self.links.append(values["href"])
+        if "svg" not in self.open:
+            self.ids += [values["id"]] if "id" in values else []
+        self.sources += [values[key] for key in ("src", "xlink:href") if key in values]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return to_html(
+        [result("npu"), result("dsp")], matrix("npu", "dsp"), {"accuracy": 0.92}
+    )
+
+
+class TestPage:
+    def test_says_what_the_tables_say(self, text: str) -> None:
+        rows = Page(text).rows
+        assert rows[0][:2] == ["policy", "accuracy [%]"]
+        # 1.96 * sqrt(0.9 * 0.1 / 100) = 5.9 points, Wilson's 6.0.
+        (front,) = {tuple(one) for one in rows if one[0].startswith("policy_01 ")}
+        assert front[1:] == ("90.00 ±6.0", "2", "4.0")
+        (wide,) = {tuple(one) for one in rows if one[0] == "w8a8"}
+        assert wide[2:] == ("3", "8.0")
+        (floating,) = {tuple(one) for one in rows if one[0] == "float"}
+        assert floating[1:] == ("92.00", "-", "-")
+        assert rows.count(["policy_00", "2", "8"]) == 2  # bits, for either target
+        assert ["npu/policy_00", "1", "not allowed"] in rows
+
+    def test_links_lead_to_files_and_sections(self, text: str) -> None:
+        page = Page(text)
+        inside = [link[1:] for link in page.links if link.startswith("#")]
+        assert inside == page.ids == ["target-npu", "target-dsp", "matrix"]
+        assert [link for link in page.links if not link.startswith("#")] == [
+            f"{target}/policy_0{index}.{suffix}"
+            for target in ("npu", "dsp")
+            for index in range(2)
+            for suffix in ("tflite", "json")
+        ]
+
+    def test_needs_nothing_else(self, text: str) -> None:
+        page = Page(text)
+        assert not {"script", "link", "img", "iframe"} & set(page.counts)
+        assert all(source.startswith("#") for source in page.sources)
+        assert page.counts["svg"] == 4  # front and history, twice
+
+    def test_escapes_what_it_is_given(self, text: str) -> None:
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+
+    def test_equal_results_give_equal_pages(self, text: str) -> None:
+        results = [result("npu"), result("dsp")]
+        assert to_html(results, matrix("npu", "dsp"), {"accuracy": 0.92}) == text
+        assert to_html(results, matrix("npu", "dsp")) != text
+
+    def test_a_search_of_one_generation_has_no_history(self) -> None:
+        one = replace(result(), history=result().history[:1])
+        assert Page(to_html([one], matrix("npu"))).counts["svg"] == 1
+
+    def test_no_results(self) -> None:
+        with pytest.raises(SearchError, match="at least one result"):
+            to_html([], matrix("npu"))
+
+    @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+    def test_a_browser_shows_it(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "report.html").write_text(text)
+        done = subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--disable-gpu"),
+                f"--user-data-dir={tmp_path / 'profile'}",
+                "--window-size=1200,900",
+                f"--screenshot={tmp_path / 'shown.png'}",
+                (tmp_path / "report.html").as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert "CONSOLE" not in done.stderr
+        assert (tmp_path / "shown.png").stat().st_size > 20_000  # an empty one: 5 kB
+
+
+class TestPlots:
+    def test_every_point_is_drawn_where_it_belongs(self) -> None:
+        points = positions(front_svg(result()), "front")
+        assert len(points) == 2
+        (x0, y0), (x1, y1) = points
+        ((x2, y2),) = positions(front_svg(result()), "references")
+        # Latencies 1, 2, 3; accuracies 70, 90, 91: up is a smaller y.
+        assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
+        assert y0 - y1 == pytest.approx(20 * (y1 - y2), abs=0.02)
+
+    def test_the_float_network_is_a_line(self) -> None:
+        assert "float network" in front_svg(result(), {"accuracy": 0.92})
+        assert "float network" not in front_svg(result(), {"loss": 0.1})
+        assert "float network" not in front_svg(result())
+
+    def test_a_panel_for_each_metric_and_cost(self) -> None:
+        three = (*result().objectives, Objective(name="weight_bytes"))
+        drawn = front_svg(replace(result(), objectives=three))
+        assert "latency [ms]" in drawn
+        assert "weights [KiB]" in drawn
+        assert "weights [KiB]" not in front_svg(result())
+
+    def test_references_without_the_cost_are_left_out(self) -> None:
+        one = result().references[0]
+        unpriced = replace(one, costs={**one.costs, "latency_ms": None})
+        assert "w8a8" in front_svg(result())
+        assert "w8a8" not in front_svg(replace(result(), references=(unpriced,)))
+
+    def test_names_are_no_formulas(self) -> None:
+        one = replace(result().references[0], name="$<b>_{x}$")
+        drawn = front_svg(replace(result(), references=(one,)))
+        assert any(
+            node.text == "$<b>_{x}$" for node in ElementTree.fromstring(drawn).iter()
+        )
+
+    def test_the_history_ends_at_all_that_is_known(self) -> None:
+        drawn = history_svg(result())
+        assert "best accuracy [%]" in drawn
+        assert drawn != history_svg(replace(result(), history=result().history[:2]))
+
+
+def positions(svg: str, role: str) -> list[tuple[float, float]]:
+    """Returns where the markers of a role were put, in the units of the file."""
+    root = ElementTree.fromstring(svg)
+    (group,) = [node for node in root.iter(f"{SVG}g") if node.get("id") == role]
+    return [
+        (float(node.get("x", "nan")), float(node.get("y", "nan")))
+        for node in group.iter(f"{SVG}use")
+    ]
