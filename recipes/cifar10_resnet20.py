@@ -26,7 +26,7 @@ def get_config() -> RecipeConfig:
         data=None,
         build_model=cifar_resnet20,
         float_schedule=Schedule(
-            epochs=80,
+            epochs=64,
             learning_rate=0.1,
             batch_size=128,
             augment=True,
