@@ -27,7 +27,7 @@ def get_config() -> RecipeConfig:
         data=None,
         build_model=cifar_resnet20,
         float_schedule=Schedule(
-            epochs=64,
+            epochs=80,
             learning_rate=0.1,
             batch_size=128,
             augment=True,
@@ -35,7 +35,7 @@ def get_config() -> RecipeConfig:
             warmup_epochs=2,
         ),
         multi_bit_schedule=Schedule(
-            epochs=8, learning_rate=1e-3, batch_size=128, augment=True
+            epochs=10, learning_rate=5e-4, batch_size=128, augment=True
         ),
-        method=replace(EVERY_WIDTH, reestimation=2400),
+        method=replace(EVERY_WIDTH, draws=2, reestimation=2400),
     )

@@ -67,8 +67,7 @@ def cifar_resnet20(input_shape: tuple[int, ...], num_classes: int) -> Any:
                 x = conv(x, channels, 1, f"{name}_shortcut", strides)
                 x = _L.BatchNormalization(name=f"{name}_shortcut_bn")(x)
             x = _L.ReLU(name=f"{name}_relu")(_L.Add(name=f"{name}_add")([x, y]))
-    x = _L.AveragePooling2D(x.shape[1:3], name="pool")(x)
-    x = _L.Flatten(name="flatten")(x)
+    x = _L.GlobalAveragePooling2D(name="pool")(x)
     outputs = _L.Dense(num_classes, kernel_initializer="he_normal", name="logits")(x)
     return keras.Model(inputs, outputs, name="resnet20")
 

@@ -4,7 +4,8 @@ Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact o
 MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
 against published figures; needs no TensorFlow. ``host``: the model of this machine
 against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
-``search``: fronts against enumeration, plain NSGA-II and each other. ``memory``:
+``search``: fronts against enumeration, plain NSGA-II and each other. ``luck``: how
+much of that is the luck of samples, and what no search can do better. ``memory``:
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
 """
 
@@ -46,10 +47,10 @@ _RECIPE = flags.DEFINE_string(
     "recipe", "cifar10_resnet8", "training: name of the recipe."
 )
 _NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", 500, "search, memory: samples of a search.", lower_bound=1
+    "num_samples", 500, "search, luck, memory: samples of a search.", lower_bound=1
 )
 _EVALUATIONS = flags.DEFINE_integer(
-    "evaluations", 300, "search, memory: policies of a search.", lower_bound=40
+    "evaluations", 300, "search, luck, memory: policies of a search.", lower_bound=40
 )
 _STORE = flags.DEFINE_string(
     "store", None, "search: file that keeps what was measured, for a later run."
@@ -134,6 +135,17 @@ def _search() -> Iterator[Bar]:
     )
 
 
+def _luck() -> Iterator[Bar]:
+    from tools.benchmark_luck import measure_luck
+
+    yield from measure_luck(
+        _required_artifact("luck"),
+        _DATA.value,
+        num_samples=_NUM_SAMPLES.value,
+        num_evaluations=_EVALUATIONS.value,
+    )
+
+
 def _memory() -> Iterator[Bar]:
     from tools.benchmark_memory import measure_memory
 
@@ -156,6 +168,7 @@ def _required_artifact(suite: str) -> str:
 _SUITE_BARS = {
     "core": _core,
     "host": _host,
+    "luck": _luck,
     "memory": _memory,
     "search": _search,
     "targets": _targets,

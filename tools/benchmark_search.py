@@ -10,15 +10,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matar_tf.artifact import Artifact, read_artifact
+from matar_tf.artifact import read_artifact
 from matar_tf.cost import CostModel
 from matar_tf.data import load_data
 from matar_tf.policy import Policy, PolicySpace
-from matar_tf.results import Provenance, SearchResult
+from matar_tf.results import SearchResult
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
@@ -28,9 +28,8 @@ from matar_tf.search import (
     search,
     search_order,
 )
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.targets import check_policy, legal_space, load_target
+from matar_tf.search._pareto import Values, hypervolume
+from matar_tf.targets import load_target
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar, provenance
 from tools.baselines import (
@@ -39,19 +38,24 @@ from tools.baselines import (
     measure_damages,
     random_policies,
 )
+from tools.search_bench import (
+    FOLLOW_UP,
+    PLAIN,
+    TARGETS,
+    Bench,
+    Enumerated,
+    Measured,
+    front_values,
+)
 
 __all__ = ["measure_search"]
 
-_TARGETS = ("bismo_ultra96", "bitfusion_16x32", "mpic")
-_NUM_ENUMERATED_ENTRIES = 7  # of three widths each: 2,187 policies
 _NUM_SEEDS = 5
 _NUM_WORKERS = 2
 _NUM_TARGET_SEEDS = 3
-_FOLLOW_UP = 0.15
 _NUM_BUDGETS = 10
 _NUM_UNSEEN = 4  # times as many samples as the searches see, at most
 _MEDIAN = f"median of {_NUM_TARGET_SEEDS} seeds"
-_PLAIN = {"sensitivity": False, "oversampling": 1}
 
 
 def measure_search(
@@ -79,233 +83,50 @@ def measure_search(
         path = Path(store_path or Path(folder) / "store.sqlite")
         store = stack.enter_context(EvaluationStore(path))
 
-        def measured(part: slice) -> _Measured:
+        def measured(part: slice) -> Measured:
             some = replace(data, x_test=data.x_test[part], y_test=data.y_test[part])
             make = functools.partial(
                 PolicyEvaluator, artifact, some.x_test, some.y_test
             )
             workers = stack.enter_context(ParallelEvaluator(make, _NUM_WORKERS))
-            return _Measured(
+            return Measured(
                 workers, store, artifact.digest(), some.digest(), len(some.x_test)
             )
 
         unseen = measured(slice(num_samples, end)) if end > num_samples else None
-        bench = _Bench(artifact, measured(slice(num_samples)), unseen)
+        bench = Bench(artifact, measured(slice(num_samples)), unseen)
         yield _enumerated(bench)
         yield from _three_targets(bench, num_evaluations)
     yield _overhead()
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What a network does on some samples, measured once.
-
-    Attributes:
-      evaluate_many: Measures policies.
-      store: Keeps what was measured.
-      artifact_digest: Of the network.
-      data_digest: Of the samples.
-      num_samples: Number of samples.
-    """
-
-    evaluate_many: Any
-    store: EvaluationStore
-    artifact_digest: str
-    data_digest: str
-    num_samples: int
-
-    def metric(self, name: str, policies: Sequence[Policy]) -> list[float]:
-        """Returns a metric of policies, measured where it is not known."""
-        digests = {
-            "artifact_digest": self.artifact_digest,
-            "data_digest": self.data_digest,
-        }
-        known = self.store.get(policies, **digests)
-        missing = [one for one in policies if one not in known]
-        for policy, metrics in self.evaluate_many(missing):
-            self.store.put(policy, metrics, **digests)
-            known[policy] = dict(metrics)
-        return [known[one][name] for one in policies]
-
-    def provenance(self, seed: int) -> Provenance:
-        """Returns the provenance of a search on these samples."""
-        return provenance(
-            seed=seed,
-            artifact_digest=self.artifact_digest,
-            data_digest=self.data_digest,
-            num_samples=self.num_samples,
-        )
-
-
-class _Bench:
-    """Searches of one network."""
-
-    def __init__(
-        self, artifact: Artifact, seen: _Measured, unseen: _Measured | None
-    ) -> None:
-        self.artifact = artifact
-        self._seen = seen
-        self._unseen = unseen
-
-    def problem(self, target_name: str, space: PolicySpace) -> SearchProblem:
-        target = load_target(target_name)
-        workload = self.artifact.workload
-        model = CostModel(workload, target)
-
-        def violations(policy: Policy) -> tuple[str, ...]:
-            found = check_policy(workload, policy, target)
-            return tuple(one.message for one in found)
-
-        return SearchProblem(
-            target=target.name,
-            space=legal_space(space, workload, target),
-            costs=model.totals,
-            violations=violations,
-            pairs=workload.entry_pairs(),
-        )
-
-    def search(
-        self,
-        problem: SearchProblem,
-        options: SearchOptions,
-        memory: dict[Policy, Mapping[str, float]] | None = None,
-    ) -> SearchResult:
-        return search(
-            problem,
-            self._seen.evaluate_many,
-            options=options,
-            provenance=self._seen.provenance(options.seed),
-            store=self._seen.store,
-            memory=memory,
-        )
-
-    def corner(self, problem: SearchProblem) -> Values:
-        """Returns the worst accuracy and the largest latency of uniform policies."""
-        space = problem.space
-        named = [space.named(name) for name in space.uniform_names(mixed=True)]
-        return box(self.values(problem, named))[1]
-
-    def values(
-        self, problem: SearchProblem, policies: Sequence[Policy]
-    ) -> list[Values]:
-        """Returns accuracy (negative) and latency of feasible policies."""
-        return self._values(problem, policies, self._seen)
-
-    def metric(self, name: str, policies: Sequence[Policy]) -> list[float]:
-        """Returns a metric of policies, measured where it is not known."""
-        return self._seen.metric(name, policies)
-
-    def unseen_ratio(
-        self, problem: SearchProblem, first: SearchResult, second: SearchResult
-    ) -> float:
-        """Returns the ratio of two hypervolumes on samples that no search saw.
-
-        A front is chosen by noisy figures, the luckiest of all measured; here its
-        policies are measured anew.
-        """
-        volumes = [
-            self.unseen_volume(problem, [one.policy for one in result.front])
-            for result in (first, second)
-        ]
-        return volumes[0] / volumes[1]
-
-    def unseen_volume(
-        self, problem: SearchProblem, policies: Sequence[Policy]
-    ) -> float:
-        """Returns the hypervolume of policies on samples that no search saw."""
-        names = problem.space.uniform_names(mixed=True)
-        uniform = [problem.space.named(name) for name in names]
-        worst = box(self.unseen_values(problem, uniform))[1]
-        return hypervolume(self.unseen_values(problem, policies), worst)
-
-    @property
-    def has_unseen(self) -> bool:
-        """Whether there are samples that no search saw."""
-        return self._unseen is not None
-
-    def unseen_values(
-        self, problem: SearchProblem, policies: Sequence[Policy]
-    ) -> list[Values]:
-        """Returns what `values` does, measured on samples that no search saw."""
-        return self._values(problem, policies, self._unseen)
-
-    @staticmethod
-    def _values(
-        problem: SearchProblem, policies: Sequence[Policy], measured: _Measured | None
-    ) -> list[Values]:
-        if measured is None:
-            raise ValueError("Expected samples that no search saw, got none.")
-        feasible = [one for one in policies if not problem.violations(one)]
-        accuracies = measured.metric("accuracy", feasible)
-        return [
-            (-accuracy, float(problem.costs(one)["latency_ms"] or 0.0))
-            for accuracy, one in zip(accuracies, feasible, strict=True)
-        ]
-
-
-def _front(result: SearchResult) -> list[Values]:
-    return [
-        (-one.metrics["accuracy"], float(one.costs["latency_ms"] or 0.0))
-        for one in result.front
-    ]
-
-
-def _enumerated(bench: _Bench) -> Bar:
+def _enumerated(bench: Bench) -> Bar:
     """A network small enough to measure every policy of it."""
-    space = bench.artifact.space
-    free = [name for name, bits in space.weights.items() if len(bits) > 1]
-    free = free[:_NUM_ENUMERATED_ENTRIES]
-    weights = {
-        name: (2, 4, 8) if name in free else (bits[-1],)
-        for name, bits in space.weights.items()
-    }
-    rest = _NUM_ENUMERATED_ENTRIES - len(free)
-    names = [name for name, bits in space.activations.items() if len(bits) > 1][:rest]
-    activations = {
-        name: (2, 4, 8) if name in names else (bits[-1],)
-        for name, bits in space.activations.items()
-    }
-    problem = bench.problem(
-        "bitfusion_16x32", PolicySpace(weights=weights, activations=activations)
-    )
-    codec = GenomeCodec(problem.space)
-    every = [codec.decode(genome) for genome in codec.all_genomes()]
-    values = bench.values(problem, every)
-    worst = bench.corner(problem)
-    truth = hypervolume(values, worst)
-    budget = int(_FOLLOW_UP * len(every))
-
-    def found(seed: int, **changes: Any) -> SearchResult:
-        options = SearchOptions(
-            seed=seed,
-            max_evaluations=budget,
-            population_size=min(40, budget),
-            patience=None,
-            **changes,
-        )
-        return bench.search(problem, options)
-
-    def share(seed: int, **changes: Any) -> float:
-        return hypervolume(_front(found(seed, **changes)), worst) / truth
+    small = Enumerated(bench)
 
     def at_random(seed: int) -> float:
-        drawn = random.Random(seed).sample(every, budget)
-        return hypervolume(bench.values(problem, drawn), worst) / truth
+        drawn = random.Random(seed).sample(small.policies, small.budget)
+        return small.share(bench.values(small.problem, drawn))
 
-    guided = statistics.median(share(seed) for seed in range(_NUM_SEEDS))
-    plain = statistics.median(share(seed, **_PLAIN) for seed in range(_NUM_SEEDS))
+    def median(**changes: Any) -> float:
+        return statistics.median(
+            small.share(front_values(small.search(seed, **changes)))
+            for seed in range(_NUM_SEEDS)
+        )
+
+    guided, plain = median(), median(**PLAIN)
     blind = statistics.median(at_random(seed) for seed in range(_NUM_SEEDS))
     unseen = None
     if bench.has_unseen:
-        best = bench.unseen_volume(problem, [every[i] for i in pareto_front(values)])
+        best = bench.unseen_volume(small.problem, small.front)
+        fronts = [small.search(seed).front for seed in range(_NUM_SEEDS)]
         unseen = statistics.median(
-            bench.unseen_volume(problem, [one.policy for one in found(seed).front])
-            / best
-            for seed in range(_NUM_SEEDS)
+            bench.unseen_volume(small.problem, [one.policy for one in front]) / best
+            for front in fronts
         )
     return Bar(
-        name=f"share of the true hypervolume, {budget} of {len(every)} policies, "
-        f"median of {_NUM_SEEDS} seeds",
+        name=f"share of the true hypervolume, {small.budget} of "
+        f"{len(small.policies)} policies, median of {_NUM_SEEDS} seeds",
         figure=f"{guided:.4f}{_shown(unseen)} (plain NSGA-II {plain:.4f}, random "
         f"{blind:.4f})",
         limit="at least 0.99",
@@ -313,14 +134,14 @@ def _enumerated(bench: _Bench) -> Bar:
     )
 
 
-def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
+def _three_targets(bench: Bench, num_evaluations: int) -> Iterator[Bar]:
     every = [
         SearchOptions(max_evaluations=num_evaluations, patience=None, seed=seed)
         for seed in range(_NUM_TARGET_SEEDS)
     ]
     memories: list[dict[Policy, Mapping[str, float]]] = [{} for _ in every]
-    problems = [bench.problem(name, bench.artifact.space) for name in _TARGETS]
-    num_new = round(_FOLLOW_UP * num_evaluations)
+    problems = [bench.problem(name, bench.artifact.space) for name in TARGETS]
+    num_new = round(FOLLOW_UP * num_evaluations)
     for number, index in enumerate(search_order(problems)):
         problem = problems[index]
         results = [bench.search(problem, options) for options in every]
@@ -344,17 +165,14 @@ def _three_targets(bench: _Bench, num_evaluations: int) -> Iterator[Bar]:
 
 
 def _ratio(
-    bench: _Bench,
+    bench: Bench,
     problem: SearchProblem,
     first: Sequence[SearchResult],
     second: Sequence[SearchResult],
 ) -> tuple[float, str]:
     """Returns the median ratio of hypervolumes, seed by seed, and all in words."""
-    worst = bench.corner(problem)
     pairs = list(zip(first, second, strict=True))
-    ratios = [
-        hypervolume(_front(a), worst) / hypervolume(_front(b), worst) for a, b in pairs
-    ]
+    ratios = [bench.ratio(problem, a, b) for a, b in pairs]
     shown = f"{statistics.median(ratios):.4f} ({_listed(ratios)})"
     if bench.has_unseen:
         unseen = [bench.unseen_ratio(problem, a, b) for a, b in pairs]
@@ -369,15 +187,15 @@ def _listed(ratios: Sequence[float]) -> str:
 
 
 def _against_others(
-    bench: _Bench,
+    bench: Bench,
     problem: SearchProblem,
     every: Sequence[SearchOptions],
     results: Sequence[SearchResult],
 ) -> Iterator[Bar]:
     """Fronts beside those of as many measurements, and beside the peers' methods."""
     number, worst = every[0].max_evaluations, bench.corner(problem)
-    fronts = [_front(result) for result in results]
-    plain = [bench.search(problem, replace(one, **_PLAIN)) for one in every]
+    fronts = [front_values(result) for result in results]
+    plain = [bench.search(problem, replace(one, **PLAIN)) for one in every]
     gain, shown = _ratio(bench, problem, results, plain)
     luck = statistics.median(
         hypervolume(front, worst)

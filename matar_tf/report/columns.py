@@ -51,6 +51,15 @@ class Column:
         """Returns a value in the unit of the column."""
         return format(value * self.scale, self.form)
 
+    def half_width(self, value: float, num_samples: int) -> float | None:
+        """Returns half the width of a value's 95 % interval, in the column's unit.
+
+        None without one: for a figure that is no share of samples, or of none.
+        """
+        if self.name != "accuracy" or num_samples < 1 or not 0.0 <= value <= 1.0:
+            return None
+        return self.scale * wilson_half_width(value, num_samples)
+
 
 def wilson_half_width(share: float, num_samples: int) -> float:
     """Returns half the width of the 95 % Wilson score interval of a share.

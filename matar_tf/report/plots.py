@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
-from matar_tf.report.columns import Column, column_of, wilson_half_width
+from matar_tf.report.columns import Column, column_of
 from matar_tf.results import Candidate, Objective, SearchResult
 
 __all__ = ["front_svg", "history_svg"]
@@ -92,18 +92,12 @@ def _draw_front(
     panel: Any, result: SearchResult, metric: Objective, cost: Objective
 ) -> None:
     columns = column_of(metric.name), column_of(cost.name)
-    # The line of two objectives alone: with more, a point may lie off it.
-    points = sorted(_points(result.front, metric, cost, columns))
-    best = -float("inf")
-    line: list[tuple[float, float]] = []
-    for x, y in points:
-        if -metric.to_minimized(y) > best:
-            best = -metric.to_minimized(y)
-            line.append((x, y))
+    points = _points(result.front, metric, cost, columns)
+    line = _best_so_far(points, metric)
     panel.step(*zip(*line, strict=True), where="post", color=_FRONT_COLOR, alpha=0.6)
     bars = panel.errorbar(
         *zip(*points, strict=True),
-        yerr=_half_widths(points, columns[0], result.provenance.num_samples),
+        yerr=_half_widths(result, metric, columns[0]),
         fmt="o",
         color=_FRONT_COLOR,
         markersize=4.0,
@@ -147,19 +141,32 @@ def _points(
     ]
 
 
+def _best_so_far(
+    points: Sequence[tuple[float, float]], metric: Objective
+) -> list[tuple[float, float]]:
+    """Returns what is better than all that is cheaper, the cheapest first.
+
+    Of a front of two objectives that is every point; with more, some lie off it.
+    """
+    line: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not line or metric.to_minimized(y) < metric.to_minimized(line[-1][1]):
+            line.append((x, y))
+    return line
+
+
 def _has(candidate: Candidate, name: str) -> bool:
     return candidate.costs.get(name) is not None
 
 
 def _half_widths(
-    points: Sequence[tuple[float, float]], column: Column, num_samples: int
+    result: SearchResult, metric: Objective, column: Column
 ) -> list[float] | None:
-    shares = [y / column.scale for _, y in points]
-    if column.name != "accuracy" or not num_samples:
-        return None
-    if not all(0.0 <= one <= 1.0 for one in shares):
-        return None
-    return [column.scale * wilson_half_width(one, num_samples) for one in shares]
+    """Returns half the interval of each policy of the front, None if one has none."""
+    number = result.provenance.num_samples
+    widths = [column.half_width(one.value(metric), number) for one in result.front]
+    known = [width for width in widths if width is not None]
+    return known if len(known) == len(widths) else None
 
 
 def _svg(num_panels: int, draw: Callable[[Sequence[Any]], None]) -> str:

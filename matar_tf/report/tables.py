@@ -19,7 +19,6 @@ from matar_tf.report.columns import (
     Column,
     Kind,
     column_of,
-    wilson_half_width,
 )
 from matar_tf.results import SearchResult
 
@@ -237,11 +236,9 @@ def _cell(row: Row, column: Column, num_samples: int) -> str:
     if value is None:
         return _DASH
     # The float row was measured elsewhere, on a number of samples not known here.
-    known = num_samples > 0 and row.policy is not None
-    if column.name == "accuracy" and known and 0.0 <= value <= 1.0:
-        half_width = wilson_half_width(value, num_samples)
-        return f"{column.text(value)} ±{100.0 * half_width:.1f}"
-    return column.text(value)
+    half_width = column.half_width(value, num_samples if row.policy else 0)
+    interval = "" if half_width is None else f" ±{half_width:.1f}"
+    return column.text(value) + interval
 
 
 def _sentences(
