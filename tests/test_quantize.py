@@ -26,14 +26,13 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf, tfmot
-from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantizers import (
-    ActivationQuantizer,
+from matar_tf.keras.derived_quantizers import (
     FixedGridQuantizer,
-    WeightQuantizer,
     _round_pooled,
     snap_bias,
 )
+from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
+from matar_tf.keras.quantizers import ActivationQuantizer, WeightQuantizer
 from matar_tf.samplers import draw_policies
 
 tfmot_keras = tfmot.quantization.keras

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from digits_net import build_net, few_digits, trained_pair
 
-from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     Method,
     Schedule,
     evaluate_policies,
+    fitting,
     get_policy,
     get_policy_space,
     graph,
@@ -75,16 +75,16 @@ class KilledError(Exception):
 @pytest.fixture
 def kill_in_epoch(monkeypatch):
     """Returns a function after which saving fails once, at the end of an epoch."""
-    saved = training_module._Backup.on_epoch_end
+    saved = fitting._Backup.on_epoch_end
 
     def arm(epoch):
         def on_epoch_end(self, current, logs=None):
             if current == epoch:
-                monkeypatch.setattr(training_module._Backup, "on_epoch_end", saved)
+                monkeypatch.setattr(fitting._Backup, "on_epoch_end", saved)
                 raise KilledError
             saved(self, current, logs)
 
-        monkeypatch.setattr(training_module._Backup, "on_epoch_end", on_epoch_end)
+        monkeypatch.setattr(fitting._Backup, "on_epoch_end", on_epoch_end)
 
     return arm
 
@@ -293,14 +293,14 @@ class TestMethod:
         """The learning rate falls over all updates, four times as many of them."""
         method = {"sandwich": ("widest", "w2a8"), "draws": 2}
         optimizers = []
-        make = training_module._OPTIMIZERS["adam"]
+        make = fitting._OPTIMIZERS["adam"]
 
         def remembered(*args, **kwargs):
             optimizers.append(make(*args, **kwargs))
             return optimizers[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(training_module._OPTIMIZERS, "adam", remembered)
+            patch.setitem(fitting._OPTIMIZERS, "adam", remembered)
             summed = self.train(**method)
             after_each = self.train(**method, update_every_pass=True)
         assert not have_same_weights(summed, after_each)
@@ -435,111 +435,3 @@ class TestFolder:
             train_float(build_linear, FEW, SHORT, folder=tmp_path)
         network = train_float(build_linear, FEW, SHORT, seed=1, folder=tmp_path)
         assert_same_weights(network, train_float(build_linear, FEW, SHORT, seed=1))
-
-
-def batches(data, schedule, seed=0, first_epoch=0):
-    x, y = data.training()
-    made = training_module._batches(x, y, schedule, seed, first_epoch)
-    return list(made.as_numpy_iterator())
-
-
-class TestBatches:
-    # Each sample carries its own number, so that it can be told.
-    COUNTED = Data(
-        name="counted",
-        x_test=np.zeros((1, 1, 1, 1), np.float32),
-        y_test=np.zeros(1, np.int64),
-        x_train=np.arange(10, dtype=np.float32).reshape(10, 1, 1, 1),
-        y_train=np.arange(10) * 3,
-    )
-    SCHEDULE = Schedule(epochs=3, learning_rate=1.0, batch_size=4)
-
-    def order(self, **arguments):
-        made = batches(self.COUNTED, self.SCHEDULE, **arguments)
-        return [x[:, 0, 0, 0].tolist() for x, _ in made]
-
-    def test_every_epoch_has_every_sample_once_with_its_label(self):
-        made = batches(self.COUNTED, self.SCHEDULE)
-        assert [len(x) for x, _ in made] == [4, 4, 2] * 3
-        for epoch in range(3):
-            seen = np.concatenate([x for x, _ in made[3 * epoch : 3 * epoch + 3]])
-            assert sorted(seen.ravel()) == list(range(10))
-        for x, y in made:
-            np.testing.assert_array_equal(x.ravel() * 3, y)
-
-    def test_epochs_and_seeds_differ_and_repeat(self):
-        order = self.order()
-        assert order == self.order()
-        assert order[:3] != order[3:6] != order[6:]
-        assert order != self.order(seed=1)
-
-    def test_a_late_start_gives_the_rest(self):
-        assert self.order(first_epoch=2) == self.order()[6:]
-
-    def test_large_seeds_are_taken(self):
-        assert self.order(seed=2**32 - 1) != self.order(seed=2**32 - 2)
-
-
-def shifted(image, down, right):
-    """Moves an image by whole pixels, zeros coming in: an oracle by loops."""
-    moved = np.zeros_like(image)
-    height, width = image.shape[:2]
-    for row in range(height):
-        for column in range(width):
-            if 0 <= row - down < height and 0 <= column - right < width:
-                moved[row, column] = image[row - down, column - right]
-    return moved
-
-
-class TestAugment:
-    IMAGE = np.arange(1, 5 * 7 * 2 + 1, dtype=np.float32).reshape(5, 7, 2)
-
-    def augmented(self, count=300, key=(0, 0)):
-        images = tf.constant(np.tile(self.IMAGE, (count, 1, 1, 1)))
-        made = training_module._augment(images, tf.constant(key, tf.int64))
-        return made.numpy()
-
-    def possible(self):
-        return {
-            shifted(image, down, right).tobytes(): (mirrored, down, right)
-            for mirrored, image in ((False, self.IMAGE), (True, self.IMAGE[:, ::-1]))
-            for down in range(-4, 5)
-            for right in range(-4, 5)
-        }
-
-    def test_every_image_is_mirrored_or_not_and_shifted_by_up_to_four_pixels(self):
-        possible = self.possible()
-        places = [possible[image.tobytes()] for image in self.augmented(2000)]
-        mirrored, down, right = map(np.array, zip(*places, strict=True))
-        assert abs(mirrored.mean() - 0.5) < 0.06
-        assert set(down) == set(right) == set(range(-4, 5))
-        # Each of the three is drawn on its own.
-        assert np.abs(np.corrcoef([mirrored, down, right]) - np.eye(3)).max() < 0.1
-
-    def test_the_key_decides(self):
-        np.testing.assert_array_equal(self.augmented(), self.augmented())
-        assert not np.array_equal(self.augmented(), self.augmented(key=(0, 1)))
-
-    def test_batches_of_one_epoch_and_of_two_epochs_differ(self):
-        x = np.tile(self.IMAGE, (60, 1, 1, 1))
-        data = replace(FEW, x_train=x, y_train=np.zeros(60, np.int64))
-        schedule = Schedule(epochs=2, learning_rate=1.0, batch_size=30, augment=True)
-        made = [x for x, _ in batches(data, schedule)]
-        again = [x for x, _ in batches(data, schedule)]
-        np.testing.assert_array_equal(made, again)
-        assert len({x.tobytes() for x in made}) == 4
-        possible = self.possible()
-        assert all(image.tobytes() in possible for x in made for image in x)
-
-    def test_without_augment_images_stay(self):
-        x = np.tile(self.IMAGE, (4, 1, 1, 1))
-        data = replace(FEW, x_train=x, y_train=np.zeros(4, np.int64))
-        (made, _), *_ = batches(data, replace(SHORT, epochs=1))
-        np.testing.assert_array_equal(made, x)
-
-    def test_samples_that_are_no_images_are_refused(self):
-        x = few_digits().x_test.reshape(-1, 64)
-        data = Data(name="flat", x_test=x, y_test=few_digits().y_test, x_train=x,
-                    y_train=few_digits().y_test)  # fmt: skip
-        with pytest.raises(DataError, match="images"):
-            train_float(build_linear, data, replace(SHORT, augment=True))

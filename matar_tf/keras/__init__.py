@@ -12,6 +12,7 @@ conversion         the way through the TFLite converter
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
+from matar_tf.keras.fitting import Schedule
 from matar_tf.keras.package import (
     keras_tensors,
     load_network,
@@ -33,7 +34,6 @@ from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
     Method,
-    Schedule,
     evaluate_policies,
     multi_bit_trainer,
     train_float,

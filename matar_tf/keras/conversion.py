@@ -24,9 +24,9 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy, policy_setter
-from matar_tf.keras.quantizers import snap_bias
 from matar_tf.keras.tracing import Tracer, tracing
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS

@@ -7,7 +7,8 @@ from typing import Any
 
 from matar_tf.keras import graph
 from matar_tf.keras._compat import in_keras_format, keras, tf
-from matar_tf.keras.quantizers import ActivationQuantizer, snap_bias
+from matar_tf.keras.derived_quantizers import snap_bias
+from matar_tf.keras.quantizers import ActivationQuantizer
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS

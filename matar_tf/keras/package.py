@@ -15,9 +15,9 @@ from matar_tf.errors import ArtifactError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.conversion import check_initialized, make_template
+from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
-from matar_tf.keras.quantizers import snap_bias
 from matar_tf.keras.tracing import tracing
 from matar_tf.parameters import (
     LayerParameters,

@@ -7,13 +7,15 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tfmot
-from matar_tf.keras.quantizers import (
-    ActivationQuantizer,
+from matar_tf.keras.derived_quantizers import (
     BiasQuantizer,
     FixedGridQuantizer,
-    MultiBitQuantizer,
     PoolQuantizer,
     SharedGridQuantizer,
+)
+from matar_tf.keras.quantizers import (
+    ActivationQuantizer,
+    MultiBitQuantizer,
     WeightQuantizer,
 )
 from matar_tf.policy import ALL_BITS

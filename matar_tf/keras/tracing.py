@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from matar_tf.keras import derived_quantizers as derived
     from matar_tf.keras import layers, quantizers
 
 __all__ = ["Tracer", "active_tracer", "tracing"]
@@ -28,7 +29,7 @@ class Tracer(Protocol):
         """Returns the kernel that the layer is to use."""
         ...
 
-    def bias(self, quantizer: quantizers.BiasQuantizer, x: Any) -> Any:
+    def bias(self, quantizer: derived.BiasQuantizer, x: Any) -> Any:
         """Returns the bias that the layer is to use."""
         ...
 
@@ -36,11 +37,11 @@ class Tracer(Protocol):
         """Returns the quantized activation."""
         ...
 
-    def fixed_grid(self, quantizer: quantizers.FixedGridQuantizer, x: Any) -> Any:
+    def fixed_grid(self, quantizer: derived.FixedGridQuantizer, x: Any) -> Any:
         """Returns an activation whose grid TFLite fixes."""
         ...
 
-    def average_pool(self, quantizer: quantizers.PoolQuantizer, x: Any) -> Any:
+    def average_pool(self, quantizer: derived.PoolQuantizer, x: Any) -> Any:
         """Returns the pooled activation on the grid of the pool's input."""
         ...
 

@@ -1,27 +1,21 @@
-"""Training from a float network to a multi-bitwidth one, with plain ``fit``.
-
-Order, augmentation and policies of a batch depend on the seed, the epoch and the batch
-alone, and both trainings are saved after every epoch: started again with the same
-folder, they go on to the result that they would have had without the stop.
-"""
+"""Training from a float network to a multi-bitwidth one, with plain ``fit``."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.errors import DataError, ModelError
+from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.callbacks import PolicyRandomizer
+from matar_tf.keras.fitting import Schedule, accuracy_metric, augment, fit
 from matar_tf.keras.quantize import (
     NORM_CONTEXT,
     calibrate,
@@ -42,7 +36,6 @@ from matar_tf.samplers import (
 
 __all__ = [
     "Method",
-    "Schedule",
     "evaluate_policies",
     "multi_bit_trainer",
     "train_float",
@@ -51,65 +44,7 @@ __all__ = [
 
 _CALIBRATION_SAMPLES = 512
 _ONE_POLICY_PART = 10  # statistics of one policy need a tenth of the batches
-_SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
-_FINAL_LEARNING_RATE = 0.01  # of the peak
-_OPTIMIZERS: dict[str, Callable[..., Any]] = {
-    "adam": keras.optimizers.Adam,
-    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
-}
 _DEFAULT_SAMPLER = MixtureSampler()
-_BFLOAT16 = "auto_mixed_precision_onednn_bfloat16"
-_optimizer: Any = tf.config.optimizer
-_random: Any = tf.random  # the type stubs lack parts of it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long and in which steps to train.
-
-    Attributes:
-      epochs: Number of epochs.
-      learning_rate: Peak of the schedule: a linear rise over the first epochs, then
-        a cosine that ends at 1 % of the peak.
-      batch_size: Of the training batches.
-      augment: Whether to mirror images and to shift them by up to 4 pixels at random.
-      optimizer: ``adam``, or ``sgd`` with Nesterov momentum 0.9.
-      warmup_epochs: Length of the rise.
-      ema: Momentum of a moving average of the weights that replaces them in the end;
-        0 for none.
-      bfloat16: Whether ``fit`` computes convolutions and matrix products in bfloat16,
-        by TensorFlow's automatic mixed precision for CPUs. Weights, their updates, the
-        quantizers and everything after ``fit`` stay in float32. Gains time where the
-        CPU has such instructions (AVX512_BF16, AMX).
-    """
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    augment: bool = False
-    optimizer: str = "adam"
-    warmup_epochs: int = 0
-    ema: float = 0.0
-    bfloat16: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise ModelError(
-                "Expected at least one epoch, one sample in a batch and a learning "
-                f"rate above 0, got {self}."
-            )
-        if self.optimizer not in _OPTIMIZERS:
-            raise ModelError(
-                f"Expected the optimizer {' or '.join(_OPTIMIZERS)}, got "
-                f"{self.optimizer!r}."
-            )
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ModelError(
-                f"Expected a warm-up shorter than the {self.epochs} epochs, got "
-                f"{self.warmup_epochs}."
-            )
-        if not 0.0 <= self.ema < 1.0:
-            raise ModelError(f"Expected a momentum ema in 0..1, got {self.ema}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +122,7 @@ def train_float(
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
     if schedule is not None:
-        _fit(model, data, schedule, seed, folder, [])
+        fit(model, data, schedule, seed, folder, [])
     return model
 
 
@@ -242,7 +177,7 @@ def train_multi_bit(
     randomizer = PolicyRandomizer(
         IndependentSampler() if alone else method.sampler, seed=seed
     )
-    _fit(
+    fit(
         trainer,
         data,
         schedule,
@@ -265,18 +200,18 @@ def train_multi_bit(
         ]
         balanced = balanced_policies(trained, num_batches // 2, seed)
 
-        def augment(batch: Any, number: int) -> Any:
-            return _augment(batch, tf.constant([seed, number], tf.int64))
+        def augmented(batch: Any, number: int) -> Any:
+            return augment(batch, tf.constant([seed, number], tf.int64))
 
         reestimate_batch_norm(
             quantized,
             x,
             policies=(*drawn, *balanced),
-            transform=augment if schedule.augment else None,
+            transform=augmented if schedule.augment else None,
             seed=seed,
         )
     set_policy(quantized, trained.widest())
-    quantized.compile(loss=trainer.loss, metrics=[_accuracy()])
+    quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
     return quantized
 
 
@@ -328,198 +263,3 @@ def evaluate_policies(
         rows[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
     setter(before)
     return rows
-
-
-def _accuracy() -> Any:
-    # By name, Keras would guess one for one-hot labels once the model was saved.
-    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-
-
-def _fit(
-    model: Any,
-    data: Data,
-    schedule: Schedule,
-    seed: int,
-    folder: str | Path | None,
-    callbacks: list[Any],
-    *,
-    method: str = "",
-    updates_per_step: int = 1,
-) -> None:
-    x, y = data.training()
-    if schedule.augment and x.ndim != 4:
-        raise DataError(
-            f"Expected images [num_samples, height, width, channels] to augment, got "
-            f"samples of shape {x.shape}; train without augment."
-        )
-    steps_per_epoch = -(-len(x) // schedule.batch_size)
-    updates_per_epoch = steps_per_epoch * updates_per_step
-    learning_rate: Any = keras.optimizers.schedules.CosineDecay(
-        0.0 if schedule.warmup_epochs else schedule.learning_rate,
-        (schedule.epochs - schedule.warmup_epochs) * updates_per_epoch,
-        alpha=_FINAL_LEARNING_RATE,
-        warmup_target=schedule.learning_rate if schedule.warmup_epochs else None,
-        warmup_steps=schedule.warmup_epochs * updates_per_epoch,
-    )
-    model.compile(
-        _OPTIMIZERS[schedule.optimizer](
-            learning_rate, use_ema=schedule.ema > 0.0, ema_momentum=schedule.ema
-        ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[_accuracy()],
-    )
-    first_epoch = 0
-    if folder is not None:
-        backup = _Backup(
-            model, Path(folder), _describe(model, data, schedule, seed, method)
-        )
-        first_epoch = backup.restore()
-        callbacks = [*callbacks, backup]
-    if first_epoch < schedule.epochs:
-        with _mixed_precision(schedule.bfloat16):
-            model.fit(
-                _batches(x, y, schedule, seed, first_epoch),
-                initial_epoch=first_epoch,
-                epochs=schedule.epochs,
-                steps_per_epoch=steps_per_epoch,
-                callbacks=callbacks,
-                verbose=2,
-            )
-    if schedule.ema:
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-
-
-@contextlib.contextmanager
-def _mixed_precision(enabled: bool) -> Iterator[None]:
-    """Lets the graph optimizer move convolutions to bfloat16, in this block only."""
-    before = _optimizer.get_experimental_options().get(_BFLOAT16, False)
-    _optimizer.set_experimental_options({_BFLOAT16: enabled or before})
-    try:
-        yield
-    finally:
-        _optimizer.set_experimental_options({_BFLOAT16: before})
-
-
-class _Backup(keras.callbacks.Callback):
-    """Saves model, optimizer and epoch after every epoch, and brings them back.
-
-    Unlike ``BackupAndRestore`` it tells the epoch before ``fit`` starts, so that the
-    data can start there as well, and it does not mistake one training for another.
-
-    Args:
-      model: The compiled model.
-      folder: Where to save.
-      description: What tells this training from others, as JSON.
-    """
-
-    def __init__(self, model: Any, folder: Path, description: str) -> None:
-        super().__init__()
-        self._description = description
-        self._file = folder / "training.json"
-        self._epochs_done = tf.Variable(tf.constant(0, tf.int64))
-        # The variables of the optimizer must be there to be restored.
-        model.optimizer.build(model.trainable_variables)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                model=model, optimizer=model.optimizer, epochs_done=self._epochs_done
-            ),
-            str(folder),
-            max_to_keep=1,
-        )
-
-    def restore(self) -> int:
-        """Brings back what was saved; returns the number of epochs done.
-
-        Raises:
-          ModelError: If the folder holds another training.
-        """
-        latest = self._manager.latest_checkpoint
-        if latest is None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(self._description)
-            return 0
-        found = self._file.read_text() if self._file.is_file() else "{}"
-        if found != self._description:
-            ours, theirs = json.loads(self._description), json.loads(found)
-            differing = [key for key in ours if ours[key] != theirs.get(key)]
-            raise ModelError(
-                f"Expected the training that was begun in {self._file.parent}, but it "
-                f"holds another: {', '.join(differing)} differ; remove it, or choose "
-                "another folder."
-            )
-        status = self._manager.checkpoint.restore(latest)
-        status.assert_existing_objects_matched()
-        return int(self._epochs_done.numpy())
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves."""
-        self._epochs_done.assign(epoch + 1)
-        self._manager.save()
-
-
-def _describe(
-    model: Any, data: Data, schedule: Schedule, seed: int, method: str
-) -> str:
-    description = {
-        "model": model.name,
-        "weights": [list(weight.shape) for weight in model.weights],
-        "data": data.name,
-        "data_digest": data.digest(),
-        "num_samples": len(data.training()[0]),
-        "schedule": asdict(schedule),
-        "method": method,
-        "seed": seed,
-    }
-    return json.dumps(description)
-
-
-def _batches(
-    x: np.ndarray, y: np.ndarray, schedule: Schedule, seed: int, first_epoch: int
-) -> Any:
-    """Returns the batches of all epochs from `first_epoch` on, one after the other."""
-    samples, labels = tf.constant(x), tf.constant(y)
-
-    def epoch_batches(epoch: Any) -> Any:
-        order = _random.experimental.stateless_shuffle(
-            tf.range(len(x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
-        )
-        indices = tf.data.Dataset.from_tensor_slices(order).batch(schedule.batch_size)
-        return indices.enumerate().map(
-            lambda number, index: (tf.stack([epoch, number]), index)
-        )
-
-    def batch(place: Any, index: Any) -> tuple[Any, Any]:
-        images = tf.gather(samples, index)
-        if schedule.augment:
-            key = tf.stack([tf.constant(seed, tf.int64), place[0]])
-            images = _augment(images, _random.fold_in(key, place[1]))
-        return images, tf.gather(labels, index)
-
-    return (
-        tf.data.Dataset.range(first_epoch, schedule.epochs)
-        .flat_map(epoch_batches)
-        .map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
-
-
-def _augment(images: Any, key: Any) -> Any:
-    """Mirrors half of the images, shifts each by up to 4 pixels; zeros come in.
-
-    Args:
-      images: Shape ``[batch, height, width, channels]``.
-      key: Seed of stateless random numbers, ``[2]``.
-    """
-    keys = _random.split(key, 3)
-    count = tf.shape(images)[0]
-    mirrored = _random.stateless_uniform((count, 1, 1, 1), keys[0]) < 0.5
-    images = tf.where(mirrored, tf.reverse(images, [2]), images)
-    padding = [[0, 0], [_SHIFT, _SHIFT], [_SHIFT, _SHIFT], [0, 0]]
-    padded = tf.pad(images, padding)
-    for axis, key_of_axis in ((1, keys[1]), (2, keys[2])):
-        starts = _random.stateless_uniform(
-            (count, 1), key_of_axis, 0, 2 * _SHIFT + 1, tf.int32
-        )
-        window = starts + tf.range(images.shape[axis])
-        padded = tf.gather(padded, window, axis=axis, batch_dims=1)
-    return padded

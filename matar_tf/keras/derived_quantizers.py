@@ -1,0 +1,264 @@
+"""tfmot quantizers that learn nothing: their grids follow from others, or are fixed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from matar_tf.keras import graph, numerics
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.quantizers import ActivationQuantizer
+from matar_tf.keras.tracing import active_tracer
+from matar_tf.parameters import activation_range
+from matar_tf.policy import MAX_BITS
+
+__all__ = [
+    "BiasQuantizer",
+    "FixedGridQuantizer",
+    "PoolQuantizer",
+    "SharedGridQuantizer",
+    "snap_bias",
+]
+
+_Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class SharedGridQuantizer(_Quantizer):
+    """Quantizes a tensor on the grid that another layer's quantizer owns.
+
+    Args:
+      owner: Name of the policy entry that owns the grid.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; the owner has the variables."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def resolve(self) -> ActivationQuantizer | None:
+        """Returns the owner, if the graph is put together already."""
+        return graph.find_owner(self._layer(), self.owner)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the owner's grid."""
+        owner = self.resolve()
+        if owner is None:
+            return inputs
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.activation(owner, inputs)
+        return tf.cond(
+            owner.initialized > 0,
+            lambda: owner.fake_quantize(inputs, training=bool(training)),
+            lambda: tf.identity(inputs),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"owner": self.owner}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> SharedGridQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class FixedGridQuantizer(_Quantizer):
+    """Quantizes to the 8-bit grid that TFLite fixes for sigmoid, softmax and tanh.
+
+    Step 1/256 over 0 .. 255, or, if `signed`, 1/128 over -128 .. 127 (TFLite 8-bit
+    quantization specification).
+
+    Args:
+      signed: Whether it is tanh's grid.
+    """
+
+    def __init__(self, signed: bool = False) -> None:
+        self.signed = signed
+        self.bits = (MAX_BITS,)
+        self.initialized = tf.constant(1)
+        self.row = tf.constant(0)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates nothing: the grid is not learned."""
+        return {}
+
+    def resolve(self) -> FixedGridQuantizer:
+        """Returns itself: it is the owner of its grid."""
+        return self
+
+    def step(self) -> Any:
+        """Returns the step, a scalar."""
+        return tf.constant(1.0 / 128.0 if self.signed else 1.0 / 256.0)
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level, as lists of one."""
+        low, high = activation_range(MAX_BITS, signed=self.signed)
+        return [low], [high]
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the tensor on the grid; straight-through gradient."""
+        (low,), (high,) = self.ranges()
+        quantized = numerics.fake_quantize(
+            x, self.step(), tf.constant(float(low)), tf.constant(float(high))
+        )
+        return x + tf.stop_gradient(quantized - x)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the fixed grid."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.fixed_grid(self, inputs)
+        return self.fake_quantize(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"signed": self.signed}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> FixedGridQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class PoolQuantizer(_Quantizer):
+    """Rounds the output of an average pool onto the grid of the pool's input.
+
+    Integer average pooling keeps scale and zero point and rounds the mean of the
+    stored integers, halves away from zero. The stored integer of a level ``q`` is
+    ``q + z``, so this rounds ``|q + z|`` half up.
+    """
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; an average pool has no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def source(self) -> ActivationQuantizer | None:
+        """Returns the quantizer of the pool's input, if the graph knows it."""
+        return graph.input_quantizer(self._layer())
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the pooled tensor on the grid of the pool's input."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.average_pool(self, inputs)
+        return self.round_to_grid(inputs)
+
+    def round_to_grid(self, x: Any) -> Any:
+        """Returns a pooled tensor on the grid of the pool's input."""
+        source = self.source()
+        if source is None:
+            return x
+        return tf.cond(
+            source.initialized > 0,
+            lambda: _round_pooled(x, source),
+            lambda: tf.identity(x),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> PoolQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class BiasQuantizer(_Quantizer):
+    """Rounds a bias onto the grid of the integer accumulator, in evaluation only.
+
+    The grid is ``s_in * s_w[c]``: the step of the layer's input times that of its
+    kernel, the unit in which n-bit hardware accumulates.
+    """
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The Keras layer that this quantizer was built in."""
+        return self._layer()
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; a bias has no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the bias, rounded if not in training."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.bias(self, inputs)
+        return inputs if training else snap_bias(inputs, self._layer())
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> BiasQuantizer:
+        """Returns a quantizer made from what `get_config` returned."""
+        return cls(**config)
+
+
+def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:
+    """Rounds a bias onto the accumulator grid of a wrapped layer.
+
+    Args:
+      bias: Shape ``[channels]``.
+      layer: The wrapped convolution or dense layer whose output the bias is added to.
+      scale: Factors of a folded batch norm, ``[channels]``, or None.
+
+    Returns:
+      The bias on the grid ``s_in * s_w * |scale|``; the bias itself while the
+      model is being put together, or where kernel or input are not quantized.
+    """
+    kernel, source = graph.kernel_quantizer(layer), graph.input_quantizer(layer)
+    if kernel is None or source is None:
+        return bias
+    grid = source.step() * tf.reshape(kernel.step(), (-1,))
+    if scale is not None:
+        # A channel whose scale is 0 passes nothing on; its grid is unscaled.
+        grid = grid * tf.where(tf.equal(scale, 0.0), tf.ones_like(scale), tf.abs(scale))
+    snapped = tf.floor(bias / grid + 0.5) * grid
+    return tf.where(source.initialized > 0, snapped, bias)
+
+
+def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+    qmins, qmaxs = source.ranges()
+    # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
+    zero_points = [
+        -128 - qmin if source.signed else 127 - qmax
+        for qmin, qmax in zip(qmins, qmaxs, strict=True)
+    ]
+    offset = tf.gather(tf.constant(zero_points, tf.float32), source.row)
+    step = source.step()
+    stored = x / step + offset
+    # The mean of integers over an even window hits halves exactly; float noise
+    # must not decide them.
+    half = tf.floor(2.0 * stored + 0.5) / 2.0
+    stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
+    rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
+    return x + tf.stop_gradient((rounded - offset) * step - x)
