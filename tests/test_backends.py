@@ -14,8 +14,9 @@ from digits_net import digits_artifact
 from nets import chain, conv, keras_model
 
 from matar_tf.backends import PolicyCosts, cost_matrix
-from matar_tf.cost import MEASURES, estimate
+from matar_tf.cost import estimate
 from matar_tf.errors import ExportError, SearchError, TargetError
+from matar_tf.measures import MEASURES
 from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
 from matar_tf.targets import Target, check_policy, load_target

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.cost import MEASURES, Cost, CostModel, estimate, get_measure
+from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import ModelError, PolicyError, SearchError, TargetError
+from matar_tf.measures import MEASURES, Cost, get_measure
 from matar_tf.policy import Policy
 from matar_tf.targets import Target, check_policy, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
