@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from matar_tf.keras import Schedule
-from recipes.common import EVERY_WIDTH, RecipeConfig
+from recipes.common import FEW_PASSES, RecipeConfig
 from recipes.models import cifar_resnet20
 
 
@@ -37,5 +37,5 @@ def get_config() -> RecipeConfig:
         multi_bit_schedule=Schedule(
             epochs=10, learning_rate=5e-4, batch_size=128, augment=True
         ),
-        method=replace(EVERY_WIDTH, draws=2, reestimation=2400),
+        method=replace(FEW_PASSES, reestimation=2400),
     )
