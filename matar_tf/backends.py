@@ -24,7 +24,7 @@ _NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the 
 
 
 class PolicyCosts:
-    """Costs of policies by name: `matar_tf.measures.MEASURES`, MACs and mean bits.
+    """Costs of policies by name: those of `CostModel.totals`, MACs and mean bits.
 
     Args:
       artifact: The packaged network.

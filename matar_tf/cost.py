@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import ModelError, TargetError
-from matar_tf.measures import Cost, LayerCost
 from matar_tf.policy import Policy
 from matar_tf.targets import MULTIPLY_KINDS, Target
 from matar_tf.targets.demand import LayerDemand, demand_of
@@ -27,12 +27,82 @@ from matar_tf.targets.memory import (
     stored_bits,
     tensor_bits,
 )
-from matar_tf.targets.roofline import energy_pj, terms_of
-from matar_tf.workload import LayerWorkload, TensorWorkload, Workload
+from matar_tf.targets.roofline import Bound, energy_pj, terms_of
+from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
-__all__ = ["CostModel", "PriceLayer", "estimate"]
+__all__ = ["Cost", "CostModel", "LayerCost", "PriceLayer", "estimate"]
 
+Unit: TypeAlias = Literal["array", "vector", "cpu"]
 PriceLayer: TypeAlias = Callable[[LayerDemand, Target], float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerCost:
+    """Modelled cost of one layer for one batch.
+
+    Attributes:
+      name: Name of the layer.
+      kind: What it computes.
+      unit: Part of the target that runs it.
+      weight_bits: Width of its weights; None for a layer without.
+      activation_bits: Width of its first input.
+      macs: Multiply-accumulates.
+      bops: ``macs * weight_bits * activation_bits``; 0 for a layer without weights.
+      cycles: Cycles of the target's clock, overhead included.
+      bound: The slowest part, which the cycles are those of.
+      energy_pj: Energy in picojoules; None if the target has no figures for it.
+      weight_bytes: Kernel as the target stores it (packed at its width, unless the
+        target says otherwise), 32-bit bias, one 32-bit scale per output channel.
+    """
+
+    name: str
+    kind: OpKind
+    unit: Unit
+    weight_bits: int | None
+    activation_bits: int
+    macs: int
+    bops: int
+    cycles: float
+    bound: Bound
+    energy_pj: float | None
+    weight_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """Modelled cost of a network for one batch.
+
+    Attributes:
+      macs: Multiply-accumulates.
+      bops: Sum over layers of ``macs * weight_bits * activation_bits``.
+      cycles: Sum over layers of cycles of the target's clock, plus `network_cycles`.
+      network_cycles: Cycles that belong to no layer: the target's overhead for each
+        batch, and weights that its cache does not hold.
+      latency_ms: ``cycles`` at the target's clock.
+      energy_pj: Sum over layers, plus that of `network_cycles` if the target's energy
+        is time times power; None if it is missing for any of them.
+      weight_bytes: Sum over layers: kernels as the target stores them, biases as
+        32-bit integers, one 32-bit float scale per output channel. The file format,
+        the graph and the scales of activations are not counted.
+      peak_activation_bytes: Largest sum, over the layers in execution order, of the
+        packed bytes of the tensors alive, inputs and output of the layer included.
+        Scratch buffers of kernels are not counted.
+      mean_weight_bits: Mean over kernel elements; None without any.
+      mean_activation_bits: Mean over tensor elements, network inputs included.
+      layers: The layers in execution order.
+    """
+
+    macs: int
+    bops: int
+    cycles: float
+    network_cycles: float
+    latency_ms: float
+    energy_pj: float | None
+    weight_bytes: int
+    peak_activation_bytes: int
+    mean_weight_bits: float | None
+    mean_activation_bits: float
+    layers: tuple[LayerCost, ...]
 
 
 def estimate(
@@ -125,7 +195,7 @@ class CostModel:
         )
 
     def totals(self, policy: Policy) -> dict[str, float | None]:
-        """Returns the figures of `MEASURES` by name, as `estimate` would; fast."""
+        """Returns what a search can minimize, by its name in `Cost`; fast."""
         sums, peak_bytes = self._table.sums(policy)
         network_cycles = self._network_cycles(sums.weight_bytes)
         cycles = sums.cycles + network_cycles
