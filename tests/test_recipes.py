@@ -172,18 +172,23 @@ def test_quick_digits_trains_and_packages(tmp_path):
     assert argmax_agreement(outputs, expected) > 0.97
 
 
-class TestShippedArtifact:
-    def test_exports_without_data_and_agrees_with_its_keras_network(self):
-        path = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
-        artifact = read_artifact(path)
-        assert artifact.provenance["recipe"] == "cifar10_resnet8:bfloat16"
-        assert artifact.accuracy["w4a4"]["accuracy"] > 0.86
+class TestShippedArtifacts:
+    @pytest.mark.parametrize(
+        ("name", "accuracy"), [("cifar10_resnet8", 0.86), ("cifar10_resnet20", 0.9)]
+    )
+    def test_exports_without_data_and_agrees_with_its_keras_network(
+        self, name, accuracy
+    ):
+        artifact = read_artifact(ROOT / f"recipes/artifacts/{name}.matar")
+        assert artifact.provenance["recipe"] == f"{name}:bfloat16"
+        assert artifact.accuracy["w4a4"]["accuracy"] > accuracy
         network = load_network(artifact)
         samples = np.random.default_rng(0).random((64, 32, 32, 3), np.float32)
         builder = ModelBuilder(artifact)
-        for name in ("w8a8", "w3a5", "w2a2"):
-            set_policy(network, name)
-            outputs = Runner(builder.build(artifact.space.named(name))).predict(samples)
+        for policy in ("w8a8", "w3a5", "w2a2"):
+            set_policy(network, policy)
+            content = builder.build(artifact.space.named(policy))
+            outputs = Runner(content).predict(samples)
             theirs = network.predict(samples, verbose=0)
             # Four levels at most; on noise two classes often share a level.
             step = float(artifact.parameters.tensors["logits"].step[-1])
