@@ -3,7 +3,7 @@
 Claim: the float network reaches 91.54 % in bfloat16
 (recipes/artifacts/cifar10_resnet20_float.h5). The multi-bitwidth network
 (recipes/artifacts/cifar10_resnet20.matar) is as good at 8, 6 and 4 bits and over random
-policies of 4..8 bits; it loses 1.4 points on average over random 8/4/2-bit policies, 0.8
+policies of 4..8 bits; it loses 1.4 points on average over random 8/4/2-bit ones, 0.8
 at w3a3, 4.5 at w2a2. Networks for one policy alone are still to be trained.
 Price: on two CPU cores with bfloat16 (AVX512_BF16), an epoch of the float network takes
 57 to 70 s, one of the multi-bitwidth network, three policies a step, 280 s, the
