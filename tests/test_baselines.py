@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
@@ -14,8 +13,9 @@ from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 from tools.baselines import (
     greedy_policies,
     integer_program_policies,
-    measure_damages,
+    policy_damages,
     random_policies,
+    sensitivity_policies,
 )
 
 BITS = (2, 4, 8)
@@ -100,22 +100,16 @@ def test_greedy_descends_from_widest_to_narrowest() -> None:
 
 
 def test_damages_are_differences_to_the_widest() -> None:
-    asked: list[Policy] = []
-
-    def losses(policies: Sequence[Policy]) -> list[float]:
-        asked.extend(policies)
-        return [1.0 + damage(one) for one in policies]
-
-    damages, number = measure_damages(PROBLEM, losses)
-    assert number == len(asked) == 1 + 4 + 3
+    losses = {one: 1.0 + damage(one) for one in sensitivity_policies(SPACE)}
+    assert len(losses) == 1 + 4 + 3
+    damages = policy_damages(SPACE, losses)
     assert damages == [pytest.approx(one) for one in DAMAGES]
 
 
 def test_damages_need_a_choice() -> None:
     space = SPACE.only(SPACE.widest())
-    problem = SearchProblem(target="toy", space=space, costs=PROBLEM.costs)
     with pytest.raises(ValueError, match="more than one policy"):
-        measure_damages(problem, lambda policies: [0.0 for _ in policies])
+        policy_damages(space, {space.widest(): 0.0})
 
 
 def test_random_policies_differ_and_follow_the_seed() -> None:

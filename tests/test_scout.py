@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -338,6 +339,32 @@ class TestGuidedSearch:
         result = run(toy_problem(violations=violations), evaluate_in_turn(counting))
         assert result.num_evaluated == len(counting.policies)
         assert not any(map(violations, counting.policies))
+
+    def test_a_contrary_surrogate_worsens_the_front_and_does_not_enter_it(self) -> None:
+        class Contrary(Surrogate):
+            def predict(self, policies: Sequence[Policy]) -> np.ndarray:
+                return -super().predict(policies)
+
+        def front(surrogate: type[Surrogate]) -> list[tuple[float, float]]:
+            result = search(
+                toy_problem(space=toy_space(num_layers=6, widths=ALL)),
+                evaluate_in_turn(toy_metrics),
+                options=options(patience=None, sensitivity=False),
+                provenance=provenance(),
+                surrogate=surrogate,
+            )
+            assert all(
+                one.metrics["accuracy"] == toy_metrics(one.policy)["accuracy"]
+                for one in result.front
+            )
+            return [
+                (-one.metrics["accuracy"], one.costs["latency_ms"])
+                for one in result.front
+            ]
+
+        contrary, ours = front(Contrary), front(Surrogate)
+        _, worst = box([*contrary, *ours])
+        assert hypervolume(contrary, worst) < hypervolume(ours, worst)
 
     def test_a_bad_oversampling_is_refused(self) -> None:
         with pytest.raises(SearchError, match="oversampling"):

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from matar_tf.policy import Policy
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.search import SearchProblem
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._seeding import (
@@ -29,8 +29,9 @@ from matar_tf.workload import Workload
 __all__ = [
     "greedy_policies",
     "integer_program_policies",
-    "measure_damages",
+    "policy_damages",
     "random_policies",
+    "sensitivity_policies",
 ]
 
 _optimize = cast("Any", scipy.optimize)  # its types know no arrays as bounds
@@ -38,19 +39,33 @@ Damages = Sequence[Sequence[float]]
 LayerCosts = Callable[[Policy], Mapping[str, float]]
 
 
-def measure_damages(
-    problem: SearchProblem, losses: Callable[[Sequence[Policy]], Sequence[float]]
-) -> tuple[list[list[float]], int]:
-    """Returns the damage of each choice of each entry, and how many were measured."""
-    codec = GenomeCodec(problem.space)
+def sensitivity_policies(space: PolicySpace) -> list[Policy]:
+    """Returns the widest policy, and those that differ from it in one entry.
+
+    Each entry at its narrowest and at its middle width.
+    """
+    codec = GenomeCodec(space)
     genomes = sensitivity_genomes(codec, 1 + 2 * len(codec.sizes))
-    policies = [codec.decode(genome) for genome in genomes]
+    return [codec.decode(genome) for genome in genomes]
+
+
+def policy_damages(space: PolicySpace, losses: Mapping[Policy, float]) -> Damages:
+    """Returns the damage of each choice of each entry of more than one width.
+
+    Args:
+      space: The space.
+      losses: Of its `sensitivity_policies`, measured.
+
+    Raises:
+      ValueError: If there is nothing to choose.
+    """
+    codec = GenomeCodec(space)
     damages = interpolate_damages(
-        codec, dict(zip(genomes, losses(policies), strict=True))
+        codec, {codec.encode(policy): loss for policy, loss in losses.items()}
     )
-    if damages is None:
+    if not damages:
         raise ValueError("Expected a space with more than one policy, got one of one.")
-    return damages, len(genomes)
+    return damages
 
 
 def greedy_policies(
@@ -60,7 +75,7 @@ def greedy_policies(
 
     Args:
       problem: The space and its costs.
-      damages: See `measure_damages`.
+      damages: See `policy_damages`.
       cost_name: The cost that bits are given up for.
       number: How many policies, evenly spaced in cost, at most.
     """
@@ -97,7 +112,7 @@ def integer_program_policies(
 
     Args:
       problem: The space.
-      damages: See `measure_damages`.
+      damages: See `policy_damages`.
       workload: The network.
       layer_costs: Returns the cost of each layer under a policy.
       number: How many budgets between the narrowest and the widest policy.

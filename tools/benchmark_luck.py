@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 
@@ -25,18 +24,12 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError
 from matar_tf.policy import Policy
-from matar_tf.search import (
-    EvaluationStore,
-    SearchOptions,
-    follow_up,
-    search_order,
-)
-from matar_tf.search import _scout as scout
+from matar_tf.search import EvaluationStore, SearchOptions, Surrogate, search_order
 from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._seeding import interpolate_damages, sensitivity_genomes
-from matar_tf.search._surrogate import Array, Surrogate
+from matar_tf.search._surrogate import Array
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from tools.bars import Bar
+from tools.baselines import policy_damages, sensitivity_policies
 from tools.search_bench import (
     FOLLOW_UP,
     PLAIN,
@@ -45,6 +38,7 @@ from tools.search_bench import (
     Enumerated,
     Measured,
     front_values,
+    num_follow_up,
 )
 
 __all__ = ["measure_luck"]
@@ -159,7 +153,7 @@ def measure_luck(
     for target, found in ratios["taught"].items():
         best = ratios["knowing"][target]
         yield Bar(
-            name=f"{target} after others, {round(FOLLOW_UP * num_evaluations)} new "
+            name=f"{target} after others, {num_follow_up(num_evaluations)} new "
             f"evaluations: hypervolume over a search from nothing, and that of a "
             f"surrogate that knows every accuracy, mean of {_NUM_LUCKS} lucks",
             figure=f"{_shown(found)}, {_shown(best)}",
@@ -175,25 +169,18 @@ def _imagine(artifact: Artifact, data: Data, num_samples: int) -> _Imagined:
             f"Expected data with twice the {num_samples} samples of a search, got "
             f"{len(data.x_test)} in {data.name!r}; lower --num_samples."
         )
-    codec = GenomeCodec(artifact.space)
-    genomes = sensitivity_genomes(codec, 1 + 2 * len(codec.sizes))
-    policies = [codec.decode(genome) for genome in genomes]
+    space = artifact.space
+    policies = sensitivity_policies(space)
     halves: list[list[float]] = []
     for part in (slice(num_samples), slice(num_samples, 2 * num_samples)):
         evaluate = PolicyEvaluator(artifact, data.x_test[part], data.y_test[part])
         halves.append([evaluate(policy)["accuracy"] for policy in policies])
     first, second = np.asarray(halves)
-    errors = 1.0 - (first + second) / 2.0
-    damages = interpolate_damages(
-        codec, dict(zip(genomes, errors.tolist(), strict=True))
-    )
-    if damages is None:
-        raise ValueError("Expected a space with more than one policy, got one of one.")
-    widest = genomes.index(tuple(size - 1 for size in codec.sizes))
+    errors = dict(zip(policies, (1.0 - (first + second) / 2.0).tolist(), strict=True))
     return _Imagined(
-        codec=codec,
-        damages=damages,
-        accuracy=1.0 - float(errors[widest]),
+        codec=GenomeCodec(space),
+        damages=policy_damages(space, errors),
+        accuracy=1.0 - errors[space.widest()],
         # Both parts have luck of their own; what differs for all policies is none.
         deviation=float(np.std(first - second, ddof=1) / np.sqrt(2.0)),
         luck=0,
@@ -219,19 +206,13 @@ def _searches(
     order = [problems[index] for index in search_order(problems)]
     memory: dict[Policy, Mapping[str, float]] = {}
     for number, problem in enumerate(order):
-        full = bench.search(problem, options)
+        full = bench.search(problem, options, None if number else memory)
         plain = bench.search(problem, replace(options, **PLAIN))
         yield problem.target, "plain", bench.ratio(problem, full, plain)
         if not number:
-            bench.search(problem, options, memory)
             continue
-        known = sum(problem.space.contains(policy) for policy in memory)
-        settings = follow_up(
-            options, num_known=known, num_new=round(FOLLOW_UP * num_evaluations)
-        )
-        with mock.patch.object(scout, "Surrogate", imagined.surrogate):
-            best = bench.search(problem, settings, dict(memory))
-        taught = bench.search(problem, settings, memory)
+        best = bench.follow_up(problem, options, dict(memory), imagined.surrogate)
+        taught = bench.follow_up(problem, options, memory)
         yield problem.target, "taught", bench.ratio(problem, taught, full)
         yield problem.target, "knowing", bench.ratio(problem, best, full)
 

@@ -24,7 +24,6 @@ from matar_tf.search import (
     SearchOptions,
     SearchProblem,
     evaluate_in_turn,
-    follow_up,
     search,
     search_order,
 )
@@ -35,17 +34,18 @@ from tools.bars import Bar, provenance
 from tools.baselines import (
     greedy_policies,
     integer_program_policies,
-    measure_damages,
+    policy_damages,
     random_policies,
+    sensitivity_policies,
 )
 from tools.search_bench import (
-    FOLLOW_UP,
     PLAIN,
     TARGETS,
     Bench,
     Enumerated,
     Measured,
     front_values,
+    num_follow_up,
 )
 
 __all__ = ["measure_search"]
@@ -141,23 +141,24 @@ def _three_targets(bench: Bench, num_evaluations: int) -> Iterator[Bar]:
     ]
     memories: list[dict[Policy, Mapping[str, float]]] = [{} for _ in every]
     problems = [bench.problem(name, bench.artifact.space) for name in TARGETS]
-    num_new = round(FOLLOW_UP * num_evaluations)
     for number, index in enumerate(search_order(problems)):
         problem = problems[index]
-        results = [bench.search(problem, options) for options in every]
+        # The first target teaches the others.
+        results = [
+            bench.search(problem, options, None if number else memory)
+            for options, memory in zip(every, memories, strict=True)
+        ]
         yield from _against_others(bench, problem, every, results)
-        taught: list[SearchResult] = []
-        for options, memory in zip(every, memories, strict=True):
-            settings = options
-            if number:
-                known = sum(problem.space.contains(policy) for policy in memory)
-                settings = follow_up(options, num_known=known, num_new=num_new)
-            taught.append(bench.search(problem, settings, memory))
         if number:
+            taught = [
+                bench.follow_up(problem, options, memory)
+                for options, memory in zip(every, memories, strict=True)
+            ]
             share, shown = _ratio(bench, problem, taught, results)
             yield Bar(
                 name=f"{problem.target} after {number} other target(s): hypervolume "
-                f"over a search from nothing, {num_new} new evaluations, {_MEDIAN}",
+                f"over a search from nothing, {num_follow_up(num_evaluations)} new "
+                f"evaluations, {_MEDIAN}",
                 figure=shown,
                 limit="at least 0.995",
                 held=share >= 0.995,
@@ -211,9 +212,9 @@ def _against_others(
         limit="at least 1.02",
         held=gain >= 1.02,
     )
-    damages, num_measured = measure_damages(
-        problem, functools.partial(bench.metric, "loss")
-    )
+    measured = sensitivity_policies(problem.space)
+    losses = zip(measured, bench.metric("loss", measured), strict=True)
+    damages = policy_damages(problem.space, dict(losses))
     workload = bench.artifact.workload
     model = CostModel(workload, load_target(problem.target))
 
@@ -245,7 +246,7 @@ def _against_others(
         over = statistics.median(hypervolume(one, worst) for one in fronts)
         over /= hypervolume(points, worst)
         yield Bar(
-            name=f"{problem.target}: points of {method} on {num_measured} "
+            name=f"{problem.target}: points of {method} on {len(measured)} "
             f"sensitivities that the front meets or dominates, "
             f"{_NUM_TARGET_SEEDS} seeds",
             figure=f"{met} of {len(points)}{unseen} "

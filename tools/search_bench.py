@@ -10,7 +10,15 @@ from matar_tf.artifact import Artifact
 from matar_tf.cost import CostModel
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult
-from matar_tf.search import EvaluationStore, SearchOptions, SearchProblem, search
+from matar_tf.search import (
+    EvaluationStore,
+    SearchOptions,
+    SearchProblem,
+    Surrogate,
+    SurrogateFactory,
+    follow_up,
+    search,
+)
 from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
 from matar_tf.targets import check_policy, legal_space, load_target
@@ -24,6 +32,7 @@ __all__ = [
     "Enumerated",
     "Measured",
     "front_values",
+    "num_follow_up",
 ]
 
 TARGETS: Final = ("bismo_ultra96", "bitfusion_16x32", "mpic")
@@ -113,6 +122,7 @@ class Bench:
         problem: SearchProblem,
         options: SearchOptions,
         memory: dict[Policy, Mapping[str, float]] | None = None,
+        surrogate: SurrogateFactory = Surrogate,
     ) -> SearchResult:
         """Returns the result of a search on the samples that are searched."""
         return search(
@@ -122,7 +132,30 @@ class Bench:
             provenance=self._seen.provenance(options.seed),
             store=self._seen.store,
             memory=memory,
+            surrogate=surrogate,
         )
+
+    def follow_up(
+        self,
+        problem: SearchProblem,
+        options: SearchOptions,
+        memory: dict[Policy, Mapping[str, float]],
+        surrogate: SurrogateFactory = Surrogate,
+    ) -> SearchResult:
+        """Returns the result of a search with few new evaluations.
+
+        Args:
+          problem: What is searched.
+          options: Of a search from nothing.
+          memory: What the searches of other targets left.
+          surrogate: See `matar_tf.search.search`.
+        """
+        settings = follow_up(
+            options,
+            num_known=sum(problem.space.contains(policy) for policy in memory),
+            num_new=num_follow_up(options.max_evaluations),
+        )
+        return self.search(problem, settings, memory, surrogate)
 
     def corner(self, problem: SearchProblem) -> Values:
         """Returns the worst accuracy and the largest latency of uniform policies."""
@@ -195,6 +228,11 @@ class Bench:
             (-accuracy, float(problem.costs(one)["latency_ms"] or 0.0))
             for accuracy, one in zip(accuracies, feasible, strict=True)
         ]
+
+
+def num_follow_up(num_evaluations: int) -> int:
+    """Returns how many new evaluations a target after others has."""
+    return round(FOLLOW_UP * num_evaluations)
 
 
 def front_values(result: SearchResult) -> list[Values]:

@@ -18,6 +18,7 @@ from matar_tf.search._options import SearchOptions, follow_up
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
 from matar_tf.search._run import check_request, search, search_order
 from matar_tf.search._store import EvaluationStore
+from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
 __all__ = [
     "BatchEvaluator",
@@ -27,6 +28,8 @@ __all__ = [
     "Objective",
     "SearchOptions",
     "SearchProblem",
+    "Surrogate",
+    "SurrogateFactory",
     "check_request",
     "dominates",
     "evaluate_in_turn",

@@ -33,6 +33,7 @@ from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
 from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
+from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
 __all__ = ["check_request", "search", "search_order"]
 
@@ -48,6 +49,7 @@ def search(
     provenance: Provenance,
     store: EvaluationStore | None = None,
     memory: dict[Policy, Mapping[str, float]] | None = None,
+    surrogate: SurrogateFactory = Surrogate,
     progress: bool = False,
 ) -> SearchResult:
     """Searches the policies with the best trade-offs between the objectives.
@@ -63,6 +65,7 @@ def search(
       store: Metrics of this and earlier runs; without it nothing is kept.
       memory: Metrics by policy that earlier searches of the same network left here,
         for this target or another; this search starts from them and adds its own.
+      surrogate: Makes the guess of metrics from those measured.
       progress: Whether to show a progress bar.
 
     Returns:
@@ -100,7 +103,7 @@ def search(
         )
         diary = _Diary(ledger, options.objectives, problem.metric_names, bar)
         try:
-            stop_reason = _explore(problem, ledger, diary, named, options)
+            stop_reason = _explore(problem, ledger, diary, named, options, surrogate)
         except KeyboardInterrupt:
             if not ledger.num_known:
                 raise
@@ -258,6 +261,7 @@ def _explore(
     diary: _Diary,
     named: Mapping[str, Genome],
     options: SearchOptions,
+    surrogate: SurrogateFactory,
 ) -> StopReason:
     """Fills the ledger, generation by generation, until there is a reason to stop."""
     codec = ledger.codec
@@ -265,7 +269,7 @@ def _explore(
         proposals = _enumeration(codec, named.values(), options.population_size)
         patience = None
     else:
-        scout = Scout(problem, ledger, options)
+        scout = Scout(problem, ledger, options, surrogate)
         proposals = generations(
             codec,
             scout.first_genomes(named),

@@ -20,7 +20,12 @@ from matar_tf.search._seeding import (
     interpolate_damages,
     sensitivity_genomes,
 )
-from matar_tf.search._surrogate import MIN_SAMPLES, Array, Surrogate
+from matar_tf.search._surrogate import (
+    MIN_SAMPLES,
+    Array,
+    Surrogate,
+    SurrogateFactory,
+)
 
 __all__ = ["Scout"]
 
@@ -39,14 +44,20 @@ class Scout:
       problem: What is searched.
       ledger: What was measured so far.
       options: The settings of the search.
+      surrogate: Makes the guess of metrics from those measured.
     """
 
     def __init__(
-        self, problem: SearchProblem, ledger: Ledger, options: SearchOptions
+        self,
+        problem: SearchProblem,
+        ledger: Ledger,
+        options: SearchOptions,
+        surrogate: SurrogateFactory = Surrogate,
     ) -> None:
         self._problem = problem
         self._ledger = ledger
         self._options = options
+        self._make_surrogate = surrogate
         self._taught = tuple(ledger.memory)
         self._is_taught = len(self._taught) >= MIN_SAMPLES
         is_metric = [one.name in problem.metric_names for one in options.objectives]
@@ -151,7 +162,7 @@ class Scout:
             [one.to_minimized(metrics[one.name]) for one in objectives]
             for metrics in memory.values()
         ]
-        return Surrogate(list(memory), np.asarray(figures))
+        return self._make_surrogate(list(memory), np.asarray(figures))
 
     def _predicted(
         self, genomes: Sequence[Genome], surrogate: Surrogate

@@ -14,7 +14,7 @@ Reference:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ import threadpoolctl  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.policy import ALL_BITS, MAX_BITS, Policy
 
-__all__ = ["MIN_SAMPLES", "Array", "Surrogate"]
+__all__ = ["MIN_SAMPLES", "Array", "Surrogate", "SurrogateFactory"]
 
 MIN_SAMPLES: Final = 12
 # Chosen once, on 10,431 policies of a ResNet-8, see BUILD_NOTES.md.
@@ -142,3 +142,6 @@ class _Rows:
         particular *= _SHARE
         found += particular
         return found
+
+
+SurrogateFactory = Callable[[Sequence[Policy], Array], Surrogate]
