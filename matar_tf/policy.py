@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.json_reader import JsonReader
 
 __all__ = [
     "ALL_BITS",
@@ -357,25 +358,18 @@ def _common_widths(choices: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _read_entries(value: object, what: str) -> tuple[object, object]:
-    if not isinstance(value, dict):
-        raise PolicyError(f"Expected a JSON object for a {what}, got {value!r}.")
-    document = cast("dict[str, object]", value)
-    expected = {"schema_version", "weights", "activations"}
-    for key in document:
-        if key not in expected:
-            raise PolicyError(
-                f"Unknown key {key!r} in the {what}. {did_you_mean(key, expected)}"
-            )
-    if document.get("schema_version") != SCHEMA_VERSION:
+    keys = ("schema_version", "weights", "activations")
+    document = JsonReader(PolicyError).object(value, what, keys)
+    if document["schema_version"] != SCHEMA_VERSION:
         raise PolicyError(
             f"Expected schema_version {SCHEMA_VERSION} in the {what}, got "
-            f"{document.get('schema_version')!r}; write it with this version of "
+            f"{document['schema_version']!r}; write it with this version of "
             "matar_tf."
         )
     for key in ("weights", "activations"):
-        if not isinstance(document.get(key), dict):
+        if not isinstance(document[key], dict):
             raise PolicyError(
                 f"Expected an object of names and widths under {key!r} in the {what}, "
-                f"got {document.get(key)!r}."
+                f"got {document[key]!r}."
             )
     return document["weights"], document["activations"]

@@ -7,14 +7,15 @@ All are frozen and hashable, and `SearchResult` is saved as JSON with a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.json_reader import JsonReader
 from matar_tf.policy import Policy
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 
 _Json: TypeAlias = dict[str, Any]
-_T = TypeVar("_T")
+_READER: Final = JsonReader(SearchError)
 
 
 class StopReason(str, Enum):
@@ -97,10 +98,10 @@ class Objective:
     @classmethod
     def from_json(cls, value: object) -> Objective:
         """Reads what `to_json` returned."""
-        document = _read_object(value, "objective", ("name", "maximize"))
+        document = _READER.object(value, "objective", ("name", "maximize"))
         return cls(
-            name=_read(document, "name", str),
-            maximize=_read(document, "maximize", bool),
+            name=_READER.field(document, "name", str),
+            maximize=_READER.field(document, "maximize", bool),
         )
 
 
@@ -169,12 +170,14 @@ class Candidate:
     def from_json(cls, value: object) -> Candidate:
         """Reads what `to_json` returned."""
         keys = [field.name for field in fields(cls)]
-        document = _read_object(value, "candidate", keys)
+        document = _READER.object(value, "candidate", keys)
         return cls(
-            name=_read(document, "name", str),
+            name=_READER.field(document, "name", str),
             policy=Policy.from_json(document["policy"]),
-            metrics=cast("dict[str, float]", _read(document, "metrics", dict)),
-            costs=cast("dict[str, float | None]", _read(document, "costs", dict)),
+            metrics=cast("dict[str, float]", _READER.field(document, "metrics", dict)),
+            costs=cast(
+                "dict[str, float | None]", _READER.field(document, "costs", dict)
+            ),
         )
 
 
@@ -237,14 +240,14 @@ class Provenance:
     def from_json(cls, value: object) -> Provenance:
         """Reads what `to_json` returned."""
         texts = ("command", "artifact_digest", "data_digest", "created")
-        document = _read_object(
+        document = _READER.object(
             value, "provenance", (*texts, "seed", "versions", "num_samples")
         )
         return cls(
-            seed=_read(document, "seed", int),
-            num_samples=_read(document, "num_samples", int),
-            versions=cast("dict[str, str]", _read(document, "versions", dict)),
-            **{key: _read(document, key, str) for key in texts},
+            seed=_READER.field(document, "seed", int),
+            num_samples=_READER.field(document, "num_samples", int),
+            versions=cast("dict[str, str]", _READER.field(document, "versions", dict)),
+            **{key: _READER.field(document, key, str) for key in texts},
         )
 
 
@@ -276,11 +279,11 @@ class Generation:
     def from_json(cls, value: object) -> Generation:
         """Reads what `to_json` returned."""
         keys = [field.name for field in fields(cls)]
-        document = _read_object(value, "generation", keys)
+        document = _READER.object(value, "generation", keys)
         return cls(
-            generation=_read(document, "generation", int),
-            num_evaluated=_read(document, "num_evaluated", int),
-            num_reused=_read(document, "num_reused", int),
+            generation=_READER.field(document, "generation", int),
+            num_evaluated=_READER.field(document, "num_evaluated", int),
+            num_reused=_READER.field(document, "num_reused", int),
             best_metric=_check_number(document["best_metric"], "best_metric"),
             hypervolume=_check_number(document["hypervolume"], "hypervolume"),
         )
@@ -353,30 +356,33 @@ class SearchResult:
         """
         lists = ("objectives", "front", "references", "history")
         keys = ["schema_version", *(field.name for field in fields(cls))]
-        document = _read_object(value, "search result", keys)
+        document = _READER.object(value, "search result", keys)
         if document["schema_version"] != SCHEMA_VERSION:
             raise SearchError(
                 f"Expected a search result of schema_version {SCHEMA_VERSION}, got "
                 f"{document['schema_version']!r}; write it with this version of "
                 "matar_tf."
             )
-        rows = {key: cast("list[object]", _read(document, key, list)) for key in lists}
+        rows = {
+            key: cast("list[object]", _READER.field(document, key, list))
+            for key in lists
+        }
         reasons = {reason.value for reason in StopReason}
-        reason = _read(document, "stop_reason", str)
+        reason = _READER.field(document, "stop_reason", str)
         if reason not in reasons:
             raise SearchError(
                 f"Unknown stop_reason {reason!r}. {did_you_mean(reason, reasons)}"
             )
         return cls(
-            target=_read(document, "target", str),
+            target=_READER.field(document, "target", str),
             objectives=tuple(Objective.from_json(row) for row in rows["objectives"]),
             front=tuple(Candidate.from_json(row) for row in rows["front"]),
             references=tuple(Candidate.from_json(row) for row in rows["references"]),
             stop_reason=StopReason(reason),
             history=tuple(Generation.from_json(row) for row in rows["history"]),
             provenance=Provenance.from_json(document["provenance"]),
-            num_evaluated=_read(document, "num_evaluated", int),
-            num_reused=_read(document, "num_reused", int),
+            num_evaluated=_READER.field(document, "num_evaluated", int),
+            num_reused=_READER.field(document, "num_reused", int),
         )
 
 
@@ -388,26 +394,3 @@ def _check_number(value: object, what: str) -> float:
     if not math.isfinite(number):
         raise SearchError(f"Expected a finite number for {what}, got {number}.")
     return number
-
-
-def _read_object(value: object, what: str, keys: Iterable[str]) -> _Json:
-    if not isinstance(value, dict):
-        raise SearchError(f"Expected a JSON object for a {what}, got {value!r}.")
-    document = cast("_Json", value)
-    expected = set(keys)
-    for key in document:
-        if key not in expected:
-            raise SearchError(
-                f"Unknown key {key!r} in the {what}. {did_you_mean(key, expected)}"
-            )
-    for key in sorted(expected - set(document)):
-        raise SearchError(f"The {what} has no key {key!r}; add it.")
-    return document
-
-
-def _read(document: _Json, key: str, kind: type[_T]) -> _T:
-    value: object = document[key]
-    # A bool is an int to Python, but not in a file.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SearchError(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
-    return value

@@ -24,7 +24,7 @@ from typing import Final
 from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts
 from matar_tf.data import Data
-from matar_tf.errors import DataError, SearchError, did_you_mean
+from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
@@ -49,6 +49,7 @@ from matar_tf.tflite.evaluate import (
     METRIC_NAMES,
     ParallelEvaluator,
     PolicyEvaluator,
+    check_data,
     get_metrics,
 )
 from matar_tf.tflite.export import Reference
@@ -57,7 +58,6 @@ from matar_tf.tflite.ray_evaluate import RayEvaluator
 __all__ = [
     "EXECUTORS",
     "RunSettings",
-    "check_data",
     "check_settings",
     "prepare_output",
     "retarget",
@@ -308,28 +308,6 @@ def _problems(
         check_request(problem, settings.options)
         problems.append((problem, costs.versions))
     return problems
-
-
-def check_data(artifact: Artifact, data: Data) -> None:
-    """Checks that samples fit the network and labels fit its outputs.
-
-    Raises:
-      DataError: If they do not.
-    """
-    workload = artifact.workload
-    expected = workload.tensors[workload.inputs[0]].shape
-    if data.x_test.shape[1:] != expected:
-        raise DataError(
-            f"Expected samples of shape {('n', *expected)} for this network, got "
-            f"{data.x_test.shape} in {data.name!r}."
-        )
-    num_classes = workload.tensors[workload.outputs[0]].shape[-1]
-    low, high = int(data.y_test.min()), int(data.y_test.max())
-    if low < 0 or high >= num_classes:
-        raise DataError(
-            f"Expected labels in 0..{num_classes - 1} for this network, got "
-            f"{low}..{high} in {data.name!r}."
-        )
 
 
 def _executor(

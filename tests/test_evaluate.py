@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from matar_tf.tflite.evaluate import (
     PolicyEvaluator,
     accuracy,
     argmax_agreement,
+    check_data,
     cross_entropy,
     ends_in_softmax,
     get_metrics,
@@ -29,6 +31,7 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.runtime import Runner
 
+DATA = few_digits().head(60)
 OUTPUTS = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
 
 
@@ -284,6 +287,20 @@ def is_alive(pid):
         # A child that nobody waits for is not alive either.
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     return False
+
+
+class TestData:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"x_test": DATA.x_test[:, :4]}, "samples of shape"),
+            ({"y_test": DATA.y_test + 1}, "labels in 0..9"),
+            ({"y_test": DATA.y_test - 1}, "labels in 0..9"),
+        ],
+    )
+    def test_refuses_what_does_not_fit(self, change, message):
+        with pytest.raises(DataError, match=message):
+            check_data(digits_artifact(), replace(DATA, **change))
 
 
 class TestLatency:

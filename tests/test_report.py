@@ -148,6 +148,12 @@ class TestMarkdown:
         assert "stored bytes: weights" in text
         assert "evaluated 3, reused 1; stopped: max_evaluations; seed 5" in text
 
+    def test_counts_the_policies(self, result: SearchResult) -> None:
+        assert "1 policy; evaluated" in to_markdown(result)
+        other = replace(result.references[0], name="policy_01")
+        two = replace(result, front=(*result.front, other))
+        assert "2 policies; evaluated" in to_markdown(two)
+
     def test_many_entries_become_lines(self, result: SearchResult) -> None:
         policy = Policy(weights={f"c{i}": 4 for i in range(30)}, activations={})
         wide = _with_front(result, policy=policy)

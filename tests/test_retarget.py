@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.data import Data
-from matar_tf.errors import DataError, ExportError, PolicyError, SearchError
+from matar_tf.errors import ExportError, PolicyError, SearchError
 from matar_tf.policy import Policy
-from matar_tf.retarget import RunSettings, check_data, prepare_output, retarget
+from matar_tf.retarget import RunSettings, prepare_output, retarget
 from matar_tf.search import SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -168,20 +167,3 @@ class TestMetrics:
                 settings(metrics=("accuracy", "loss", "top_2_accuracy")),
                 resume=True,
             )
-
-
-class TestData:
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"x_test": DATA.x_test[:, :4]}, "samples of shape"),
-            ({"y_test": DATA.y_test + 1}, "labels in 0..9"),
-            ({"y_test": DATA.y_test - 1}, "labels in 0..9"),
-        ],
-    )
-    def test_refuses_what_does_not_fit(
-        self, change: dict[str, np.ndarray], message: str
-    ) -> None:
-        data: Data = replace(DATA, **change)
-        with pytest.raises(DataError, match=message):
-            check_data(digits_artifact(), data)

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
-    from matar_tf.retarget import check_data
+    from matar_tf.tflite.evaluate import check_data
 
     artifact = read_artifact(_ARTIFACT.value)
     data = load_data(_DATA.value, training=False)

@@ -65,9 +65,8 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
     from matar_tf.errors import ExportError
-    from matar_tf.retarget import check_data
     from matar_tf.tflite.build import ModelBuilder
-    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.evaluate import check_data, evaluate_file
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
 
     artifact = read_artifact(_ARTIFACT.value)

@@ -148,13 +148,13 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.results import Objective
     from matar_tf.retarget import (
         RunSettings,
-        check_data,
         check_settings,
         prepare_output,
         retarget,
     )
     from matar_tf.search import Limit, SearchOptions
     from matar_tf.targets import load_target
+    from matar_tf.tflite.evaluate import check_data
 
     artifact = read_artifact(_ARTIFACT.value)
     targets = [load_target(name) for name in _TARGETS.value]

@@ -252,8 +252,9 @@ def _sentences(
         f"{kind}: {', '.join(one.header for one in columns if one.kind == kind)}"
         for kind in kinds
     ]
+    noun = "policy" if len(result.front) == 1 else "policies"
     return [
-        f"{len(result.front)} policies; evaluated {result.num_evaluated}, reused "
+        f"{len(result.front)} {noun}; evaluated {result.num_evaluated}, reused "
         f"{result.num_reused}; stopped: {result.stop_reason.value}; seed "
         f"{provenance.seed}.",
         f"Accuracy on {provenance.num_samples} samples, with its 95 % interval"

@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.data import import_function
+from matar_tf.data import Data, import_function
 from matar_tf.errors import DataError, MatarError, did_you_mean
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import load_model, op_name
@@ -36,6 +36,7 @@ __all__ = [
     "PolicyEvaluator",
     "accuracy",
     "argmax_agreement",
+    "check_data",
     "cross_entropy",
     "ends_in_softmax",
     "evaluate_file",
@@ -137,6 +138,28 @@ def ends_in_softmax(content: bytes) -> bool:
 def argmax_agreement(outputs: np.ndarray, reference: np.ndarray) -> float:
     """Returns the share of samples with the same largest output in both."""
     return float(np.mean(outputs.argmax(axis=-1) == reference.argmax(axis=-1)))
+
+
+def check_data(artifact: Artifact, data: Data) -> None:
+    """Checks that samples fit the network and labels fit its outputs.
+
+    Raises:
+      DataError: If they do not.
+    """
+    workload = artifact.workload
+    expected = workload.tensors[workload.inputs[0]].shape
+    if data.x_test.shape[1:] != expected:
+        raise DataError(
+            f"Expected samples of shape {('n', *expected)} for this network, got "
+            f"{data.x_test.shape} in {data.name!r}."
+        )
+    num_classes = workload.tensors[workload.outputs[0]].shape[-1]
+    low, high = int(data.y_test.min()), int(data.y_test.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"Expected labels in 0..{num_classes - 1} for this network, got "
+            f"{low}..{high} in {data.name!r}."
+        )
 
 
 def evaluate_file(

@@ -1,0 +1,53 @@
+"""Strict reading of JSON: a key that is missing, unknown or mistyped is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from matar_tf.errors import MatarError, did_you_mean
+
+__all__ = ["JsonReader"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class JsonReader:
+    """Reads parsed JSON.
+
+    Attributes:
+      error: What is raised, with one sentence.
+    """
+
+    error: type[MatarError]
+
+    def object(self, value: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:
+        """Returns an object that has these keys and no other.
+
+        Args:
+          value: What should be such an object.
+          what: Its name in errors.
+          keys: The keys.
+        """
+        if not isinstance(value, dict):
+            raise self.error(f"Expected a JSON object for a {what}, got {value!r}.")
+        document = cast("dict[str, Any]", value)
+        expected = set(keys)
+        for key in document:
+            if key not in expected:
+                raise self.error(
+                    f"Unknown key {key!r} in the {what}. {did_you_mean(key, expected)}"
+                )
+        for key in sorted(expected - set(document)):
+            raise self.error(f"The {what} has no key {key!r}; add it.")
+        return document
+
+    def field(self, document: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+        """Returns the value under a key, which must be of a type."""
+        value: Any = document[key]
+        # A bool is an int to Python, but not in a file.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise self.error(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
+        return value
