@@ -68,9 +68,9 @@ def test_halves_round_up() -> None:
 
 class TestQuantizeRow:
     bits = (2, 4, 8)
-    qmins = tf.constant([-1.0, -7.0, -127.0])
-    qmaxs = tf.constant([1.0, 7.0, 127.0])
-    scales = tf.constant([0.5, 0.25, 0.125])
+    qmins = (-1, -7, -127)
+    qmaxs = (1, 7, 127)
+    scales = (0.5, 0.25, 0.125)
 
     @pytest.mark.parametrize("row", [0, 1, 2])
     def test_gradients_are_those_of_lsq(self, row: int) -> None:
@@ -110,6 +110,7 @@ class TestQuantizeRow:
     @pytest.mark.parametrize("bits", ALL_BITS)
     def test_fused_kernels_give_the_same(self, bits: int, signed: bool) -> None:
         low, high = ranges(bits, signed)
+        other_low, other_high = ranges(10 - bits, signed)
         rng = np.random.default_rng(bits)
         # No value within 1e-3 steps of a half or of an end, where rounding decides.
         whole = rng.integers(low - 40, high + 40, 4000)
@@ -130,9 +131,9 @@ class TestQuantizeRow:
                     x,
                     log_steps,
                     tf.constant(1),
-                    tf.constant([-1.0, low], tf.float32),
-                    tf.constant([1.0, high], tf.float32),
-                    tf.constant([9.0, 0.5]),
+                    [other_low, low],
+                    [other_high, high],
+                    [9.0, 0.5],
                     fused=fused,
                 )
             gradients = tape.gradient(outputs, [x, log_steps], above)

@@ -12,6 +12,7 @@ outside, for the step, with ``v = x / s``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from matar_tf.keras._compat import tf
@@ -80,52 +81,61 @@ def _lsq(
     return levels * step, gradient
 
 
-@tf.custom_gradient
 def _lsq_fused(
     x: tf.Tensor,
     step: tf.Tensor,
     qmin: tf.Tensor,
     qmax: tf.Tensor,
     gradient_scale: tf.Tensor,
-) -> Any:
+    bits: tf.Tensor,
+    *,
+    signed: bool,
+) -> tf.Tensor:
     """`_lsq` for a scalar step, by TensorFlow's fused kernels.
 
-    Large tensors are bound by memory, and this reads and writes them less than half
-    as often. The 8-bit grid of the same step, clipped, is the grid of every width. It
-    is exact up to float32 rounding: a value at a half may fall on its other side.
+    Large tensors are bound by memory, and this reads and writes them a third as often.
+    It is exact up to float32 rounding: a value at a half may fall on its other side.
     What rounding within the range adds to the step's gradient is estimated from a
     quarter of the samples, without bias.
     """
-    lowest = tf.where(qmin < 0.0, -128.0, 0.0)
-    low, high = qmin * step, qmax * step
-    rounded = _raw.FakeQuantWithMinMaxVars(
-        inputs=x, min=lowest * step, max=(lowest + 255.0) * step, num_bits=8
-    )
-    quantized = _raw.ClipByValue(t=rounded, clip_value_min=low, clip_value_max=high)
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
-        # With 16 bits the kernel moves the ends by less than 1e-4 steps.
-        to_x, below, above = _raw.FakeQuantWithMinMaxVarsGradient(
-            gradients=upstream, inputs=x, min=low, max=high, num_bits=16
+    @tf.custom_gradient
+    def quantize(x: tf.Tensor, step: tf.Tensor) -> Any:
+        low, high = qmin * step, qmax * step
+        quantized = _raw.QuantizeAndDequantizeV3(
+            input=x,
+            input_min=low,
+            input_max=high,
+            num_bits=bits,
+            signed_input=signed,
+            range_given=True,
         )
-        size = tf.shape(x)[0]
-        part = -(-size // _SAMPLES_PER_ESTIMATE)
-        error = (quantized[:part] - x[:part]) * to_x[:part]
-        share = tf.cast(size, x.dtype) / tf.cast(part, x.dtype)
-        inside = share * tf.reduce_sum(error) / step
-        to_step = inside + qmin * below + qmax * above
-        return to_x, to_step * gradient_scale, None, None, None
 
-    return quantized, gradient
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            # With 16 bits the kernel moves the ends by less than 1e-4 steps.
+            to_x, below, above = _raw.FakeQuantWithMinMaxVarsGradient(
+                gradients=upstream, inputs=x, min=low, max=high, num_bits=16
+            )
+            size = tf.shape(x)[0]
+            part = -(-size // _SAMPLES_PER_ESTIMATE)
+            error = (quantized[:part] - x[:part]) * to_x[:part]
+            share = tf.cast(size, x.dtype) / tf.cast(part, x.dtype)
+            inside = share * tf.reduce_sum(error) / step
+            to_step = inside + qmin * below + qmax * above
+            return to_x, to_step * gradient_scale
+
+        return quantized, gradient
+
+    return quantize(x, step)
 
 
 def quantize_row(
     x: tf.Tensor,
     log_steps: tf.Tensor,
     row: tf.Tensor,
-    qmins: tf.Tensor,
-    qmaxs: tf.Tensor,
-    gradient_scales: tf.Tensor,
+    qmins: Sequence[float],
+    qmaxs: Sequence[float],
+    gradient_scales: Sequence[float],
     *,
     fused: bool = False,
 ) -> tf.Tensor:
@@ -135,24 +145,30 @@ def quantize_row(
       x: Shape ``[num_samples, ..., *channels]``.
       log_steps: Natural logarithms of the steps, shape ``[num_widths, *channels]``.
       row: Which width, an int32 scalar.
-      qmins: Lowest levels, shape ``[num_widths]``.
-      qmaxs: Highest levels, shape ``[num_widths]``.
-      gradient_scales: Factors on the gradient of the steps, ``[num_widths]``.
+      qmins: Lowest level of each width.
+      qmaxs: Highest level of each width.
+      gradient_scales: Factor on the gradient of each width's step.
       fused: Whether to take kernels that are faster, and exact up to float32 rounding
-        only: for training, with one step for all of `x`.
+        only: for training, with one step for all of `x`, and ``2**n`` levels from 0 or
+        from ``-2**(n - 1)``.
 
     Returns:
       `x` on the grid of the chosen row.
     """
     step = tf.exp(tf.gather(log_steps, row))
-    quantize = _lsq_fused if fused else _lsq
-    return quantize(
-        x,
-        step,
-        tf.gather(qmins, row),
-        tf.gather(qmaxs, row),
-        tf.gather(gradient_scales, row),
+    qmin, qmax, gradient_scale = (
+        tf.gather(tf.constant(one, tf.float32), row)
+        for one in (qmins, qmaxs, gradient_scales)
     )
+    if not fused:
+        return _lsq(x, step, qmin, qmax, gradient_scale)
+    widths = [
+        (int(high) - int(low)).bit_length()
+        for low, high in zip(qmins, qmaxs, strict=True)
+    ]
+    bits = tf.gather(tf.constant(widths), row)
+    signed = qmins[0] < 0
+    return _lsq_fused(x, step, qmin, qmax, gradient_scale, bits, signed=signed)
 
 
 def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:

@@ -90,9 +90,9 @@ class MultiBitQuantizer(_Quantizer):
             x,
             self.log_steps,
             self.row,
-            tf.constant(qmins, tf.float32),
-            tf.constant(qmaxs, tf.float32),
-            tf.constant(scales, tf.float32),
+            qmins,
+            qmaxs,
+            scales,
             fused=fused,
         )
 
