@@ -253,6 +253,25 @@ class TestLearning:
         assert statistics_policies[:4] == [drawn[0], drawn[0], drawn[1], drawn[1]]
         assert len(statistics_policies) == 8
 
+    def test_statistics_see_the_sandwich_as_often_as_training(
+        self, statistics_policies
+    ):
+        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        space = policy_space(network)
+        space = space.with_choices(weights=dict.fromkeys(space.weights, (2, 3, 4)))
+        drawn = space.named("w3a8")
+        method = Method(
+            sampler=lambda *_: drawn,
+            sandwich=("widest", "narrowest"),
+            draws=3,
+            reestimation=20,
+        )
+        schedule = replace(SHORT, epochs=1)
+        train_multi_bit(network, FEW, schedule, method, space=space)
+        step = [space.widest(), space.narrowest(), drawn, drawn, drawn]
+        assert statistics_policies[:10] == step * 2
+        assert len(statistics_policies) == 20
+
     def test_needs_training_data(self):
         data = replace(FEW, x_train=None, y_train=None)
         with pytest.raises(DataError, match="add x_train"):

@@ -65,11 +65,6 @@ class SharedGridQuantizer(_Quantizer):
         """Returns the constructor's arguments."""
         return {"owner": self.owner}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> SharedGridQuantizer:
-        """Returns a quantizer made from what `get_config` returned."""
-        return cls(**config)
-
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class FixedGridQuantizer(_Quantizer):
@@ -126,11 +121,6 @@ class FixedGridQuantizer(_Quantizer):
         """Returns the constructor's arguments."""
         return {"signed": self.signed}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> FixedGridQuantizer:
-        """Returns a quantizer made from what `get_config` returned."""
-        return cls(**config)
-
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class PoolQuantizer(_Quantizer):
@@ -177,11 +167,6 @@ class PoolQuantizer(_Quantizer):
         """Returns the constructor's arguments: none."""
         return {}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> PoolQuantizer:
-        """Returns a quantizer made from what `get_config` returned."""
-        return cls(**config)
-
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class BiasQuantizer(_Quantizer):
@@ -216,11 +201,6 @@ class BiasQuantizer(_Quantizer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments: none."""
         return {}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> BiasQuantizer:
-        """Returns a quantizer made from what `get_config` returned."""
-        return cls(**config)
 
 
 def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:

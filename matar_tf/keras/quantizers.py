@@ -116,11 +116,6 @@ class MultiBitQuantizer(_Quantizer):
         """Returns the constructor's arguments."""
         return {"bits": list(self.bits)}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Any:
-        """Returns a quantizer made from what `get_config` returned."""
-        return cls(**config)
-
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class WeightQuantizer(MultiBitQuantizer):

@@ -48,6 +48,9 @@ class MultiBitTrainer(keras.Model):
       step_rates: Factor on the learning rate of the quantizers' steps by their width;
         1 for a width that is not named.
 
+    Attributes:
+      sandwich: The policies of the sandwich.
+
     Raises:
       ModelError: If soft labels are asked for and nothing can give them, or an
         argument is out of its range.
@@ -86,10 +89,10 @@ class MultiBitTrainer(keras.Model):
         self._temperature = temperature
         self._setter: PolicySetter = policy_setter(model)
         alone = self._setter.space.num_policies == 1
-        self._sandwich = [
-            tf.constant(self._setter.rows(_policy(self._setter.space, name)))
-            for name in (() if alone else sandwich)
-        ]
+        self.sandwich = tuple(
+            _policy(self._setter.space, name) for name in (() if alone else sandwich)
+        )
+        self._fixed = [tf.constant(self._setter.rows(one)) for one in self.sandwich]
         # Passes under drawn policies before that of the policy in force.
         rows = self._setter.rows_in_force()
         self._drawn = [
@@ -107,7 +110,12 @@ class MultiBitTrainer(keras.Model):
     @property
     def updates_per_step(self) -> int:
         """Number of steps that the optimizer takes for every batch."""
-        return len(self._sandwich) + self.draws if self._update_every_pass else 1
+        return self.passes_per_step if self._update_every_pass else 1
+
+    @property
+    def passes_per_step(self) -> int:
+        """Number of policies that every batch is seen under, the sandwich's first."""
+        return len(self.sandwich) + self.draws
 
     def assign_draws(self, rows: Sequence[Any]) -> None:
         """Puts the drawn policies of the next step in force, `draws` of them.
@@ -135,7 +143,7 @@ class MultiBitTrainer(keras.Model):
         logits = None
         in_force = self._setter.rows_in_force()
         # The first can teach the others; the metrics are those of the last.
-        for rows in [*self._sandwich, *self._drawn, in_force]:
+        for rows in [*self._fixed, *self._drawn, in_force]:
             self._setter.assign_rows(rows)
             with tf.GradientTape() as tape:
                 logits = self.multi_bit_network(x, training=True)

@@ -26,7 +26,7 @@ from matar_tf.keras.quantize import (
 )
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
-from matar_tf.policy import PolicySpace
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.samplers import (
     IndependentSampler,
     MixtureSampler,
@@ -191,13 +191,9 @@ def train_multi_bit(
         num_batches = method.reestimation
         if alone:
             num_batches = -(-num_batches // _ONE_POLICY_PART)
-        # Half as all of training drew them, half such that no pair of widths is rare.
-        num_drawn = num_batches - num_batches // 2
-        rng = np.random.default_rng(seed)
-        drawn = [
-            randomizer.sampler_of(number * schedule.epochs // num_drawn)(trained, rng)
-            for number in range(num_drawn)
-        ]
+        # Half as all of training saw them, half such that no pair of widths is rare.
+        num_seen = num_batches - num_batches // 2
+        seen = _seen_policies(trainer, randomizer, trained, num_seen, schedule, seed)
         balanced = balanced_policies(trained, num_batches // 2, seed)
 
         def augmented(batch: Any, number: int) -> Any:
@@ -206,13 +202,34 @@ def train_multi_bit(
         reestimate_batch_norm(
             quantized,
             x,
-            policies=(*drawn, *balanced),
+            policies=(*seen, *balanced),
             transform=augmented if schedule.augment else None,
             seed=seed,
         )
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
     return quantized
+
+
+def _seen_policies(
+    trainer: MultiBitTrainer,
+    randomizer: PolicyRandomizer,
+    space: PolicySpace,
+    number: int,
+    schedule: Schedule,
+    seed: int,
+) -> list[Policy]:
+    """Returns policies in the shares in which all of training saw them."""
+    rng = np.random.default_rng(seed)
+    policies: list[Policy] = []
+    for index in range(number):
+        seat = index % trainer.passes_per_step
+        if seat < len(trainer.sandwich):
+            policies.append(trainer.sandwich[seat])
+        else:
+            sampler = randomizer.sampler_of(index * schedule.epochs // number)
+            policies.append(sampler(space, rng))
+    return policies
 
 
 def multi_bit_trainer(model: Any, network: Any, method: Method) -> MultiBitTrainer:
