@@ -190,9 +190,12 @@ class TestShippedArtifacts:
             content = builder.build(artifact.space.named(policy))
             outputs = Runner(content).predict(samples)
             theirs = network.predict(samples, verbose=0)
-            # Four levels at most; on noise two classes often share a level.
+            # A level at most, but where a flipped narrow one has spread; on noise two
+            # classes often share a level.
             step = float(artifact.parameters.tensors["logits"].step[-1])
-            np.testing.assert_allclose(outputs, theirs, atol=4.01 * step)
+            apart = np.abs(outputs - theirs) / step
+            assert np.mean(apart > 1.01) < 0.03
+            assert apart.max() < 5.01
             second, first = np.sort(theirs, axis=1)[:, -2:].T
             leads = first - second > 2.01 * step
             assert leads.mean() > 0.6
