@@ -13,7 +13,8 @@ from matar_tf.artifact import Artifact
 from matar_tf.cost import CostModel
 from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
-from matar_tf.report.matrix import CostKind, CostMatrix, MatrixEntry
+from matar_tf.report.columns import CostKind
+from matar_tf.report.matrix import CostMatrix, MatrixEntry
 from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version

@@ -197,6 +197,9 @@ class TestCostMatrix:
         assert "ethos_u55_256 (compiler estimate)" in text
         assert "mpic (modelled)" in text
         assert "## latency [ms]" in text
+        weights = text[text.index("## weights") : text.index("## peak")]
+        assert "mpic (stored bytes)" in weights
+        assert "ethos_u55_256 (compiler estimate)" in weights
         assert "- w3a8 on mpic: Weights must use a width" in text
         energy = text[text.index("## energy") : text.index("## weights")]
         row = next(line for line in energy.splitlines() if "| w8a8" in line)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import SearchError
 
-__all__ = ["COLUMNS", "Column", "Kind", "column_of", "wilson_half_width"]
+__all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_half_width"]
 
-Kind = Literal[
-    "measured",
-    "modelled",
-    "compiler estimate",
-    "latency table",
-    "stored bytes",
-    "counted",
-    "unknown",
-]
+CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
+Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -46,6 +40,10 @@ class Column:
     def title(self) -> str:
         """The header with its unit."""
         return f"{self.header} [{self.unit}]" if self.unit else self.header
+
+    def priced_by(self, source: CostKind) -> Column:
+        """Returns the column, of kind `source` if that is what gives the figure."""
+        return replace(self, kind=source) if self.name in _GIVEN[source] else self
 
     def text(self, value: float) -> str:
         """Returns a value in the unit of the column."""
@@ -83,6 +81,14 @@ def wilson_half_width(share: float, num_samples: int) -> float:
     return _Z95 / (1.0 + square) * math.sqrt(spread)
 
 
+# The figures that a source gives in the place of the model.
+_GIVEN: Final[Mapping[CostKind, frozenset[str]]] = {
+    "modelled": frozenset(),
+    "compiler estimate": frozenset(
+        {"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}
+    ),
+    "latency table": frozenset({"latency_ms", "cycles"}),
+}
 _KIB: Final = 2.0**-10
 _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("accuracy", "accuracy", "%", "measured", 100.0, ",.2f"),

@@ -11,13 +11,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from matar_tf.errors import SearchError
-from matar_tf.report.columns import column_of
+from matar_tf.report.columns import CostKind, column_of
 
 __all__ = [
-    "CostKind",
     "CostMatrix",
     "MatrixEntry",
     "MatrixTable",
@@ -26,8 +25,6 @@ __all__ = [
     "matrix_to_json",
     "matrix_to_markdown",
 ]
-
-CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 
 _SCHEMA_VERSION: Final = 1
 _SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
@@ -114,24 +111,25 @@ class MatrixTable:
 
 def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
     """Returns a table for each cost that is printed."""
-    kinds = {one.target: one.kind for one in matrix.entries}
-    return [
-        MatrixTable(
-            title=column_of(name).title,
-            header=["policy", *(f"{one} ({kinds[one]})" for one in matrix.targets)],
+    sources: dict[str, CostKind] = {one.target: one.kind for one in matrix.entries}
+
+    def table(name: str) -> MatrixTable:
+        column = column_of(name)
+        kinds = (column.priced_by(sources[one]).kind for one in matrix.targets)
+        targets = zip(matrix.targets, kinds, strict=True)
+        return MatrixTable(
+            title=column.title,
+            header=["policy", *(f"{target} ({kind})" for target, kind in targets)],
             rows=[
                 [
                     policy,
-                    *(
-                        _cell(matrix.entry(policy, target), name)
-                        for target in matrix.targets
-                    ),
+                    *(_cell(matrix.entry(policy, one), name) for one in matrix.targets),
                 ]
                 for policy in matrix.policies
             ],
         )
-        for name in _SHOWN
-    ]
+
+    return [table(name) for name in _SHOWN]
 
 
 def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:

@@ -14,12 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.policy import Policy
-from matar_tf.report.columns import (
-    COLUMNS,
-    Column,
-    Kind,
-    column_of,
-)
+from matar_tf.report.columns import COLUMNS, Column, CostKind, column_of
 from matar_tf.results import SearchResult
 
 __all__ = [
@@ -41,13 +36,10 @@ _ESCAPED_PIPE: Final = r"\|"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles", "measured_spread_ms"}
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
-# What priced a result stands among its versions; the figures that come from it.
-_SOURCES: Final[Mapping[str, tuple[Kind, frozenset[str]]]] = {
-    "ethos-u-vela": (
-        "compiler estimate",
-        frozenset({"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}),
-    ),
-    "latency table": ("latency table", frozenset({"latency_ms", "cycles"})),
+# What priced a result stands among its versions.
+_SOURCES: Final[Mapping[str, CostKind]] = {
+    "ethos-u-vela": "compiler estimate",
+    "latency table": "latency table",
 }
 FloatMetrics = Mapping[str, float] | None
 
@@ -221,13 +213,10 @@ def _columns(rows: Sequence[Row], result: SearchResult) -> list[Column]:
     names = dict.fromkeys(name for row in rows for name in row.figures)
     known = [column for column in COLUMNS if column.name in names]
     others = [name for name in names if name not in {one.name for one in COLUMNS}]
-    columns = [*known, *map(column_of, others)]
-    for tool, (kind, names_of_tool) in _SOURCES.items():
+    columns: list[Column] = [*known, *map(column_of, others)]
+    for tool, source in _SOURCES.items():
         if tool in result.provenance.versions:
-            columns = [
-                replace(one, kind=kind) if one.name in names_of_tool else one
-                for one in columns
-            ]
+            columns = [one.priced_by(source) for one in columns]
     return columns
 
 
