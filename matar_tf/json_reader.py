@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -22,6 +23,24 @@ class JsonReader:
     """
 
     error: type[MatarError]
+
+    def parse(self, content: str | bytes, what: str) -> Any:
+        """Returns the value that a JSON text stands for.
+
+        Args:
+          content: The text, or its bytes in UTF-8.
+          what: Where it is from, in errors.
+        """
+        try:
+            return json.loads(
+                content, object_pairs_hook=_unique, parse_constant=_refuse_constant
+            )
+        except RecursionError as error:
+            raise self.error(
+                f"Expected JSON in {what}, got one that is nested too deeply."
+            ) from error
+        except ValueError as error:
+            raise self.error(f"Expected JSON in {what}, got: {error}.") from error
 
     def object(self, value: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:
         """Returns an object that has these keys and no other.
@@ -51,3 +70,16 @@ class JsonReader:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
         return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r} is there twice")
+    return document
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number in JSON")
