@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from matar_tf.archive import read_zip
 from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.files import new_folder, write_atomically
+from matar_tf.json_reader import JsonReader
 from matar_tf.parameters import Parameters
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import Workload
@@ -35,7 +37,6 @@ _MANIFEST = "manifest.json"
 _TEMPLATE = "template.tflite"
 _PARAMETERS = "parameters.npz"
 _OPTIONAL = ("network.json", "network.npz", "calibration.npz")
-_MAX_MEMBER_BYTES = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +165,9 @@ def read_artifact(path: str | Path) -> Artifact:
     path = Path(path)
     members = _read_members(path)
     try:
-        manifest = json.loads(members.pop(_MANIFEST))
+        manifest = JsonReader(ArtifactError).parse(
+            members.pop(_MANIFEST), f"the manifest of {path}"
+        )
         if manifest["schema_version"] != SCHEMA_VERSION:
             raise ArtifactError(
                 f"Expected an artifact of schema_version {SCHEMA_VERSION} in {path}, "
@@ -188,11 +191,11 @@ def read_artifact(path: str | Path) -> Artifact:
             parameters=Parameters.from_npz(members.pop(_PARAMETERS)),
             template=members.pop(_TEMPLATE),
             template_map=manifest["template_map"],
-            accuracy=manifest["accuracy"],
+            accuracy=_read_accuracy(manifest["accuracy"]),
             provenance=manifest["provenance"],
             extras=members,
         )
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
         raise ArtifactError(
             f"The manifest of {path} is malformed: {error!r}; package the model again."
         ) from error
@@ -213,7 +216,7 @@ def _read_members(path: Path) -> dict[str, bytes]:
             if entry.is_file()
         }
     elif path.is_file():
-        members = _read_zip(path, known)
+        members = read_zip(path, str(path), known.__contains__)
     else:
         raise ArtifactError(
             f"Expected an artifact (a directory or a .matar file) at {path}, found "
@@ -229,21 +232,13 @@ def _read_members(path: Path) -> dict[str, bytes]:
     return members
 
 
-def _read_zip(path: Path, known: set[str]) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                if info.filename not in known or info.file_size > _MAX_MEMBER_BYTES:
-                    raise ArtifactError(
-                        f"Expected the members {sorted(known)} in {path}, got "
-                        f"{info.filename!r} of {info.file_size} bytes."
-                    )
-            return {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ArtifactError(
-            f"Expected a zip file at {path}, but it is damaged ({error}); fetch it "
-            "again."
-        ) from error
+def _read_accuracy(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns the accuracy table; whatever is no number in it is an error."""
+    for row in table.values():
+        for figure in row.values():
+            if isinstance(figure, bool) or not isinstance(figure, int | float):
+                raise TypeError(f"expected numbers in the accuracy table, got {row!r}")
+    return {name: dict(row) for name, row in table.items()}
 
 
 def _check_entries(artifact: Artifact, path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.archive import read_array, read_zip
 from matar_tf.errors import ArtifactError
-from matar_tf.policy import Policy
+from matar_tf.json_reader import JsonReader
+from matar_tf.policy import MAX_BITS, Policy
 
 __all__ = [
     "LayerParameters",
@@ -221,16 +224,14 @@ class Parameters:
         Raises:
           ArtifactError: If the bytes are malformed.
         """
+        members = read_zip(content, "parameters", _is_member)
         try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                index = json.loads(archive.read(_INDEX))
-                arrays = {
-                    name.removesuffix(".npy"): np.lib.format.read_array(
-                        io.BytesIO(archive.read(name)), allow_pickle=False
-                    )
-                    for name in archive.namelist()
-                    if name.endswith(".npy")
-                }
+            arrays = {
+                name.removesuffix(".npy"): read_array(member)
+                for name, member in members.items()
+                if name != _INDEX
+            }
+            index = JsonReader(ArtifactError).parse(members[_INDEX], _INDEX)
             layers = {
                 entry["name"]: LayerParameters(
                     kernel=arrays[f"layer{number}_kernel"],
@@ -251,7 +252,9 @@ class Parameters:
                 for number, entry in enumerate(index["tensors"])
             }
             _check_shapes(layers, tensors)
-        except (LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            _check_values(layers, tensors)
+            _check_widths(layers, tensors)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"The parameters of the artifact are malformed: {error!r}; package the "
                 "model again."
@@ -268,6 +271,46 @@ def _check_shapes(
                 f"the {field} of {name!r} must have the shape {shape}, not "
                 f"{array.shape}"
             )
+
+
+def _check_values(
+    layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
+) -> None:
+    """Refuses numbers that no network has: a file with them would crash a runtime."""
+    arrays = [(name, "kernel", layer.kernel) for name, layer in layers.items()]
+    arrays += [one[:3] for one in _shapes(layers, tensors)]
+    for name, field, array in arrays:
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"the {field} of {name!r} must be finite float32 numbers")
+        if field == "step" and not (array > 0).all():
+            raise ValueError(f"the steps of {name!r} must be above 0")
+        if field == "variance" and not (array >= 0).all():
+            raise ValueError(f"the variance of {name!r} must not be below 0")
+
+
+def _check_widths(
+    layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
+) -> None:
+    """Refuses widths that are none, and statistics that do not know a width."""
+    widths = {
+        "weights": {name: one.bits for name, one in layers.items()},
+        "activations": {name: one.bits for name, one in tensors.items()},
+    }
+    for bits in (*widths["weights"].values(), *widths["activations"].values()):
+        # A bool is an int to Python, but not in a file.
+        if not all(type(one) is int and 2 <= one <= MAX_BITS for one in bits):
+            raise ValueError(f"expected widths in 2..{MAX_BITS}, got {bits}")
+    norms = {name: one.norm for name, one in layers.items() if one.norm is not None}
+    for name, norm in norms.items():
+        if not 0 < norm.epsilon < math.inf:
+            raise ValueError(f"the epsilon of {name!r} must be finite and above 0")
+        for kind, entry, bits in norm.entries:
+            if not set(widths[kind][entry]) <= set(bits):
+                raise ValueError(f"{name!r} must know all widths of {entry!r}")
+
+
+def _is_member(name: str) -> bool:
+    return name == _INDEX or name.endswith(".npy")
 
 
 def _shapes(

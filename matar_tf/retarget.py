@@ -29,6 +29,7 @@ from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
 from matar_tf.run_folder import (
+    RUN_SCHEMA_VERSION,
     prepare_folder,
     write_history,
     write_overview,
@@ -66,7 +67,6 @@ __all__ = [
 EXECUTORS: Final = ("local", "ray")
 
 _STORE_FILE: Final = "evaluations.sqlite"
-_RUN_SCHEMA_VERSION: Final = 1
 _RUNTIME = "ai-edge-litert"
 
 
@@ -251,7 +251,7 @@ def prepare_output(
     """
     output = Path(output)
     document = {
-        "schema_version": _RUN_SCHEMA_VERSION,
+        "schema_version": RUN_SCHEMA_VERSION,
         "command": settings.command,
         "created": settings.created,
         "seed": settings.options.seed,
@@ -259,7 +259,7 @@ def prepare_output(
         "metrics": list(settings.metrics),
         "objectives": [one.to_json() for one in settings.options.objectives],
         "limits": [
-            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound:g}"
+            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
             for one in settings.options.limits
         ],
         "fixed": list(settings.fixed),
@@ -291,6 +291,12 @@ def _problems(
     artifact: Artifact, targets: Sequence[Target], settings: RunSettings
 ) -> list[tuple[SearchProblem, Mapping[str, str]]]:
     """Returns what is searched for each target, and the versions of its tools."""
+    names = [target.name for target in targets]
+    if not names or len(set(names)) < len(names):
+        raise SearchError(
+            f"Expected one or more targets of different names, got {names}; change the "
+            "key 'name' in the file of one."
+        )
     space = fix_entries(artifact.space, settings.fixed)
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
@@ -330,7 +336,12 @@ def _on_held_out(
         "data_digest": provenance.data_digest,
     }
     policies = [one.policy for one in (*result.front, *result.references)]
-    measured: dict[Policy, Mapping[str, float]] = {**store.get(policies, **digests)}
+    names = evaluator.metric_names
+    measured: dict[Policy, Mapping[str, float]] = {
+        policy: metrics
+        for policy, metrics in store.get(policies, **digests).items()
+        if names <= set(metrics)
+    }
     for policy in policies:
         if policy not in measured:
             metrics = evaluator(policy)
@@ -380,9 +391,10 @@ def _versions() -> dict[str, str]:
 def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
     versions = _versions()
     # Metrics belong to the samples, to the kernels that computed them, and to the
-    # functions, of which a user's own may bear any name.
-    own = sorted(name for name in settings.metrics if ":" in name)
-    measured_by = " ".join([data.digest(), _RUNTIME, versions[_RUNTIME], *own])
+    # functions, of which a user's own may bear any name. What is measured beside a
+    # metric counts as well: damages are sums of losses where there are any.
+    names = sorted(settings.metrics)
+    measured_by = " ".join([data.digest(), _RUNTIME, versions[_RUNTIME], *names])
     return Provenance(
         seed=settings.options.seed,
         command=settings.command,

@@ -18,6 +18,7 @@ from matar_tf.backends import cost_matrix
 from matar_tf.data import Data
 from matar_tf.errors import SearchError
 from matar_tf.files import new_folder, write_atomically
+from matar_tf.json_reader import JsonReader
 from matar_tf.report import (
     matrix_to_csv,
     matrix_to_json,
@@ -33,8 +34,15 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
 
-__all__ = ["prepare_folder", "write_history", "write_overview", "write_target"]
+__all__ = [
+    "RUN_SCHEMA_VERSION",
+    "prepare_folder",
+    "write_history",
+    "write_overview",
+    "write_target",
+]
 
+RUN_SCHEMA_VERSION: Final = 1
 _RUN_FILE: Final = "run.json"
 _LATENCY_FILE: Final = "latency.json"
 # Of two runs in one folder, the second must ask for the same in these.
@@ -69,6 +77,8 @@ def prepare_folder(
       SearchError: If the folder holds something else, or a run that was asked for
         something else, or neither `resume` nor `overwrite` is given for a run.
     """
+    if resume and overwrite:
+        raise SearchError("Expected --resume or --overwrite, got both; choose one.")
     message = f"Writing to {output}."
     if output.exists() and any(output.iterdir()):
         earlier = _read_run(output)
@@ -234,9 +244,15 @@ def _with_measured_latency(
 
 def _read_run(output: Path) -> dict[str, Any]:
     try:
-        return json.loads((output / _RUN_FILE).read_text())
-    except (OSError, ValueError) as error:
+        content = (output / _RUN_FILE).read_bytes()
+        document = JsonReader(SearchError).parse(content, _RUN_FILE)
+        if document["schema_version"] != RUN_SCHEMA_VERSION:
+            raise SearchError(f"schema_version is {document['schema_version']!r}")
+        if not isinstance(document["artifact_digest"], str):
+            raise SearchError("artifact_digest is no text")
+    except (OSError, LookupError, TypeError, SearchError) as error:
         raise SearchError(
             f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "
-            f"but {output} holds other files; choose another output."
+            f"but {output} holds other files ({error}); choose another output."
         ) from error
+    return document

@@ -710,7 +710,7 @@ class TestLimit:
     def test_an_unreachable_accuracy_says_how_near_one_gets(self):
         best = max(one.metrics["accuracy"] for one in run().front)
         limit = Limit(name="accuracy", bound=best + 0.01, is_minimum=True)
-        message = f"accuracy is {best:g}, less than the requested {best + 0.01:g}"
+        message = f"accuracy is {best:.10g}, less than the requested {best + 0.01:.10g}"
         with pytest.raises(SearchError, match=message):
             run(limits=(limit,))
 
@@ -1047,6 +1047,13 @@ class TestSearchOptions:
         result = run(sensitivity=False)
         assert result.stop_reason is StopReason.EXHAUSTED
         assert result.num_evaluated == len(result.references) == 9
+
+    def test_search_ends_when_the_feasible_policies_are_used_up(self):
+        few = [toy_space().named(name) for name in ("w2a2", "w4a4", "w8a8")]
+        problem = toy_problem(violations=lambda one: () if one in few else ("No.",))
+        result = run(problem, patience=None)
+        assert result.stop_reason is StopReason.EXHAUSTED
+        assert result.num_evaluated == len(few)
 
     def test_max_evaluations_holds_when_it_is_no_multiple_of_the_population(self):
         result = run(max_evaluations=47)

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.archive import read_array, read_zip
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
+from matar_tf.json_reader import JsonReader
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.conversion import check_initialized, make_template
 from matar_tf.keras.derived_quantizers import snap_bias
+from matar_tf.keras.kinds import KINDS
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
 from matar_tf.keras.tracing import tracing
@@ -36,6 +39,18 @@ __all__ = [
     "package",
     "versions",
 ]
+
+# What the config of a packaged network may name; Keras runs what it finds there.
+_LAYERS = frozenset(kind.__name__ for kind in KINDS)
+_WRAPPERS = frozenset({"QuantizeWrapperV2"})
+_WRAPPERS_MODULE = (
+    "tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper"
+)
+_PARTS = {
+    "keras.initializers": keras.initializers,
+    "keras.regularizers": keras.regularizers,
+    "keras.constraints": keras.constraints,
+}
 
 
 def package(
@@ -108,18 +123,32 @@ def load_network(artifact: Artifact) -> Any:
       ArtifactError: If the artifact holds no network, one whose weights do not fit its
         layers, or one with a layer that could run foreign code.
     """
+    for name in ("network.json", "network.npz"):
+        if name not in artifact.extras:
+            raise ArtifactError(
+                f"The artifact holds no Keras network ({name} is missing); package the "
+                "model with include_network=True."
+            )
+    config = JsonReader(ArtifactError).parse(
+        artifact.extras["network.json"], "network.json"
+    )
+    arrays = read_zip(
+        artifact.extras["network.npz"], "network.npz", lambda name: name[-4:] == ".npy"
+    )
     try:
-        config = json.loads(artifact.extras["network.json"])
-        stored = io.BytesIO(artifact.extras["network.npz"])
-    except KeyError as error:
+        _check_classes(config)
+        model = keras.Model.from_config(config)
+        weights = [read_array(arrays[f"{index}.npy"]) for index in range(len(arrays))]
+    except ArtifactError:
+        raise
+    except (
+        *(AttributeError, LookupError, RecursionError, RuntimeError, TypeError),
+        *(ValueError, tf.errors.OpError),
+    ) as error:
         raise ArtifactError(
-            f"The artifact holds no Keras network ({error.args[0]} is missing); "
-            "package the model with include_network=True."
+            f"The Keras network of the artifact is malformed: {error!r}; package the "
+            "model again."
         ) from error
-    _check_classes(config)
-    model = keras.Model.from_config(config)
-    with np.load(stored, allow_pickle=False) as arrays:
-        weights = [arrays[str(i)] for i in range(len(arrays.files))]
     try:
         model.set_weights(weights)
     except ValueError as error:
@@ -197,28 +226,46 @@ def _network_members(model: Any) -> dict[str, bytes]:
 
 
 def _check_classes(value: Any) -> None:
-    """Refuses what Keras would import or unmarshal on the word of a config."""
+    """Refuses every class but those that a quantized network consists of.
+
+    Keras imports what a config names, and calls it: an operation of TensorFlow that
+    stands as a layer may write files.
+    """
     if isinstance(value, list):
         for item in value:
             _check_classes(item)
+    if value == "_CONSTANT_VALUE":
+        raise ArtifactError(
+            "The network of the artifact passes constants to layers, which no packaged "
+            "network does; matar_tf does not load it."
+        )
     if not isinstance(value, dict):
         return
-    name = str(value.get("class_name", ""))
-    module = str(value.get("module") or "")
-    known_module = module.split(".")[0] in ("", "builtins", "keras", "tf_keras")
-    registered = str(value.get("registered_name") or "").startswith("matar_tf>")
-    if name in ("Lambda", "function", "__lambda__") or not (
-        known_module
-        or registered
-        or module.startswith("matar_tf.")
-        or module.startswith("tensorflow_model_optimization.")
-    ):
+    for item in value.values():
+        _check_classes(item)
+    if {"class_name", "module", "registered_name"}.isdisjoint(value):
+        return
+    name, module = value.get("class_name"), value.get("module")
+    registered = value.get("registered_name")
+    if not _is_known_class(name, module, registered):
         raise ArtifactError(
             f"The network of the artifact asks for {module}.{name}, which could run "
             "foreign code; matar_tf does not load it."
         )
-    for item in value.values():
-        _check_classes(item)
+
+
+def _is_known_class(name: Any, module: Any, registered: Any) -> bool:
+    own = keras.utils.get_custom_objects()
+    if registered is not None and registered not in {*_WRAPPERS, *own}:
+        return False
+    if module in _PARTS:
+        return isinstance(getattr(_PARTS[module], str(name), None), type)
+    if module in (None, "keras.layers"):
+        own_name = isinstance(name, str) and name.startswith("matar_tf>")
+        return name in {*_LAYERS, *_WRAPPERS} or (own_name and name in own)
+    if module == _WRAPPERS_MODULE:
+        return name in _WRAPPERS
+    return f"matar_tf>{name}" in own and module == own[f"matar_tf>{name}"].__module__
 
 
 def _layer_parameters(

@@ -87,7 +87,8 @@ class Limit:
             return None
         relation = "less" if self.is_minimum else "more"
         return (
-            f"{self.name} is {figure:g}, {relation} than the requested {self.bound:g}."
+            f"{self.name} is {figure:.10g}, {relation} than the requested "
+            f"{self.bound:.10g}."
         )
 
     def shortfall(self, figures: Mapping[str, float | None]) -> float:

@@ -38,7 +38,7 @@ from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 __all__ = ["check_request", "search", "search_order"]
 
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
-_MAX_IDLE_GENERATIONS: Final = 25  # without any feasible policy
+_MAX_BARREN_COHORTS: Final = 25  # one after the other, without a feasible policy
 
 
 def search(
@@ -265,6 +265,7 @@ def _explore(
 ) -> StopReason:
     """Fills the ledger, generation by generation, until there is a reason to stop."""
     codec = ledger.codec
+    scout: Scout | None = None
     if codec.num_genomes <= options.max_evaluations:
         proposals = _enumeration(codec, named.values(), options.population_size)
         patience = None
@@ -281,11 +282,13 @@ def _explore(
         )
         patience = options.patience
     start = time.monotonic()
-    num_seen = 0
+    num_seen = num_barren = 0
     cohort = next(proposals)
     while True:
-        members = ledger.measure(cohort, options.max_evaluations - ledger.num_known)
+        num_known = ledger.num_known
+        members = ledger.measure(cohort, options.max_evaluations - num_known)
         num_seen += len(members)
+        num_barren = 0 if ledger.num_known > num_known else num_barren + 1
         diary.close_generation()
         if num_seen == codec.num_genomes:
             return StopReason.ENUMERATED
@@ -296,7 +299,8 @@ def _explore(
             return StopReason.MAX_MINUTES
         if patience is not None and ledger.entries and diary.num_idle >= patience:
             return StopReason.PATIENCE
-        if diary.num_idle >= _MAX_IDLE_GENERATIONS and not ledger.num_known:
+        # An enumeration ends by itself.
+        if scout is not None and num_barren >= _MAX_BARREN_COHORTS:
             return StopReason.EXHAUSTED
         try:
             cohort = proposals.send(members)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -53,12 +55,40 @@ def load_model(content: bytes) -> Any:
         raise ExportError(
             f"Expected a TFLite model (identifier 'TFL3'), got {content[4:8]!r}."
         )
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
-    if len(model.subgraphs) != 1:
+    try:
+        root = schema.Model.GetRootAs(bytearray(content), 0)
+        model = schema.ModelT.InitFromObj(root)
+        graphs = model.subgraphs or ()
+        names = [op_name(model, one) for graph in graphs for one in graph.operators]
+    except (
+        *(AttributeError, LookupError, MemoryError, OverflowError, TypeError),
+        *(ValueError, struct.error),
+    ) as error:
         raise ExportError(
-            f"Expected a model of one subgraph, got {len(model.subgraphs)}."
-        )
+            f"Expected a TFLite model, got one that is damaged ({error!r}); fetch it "
+            "again."
+        ) from error
+    if len(graphs) != 1:
+        raise ExportError(f"Expected a model of one subgraph, got {len(graphs)}.")
+    _check_order(graphs[0], names)
     return model
+
+
+def _check_order(graph: Any, names: Sequence[str]) -> None:
+    """Refuses a graph in which a tensor is read before it is computed."""
+    made = {int(index) for one in graph.operators for index in one.outputs}
+    num_tensors = len(graph.tensors)
+    for name, one in zip(names, graph.operators, strict=True):
+        read = [int(index) for index in one.inputs]
+        written = [int(index) for index in one.outputs]
+        if made & set(read) or not all(
+            -1 <= index < num_tensors for index in (*read, *written)
+        ):
+            raise ExportError(
+                f"Expected operators in the order of their tensors, got a {name} that "
+                "reads what is computed later, or nowhere."
+            )
+        made -= set(written)
 
 
 def write_model(model: Any) -> bytes:
