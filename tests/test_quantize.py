@@ -503,3 +503,13 @@ def _nested() -> Any:
     inputs = L.Input((4,))
     inner = keras.Sequential([L.Dense(4, input_shape=(4,))])
     return keras.Model(inputs, inner(inputs))
+
+
+def test_calibration_sees_all_channels_where_sizes_are_powers_of_two() -> None:
+    inputs = L.Input((128, 8))
+    model = quantize_model(keras_model(inputs, L.Conv1D(4, 3)(inputs)))
+    samples = np.random.default_rng(0).normal(size=(1024, 128, 8)).astype(np.float32)
+    samples[..., 5:] *= 100.0
+    calibrate(model, samples)
+    step = next(one for one in model.weights if "input_log_steps" in one.name)
+    assert 127 * np.exp(step.numpy().max()) > 200.0

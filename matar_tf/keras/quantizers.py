@@ -234,10 +234,17 @@ class ActivationQuantizer(MultiBitQuantizer):
     def initialize(self, x: Any) -> None:
         """Sets the steps to those with the least squared error on `x`."""
         flat = tf.reshape(x, (-1,))
+        # One value of each stretch, at any place of it: in each stretch at the same
+        # place would be in the same channel wherever sizes are powers of two.
         stride = tf.maximum(tf.size(flat) // _MAX_SAMPLES, 1)
+        number = tf.size(flat) // stride
+        places = tf.random.stateless_uniform(
+            (number,), seed=(0, 0), maxval=stride, dtype=tf.int32
+        )
+        sample = tf.gather(flat, tf.range(number) * stride + places)
         low, high = self.ranges()
         steps = numerics.optimal_steps(
-            tf.ensure_shape(flat[::stride], (None,)),
+            tf.ensure_shape(sample, (None,)),
             tf.constant(low, tf.float32),
             tf.constant(high, tf.float32),
         )
