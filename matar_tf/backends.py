@@ -94,8 +94,10 @@ def cost_matrix(
 
     Raises:
       PolicyError: If a policy is not of the artifact's network.
-      TargetError: If a target cannot run the network at any widths.
+      TargetError: If two targets have one name, or a target cannot run the network at
+        any widths.
     """
+    _check_names(targets)
     builder = ModelBuilder(artifact)
     entries: list[MatrixEntry] = []
     for target in targets:
@@ -116,3 +118,13 @@ def cost_matrix(
         targets=tuple(target.name for target in targets),
         entries=tuple(entries),
     )
+
+
+def _check_names(targets: Sequence[Target]) -> None:
+    names = [target.name for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise TargetError(
+                f"Expected targets of distinct names, got {name!r} twice; change the "
+                "key 'name' in one of the files."
+            )

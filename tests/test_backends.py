@@ -218,6 +218,16 @@ class TestCostMatrix:
                 assert row["cycles"] == ""
                 assert row["violation"] == entry["violations"][0]
 
+    def test_two_targets_of_one_name_are_refused(self):
+        artifact = digits_artifact()
+        copy = load_target("mpic").model_copy(update={"description": "a copy"})
+        with pytest.raises(TargetError, match="got 'mpic' twice; change the key"):
+            cost_matrix(
+                artifact,
+                {"w8a8": artifact.space.named("w8a8")},
+                [load_target("mpic"), copy],
+            )
+
     def test_it_is_complete(self, matrix):
         with pytest.raises(SearchError, match="one entry for each of 3 policies"):
             dataclasses.replace(matrix, entries=matrix.entries[:-1])
