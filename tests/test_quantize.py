@@ -506,8 +506,7 @@ def _nested() -> Any:
 
 
 def test_calibration_sees_all_channels_where_sizes_are_powers_of_two() -> None:
-    inputs = L.Input((128, 8))
-    model = quantize_model(keras_model(inputs, L.Conv1D(4, 3)(inputs)))
+    model = quantize_model(keras_model((128, 8), L.Conv1D(4, 3)))
     samples = np.random.default_rng(0).normal(size=(1024, 128, 8)).astype(np.float32)
     samples[..., 5:] *= 100.0
     calibrate(model, samples)
