@@ -19,7 +19,7 @@ from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
-__all__ = ["PolicyCosts", "cost_matrix"]
+__all__ = ["PolicyCosts", "check_names", "cost_matrix"]
 
 _NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
@@ -97,7 +97,7 @@ def cost_matrix(
       TargetError: If two targets have one name, or a target cannot run the network at
         any widths.
     """
-    _check_names(targets)
+    check_names(targets)
     builder = ModelBuilder(artifact)
     entries: list[MatrixEntry] = []
     for target in targets:
@@ -120,7 +120,12 @@ def cost_matrix(
     )
 
 
-def _check_names(targets: Sequence[Target]) -> None:
+def check_names(targets: Sequence[Target]) -> None:
+    """Checks that results can be told apart by the names of their targets.
+
+    Raises:
+      TargetError: If two targets have one name.
+    """
     names = [target.name for target in targets]
     for name in names:
         if names.count(name) > 1:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.backends import PolicyCosts
+from matar_tf.backends import PolicyCosts, check_names
 from matar_tf.data import Data
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.holdout import report_on, split_data
@@ -291,12 +291,12 @@ def _problems(
     artifact: Artifact, targets: Sequence[Target], settings: RunSettings
 ) -> list[tuple[SearchProblem, Mapping[str, str]]]:
     """Returns what is searched for each target, and the versions of its tools."""
-    names = [target.name for target in targets]
-    if not names or len(set(names)) < len(names):
+    if not targets:
         raise SearchError(
-            f"Expected one or more targets of different names, got {names}; change the "
-            "key 'name' in the file of one."
+            "Expected one or more targets, got none; name some of the catalogue, or "
+            "files."
         )
+    check_names(targets)
     space = fix_entries(artifact.space, settings.fixed)
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
@@ -336,12 +336,7 @@ def _on_held_out(
         "data_digest": provenance.data_digest,
     }
     policies = [one.policy for one in (*result.front, *result.references)]
-    names = evaluator.metric_names
-    measured: dict[Policy, Mapping[str, float]] = {
-        policy: metrics
-        for policy, metrics in store.get(policies, **digests).items()
-        if names <= set(metrics)
-    }
+    measured: dict[Policy, Mapping[str, float]] = {**store.get(policies, **digests)}
     for policy in policies:
         if policy not in measured:
             metrics = evaluator(policy)
@@ -391,8 +386,8 @@ def _versions() -> dict[str, str]:
 def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
     versions = _versions()
     # Metrics belong to the samples, to the kernels that computed them, and to the
-    # functions, of which a user's own may bear any name. What is measured beside a
-    # metric counts as well: damages are sums of losses where there are any.
+    # functions, of which a user's own may bear any name. All of a run count: a search
+    # goes by the loss where there is one, so that a store must not leave it out.
     names = sorted(settings.metrics)
     measured_by = " ".join([data.digest(), _RUNTIME, versions[_RUNTIME], *names])
     return Provenance(

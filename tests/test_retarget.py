@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.errors import ExportError, PolicyError, SearchError
+from matar_tf.errors import ExportError, PolicyError, SearchError, TargetError
 from matar_tf.policy import Policy
 from matar_tf.retarget import RunSettings, prepare_output, retarget
 from matar_tf.search import SearchOptions
@@ -87,6 +87,31 @@ class TestTargets:
             assert path.stat().st_size == one.costs["file_bytes"]
             document = json.loads(path.with_suffix(".json").read_text())
             assert Policy.from_json(document) == one.policy
+
+    def test_two_of_one_name_end_the_run_before_measuring(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match="got 'mpic' twice"):
+            run(tmp_path / "run", "mpic", "mpic")
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+    def test_none_are_an_error(self, tmp_path: Path) -> None:
+        with pytest.raises(SearchError, match="one or more targets, got none"):
+            run(tmp_path / "run")
+
+
+class TestStore:
+    @pytest.mark.parametrize("holdout", [0.0, 0.5])
+    def test_a_front_does_not_depend_on_what_other_runs_measured(
+        self, tmp_path: Path, holdout: float
+    ) -> None:
+        """Neither on the searched samples nor on those held out are figures missing."""
+        options = SearchOptions(max_evaluations=40, population_size=12)
+        changes: dict[str, Any] = {"options": options, "holdout": holdout}
+        store = tmp_path / "store.sqlite"
+        run(tmp_path / "a", "mpic", metrics=("accuracy",), store=store, **changes)
+        (shared,) = run(tmp_path / "b", "mpic", store=store, **changes)
+        (alone,) = run(tmp_path / "c", "mpic", **changes)
+        assert shared.front == alone.front
+        assert all("loss" in one.metrics for one in shared.front)
 
 
 class TestFollowUp:

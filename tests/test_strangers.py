@@ -16,7 +16,7 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError
 from matar_tf.keras import load_network
 from matar_tf.parameters import Parameters
-from matar_tf.tflite._schema import load_model
+from matar_tf.tflite._schema import load_model, write_model
 
 _SHIPPED = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"
 
@@ -148,3 +148,10 @@ class TestModelFile:
         for size in (8, 100, len(shipped.template) // 2):
             with pytest.raises(ExportError, match="damaged"):
                 load_model(shipped.template[:size])
+
+    def test_an_operator_that_reads_what_comes_later(self, shipped):
+        model = load_model(shipped.template)
+        first = model.subgraphs[0].operators[0]
+        first.inputs[0] = first.outputs[0]
+        with pytest.raises(ExportError, match="reads what is computed later"):
+            load_model(write_model(model))

@@ -40,6 +40,15 @@ __all__ = [
     "versions",
 ]
 
+# What Keras and NumPy raise on a config or arrays that no network has.
+_MALFORMED = (
+    AttributeError,
+    LookupError,
+    RuntimeError,  # and RecursionError
+    TypeError,
+    ValueError,
+    tf.errors.OpError,
+)
 # What the config of a packaged network may name; Keras runs what it finds there.
 _LAYERS = frozenset(kind.__name__ for kind in KINDS)
 _WRAPPERS = frozenset({"QuantizeWrapperV2"})
@@ -133,7 +142,9 @@ def load_network(artifact: Artifact) -> Any:
         artifact.extras["network.json"], "network.json"
     )
     arrays = read_zip(
-        artifact.extras["network.npz"], "network.npz", lambda name: name[-4:] == ".npy"
+        artifact.extras["network.npz"],
+        "network.npz",
+        lambda name: name.endswith(".npy"),
     )
     try:
         _check_classes(config)
@@ -141,10 +152,7 @@ def load_network(artifact: Artifact) -> Any:
         weights = [read_array(arrays[f"{index}.npy"]) for index in range(len(arrays))]
     except ArtifactError:
         raise
-    except (
-        *(AttributeError, LookupError, RecursionError, RuntimeError, TypeError),
-        *(ValueError, tf.errors.OpError),
-    ) as error:
+    except _MALFORMED as error:
         raise ArtifactError(
             f"The Keras network of the artifact is malformed: {error!r}; package the "
             "model again."

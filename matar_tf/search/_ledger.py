@@ -235,8 +235,8 @@ class Ledger:
             others = [policy for policy in policies if policy not in known]
             known.update(self._store.get(others, **self._digests))
         for policy in policies:
-            # What is known may have fewer metrics than this run measures.
-            if set(self._problem.metric_names) <= set(known.get(policy, ())):
+            # What is known may have fewer metrics than this run needs.
+            if set(self._needed()) <= set(known.get(policy, ())):
                 metrics[policy] = known[policy]
                 self.num_reused += 1
                 self._on_measured()

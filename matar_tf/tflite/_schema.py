@@ -29,6 +29,16 @@ __all__ = [
 schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
+# What the generated code raises on bytes that are no flatbuffer.
+_DAMAGED = (
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 _OP_NAMES = {
     code: name
     for name, code in vars(schema.BuiltinOperator).items()
@@ -60,10 +70,7 @@ def load_model(content: bytes) -> Any:
         model = schema.ModelT.InitFromObj(root)
         graphs = model.subgraphs or ()
         names = [op_name(model, one) for graph in graphs for one in graph.operators]
-    except (
-        *(AttributeError, LookupError, MemoryError, OverflowError, TypeError),
-        *(ValueError, struct.error),
-    ) as error:
+    except _DAMAGED as error:
         raise ExportError(
             f"Expected a TFLite model, got one that is damaged ({error!r}); fetch it "
             "again."

@@ -209,11 +209,6 @@ class PolicyEvaluator:
             metrics, probabilities=ends_in_softmax(artifact.template)
         )
 
-    @property
-    def metric_names(self) -> frozenset[str]:
-        """Names of the metrics that a policy gets."""
-        return frozenset(self._metrics)
-
     def __call__(self, policy: Policy) -> dict[str, float]:
         """Returns the metrics of a policy.
 
