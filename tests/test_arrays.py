@@ -230,8 +230,8 @@ class TestLatencyTable:
             ("2,us", "two,us", "line 2 .*a number as value"),
             ("conv,8,8", "conv,8.5,8", "whole numbers of bits"),
             ("mean_1,,8", "conv,8,8", "line 4 .*a second row"),
-            ("2,us", "-2,us", r"compute.entries\[0\].cycles"),
-            ("conv,8,8", "conv,9,8", r"compute.entries\[0\].weight_bits.*in 2..8"),
+            ("2,us", "-2,us", r"line 2 of .*table\.csv.*more than 0.*got '-2' us"),
+            ("conv,8,8", "conv,9,8", r"line 2 of .*table\.csv.*in 2\.\.8, got 9"),
         ],
     )
     def test_a_mistake_is_named(self, old, new, message, tmp_path):

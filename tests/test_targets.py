@@ -29,6 +29,7 @@ from matar_tf.targets.memory import (
 )
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
+CATALOGUE_FOLDER = Path(__file__).parent.parent / "matar_tf/targets/data"
 CATALOGUE = (
     "bismo_haq",
     "bismo_ultra96",
@@ -729,3 +730,79 @@ class TestMemory:
         for scores, peak in ((2, 768), (4, 768), (5, 832), (8, 1024)):
             bits = tensor_bits(workload, conv_tail_policy(scores=scores))
             assert liveness.peak_bytes(bits) == peak
+
+
+TABLE_HEADER = "layer,weight_bits,activation_bits,value,unit\n"
+
+
+def load_with_table(folder: Path, file: str) -> Target:
+    text = (CATALOGUE_FOLDER / "mpic.toml").read_text()
+    start, stop = text.index("[compute]"), text.index("[[ops]]")
+    compute = f'[compute]\nkind = "table"\n{file}\nsource = "x"\n\n'
+    (folder / "mine.toml").write_text(text[:start] + compute + text[stop:])
+    return load_target(folder / "mine.toml")
+
+
+class TestStrangeFiles:
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("c,8,8,1e999,cycles", "line 2 of .*more than 0 and at most 1e.15"),
+            ("c,8,8,nan,cycles", "line 2 of .*got 'nan' cycles"),
+            ("c,8,8,-1,ms", "line 2 of .*got '-1' ms"),
+            ("c,8,8,1,5,cycles", "line 2 of .*expected 5 cells, got also"),
+            ("c,9,8,1,cycles", r"line 2 of .*bits in 2\.\.8, got 9"),
+            (",8,8,1,cycles", "line 2 of .*shape of a layer, got nothing"),
+            ("x" * 200_000 + ",8,8,1,cycles", "line 2 of .*field larger"),
+            ("", "rows below the header"),
+        ],
+    )
+    def test_a_wrong_row_is_named(self, row, message, tmp_path):
+        (tmp_path / "a.csv").write_text(TABLE_HEADER + row + "\n")
+        with pytest.raises(TargetError, match=message):
+            load_with_table(tmp_path, 'file = "a.csv"')
+
+    def test_a_byte_order_mark_is_no_part_of_the_header(self, tmp_path):
+        (tmp_path / "a.csv").write_text(TABLE_HEADER + "c,8,8,7,cycles\n", "utf-8-sig")
+        (entry,) = load_with_table(tmp_path, 'file = "a.csv"').compute.entries
+        assert entry.cycles == 7.0
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('file = "/dev/zero"', "relative path within the folder"),
+            ('file = "../a.csv"', "relative path within the folder"),
+            ('file = "link.csv"', "relative path within the folder"),
+            ('file = "."', "a regular file as latency table"),
+            ('file = "a\\u0000b"', "null (byte|character)"),
+            ("", "under the key compute.file, got nothing"),
+        ],
+    )
+    def test_a_table_is_a_file_beside_its_target(self, line, message, tmp_path):
+        folder = tmp_path / "inside"
+        folder.mkdir()
+        (tmp_path / "a.csv").write_text(TABLE_HEADER + "c,8,8,7,cycles\n")
+        (folder / "link.csv").symlink_to(tmp_path / "a.csv")
+        with pytest.raises(TargetError, match=message):
+            load_with_table(folder, line)
+
+    @pytest.mark.parametrize(
+        ("frequency", "message"),
+        [
+            ("9" * 400, "frequency_hz: expected less than or equal"),
+            ("9" * 5000, "in TOML"),
+            ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        ],
+    )
+    def test_a_strange_number_is_a_mistake(self, frequency, message, tmp_path):
+        text = (CATALOGUE_FOLDER / "mpic.toml").read_text()
+        old = "frequency_hz = 250_000_000"
+        (tmp_path / "a.toml").write_text(
+            edited(text, old, f"frequency_hz = {frequency}")
+        )
+        with pytest.raises(TargetError, match=message):
+            load_target(tmp_path / "a.toml")
+
+    def test_a_null_in_a_path_is_a_mistake(self):
+        with pytest.raises(TargetError, match="readable target file"):
+            load_target("a\0.toml")

@@ -198,7 +198,9 @@ class TableEntry(BaseModel):
       cycles: Value, in cycles of the target's clock.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
     layer: Text
     weight_bits: Width | None

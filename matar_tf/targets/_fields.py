@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "MAX_COUNT",
     "MULTIPLY_KINDS",
     "Count",
     "Kinds",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
+
+MAX_COUNT: Final = 2**53  # larger whole numbers are not exact as floats
+_MAX_FIGURE: Final = 1e15  # far beyond hardware; sums and products stay finite
 
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -48,9 +52,9 @@ Widths: TypeAlias = Annotated[
     tuple[Width, ...], Field(min_length=1), AfterValidator(_check_distinct)
 ]
 Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
-Count: TypeAlias = Annotated[int, Field(gt=0)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
-NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Count: TypeAlias = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 
 
 class Section(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from matar_tf.errors import TargetError, did_you_mean
 from matar_tf.targets import _compute, _sections
+from matar_tf.targets._fields import MAX_COUNT
 from matar_tf.targets._latency_table import read_latency_table
 from matar_tf.targets._target import Target
 
@@ -71,10 +72,10 @@ def load_target(name_or_path: str | Path) -> Target:
         path = Path(name_or_path)
         try:
             content = path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise TargetError(
                 f"Expected a readable target file at {str(path)!r}, got: "
-                f"{error.strerror}."
+                f"{getattr(error, 'strerror', None) or error}."
             ) from error
         return _parse(content, path)
     names = list_targets()
@@ -98,7 +99,15 @@ def _parse(content: bytes, path: Path) -> Target:
         _insert_table(document, path)
         # JSON lists become tuples and strings become enums even in strict mode.
         text = json.dumps(document)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except TargetError:
+        raise
+    except RecursionError as error:
+        raise TargetError(
+            f"Expected a target file in TOML at {where!r}, got one that is nested too "
+            "deeply."
+        ) from error
+    # Wrong bytes, wrong TOML, and integers of thousands of digits.
+    except ValueError as error:
         raise TargetError(
             f"Expected a target file in TOML at {where!r}, got: {error}."
         ) from error
@@ -124,21 +133,28 @@ def _insert_table(document: dict[str, Any], path: Path) -> None:
     if not isinstance(compute, dict):
         return
     table = cast("dict[str, Any]", compute)
-    if table.get("kind") != "table" or not isinstance(table.get("file"), str):
+    if table.get("kind") != "table":
         return
     if "entries" in table:
         raise TargetError(
             f"The target file {str(path)!r} has a mistake: Unknown key "
             "compute.entries. The rows of a latency table stand in its CSV file."
         )
+    file = table.get("file")
+    if not isinstance(file, str):
+        got = "nothing" if file is None else repr(file)
+        raise TargetError(
+            f"The target file {str(path)!r} has a mistake: Expected the path of a CSV "
+            f"file under the key compute.file, got {got}."
+        )
     clock = document.get("clock")
     found: Any = None
     if isinstance(clock, dict):
         found = cast("dict[str, Any]", clock).get("frequency_hz")
     # A clock that is missing or wrong is a mistake of its own, reported later.
-    frequency_hz = found if isinstance(found, int) and found > 0 else 1
-    csv_path = path.parent / str(table["file"])
-    table["entries"] = read_latency_table(csv_path, frequency_hz)
+    known = isinstance(found, int) and 0 < found <= MAX_COUNT
+    frequency_hz = cast("int", found) if known else 1
+    table["entries"] = read_latency_table(path.parent, file, frequency_hz)
 
 
 def _describe(problem: dict[str, Any]) -> str:

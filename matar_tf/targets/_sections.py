@@ -247,7 +247,9 @@ class StoredWidth(BaseModel):
       stored_bits: Mean bits per weight as stored.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
     weight_bits: Width
     stored_bits: Positive
