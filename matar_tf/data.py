@@ -166,7 +166,8 @@ def import_function(spec: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise DataError(
             f"Expected a function at {spec!r}, but: {error}; write "
-            "package.module:function, importable from here."
+            "package.module:function, importable from here; PYTHONPATH names the "
+            "folders where Python looks."
         ) from error
     if not callable(function):
         raise DataError(

@@ -202,7 +202,7 @@ class TestFunction:
 
     @pytest.mark.parametrize("module", ["no_such_module", "", ".relative"])
     def test_refuses_what_cannot_be_imported(self, module):
-        with pytest.raises(DataError, match="importable from here"):
+        with pytest.raises(DataError, match="importable from here; PYTHONPATH"):
             load_data(f"{module}:function")
 
     def test_errors_of_the_function_pass_through(self):
