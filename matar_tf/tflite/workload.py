@@ -113,6 +113,8 @@ def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
             "kernel_size": (options.filterHeight, options.filterWidth),
             "strides": (options.strideH, options.strideW),
         }
+    if kind == "REDUCE_MAX":
+        return {"kernel_size": _reduced_window(graph, operator)}
     if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         return {}
     shape = [int(size) for size in graph.tensors[operator.inputs[1]].shape]
@@ -134,3 +136,16 @@ def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
         "strides": (options.strideH, options.strideW),
         "groups": in_channels if depthwise else in_channels // shape[3],
     }
+
+
+def _reduced_window(graph: Any, operator: Any) -> tuple[int, int]:
+    """Returns the elements behind one output of a reduction, as height and width."""
+    source, output = (
+        math.prod(int(size) for size in graph.tensors[index].shape[1:])
+        for index in (operator.inputs[0], operator.outputs[0])
+    )
+    in_shape = [int(size) for size in graph.tensors[operator.inputs[0]].shape]
+    window = source // max(output, 1)
+    if len(in_shape) == 4 and window == in_shape[1] * in_shape[2]:
+        return in_shape[1], in_shape[2]
+    return window, 1
