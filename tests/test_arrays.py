@@ -193,6 +193,17 @@ class TestLatencyTable:
         assert "compute.entries = 3 measured rows" in page
         assert "operands: - MAC per cycle" in page
 
+    def test_no_peak_without_convolutions_on_the_array(self, tmp_path):
+        text = catalogue_text("t4").replace('kinds = ["conv", ', "kinds = [")
+        target = load_text(text, tmp_path)
+        assert not target.ops_for(OpKind.CONV)
+        assert "operands: - MAC per cycle" in describe_target(target)
+
+    def test_the_page_writes_truth_as_toml_does(self):
+        assert "double_buffered = true" in describe_target(
+            load_target("bitfusion_16x32")
+        )
+
     def test_layers_are_found_by_name_and_by_shape(self, table_target):
         workload = self.workload()
         policy = uniform_policy(workload, 8, 8)

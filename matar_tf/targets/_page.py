@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from matar_tf.targets._compute import TableCompute
 from matar_tf.targets._constraints import CONSTRAINTS
 from matar_tf.targets._loader import list_targets, load_target
+from matar_tf.targets._sections import ArrayOps
 from matar_tf.targets._target import Target
 from matar_tf.targets.arrays import peak_macs_per_cycle
 from matar_tf.workload import OpKind
@@ -74,17 +75,16 @@ def _summary(target: Target) -> tuple[str, ...]:
 
 def _peak(target: Target) -> str:
     """Returns the rate of a large convolution at the narrowest and widest operands."""
-    rates: list[float] = []
-    for pick in (min, max):
-        weight_bits = pick(target.weight_bits_for(OpKind.CONV))
-        taken = [
-            bits
-            for bits in target.activation_bits_for(OpKind.CONV)
-            if target.takes(OpKind.CONV, weight_bits, bits)
-        ]
-        if isinstance(target.compute, TableCompute) or not taken:
-            return "-"
-        rates.append(peak_macs_per_cycle(target, weight_bits, pick(taken)))
+    pairs = [
+        (weight_bits, bits)
+        for entry in target.ops_for(OpKind.CONV)
+        if isinstance(entry, ArrayOps)
+        for weight_bits in entry.weight_bits
+        for bits in entry.activation_bits
+    ]
+    if isinstance(target.compute, TableCompute) or not pairs:
+        return "-"
+    rates = [peak_macs_per_cycle(target, *pick(pairs)) for pick in (min, max)]
     narrow, wide = (f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}" for rate in rates)
     return wide if narrow == wide else f"{narrow} .. {wide}"
 
@@ -181,6 +181,8 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
 
 
 def _number(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 
