@@ -579,6 +579,8 @@ class TestExport:
         target = {"target": "cortex_m7"}
         line = fails(capsys, "export", **values, **target, policy="w4a4")
         assert "cortex_m7" in line
+        assert "Weights must use a width" in line
+        assert "Violation(" not in line
         assert not path.exists()
         assert call("export", **values, **target, policy="w8a8") == 0
         capsys.readouterr()
@@ -980,6 +982,18 @@ class TestCost:
         values = {"artifact": str(files / "net.matar"), "targets": ["mpic"]}
         path = str(files / "none.json")
         assert path in fails(capsys, "cost", policies=[path], **values)
+
+    def test_a_policy_is_one_of_the_artifact(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        space = digits_artifact().space
+        document: Any = space.named("w8a8").to_json()
+        entry = next(name for name, bits in space.weights.items() if 2 not in bits)
+        document["weights"][entry] = 2
+        path = tmp_path / "narrow.json"
+        path.write_text(json.dumps(document))
+        values = {"artifact": str(files / "net.matar"), "targets": ["mpic"]}
+        assert entry in fails(capsys, "cost", policies=[str(path)], **values)
 
 
 class TestHost:

@@ -18,7 +18,7 @@ from absl import flags
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.common import check_flags_only, reports_errors, run
+from tools.common import check_flags_only, read_policy, reports_errors, run
 
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.targets import list_targets, load_target
 
     artifact = read_artifact(_ARTIFACT.value)
-    policies = {name: _read_policy(artifact, name) for name in _POLICIES.value}
+    policies = {name: read_policy(name, artifact.space) for name in _POLICIES.value}
     targets = [load_target(name) for name in _TARGETS.value or list_targets()]
     if _LAYERS.value:
         _print_layers(_layer_rows(artifact, policies, targets))
@@ -64,20 +64,6 @@ def main(argv: Sequence[str]) -> int:
         to_text = matrix_to_csv if _FORMAT.value == "csv" else matrix_to_markdown
         print(to_text(matrix), end="")
     return 0
-
-
-def _read_policy(artifact: Artifact, name: str) -> Policy:
-    from matar_tf.errors import PolicyError
-    from matar_tf.policy import Policy
-
-    if not name.endswith(".json"):
-        return artifact.space.named(name)
-    try:
-        return Policy.from_json(json.loads(Path(name).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise PolicyError(
-            f"Expected a policy as JSON at {name!r}, got: {error}."
-        ) from error
 
 
 def _layer_rows(

@@ -129,7 +129,7 @@ def _check_target(artifact: Artifact, policy: Policy, name: str) -> str:
     problems = check_policy(artifact.workload, policy, target)
     if problems:
         raise ExportError(
-            f"Expected a policy that {target.name} takes, but: {problems[0]}"
+            f"Expected a policy that {target.name} takes, but: {problems[0].message}"
         )
     return target.name
 
