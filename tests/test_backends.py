@@ -18,7 +18,7 @@ from matar_tf.cost import estimate
 from matar_tf.errors import ExportError, SearchError, TargetError
 from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
-from matar_tf.targets import Target, check_policy, load_target
+from matar_tf.targets import Target, check_policy, legal_space, load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
@@ -159,13 +159,44 @@ class TestLatencyTable:
         ).entries
         assert (entry.kind, entry.figures) == (costs.kind, found)
 
+    def test_a_policy_that_needs_a_missing_row_is_not_allowed(self, tmp_path: Path):
+        artifact = digits_artifact()
+        target = table_target(tmp_path)
+        policies = {name: artifact.space.named(name) for name in ("w8a8", "w4a8")}
+        found = cost_matrix(artifact, policies, [target])
+        assert [entry.legal for entry in found.entries] == [True, False]
+        text = matrix_to_markdown(found)
+        assert "not allowed" in text
+        assert "- w4a8 on mpic: Weights and input must use widths that the latency" in (
+            text
+        )
+        legal = legal_space(artifact.space, artifact.workload, target)
+        assert set(legal.weights.values()) == {(8,)}
 
-def table_target(folder: Path) -> Target:
+    def test_each_violation_names_layer_and_widths(self, tmp_path: Path):
+        artifact = digits_artifact()
+        found = check_policy(
+            artifact.workload, artifact.space.named("w4a8"), table_target(tmp_path)
+        )
+        assert {one.constraint for one in found} == {"constraint_latency_table"}
+        conv = next(one for one in found if one.layer == "conv")
+        assert conv.weights == "conv"
+        assert "Layer 'conv' of kind 'conv': expected a row" in conv.message
+        assert "bits (4, 8), got none" in conv.message
+
+    def test_without_any_row_of_a_layer_the_target_cannot_run(self, tmp_path: Path):
+        artifact = digits_artifact()
+        target = table_target(tmp_path, without="conv")
+        with pytest.raises(TargetError, match=r"Expected a row for layer 'conv'.*add"):
+            legal_space(artifact.space, artifact.workload, target)
+
+
+def table_target(folder: Path, without: str = "") -> Target:
     """The target mpic with a row of 1000 cycles for each layer with a kernel."""
     rows = "layer,weight_bits,activation_bits,value,unit\n" + "".join(
         f"{one.name},8,8,1000,cycles\n"
         for one in digits_artifact().workload.layers
-        if one.weights
+        if one.weights and one.name != without
     )
     (folder / "table.csv").write_text(rows)
     path = Path(__file__).parent.parent / "matar_tf/targets/data/mpic.toml"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -221,3 +223,26 @@ class TableCompute(Compute):
     kind: Literal["table"]
     file: Text
     entries: Annotated[tuple[TableEntry, ...], Field(min_length=1)]
+
+    def cycles(
+        self, names: Sequence[str], weight_bits: int | None, activation_bits: int
+    ) -> float | None:
+        """Returns the measured cycles of a layer; None without a row.
+
+        Args:
+          names: What rows may call the layer; the first that one does counts.
+          weight_bits: Width of the weights; None for a layer without.
+          activation_bits: Width of the first input.
+        """
+        for name in names:
+            found = self._rows.get((name, weight_bits, activation_bits))
+            if found is not None:
+                return found
+        return None
+
+    @functools.cached_property
+    def _rows(self) -> dict[tuple[str, int | None, int], float]:
+        return {
+            (entry.layer, entry.weight_bits, entry.activation_bits): entry.cycles
+            for entry in self.entries
+        }

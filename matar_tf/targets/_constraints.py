@@ -13,7 +13,10 @@ from typing import Final
 
 from matar_tf.errors import TargetError
 from matar_tf.policy import MAX_BITS, Policy, PolicySpace
+from matar_tf.targets._compute import TableCompute
+from matar_tf.targets._sections import ArrayOps
 from matar_tf.targets._target import Target
+from matar_tf.targets.demand import layer_shape
 from matar_tf.targets.memory import (
     Liveness,
     check_entries,
@@ -21,7 +24,7 @@ from matar_tf.targets.memory import (
     tensor_bits,
     weight_bytes,
 )
-from matar_tf.workload import LayerWorkload, Workload
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = ["CONSTRAINTS", "Violation", "check_policy", "legal_space"]
 
@@ -56,6 +59,7 @@ class _Site:
     inputs: tuple[tuple[str | None, int], ...]
     output: tuple[str | None, int]
     output_is_read: bool
+    names: tuple[str, str]
 
 
 def constraint_supported_ops(site: _Site, target: Target) -> Iterable[Violation]:
@@ -130,6 +134,25 @@ def constraint_bit_pairs(site: _Site, target: Target) -> Iterable[Violation]:
         )
 
 
+def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]:
+    """Weights and input must use widths that the latency table has a row for."""
+    if not site.inputs:
+        return
+    entry, bits = site.inputs[0]
+    kind = site.layer.kind
+    if target.takes(kind, site.weight_bits, bits) and not _is_measured(
+        site.names, kind, site.weight_bits, bits, target
+    ):
+        yield _violation(
+            constraint_latency_table,
+            site,
+            f"expected a row under this name or {site.names[1]!r} for weight and input "
+            f"bits {(site.weight_bits, bits)}, got none",
+            weights=site.layer.weights,
+            activations=entry,
+        )
+
+
 def constraint_weight_memory(
     workload: Workload, policy: Policy, target: Target
 ) -> Iterable[Violation]:
@@ -160,6 +183,7 @@ _LAYER_CONSTRAINTS: Final = (
     constraint_activation_bits,
     constraint_output_bits,
     constraint_bit_pairs,
+    constraint_latency_table,
 )
 _NETWORK_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
 
@@ -193,6 +217,7 @@ def check_policy(
             ),
             output=(workload.tensors[layer.output].activation, bits[layer.output]),
             output_is_read=layer.output in read,
+            names=_names_of(layer, workload),
         )
         for constraint in _LAYER_CONSTRAINTS:
             found.extend(constraint(site, target))
@@ -276,12 +301,20 @@ def _restrict_pairs(
     entry = workload.tensors[layer.inputs[0]].activation
     input_widths = tensors[entry] if entry else {MAX_BITS}
     weight_widths = weights[layer.weights] if layer.weights else set[int]()
-    pairs = [
+    taken = [
         (weight_bits, bits)
-        for weight_bits in weight_widths
-        for bits in input_widths
+        for weight_bits in sorted(weight_widths)
+        for bits in sorted(input_widths)
         if target.takes(layer.kind, weight_bits, bits)
     ]
+    names = _names_of(layer, workload)
+    pairs = [pair for pair in taken if _is_measured(names, layer.kind, *pair, target)]
+    if taken and not pairs:
+        raise TargetError(
+            f"Expected a row for layer {names[0]!r} or for its shape {names[1]!r} with "
+            f"weight and input bits among {taken} in the latency table of target "
+            f"{target.name!r}, got none; add one."
+        )
     what = f"tensor {layer.inputs[0]!r} beside the weights"
     _keep(input_widths, {bits for _, bits in pairs}, target, layer, what)
     what = f"weight entry {layer.weights!r} beside the input"
@@ -300,6 +333,29 @@ def _keep(
             "entry, or add the width to the target."
         )
     widths &= kept
+
+
+def _names_of(layer: LayerWorkload, workload: Workload) -> tuple[str, str]:
+    """Returns what the rows of a latency table may call a layer: name and shape."""
+    tensors = workload.tensors
+    source = tensors[layer.inputs[0]].shape if layer.inputs else ()
+    return layer.name, layer_shape(layer, source, tensors[layer.output].shape)
+
+
+def _is_measured(
+    names: tuple[str, str],
+    kind: OpKind,
+    weight_bits: int | None,
+    activation_bits: int,
+    target: Target,
+) -> bool:
+    """Returns whether a latency table prices a layer; true where none has to."""
+    table = target.compute
+    if not isinstance(table, TableCompute):
+        return True
+    if not all(isinstance(entry, ArrayOps) for entry in target.ops_for(kind)):
+        return True
+    return table.cycles(names, weight_bits, activation_bits) is not None
 
 
 def _violation(

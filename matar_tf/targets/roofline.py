@@ -104,14 +104,9 @@ def _table_cycles(demand: LayerDemand, ops: Ops, target: Target) -> float | None
         layer.name,
         layer_shape(layer, demand.input_shape, demand.output_shape),
     )
-    for name in names:
-        for entry in table.entries:
-            if (entry.layer, entry.weight_bits, entry.activation_bits) == (
-                name,
-                demand.weight_bits,
-                demand.activation_bits,
-            ):
-                return demand.batch_size * table.scale * entry.cycles
+    cycles = table.cycles(names, demand.weight_bits, demand.activation_bits)
+    if cycles is not None:
+        return demand.batch_size * table.scale * cycles
     if isinstance(ops, (CpuOps, VectorOps)):
         return None
     raise TargetError(
