@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import re
@@ -497,8 +498,17 @@ class TestReport:
         assert one.count("name,role") == 1
         assert call("report", run=run, format="csv") == 0
         both = capsys.readouterr().out
-        assert both.count("name,role") == 2
-        assert one.strip() in both
+        assert both.count("name,role") == 1
+        rows = list(csv.DictReader(both.splitlines()))
+        assert list(rows[0])[:3] == ["target", "name", "role"]
+        assert {row["target"] for row in rows} == set(targets)
+        mine = [row for row in rows if row.pop("target") == "mpic"]
+        known = [{k: v for k, v in row.items() if k in mine[0]} for row in mine]
+        assert known == list(csv.DictReader(one.splitlines()))
+        assert one == (tmp_path / "run/mpic/front.csv").read_text()
+        assert call("report", run=run, format="json") == 0
+        documents = json.loads(capsys.readouterr().out)
+        assert [document["target"] for document in documents] == targets
         assert call("report", run=run, format="svg", target="mpic") == 0
         assert "--target" in fails(capsys, "report", run=run, format="svg")
         assert "mpic" in fails(capsys, "report", run=run, target="mpig")
@@ -506,6 +516,46 @@ class TestReport:
         assert "whole run" in message
         (tmp_path / "run/report.html").unlink()
         assert "--resume" in fails(capsys, "report", run=run, format="html")
+
+    def test_a_damaged_run_is_one_sentence(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = tmp_path / "run"
+        assert call("search", **arguments(files, run, targets=["mpic"])) == 0
+        capsys.readouterr()
+        path = run / "mpic/result.json"
+        whole, record = path.read_text(), (run / "run.json").read_text()
+
+        def changed(**changes: Any) -> str:
+            return json.dumps({**json.loads(whole), **changes})
+
+        huge = json.loads(whole)
+        huge["front"][0]["metrics"]["accuracy"] = 10**400
+        for text, words in (
+            ("[1]", "result.json is damaged: Expected a JSON object"),
+            ("[" * 100_000, "nested too deeply"),
+            (json.dumps(huge), "is damaged"),
+            (changed(objectives=3), "under 'objectives'"),
+            (changed(front=[]), "got 0 policies"),
+            (changed(objectives=[]), "the objectives []; print a table"),
+        ):
+            path.write_text(text)
+            assert words in fails(capsys, "report", run=str(run), format="svg")
+        path.write_text(whole)
+        for text in (
+            "[1]",
+            "3",
+            "null",
+            '{"float_metrics": 3}',
+            '{"float_metrics": {"accuracy": "high"}}',
+            '{"float_metrics": {"accuracy": null}}',
+            f'{{"float_metrics": {{"accuracy": 1{"0" * 400}}}}}',
+        ):
+            (run / "run.json").write_text(text)
+            message = fails(capsys, "report", run=str(run))
+            assert "numbers under 'float_metrics' in" in message
+        (run / "run.json").write_text(record)
+        assert call("report", run=str(run)) == 0
 
     def test_nothing_to_report(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from absl import flags
 
@@ -23,19 +25,21 @@ _FORMAT = flags.DEFINE_enum(
     "format",
     "text",
     ["text", "md", "csv", "json", "html", "svg"],
-    "Form: a table for each target (text, md, csv, json), the page of the run (html), "
-    "or the plot of a front (svg).",
+    "Form: a table for each target (text, md; of several targets as json an array, as "
+    "csv one table whose first column is the target), the page of the run (html), or "
+    "the plot of a front (svg).",
 )
 _TARGET = flags.DEFINE_string("target", None, "Report on this target only.")
 flags.mark_flags_as_required(["run"])
 
-_FILES = {"md": "front.md", "csv": "front.csv", "json": "front.json"}
 _PAGE = "report.html"
+_RUN_FILE = "run.json"
+_LARGEST = 1e300  # of a metric
 
 
 @reports_errors
 def main(argv: Sequence[str]) -> int:
-    """Prints one table per target of the run, or its page, or a plot."""
+    """Prints the tables of a run, or its page, or a plot."""
     check_flags_only(argv)
     run_folder = Path(_RUN.value)
     folders = _folders(run_folder)
@@ -45,8 +49,7 @@ def main(argv: Sequence[str]) -> int:
     elif _FORMAT.value == "svg":
         print(_plot(folders, float_metrics), end="")
     else:
-        for folder in folders:
-            print(_table(folder, float_metrics))
+        print(_tables(folders, float_metrics), end="")
     return 0
 
 
@@ -100,31 +103,84 @@ def _plot(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> st
     return front_svg(_result(folders[0]), float_metrics)
 
 
-def _table(folder: Path, float_metrics: dict[str, float] | None) -> str:
-    from matar_tf.report import to_text
+def _tables(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> str:
+    """Returns a table for each target; of many as JSON an array, as CSV one table."""
+    from matar_tf.report import to_csv, to_json, to_markdown, to_text
 
-    if _FORMAT.value == "text":
-        return to_text(_result(folder), float_metrics)
-    return (folder / _FILES[_FORMAT.value]).read_text()
+    results = [_result(folder) for folder in folders]
+    if _FORMAT.value == "json":
+        documents = [to_json(result, float_metrics) for result in results]
+        whole = documents if len(documents) > 1 else documents[0]
+        return json.dumps(whole, indent=1) + "\n"
+    if _FORMAT.value == "csv":
+        texts = {result.target: to_csv(result, float_metrics) for result in results}
+        return _joined(texts) if len(results) > 1 else next(iter(texts.values()))
+    to_table = to_text if _FORMAT.value == "text" else to_markdown
+    return "".join(f"{to_table(result, float_metrics)}\n" for result in results)
+
+
+def _joined(texts: Mapping[str, str]) -> str:
+    """Returns one CSV table of many, the target in its first column."""
+    rows = [
+        {"target": target, **row}
+        for target, text in texts.items()
+        for row in csv.DictReader(io.StringIO(text, newline=""))
+    ]
+    header = dict.fromkeys(name for row in rows for name in row)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def _float_metrics(run_folder: Path) -> dict[str, float] | None:
     """Returns what the developer measured of the float network, if it is on record."""
+    from matar_tf.errors import SearchError
+
+    path = run_folder / _RUN_FILE
     try:
-        return json.loads((run_folder / "run.json").read_text()).get("float_metrics")
-    except (OSError, ValueError):
+        document = _parsed(path)
+    except FileNotFoundError:
         return None
+    metrics: Any = document
+    if isinstance(document, dict):
+        metrics = cast("dict[str, Any]", document).get("float_metrics")
+        if metrics is None:
+            return None
+    if not isinstance(metrics, dict) or not all(
+        type(value) in (int, float) and abs(value) <= _LARGEST
+        for value in cast("dict[str, Any]", metrics).values()
+    ):
+        raise SearchError(
+            f"Expected a JSON object with numbers under 'float_metrics' in {path}, got "
+            f"{_excerpt(metrics)}; run tools/search.py again."
+        )
+    return cast("dict[str, float]", metrics)
 
 
 def _result(folder: Path) -> SearchResult:
-    from matar_tf.errors import SearchError
+    from matar_tf.errors import MatarError, SearchError
     from matar_tf.results import SearchResult
 
+    path = folder / "result.json"
+    document = _parsed(path)
     try:
-        document = json.loads((folder / "result.json").read_text())
-    except ValueError as error:
-        raise SearchError(f"{folder / 'result.json'} is damaged: {error}.") from error
-    return SearchResult.from_json(document)
+        return SearchResult.from_json(document)
+    except (MatarError, OverflowError) as error:
+        raise SearchError(f"{path} is damaged: {error}") from error
+
+
+def _parsed(path: Path) -> Any:
+    from matar_tf.errors import SearchError
+    from matar_tf.json_reader import JsonReader
+
+    return JsonReader(SearchError).parse(path.read_bytes(), str(path))
+
+
+def _excerpt(value: object) -> str:
+    """Returns the start of what came, for an error."""
+    return repr(value)[:80]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
+from matar_tf.errors import SearchError
 from matar_tf.report.columns import Column, column_of
 from matar_tf.results import Candidate, Objective, SearchResult
 
@@ -38,12 +39,21 @@ def front_svg(
     The line is what the front reaches at a cost; bars are 95 % intervals of accuracies.
 
     Args:
-      result: The result; its front is not empty.
+      result: The result.
       float_metrics: What the float network reaches, drawn as a line if it is known.
+
+    Raises:
+      SearchError: If the front is empty, or the objectives are not both kinds.
     """
-    measured = result.front[0].metrics
+    measured = tuple(result.front[0].metrics) if result.front else ()
     metrics = [one for one in result.objectives if one.name in measured]
     costs = [one for one in result.objectives if one.name not in measured]
+    if not metrics or not costs:
+        raise SearchError(
+            "Expected a policy, and a metric and a cost as objectives, for the plot of "
+            f"the front on {result.target!r}, got {len(result.front)} policies and "
+            f"the objectives {[one.name for one in result.objectives]}; print a table."
+        )
 
     def draw(axes: Sequence[Any]) -> None:
         panels = [(metric, cost) for metric in metrics for cost in costs]
