@@ -241,7 +241,11 @@ class TestLatencyTable:
             ("2,us", "two,us", "line 2 .*a number as value"),
             ("conv,8,8", "conv,8.5,8", "whole numbers of bits"),
             ("mean_1,,8", "conv,8,8", "line 4 .*a second row"),
-            ("2,us", "-2,us", r"line 2 of .*table\.csv.*more than 0.*got '-2' us"),
+            (
+                "2,us",
+                "-2,us",
+                r"line 2 of .*table\.csv.*value of 1e-15 to .*got '-2' us",
+            ),
             ("conv,8,8", "conv,9,8", r"line 2 of .*table\.csv.*in 2\.\.8, got 9"),
         ],
     )

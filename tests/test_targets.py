@@ -747,7 +747,7 @@ class TestStrangeFiles:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ("c,8,8,1e999,cycles", "line 2 of .*more than 0 and at most 1e.15"),
+            ("c,8,8,1e999,cycles", "line 2 of .*value of 1e-15 to 1e.15 cycles"),
             ("c,8,8,nan,cycles", "line 2 of .*got 'nan' cycles"),
             ("c,8,8,-1,ms", "line 2 of .*got '-1' ms"),
             ("c,8,8,1,5,cycles", "line 2 of .*expected 5 cells, got also"),
@@ -802,6 +802,17 @@ class TestStrangeFiles:
         )
         with pytest.raises(TargetError, match=message):
             load_target(tmp_path / "a.toml")
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("layer_cycles = 10", "layer_cycles = 1e308", "less than or equal to 1"),
+            ("macs_per_cycle = 2", "macs_per_cycle = 1e-308", "at least 1e-15"),
+        ],
+    )
+    def test_no_figure_makes_a_total_infinite(self, old, new, message, tmp_path):
+        with pytest.raises(TargetError, match=message):
+            load_text(edited(TOY, old, new), tmp_path)
 
     def test_a_null_in_a_path_is_a_mistake(self):
         with pytest.raises(TargetError, match="readable target file"):

@@ -28,7 +28,9 @@ __all__ = [
 MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
 
 MAX_COUNT: Final = 2**53  # larger whole numbers are not exact as floats
-_MAX_FIGURE: Final = 1e15  # far beyond hardware; sums and products stay finite
+# Far beyond hardware on both sides; sums, products and quotients stay finite.
+_MIN_FIGURE: Final = 1e-15
+_MAX_FIGURE: Final = 1e15
 
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -39,6 +41,12 @@ def _check_width(bits: int) -> int:
             f"expected a number of bits in {MIN_BITS}..{MAX_BITS}, got {bits}"
         )
     return bits
+
+
+def _check_not_tiny(figure: float) -> float:
+    if figure < _MIN_FIGURE:
+        raise ValueError(f"expected at least {_MIN_FIGURE:g}, got {figure:g}")
+    return figure
 
 
 def _check_distinct(widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -53,7 +61,9 @@ Widths: TypeAlias = Annotated[
 ]
 Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
 Count: TypeAlias = Annotated[int, Field(gt=0, le=MAX_COUNT)]
-Positive: TypeAlias = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
+Positive: TypeAlias = Annotated[
+    float, Field(gt=0, le=_MAX_FIGURE), AfterValidator(_check_not_tiny)
+]
 NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 
 
