@@ -412,9 +412,41 @@ class TestBatchNorm:
         changed = np.zeros(7)
         changed[[1, 6]] = 0.25 * x.numpy().mean()
         np.testing.assert_allclose(mean[:, 0], changed, rtol=1e-4)
+        # The product of both moves half of the way: each by the square root.
         factors = np.ones(7)
-        factors[[1, 6]] += 0.25 * (x.numpy().var() - 1.0)
+        factors[[1, 6]] = np.sqrt(1.0 + 0.5 * (x.numpy().var() - 1.0))
         np.testing.assert_allclose(variance[:, 0], factors, rtol=1e-4)
+
+    def test_one_policy_learns_as_a_plain_batch_norm(self) -> None:
+        context = [("activations", f"a{i}", (4, 8)) for i in range(12)]
+        norm = MultiBitBatchNormalization("conv", (2, 8), context, momentum=0.9)
+        plain = keras.layers.BatchNormalization(momentum=0.9)
+        rng = np.random.default_rng(0)
+        scales = np.array([0.1, 1.0, 30.0])
+        for _ in range(20):
+            x = tf.constant(rng.normal(1.0, scales, (32, 4, 4, 3)), tf.float32)
+            norm(x, training=True)
+            plain(x, training=True)
+        mean, variance = norm._statistics()
+        np.testing.assert_allclose(mean, plain.moving_mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(variance, plain.moving_variance, rtol=1e-4)
+
+    def test_a_channel_that_was_dead_comes_back_within_bounds(self) -> None:
+        context = [("activations", f"a{i}", (4, 8)) for i in range(12)]
+        norm = MultiBitBatchNormalization("conv", (2, 8), context, momentum=0.5)
+        norm.build((None, 1))
+        rng = np.random.default_rng(0)
+        for scale in (0.0, 10.0, 0.0, 10.0):
+            x = tf.constant(rng.normal(0.0, scale, (64, 1)), tf.float32)
+            for _ in range(100):
+                norm.rows.assign([0] * 13)
+                norm(x, training=True)
+                found = norm.moving_variance.numpy()
+                assert np.all(found > 0.0)
+                assert found.max() < 1e4
+            np.testing.assert_allclose(
+                norm._statistics()[1], [max(x.numpy().var(), 1e-6)], rtol=1e-3
+            )
 
     def test_one_scale_for_all_widths(self) -> None:
         norm = MultiBitBatchNormalization("conv", (2, 8))

@@ -15,7 +15,8 @@ from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
-_TINY = 1e-20  # keeps a variance of 0 out of the denominator
+_TINY = 1e-20  # keeps a term of the variance from staying 0
+_LEAST_VARIANCE = 1e-3  # of epsilon, which hides what is below
 
 _KERAS_FORMAT = (
     "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
@@ -117,8 +118,9 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     ``y = a * x + (beta - mean * a)``; in training with the mean and variance of the
     batch. No scale is negative: 2-bit weights have no ``2`` to make of a ``-2``.
 
-    The terms learn as moving averages do, by normalised least mean squares: each takes
-    an equal share of ``1 - momentum`` of what the sum misses.
+    The terms learn by normalised least mean squares: each takes an equal share of what
+    the moving average of one policy alone would change, of its logarithm for the
+    variance. So the policy in force learns as in a plain batch norm.
 
     Args:
       entry: Name of the policy entry: the layer whose output is normalised.
@@ -255,16 +257,21 @@ class MultiBitBatchNormalization(keras.layers.Layer):
 
     def _update(self, mean: Any, variance: Any) -> None:
         places = self.places()
-        known_mean, known_variance = (
-            tf.cast(one, mean.dtype) for one in self._statistics()
-        )
         num_terms = places.shape[0]
-        share = (1.0 - self.momentum) / num_terms
-        change = tf.tile((share * (mean - known_mean))[tf.newaxis], (num_terms, 1))
-        self.moving_mean.scatter_add(tf.IndexedSlices(change, places))
-        factor = 1.0 + share * (variance / (known_variance + _TINY) - 1.0)
-        terms = tf.gather(self.moving_variance, places) * factor
-        self.moving_variance.scatter_update(tf.IndexedSlices(terms, places))
+        rate = 1.0 - self.momentum
+        known_mean, known_variance = self._statistics()
+        change = rate / num_terms * (tf.cast(mean, tf.float64) - known_mean)
+        changes = tf.tile(tf.cast(change, tf.float32)[tf.newaxis], (num_terms, 1))
+        self.moving_mean.scatter_add(tf.IndexedSlices(changes, places))
+        # Without the floor a channel that was dead would come back by a huge factor.
+        least = max(self.epsilon * _LEAST_VARIANCE, _TINY)
+        known = tf.maximum(known_variance, least)
+        seen = tf.maximum(tf.cast(variance, tf.float64), least)
+        factor = (1.0 + rate * (seen / known - 1.0)) ** (1.0 / num_terms)
+        terms = tf.gather(self.moving_variance, places) * tf.cast(factor, tf.float32)
+        self.moving_variance.scatter_update(
+            tf.IndexedSlices(tf.maximum(terms, _TINY), places)
+        )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
