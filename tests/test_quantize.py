@@ -502,6 +502,21 @@ class TestBadModels:
         with pytest.raises(DataError, match="12"):
             calibrate(model, np.zeros(shape, np.float32))
 
+    def test_calibration_takes_any_size_where_the_input_does(self) -> None:
+        inputs = L.Input((None, None, 3))
+        x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu")(inputs))
+        model = quantize_model(keras.Model(inputs, L.Dense(3)(x)))
+        calibrate(model, np.ones((2, 7, 9, 3), np.float32))
+        with pytest.raises(DataError, match="batch"):
+            calibrate(model, np.ones((2, 7, 9, 4), np.float32))
+
+    def test_frozen_layers(self) -> None:
+        for kind in (L.Conv2D, L.BatchNormalization):
+            model = build_net(NET)
+            next(one for one in model.layers if isinstance(one, kind)).trainable = False
+            with pytest.raises(ModelError, match="is frozen"):
+                quantize_model(model)
+
     def test_calibration_needs_quantizers(self) -> None:
         with pytest.raises(ModelError, match="no MATAR quantizers"):
             calibrate(build_net("dense"), samples_for("dense"))

@@ -180,6 +180,11 @@ def _check_layer(layer: Any) -> None:
             f"Layer {layer.name!r} is of kind {type(layer).__name__}, which has no "
             f"integer kernel here. {did_you_mean(type(layer).__name__, known)}"
         )
+    if layer.weights and not layer.trainable:
+        raise ModelError(
+            f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
+            "trainable to True, and freeze the quantized model by model.trainable."
+        )
     name = activation_name(layer)
     if name not in SUPPORTED_ACTIVATIONS:
         raise ModelError(

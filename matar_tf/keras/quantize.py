@@ -332,7 +332,7 @@ def calibrate(model: Any, samples: Any) -> None:
     without training, or to start training from more samples than one batch.
 
     Args:
-      model: A multi-bitwidth model.
+      model: A multi-bitwidth model, or its trainer.
       samples: A batch for the model's input, ``[num_samples, ...]``, float.
 
     Raises:
@@ -340,9 +340,14 @@ def calibrate(model: Any, samples: Any) -> None:
       ModelError: If the model has no multi-bitwidth quantizers.
     """
     policy_setter(model)  # refuses a model without quantizers
+    model = getattr(model, "multi_bit_network", model)
     shape = tuple(np.shape(samples))
     expected = tuple(model.input_shape)
-    if shape[1:] != expected[1:] or not shape or not shape[0]:
+    fits = len(shape) == len(expected) and all(
+        size in (None, given)
+        for size, given in zip(expected[1:], shape[1:], strict=True)
+    )
+    if not fits or not shape[0]:
         raise DataError(
             f"Expected samples of shape {expected}, got {shape}; pass a batch."
         )
