@@ -395,6 +395,10 @@ class TestDeterminism:
         assert not have_same_weights(first, other)
 
 
+def _widest():
+    return lambda space, _: space.widest()
+
+
 class TestFolder:
     def test_float_goes_on_to_the_same_weights(self, tmp_path, kill_in_epoch):
         schedule = replace(SHORT, augment=True)
@@ -447,6 +451,30 @@ class TestFolder:
         train_float(**arguments)
         with pytest.raises(ModelError, match=f"another: .*{differing}.* differ"):
             train_float(**{**arguments, **change})
+
+    @pytest.mark.parametrize(
+        "differing", ["training_digest", "space", "initial_weights"]
+    )
+    def test_refuses_to_go_on_from_another_start(self, tmp_path, differing):
+        network = train_float(build_net, FEW, None)
+        space = None
+        data, method = FEW, Method(distillation=0.0, reestimation=0, sampler=_widest())
+        schedule = replace(SHORT, epochs=1)
+        train_multi_bit(network, data, schedule, method, folder=tmp_path)
+        # The same sampler, made again, is no other training.
+        method = replace(method, sampler=_widest())
+        train_multi_bit(network, data, schedule, method, folder=tmp_path)
+        if differing == "training_digest":
+            data = replace(FEW, y_train=FEW.y_train[::-1])
+        elif differing == "space":
+            space = policy_space(network)
+            space = space.only(space.named("w4a4"))
+        else:
+            network.set_weights([2.0 * one for one in network.get_weights()])
+        with pytest.raises(ModelError, match=f"another: .*{differing}.* differ"):
+            train_multi_bit(
+                network, data, schedule, method, space=space, folder=tmp_path
+            )
 
     def test_a_folder_without_a_saved_epoch_starts_anew(self, tmp_path, kill_in_epoch):
         kill_in_epoch(0)

@@ -2,15 +2,17 @@
 
 Order, augmentation and policies of a batch depend on the seed, the epoch and the batch
 alone: a training that was stopped goes on, from the same folder, to the result that it
-would have had without the stop.
+would have had without the stop. Dropout is the exception: TensorFlow keeps its random
+numbers in the process, and those after the stop are others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
 
-__all__ = ["Schedule", "accuracy_metric", "augment", "fit"]
+__all__ = ["Schedule", "accuracy_metric", "augment", "digest", "fit"]
 
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
 _FINAL_LEARNING_RATE = 0.01  # of the peak
@@ -97,7 +99,7 @@ def fit(
     folder: str | Path | None,
     callbacks: list[Any],
     *,
-    method: str = "",
+    identity: Mapping[str, str] | None = None,
     updates_per_step: int = 1,
 ) -> None:
     """Compiles a model and trains it as a schedule says.
@@ -109,7 +111,8 @@ def fit(
       seed: Of order and augmentation.
       folder: Where to save after every epoch, or None.
       callbacks: Of Keras, beside the one that saves.
-      method: What the training does beside that, in words, to tell it from others.
+      identity: What tells the training from others beside data, schedule and seed;
+        None for a digest of the model's weights.
       updates_per_step: Steps of the optimizer for each batch.
 
     Raises:
@@ -140,8 +143,10 @@ def fit(
     )
     first_epoch = 0
     if folder is not None:
+        if identity is None:
+            identity = {"initial_weights": digest(model.get_weights())}
         backup = _Backup(
-            model, Path(folder), _describe(model, data, schedule, seed, method)
+            model, Path(folder), _describe(model, data, schedule, seed, identity)
         )
         first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
@@ -227,17 +232,27 @@ class _Backup(keras.callbacks.Callback):
         self._manager.save()
 
 
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """Returns the SHA-256 of some arrays."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
 def _describe(
-    model: Any, data: Data, schedule: Schedule, seed: int, method: str
+    model: Any, data: Data, schedule: Schedule, seed: int, identity: Mapping[str, str]
 ) -> str:
     description = {
         "model": model.name,
         "weights": [list(weight.shape) for weight in model.weights],
         "data": data.name,
         "data_digest": data.digest(),
+        "training_digest": digest(data.training()),
         "num_samples": len(data.training()[0]),
         "schedule": asdict(schedule),
-        "method": method,
+        **identity,
         "seed": seed,
     }
     return json.dumps(description)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.callbacks import PolicyRandomizer
-from matar_tf.keras.fitting import Schedule, accuracy_metric, augment, fit
+from matar_tf.keras.fitting import Schedule, accuracy_metric, augment, digest, fit
 from matar_tf.keras.quantize import (
     NORM_CONTEXT,
     calibrate,
@@ -184,7 +185,13 @@ def train_multi_bit(
         seed,
         folder,
         [randomizer],
-        method=str(method),
+        identity={
+            # An object without a name of its own has another address in each process.
+            "method": re.sub(r" at 0x[0-9a-fA-F]+", "", str(method)),
+            # Widths alone: Keras numbers layers without a name anew each time.
+            "space": str([*trained.weights.values(), *trained.activations.values()]),
+            "initial_weights": digest(model.get_weights()),
+        },
         updates_per_step=trainer.updates_per_step,
     )
     if method.reestimation:
