@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.archive import read_zip
+from matar_tf.archive import check_size, read_members
 from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.files import new_folder, write_atomically
 from matar_tf.json_reader import JsonReader
@@ -37,6 +38,17 @@ _MANIFEST = "manifest.json"
 _TEMPLATE = "template.tflite"
 _PARAMETERS = "parameters.npz"
 _OPTIONAL = ("network.json", "network.npz", "calibration.npz")
+_KEYS = (
+    "schema_version",
+    "space",
+    "workload",
+    "template_map",
+    "accuracy",
+    "provenance",
+    "sha256",
+)
+_MAX_BYTES = 1 << 31  # of all members
+_READER = JsonReader(ArtifactError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,16 +176,9 @@ def read_artifact(path: str | Path) -> Artifact:
     """
     path = Path(path)
     members = _read_members(path)
+    manifest = _read_manifest(members.pop(_MANIFEST), path)
     try:
-        manifest = JsonReader(ArtifactError).parse(
-            members.pop(_MANIFEST), f"the manifest of {path}"
-        )
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            raise ArtifactError(
-                f"Expected an artifact of schema_version {SCHEMA_VERSION} in {path}, "
-                f"got {manifest['schema_version']!r}; package the model again."
-            )
-        digests = manifest["sha256"]
+        digests = _READER.field(manifest, "sha256", dict)
         if set(digests) != set(members):
             raise ArtifactError(
                 f"Expected the members {sorted(digests)} in {path}, got "
@@ -190,33 +195,60 @@ def read_artifact(path: str | Path) -> Artifact:
             workload=Workload.from_json(manifest["workload"]),
             parameters=Parameters.from_npz(members.pop(_PARAMETERS)),
             template=members.pop(_TEMPLATE),
-            template_map=manifest["template_map"],
+            template_map=_READER.field(manifest, "template_map", dict),
             accuracy=_read_accuracy(manifest["accuracy"]),
-            provenance=manifest["provenance"],
+            provenance=_READER.field(manifest, "provenance", dict),
             extras=members,
         )
-    except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
+    except KeyError as error:
         raise ArtifactError(
-            f"The manifest of {path} is malformed: {error!r}; package the model again."
+            f"Expected a member {error.args[0]!r} in {path}, found none; the artifact "
+            "is incomplete."
         ) from error
     except ArtifactError:
         raise
     except MatarError as error:
         raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
     _check_entries(artifact, path)
+    _check_workload(artifact, path)
+    _check_map(artifact, path)
     return artifact
+
+
+def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value = _READER.parse(content, _MANIFEST)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version is not None and version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"Expected schema_version {SCHEMA_VERSION}, got {version!r}; package "
+                "the model again."
+            )
+        return _READER.object(value, _MANIFEST, _KEYS)
+    except ArtifactError as error:
+        raise ArtifactError(f"The manifest of {path} is malformed: {error}") from error
+
+
+def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:
+    rows: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
+    if not all(isinstance(row, dict) for row in rows) or not all(
+        type(figure) in (int, float) and math.isfinite(figure)
+        for row in rows
+        for figure in row.values()
+    ):
+        raise ArtifactError(
+            "Expected finite numbers by policy and metric under 'accuracy' in the "
+            f"manifest, got {str(value)[:80]}; package the model again."
+        )
+    return value
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
     known = {_MANIFEST, _TEMPLATE, _PARAMETERS, *_OPTIONAL}
     if path.is_dir():
-        members = {
-            entry.name: entry.read_bytes()
-            for entry in path.iterdir()
-            if entry.is_file()
-        }
+        members = _read_folder(path, known)
     elif path.is_file():
-        members = read_zip(path, str(path), known.__contains__)
+        members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=known)
     else:
         raise ArtifactError(
             f"Expected an artifact (a directory or a .matar file) at {path}, found "
@@ -224,21 +256,18 @@ def _read_members(path: Path) -> dict[str, bytes]:
         )
     if _MANIFEST not in members:
         raise ArtifactError(f"Expected a {_MANIFEST} in {path}; it is not an artifact.")
-    unknown = sorted(set(members) - known)
+    return members
+
+
+def _read_folder(path: Path, known: set[str]) -> dict[str, bytes]:
+    files = [entry for entry in path.iterdir() if entry.is_file()]
+    unknown = sorted({file.name for file in files} - known)
     if unknown:
         raise ArtifactError(
             f"Expected the members {sorted(known)} in {path}, got also {unknown}."
         )
-    return members
-
-
-def _read_accuracy(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Returns the accuracy table; whatever is no number in it is an error."""
-    for row in table.values():
-        for figure in row.values():
-            if isinstance(figure, bool) or not isinstance(figure, int | float):
-                raise TypeError(f"expected numbers in the accuracy table, got {row!r}")
-    return {name: dict(row) for name, row in table.items()}
+    check_size(sum(file.stat().st_size for file in files), str(path), _MAX_BYTES)
+    return {file.name: file.read_bytes() for file in files}
 
 
 def _check_entries(artifact: Artifact, path: Path) -> None:
@@ -257,3 +286,49 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
                     f"Expected parameters for {list(widths)} bits of the {what} entry "
                     f"{name!r} in {path}, got {list(there[name].bits)}."
                 )
+
+
+def _check_workload(artifact: Artifact, path: Path) -> None:
+    """Checks that the workload's entries and kernels are those of the parameters."""
+    workload, parameters = artifact.workload, artifact.parameters
+    sizes = {
+        layer.weights: layer.weight_elems
+        for layer in workload.layers
+        if layer.weights is not None
+    }
+    kernels = {name: layer.kernel.size for name, layer in parameters.layers.items()}
+    if sizes != kernels:
+        raise ArtifactError(
+            f"Expected a workload with kernels of the sizes {kernels} in {path}, got "
+            f"{sizes}; package the model again."
+        )
+    for tensor in workload.tensors.values():
+        if tensor.activation not in (None, *artifact.space.activations):
+            raise ArtifactError(
+                f"Expected tensors of known activation entries in the workload of "
+                f"{path}, got {tensor.activation!r}; package the model again."
+            )
+
+
+def _check_map(artifact: Artifact, path: Path) -> None:
+    """Checks that the template map has a place for each entry, and for no other."""
+    places = artifact.template_map
+    activations = set(artifact.space.activations)
+    kernels = places.get("kernels")
+    tensors, clamps = places.get("tensors"), places.get("clamps")
+    if (
+        not isinstance(kernels, dict)
+        or set(kernels) != set(artifact.space.weights)
+        or not all(isinstance(place, dict) for place in kernels.values())
+        or not all(
+            place.get("input") in (None, *activations) for place in kernels.values()
+        )
+        or not isinstance(tensors, dict)
+        or not activations.issuperset(map(str, tensors.values()))
+        or not isinstance(clamps, dict)
+        or not activations.issuperset(clamps)
+    ):
+        raise ArtifactError(
+            f"Expected a template_map with a place for each entry of the policy in "
+            f"{path}, got {str(places)[:80]}; package the model again."
+        )

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.archive import read_array, read_zip
+from matar_tf.archive import MAX_ARRAY_BYTES, read_array, read_members
 from matar_tf.errors import ArtifactError
 from matar_tf.json_reader import JsonReader
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
 
 __all__ = [
     "LayerParameters",
@@ -31,7 +31,11 @@ __all__ = [
     "weight_range",
 ]
 
+_READER = JsonReader(ArtifactError)
 _INDEX = "index.json"
+_INDEX_KEYS = ("layers", "tensors")
+_LAYER_KEYS = ("name", "channel_axis", "bits", "has_bias", "norm")
+_TENSOR_KEYS = ("name", "bits", "signed")
 _NORM_ARRAYS = ("gamma", "beta", "mean", "variance")
 
 
@@ -224,37 +228,35 @@ class Parameters:
         Raises:
           ArtifactError: If the bytes are malformed.
         """
-        members = read_zip(content, "parameters", _is_member)
+        what = "the parameters of the artifact"
+        members = read_members(content, what, max_bytes=MAX_ARRAY_BYTES)
         try:
+            index = _READER.object(
+                _READER.parse(members.pop(_INDEX), what), _INDEX, _INDEX_KEYS
+            )
             arrays = {
-                name.removesuffix(".npy"): read_array(member)
-                for name, member in members.items()
-                if name != _INDEX
-            }
-            index = JsonReader(ArtifactError).parse(members[_INDEX], _INDEX)
-            layers = {
-                entry["name"]: LayerParameters(
-                    kernel=arrays[f"layer{number}_kernel"],
-                    channel_axis=int(entry["channel_axis"]),
-                    bits=tuple(entry["bits"]),
-                    step=arrays[f"layer{number}_step"],
-                    bias=arrays[f"layer{number}_bias"] if entry["has_bias"] else None,
-                    norm=_read_norm(entry["norm"], arrays, number),
+                name.removesuffix(".npy"): read_array(
+                    members[name], f"{name} of {what}"
                 )
+                for name in _indexed(index)
+            }
+            layers = dict(
+                _read_layer(entry, arrays, number)
                 for number, entry in enumerate(index["layers"])
-            }
-            tensors = {
-                entry["name"]: TensorParameters(
-                    bits=tuple(entry["bits"]),
-                    step=arrays[f"tensor{number}_step"],
-                    signed=bool(entry["signed"]),
-                )
+            )
+            tensors = dict(
+                _read_tensor(entry, arrays, number)
                 for number, entry in enumerate(index["tensors"])
-            }
+            )
+            if len(arrays) < len(members):
+                raise ValueError("it has arrays that are not in its index")
+            if len(layers) + len(tensors) < sum(map(len, index.values())):
+                raise ValueError("an entry is there twice")
             _check_shapes(layers, tensors)
-            _check_values(layers, tensors)
-            _check_widths(layers, tensors)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            _check_norms(layers, tensors)
+        except ArtifactError:
+            raise
+        except (LookupError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"The parameters of the artifact are malformed: {error!r}; package the "
                 "model again."
@@ -262,55 +264,92 @@ class Parameters:
         return cls(layers=layers, tensors=tensors)
 
 
+def _indexed(index: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the names of the members that an index asks for."""
+    for number, entry in enumerate(index["layers"]):
+        _READER.object(entry, "layer", _LAYER_KEYS)
+        fields = ["kernel", "step"]
+        fields += ["bias"] if _READER.field(entry, "has_bias", bool) else []
+        fields += [] if entry["norm"] is None else _NORM_ARRAYS
+        yield from (f"layer{number}_{field}.npy" for field in fields)
+    for number, entry in enumerate(index["tensors"]):
+        _READER.object(entry, "tensor", _TENSOR_KEYS)
+        yield f"tensor{number}_step.npy"
+
+
+def _read_layer(
+    entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], number: int
+) -> tuple[str, LayerParameters]:
+    axis = _READER.field(entry, "channel_axis", int)
+    if axis < 0:
+        raise ValueError(f"a channel axis must be 0 or above, not {axis}")
+    return _READER.field(entry, "name", str), LayerParameters(
+        kernel=arrays[f"layer{number}_kernel"],
+        channel_axis=axis,
+        bits=_read_bits(entry["bits"]),
+        step=arrays[f"layer{number}_step"],
+        bias=arrays[f"layer{number}_bias"] if entry["has_bias"] else None,
+        norm=_read_norm(entry["norm"], arrays, number),
+    )
+
+
+def _read_tensor(
+    entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], number: int
+) -> tuple[str, TensorParameters]:
+    return _READER.field(entry, "name", str), TensorParameters(
+        bits=_read_bits(entry["bits"]),
+        step=arrays[f"tensor{number}_step"],
+        signed=_READER.field(entry, "signed", bool),
+    )
+
+
+def _read_bits(value: Any) -> tuple[int, ...]:
+    is_list = isinstance(value, list) and all(type(bits) is int for bits in value)
+    if not is_list or not value or value != sorted(set(value) & set(ALL_BITS)):
+        raise ValueError(
+            f"widths must be ascending integers in {MIN_BITS}..{MAX_BITS}, not {value}"
+        )
+    return tuple(value)
+
+
 def _check_shapes(
     layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
 ) -> None:
+    """Checks that arrays have their shapes and hold finite numbers in their range."""
     for name, field, array, shape in _shapes(layers, tensors):
         if array.shape != shape:
             raise ValueError(
                 f"the {field} of {name!r} must have the shape {shape}, not "
                 f"{array.shape}"
             )
+        if array.dtype != np.float32 or _num_finite(array) < array.size:
+            raise ValueError(
+                f"the {field} of {name!r} must be finite numbers of float32, "
+                f"not {array.dtype} with {array.size - _num_finite(array)} others"
+            )
+        if (field == "step" and not (array > 0).all()) or (
+            field == "variance" and not (array >= 0).all()
+        ):
+            raise ValueError(f"the {field} of {name!r} must be positive")
 
 
-def _check_values(
+def _num_finite(array: np.ndarray) -> int:
+    return int(np.isfinite(array).sum())
+
+
+def _check_norms(
     layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
 ) -> None:
-    """Refuses numbers that no network has: a file with them would crash a runtime."""
-    arrays = [(name, "kernel", layer.kernel) for name, layer in layers.items()]
-    arrays += [one[:3] for one in _shapes(layers, tensors)]
-    for name, field, array in arrays:
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ValueError(f"the {field} of {name!r} must be finite float32 numbers")
-        if field == "step" and not (array > 0).all():
-            raise ValueError(f"the steps of {name!r} must be above 0")
-        if field == "variance" and not (array >= 0).all():
-            raise ValueError(f"the variance of {name!r} must not be below 0")
-
-
-def _check_widths(
-    layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
-) -> None:
-    """Refuses widths that are none, and statistics that do not know a width."""
-    widths = {
-        "weights": {name: one.bits for name, one in layers.items()},
-        "activations": {name: one.bits for name, one in tensors.items()},
-    }
-    for bits in (*widths["weights"].values(), *widths["activations"].values()):
-        # A bool is an int to Python, but not in a file.
-        if not all(type(one) is int and 2 <= one <= MAX_BITS for one in bits):
-            raise ValueError(f"expected widths in 2..{MAX_BITS}, got {bits}")
-    norms = {name: one.norm for name, one in layers.items() if one.norm is not None}
-    for name, norm in norms.items():
-        if not 0 < norm.epsilon < math.inf:
-            raise ValueError(f"the epsilon of {name!r} must be finite and above 0")
-        for kind, entry, bits in norm.entries:
-            if not set(widths[kind][entry]) <= set(bits):
-                raise ValueError(f"{name!r} must know all widths of {entry!r}")
-
-
-def _is_member(name: str) -> bool:
-    return name == _INDEX or name.endswith(".npy")
+    """Checks that batch norms depend on entries that are there, at their widths."""
+    known = {("weights", name): layer.bits for name, layer in layers.items()}
+    known |= {("activations", name): tensor.bits for name, tensor in tensors.items()}
+    for owner, layer in layers.items():
+        for kind, name, bits in layer.norm.entries if layer.norm else ():
+            if known.get((kind, name)) != bits:
+                raise ValueError(
+                    f"the norm of {owner!r} must depend on entries of the network, "
+                    f"not on {kind} of {name!r} at {bits}"
+                )
 
 
 def _shapes(
@@ -319,6 +358,7 @@ def _shapes(
     """Yields name, field, array and the shape that it must have."""
     for name, layer in layers.items():
         channels = layer.kernel.shape[layer.channel_axis]
+        yield name, "kernel", layer.kernel, layer.kernel.shape
         yield name, "step", layer.step, (len(layer.bits), channels)
         if layer.bias is not None:
             yield name, "bias", layer.bias, (channels,)
@@ -337,11 +377,15 @@ def _read_norm(
 ) -> NormParameters | None:
     if entry is None:
         return None
-    found = {name: arrays[f"layer{number}_{name}"] for name in _NORM_ARRAYS}
-    return NormParameters(
-        entries=tuple(
-            (str(kind), str(name), tuple(bits)) for kind, name, bits in entry["entries"]
-        ),
-        epsilon=float(entry["epsilon"]),
-        **found,
+    _READER.object(entry, "norm", ("entries", "epsilon"))
+    epsilon = entry["epsilon"]
+    if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
+        raise ValueError(f"an epsilon must be a finite number above 0, not {epsilon!r}")
+    entries = tuple(
+        (str(kind), str(name), _read_bits(bits))
+        for kind, name, bits in entry["entries"]
     )
+    if not entries:
+        raise ValueError("a norm must depend on the weights before it")
+    found = {name: arrays[f"layer{number}_{name}"] for name in _NORM_ARRAYS}
+    return NormParameters(entries=entries, epsilon=float(epsilon), **found)

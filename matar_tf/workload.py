@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, cast
 
 from matar_tf.errors import ModelError, did_you_mean
+from matar_tf.json_reader import JsonReader
 
 __all__ = ["SCHEMA_VERSION", "LayerWorkload", "OpKind", "TensorWorkload", "Workload"]
 
 SCHEMA_VERSION: Final = 1
+_KEYS: Final = ("schema_version", "inputs", "outputs", "tensors", "layers")
+_MAX_SIZE: Final = 2**31 - 1  # of an axis in TFLite
+_MAX_COUNT: Final = 2**53  # what a JSON number holds exactly
+_READER: Final = JsonReader(ModelError)
 
 
 class OpKind(str, Enum):
@@ -169,42 +174,108 @@ class Workload:
         Raises:
           ModelError: If the document is malformed.
         """
-        try:
-            document = cast("dict[str, Any]", value)
-            if document["schema_version"] != SCHEMA_VERSION:
-                raise ModelError(
-                    f"Expected a workload of schema_version {SCHEMA_VERSION}, got "
-                    f"{document['schema_version']!r}."
-                )
-            tensors = [_read_tensor(entry) for entry in document["tensors"]]
-            layers = tuple(_read_layer(entry) for entry in document["layers"])
-            return cls(
-                layers=layers,
-                tensors={tensor.name: tensor for tensor in tensors},
-                inputs=tuple(document["inputs"]),
-                outputs=tuple(document["outputs"]),
+        if not isinstance(value, dict):
+            raise ModelError(
+                f"The workload is malformed: expected a JSON object, got {value!r}."
             )
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"The workload is malformed: {error!r}.") from error
-
-
-def _read_tensor(entry: dict[str, Any]) -> TensorWorkload:
-    fields: dict[str, Any] = {**entry, "shape": tuple(entry["shape"])}
-    return TensorWorkload(**fields)
-
-
-def _read_layer(entry: dict[str, Any]) -> LayerWorkload:
-    kinds = {kind.value for kind in OpKind}
-    if entry["kind"] not in kinds:
-        raise ModelError(
-            f"Unknown kind {entry['kind']!r} of layer {entry.get('name')!r}. "
-            f"{did_you_mean(str(entry['kind']), kinds)}"
+        document = _READER.object(cast("object", value), "workload", _KEYS)
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ModelError(
+                f"Expected a workload of schema_version {SCHEMA_VERSION}, got "
+                f"{document['schema_version']!r}."
+            )
+        tensors = [_read_tensor(entry) for entry in _list(document, "tensors")]
+        by_name = {tensor.name: tensor for tensor in tensors}
+        if len(by_name) < len(tensors):
+            raise ModelError(
+                f"Expected tensors of different names, got "
+                f"{[tensor.name for tensor in tensors]}."
+            )
+        return cls(
+            layers=tuple(_read_layer(entry) for entry in _list(document, "layers")),
+            tensors=by_name,
+            inputs=_names(document, "inputs"),
+            outputs=_names(document, "outputs"),
         )
-    fields: dict[str, Any] = {
-        **entry,
-        "kind": OpKind(entry["kind"]),
-        "inputs": tuple(entry["inputs"]),
-        "kernel_size": tuple(entry["kernel_size"]),
-        "strides": tuple(entry["strides"]),
-    }
-    return LayerWorkload(**fields)
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[Any]:
+    value = document[key]
+    if not isinstance(value, (list, tuple)):
+        raise ModelError(f"Expected a list under {key!r}, got {value!r}.")
+    return list(cast("list[Any]", value))
+
+
+def _names(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = _list(document, key)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"Expected names under {key!r}, got {names!r}.")
+    return tuple(names)
+
+
+def _entry(document: Mapping[str, Any], key: str) -> str | None:
+    return None if document[key] is None else _READER.field(document, key, str)
+
+
+def _sizes(
+    document: Mapping[str, Any], key: str, length: int | None = None
+) -> tuple[int, ...]:
+    sizes = _list(document, key)
+    if length not in (None, len(sizes)) or not all(
+        type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes
+    ):
+        raise ModelError(
+            f"Expected integers in 1..{_MAX_SIZE} under {key!r}, got {sizes!r}."
+        )
+    return tuple(sizes)
+
+
+def _count(document: Mapping[str, Any], key: str, least: int = 0) -> int:
+    count = _READER.field(document, key, int)
+    if not least <= count <= _MAX_COUNT:
+        raise ModelError(
+            f"Expected an integer in {least}..{_MAX_COUNT} under {key!r}, got {count}."
+        )
+    return count
+
+
+def _pair(document: Mapping[str, Any], key: str) -> tuple[int, int]:
+    height, width = _sizes(document, key, 2)
+    return height, width
+
+
+def _read_tensor(value: Any) -> TensorWorkload:
+    entry = _READER.object(value, "tensor", _TENSOR_KEYS)
+    return TensorWorkload(
+        name=_READER.field(entry, "name", str),
+        shape=_sizes(entry, "shape"),
+        activation=_entry(entry, "activation"),
+    )
+
+
+def _read_layer(value: Any) -> LayerWorkload:
+    entry = _READER.object(value, "layer", _LAYER_KEYS)
+    kinds = {kind.value for kind in OpKind}
+    kind = _READER.field(entry, "kind", str)
+    if kind not in kinds:
+        raise ModelError(
+            f"Unknown kind {kind!r} of layer {entry['name']!r}. "
+            f"{did_you_mean(kind, kinds)}"
+        )
+    return LayerWorkload(
+        name=_READER.field(entry, "name", str),
+        kind=OpKind(kind),
+        inputs=_names(entry, "inputs"),
+        output=_READER.field(entry, "output", str),
+        weights=_entry(entry, "weights"),
+        macs=_count(entry, "macs"),
+        weight_elems=_count(entry, "weight_elems"),
+        bias_elems=_count(entry, "bias_elems"),
+        kernel_size=_pair(entry, "kernel_size"),
+        strides=_pair(entry, "strides"),
+        groups=_count(entry, "groups", 1),
+    )
+
+
+_TENSOR_KEYS: Final = tuple(field.name for field in fields(TensorWorkload))
+_LAYER_KEYS: Final = tuple(field.name for field in fields(LayerWorkload))

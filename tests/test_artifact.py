@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,10 +68,34 @@ def artifact() -> Artifact:
         workload=workload,
         parameters=Parameters(layers={"dense": layer}, tensors=tensors),
         template=b"template",
-        template_map={"tensors": {"0": "input"}},
+        template_map={
+            "tensors": {"0": "input"},
+            "kernels": {"dense": {"operator": 0, "input": "input"}},
+            "clamps": {},
+            "before_clamps": [],
+        },
         accuracy={"float": {"accuracy": 0.5}},
         provenance={"seed": 0},
     )
+
+
+def npz_members(artifact: Artifact) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(artifact.parameters.to_npz())) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 @pytest.fixture(params=["folder", "file.matar"])
@@ -175,6 +201,153 @@ class TestDamage:
         with pytest.raises(ArtifactError, match=expected):
             Parameters.from_npz(altered.to_npz())
 
+    @pytest.mark.parametrize(
+        ("array", "value", "message"),
+        [
+            ("layer0_step", np.zeros((2, 2), np.float32), "must be positive"),
+            ("tensor0_step", -np.ones(1, np.float32), "must be positive"),
+            ("layer0_variance", -np.ones((2, 2), np.float32), "must be positive"),
+            ("layer0_kernel", np.full((2, 3), np.nan, np.float32), "finite numbers"),
+            ("layer0_kernel", np.ones((2, 3)), "float32, not float64"),
+            ("layer0_gamma", np.array(["a", "b"]), "array of numbers"),
+            ("layer9_gamma", np.ones(2, np.float32), "not in its index"),
+        ],
+    )
+    def test_an_array_of_other_numbers(
+        self, artifact: Artifact, array: str, value: np.ndarray, message: str
+    ) -> None:
+        members = npz_members(artifact)
+        members[f"{array}.npy"] = npy(value)
+        with pytest.raises(ArtifactError, match=message):
+            Parameters.from_npz(zip_of(members))
+
+    def test_an_array_that_promises_more_than_it_holds(
+        self, artifact: Artifact
+    ) -> None:
+        members = npz_members(artifact)
+        content = npy(np.zeros((2, 3), np.float32))
+        members["layer0_kernel.npy"] = content.replace(b"(2, 3)", b"(2, 9)")
+        with pytest.raises(ArtifactError, match=r"shape \(2, 9\)"):
+            Parameters.from_npz(zip_of(members))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda layer: layer.update(bits=8), "ascending integers"),
+            (lambda layer: layer.update(bits=[8, 2]), "ascending integers"),
+            (lambda layer: layer.update(bits=[2, 9]), "ascending integers"),
+            (lambda layer: layer.update(channel_axis=-1), "0 or above"),
+            (lambda layer: layer.update(colour="red"), "colour"),
+            (lambda layer: layer["norm"].update(epsilon=0), "above 0"),
+            (lambda layer: layer["norm"].update(epsilon="x"), "above 0"),
+            (lambda layer: layer["norm"].update(entries=[]), "must depend"),
+            (
+                lambda layer: layer["norm"].update(
+                    entries=[["__class__", "dense", [2, 8]]]
+                ),
+                "__class__",
+            ),
+            (
+                lambda layer: layer["norm"].update(
+                    entries=[["weights", "nobody", [2, 8]]]
+                ),
+                "nobody",
+            ),
+            (
+                lambda layer: layer["norm"].update(
+                    entries=[["activations", "input", [2, 8]]]
+                ),
+                "entries of the network",
+            ),
+        ],
+    )
+    def test_a_malformed_index(
+        self, artifact: Artifact, change: Any, message: str
+    ) -> None:
+        members = npz_members(artifact)
+        index = json.loads(members["index.json"])
+        change(index["layers"][0])
+        members["index.json"] = json.dumps(index).encode()
+        with pytest.raises(ArtifactError, match=message):
+            Parameters.from_npz(zip_of(members))
+
+    def test_a_zip_that_unpacks_to_too_much(
+        self, written: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", 1000)
+        with pytest.raises(ArtifactError, match="at most 1000 bytes"):
+            read_artifact(written)
+
+    def test_parameters_that_unpack_to_too_much(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = artifact.parameters.to_npz()
+        monkeypatch.setattr("matar_tf.parameters.MAX_ARRAY_BYTES", 1000)
+        with pytest.raises(ArtifactError, match="at most 1000 bytes"):
+            Parameters.from_npz(content)
+
+    @pytest.mark.parametrize(
+        ("offsets", "byte"), [((6, 8), 1), ((8, 10), 99)], ids=["locked", "method"]
+    )
+    def test_a_zip_that_python_cannot_read(
+        self, tmp_path: Path, artifact: Artifact, offsets: tuple[int, int], byte: int
+    ) -> None:
+        path = tmp_path / "a.matar"
+        write_artifact(artifact, path)
+        content = bytearray(path.read_bytes())
+        content[offsets[0]] = byte
+        content[content.find(b"PK\x01\x02") + offsets[1]] = byte
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match="damaged"):
+            read_artifact(path)
+
+    def test_a_member_whose_compression_is_damaged(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.matar"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("manifest.json", bytes(range(256)) * 40)
+        content = bytearray(path.read_bytes())
+        content[50:90] = b"\xff" * 40
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match="damaged"):
+            read_artifact(path)
+
+    @pytest.mark.parametrize(
+        ("key", "value", "message"),
+        [
+            ("accuracy", [1], "finite numbers"),
+            ("accuracy", {"float": 3}, "finite numbers"),
+            ("accuracy", {"float": {"accuracy": "high"}}, "finite numbers"),
+            ("provenance", [1], "provenance"),
+            ("sha256", [1], "sha256"),
+            ("template_map", 3, "template_map"),
+            ("template_map", {"tensors": {}, "kernels": {}, "clamps": {}}, "a place"),
+            ("colour", "red", "colour"),
+        ],
+    )
+    def test_a_malformed_manifest(
+        self, tmp_path: Path, artifact: Artifact, key: str, value: Any, message: str
+    ) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        path = tmp_path / "a" / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        with pytest.raises(ArtifactError, match=message):
+            read_artifact(tmp_path / "a")
+
+    def test_a_manifest_that_is_nested_too_deeply(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        write_artifact(artifact, tmp_path / "a")
+        (tmp_path / "a" / "manifest.json").write_text("[" * 100_000)
+        with pytest.raises(ArtifactError, match="nested too deeply"):
+            read_artifact(tmp_path / "a")
+
+    def test_kernels_of_another_size(self, tmp_path: Path, artifact: Artifact) -> None:
+        layer = replace(artifact.workload.layers[0], weight_elems=7)
+        workload = replace(artifact.workload, layers=(layer,))
+        write_artifact(replace(artifact, workload=workload), tmp_path / "a")
+        with pytest.raises(ArtifactError, match="kernels of the sizes"):
+            read_artifact(tmp_path / "a")
+
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "run.py").write_text("boom")
@@ -195,7 +368,7 @@ class TestDamage:
     ) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "manifest.json").write_text("{")
-        with pytest.raises(ArtifactError, match="Expected JSON in the manifest"):
+        with pytest.raises(ArtifactError, match="manifest of .* is malformed: Expected JSON"):
             read_artifact(tmp_path / "a")
 
     def test_a_truncated_zip(self, tmp_path: Path, artifact: Artifact) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.errors import DataError, MatarError, PolicyError
+from matar_tf.errors import DataError, ExportError, MatarError, PolicyError
 from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.policy import Policy
+from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
@@ -29,6 +30,8 @@ from matar_tf.tflite.evaluate import (
     negative_log_likelihood,
     top_k_accuracy,
 )
+from matar_tf.tflite.inspect import inspect_model
+from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
@@ -149,6 +152,85 @@ def test_knows_a_network_that_ends_in_softmax(name, expected):
     )(labels, logits)
     # Keras divides probabilities by their sum, which the 8-bit grid leaves near 1.
     assert measured == pytest.approx(float(expected_loss), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def content():
+    artifact = digits_artifact()
+    return ModelBuilder(artifact).build(artifact.space.named("w8a8"))
+
+
+class TestForeignFiles:
+    @pytest.mark.parametrize("size", [0, 8, 10, 0.1, 0.5, 0.9])
+    def test_a_truncated_file(self, content, size):
+        size = size if size > 1 else int(size * len(content))
+        with pytest.raises(ExportError, match="Expected a"):
+            load_model(content[:size])
+
+    def test_damage_is_never_a_traceback(self, content):
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            damaged = bytearray(content)
+            for place in rng.integers(8, len(content), 30):
+                damaged[place] = rng.integers(256)
+            with contextlib.suppress(ExportError):
+                ends_in_softmax(bytes(damaged))
+            with contextlib.suppress(ExportError):
+                inspect_model(bytes(damaged))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda model: setattr(model.subgraphs[0].operators[0], "opcodeIndex", 99),
+            lambda model: setattr(model.subgraphs[0].operators[0], "inputs", [9999]),
+            lambda model: setattr(model.subgraphs[0].operators[0], "outputs", [-1]),
+            lambda model: setattr(model.subgraphs[0].tensors[0], "buffer", 9999),
+            lambda model: setattr(model.subgraphs[0], "outputs", [9999]),
+            lambda model: setattr(model.metadata[0], "buffer", 9999),
+        ],
+    )
+    def test_an_index_outside(self, content, change):
+        model = load_model(content)
+        change(model)
+        with pytest.raises(ExportError, match="points outside"):
+            load_model(write_model(model))
+
+    def test_a_kernel_that_is_left_out(self, content):
+        model = load_model(content)
+        for operator in model.subgraphs[0].operators:
+            if op_name(model, operator) in COMPUTE_OPS:
+                operator.inputs[1] = -1
+        with pytest.raises(ExportError, match="a stored kernel"):
+            inspect_model(write_model(model))
+
+    def test_a_tensor_that_is_made_twice(self, content):
+        model = load_model(content)
+        first, second = model.subgraphs[0].operators[:2]
+        second.outputs = first.outputs
+        with pytest.raises(ExportError, match="makes what another makes"):
+            load_model(write_model(model))
+
+    @pytest.mark.parametrize(
+        ("document", "message"),
+        [
+            ([1, 2], "a JSON object"),
+            ({"kernels": {}}, "under 'policy'"),
+            ({"policy": {"weights": {}}, "kernels": {}}, "under 'activations'"),
+            (
+                {
+                    "policy": {"weights": {}, "activations": {}},
+                    "kernels": {},
+                    "notes": [1],
+                },
+                "under 'notes'",
+            ),
+        ],
+    )
+    def test_malformed_metadata(self, content, document, message):
+        model = load_model(content)
+        add_metadata(model, document)
+        with pytest.raises(ExportError, match=message):
+            inspect_model(write_model(model))
 
 
 def some_policies():

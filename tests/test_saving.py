@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from nets import NETS as ALL_NETS
 from nets import build_net, free_space, samples_for
 
 from matar_tf.artifact import Artifact
@@ -25,6 +28,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
+from matar_tf.keras.package import _check_network
 from matar_tf.samplers import draw_policies
 
 LOAD = """
@@ -130,21 +134,83 @@ class TestNetworkInTheArtifact:
         ],
     )
     def test_foreign_code_is_refused(self, artifact: Artifact, foreign: str) -> None:
-        from dataclasses import replace
-
         extras = {**artifact.extras, "network.json": foreign.encode()}
         with pytest.raises(ArtifactError, match="foreign code"):
             load_network(replace(artifact, extras=extras))
 
-    def test_a_missing_network(self, artifact: Artifact) -> None:
-        from dataclasses import replace
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {
+                    "module": "keras.layers",
+                    "class_name": "TFOpLambda",
+                    "config": {"name": "evil", "function": "io.write_file"},
+                    "inbound_nodes": [["_CONSTANT_VALUE", -1, "f", {"contents": "x"}]],
+                },
+                "TFOpLambda, which could run foreign code",
+            ),
+            ({"registered_name": "Other>ReLU"}, "foreign code"),
+            ({"module": "somewhere"}, "foreign code"),
+            ({"class_name": "function", "module": "builtins"}, "foreign code"),
+            ({"class_name": ["ReLU"]}, "foreign code"),
+            ({"compile_config": {"optimizer": "adam"}}, "foreign code"),
+            ({"inbound_nodes": [["_CONSTANT_VALUE", -1, "f", {}]]}, "before it make"),
+            ({"inbound_nodes": [[["_CONSTANT_VALUE", -1, 0, {}]]]}, "before it make"),
+            ({"inbound_nodes": [[["evil", 0, 0, {}]]]}, "before it make"),
+            ({"inbound_nodes": [[["samples", 7, 0, {}]]]}, "before it make"),
+            ({"inbound_nodes": [[["samples", 0, 0, {"mask": 1}]]]}, "before it make"),
+            ({"name": "samples"}, "name of their own"),
+            ({"config": {"name": "evil", "max_value": "six"}}, "can be rebuilt"),
+            ({"config": {"no_such": 1}}, "can be rebuilt"),
+        ],
+    )
+    def test_a_foreign_layer_is_refused(
+        self, artifact: Artifact, change: dict[str, Any], message: str
+    ) -> None:
+        config = json.loads(artifact.extras["network.json"])
+        config["layers"].append(
+            {
+                "module": "keras.layers",
+                "class_name": "ReLU",
+                "config": {"name": "evil"},
+                "name": "evil",
+                "inbound_nodes": [[["samples", 0, 0, {}]]],
+                **change,
+            }
+        )
+        extras = {**artifact.extras, "network.json": json.dumps(config).encode()}
+        with pytest.raises(ArtifactError, match=message):
+            load_network(replace(artifact, extras=extras))
 
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("network.json", b"[" * 100_000, "nested too deeply"),
+            ("network.json", b"[" * 60 + b"]" * 60, "at most 50 levels"),
+            ("network.json", b"3", "list of layers"),
+            ("network.json", b"{", "Expected JSON"),
+            ("network.npz", b"PK", "damaged"),
+        ],
+    )
+    def test_a_malformed_network(
+        self, artifact: Artifact, name: str, content: bytes, message: str
+    ) -> None:
+        extras = {**artifact.extras, name: content}
+        with pytest.raises(ArtifactError, match=message):
+            load_network(replace(artifact, extras=extras))
+
+    @pytest.mark.parametrize("name", sorted(ALL_NETS))
+    def test_every_kind_of_layer_may_be_named(self, name: str) -> None:
+        _check_network(
+            json.loads(json.dumps(quantize_model(build_net(name)).get_config()))
+        )
+
+    def test_a_missing_network(self, artifact: Artifact) -> None:
         with pytest.raises(ArtifactError, match="include_network"):
             load_network(replace(artifact, extras={}))
 
     def test_weights_of_other_shapes(self, artifact: Artifact) -> None:
-        from dataclasses import replace
-
         with np.load(io.BytesIO(artifact.extras["network.npz"])) as stored:
             arrays = dict(stored)
         arrays["0"], arrays["1"] = arrays["1"], arrays["0"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matar_tf.archive import read_array, read_zip
+from matar_tf.archive import read_array, read_members
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.errors import ArtifactError, ExportError
+from matar_tf.errors import ArtifactError, ExportError, ModelError
 from matar_tf.keras import load_network
-from matar_tf.parameters import Parameters
 from matar_tf.tflite._schema import load_model, write_model
+from matar_tf.tflite.build import ModelBuilder
 
 _SHIPPED = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"
 
@@ -54,58 +54,8 @@ class TestNetwork:
             load_network(dataclasses.replace(shipped, extras=extras))
         assert not target.exists()
 
-    def test_constants_are_not_passed_to_layers(self, shipped):
-        config = json.loads(shipped.extras["network.json"])
-        config["layers"][-1]["inbound_nodes"] = [["_CONSTANT_VALUE", -1, "x", {}]]
-        extras = {**shipped.extras, "network.json": json.dumps(config).encode()}
-        with pytest.raises(ArtifactError, match="passes constants"):
-            load_network(dataclasses.replace(shipped, extras=extras))
-
     def test_the_shipped_one_is_built(self, shipped):
         assert load_network(shipped).count_params() > 0
-
-
-class TestParameters:
-    @pytest.mark.parametrize(
-        ("field", "value", "message"),
-        [
-            ("step", -1.0, "must be above 0"),
-            ("step", 0.0, "must be above 0"),
-            ("step", np.nan, "finite float32"),
-            ("kernel", np.inf, "finite float32"),
-        ],
-    )
-    def test_numbers_that_no_network_has(self, shipped, field, value, message):
-        name, layer = next(iter(shipped.parameters.layers.items()))
-        array = getattr(layer, field).copy()
-        array.flat[0] = value
-        layers = {
-            **shipped.parameters.layers,
-            name: dataclasses.replace(layer, **{field: array}),
-        }
-        changed = dataclasses.replace(shipped.parameters, layers=layers)
-        with pytest.raises(ArtifactError, match=message):
-            Parameters.from_npz(changed.to_npz())
-
-    @pytest.mark.parametrize(
-        "entry", [("__class__", "stem", (2, 8)), ("weights", "nobody", (2, 8))]
-    )
-    def test_statistics_of_entries_that_are_not_there(self, shipped, entry):
-        name, layer = next(
-            (name, one)
-            for name, one in shipped.parameters.layers.items()
-            if one.norm is not None
-        )
-        _, _, bits = layer.norm.entries[0]
-        entries = ((*entry[:2], bits), *layer.norm.entries[1:])
-        norm = dataclasses.replace(layer.norm, entries=entries)
-        layers = {
-            **shipped.parameters.layers,
-            name: dataclasses.replace(layer, norm=norm),
-        }
-        changed = dataclasses.replace(shipped.parameters, layers=layers)
-        with pytest.raises(ArtifactError, match="malformed"):
-            Parameters.from_npz(changed.to_npz())
 
 
 class TestArchive:
@@ -117,29 +67,27 @@ class TestArchive:
                 archive.writestr(name, content)
         return buffer.getvalue()
 
-    def test_the_sum_of_sizes_is_bounded(self, monkeypatch):
+    def test_the_sum_of_sizes_is_bounded(self):
         content = self.zipped("a", "b")
-        monkeypatch.setattr("matar_tf.archive.MAX_BYTES", 200)
-        assert set(read_zip(content, "it", lambda _: True)) == {"a", "b"}
-        monkeypatch.setattr("matar_tf.archive.MAX_BYTES", 199)
+        assert set(read_members(content, "it", max_bytes=200)) == {"a", "b"}
         with pytest.raises(ArtifactError, match="at most 199 bytes in it, got 200"):
-            read_zip(content, "it", lambda _: True)
+            read_members(content, "it", max_bytes=199)
 
     def test_unknown_members_and_damage_are_refused(self):
         content = self.zipped("a", "b")
-        with pytest.raises(ArtifactError, match="no member 'b'"):
-            read_zip(content, "it", lambda name: name == "a")
+        with pytest.raises(ArtifactError, match=r"\['a'\] in it, got 'b'"):
+            read_members(content, "it", max_bytes=200, known=["a"])
         damaged = content[:36] + b"\xff" * 8 + content[44:]
         with pytest.raises(ArtifactError, match="damaged"):
-            read_zip(damaged, "it", lambda _: True)
+            read_members(damaged, "it", max_bytes=200)
 
     def test_an_array_is_as_large_as_its_content(self):
         stream = io.BytesIO()
         np.save(stream, np.arange(6, dtype=np.float32).reshape(2, 3))
         content = stream.getvalue()
-        assert read_array(content).tolist() == [[0, 1, 2], [3, 4, 5]]
-        with pytest.raises(ValueError, match="takes 24 bytes, but there are 23"):
-            read_array(content[:-1])
+        assert read_array(content, "it").tolist() == [[0, 1, 2], [3, 4, 5]]
+        with pytest.raises(ArtifactError, match=r"float32 of shape \(2, 3\)"):
+            read_array(content[:-1], "it")
 
 
 class TestModelFile:
@@ -153,5 +101,31 @@ class TestModelFile:
         model = load_model(shipped.template)
         first = model.subgraphs[0].operators[0]
         first.inputs[0] = first.outputs[0]
-        with pytest.raises(ExportError, match="reads what is computed later"):
+        with pytest.raises(ExportError, match="reads what is made later"):
             load_model(write_model(model))
+
+
+class TestTemplateMap:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda at: at["kernels"]["stem"].update(operator=0), "the template has a"),
+            (lambda at: at["kernels"]["stem"].update(operator=9999), "points outside"),
+            (lambda at: at["kernels"]["stem"].update(operator="x"), "malformed"),
+            (lambda at: at["clamps"].update(stem_relu=[1]), "one of .'QUANTIZE'"),
+            (lambda at: at["tensors"].update({"9999": "stem_relu"}), "points outside"),
+            (lambda at: at["before_clamps"].append(-1), "points outside"),
+        ],
+    )
+    def test_places_of_other_kinds(self, shipped, change, message):
+        at = json.loads(json.dumps(shipped.template_map))
+        change(at)
+        with pytest.raises(ModelError, match=message):
+            ModelBuilder(dataclasses.replace(shipped, template_map=at))
+
+    def test_kernels_of_other_shapes(self, shipped):
+        at = json.loads(json.dumps(shipped.template_map))
+        first, *_, last = at["kernels"].values()
+        first["operator"], last["operator"] = last["operator"], first["operator"]
+        with pytest.raises(ModelError, match="Expected a kernel and a bias"):
+            ModelBuilder(dataclasses.replace(shipped, template_map=at))

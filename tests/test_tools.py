@@ -703,6 +703,30 @@ class TestEvaluate:
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "found nothing" in fails(capsys, "evaluate", model="no.tflite")
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"y_test": np.full(3, 10)}, "Expected labels in 0..9"),
+            ({"y_test": np.full(3, -1)}, "labels"),
+            ({"x_test": np.zeros((3, 4, 4, 1), np.float32)}, "samples of shape"),
+        ],
+    )
+    def test_data_of_another_network(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        change: dict[str, Any],
+        message: str,
+    ) -> None:
+        artifact = digits_artifact()
+        path = tmp_path / "x.tflite"
+        path.write_bytes(ModelBuilder(artifact).build(artifact.space.named("w8a8")))
+        data = few_digits().head(3)
+        arrays = {"x_test": data.x_test, "y_test": data.y_test, **change}
+        np.savez(tmp_path / "data.npz", **arrays)
+        values = {"model": str(path), "data": str(tmp_path / "data.npz")}
+        assert message in fails(capsys, "evaluate", **values)
+
 
 class TestCompare:
     def test_shared_beside_dedicated(

@@ -85,6 +85,18 @@ class TestFiles:
             (lambda doc: doc["layers"][0].update(colour="red"), "colour"),
             (lambda doc: doc["tensors"][0].pop("shape"), "shape"),
             (lambda doc: doc.pop("outputs"), "outputs"),
+            (lambda doc: doc.update(outputs=[]), "outputs"),
+            (lambda doc: doc.update(layers=3), "layers"),
+            (lambda doc: doc["layers"][0].update(inputs=[]), "inputs"),
+            (lambda doc: doc["layers"][0].update(kind=[]), "kind"),
+            (lambda doc: doc["layers"][0].update(groups=0), "groups"),
+            (lambda doc: doc["layers"][0].update(macs="many"), "macs"),
+            (lambda doc: doc["layers"][0].update(macs=-1), "macs"),
+            (lambda doc: doc["layers"][0].update(strides=[1]), "strides"),
+            (lambda doc: doc["layers"][0].update(weights=3), "weights"),
+            (lambda doc: doc["tensors"][0].update(shape=["a"]), "shape"),
+            (lambda doc: doc["tensors"][0].update(shape=[0]), "shape"),
+            (lambda doc: doc["tensors"].append(doc["tensors"][0]), "different names"),
         ],
     )
     def test_refuses(self, change: Any, message: str) -> None:

@@ -50,6 +50,12 @@ def main(argv: Sequence[str]) -> int:
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
     data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)
+    low, high = int(data.y_test.min()), int(data.y_test.max())
+    if low < 0 or high >= outputs.shape[-1]:
+        raise DataError(
+            f"Expected labels in 0..{outputs.shape[-1] - 1} for this model, got "
+            f"{low}..{high} in {data.name!r}; evaluate it on data of its own classes."
+        )
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
     print(f"data      {len(data.x_test)} samples of {data.name}")

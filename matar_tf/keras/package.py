@@ -6,16 +6,16 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.archive import read_array, read_zip
+from matar_tf.archive import read_arrays
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.json_reader import JsonReader
 from matar_tf.keras import graph
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.conversion import check_initialized, make_template
 from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.kinds import KINDS
@@ -40,26 +40,47 @@ __all__ = [
     "versions",
 ]
 
-# What Keras and NumPy raise on a config or arrays that no network has.
-_MALFORMED = (
+# Keras makes of a config whatever class or function its names ask for; here only the
+# classes that a multi-bitwidth network is made of may be named.
+_MAX_DEPTH: Final = 50  # a quantized layer's config takes 9
+_PACKAGE: Final = "matar_tf>"
+_KERAS_CLASSES: Final = {
+    "keras.layers": {
+        kind.__name__ for kind in KINDS if not kind.__module__.startswith("matar_tf.")
+    },
+    "keras.initializers": {
+        "Constant",
+        "GlorotNormal",
+        "GlorotUniform",
+        "HeNormal",
+        "HeUniform",
+        "Identity",
+        "LecunNormal",
+        "LecunUniform",
+        "Ones",
+        "Orthogonal",
+        "RandomNormal",
+        "RandomUniform",
+        "TruncatedNormal",
+        "VarianceScaling",
+        "Zeros",
+    },
+    "keras.regularizers": {"L1", "L1L2", "L2", "OrthogonalRegularizer"},
+    "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
+    "keras.mixed_precision": {"Policy"},
+}
+_REBUILD_ERRORS = (
+    ArithmeticError,
+    AssertionError,
     AttributeError,
+    ImportError,
     LookupError,
-    RuntimeError,  # and RecursionError
+    MemoryError,
+    RuntimeError,  # RecursionError and NotImplementedError too
     TypeError,
     ValueError,
     tf.errors.OpError,
 )
-# What the config of a packaged network may name; Keras runs what it finds there.
-_LAYERS = frozenset(kind.__name__ for kind in KINDS)
-_WRAPPERS = frozenset({"QuantizeWrapperV2"})
-_WRAPPERS_MODULE = (
-    "tensorflow_model_optimization.python.core.quantization.keras.quantize_wrapper"
-)
-_PARTS = {
-    "keras.initializers": keras.initializers,
-    "keras.regularizers": keras.regularizers,
-    "keras.constraints": keras.constraints,
-}
 
 
 def package(
@@ -141,21 +162,15 @@ def load_network(artifact: Artifact) -> Any:
     config = JsonReader(ArtifactError).parse(
         artifact.extras["network.json"], "network.json"
     )
-    arrays = read_zip(
-        artifact.extras["network.npz"],
-        "network.npz",
-        lambda name: name.endswith(".npy"),
-    )
+    _check_network(config)
+    arrays = read_arrays(artifact.extras["network.npz"], "network.npz")
     try:
-        _check_classes(config)
         model = keras.Model.from_config(config)
-        weights = [read_array(arrays[f"{index}.npy"]) for index in range(len(arrays))]
-    except ArtifactError:
-        raise
-    except _MALFORMED as error:
+        weights = [arrays[str(i)] for i in range(len(arrays))]
+    except _REBUILD_ERRORS as error:
         raise ArtifactError(
-            f"The Keras network of the artifact is malformed: {error!r}; package the "
-            "model again."
+            "Expected a Keras network that can be rebuilt here, got one that cannot "
+            f"({error!r}); load the artifact with the version that wrote it."
         ) from error
     try:
         model.set_weights(weights)
@@ -233,47 +248,107 @@ def _network_members(model: Any) -> dict[str, bytes]:
     return {"network.json": config.encode(), "network.npz": buffer.getvalue()}
 
 
-def _check_classes(value: Any) -> None:
-    """Refuses every class but those that a quantized network consists of.
+def _check_network(config: Any) -> None:
+    """Refuses a config of which Keras could make more than a known network.
 
-    Keras imports what a config names, and calls it: an operation of TensorFlow that
-    stands as a layer may write files.
+    Args:
+      config: JSON value, as from ``model.get_config()``.
+
+    Raises:
+      ArtifactError: If it names a class or a node that no multi-bitwidth network has.
     """
+    _check_classes(config, _allowed_classes(), 0)
+    if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
+        raise ArtifactError(
+            "Expected a network with a list of layers in network.json, got none; "
+            "package the model again."
+        )
+    num_nodes: dict[str, int] = {}
+    for layer in config["layers"]:
+        _check_layer(layer, num_nodes)
+
+
+def _allowed_classes() -> set[tuple[str, str]]:
+    """Returns module ("" for one that is not named) and name of the known classes."""
+    allowed = {
+        (module, name) for module, names in _KERAS_CLASSES.items() for name in names
+    }
+    for name, kind in keras.utils.get_custom_objects().items():
+        if name.startswith(_PACKAGE) and kind.__module__.startswith("matar_tf."):
+            allowed |= {(kind.__module__, kind.__name__), ("", name)}
+    for objects in tfmot.quantization.keras.quantize_scope().custom_objects:
+        for name, kind in objects.items():
+            if kind.__module__.startswith("tensorflow_model_optimization."):
+                allowed |= {(kind.__module__, name)}
+    return allowed | {("", name) for _, name in allowed}
+
+
+def _check_classes(value: Any, allowed: set[tuple[str, str]], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise ArtifactError(
+            f"Expected a network.json of at most {_MAX_DEPTH} levels, got a deeper "
+            "one; package the model again."
+        )
+    if isinstance(value, dict):
+        if "class_name" in value and not _is_allowed(value, allowed):
+            raise ArtifactError(
+                "Expected classes of a multi-bitwidth network in network.json, got "
+                f"{value.get('module')}.{value['class_name']}, which could run foreign "
+                "code; matar_tf does not load it."
+            )
+        value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            _check_classes(item)
-    if value == "_CONSTANT_VALUE":
-        raise ArtifactError(
-            "The network of the artifact passes constants to layers, which no packaged "
-            "network does; matar_tf does not load it."
-        )
-    if not isinstance(value, dict):
-        return
-    for item in value.values():
-        _check_classes(item)
-    if {"class_name", "module", "registered_name"}.isdisjoint(value):
-        return
-    name, module = value.get("class_name"), value.get("module")
-    registered = value.get("registered_name")
-    if not _is_known_class(name, module, registered):
-        raise ArtifactError(
-            f"The network of the artifact asks for {module}.{name}, which could run "
-            "foreign code; matar_tf does not load it."
-        )
+            _check_classes(item, allowed, depth + 1)
 
 
-def _is_known_class(name: Any, module: Any, registered: Any) -> bool:
-    own = keras.utils.get_custom_objects()
-    if registered is not None and registered not in {*_WRAPPERS, *own}:
+def _is_allowed(value: dict[str, Any], allowed: set[tuple[str, str]]) -> bool:
+    name, module = value["class_name"], value.get("module") or ""
+    # Keras prefers the registered name.
+    registered = value.get("registered_name") or name
+    return (
+        all(isinstance(text, str) for text in (name, module, registered))
+        and (module, name) in allowed
+        and registered in (name, _PACKAGE + name)
+        and "compile_config" not in value
+    )
+
+
+def _check_layer(layer: Any, num_nodes: dict[str, int]) -> None:
+    """Checks that a layer reads outputs of layers before it, and adds it to them."""
+    nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
+    if (
+        not isinstance(nodes, list)
+        or "class_name" not in layer
+        or not isinstance(layer.get("name"), str)
+        or layer["name"] in num_nodes
+    ):
+        raise ArtifactError(
+            "Expected layers with a class, a name of their own and inbound nodes in "
+            "network.json, got another; package the model again."
+        )
+    for node in nodes:
+        sources = node if isinstance(node, list) and node else [None]
+        if not all(_is_known_output(source, num_nodes) for source in sources):
+            raise ArtifactError(
+                f"Expected inputs of {layer['name']!r} in network.json that layers "
+                f"before it make, got {str(node)[:80]}; package the model again."
+            )
+    num_nodes[layer["name"]] = len(nodes) or 1
+
+
+def _is_known_output(source: Any, num_nodes: dict[str, int]) -> bool:
+    if not isinstance(source, list) or not 3 <= len(source) <= 4:
         return False
-    if module in _PARTS:
-        return isinstance(getattr(_PARTS[module], str(name), None), type)
-    if module in (None, "keras.layers"):
-        own_name = isinstance(name, str) and name.startswith("matar_tf>")
-        return name in {*_LAYERS, *_WRAPPERS} or (own_name and name in own)
-    if module == _WRAPPERS_MODULE:
-        return name in _WRAPPERS
-    return f"matar_tf>{name}" in own and module == own[f"matar_tf>{name}"].__module__
+    name, node, tensor, *arguments = source
+    return (
+        isinstance(name, str)
+        and name in num_nodes
+        and type(node) is int
+        and type(tensor) is int
+        and 0 <= node < num_nodes[name]
+        and not any(arguments)
+    )
 
 
 def _layer_parameters(

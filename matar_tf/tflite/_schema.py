@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
 import flatbuffers
@@ -30,7 +30,7 @@ schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
 # What the generated code raises on bytes that are no flatbuffer.
-_DAMAGED = (
+_DAMAGE = (
     AttributeError,
     LookupError,
     MemoryError,
@@ -68,34 +68,62 @@ def load_model(content: bytes) -> Any:
     try:
         root = schema.Model.GetRootAs(bytearray(content), 0)
         model = schema.ModelT.InitFromObj(root)
-        graphs = model.subgraphs or ()
-        names = [op_name(model, one) for graph in graphs for one in graph.operators]
-    except _DAMAGED as error:
+        num_graphs = len(model.subgraphs)
+        is_whole = num_graphs != 1 or _refers_to_what_is_there(model)
+    except _DAMAGE as error:
         raise ExportError(
-            f"Expected a TFLite model, got one that is damaged ({error!r}); fetch it "
-            "again."
+            f"Expected a whole TFLite model, but it is damaged ({error!r}); export or "
+            "fetch it again."
         ) from error
-    if len(graphs) != 1:
-        raise ExportError(f"Expected a model of one subgraph, got {len(graphs)}.")
-    _check_order(graphs[0], names)
+    if num_graphs != 1:
+        raise ExportError(f"Expected a model of one subgraph, got {num_graphs}.")
+    if not is_whole:
+        raise ExportError(
+            "Expected a TFLite model whose operators and tensors refer to what is "
+            "there, got one that points outside; export or fetch it again."
+        )
+    _check_order(model)
     return model
 
 
-def _check_order(graph: Any, names: Sequence[str]) -> None:
-    """Refuses a graph in which a tensor is read before it is computed."""
-    made = {int(index) for one in graph.operators for index in one.outputs}
-    num_tensors = len(graph.tensors)
-    for name, one in zip(names, graph.operators, strict=True):
-        read = [int(index) for index in one.inputs]
-        written = [int(index) for index in one.outputs]
-        if made & set(read) or not all(
-            -1 <= index < num_tensors for index in (*read, *written)
+def _refers_to_what_is_there(model: Any) -> bool:
+    """Whether all indices of a model are within it, and its operators are known."""
+    graph = model.subgraphs[0]
+    num_tensors, num_buffers = len(graph.tensors), len(model.buffers)
+    holders = [*graph.tensors, *(model.metadata or [])]
+    return (
+        all(0 <= holder.buffer < num_buffers for holder in holders)
+        and all(_builtin(code) in _OP_NAMES for code in model.operatorCodes)
+        and all(
+            0 <= operator.opcodeIndex < len(model.operatorCodes)
+            and _are_within(operator.inputs, -1, num_tensors)  # -1: one left out
+            and _are_within(operator.outputs, 0, num_tensors)
+            for operator in graph.operators
+        )
+        and _are_within(graph.inputs, 0, num_tensors)
+        and _are_within(graph.outputs, 0, num_tensors)
+    )
+
+
+def _are_within(indices: Any, low: int, end: int) -> bool:
+    return len(indices) > 0 and all(low <= int(index) < end for index in indices)
+
+
+def _check_order(model: Any) -> None:
+    """Refuses a graph in which a tensor is read before it is made, or made twice."""
+    operators = model.subgraphs[0].operators
+    later = Counter(int(index) for one in operators for index in one.outputs)
+    for one in operators:
+        written = Counter(int(index) for index in one.outputs)
+        if any(later[int(index)] for index in one.inputs) or any(
+            later[index] > 1 for index in written
         ):
             raise ExportError(
-                f"Expected operators in the order of their tensors, got a {name} that "
-                "reads what is computed later, or nowhere."
+                f"Expected operators in the order of their tensors, got a "
+                f"{op_name(model, one)} that reads what is made later, or makes what "
+                "another makes; export or fetch the model again."
             )
-        made -= set(written)
+        later -= written
 
 
 def write_model(model: Any) -> bytes:
@@ -108,14 +136,18 @@ def write_model(model: Any) -> bytes:
 def op_name(model: Any, operator: Any) -> str:
     """Returns the builtin name of an operator, such as ``CONV_2D``."""
     code = model.operatorCodes[operator.opcodeIndex]
-    return _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return _OP_NAMES[_builtin(code)]
+
+
+def _builtin(code: Any) -> int:
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def find_operator_code(model: Any, name: str, version: int) -> int:
     """Returns the index of an operator code; adds it, or raises its version."""
     builtin = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+        if _builtin(code) == builtin:
             code.version = max(code.version, version)
             return index
     code = schema.OperatorCodeT()

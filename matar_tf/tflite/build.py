@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.artifact import Artifact
+from matar_tf.errors import ModelError
 from matar_tf.parameters import (
     LayerParameters,
     TensorParameters,
@@ -43,12 +44,16 @@ class ModelBuilder:
 
     Args:
       artifact: The packaged network.
+
+    Raises:
+      ModelError: If the template does not hold the artifact's kernels.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self._digest = artifact.digest()
         self._template = Template.from_json(artifact.template, artifact.template_map)
+        _check_kernels(artifact, self._template)
 
     def build(
         self,
@@ -167,6 +172,25 @@ class ModelBuilder:
             operator.inputs = [dropped.get(int(i), int(i)) for i in operator.inputs]
         graph.outputs = [dropped.get(int(i), int(i)) for i in graph.outputs]
         _drop_tensors(model, set(dropped))
+
+
+def _check_kernels(artifact: Artifact, template: Template) -> None:
+    """Checks that the template has room for each kernel and each bias."""
+    graph = load_model(template.content).subgraphs[0]
+    for entry, layer in artifact.parameters.layers.items():
+        operator = graph.operators[template.kernels[entry].operator]
+        shapes = [
+            tuple(int(size) for size in graph.tensors[index].shape)
+            for index in operator.inputs[1:3]
+            if index >= 0
+        ]
+        channels = layer.kernel.shape[layer.channel_axis]
+        expected = [layer.kernel.shape, (channels,)][: len(shapes)]
+        if shapes != expected:
+            raise ModelError(
+                f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
+                f"in the template, got {shapes}; package the model again."
+            )
 
 
 def quantize_kernel(

@@ -54,12 +54,11 @@ def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]
     metadata = read_metadata(content)
     model = load_model(content)
     graph = model.subgraphs[0]
-    try:
-        policy, kernels = metadata["policy"], dict(metadata["kernels"])
-    except KeyError as error:
-        raise ExportError(
-            f"The metadata of the file lacks {error.args[0]!r}; export it again."
-        ) from error
+    kernels = _object(metadata, "kernels")
+    policy = _object(metadata, "policy")
+    weights, activations = (_object(policy, key) for key in ("weights", "activations"))
+    if "notes" in metadata:
+        _object(metadata, "notes")
     rows: list[Operator] = []
     made_by = {int(op.outputs[0]): op for op in graph.operators}
     for operator in graph.operators:
@@ -68,28 +67,26 @@ def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]
         entry = storage = None
         num_bytes = 0
         if op_name(model, operator) in COMPUTE_OPS:
-            index = int(operator.inputs[1])
-            while index in made_by:  # a packed kernel that is dequantized first
-                index = int(made_by[index].inputs[0])
-            kernel = graph.tensors[index]
+            kernel = _stored_kernel(graph, operator, made_by)
             entry = kernels.get(_name(kernel))
-            storage = _TYPE_NAMES[kernel.type]
+            storage = _TYPE_NAMES.get(kernel.type)
             held = [kernel]
             if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
                 held.append(graph.tensors[operator.inputs[2]])
-            num_bytes = sum(len(model.buffers[one.buffer].data) for one in held)
-        scale = output.quantization and output.quantization.scale
+            stored = [model.buffers[one.buffer].data for one in held]
+            num_bytes = sum(0 if data is None else len(data) for data in stored)
+        scale = None if output.quantization is None else output.quantization.scale
         is_float = output.type == schema.TensorType.FLOAT32
         rows.append(
             Operator(
                 output=name,
                 op=op_name(model, operator),
                 entry=entry,
-                weight_bits=None if entry is None else policy["weights"].get(entry),
+                weight_bits=None if entry is None else weights.get(entry),
                 storage=storage,
-                activation_bits=policy["activations"].get(name),
+                activation_bits=activations.get(name),
                 scale=None
-                if is_float or scale is None
+                if is_float or scale is None or len(scale) == 0
                 else float(np.asarray(scale).flat[0]),
                 num_bytes=num_bytes,
             )
@@ -97,6 +94,29 @@ def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]
     return metadata, tuple(rows)
 
 
+def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    if not isinstance(value, dict):
+        raise ExportError(
+            f"Expected an object under {key!r} in the metadata of the file, got "
+            f"{str(value)[:80]}; export it again."
+        )
+    return value
+
+
+def _stored_kernel(graph: Any, operator: Any, made_by: dict[int, Any]) -> Any:
+    """Returns the constant tensor that an operator's kernel comes from."""
+    index = int(operator.inputs[1]) if len(operator.inputs) > 1 else -1
+    while index in made_by:  # a packed kernel that is dequantized first
+        index = int(made_by[index].inputs[0])
+    if index < 0:
+        raise ExportError(
+            f"Expected a stored kernel for {_name(graph.tensors[operator.outputs[0]])} "
+            "in the file, found none; export it again."
+        )
+    return graph.tensors[index]
+
+
 def _name(tensor: Any) -> str:
     name = tensor.name or b""
-    return name.decode() if isinstance(name, bytes) else name
+    return name.decode(errors="replace") if isinstance(name, bytes) else name

@@ -9,11 +9,13 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
+from matar_tf.json_reader import JsonReader
 from matar_tf.tflite._schema import load_model, schema
 
 __all__ = ["METADATA_NAME", "add_metadata", "read_metadata"]
 
 METADATA_NAME: Final = "matar_tf"
+_READER = JsonReader(ExportError)
 
 
 def add_metadata(model: Any, document: Mapping[str, Any]) -> None:
@@ -37,19 +39,23 @@ def read_metadata(content: bytes) -> dict[str, Any]:
     model = load_model(content)
     for entry in model.metadata or []:
         if _is_ours(entry):
-            stored = bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8))
-            try:
-                return json.loads(stored)
-            except ValueError as error:
+            stored = _stored(model.buffers[entry.buffer])
+            document = _READER.parse(stored, "the metadata of the file")
+            if not isinstance(document, dict):
                 raise ExportError(
-                    f"The metadata of the file is damaged: {error}."
-                ) from (error)
+                    f"Expected a JSON object in the metadata of the file, got "
+                    f"{str(document)[:80]}; export it again."
+                )
+            return document
     raise ExportError(
         f"Expected a file with {METADATA_NAME!r} metadata, found none; it was not "
         "exported by matar_tf."
     )
 
 
+def _stored(buffer: Any) -> bytes:
+    return b"" if buffer.data is None else bytes(np.asarray(buffer.data, np.uint8))
+
+
 def _is_ours(entry: Any) -> bool:
-    name = entry.name
-    return (name.decode() if isinstance(name, bytes) else name) == METADATA_NAME
+    return entry.name in (METADATA_NAME, METADATA_NAME.encode())

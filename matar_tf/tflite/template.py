@@ -131,7 +131,8 @@ class Template:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(f"The template map is malformed: {error!r}.") from error
-        graph = load_model(content).subgraphs[0]
+        model = load_model(content)
+        graph = model.subgraphs[0]
         operators = [kernel.operator for kernel in template.kernels.values()]
         operators += [i for indices in template.clamps.values() for i in indices]
         indices = [*template.tensors, *template.before_clamps]
@@ -139,7 +140,26 @@ class Template:
             0 <= i < len(graph.tensors) for i in indices
         ):
             raise ModelError("The template map points outside the template.")
+        _check_kinds(model, template)
         return template
+
+
+def _check_kinds(model: Any, template: Template) -> None:
+    """Refuses a map whose places are operators of other kinds than those that go there.
+
+    Raises:
+      ModelError: If a kernel is not that of a multiplication or a clamp no QUANTIZE.
+    """
+    places = [(one.operator, COMPUTE_OPS) for one in template.kernels.values()]
+    places += [(i, ("QUANTIZE",)) for at in template.clamps.values() for i in at]
+    for index, expected in places:
+        operator = model.subgraphs[0].operators[index]
+        found = op_name(model, operator)
+        if found not in expected or (found != "QUANTIZE" and len(operator.inputs) < 2):
+            raise ModelError(
+                f"The template map expects one of {list(expected)} as operator "
+                f"{index}, the template has a {found} there."
+            )
 
 
 def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
