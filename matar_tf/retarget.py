@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.metadata
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.backends import PolicyCosts, check_names
 from matar_tf.data import Data
-from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.errors import SearchError
 from matar_tf.holdout import report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
@@ -35,6 +32,7 @@ from matar_tf.run_folder import (
     write_overview,
     write_target,
 )
+from matar_tf.run_settings import RUNTIME, RunSettings, versions
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
@@ -47,85 +45,18 @@ from matar_tf.search import (
 )
 from matar_tf.targets import Target, check_policy, legal_space
 from matar_tf.tflite.evaluate import (
-    METRIC_NAMES,
     ParallelEvaluator,
     PolicyEvaluator,
     check_data,
     get_metrics,
+    own_metric_digests,
 )
 from matar_tf.tflite.export import Reference
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 
-__all__ = [
-    "EXECUTORS",
-    "RunSettings",
-    "check_settings",
-    "prepare_output",
-    "retarget",
-]
-
-EXECUTORS: Final = ("local", "ray")
+__all__ = ["check_settings", "prepare_output", "retarget"]
 
 _STORE_FILE: Final = "evaluations.sqlite"
-_RUNTIME = "ai-edge-litert"
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What a run is asked for.
-
-    Attributes:
-      options: Settings of each search.
-      metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
-      follow_up_share: Share of the largest number of evaluations that each target
-        after the first that is searched in full may measure anew, beside what the
-        others know.
-      fixed: Entries that every search leaves alone; see `fix_entries`.
-      starts: Policies to start from, by name; they stand in the tables, too.
-      holdout: Share of the samples that the searches do not see, and that all tables
-        report on; 0 to search and report on all.
-      profile: How exported files store kernels.
-      num_jobs: Processes that measure policies; the fronts do not depend on it.
-      executor: Where these are: ``local``, on this machine, or ``ray``, on a cluster;
-        the fronts do not depend on it.
-      ray_address: Address of the cluster; see `matar_tf.tflite.ray_evaluate`.
-      store: Evaluation store to read and extend, shared with other runs; None for one
-        of this run alone, in its output folder. The fronts do not depend on it.
-      command: How the run was started, for the record.
-      created: ISO time at which it was started, for the record; now by default.
-      progress: Whether to show progress bars.
-    """
-
-    options: SearchOptions
-    metrics: tuple[str, ...] = METRIC_NAMES
-    follow_up_share: float = 1.0
-    fixed: tuple[str, ...] = ()
-    starts: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
-    holdout: float = 0.0
-    profile: str = "int8"
-    num_jobs: int = 1
-    executor: str = "local"
-    ray_address: str | None = None
-    store: Path | None = None
-    command: str = ""
-    created: str = field(default_factory=_now)
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
-            raise SearchError(
-                f"Unknown executor {self.executor!r}. "
-                f"{did_you_mean(self.executor, EXECUTORS)}"
-            )
-        if self.ray_address is not None and self.executor != "ray":
-            raise SearchError(
-                f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
-                f"got {self.executor!r}; choose ray, or leave the address out."
-            )
 
 
 def retarget(
@@ -185,13 +116,13 @@ def retarget(
         _executor(make_evaluator(searched), settings) as evaluate_many,
     ):
         for index in search_order([problem for problem, _ in problems]):
-            target, (problem, versions) = targets[index], problems[index]
+            target, (problem, tools) = targets[index], problems[index]
             result = search(
                 problem,
                 evaluate_many,
                 options=_options(settings, problem.space, memory, results.values()),
                 provenance=replace(
-                    provenance, versions={**provenance.versions, **versions}
+                    provenance, versions={**provenance.versions, **tools}
                 ),
                 store=store,
                 memory=memory,
@@ -225,6 +156,7 @@ def retarget(
 def prepare_output(
     output: str | Path,
     artifact: Artifact,
+    targets: Sequence[Target],
     data: Data,
     settings: RunSettings,
     *,
@@ -236,6 +168,7 @@ def prepare_output(
     Args:
       output: The folder.
       artifact: The packaged network.
+      targets: Hardware of the run.
       data: Samples and labels of the run.
       settings: What the run is asked for.
       resume: Whether to go on with the run that is there. Its stored measurements are
@@ -246,32 +179,32 @@ def prepare_output(
       A sentence that says what was found and what happens to it.
 
     Raises:
-      SearchError: If the folder holds something else, or a run of another network,
-        data set or seed, or neither `resume` nor `overwrite` is given for a run.
+      MatarError: If the folder holds something else, or a run that was asked for
+        something else, or neither `resume` nor `overwrite` is given for a run, or the
+        holdout or the store of the settings cannot be had.
     """
     output = Path(output)
+    if resume and overwrite:
+        raise SearchError("Expected --resume or --overwrite, got both; choose one.")
+    # Whatever is wrong is found before anything is removed.
+    if settings.holdout:
+        split_data(data, settings.holdout, settings.options.seed)
+    if settings.store is not None:
+        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
+            raise SearchError(
+                f"Expected a store outside of the run that is overwritten, got "
+                f"{settings.store} in {output}; move it."
+            )
+        EvaluationStore(settings.store).close()
     document = {
         "schema_version": RUN_SCHEMA_VERSION,
-        "command": settings.command,
-        "created": settings.created,
-        "seed": settings.options.seed,
-        "max_evaluations": settings.options.max_evaluations,
-        "metrics": list(settings.metrics),
-        "objectives": [one.to_json() for one in settings.options.objectives],
-        "limits": [
-            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
-            for one in settings.options.limits
-        ],
-        "fixed": list(settings.fixed),
-        "starts": {name: one.to_json() for name, one in settings.starts.items()},
-        "holdout": settings.holdout,
+        **settings.to_json(),
+        "targets": {target.name: _digest(target) for target in targets},
         "artifact_digest": artifact.digest(),
-        "profile": settings.profile,
-        "store": None if settings.store is None else str(settings.store),
         "float_metrics": artifact.accuracy.get("float"),
         "data": data.name,
         "data_digest": data.digest(),
-        "versions": _versions(),
+        "versions": versions(),
     }
     return prepare_folder(output, document, resume=resume, overwrite=overwrite)
 
@@ -336,7 +269,9 @@ def _on_held_out(
         "data_digest": provenance.data_digest,
     }
     policies = [one.policy for one in (*result.front, *result.references)]
-    measured: dict[Policy, Mapping[str, float]] = {**store.get(policies, **digests)}
+    measured: dict[Policy, Mapping[str, float]] = {
+        **store.get(policies, metrics=evaluator.metric_names, **digests)
+    }
     for policy in policies:
         if policy not in measured:
             metrics = evaluator(policy)
@@ -361,6 +296,10 @@ def _options(
     return follow_up(options, num_known=num_known, num_new=num_new)
 
 
+def _digest(target: Target) -> str:
+    return hashlib.sha256(target.model_dump_json().encode()).hexdigest()
+
+
 def _is_diagonal(name: str) -> bool:
     """Whether a uniform policy has equal widths: reference rows are only those."""
     weights, _, activations = name.removeprefix("w").partition("a")
@@ -372,28 +311,17 @@ def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str
     return tuple(violation.message for violation in found)
 
 
-def _versions() -> dict[str, str]:
-    names = ("matar_tf", "numpy", "deap", _RUNTIME)
-    versions = {"python": sys.version.split()[0]}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
 def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
-    versions = _versions()
-    # Metrics belong to the samples, to the kernels that computed them, and to the
-    # functions, of which a user's own may bear any name. All of a run count: a search
-    # goes by the loss where there is one, so that a store must not leave it out.
-    names = sorted(settings.metrics)
-    measured_by = " ".join([data.digest(), _RUNTIME, versions[_RUNTIME], *names])
+    found = versions()
+    # Metrics belong to the samples, to the kernels that computed them, and, where a
+    # user wrote the functions, to these.
+    measured_by = " ".join(
+        [data.digest(), RUNTIME, found[RUNTIME], *own_metric_digests(settings.metrics)]
+    )
     return Provenance(
         seed=settings.options.seed,
         command=settings.command,
-        versions=versions,
+        versions=found,
         artifact_digest=artifact.digest(),
         data_digest=hashlib.sha256(measured_by.encode()).hexdigest(),
         num_samples=len(data.x_test),

@@ -45,7 +45,8 @@ __all__ = [
 RUN_SCHEMA_VERSION: Final = 1
 _RUN_FILE: Final = "run.json"
 _LATENCY_FILE: Final = "latency.json"
-# Of two runs in one folder, the second must ask for the same in these.
+# Of two runs in one folder, the second must ask for the same in these. It may have
+# more evaluations, more time, more processes, and other files.
 _SAME_WHEN_RESUMED: Final = (
     "artifact_digest",
     "data_digest",
@@ -56,6 +57,13 @@ _SAME_WHEN_RESUMED: Final = (
     "fixed",
     "starts",
     "holdout",
+    "targets",
+    "follow_up_share",
+    "population_size",
+    "sensitivity",
+    "oversampling",
+    "crossover_prob",
+    "mutation_prob",
 )
 
 
@@ -77,8 +85,6 @@ def prepare_folder(
       SearchError: If the folder holds something else, or a run that was asked for
         something else, or neither `resume` nor `overwrite` is given for a run.
     """
-    if resume and overwrite:
-        raise SearchError("Expected --resume or --overwrite, got both; choose one.")
     message = f"Writing to {output}."
     if output.exists() and any(output.iterdir()):
         earlier = _read_run(output)

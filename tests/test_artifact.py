@@ -368,7 +368,7 @@ class TestDamage:
     ) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "manifest.json").write_text("{")
-        with pytest.raises(ArtifactError, match="manifest of .* is malformed: Expected JSON"):
+        with pytest.raises(ArtifactError, match="malformed: Expected JSON"):
             read_artifact(tmp_path / "a")
 
     def test_a_truncated_zip(self, tmp_path: Path, artifact: Artifact) -> None:

@@ -11,7 +11,8 @@ from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import DataError
 from matar_tf.holdout import split_data
-from matar_tf.retarget import RunSettings, prepare_output, retarget
+from matar_tf.retarget import prepare_output, retarget
+from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -62,8 +63,8 @@ def test_a_run_reports_on_what_the_search_did_not_see(tmp_path: Path):
         progress=False,
     )
     artifact = digits_artifact()
-    prepare_output(tmp_path, artifact, DATA, settings)
     target = load_target("bismo_ultra96")
+    prepare_output(tmp_path, artifact, [target], DATA, settings)
     (result,) = retarget(artifact, [target], DATA, tmp_path, settings)
     search, report = split_data(DATA, 0.4, 3)
     assert result.provenance.num_samples == len(report.x_test) == 40

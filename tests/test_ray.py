@@ -23,7 +23,8 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data
 from matar_tf.errors import MatarError, PolicyError
 from matar_tf.policy import Policy
-from matar_tf.retarget import RunSettings, prepare_output, retarget
+from matar_tf.retarget import prepare_output, retarget
+from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -218,7 +219,8 @@ class TestCluster:
                 progress=False,
             )
             output = tmp_path / executor
-            prepare_output(output, network(), data, settings)
+            target = load_target("bismo_ultra96")
+            prepare_output(output, network(), [target], data, settings)
             if executor == "ray":
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
@@ -229,9 +231,7 @@ class TestCluster:
                     target=kill_victim, args=(tmp_path / "pids", killed)
                 )
                 killer.start()
-            (result,) = retarget(
-                network(), [load_target("bismo_ultra96")], data, output, settings
-            )
+            (result,) = retarget(network(), [target], data, output, settings)
             fronts[executor] = [
                 (one.policy, dict(one.metrics), dict(one.costs)) for one in result.front
             ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,16 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.errors import ExportError, PolicyError, SearchError, TargetError
+from matar_tf.errors import (
+    DataError,
+    ExportError,
+    PolicyError,
+    SearchError,
+    TargetError,
+)
 from matar_tf.policy import Policy
-from matar_tf.retarget import RunSettings, prepare_output, retarget
+from matar_tf.retarget import prepare_output, retarget
+from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -30,10 +40,12 @@ def settings(**changes: Any) -> RunSettings:
 def run(output: Path, *targets: str, **changes: Any) -> Any:
     reference = changes.pop("reference", None)
     chosen = settings(**changes)
-    prepare_output(output, digits_artifact(), DATA, chosen, overwrite=output.exists())
+    found = [load_target(name) for name in targets]
+    artifact = digits_artifact()
+    prepare_output(output, artifact, found, DATA, chosen, overwrite=output.exists())
     return retarget(
-        digits_artifact(),
-        [load_target(name) for name in targets],
+        artifact,
+        found,
         DATA,
         output,
         chosen,
@@ -74,8 +86,8 @@ class TestTargets:
         artifact = digits_artifact()
         low = dict.fromkeys(artifact.space.weights, (3,))
         narrow = replace(artifact, space=artifact.space.with_choices(weights=low))
-        prepare_output(tmp_path, narrow, DATA, settings())
         targets = [load_target("bismo_ultra96"), load_target("cortex_m4_cmsis_nn")]
+        prepare_output(tmp_path, narrow, targets, DATA, settings())
         with pytest.raises((PolicyError, SearchError, ValueError), match="cortex_m4"):
             retarget(narrow, targets, DATA, tmp_path, settings())
         assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
@@ -181,14 +193,90 @@ class TestRequest:
             assert searches[result.target]["stop_reason"] == result.stop_reason.value
 
 
-class TestMetrics:
-    def test_another_choice_is_another_run(self, tmp_path: Path) -> None:
-        run(tmp_path / "run", "cortex_m4_cmsis_nn")
-        with pytest.raises(SearchError, match="same metrics"):
-            prepare_output(
+class TestPreparing:
+    @pytest.mark.parametrize(
+        ("key", "change"),
+        [
+            ("metrics", {"metrics": ("accuracy", "loss", "top_2_accuracy")}),
+            ("follow_up_share", {"follow_up_share": 0.5}),
+            ("population_size", {"options": {"population_size": 9}}),
+            ("oversampling", {"options": {"oversampling": 2}}),
+            ("sensitivity", {"options": {"sensitivity": False}}),
+            ("crossover_prob", {"options": {"crossover_prob": 0.5}}),
+            ("mutation_prob", {"options": {"mutation_prob": 0.5}}),
+            ("targets", {}),
+        ],
+    )
+    def test_another_choice_is_another_run(
+        self, tmp_path: Path, key: str, change: dict[str, Any]
+    ) -> None:
+        target = load_target("cortex_m4_cmsis_nn")
+        ask = functools.partial(prepare_output, tmp_path / "run", digits_artifact())
+        ask([target], DATA, settings())
+        assert "Resuming" in ask([target], DATA, settings(num_jobs=2), resume=True)
+        changed = target
+        if key == "targets":
+            changed = target.model_copy(update={"description": "another"})
+        if "options" in change:
+            options = replace(settings().options, **change["options"])
+            change = {"options": options}
+        with pytest.raises(SearchError, match=f"same {key},"):
+            ask([changed], DATA, settings(**change), resume=True)
+
+    def test_what_is_wrong_is_found_before_a_run_is_removed(
+        self, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        run(output, "cortex_m4_cmsis_nn")
+        before = sorted(path.name for path in output.rglob("*"))
+        (tmp_path / "text").write_text("no database " * 100)
+        for wrong, error, message in (
+            ({"holdout": 0.95}, DataError, "too few"),
+            ({"store": tmp_path / "text"}, SearchError, "corrupt"),
+            ({"store": tmp_path / "no" / "store"}, SearchError, "make the folder"),
+            ({"store": output / "mine.sqlite"}, SearchError, "outside of the run"),
+        ):
+            with pytest.raises(error, match=message):
+                run(output, "cortex_m4_cmsis_nn", **wrong)
+            assert sorted(path.name for path in output.rglob("*")) == before
+
+
+MY_METRICS = """
+def share(outputs, labels):
+    return {share}
+
+def nothing(outputs, labels):
+    return None
+"""
+
+
+class TestOwnMetrics:
+    @pytest.fixture
+    def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        return tmp_path / "my_metrics_of_a_test.py"
+
+    def test_other_code_is_measured_anew(self, tmp_path: Path, module: Path) -> None:
+        found: list[tuple[int, float]] = []
+        for text in ("0.25", "0.25", "0.625"):
+            module.write_text(MY_METRICS.format(share=text))
+            sys.modules.pop(module.stem, None)
+            importlib.invalidate_caches()
+            (result,) = run(
                 tmp_path / "run",
-                digits_artifact(),
-                DATA,
-                settings(metrics=("accuracy", "loss", "top_2_accuracy")),
-                resume=True,
+                "cortex_m4_cmsis_nn",
+                metrics=("accuracy", f"{module.stem}:share"),
+                store=tmp_path / "store.sqlite",
+            )
+            found.append((result.num_evaluated, result.front[0].metrics["share"]))
+        assert found == [(1, 0.25), (0, 0.25), (1, 0.625)]
+
+    def test_a_metric_that_returns_nothing(self, tmp_path: Path, module: Path) -> None:
+        module.write_text(MY_METRICS.format(share=0))
+        with pytest.raises(DataError, match="a number from the metric 'nothing', got"):
+            run(
+                tmp_path / "run",
+                "cortex_m4_cmsis_nn",
+                metrics=("accuracy", f"{module.stem}:nothing"),
             )

@@ -714,6 +714,16 @@ class TestLimit:
         with pytest.raises(SearchError, match=message):
             run(limits=(limit,))
 
+    def test_a_metric_is_named_where_costs_can_be_met(self):
+        # Most policies are too large, but some are not: too inaccurate are all.
+        sizes = [toy_costs(one.policy)["weight_bytes"] for one in run().front]
+        limits = (
+            Limit(name="weight_bytes", bound=sorted(sizes)[1]),
+            Limit(name="accuracy", bound=0.999, is_minimum=True),
+        )
+        with pytest.raises(SearchError, match=r"\d+ met those on costs.*accuracy is"):
+            run(limits=limits)
+
     def test_a_limit_on_a_metric_counts_for_the_shortfall_in_shares(self):
         limit = Limit(name="accuracy", bound=0.8, is_minimum=True)
         assert limit.shortfall({"accuracy": 0.8}) == 0.0
@@ -743,15 +753,30 @@ class TestStore:
         policies = [toy_space().named(name) for name in ("w8a8", "w4a4")]
         metrics = {"accuracy": 0.1 + 0.2, "loss": 1e-300}
         key = {"artifact_digest": "a", "data_digest": "d"}
+        both = {"metrics": ("accuracy", "loss")}
         with EvaluationStore(tmp_path / "store.sqlite") as store:
             store.put(policies[0], metrics, **key)
-            assert store.get(policies, **key) == {policies[0]: metrics}
+            assert store.get(policies, **both, **key) == {policies[0]: metrics}
         with EvaluationStore(str(tmp_path / "store.sqlite")) as store:
-            assert store.get(policies, **key) == {policies[0]: metrics}
-            assert store.get(policies, artifact_digest="b", data_digest="d") == {}
-            assert store.get(policies, artifact_digest="a", data_digest="e") == {}
-            store.put(policies[0], {"accuracy": 1.0}, **key)
-            assert store.get(policies, **key) == {policies[0]: {"accuracy": 1.0}}
+            assert store.get(policies, **both, **key) == {policies[0]: metrics}
+            for other in ({"artifact_digest": "b"}, {"data_digest": "e"}):
+                assert store.get(policies, **both, **{**key, **other}) == {}
+            assert len(store) == 1
+
+    def test_keeps_each_metric_for_itself(self, tmp_path):
+        policy = toy_space().named("w8a8")
+        key = {"artifact_digest": "a", "data_digest": "d"}
+        with EvaluationStore(tmp_path / "store.sqlite") as store:
+            store.put(policy, {"accuracy": 0.5}, **key)
+            assert store.get([policy], metrics=["accuracy", "loss"], **key) == {}
+            store.put(policy, {"loss": 2.0}, **key)
+            store.put(policy, {"accuracy": 0.75}, **key)
+            for names, expected in (
+                (["accuracy"], {"accuracy": 0.75}),
+                (["loss", "accuracy"], {"accuracy": 0.75, "loss": 2.0}),
+            ):
+                known = store.get([policy], metrics=names, **key)
+                assert known == {policy: expected}
             assert len(store) == 1
 
     def test_is_shared_by_targets_and_by_runs(self, tmp_path):
@@ -783,18 +808,18 @@ class TestStore:
             )
         assert result.num_reused == 0
 
-    def test_metrics_without_the_objective_are_measured_anew(self, tmp_path):
+    def test_only_runs_of_the_same_metrics_share(self, tmp_path):
+        only_loss = replace(toy_problem(), metric_names=("loss",))
+        loss = (Objective.parse("loss"), Objective.parse("latency_ms"))
         with EvaluationStore(tmp_path / "store.sqlite") as store:
-            run(
-                evaluate_many=evaluate_in_turn(
-                    lambda policy: {"accuracy": toy_metrics(policy)["accuracy"]}
-                ),
-                store=store,
-            )
-            loss = (Objective.parse("loss"), Objective.parse("latency_ms"))
-            again = run(store=store, objectives=loss)
-            assert again.num_reused == 0
+            first = run(only_loss, store=store, objectives=loss)
+            both = run(store=store, objectives=loss)
+            assert both.num_reused == 0
             assert run(store=store, objectives=loss).num_evaluated == 0
+            again = run(only_loss, store=store, objectives=loss)
+        # What the store knows beside the loss changes nothing.
+        assert again.num_evaluated == 0
+        assert same_search(first, again)
 
     @pytest.mark.parametrize("num_before", [1, 30, 77, 159])
     def test_resumed_run_repeats_itself_without_measuring_twice(
@@ -883,7 +908,9 @@ with EvaluationStore({str(path)!r}) as store:
             Policy(weights={f"layer{index}": 8}, activations={}) for index in range(250)
         ]
         with EvaluationStore(path) as store:
-            known = store.get(policies, artifact_digest="a", data_digest="d")
+            known = store.get(
+                policies, metrics=["index"], artifact_digest="a", data_digest="d"
+            )
         assert [known[policy]["index"] for policy in policies] == list(range(250))
 
     def test_a_store_that_another_process_holds_is_an_error_with_advice(
@@ -891,15 +918,17 @@ with EvaluationStore({str(path)!r}) as store:
     ):
         monkeypatch.setattr("matar_tf.search._store._BUSY_TIMEOUT_S", 0.05)
         path = tmp_path / "store.sqlite"
-        policy = toy_space().named("w8a8")
+        policy, metrics = toy_space().named("w8a8"), {"accuracy": 1.0}
         with EvaluationStore(path) as store:
             other = sqlite3.connect(path, isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(SearchError, match=r"locked.*other processes"):
-                store.put(policy, {}, artifact_digest="a", data_digest="d")
+                store.put(
+                    policy, {"accuracy": 1.0}, artifact_digest="a", data_digest="d"
+                )
             other.execute("ROLLBACK")
             other.close()
-            store.put(policy, {}, artifact_digest="a", data_digest="d")
+            store.put(policy, metrics, artifact_digest="a", data_digest="d")
 
     def test_opening_waits_for_another_process_that_is_opening(
         self, tmp_path, monkeypatch
@@ -942,17 +971,17 @@ with EvaluationStore({str(path)!r}) as store:
         path = tmp_path / "store.sqlite"
         EvaluationStore(path).close()
         other = sqlite3.connect(path)
-        other.execute("PRAGMA user_version = 2")
+        other.execute("PRAGMA user_version = 3")
         other.close()
-        with pytest.raises(SearchError, match=r"schema version 1.*got version 2"):
+        with pytest.raises(SearchError, match=r"schema version 2.*got version 3"):
             EvaluationStore(path)
 
     def test_a_corrupt_store_is_refused_with_advice(self, tmp_path):
-        path = tmp_path / "store.sqlite"
+        path, metrics = tmp_path / "store.sqlite", {"accuracy": 1.0}
         with EvaluationStore(path) as store:
             for index in range(300):
                 policy = Policy(weights={f"layer{index}": 8}, activations={})
-                store.put(policy, {}, artifact_digest="a", data_digest="d")
+                store.put(policy, metrics, artifact_digest="a", data_digest="d")
         content = bytearray(path.read_bytes())
         content[4096 : 4096 + 2048] = b"\x55" * 2048
         path.write_bytes(content)
@@ -966,11 +995,11 @@ with EvaluationStore({str(path)!r}) as store:
         with EvaluationStore(path) as store:
             store.put(policy, {"accuracy": 1.0}, **key)
             other = sqlite3.connect(path)
-            other.execute("UPDATE evaluations SET metrics = '{'")
+            other.execute("UPDATE evaluations SET value = '{'")
             other.commit()
             other.close()
             with pytest.raises(SearchError, match="is corrupt"):
-                store.get([policy], **key)
+                store.get([policy], metrics=["accuracy"], **key)
 
     def test_a_missing_folder_and_a_folder_as_file_are_errors(self, tmp_path):
         with pytest.raises(SearchError, match="make the folder first"):
@@ -1031,7 +1060,7 @@ class TestSearchOptions:
 
     def test_patience_ends_a_search_that_stands_still(self):
         def flat(policy):
-            return {"accuracy": 0.5}
+            return {"accuracy": 0.5, "loss": 1.0}
 
         for patience, num_generations in ((1, 2), (3, 4)):
             result = run(

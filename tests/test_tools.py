@@ -251,6 +251,51 @@ class TestSearch:
         )
         assert "less than the requested 0.9999" in line
 
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (("a/mine.json", "b/mine.json"), "files of different names, got 'mine'"),
+            (("policy_01.json",), "of one of the front for the seed 'policy_01'"),
+            (("w8a8.json",), "that of a uniform policy"),
+        ],
+    )
+    def test_policies_to_start_from_have_names_of_their_own(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        names: tuple[str, ...],
+        message: str,
+    ) -> None:
+        paths = [tmp_path / name for name in names]
+        for path in paths:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(digits_artifact().space.named("w4a8").to_json()))
+        values = arguments(files, tmp_path / "run", start=[str(one) for one in paths])
+        assert message in fails(capsys, "search", **values)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("[" * 100_000, "nested too deeply"),
+            ('{"weights": {}, "weights": {}}', "'weights' is there twice"),
+            ("{", "Expected JSON in"),
+        ],
+    )
+    def test_a_policy_that_is_no_json(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        content: str,
+        message: str,
+    ) -> None:
+        (tmp_path / "mine.json").write_text(content)
+        start = [str(tmp_path / "mine.json")]
+        values = arguments(files, tmp_path / "run", start=start)
+        assert message in fails(capsys, "search", **values)
+
     def test_ctrl_c_leaves_a_front_and_a_resume_ends_as_if_nothing_had_been(
         self, files: Path, tmp_path: Path
     ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -72,17 +71,19 @@ def read_policy(spec: str, space: PolicySpace) -> Policy:
       PolicyError: If there is none, or it is not of the space.
     """
     from matar_tf.errors import PolicyError
+    from matar_tf.json_reader import JsonReader
     from matar_tf.policy import Policy
 
     if not spec.endswith(".json"):
         policy = space.named(spec)
     else:
         try:
-            policy = Policy.from_json(json.loads(Path(spec).read_text()))
-        except (OSError, ValueError) as error:
+            content = Path(spec).read_bytes()
+        except OSError as error:
             raise PolicyError(
                 f"Expected a policy in JSON in {spec}, but: {error}."
             ) from error
+        policy = Policy.from_json(JsonReader(PolicyError).parse(content, spec))
     space.validate(policy)
     return policy
 

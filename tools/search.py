@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -23,6 +24,9 @@ from tools.common import (
     reports_errors,
     run,
 )
+
+if TYPE_CHECKING:
+    from matar_tf.policy import Policy, PolicySpace
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _TARGETS = flags.DEFINE_list(
@@ -146,12 +150,8 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.data import load_data
     from matar_tf.report import to_text
     from matar_tf.results import Objective
-    from matar_tf.retarget import (
-        RunSettings,
-        check_settings,
-        prepare_output,
-        retarget,
-    )
+    from matar_tf.retarget import check_settings, prepare_output, retarget
+    from matar_tf.run_settings import RunSettings
     from matar_tf.search import Limit, SearchOptions
     from matar_tf.targets import load_target
     from matar_tf.tflite.evaluate import check_data
@@ -180,9 +180,7 @@ def main(argv: Sequence[str]) -> int:
         metrics=tuple(_METRICS.value),
         follow_up_share=_FOLLOW_UP.value,
         fixed=tuple(_FIX.value),
-        starts={
-            Path(path).stem: read_policy(path, artifact.space) for path in _START.value
-        },
+        starts=_read_starts(artifact.space),
         holdout=_HOLDOUT.value,
         profile=_PROFILE.value,
         num_jobs=_JOBS.value,
@@ -205,6 +203,7 @@ def main(argv: Sequence[str]) -> int:
         prepare_output(
             _OUTPUT.value,
             artifact,
+            targets,
             data,
             settings,
             resume=_RESUME.value,
@@ -225,6 +224,22 @@ def main(argv: Sequence[str]) -> int:
     reused = sum(result.num_reused for result in results)
     print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
     return 130 if any(result.interrupted for result in results) else 0
+
+
+def _read_starts(space: PolicySpace) -> dict[str, Policy]:
+    """Returns the policies of ``--start`` by the names of their files."""
+    from matar_tf.errors import SearchError
+
+    starts: dict[str, Policy] = {}
+    for path in _START.value:
+        name = Path(path).stem
+        if name in starts:
+            raise SearchError(
+                f"Expected policies to start from in files of different names, got "
+                f"{name!r} twice; rename one."
+            )
+        starts[name] = read_policy(path, space)
+    return starts
 
 
 if __name__ == "__main__":

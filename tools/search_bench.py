@@ -66,7 +66,7 @@ class Measured:
             "artifact_digest": self.artifact_digest,
             "data_digest": self.data_digest,
         }
-        known = self.store.get(policies, **digests)
+        known = self.store.get(policies, metrics=[name], **digests)
         missing = [one for one in policies if one not in known]
         for policy, metrics in self.evaluate_many(missing):
             self.store.put(policy, metrics, **digests)

@@ -180,21 +180,26 @@ class Ledger:
 
         Violations that differ in their numbers only are the same constraint.
         """
+        # What was measured met the constraints on costs, and is nearer.
+        tried = [genome for genome in self._broken if genome in self.failed]
+        tried = tried or list(self._broken)
         groups: Counter[str] = Counter()
         nearest: dict[str, tuple[tuple[int, float, int, Genome], str]] = {}
-        for genome, broken in self._broken.items():
+        for genome in tried:
+            broken = self._broken[genome]
             groups.update({_without_numbers(text) for text in broken})
+            known = self.failed.get(genome)
+            miss = known[1].shortfall if known else 0.0
+            rank = (len(broken), miss, sum(genome), genome)
             for text in broken:
-                known = self.failed.get(genome)
-                miss = known[1].shortfall if known else 0.0
-                rank = (len(broken), miss, sum(genome), genome)
                 group = _without_numbers(text)
                 nearest[group] = min(nearest.get(group, (rank, text)), (rank, text))
         group, count = min(groups.items(), key=lambda item: (-item[1], item[0]))
+        met = f"{len(tried)} met those on costs. " if self.failed else ""
         return (
             f"Expected a policy that meets the constraints of target "
-            f"{self._problem.target!r}, got none among {len(self._broken)} tried. Most "
-            f"often broken, by {count} of them; the nearest miss: "
+            f"{self._problem.target!r}, got none among {len(self._broken)} tried. {met}"
+            f"Most often broken, by {count} of them; the nearest miss: "
             f"{nearest[group][1]!r}. Relax that constraint in the target or the "
             "request, or allow other widths in the policy space."
         )
@@ -230,34 +235,35 @@ class Ledger:
     def _recall(
         self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
     ) -> None:
-        known = {one: self.memory[one] for one in policies if one in self.memory}
+        names = self._problem.metric_names
+        known = {
+            one: self.memory[one]
+            for one in policies
+            if set(names) <= set(self.memory.get(one, ()))
+        }
         if self._store is not None:
             others = [policy for policy in policies if policy not in known]
-            known.update(self._store.get(others, **self._digests))
+            known.update(self._store.get(others, metrics=names, **self._digests))
         for policy in policies:
-            # What is known may have fewer metrics than this run needs.
-            if set(self._needed()) <= set(known.get(policy, ())):
+            if policy in known:
                 metrics[policy] = known[policy]
                 self.num_reused += 1
                 self._on_measured()
 
-    def _needed(self) -> list[str]:
-        names = (one.name for one in (*self._objectives, *self._limits))
-        return [name for name in names if name in self._problem.metric_names]
-
     def _check_metrics(
         self, policy: Policy, metrics: Mapping[str, float]
     ) -> dict[str, float]:
-        for name in self._needed():
-            if name not in metrics:
+        # Candidate refuses what is not a finite number.
+        name = f"policy {policy.digest()[:12]}"
+        checked = Candidate(name=name, policy=policy, metrics=metrics, costs={}).metrics
+        for name in self._problem.metric_names:
+            if name not in checked:
                 raise SearchError(
                     f"Expected the metric {name!r} from the evaluator, got "
                     f"{sorted(metrics)}. {did_you_mean(name, metrics)}"
                 )
-        # Candidate refuses what is not a finite number.
-        name = f"policy {policy.digest()[:12]}"
-        checked = Candidate(name=name, policy=policy, metrics=metrics, costs={})
-        return dict(checked.metrics)
+        # No others: a search must see the same whether they come from the store or not.
+        return {name: checked[name] for name in self._problem.metric_names}
 
     def _enter_all(
         self,

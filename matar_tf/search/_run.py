@@ -8,6 +8,7 @@ steps with metrics from the store until it comes to something new.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
 __all__ = ["check_request", "search", "search_order"]
 
+_FRONT_NAME: Final = re.compile(r"policy_\d+")
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_BARREN_COHORTS: Final = 25  # one after the other, without a feasible policy
 
@@ -323,10 +325,10 @@ def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
     # Equal widths come first: they are the references that people ask for.
     uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
     for name in problem.seeds:
-        if name in uniform:
+        if name in uniform or _FRONT_NAME.fullmatch(name):
             raise SearchError(
-                f"Expected another name than that of a uniform policy for the seed "
-                f"{name!r}; uniform policies are seeds without being named."
+                f"Expected another name than that of a uniform policy or of one of the "
+                f"front for the seed {name!r}; rename it."
             )
     named: dict[str, Genome] = {}
     for name, policy in problem.seeds.items():

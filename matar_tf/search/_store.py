@@ -7,10 +7,9 @@ none that it had received.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +21,7 @@ from matar_tf.policy import Policy
 __all__ = ["EvaluationStore"]
 
 _APPLICATION_ID: Final = 0x6D617461  # "mata", in the header of the file
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _BUSY_TIMEOUT_S: Final = 30.0
 _WAL_ATTEMPTS: Final = 100
 _WAL_PAUSE_S: Final = 0.02
@@ -32,19 +31,25 @@ CREATE TABLE evaluations (
   artifact_digest TEXT NOT NULL,
   data_digest TEXT NOT NULL,
   policy_digest TEXT NOT NULL,
-  metrics TEXT NOT NULL,
-  PRIMARY KEY (artifact_digest, data_digest, policy_digest)
+  metric TEXT NOT NULL,
+  value REAL NOT NULL,
+  PRIMARY KEY (artifact_digest, data_digest, policy_digest, metric)
 ) WITHOUT ROWID
 """
+_COUNT = """
+SELECT COUNT(*) FROM (
+  SELECT DISTINCT artifact_digest, data_digest, policy_digest FROM evaluations
+)
+"""
 _SELECT = """
-SELECT metrics FROM evaluations
+SELECT metric, value FROM evaluations
 WHERE artifact_digest = ? AND data_digest = ? AND policy_digest = ?
 """
-_UPSERT = "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?)"
+_UPSERT = "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?)"
 
 
 class EvaluationStore:
-    """A file of metrics by artifact, data and policy.
+    """A file of metrics by artifact, data, policy and name.
 
     Use it as a context manager, in the thread that made it; processes open it each
     for themselves.
@@ -89,14 +94,26 @@ class EvaluationStore:
         self.close()
 
     def __len__(self) -> int:
+        """Returns how many policies were measured, counted by network and samples."""
         with self._errors():
-            row = self._connection.execute("SELECT COUNT(*) FROM evaluations")
+            row = self._connection.execute(_COUNT)
             return int(row.fetchone()[0])
 
     def get(
-        self, policies: Iterable[Policy], *, artifact_digest: str, data_digest: str
+        self,
+        policies: Iterable[Policy],
+        *,
+        metrics: Sequence[str],
+        artifact_digest: str,
+        data_digest: str,
     ) -> dict[Policy, dict[str, float]]:
-        """Returns the metrics of those of the policies that are known.
+        """Returns the metrics of those policies of which all of them are known.
+
+        Args:
+          policies: The policies.
+          metrics: Names of the metrics; others are left out.
+          artifact_digest: Of the network.
+          data_digest: Of the samples, and of what else metrics depend on.
 
         Raises:
           SearchError: If the file is corrupt.
@@ -105,9 +122,13 @@ class EvaluationStore:
         with self._errors():
             for policy in policies:
                 key = (artifact_digest, data_digest, policy.digest())
-                row = self._connection.execute(_SELECT, key).fetchone()
-                if row is not None:
-                    known[policy] = json.loads(row[0])
+                stored = dict(self._connection.execute(_SELECT, key))
+                if stored.keys() >= set(metrics):
+                    known[policy] = {name: stored[name] for name in metrics}
+        if not all(
+            type(one) is float for row in known.values() for one in row.values()
+        ):
+            raise self._corrupt("a metric is no number")
         return known
 
     def put(
@@ -118,15 +139,17 @@ class EvaluationStore:
         artifact_digest: str,
         data_digest: str,
     ) -> None:
-        """Keeps the metrics of a policy, in place of earlier ones.
+        """Keeps the metrics of a policy, in place of earlier ones of their names.
 
         Raises:
           SearchError: If the file cannot be written.
         """
-        text = json.dumps(dict(metrics), sort_keys=True)
-        row = (artifact_digest, data_digest, policy.digest(), text)
-        with self._errors():
-            self._connection.execute(_UPSERT, row)
+        key = (artifact_digest, data_digest, policy.digest())
+        with self._errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(
+                _UPSERT, [(*key, name, value) for name, value in metrics.items()]
+            )
 
     def close(self) -> None:
         """Closes the file; more calls do nothing."""
@@ -194,9 +217,12 @@ class EvaluationStore:
                 f"{str(self.path)!r}, got: {error}. Check its permissions, the space "
                 "on the disk and other processes that hold it."
             ) from error
-        except (sqlite3.Error, json.JSONDecodeError) as error:
-            raise SearchError(
-                f"Expected an evaluation store at {str(self.path)!r}, got a file that "
-                f"is not one or is corrupt: {error}. Delete it, or name another file; "
-                "the metrics will be measured anew."
-            ) from error
+        except sqlite3.Error as error:
+            raise self._corrupt(str(error)) from error
+
+    def _corrupt(self, reason: str) -> SearchError:
+        return SearchError(
+            f"Expected an evaluation store at {str(self.path)!r}, got a file that is "
+            f"not one or is corrupt: {reason}. Delete it, or name another file; the "
+            "metrics will be measured anew."
+        )

@@ -7,16 +7,20 @@ what is searched is what is deployed.
 from __future__ import annotations
 
 import functools
+import hashlib
+import inspect
 import multiprocessing
 import os
 import re
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -43,6 +47,7 @@ __all__ = [
     "get_metrics",
     "measure_latency_ms",
     "negative_log_likelihood",
+    "own_metric_digests",
     "top_k_accuracy",
 ]
 
@@ -124,6 +129,20 @@ def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metri
     return metrics
 
 
+def own_metric_digests(names: Iterable[str]) -> list[str]:
+    """Returns what tells metrics of a user's own apart: name and code of the module.
+
+    Args:
+      names: Names of metrics; see `get_metrics`. Those that are built in have none.
+    """
+    found: list[str] = []
+    for name in sorted(name for name in names if ":" in name):
+        source = inspect.getsourcefile(inspect.getmodule(import_function(name)) or sys)
+        code = Path(source).read_bytes() if source else b""
+        found.append(f"{name} {hashlib.sha256(code).hexdigest()}")
+    return found
+
+
 def ends_in_softmax(content: bytes) -> bool:
     """Returns whether the output of a ``.tflite`` file are probabilities."""
     model = load_model(content)
@@ -171,8 +190,22 @@ def evaluate_file(
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
     functions = get_metrics(metrics, probabilities=ends_in_softmax(content))
-    outputs = Runner(content).predict(samples)
-    return {name: float(metric(outputs, labels)) for name, metric in functions.items()}
+    return _figures(functions, Runner(content).predict(samples), labels)
+
+
+def _figures(
+    metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, metric in metrics.items():
+        value: Any = metric(outputs, labels)
+        try:
+            figures[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"Expected a number from the metric {name!r}, got {value!r}."
+            ) from error
+    return figures
 
 
 class PolicyEvaluator:
@@ -216,10 +249,12 @@ class PolicyEvaluator:
         so a new file needs a new one, which takes about a hundredth of a measurement.
         """
         outputs = Runner(self._builder.build(policy)).predict(self._samples)
-        return {
-            name: float(metric(outputs, self._labels))
-            for name, metric in self._metrics.items()
-        }
+        return _figures(self._metrics, outputs, self._labels)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics that are measured."""
+        return tuple(self._metrics)
 
 
 class ParallelEvaluator:
