@@ -99,6 +99,15 @@ class TestPolicyRandomizer:
             for batch in range(4)
         ]
 
+    def test_the_first_batch_of_an_uncalibrated_model_has_the_widest_policy(self):
+        model = quantize_model(build_net((8, 8, 1), 10))
+        model.compile(keras.optimizers.Adam(1e-3), LOSS)
+        randomizer = PolicyRandomizer(UniformSampler(names=("w2a2",)))
+        fit(model, randomizer, epochs=2)
+        space = get_policy_space(model)
+        expected = [space.widest(), *[space.named("w2a2")] * 7]
+        assert policies_of(randomizer) == expected
+
     def test_the_sampler_is_used(self, model):
         randomizer = PolicyRandomizer(UniformSampler(names=("w3a5",)))
         fit(model, randomizer)

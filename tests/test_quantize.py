@@ -473,6 +473,18 @@ class TestBadModels:
             (lambda: keras_model((4,), L.BatchNormalization()), "right after"),
             (lambda: keras_model((8, 2), L.Conv1D(2, 3, padding="causal")), "causal"),
             (lambda: keras_model((4,), L.ReLU(3.0)), "ReLU6"),
+            (lambda: keras_model((4,), L.Dense(2, dtype="float64")), "in float32"),
+            (lambda: keras_model((4,), L.Dense(2, dtype="mixed_bfloat16")), "float32"),
+            (
+                lambda: keras_model(
+                    (8, 8, 2), L.SeparableConv2D(2, 3, pointwise_constraint="non_neg")
+                ),
+                "no pointwise_constraint",
+            ),
+            (
+                lambda: keras_model((4,), L.BatchNormalization(gamma_regularizer="l2")),
+                "no gamma_regularizer",
+            ),
         ],
     )
     def test_are_refused_with_advice(self, make: Any, message: str) -> None:
@@ -509,6 +521,33 @@ class TestBadModels:
         calibrate(model, np.ones((2, 7, 9, 3), np.float32))
         with pytest.raises(DataError, match="batch"):
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
+
+    def test_a_global_policy_of_mixed_precision(self) -> None:
+        model = build_net("dense")
+        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+        try:
+            with pytest.raises(ModelError, match="global policy to be float32"):
+                quantize_model(model)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"weight_bits": (8, 4)}, "ascending widths in 2..8 as weight_bits"),
+            ({"weight_bits": ()}, "weight_bits"),
+            ({"activation_bits": (1, 8)}, "as activation_bits, got"),
+            ({"activation_bits": (4, 4)}, "activation_bits"),
+            ({"activation_bits": (2.5,)}, "activation_bits"),
+            ({"quantize_output": "input"}, "quantize_output, got 'input'"),
+            ({"quantize_output": None}, "quantize_output"),
+        ],
+    )
+    def test_a_config_of_what_is_not_there(
+        self, arguments: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(ModelError, match=message):
+            MatarQuantizeConfig(**arguments)
 
     def test_frozen_layers(self) -> None:
         for kind in (L.Conv2D, L.BatchNormalization):

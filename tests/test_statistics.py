@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     KurtosisRegularizer,
     calibrate,
@@ -43,6 +43,14 @@ def build(*, norm_context: int = 12) -> Any:
     quantized = quantize_model(model, norm_context=norm_context)
     calibrate(quantized, X)
     return quantized
+
+
+def test_statistics_need_the_steps_of_activations() -> None:
+    inputs = L.Input((6, 6, 2))
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(inputs))
+    model = quantize_model(keras.Model(inputs, L.Dense(3)(L.Flatten()(x))))
+    with pytest.raises(ModelError, match="has seen no samples"):
+        reestimate_batch_norm(model, X)
 
 
 def _before_norm(model: Any, x: np.ndarray) -> np.ndarray:

@@ -970,6 +970,12 @@ class TestAblate:
     def test_an_unknown_variant(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "Did you mean" in fails(capsys, "ablate", variants=["no soft label"])
 
+    def test_the_data_are_those_of_the_recipe(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        message = fails(capsys, "ablate", recipe="cifar10_resnet8")
+        assert "Expected --data for the recipe 'cifar10_resnet8'" in message
+
 
 class TestTrainStock:
     def test_two_files_of_int8_kernels(

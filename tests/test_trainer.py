@@ -101,6 +101,47 @@ def test_soft_labels_of_a_float_teacher(share: float, temperature: float) -> Non
     assert_close(step, expected)
 
 
+def test_soft_labels_are_weighted_as_the_labels_are() -> None:
+    network, model = fresh()
+    weights = np.linspace(0.0, 2.0, len(X)).astype(np.float32)
+    soft = softmax(network.predict(X, verbose=0))
+
+    def loss(logits: Any) -> Any:
+        # The cross-entropy with soft labels has the gradient of the divergence.
+        each = -tf.reduce_sum(soft * tf.nn.log_softmax(logits), -1)
+        hard = CROSS_ENTROPY(Y, logits, sample_weight=weights)
+        return 0.25 * hard + 0.75 * tf.reduce_sum(weights * each) / len(X)
+
+    expected = gradient(model, loss)
+    network, other = fresh()
+    trainer = MultiBitTrainer(other, teacher=network, distillation=0.75)
+    trainer.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    before = [weight.numpy() for weight in other.trainable_weights]
+    trainer.train_on_batch(X, Y, sample_weight=weights)
+    after = [weight.numpy() for weight in other.trainable_weights]
+    assert_close([a - b for a, b in zip(before, after, strict=True)], expected)
+
+
+@pytest.mark.parametrize("teacher", ["probabilities", "one logit", "other classes"])
+def test_soft_labels_need_the_same_logits(teacher: str) -> None:
+    L = keras.layers  # noqa: N806
+
+    def network(units: int, activation: str | None = None) -> Any:
+        inputs = L.Input((4,))
+        return keras.Model(inputs, L.Dense(units, activation=activation)(inputs))
+
+    teachers = {
+        "probabilities": network(3, "softmax"),
+        "one logit": network(1),
+        "other classes": network(4),
+    }
+    student = network(1) if teacher == "one logit" else network(3)
+    model = quantize_model(student)
+    with pytest.raises(ModelError, match="two or more logits, the same"):
+        MultiBitTrainer(model, teacher=teachers[teacher], distillation=0.5)
+    MultiBitTrainer(model, teacher=teachers[teacher])  # not asked for soft labels
+
+
 @pytest.mark.parametrize(
     ("sandwich", "policies"),
     [

@@ -15,6 +15,7 @@ from matar_tf.keras import (
     get_policy_space,
     graph,
     keras,
+    load_float,
     policy_space,
     train_float,
     train_multi_bit,
@@ -482,3 +483,49 @@ class TestFolder:
             train_float(build_linear, FEW, SHORT, folder=tmp_path)
         network = train_float(build_linear, FEW, SHORT, seed=1, folder=tmp_path)
         assert_same_weights(network, train_float(build_linear, FEW, SHORT, seed=1))
+
+
+class TestLoadFloat:
+    @pytest.mark.parametrize("ending", ["h5", "keras", "folder"])
+    def test_takes_what_was_compiled_otherwise_or_not_at_all(self, tmp_path, ending):
+        network = build_linear((8, 8, 1), 10)
+        if ending != "keras":
+            network.compile("sgd", "mse", metrics=["mae"])
+        path = tmp_path / ("net" if ending == "folder" else f"net.{ending}")
+        network.save(path)
+        loaded = load_float(path, FEW)
+        assert have_same_weights(network, loaded)
+        figures = loaded.evaluate(FEW.x_test, FEW.y_test, verbose=0, return_dict=True)
+        logits = network.predict(FEW.x_test, verbose=0)
+        assert figures["accuracy"] == pytest.approx(
+            np.mean(logits.argmax(-1) == FEW.y_test)
+        )
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        shares = powers / powers.sum(-1, keepdims=True)
+        loss = -np.log(shares[np.arange(len(logits)), FEW.y_test]).mean()
+        assert figures["loss"] == pytest.approx(loss, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        "network",
+        [
+            build_linear((8, 8, 2), 10),
+            build_linear((8, 8, 1), 9),
+            keras.Sequential(
+                [
+                    keras.layers.Input((8, 8, 1)),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(10, activation="softmax"),
+                ]
+            ),
+        ],
+    )
+    def test_refuses_networks_for_something_else(self, tmp_path, network):
+        network.save(tmp_path / "net.h5")
+        with pytest.raises(ModelError, match=r"of shape \(8, 8, 1\) to logits of 10"):
+            load_float(tmp_path / "net.h5", FEW)
+
+    def test_refuses_what_is_no_network(self, tmp_path):
+        (tmp_path / "net.h5").write_text("no HDF5")
+        for path in (tmp_path / "net.h5", tmp_path / "none.h5"):
+            with pytest.raises(ModelError, match="Expected a float network saved by"):
+                load_float(path, FEW)

@@ -29,10 +29,18 @@ if TYPE_CHECKING:
     from matar_tf.keras import Method
     from matar_tf.policy import Policy
 
-from tools.common import check_flags_only, float_network, reports_errors, run
+from tools.common import (
+    check_flags_only,
+    float_network,
+    reports_errors,
+    run,
+    training_data,
+)
 
 _RECIPE = flags.DEFINE_string("recipe", "digits_resnet8", "Name of the recipe.")
-_DATA = flags.DEFINE_string("data", "digits", "Data to train and to evaluate on.")
+_DATA = flags.DEFINE_string(
+    "data", None, "Data to train and to evaluate on; default the recipe's."
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 12, "Of each variant.", lower_bound=3)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
 _FLOAT = flags.DEFINE_string(
@@ -118,7 +126,6 @@ def _families() -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """Trains every variant; prints a line for each as it is done."""
     check_flags_only(argv)
-    from matar_tf.data import load_data
     from matar_tf.errors import MatarError, did_you_mean
     from recipes.common import load_recipe
 
@@ -133,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
                 f"Expected the name of a variant, got {name!r}. "
                 f"{did_you_mean(name, chosen)}"
             )
-    data = load_data(_DATA.value)
+    data = training_data(config, _DATA.value)
     network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
     families = "".join(f"{name:>9s} mean, worst" for name in _families())
     print(f"{'variant':36s} {'  '.join(_UNIFORM)}{families}   minutes")

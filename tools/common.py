@@ -98,10 +98,15 @@ def float_network(
 ) -> Any:
     """Returns the float network of a file, or without one, that a recipe trains.
 
-    Untrained, if the recipe starts from scratch.
+    It is compiled for cross-entropy on logits and accuracy, whatever the file was
+    compiled with; untrained, if the recipe starts from scratch.
+
+    Raises:
+      MatarError: If there is a file and a recipe from scratch, the file holds no Keras
+        network, or its samples or classes are not those of the data.
     """
     from matar_tf.errors import MatarError
-    from matar_tf.keras import keras, train_float
+    from matar_tf.keras import load_float, train_float
 
     if path and config.float_schedule is None:
         raise MatarError(
@@ -109,7 +114,7 @@ def float_network(
             f"{path!r}; leave one of the two out."
         )
     if path:
-        return keras.models.load_model(path)
+        return load_float(path, data)
     return train_float(
         config.build_model, data, config.float_schedule, seed=seed, folder=folder
     )

@@ -35,6 +35,7 @@ from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (
     Method,
     evaluate_policies,
+    load_float,
     multi_bit_trainer,
     train_float,
     train_multi_bit,
@@ -69,6 +70,7 @@ __all__ = [
     "get_policy_space",
     "keras",
     "keras_tensors",
+    "load_float",
     "load_model",
     "load_network",
     "multi_bit_trainer",

@@ -9,9 +9,10 @@ import numpy as np
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.graph import is_initialized
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.trainer import MultiBitTrainer
-from matar_tf.policy import Policy
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.samplers import MixtureSampler, Sampler
 
 __all__ = ["PolicyMetrics", "PolicyRandomizer"]
@@ -23,6 +24,10 @@ class PolicyRandomizer(keras.callbacks.Callback):
     The policy of a batch depends on the seed, the epoch and the batch alone, so a
     training that was killed and restored (``BackupAndRestore``) goes on as if it had
     not been. Evaluation, and the model after training, use one fixed policy.
+
+    The first batch of a model that has seen no samples yet sets the steps of its
+    activations, so that it has the widest policy; `matar_tf.keras.calibrate` does so
+    from more samples.
 
     Keras calls callbacks between executions, so the model must be compiled with one
     step per execution, Keras' default; training with more raises a `ModelError`.
@@ -56,6 +61,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._seed = seed
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
+        self._calibrates = False
         self._history: list[tuple[int, int, np.ndarray]] = []
         self._setter: PolicySetter | None = None
 
@@ -87,11 +93,16 @@ class PolicyRandomizer(keras.callbacks.Callback):
           PolicyError: If the evaluation policy does not fit the model.
         """
         model: Any = self.model
-        if model.autotune_steps_per_execution or int(model.steps_per_execution) != 1:
+        # Under tf.distribute, Keras keeps one variable for each replica.
+        num_steps = int(keras.backend.get_value(model.steps_per_execution))
+        if model.autotune_steps_per_execution or num_steps != 1:
             raise ModelError(
                 "Expected a model compiled with steps_per_execution=1, so that every "
                 "batch gets a policy of its own; compile it so."
             )
+        self._calibrates = not is_initialized(
+            getattr(model, "multi_bit_network", model)
+        )
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 
@@ -105,6 +116,9 @@ class PolicyRandomizer(keras.callbacks.Callback):
         rng = np.random.default_rng((self._seed, self._epoch, batch))
         trainer = self.model if isinstance(self.model, MultiBitTrainer) else None
         sampler = self.sampler_of(self._epoch)
+        if self._calibrates:
+            sampler = _widest
+            self._calibrates = False
         drawn = [
             setter.rows(sampler(setter.space, rng))
             for _ in range(trainer.draws if trainer else 1)
@@ -134,6 +148,11 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "set_model."
             )
         return self._setter
+
+
+def _widest(space: PolicySpace, rng: np.random.Generator) -> Policy:
+    del rng
+    return space.widest()
 
 
 class PolicyMetrics(keras.callbacks.Callback):

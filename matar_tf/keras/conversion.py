@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.derived_quantizers import snap_bias
@@ -33,7 +32,7 @@ from matar_tf.policy import MAX_BITS
 from matar_tf.tflite.profiles import largest_factor
 from matar_tf.tflite.template import Fingerprints, Template, read_template
 
-__all__ = ["check_initialized", "convert_policy", "make_template"]
+__all__ = ["convert_policy", "make_template"]
 
 _INT8_MAX = 127
 _ACTIVATION_SCALE, _WEIGHT_SCALE, _RATIO = 0.02, 0.0005, 1.003
@@ -56,24 +55,8 @@ def convert_policy(model: Any) -> bytes:
     Dense kernels come out per tensor only if all channels share a step: the converter
     refuses per-channel fake quantization there.
     """
-    check_initialized(model)
+    graph.check_initialized(model)
     return _convert(model, _PolicyTracer())
-
-
-def check_initialized(model: Any) -> None:
-    """Checks that every activation has learned its steps.
-
-    Raises:
-      ModelError: If one has not.
-    """
-    for layer in model.layers:
-        quantizer = graph.output_quantizer(layer)
-        if quantizer is not None and not int(quantizer.initialized.numpy()):
-            raise ModelError(
-                f"Expected trained activation ranges, but {quantizer.entry!r} has seen "
-                "no samples; train the model or call matar_tf.calibrate(model, "
-                "samples)."
-            )
 
 
 def _convert(model: Any, tracer: Tracer) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
 
 if TYPE_CHECKING:
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_quantizers",
+    "check_initialized",
     "entry_name",
     "find_owner",
     "inner_layer",
     "input_quantizer",
+    "is_initialized",
     "kernel_quantizer",
     "kernel_variable",
     "output_quantizer",
@@ -70,6 +73,33 @@ def output_quantizer(layer: Any) -> ActivationQuantizer | None:
         return grid.resolve()
     found = [q for q in all_quantizers(layer) if q.kind == "activations"]
     return found[-1] if found else None
+
+
+def is_initialized(model: Any) -> bool:
+    """Returns whether every activation of a model has its steps."""
+    return _uninitialized(model) is None
+
+
+def check_initialized(model: Any) -> None:
+    """Checks that every activation of a model has its steps.
+
+    Raises:
+      ModelError: If one has not.
+    """
+    quantizer = _uninitialized(model)
+    if quantizer is not None:
+        raise ModelError(
+            f"Expected trained activation ranges, but {quantizer.entry!r} has seen no "
+            "samples; train the model or call matar_tf.calibrate(model, samples)."
+        )
+
+
+def _uninitialized(model: Any) -> ActivationQuantizer | None:
+    for layer in model.layers:
+        quantizer = output_quantizer(layer)
+        if quantizer is not None and not int(quantizer.initialized.numpy()):
+            return quantizer
+    return None
 
 
 def find_owner(layer: Any, entry: str) -> ActivationQuantizer | None:

@@ -256,6 +256,11 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return tf.reduce_sum(means, axis=0), tf.reduce_prod(variances, axis=0)
 
     def _update(self, mean: Any, variance: Any) -> None:
+        replica: Any = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            # All replicas keep the same statistics: those of all of the batch.
+            mean_of: Any = tf.distribute.ReduceOp.MEAN
+            mean, variance = replica.all_reduce(mean_of, [mean, variance])
         places = self.places()
         num_terms = places.shape[0]
         rate = 1.0 - self.momentum

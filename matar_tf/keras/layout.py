@@ -19,6 +19,7 @@ from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.expansion import Builder, Context
 from matar_tf.keras.kinds import (
     KINDS,
+    SEPARABLE,
     SUPPORTED_ACTIVATIONS,
     consumers_of,
     nodes_of,
@@ -168,6 +169,18 @@ def lay_out(
     return Layout(model=laid_out, origins=origins)
 
 
+def _check_parts(layer: Any) -> None:
+    """Refuses regularizers and constraints of layers that quantizing replaces."""
+    if not isinstance(layer, (_L.BatchNormalization, *SEPARABLE)):
+        return
+    for key, value in layer.get_config().items():
+        if value is not None and key.endswith(("_regularizer", "_constraint")):
+            raise ModelError(
+                f"Expected no {key} in {layer.name!r}, which is replaced by a layer of "
+                "another kind, got one; leave it out of the model to quantize."
+            )
+
+
 def _check_layer(layer: Any) -> None:
     if isinstance(layer, keras.Model):
         raise ModelError(
@@ -185,6 +198,19 @@ def _check_layer(layer: Any) -> None:
             f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
             "trainable to True, and freeze the quantized model by model.trainable."
         )
+    if {layer.dtype, layer.compute_dtype} - {"float32", None}:
+        raise ModelError(
+            f"Expected a layer in float32, but {layer.name!r} has variables in "
+            f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
+            "under keras.mixed_precision.set_global_policy('float32')."
+        )
+    if keras.mixed_precision.global_policy().name != "float32":
+        raise ModelError(
+            "Expected Keras' global policy to be float32, got "
+            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
+            "take it over."
+        )
+    _check_parts(layer)
     name = activation_name(layer)
     if name not in SUPPORTED_ACTIVATIONS:
         raise ModelError(

@@ -16,7 +16,7 @@ from matar_tf.errors import ArtifactError
 from matar_tf.json_reader import JsonReader
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
-from matar_tf.keras.conversion import check_initialized, make_template
+from matar_tf.keras.conversion import make_template
 from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.kinds import KINDS
 from matar_tf.keras.layers import MultiBitBatchNormalization
@@ -102,7 +102,7 @@ def package(
     Raises:
       ModelError: If the model is not wholly quantized, or not trained.
     """
-    check_initialized(model)
+    graph.check_initialized(model)
     template = make_template(model)
     extras = _network_members(model) if include_network else {}
     return Artifact(

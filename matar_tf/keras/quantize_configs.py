@@ -69,6 +69,16 @@ def kernel_attribute(layer: Any) -> str | None:
     return KERNEL_ATTRIBUTES.get(type(layer))
 
 
+def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    given = tuple(widths)
+    if not given or given != tuple(sorted(set(given) & set(ALL_BITS))):
+        raise ModelError(
+            f"Expected ascending widths in {ALL_BITS[0]}..{ALL_BITS[-1]} as {name}, "
+            f"got {widths!r}."
+        )
+    return tuple(int(bits) for bits in given)
+
+
 @keras.utils.register_keras_serializable(package="matar_tf")
 class MatarQuantizeConfig(_QuantizeConfig):
     """Makes a layer multi-bitwidth: use with ``quantize_annotate_layer``.
@@ -94,6 +104,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
         ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
         activation function.
+
+    Raises:
+      ModelError: If an argument is not of these.
     """
 
     def __init__(
@@ -105,9 +118,17 @@ class MatarQuantizeConfig(_QuantizeConfig):
         quantize_output: bool | str = True,
         signed: bool | None = None,
     ) -> None:
+        if not isinstance(quantize_output, bool) and not (
+            str(quantize_output) in (INPUT_GRID, FIXED_GRID)
+            or str(quantize_output).startswith(GRID_OF)
+        ):
+            raise ModelError(
+                f"Expected True, False, {INPUT_GRID!r}, {FIXED_GRID!r} or "
+                f"'{GRID_OF}name' as quantize_output, got {quantize_output!r}."
+            )
         self.inner = inner
-        self.weight_bits = tuple(int(bits) for bits in weight_bits)
-        self.activation_bits = tuple(int(bits) for bits in activation_bits)
+        self.weight_bits = _widths("weight_bits", weight_bits)
+        self.activation_bits = _widths("activation_bits", activation_bits)
         self.quantize_output = quantize_output
         self.signed = signed
         self.multi_bit_quantizers: list[MultiBitQuantizer] = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import ModelError
 from matar_tf.keras import graph, numerics
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.tracing import active_tracer
@@ -191,7 +192,7 @@ class ActivationQuantizer(MultiBitQuantizer):
     Levels ``0 .. 2**n - 1``, or ``-2**(n - 1) .. 2**(n - 1) - 1`` if `signed`. The
     steps start at the least squared error of the first training batch, or of the
     samples given to `matar_tf.calibrate`; until then the tensor passes unchanged
-    through evaluation.
+    through evaluation. On several replicas (``tf.distribute``) that must come first.
 
     Args:
       bits: Allowed widths, ascending, each in 2..8.
@@ -265,6 +266,10 @@ class ActivationQuantizer(MultiBitQuantizer):
                 lambda: tf.identity(inputs),
             )
 
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self._check_calibrated()
+            return self.fake_quantize(inputs, training=True)
+
         def initialize() -> Any:
             # A ReLU of its own, or the one before would be computed in every step.
             self.initialize(inputs if self.signed else tf.nn.relu(_before_relu(inputs)))
@@ -273,6 +278,16 @@ class ActivationQuantizer(MultiBitQuantizer):
         initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
         with tf.control_dependencies([initialized]):
             return self.fake_quantize(inputs, training=True)
+
+    def _check_calibrated(self) -> None:
+        """Each of several replicas would start from steps of its own samples."""
+        with tf.init_scope():
+            if not int(self.initialized.numpy()):
+                raise ModelError(
+                    f"Expected a calibrated model to train on several replicas, but "
+                    f"{self.entry!r} has seen no samples; call "
+                    "matar_tf.keras.calibrate first."
+                )
 
     def fake_quantize(self, x: Any, *, training: bool = False) -> Any:
         """Returns the activation on the grid of the width in force.

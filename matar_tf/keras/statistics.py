@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import DataError
+from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import get_policy, policy_setter
 from matar_tf.keras.tracing import tracing
@@ -115,9 +116,11 @@ def reestimate_batch_norm(
 
     Raises:
       DataError: If there are no samples, or no policies.
+      ModelError: If an activation has no steps yet.
       PolicyError: If a policy is not of the model's space.
     """
     setter = policy_setter(model)
+    graph.check_initialized(model)
     if policies is None:
         policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
     if not policies or batch_size < 1 or not len(samples):

@@ -9,6 +9,7 @@ from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
+from matar_tf.keras.quantize_configs import activation_name
 from matar_tf.policy import ALL_BITS, Policy, PolicySpace
 
 __all__ = ["MultiBitTrainer"]
@@ -21,8 +22,9 @@ class MultiBitTrainer(keras.Model):
     policy in force. This one can add more, each alone or together:
 
     * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
-      with both softened by the temperature ``T`` (Hinton et al., 2015). The teacher is
-      a float network, or, in place, the sandwich's first policy on the same batch.
+      with both softened by the temperature ``T`` (Hinton et al., 2015), and both by
+      the samples' weights. The teacher is a float network, or, in place, the sandwich's
+      first policy on the same batch.
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
       policy in force and of policies that never change, the widest and the narrowest
       there, others as well here.
@@ -33,9 +35,11 @@ class MultiBitTrainer(keras.Model):
       their width. So it holds for any optimizer; a factor on the gradient would do
       nothing under Adam.
 
+    The ``loss`` that Keras prints is the labels' loss of the last pass.
+
     Args:
-      model: The multi-bitwidth model; its outputs are logits. Its weights are trained,
-        and it is what to save and to package afterwards.
+      model: The multi-bitwidth model, calibrated. Its weights are trained, and it is
+        what to save and to package afterwards. For soft labels its output is logits.
       teacher: A float network with logits as output, or None.
       distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
         from the first policy of the sandwich.
@@ -80,6 +84,8 @@ class MultiBitTrainer(keras.Model):
                 "Expected a teacher for the soft labels: pass a float network, or a "
                 'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
             )
+        if distillation:
+            _check_logits(model if teacher is None else teacher, model)
         if draws < 1:
             raise ModelError(f"Expected at least one draw for every step, got {draws}.")
         self.multi_bit_network = model
@@ -172,13 +178,37 @@ class MultiBitTrainer(keras.Model):
         if soft is None or not self._distillation:
             return loss
         scale = 1.0 / self._temperature
-        divergence = tf.reduce_mean(
-            keras.losses.kl_divergence(
-                tf.nn.softmax(soft * scale), tf.nn.softmax(logits * scale)
-            )
+        divergence = keras.losses.kl_divergence(
+            tf.nn.softmax(soft * scale), tf.nn.softmax(logits * scale)
         )
+        if sample_weight is not None:
+            weights = tf.cast(sample_weight, divergence.dtype)
+            divergence *= tf.reshape(weights, (-1, *[1] * (len(divergence.shape) - 1)))
+        # Keras divides the other part by the number of replicas, too.
+        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        soft_loss = tf.reduce_mean(divergence) / num_replicas
         share = self._distillation
-        return (1.0 - share) * loss + share * self._temperature**2 * divergence
+        return (1.0 - share) * loss + share * self._temperature**2 * soft_loss
+
+
+def _check_logits(teacher: Any, model: Any) -> None:
+    """Checks that teacher and model have the same output, of logits."""
+    for network in (teacher, model):
+        outputs = network.outputs
+        last = graph.inner_layer(outputs[0].node.outbound_layer)
+        shape = tuple(outputs[0].shape)
+        if (
+            len(outputs) != 1
+            or activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
+            or shape[-1] < 2
+            or shape != tuple(model.outputs[0].shape)
+        ):
+            raise ModelError(
+                "Expected one output of two or more logits, the same from teacher and "
+                f"model, for soft labels, got {len(outputs)} from {network.name!r}, "
+                f"the first of shape {shape} and activation {activation_name(last)!r}; "
+                "train without them (distillation=0)."
+            )
 
 
 def _policy(space: PolicySpace, name: str) -> Policy:

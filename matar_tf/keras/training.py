@@ -25,6 +25,7 @@ from matar_tf.keras.quantize import (
     quantize_model,
     set_policy,
 )
+from matar_tf.keras.quantize_configs import activation_name
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import Policy, PolicySpace
@@ -38,6 +39,7 @@ from matar_tf.samplers import (
 __all__ = [
     "Method",
     "evaluate_policies",
+    "load_float",
     "multi_bit_trainer",
     "train_float",
     "train_multi_bit",
@@ -124,6 +126,48 @@ def train_float(
     model = build_model(tuple(x.shape[1:]), num_classes)
     if schedule is not None:
         fit(model, data, schedule, seed, folder, [])
+    return model
+
+
+def load_float(path: str | Path, data: Data) -> Any:
+    """Loads a float network that was trained elsewhere, to start from.
+
+    Compiles it for cross-entropy on logits and accuracy, whatever the file says.
+
+    Args:
+      path: What Keras saved: HDF5, ``.keras`` or a SavedModel.
+      data: What it is to be trained and evaluated on.
+
+    Raises:
+      ModelError: If the file holds no Keras network, or one for other samples or
+        classes, or one whose outputs are probabilities.
+    """
+    try:
+        model: Any = keras.models.load_model(str(path), compile=False)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"Expected a float network saved by tf_keras at {str(path)!r}, but: "
+            f"{error}."
+        ) from error
+    x, y = data.training()
+    num_classes = int(max(y.max(), data.y_test.max())) + 1
+    if (
+        len(model.inputs) != 1
+        or len(model.outputs) != 1
+        or tuple(model.input_shape[1:]) != x.shape[1:]
+        or len(model.output_shape) != 2
+        or model.output_shape[-1] < num_classes
+        or activation_name(model.outputs[0].node.outbound_layer) == "softmax"
+    ):
+        raise ModelError(
+            f"Expected a network from samples of shape {x.shape[1:]} to logits of "
+            f"{num_classes} classes at {str(path)!r}, got one from {model.input_shape} "
+            f"to {model.output_shape}."
+        )
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[accuracy_metric()],
+    )
     return model
 
 

@@ -1,0 +1,96 @@
+"""Training on several replicas: the same weights on all, the same as on one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Two logical CPUs can only be made before TensorFlow is used.
+SCRIPT = """
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from matar_tf.keras import (
+    MultiBitTrainer,
+    PolicyRandomizer,
+    calibrate,
+    keras,
+    package,
+    quantize_model,
+)
+
+L = keras.layers
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(32, 6)).astype(np.float32), rng.integers(0, 3, 32)
+
+
+def train(strategy, norm, *, calibrated=True):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        inputs = L.Input((6,))
+        x = L.Dense(8, activation=None if norm else "relu")(inputs)
+        x = L.ReLU()(L.BatchNormalization()(x)) if norm else x
+        network = keras.Model(inputs, L.Dense(3)(L.Dense(8, activation="relu")(x)))
+        model = quantize_model(network)
+        if calibrated:
+            calibrate(model, X)
+        trainer = MultiBitTrainer(
+            model, teacher=network, distillation=0.5, step_rates={4: 0.5}
+        )
+        trainer.compile(
+            keras.optimizers.SGD(0.1),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    callbacks = [PolicyRandomizer()]
+    trainer.fit(X, Y, 16, 2, verbose=0, shuffle=False, callbacks=callbacks)
+    return model
+
+
+two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+one = tf.distribute.OneDeviceStrategy("CPU:0")
+"""
+CHECKS = {
+    "all_replicas_have_the_same_weights": """
+model = train(two, True)
+for variable in model.variables:
+    first, second = (one.numpy() for one in variable.values)
+    np.testing.assert_array_equal(first, second, variable.name)
+assert package(model).digest()
+""",
+    "two_replicas_learn_what_one_learns": """
+pairs = zip(train(one, False).weights, train(two, False).weights, strict=True)
+for first, second in pairs:
+    np.testing.assert_allclose(
+        first.numpy(), second.numpy(), rtol=1e-4, atol=1e-6, err_msg=first.name
+    )
+""",
+    "a_model_without_steps_is_refused": """
+try:
+    train(two, False, calibrated=False)
+except Exception as error:
+    assert "Expected a calibrated model to train on several replicas" in str(error)
+else:
+    raise AssertionError("trained")
+""",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_on_two_replicas(check: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + CHECKS[check]],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
