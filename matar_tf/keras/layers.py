@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from matar_tf.keras import graph
 from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.derived_quantizers import snap_bias
@@ -173,6 +175,12 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Creates the banks; see `matar_tf.parameters.NormParameters`."""
         channels = int(input_shape[-1])
+        # `norm_places` is affine in the rows; as one product it takes few kernels.
+        sizes = self._sizes
+        first = np.array(norm_places(sizes, [0] * len(sizes)), np.int32)
+        units = np.eye(len(sizes), dtype=int).tolist()
+        steps = [np.array(norm_places(sizes, unit)) - first for unit in units]
+        self._place_map = np.stack(steps, axis=1).astype(np.int32), first
         statistics = (num_norm_rows(self._sizes), channels)
         self.rows = self.add_weight(
             "bits_rows",
@@ -218,8 +226,8 @@ class MultiBitBatchNormalization(keras.layers.Layer):
 
     def places(self) -> Any:
         """Returns the row in force of each term of the statistics, ``[num_terms]``."""
-        rows = tf.unstack(self.rows, num=len(self._sizes))
-        return tf.stack(norm_places(self._sizes, rows))
+        steps, first = self._place_map
+        return tf.reduce_sum(self.rows * steps, axis=1) + first
 
     def folded(self) -> tuple[Any, Any]:
         """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``.
@@ -264,19 +272,19 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         places = self.places()
         num_terms = places.shape[0]
         rate = 1.0 - self.momentum
-        known_mean, known_variance = self._statistics()
-        change = rate / num_terms * (tf.cast(mean, tf.float64) - known_mean)
-        changes = tf.tile(tf.cast(change, tf.float32)[tf.newaxis], (num_terms, 1))
-        self.moving_mean.scatter_add(tf.IndexedSlices(changes, places))
+        means = tf.gather(self.moving_mean, places)
+        change = (mean - tf.reduce_sum(means, axis=0)) * (rate / num_terms)
+        self.moving_mean.scatter_update(tf.IndexedSlices(means + change, places))
+        variances = tf.gather(self.moving_variance, places)
+        known = tf.reduce_prod(tf.cast(variances, tf.float64), axis=0)
         # Without the floor a channel that was dead would come back by a huge factor.
         least = max(self.epsilon * _LEAST_VARIANCE, _TINY)
-        known = tf.maximum(known_variance, least)
-        seen = tf.maximum(tf.cast(variance, tf.float64), least)
-        factor = (1.0 + rate * (seen / known - 1.0)) ** (1.0 / num_terms)
-        terms = tf.gather(self.moving_variance, places) * tf.cast(factor, tf.float32)
-        self.moving_variance.scatter_update(
-            tf.IndexedSlices(tf.maximum(terms, _TINY), places)
+        ratio = tf.maximum(variance, least) / tf.cast(
+            tf.maximum(known, least), tf.float32
         )
+        factor = (1.0 + rate * (ratio - 1.0)) ** (1.0 / num_terms)
+        terms = tf.maximum(variances * factor, _TINY)
+        self.moving_variance.scatter_update(tf.IndexedSlices(terms, places))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Returns the shape of the input."""
