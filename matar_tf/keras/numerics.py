@@ -118,7 +118,11 @@ def _lsq_fused(
             )
             size = tf.shape(x)[0]
             part = -(-size // _SAMPLES_PER_ESTIMATE)
-            error = (quantized[:part] - x[:part]) * to_x[:part]
+            end = tf.reshape(part, (1,))  # once: each slice would pack its own
+            rounded, exact, passed = (
+                tf.strided_slice(one, (0,), end, (1,)) for one in (quantized, x, to_x)
+            )
+            error = (rounded - exact) * passed
             share = tf.cast(size, x.dtype) / tf.cast(part, x.dtype)
             inside = share * tf.reduce_sum(error) / step
             to_step = inside + qmin * below + qmax * above
@@ -155,20 +159,30 @@ def quantize_row(
     Returns:
       `x` on the grid of the chosen row.
     """
-    step = tf.exp(tf.gather(log_steps, row))
-    qmin, qmax, gradient_scale = (
-        tf.gather(tf.constant(one, tf.float32), row)
-        for one in (qmins, qmaxs, gradient_scales)
-    )
-    if not fused:
-        return _lsq(x, step, qmin, qmax, gradient_scale)
+    step = tf.exp(_bank_row(tf.convert_to_tensor(log_steps), row))
     widths = [
         (int(high) - int(low)).bit_length()
         for low, high in zip(qmins, qmaxs, strict=True)
     ]
-    bits = tf.gather(tf.constant(widths), row)
-    signed = qmins[0] < 0
+    table = list(zip(qmins, qmaxs, gradient_scales, widths, strict=True))
+    qmin, qmax, gradient_scale, bits = tf.unstack(
+        tf.gather(tf.constant(table, tf.float32), row)
+    )
+    if not fused:
+        return _lsq(x, step, qmin, qmax, gradient_scale)
+    bits, signed = tf.cast(bits, tf.int32), qmins[0] < 0
     return _lsq_fused(x, step, qmin, qmax, gradient_scale, bits, signed=signed)
+
+
+@tf.custom_gradient
+def _bank_row(bank: tf.Tensor, row: tf.Tensor) -> Any:
+    """Returns a row; the gradient is dense, for which optimizers take fewer kernels."""
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        chosen = tf.one_hot(row, bank.shape[0], dtype=bank.dtype)
+        return tf.reshape(chosen, (-1, *[1] * (len(bank.shape) - 1))) * upstream, None
+
+    return tf.gather(bank, row), gradient
 
 
 def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
