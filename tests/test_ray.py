@@ -92,6 +92,16 @@ class Deadly:
         os._exit(9)
 
 
+class Racing:
+    """Refuses the first policy while another is on its way."""
+
+    def __call__(self, policy: Policy) -> Mapping[str, float]:
+        if policy == policies()[0]:
+            raise PolicyError("not this one")
+        time.sleep(0.002)
+        return {"accuracy": 1.0}
+
+
 def kill_victim(folder: Path, killed: list[int]) -> None:
     """Waits for a worker that says that it measures, and kills it."""
     path = folder / "victim"
@@ -197,6 +207,15 @@ class TestCluster:
             pytest.raises(PolicyError),
         ):
             list(evaluate([policies()[0], other]))
+
+    def test_an_error_while_another_policy_ends_leaves_the_process_alive(
+        self, cluster: str
+    ) -> None:
+        # Ray aborts a process that cancels a task just as it ends.
+        with RayEvaluator(Racing, 2) as evaluate:
+            for _ in range(200):
+                with pytest.raises(PolicyError, match="not this one"):
+                    list(evaluate(policies()[:2]))
 
     def test_a_policy_that_kills_every_worker_is_an_error(self, cluster: str) -> None:
         with (

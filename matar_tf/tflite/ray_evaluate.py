@@ -117,9 +117,8 @@ class RayEvaluator:
                 f"{type(error).__name__} {_MAX_RETRIES + 1} times; look whether its "
                 "workers run out of memory, and whether it is still there."
             ) from error
-        finally:
-            for task in running:
-                ray.cancel(task, force=False)
+        # Tasks that still run then are left alone: cancelling one that ends at the same
+        # time makes Ray 2.60 abort this process.
 
     def close(self) -> None:
         """Leaves the cluster, and ends it if it was started here."""
