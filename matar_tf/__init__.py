@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import package as package
     from matar_tf.keras import policy_space as policy_space
     from matar_tf.keras import quantize_model as quantize_model
+    from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.policy import Policy as Policy
     from matar_tf.policy import PolicySpace as PolicySpace
@@ -65,6 +66,7 @@ _HOMES = {
     "policy_space": "keras",
     "quantize_model": "keras",
     "read_artifact": "artifact",
+    "reestimate_batch_norm": "keras",
     "retarget": "retarget",
     "set_policy": "keras",
     "write_artifact": "artifact",
