@@ -36,6 +36,8 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.data import load_data
     from matar_tf.errors import DataError
     from matar_tf.tflite.evaluate import (
+        check_labels,
+        compute_metrics,
         ends_in_softmax,
         get_metrics,
         measure_latency_ms,
@@ -50,17 +52,11 @@ def main(argv: Sequence[str]) -> int:
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
     data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)
-    low, high = int(data.y_test.min()), int(data.y_test.max())
-    if low < 0 or high >= outputs.shape[-1]:
-        raise DataError(
-            f"Expected labels in 0..{outputs.shape[-1] - 1} for this model, got "
-            f"{low}..{high} in {data.name!r}; evaluate it on data of its own classes."
-        )
+    check_labels(data, outputs.shape[-1])
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
     print(f"data      {len(data.x_test)} samples of {data.name}")
-    for name, metric in metrics.items():
-        value = float(metric(outputs, data.y_test))
+    for name, value in compute_metrics(metrics, outputs, data.y_test).items():
         shown = f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
         print(f"{name:9s} {shown}")
     print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")

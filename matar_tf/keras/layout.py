@@ -56,8 +56,9 @@ def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
         has an inner one: it says what to quantize.
 
     Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
-        used twice, or a layer kind or activation that has no integer kernel here.
+      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
+        of mixed precision, a layer that is used twice, or a layer kind or activation
+        that has no integer kernel here.
     """
     if not isinstance(model, keras.Model):
         origin = type(model).__module__.split(".")[0]
@@ -81,6 +82,12 @@ def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
             f"Expected a Functional or Sequential model, got the subclassed "
             f"{type(model).__name__} {model.name!r}; rebuild it with "
             "tf_keras.Model(inputs, outputs)."
+        )
+    if keras.mixed_precision.global_policy().name != "float32":
+        raise ModelError(
+            "Expected Keras' global policy to be float32, got "
+            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
+            "take it over."
         )
     uses: dict[str, int] = {}
     for node in nodes_of(model):
@@ -203,12 +210,6 @@ def _check_layer(layer: Any) -> None:
             f"Expected a layer in float32, but {layer.name!r} has variables in "
             f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
             "under keras.mixed_precision.set_global_policy('float32')."
-        )
-    if keras.mixed_precision.global_policy().name != "float32":
-        raise ModelError(
-            "Expected Keras' global policy to be float32, got "
-            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
-            "take it over."
         )
     _check_parts(layer)
     name = activation_name(layer)

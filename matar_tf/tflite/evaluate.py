@@ -41,6 +41,8 @@ __all__ = [
     "accuracy",
     "argmax_agreement",
     "check_data",
+    "check_labels",
+    "compute_metrics",
     "cross_entropy",
     "ends_in_softmax",
     "evaluate_file",
@@ -172,7 +174,15 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected samples of shape {('n', *expected)} for this network, got "
             f"{data.x_test.shape} in {data.name!r}."
         )
-    num_classes = workload.tensors[workload.outputs[0]].shape[-1]
+    check_labels(data, workload.tensors[workload.outputs[0]].shape[-1])
+
+
+def check_labels(data: Data, num_classes: int) -> None:
+    """Checks that the labels of the test samples are outputs of the network.
+
+    Raises:
+      DataError: If they are not.
+    """
     low, high = int(data.y_test.min()), int(data.y_test.max())
     if low < 0 or high >= num_classes:
         raise DataError(
@@ -190,12 +200,17 @@ def evaluate_file(
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
     functions = get_metrics(metrics, probabilities=ends_in_softmax(content))
-    return _figures(functions, Runner(content).predict(samples), labels)
+    return compute_metrics(functions, Runner(content).predict(samples), labels)
 
 
-def _figures(
+def compute_metrics(
     metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
+    """Returns the figure of each metric, by name.
+
+    Raises:
+      DataError: If a metric of the user's own does not return a number.
+    """
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
         value: Any = metric(outputs, labels)
@@ -249,7 +264,7 @@ class PolicyEvaluator:
         so a new file needs a new one, which takes about a hundredth of a measurement.
         """
         outputs = Runner(self._builder.build(policy)).predict(self._samples)
-        return _figures(self._metrics, outputs, self._labels)
+        return compute_metrics(self._metrics, outputs, self._labels)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
