@@ -24,8 +24,16 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError
 from matar_tf.policy import Policy
-from matar_tf.search import EvaluationStore, SearchOptions, Surrogate, search_order
+from matar_tf.results import SearchResult
+from matar_tf.search import (
+    EvaluationStore,
+    SearchOptions,
+    SearchProblem,
+    Surrogate,
+    search_order,
+)
 from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._pareto import hypervolume
 from matar_tf.search._surrogate import Array
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from tools.bars import Bar
@@ -126,6 +134,7 @@ def measure_luck(
         "plain": {},
         "taught": {},
         "knowing": {},
+        "without luck": {},
     }
     for luck in range(_NUM_LUCKS):
         with _bench(artifact, replace(imagined, luck=luck)) as bench:
@@ -159,6 +168,13 @@ def measure_luck(
             figure=f"{_shown(found)}, {_shown(best)}",
             limit=f"{_NEARLY} of the second",
             held=statistics.mean(found) >= _NEARLY * statistics.mean(best),
+        )
+        fair = ratios["without luck"][target]
+        yield Bar(
+            name=f"{target}: the same fronts by accuracies without luck",
+            figure=_shown(fair),
+            limit="at least 0.995",
+            held=statistics.mean(fair) >= 0.995,
         )
 
 
@@ -214,7 +230,21 @@ def _searches(
         best = bench.follow_up(problem, options, dict(memory), imagined.surrogate)
         taught = bench.follow_up(problem, options, memory)
         yield problem.target, "taught", bench.ratio(problem, taught, full)
+        fair = _volume(bench, imagined, problem, taught) / _volume(
+            bench, imagined, problem, full
+        )
+        yield problem.target, "without luck", fair
         yield problem.target, "knowing", bench.ratio(problem, best, full)
+
+
+def _volume(
+    bench: Bench, imagined: _Imagined, problem: SearchProblem, result: SearchResult
+) -> float:
+    """Returns the hypervolume of a front by the accuracies without luck."""
+    known = imagined.known([one.policy for one in result.front])
+    latencies = [latency for _, latency in front_values(result)]
+    values = [(-accuracy, ms) for accuracy, ms in zip(known, latencies, strict=True)]
+    return hypervolume(values, bench.corner(problem))
 
 
 def _shown(ratios: Sequence[float]) -> str:
