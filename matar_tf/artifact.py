@@ -127,11 +127,15 @@ def write_artifact(
     The artifact is written under a temporary name and renamed when complete.
 
     Raises:
-      ArtifactError: If something stands at the path and `overwrite` is False.
+      ArtifactError: If something stands at the path and `overwrite` is False, or
+        `read_artifact` would refuse what is written: it is too large, or its parts do
+        not belong together.
     """
     path = Path(path)
     check_free(path, overwrite=overwrite)
     members = artifact.members()
+    check_size(sum(map(len, members.values())), str(path), _MAX_BYTES)
+    _parse(dict(members), path)
     if path.suffix == ".matar":
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -175,7 +179,11 @@ def read_artifact(path: str | Path) -> Artifact:
       ArtifactError: If a member is missing, unknown, altered or malformed.
     """
     path = Path(path)
-    members = _read_members(path)
+    return _parse(_read_members(path), path)
+
+
+def _parse(members: dict[str, bytes], path: Path) -> Artifact:
+    """Returns the artifact of some members, which it uses up."""
     manifest = _read_manifest(members.pop(_MANIFEST), path)
     try:
         digests = _READER.field(manifest, "sha256", dict)

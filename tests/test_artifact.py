@@ -105,6 +105,18 @@ def written(request: pytest.FixtureRequest, tmp_path: Path, artifact: Artifact) 
     return path
 
 
+def check_refused(artifact: Artifact, path: Path, message: str) -> None:
+    """Checks that an artifact is neither written nor, written by others, read."""
+    with pytest.raises(ArtifactError, match=message):
+        write_artifact(artifact, path)
+    assert not path.exists()
+    path.mkdir()
+    for name, content in artifact.members().items():
+        (path / name).write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(path)
+
+
 def test_round_trip(written: Path, artifact: Artifact) -> None:
     read = read_artifact(written)
     assert read.digest() == artifact.digest()
@@ -272,11 +284,33 @@ class TestDamage:
             Parameters.from_npz(zip_of(members))
 
     def test_a_zip_that_unpacks_to_too_much(
-        self, written: Path, monkeypatch: pytest.MonkeyPatch
+        self,
+        written: Path,
+        tmp_path: Path,
+        artifact: Artifact,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", 1000)
-        with pytest.raises(ArtifactError, match="at most 1000 bytes"):
+        size = sum(map(len, read_artifact(written).members().values()))
+        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", size)
+        read_artifact(written)
+        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", size - 1)
+        with pytest.raises(ArtifactError, match=f"at most {size - 1} bytes"):
             read_artifact(written)
+        with pytest.raises(ArtifactError, match=f"at most {size - 1} bytes"):
+            write_artifact(artifact, tmp_path / "another")
+
+    @pytest.mark.parametrize("name", ["a", "a.matar"])
+    def test_what_would_be_too_large_to_read_is_not_written(
+        self,
+        tmp_path: Path,
+        artifact: Artifact,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+    ) -> None:
+        monkeypatch.setattr("matar_tf.parameters.MAX_ARRAY_BYTES", 1000)
+        with pytest.raises(ArtifactError, match="at most 1000 bytes"):
+            write_artifact(artifact, tmp_path / name)
+        assert not list(tmp_path.iterdir())
 
     def test_parameters_that_unpack_to_too_much(
         self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
@@ -344,9 +378,9 @@ class TestDamage:
     def test_kernels_of_another_size(self, tmp_path: Path, artifact: Artifact) -> None:
         layer = replace(artifact.workload.layers[0], weight_elems=7)
         workload = replace(artifact.workload, layers=(layer,))
-        write_artifact(replace(artifact, workload=workload), tmp_path / "a")
-        with pytest.raises(ArtifactError, match="kernels of the sizes"):
-            read_artifact(tmp_path / "a")
+        check_refused(
+            replace(artifact, workload=workload), tmp_path / "a", "kernels of the sizes"
+        )
 
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
@@ -395,9 +429,11 @@ class TestDamage:
         self, tmp_path: Path, artifact: Artifact
     ) -> None:
         parameters = replace(artifact.parameters, tensors={})
-        write_artifact(replace(artifact, parameters=parameters), tmp_path / "a")
-        with pytest.raises(ArtifactError, match="activation entries"):
-            read_artifact(tmp_path / "a")
+        check_refused(
+            replace(artifact, parameters=parameters),
+            tmp_path / "a",
+            "activation entries",
+        )
 
 
 class TestOverwriting:

@@ -9,7 +9,7 @@ import numpy as np
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.graph import is_initialized
+from matar_tf.keras.graph import is_initialized, multi_bit_network
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.policy import Policy, PolicySpace
@@ -100,9 +100,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "Expected a model compiled with steps_per_execution=1, so that every "
                 "batch gets a policy of its own; compile it so."
             )
-        self._calibrates = not is_initialized(
-            getattr(model, "multi_bit_network", model)
-        )
+        self._calibrates = not is_initialized(multi_bit_network(model))
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 

@@ -26,6 +26,7 @@ __all__ = [
     "is_initialized",
     "kernel_quantizer",
     "kernel_variable",
+    "multi_bit_network",
     "output_quantizer",
     "producer",
     "remember_wrapper",
@@ -38,6 +39,11 @@ _Wrapper = tfmot.quantization.keras.QuantizeWrapper
 def inner_layer(layer: Any) -> Any:
     """Returns the layer inside tfmot's wrapper, or the layer itself."""
     return layer.layer if isinstance(layer, _Wrapper) else layer
+
+
+def multi_bit_network(model: Any) -> Any:
+    """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
+    return getattr(model, "multi_bit_network", model)
 
 
 def entry_name(layer: Any) -> str:

@@ -263,7 +263,7 @@ _SETTERS: weakref.WeakKeyDictionary[Any, PolicySetter] = weakref.WeakKeyDictiona
 
 def policy_setter(model: Any) -> PolicySetter:
     """Returns the setter of a model (or of its trainer), made at the first call."""
-    model = getattr(model, "multi_bit_network", model)
+    model = graph.multi_bit_network(model)
     if model not in _SETTERS:
         _SETTERS[model] = PolicySetter(model)
     return _SETTERS[model]
@@ -340,7 +340,7 @@ def calibrate(model: Any, samples: Any) -> None:
       ModelError: If the model has no multi-bitwidth quantizers.
     """
     policy_setter(model)  # refuses a model without quantizers
-    model = getattr(model, "multi_bit_network", model)
+    model = graph.multi_bit_network(model)
     shape = tuple(np.shape(samples))
     expected = tuple(model.input_shape)
     fits = len(shape) == len(expected) and all(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_COUNT",
+    "MAX_FIGURE",
+    "MIN_FIGURE",
     "MULTIPLY_KINDS",
     "Count",
     "Kinds",
@@ -29,8 +31,8 @@ MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DE
 
 MAX_COUNT: Final = 2**53  # larger whole numbers are not exact as floats
 # Far beyond hardware on both sides; sums, products and quotients stay finite.
-_MIN_FIGURE: Final = 1e-15
-_MAX_FIGURE: Final = 1e15
+MIN_FIGURE: Final = 1e-15
+MAX_FIGURE: Final = 1e15
 
 Text: TypeAlias = Annotated[str, Field(min_length=1)]
 
@@ -44,8 +46,8 @@ def _check_width(bits: int) -> int:
 
 
 def _check_not_tiny(figure: float) -> float:
-    if figure < _MIN_FIGURE:
-        raise ValueError(f"expected at least {_MIN_FIGURE:g}, got {figure:g}")
+    if figure < MIN_FIGURE:
+        raise ValueError(f"expected at least {MIN_FIGURE:g}, got {figure:g}")
     return figure
 
 
@@ -62,9 +64,9 @@ Widths: TypeAlias = Annotated[
 Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
 Count: TypeAlias = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Positive: TypeAlias = Annotated[
-    float, Field(gt=0, le=_MAX_FIGURE), AfterValidator(_check_not_tiny)
+    float, Field(gt=0, le=MAX_FIGURE), AfterValidator(_check_not_tiny)
 ]
-NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0, le=MAX_FIGURE)]
 
 
 class Section(BaseModel):

@@ -9,14 +9,13 @@ from typing import Any, Final
 
 from matar_tf.errors import TargetError, did_you_mean
 from matar_tf.policy import MAX_BITS, MIN_BITS
+from matar_tf.targets._fields import MAX_FIGURE, MIN_FIGURE
 
 __all__ = ["read_latency_table"]
 
 _COLUMNS: Final = ("layer", "weight_bits", "activation_bits", "value", "unit")
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _MAX_BYTES: Final = 16 * 2**20
-_MIN_CYCLES: Final = 1e-15
-_MAX_CYCLES: Final = 1e15  # days of any clock; sums over layers stay finite
 
 
 def read_latency_table(
@@ -159,9 +158,9 @@ def _read_row(
             )
     cycles = value if unit == "cycles" else value * _SECONDS[unit] * frequency_hz
     # Not a number is not within the range either.
-    if not _MIN_CYCLES <= cycles <= _MAX_CYCLES:
+    if not MIN_FIGURE <= cycles <= MAX_FIGURE:
         raise TargetError(
-            f"{where}: expected a value of {_MIN_CYCLES:g} to {_MAX_CYCLES:g} "
+            f"{where}: expected a value of {MIN_FIGURE:g} to {MAX_FIGURE:g} "
             f"cycles, got {cells['value']!r} {unit}."
         )
     return {
