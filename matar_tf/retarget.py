@@ -43,7 +43,7 @@ from matar_tf.search import (
     search,
     search_order,
 )
-from matar_tf.targets import Target, check_policy, legal_space
+from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
@@ -235,12 +235,14 @@ def _problems(
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
     for target in targets:
         costs = PolicyCosts(artifact, target)
+        legal = legal_space(space, artifact.workload, target)
         problem = SearchProblem(
             target=target.name,
-            space=legal_space(space, artifact.workload, target),
+            space=legal,
             costs=costs,
             violations=functools.partial(_violations, artifact, target),
             pairs=artifact.workload.entry_pairs(),
+            legal_pairs=legal_pairs(legal, artifact.workload, target),
             seeds=settings.starts,
             metric_names=metric_names,
         )

@@ -336,9 +336,14 @@ class TestGuidedSearch:
             return ("too slow",) if toy_costs(policy)["latency_ms"] > 4.0 else ()
 
         counting = Counting()
-        result = run(toy_problem(violations=violations), evaluate_in_turn(counting))
+        problem = toy_problem(violations=violations)
+        result = run(problem, evaluate_in_turn(counting))
         assert result.num_evaluated == len(counting.policies)
-        assert not any(map(violations, counting.policies))
+        codec = GenomeCodec(problem.space)
+        alone = set(map(codec.decode, sensitivity_genomes(codec, 100)))
+        proposed = [one for one in counting.policies if one not in alone]
+        assert len(proposed) > 100
+        assert not any(map(violations, proposed))
 
     def test_a_contrary_surrogate_worsens_the_front_and_does_not_enter_it(self) -> None:
         class Contrary(Surrogate):

@@ -43,6 +43,7 @@ from matar_tf.search._nsga2 import (
     tournament,
 )
 from matar_tf.search._pareto import box
+from matar_tf.search._seeding import sensitivity_genomes
 
 ROOT = Path(__file__).resolve().parents[1]
 INF = math.inf
@@ -575,7 +576,10 @@ class TestConstraints:
         counting = Counting()
         violations = self.limit(40)
         result = run(
-            toy_problem(violations=violations), evaluate_in_turn(counting), seed=1
+            toy_problem(violations=violations),
+            evaluate_in_turn(counting),
+            seed=1,
+            sensitivity=False,
         )
         assert len(counting.policies) == 160
         shown = (*result.front, *result.references)
@@ -585,6 +589,20 @@ class TestConstraints:
         )
         assert "w8a8" not in [one.name for one in result.references]
 
+    def test_sensitivities_are_measured_where_the_target_takes_no_wide_policy(self):
+        counting = Counting()
+        problem = toy_problem(violations=self.limit(40))
+        result = run(problem, evaluate_in_turn(counting))
+        codec = GenomeCodec(problem.space)
+        alone = set(map(codec.decode, sensitivity_genomes(codec, 160 // 3)))
+        beyond = {one for one in counting.policies if problem.violations(one)}
+        assert beyond == {one for one in alone if problem.violations(one)}
+        assert problem.space.widest() in beyond
+        assert len(beyond) > 10
+        assert result.num_evaluated == len(counting.policies) == 160
+        shown = (*result.front, *result.references)
+        assert not any(problem.violations(one.policy) for one in shown)
+
     def test_infeasible_policies_do_not_count_in_max_evaluations(self):
         problem = toy_problem(space=toy_space(num_layers=2), violations=self.limit(30))
         codec = GenomeCodec(problem.space)
@@ -592,7 +610,7 @@ class TestConstraints:
             not problem.violations(codec.decode(one)) for one in codec.all_genomes()
         )
         assert 20 < num_feasible < 70
-        result = run(problem, max_evaluations=70)
+        result = run(problem, max_evaluations=70, sensitivity=False)
         assert result.num_evaluated == num_feasible
         assert result.stop_reason is StopReason.ENUMERATED
 
@@ -626,6 +644,23 @@ class TestConstraints:
         assert f"The weights take {narrowest} bytes, more than 3." in message
         assert "Relax" in message
         assert not counting.policies
+
+    def test_the_nearest_miss_of_a_smallest_cost_is_the_largest(self):
+        widest = toy_costs(toy_space().widest())["weight_bytes"]
+        floor = Limit(name="weight_bytes", bound=2 * widest, is_minimum=True)
+        with pytest.raises(SearchError, match=f"weight_bytes is {widest:g}, less than"):
+            run(limits=(floor,))
+
+    def test_a_search_climbs_to_a_smallest_cost(self):
+        widest = toy_costs(toy_space().widest())["weight_bytes"]
+        floor = Limit(name="weight_bytes", bound=widest - 4, is_minimum=True)
+        start = toy_space().widest()
+        result = run(
+            toy_problem(violations=lambda one: ("No.",) if one == start else ()),
+            limits=(floor,),
+            sensitivity=False,
+        )
+        assert all(one.costs["weight_bytes"] >= widest - 4 for one in result.front)
 
 
 class TestLimit:
@@ -1080,7 +1115,7 @@ class TestSearchOptions:
     def test_search_ends_when_the_feasible_policies_are_used_up(self):
         few = [toy_space().named(name) for name in ("w2a2", "w4a4", "w8a8")]
         problem = toy_problem(violations=lambda one: () if one in few else ("No.",))
-        result = run(problem, patience=None)
+        result = run(problem, patience=None, sensitivity=False)
         assert result.stop_reason is StopReason.EXHAUSTED
         assert result.num_evaluated == len(few)
 

@@ -21,7 +21,7 @@ from matar_tf.search import (
 )
 from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.targets import check_policy, legal_space, load_target
+from matar_tf.targets import check_policy, legal_pairs, legal_space, load_target
 from tools.bars import provenance
 
 __all__ = [
@@ -109,12 +109,14 @@ class Bench:
             found = check_policy(workload, policy, target)
             return tuple(one.message for one in found)
 
+        legal = legal_space(space, workload, target)
         return SearchProblem(
             target=target.name,
-            space=legal_space(space, workload, target),
+            space=legal,
             costs=model.totals,
             violations=violations,
             pairs=workload.entry_pairs(),
+            legal_pairs=legal_pairs(legal, workload, target),
         )
 
     def search(

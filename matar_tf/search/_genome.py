@@ -8,19 +8,21 @@ of the network. Entries with a single width are not genes.
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
+from matar_tf.search._legality import Legality, Tie
 
-__all__ = ["Genome", "GenomeCodec", "with_choices"]
+__all__ = ["Genome", "GenomeCodec", "LegalPairs", "with_choices"]
 
 Genome: TypeAlias = tuple[int, ...]
+# Of a weight and an activation entry: the widths that may stand together.
+LegalPairs: TypeAlias = Mapping[tuple[str, str], Collection[tuple[int, int]]]
 
 _NUM_REMEMBERED = 4096  # policies; a guided search decodes a genome several times
 
@@ -36,13 +38,20 @@ def with_choices(genome: Genome, *choices: tuple[int, int]) -> Genome:
 class GenomeCodec:
     """Translates between the policies of a space and genomes.
 
+    Args:
+      space: The policy space.
+      legal_pairs: The widths of a weight and an activation entry that may stand
+        together, where not all may.
+
     Attributes:
       space: The policy space.
       widths: Ascending widths of each gene, at least 2.
       sizes: Number of choices of each gene.
     """
 
-    def __init__(self, space: PolicySpace) -> None:
+    def __init__(
+        self, space: PolicySpace, legal_pairs: LegalPairs = MappingProxyType({})
+    ) -> None:
         self.space = space
         self._weights = [name for name, w in space.weights.items() if len(w) > 1]
         self._activations = [
@@ -55,6 +64,7 @@ class GenomeCodec:
         self.sizes = tuple(len(widths) for widths in self.widths)
         self._fixed_weights = {name: w[0] for name, w in space.weights.items()}
         self._fixed_activations = {name: w[0] for name, w in space.activations.items()}
+        self._legality = Legality(self.sizes, self._ties(legal_pairs))
         self._remembered = functools.lru_cache(_NUM_REMEMBERED)(self._decode)
 
     def gene_pair(self, weights: str, activation: str) -> tuple[int, int] | None:
@@ -64,10 +74,43 @@ class GenomeCodec:
         place = len(self._weights) + self._activations.index(activation)
         return self._weights.index(weights), place
 
+    def _ties(self, legal_pairs: LegalPairs) -> list[Tie]:
+        ties: list[Tie] = []
+        for (weights, activation), widths in legal_pairs.items():
+            pair = self.gene_pair(weights, activation)
+            if pair is None:
+                continue  # of an entry that is not free, only legal widths are left
+            gene, owner = pair
+            choices = {
+                (a, b)
+                for a, width in enumerate(self.widths[owner])
+                for b, other in enumerate(self.widths[gene])
+                if (other, width) in widths
+            }
+            ties.append((owner, gene, choices))
+        return ties
+
     @property
     def num_genomes(self) -> int:
-        """Number of genomes, which is the number of policies in the space."""
-        return math.prod(self.sizes)
+        """Number of genomes whose widths may stand together."""
+        return self._legality.num_genomes
+
+    def is_legal(self, genome: Genome) -> bool:
+        """Returns whether the widths of a genome may stand together."""
+        return self._legality.allows(genome)
+
+    def allowed(self, owner: int, choice: int, gene: int) -> Collection[int] | None:
+        """Returns the choices that a gene may have beside another; None for all."""
+        return self._legality.allowed(owner, choice, gene)
+
+    def mended(self, genome: Genome, rng: random.Random | None = None) -> Genome:
+        """Returns a genome changed so that its widths may stand together.
+
+        Args:
+          genome: Any genome; one whose widths may is returned as it is.
+          rng: Draws which of them stay; without it those of activations do.
+        """
+        return self._legality.mended(genome, rng)
 
     def decode(self, genome: Genome) -> Policy:
         """Returns the policy of a genome.
@@ -111,12 +154,12 @@ class GenomeCodec:
         )
 
     def all_genomes(self) -> Iterator[Genome]:
-        """Yields every genome, narrowest first; for tiny spaces."""
-        return itertools.product(*(range(size) for size in self.sizes))
+        """Yields every genome whose widths may stand together; for tiny spaces."""
+        return self._legality.all_genomes()
 
     def random_genome(self, rng: random.Random) -> Genome:
-        """Returns a genome in which every choice is equally likely."""
-        return tuple(rng.randrange(size) for size in self.sizes)
+        """Returns a genome in which every choice is equally likely, then mended."""
+        return self.mended(tuple(rng.randrange(size) for size in self.sizes), rng)
 
     def ladder_genome(self, level: float, rng: random.Random) -> Genome:
         """Returns a genome near a level, 0 for the narrowest and 1 for the widest.
@@ -125,6 +168,7 @@ class GenomeCodec:
         evenly spaced levels spread evenly over the costs. Genomes with independent
         random genes do not: they crowd around the middle.
         """
-        return tuple(
+        genome = tuple(
             min(int(level * (size - 1) + rng.random()), size - 1) for size in self.sizes
         )
+        return self.mended(genome, rng)

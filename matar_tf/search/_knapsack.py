@@ -52,7 +52,8 @@ def budget_ladder(
     Args:
       codec: The codec of the space.
       damages: Of each choice of each gene; see `matar_tf.search._seeding`.
-      cost: What is to be saved, of a genome.
+      cost: What is to be saved, of a genome; of one whose widths may not stand
+        together, that of the mended one.
       pairs: Genes whose choices decide a part of the cost together: one of weights, in
         its first pair only, and one of an activation, in any number of pairs.
       num_rungs: How many budgets between the least and the largest cost, and how many
@@ -60,7 +61,7 @@ def budget_ladder(
     """
     groups = _groups(codec, cost, pairs)
     low = sum(float(one.reach(np.min).min()) for one in groups)
-    high = sum(float(one.reach(np.max).max()) for one in groups)
+    high = sum(float(one.reach(_largest).max()) for one in groups)
     if not high > low:
         return []
     step = (high - low) / _NUM_STEPS
@@ -90,7 +91,8 @@ class _Group:
     Attributes:
       gene: The gene.
       costs: Of its choices, ``[num_choices]``.
-      members: Each other gene with its costs, ``[num_choices, its_num_choices]``.
+      members: Each other gene with its costs, ``[num_choices, its_num_choices]``;
+        infinite where the two may not stand together.
     """
 
     gene: int
@@ -156,6 +158,10 @@ def _groups(
             for a, b in itertools.product(*(range(s - 1) for s in cells.shape)):
                 cells[a, b] = changed((owner, a), (gene, b)) - alone[owner][a]
             cells[:-1, -1] = 0.0
+            for choice, row in enumerate(cells):
+                allowed = codec.allowed(owner, choice, gene)
+                if allowed is not None:
+                    row[[b for b in range(len(row)) if b not in allowed]] = np.inf
             members[owner][gene] = cells
     return [
         _Group(gene=gene, costs=alone[gene], members=tuple(members[gene].items()))
@@ -178,7 +184,8 @@ def _solve(
         traces: list[tuple[Steps, Steps]] = []
         for gene, costs in group.members:
             offsets = (costs[choice] - costs[choice].min()) / step
-            member_steps = np.rint(offsets).astype(np.int64)
+            # Infinite ones are beyond every budget.
+            member_steps = np.rint(np.minimum(offsets, _NUM_STEPS + 1)).astype(np.int64)
             options = np.stack(
                 [
                     _shifted(row, int(one)) + damage
@@ -193,6 +200,10 @@ def _solve(
     return table.min(axis=0), _Solved(
         group=group, best=table.argmin(axis=0), steps=steps, members=tuple(chosen)
     )
+
+
+def _largest(costs: Array, axis: int) -> Array:
+    return np.where(np.isfinite(costs), costs, -np.inf).max(axis=axis)
 
 
 def _shifted(row: Array, number: int) -> Array:

@@ -6,16 +6,18 @@ changes the two counters and nothing else.
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Candidate, Objective, Provenance
-from matar_tf.search._genome import Genome, GenomeCodec
+from matar_tf.search._genome import Genome, GenomeCodec, LegalPairs
 from matar_tf.search._limits import Limit
 from matar_tf.search._nsga2 import Member
 from matar_tf.search._store import EvaluationStore
@@ -81,9 +83,12 @@ class SearchProblem:
       costs: Returns the costs of a policy by name; None where the target gives no
         figure. The names must not depend on the policy.
       violations: Returns one sentence for each constraint of the target that a
-        policy breaks; such a policy is never evaluated and never in the result.
+        policy breaks; such a policy is never in the result, and is evaluated only
+        to learn what one entry's bits do.
       pairs: The entries of a layer's weights and of its input, for each layer: what
         their widths cost is decided by both together.
+      legal_pairs: Widths of such entries that may stand together, where not all may:
+        what `violations` would find, known beforehand.
       seeds: Policies to start from, by name, beside the uniform ones. Those that
         meet the constraints are among the references of the result.
       metric_names: Names of the metrics that the evaluator returns.
@@ -94,8 +99,39 @@ class SearchProblem:
     costs: Callable[[Policy], Mapping[str, float | None]]
     violations: Callable[[Policy], tuple[str, ...]] = _no_violations
     pairs: tuple[tuple[str, str], ...] = ()
+    legal_pairs: LegalPairs = field(
+        default_factory=dict[tuple[str, str], Collection[tuple[int, int]]]
+    )
     seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     metric_names: tuple[str, ...] = ("accuracy", "loss")
+
+    def codec(self) -> GenomeCodec:
+        """Returns the codec of the legal part of the space."""
+        return GenomeCodec(self.space, self.legal_pairs)
+
+
+class Breach(NamedTuple):
+    """What is wrong with a policy.
+
+    Attributes:
+      texts: One sentence for each constraint and limit that it breaks.
+      shortfall: By how much its figures miss their limits, in shares of these.
+    """
+
+    texts: tuple[str, ...]
+    shortfall: float = 0.0
+
+
+def _breach(limits: Iterable[Limit], figures: Mapping[str, float | None]) -> Breach:
+    """Returns the limits that some figures break, and by how much."""
+    texts: list[str] = []
+    shortfall = 0.0
+    for limit in limits:
+        text = limit.violation(figures)
+        if text is not None:
+            texts.append(text)
+            shortfall += limit.shortfall(figures)
+    return Breach(tuple(texts), shortfall)
 
 
 class Ledger:
@@ -104,7 +140,9 @@ class Ledger:
     Attributes:
       codec: The codec of the space.
       entries: Candidate and member of each evaluated genome within the limits.
-      failed: Those of the others.
+      failed: Those of the evaluated ones that break a limit on a metric.
+      lessons: Metrics of the evaluated ones that break a constraint or a limit on a
+        cost.
       num_evaluated: Policies measured in this run.
       num_reused: Policies whose metrics came from the store or the memory.
       memory: Metrics of all policies that this and earlier searches know.
@@ -122,15 +160,18 @@ class Ledger:
         memory: dict[Policy, Mapping[str, float]],
         on_measured: Callable[[], object],
     ) -> None:
-        self.codec = GenomeCodec(problem.space)
+        self.codec = problem.codec()
         self.entries: dict[Genome, tuple[Candidate, Member]] = {}
         self.failed: dict[Genome, tuple[Candidate, Member]] = {}
+        self.lessons: dict[Genome, Mapping[str, float]] = {}
         self.num_evaluated = 0
         self.num_reused = 0
         self._problem = problem
         self._evaluate_many = evaluate_many
         self._objectives = objectives
-        self._limits = limits
+        names = problem.metric_names
+        self._limits = tuple(one for one in limits if one.name in names)
+        self._cost_limits = tuple(one for one in limits if one.name not in names)
         self._digests = {
             "artifact_digest": provenance.artifact_digest,
             "data_digest": provenance.data_digest,
@@ -138,37 +179,62 @@ class Ledger:
         self._store = store
         self.memory = memory
         self._on_measured = on_measured
-        self._broken: dict[Genome, tuple[str, ...]] = {}
+        self._broken: dict[Genome, Breach] = {}
 
     @property
     def num_known(self) -> int:
         """Number of policies whose metrics are known."""
-        return len(self.entries) + len(self.failed)
+        return len(self.entries) + len(self.failed) + len(self.lessons)
 
-    def measure(self, genomes: Sequence[Genome], max_new: int) -> list[Member]:
+    def known(self) -> dict[Genome, Mapping[str, float]]:
+        """Returns the metrics of all evaluated genomes."""
+        both = {**self.entries, **self.failed}
+        metrics = {genome: candidate.metrics for genome, (candidate, _) in both.items()}
+        return {**metrics, **self.lessons}
+
+    def breach(self, policy: Policy) -> Breach:
+        """Returns the constraints and limits on costs that a policy breaks."""
+        texts = self._problem.violations(policy)
+        # What a target does not take has no costs.
+        if texts or not self._cost_limits:
+            return Breach(texts)
+        return _breach(self._cost_limits, self._problem.costs(policy))
+
+    def measure(
+        self,
+        genomes: Sequence[Genome],
+        max_new: int,
+        *,
+        lessons: Collection[Genome] = (),
+        deadline: float = math.inf,
+    ) -> list[Member]:
         """Returns what is known of new genomes: infeasible ones first.
 
         Args:
           genomes: Genomes that were not measured before.
-          max_new: Number of feasible genomes to measure; the others are left out.
-            Infeasible ones are not counted.
+          max_new: Number of genomes to measure; the others are left out. Infeasible
+            ones are neither measured nor counted, but for the lessons.
+          lessons: Those to measure even if they are infeasible, unless no policy is
+            known to be feasible.
+          deadline: Time of `time.monotonic` after which nothing more is measured.
 
         Raises:
           SearchError: If the evaluator or the costs do not return what they must.
         """
         members: list[Member] = []
-        policies: dict[Genome, Policy] = {}
         for genome in genomes:
-            policy = self.codec.decode(genome)
-            broken = self._problem.violations(policy)
-            if broken:
+            broken = self.breach(self.codec.decode(genome))
+            if broken.texts:
                 self._broken[genome] = broken
-                members.append(Member(genome=genome, num_violations=len(broken)))
-            elif len(policies) < max_new:
-                policies[genome] = policy
+                members.append(_infeasible(genome, broken))
+        feasible = {genome for genome in genomes if genome not in self._broken}
+        if feasible or self.entries:
+            feasible |= set(lessons)
+        chosen = [genome for genome in genomes if genome in feasible][:max_new]
+        policies = {genome: self.codec.decode(genome) for genome in chosen}
         metrics: dict[Policy, Mapping[str, float]] = {}
         try:
-            self._collect(list(policies.values()), metrics)
+            self._collect(list(policies.values()), metrics, deadline)
         except KeyboardInterrupt:
             self._enter_all(policies, metrics)  # what has arrived counts
             raise
@@ -186,12 +252,10 @@ class Ledger:
         groups: Counter[str] = Counter()
         nearest: dict[str, tuple[tuple[int, float, int, Genome], str]] = {}
         for genome in tried:
-            broken = self._broken[genome]
-            groups.update({_without_numbers(text) for text in broken})
-            known = self.failed.get(genome)
-            miss = known[1].shortfall if known else 0.0
-            rank = (len(broken), miss, sum(genome), genome)
-            for text in broken:
+            texts, shortfall = self._broken[genome]
+            groups.update({_without_numbers(text) for text in texts})
+            rank = (len(texts), shortfall, sum(genome), genome)
+            for text in texts:
                 group = _without_numbers(text)
                 nearest[group] = min(nearest.get(group, (rank, text)), (rank, text))
         group, count = min(groups.items(), key=lambda item: (-item[1], item[0]))
@@ -205,7 +269,10 @@ class Ledger:
         )
 
     def _collect(
-        self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
+        self,
+        policies: list[Policy],
+        metrics: dict[Policy, Mapping[str, float]],
+        deadline: float,
     ) -> None:
         """Fills in metrics: from memory, from the store, then from the evaluator."""
         self._recall(policies, metrics)
@@ -226,6 +293,8 @@ class Ledger:
             metrics[policy] = checked
             self.num_evaluated += 1
             self._on_measured()
+            if time.monotonic() >= deadline:
+                return
         if waiting:
             raise SearchError(
                 f"Expected metrics for {len(missing)} policies from the evaluator, got "
@@ -271,11 +340,16 @@ class Ledger:
         metrics: Mapping[Policy, Mapping[str, float]],
     ) -> list[Member]:
         # In the order of the genomes, never in that of arrival.
-        return [
-            self._enter(genome, policy, metrics[policy])
-            for genome, policy in policies.items()
-            if policy in metrics
-        ]
+        members: list[Member] = []
+        for genome, policy in policies.items():
+            if policy not in metrics:
+                continue
+            self.memory[policy] = metrics[policy]
+            if genome in self._broken:
+                self.lessons[genome] = metrics[policy]
+            else:
+                members.append(self._enter(genome, policy, metrics[policy]))
+        return members
 
     def _enter(
         self, genome: Genome, policy: Policy, metrics: Mapping[str, float]
@@ -286,15 +360,10 @@ class Ledger:
             metrics=metrics,
             costs=self._problem.costs(policy),
         )
-        self.memory[policy] = metrics
-        broken = [limit.violation(candidate.metrics) for limit in self._limits]
-        texts = tuple(text for text in broken if text is not None)
-        if texts:
-            misses = [limit.shortfall(candidate.metrics) for limit in self._limits]
-            self._broken[genome] = texts
-            member = Member(
-                genome=genome, num_violations=len(texts), shortfall=sum(misses)
-            )
+        broken = _breach(self._limits, candidate.metrics)
+        if broken.texts:
+            self._broken[genome] = broken
+            member = _infeasible(genome, broken)
             self.failed[genome] = candidate, member
             return member
         values = tuple(
@@ -304,6 +373,12 @@ class Ledger:
         member = Member(genome=genome, values=values)
         self.entries[genome] = candidate, member
         return member
+
+
+def _infeasible(genome: Genome, broken: Breach) -> Member:
+    return Member(
+        genome=genome, num_violations=len(broken.texts), shortfall=broken.shortfall
+    )
 
 
 def _without_numbers(text: str) -> str:

@@ -8,7 +8,8 @@ Reference:
   Deviations: a policy that breaks a constraint is never evaluated, so infeasible
   members are ordered by their number of violations, then by how far their metrics
   miss a limit, then by their widths; a genome is proposed only once; widths are
-  ordered, so mutation prefers neighbouring widths.
+  ordered, so mutation prefers neighbouring widths; a child of widths that may not
+  stand together is mended.
 """
 
 from __future__ import annotations
@@ -248,6 +249,7 @@ def generations(
         mutation_prob = min(_MUTATED_GENES / max(len(codec.sizes), 1), 0.5)
     cohort = first_cohort(codec, seeds, population_size, rng)
     seen = set(cohort)
+    num_legal = sum(map(codec.is_legal, seen))
     population: tuple[Ranked, ...] = ()
     planned: list[Genome] | None = None
 
@@ -257,9 +259,9 @@ def generations(
         """Returns children; random genomes in the place of doubles."""
         children: dict[Genome, None] = {}
         for _ in range(_ATTEMPTS_PER_CHILD * number):
-            if len(children) == min(number, codec.num_genomes - len(seen)):
+            if len(children) == min(number, codec.num_genomes - num_legal):
                 break
-            child = _breed(population, codec.sizes, crossover_prob, mutation_prob, rng)
+            child = _breed(population, codec, crossover_prob, mutation_prob, rng)
             if child in seen or child in children or child in avoid:
                 child = codec.random_genome(rng)
             if child not in seen and child not in avoid:
@@ -278,11 +280,12 @@ def generations(
         if not cohort:
             cohort = guide.propose(population, breed, population_size)
         seen.update(cohort)
+        num_legal += sum(map(codec.is_legal, cohort))
 
 
 def _breed(
     population: Sequence[Ranked],
-    sizes: Sequence[int],
+    codec: GenomeCodec,
     crossover_prob: float,
     mutation_prob: float,
     rng: random.Random,
@@ -290,7 +293,7 @@ def _breed(
     child = tournament(population, rng).genome
     if rng.random() < crossover_prob:
         child = crossover(child, tournament(population, rng).genome, rng)
-    return mutate(child, sizes, mutation_prob, rng)
+    return codec.mended(mutate(child, codec.sizes, mutation_prob, rng), rng)
 
 
 def _other_choice(gene: int, size: int, rng: random.Random) -> int:

@@ -7,6 +7,7 @@ steps with metrics from the store until it comes to something new.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -28,7 +29,6 @@ from matar_tf.results import (
 )
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._ledger import BatchEvaluator, Ledger, SearchProblem
-from matar_tf.search._limits import Limit
 from matar_tf.search._nsga2 import Member, generations
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
@@ -82,22 +82,17 @@ def search(
             f"Expected the seed of the options ({options.seed}) in the provenance, "
             f"got {provenance.seed}; give both the same."
         )
-    on_metrics = tuple(
-        limit for limit in options.limits if limit.name in problem.metric_names
-    )
-    on_costs = tuple(limit for limit in options.limits if limit not in on_metrics)
     check_request(problem, options)
-    problem = _limited(problem, on_costs)
     named = _named_genomes(problem)
     memory = {} if memory is None else memory
-    total = min(options.max_evaluations, problem.space.num_policies)
+    total = min(options.max_evaluations, problem.codec().num_genomes)
     # The parts of tqdm that are typed are not the ones used here.
     with cast("Any", tqdm)(total=total, unit="policy", disable=not progress) as bar:
         ledger = Ledger(
             problem,
             evaluate_many,
             objectives=options.objectives,
-            limits=on_metrics,
+            limits=options.limits,
             provenance=provenance,
             store=store,
             memory=memory,
@@ -107,7 +102,7 @@ def search(
         try:
             stop_reason = _explore(problem, ledger, diary, named, options, surrogate)
         except KeyboardInterrupt:
-            if not ledger.num_known:
+            if not ledger.entries:
                 raise
             diary.close_generation()
             stop_reason = StopReason.INTERRUPTED
@@ -137,9 +132,10 @@ def check_request(problem: SearchProblem, options: SearchOptions) -> None:
       SearchError: If one of them is not there, or the target has no figure for it.
     """
     _named_genomes(problem)
-    codec = GenomeCodec(problem.space)
+    codec = problem.codec()
     # Any policy will do: names do not depend on it.
-    costs = problem.costs(codec.decode(tuple(size - 1 for size in codec.sizes)))
+    widest = codec.mended(tuple(size - 1 for size in codec.sizes))
+    costs = problem.costs(codec.decode(widest))
     _check_objectives(problem, options.objectives, costs)
     figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
     for limit in options.limits:
@@ -155,22 +151,9 @@ def search_order(problems: Sequence[SearchProblem]) -> list[int]:
     """
 
     def key(index: int) -> tuple[int, str]:
-        return problems[index].space.num_policies, problems[index].target
+        return problems[index].codec().num_genomes, problems[index].target
 
     return sorted(range(len(problems)), key=key)
-
-
-def _limited(problem: SearchProblem, limits: tuple[Limit, ...]) -> SearchProblem:
-    """Returns the problem with limits on costs among its constraints."""
-    if not limits:
-        return problem
-
-    def violations(policy: Policy) -> tuple[str, ...]:
-        costs = problem.costs(policy)
-        found = [limit.violation(costs) for limit in limits]
-        return (*problem.violations(policy), *(one for one in found if one is not None))
-
-    return replace(problem, violations=violations)
 
 
 class _Diary:
@@ -190,6 +173,7 @@ class _Diary:
         self._metric = objectives[self._metric_index]
         self._bar = bar
         self._num_seen = 0
+        self._num_known = 0
         self._front: list[Values] = []
         self._rows: list[tuple[int, int, list[Values]]] = []
         self._best_front: list[Values] = []
@@ -199,6 +183,8 @@ class _Diary:
         """Takes in what the ledger has learned since the last call."""
         members = [member for _, member in self._ledger.entries.values()]
         points = self._front + [one.values for one in members[self._num_seen :]]
+        num_new = self._ledger.num_known - self._num_known
+        self._num_known = self._ledger.num_known
         self._num_seen = len(members)
         self._front = [points[index] for index in pareto_front(points)]
         counts = self._ledger.num_evaluated, self._ledger.num_reused
@@ -209,7 +195,7 @@ class _Diary:
         ):
             self._best_front = self._front
             self.num_idle = 0
-        else:
+        elif num_new:  # what measures nothing cannot gain anything
             self.num_idle += 1
         if self._front:
             row = self._row(len(self._rows) - 1, self._front)
@@ -283,12 +269,19 @@ def _explore(
             guide=scout,
         )
         patience = options.patience
-    start = time.monotonic()
+    minutes = math.inf if options.max_minutes is None else options.max_minutes
+    deadline = time.monotonic() + 60.0 * minutes
+    lessons = frozenset[Genome]() if scout is None else scout.lessons
     num_seen = num_barren = 0
     cohort = next(proposals)
     while True:
         num_known = ledger.num_known
-        members = ledger.measure(cohort, options.max_evaluations - num_known)
+        members = ledger.measure(
+            cohort,
+            options.max_evaluations - num_known,
+            lessons=lessons,
+            deadline=deadline,
+        )
         num_seen += len(members)
         num_barren = 0 if ledger.num_known > num_known else num_barren + 1
         diary.close_generation()
@@ -296,8 +289,7 @@ def _explore(
             return StopReason.ENUMERATED
         if ledger.num_known == options.max_evaluations:
             return StopReason.MAX_EVALUATIONS
-        minutes = (time.monotonic() - start) / 60.0
-        if options.max_minutes is not None and minutes >= options.max_minutes:
+        if time.monotonic() >= deadline:
             return StopReason.MAX_MINUTES
         if patience is not None and ledger.entries and diary.num_idle >= patience:
             return StopReason.PATIENCE
@@ -313,15 +305,16 @@ def _explore(
 def _enumeration(
     codec: GenomeCodec, seeds: Iterable[Genome], size: int
 ) -> Generator[list[Genome], Sequence[Member], None]:
-    """Yields all genomes in cohorts, the seeds first."""
-    genomes = list(dict.fromkeys([*seeds, *codec.all_genomes()]))
+    """Yields all legal genomes in cohorts, the seeds first."""
+    legal = filter(codec.is_legal, seeds)
+    genomes = list(dict.fromkeys([*legal, *codec.all_genomes()]))
     for start in range(0, len(genomes), size):
         yield genomes[start : start + size]
 
 
 def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
     """Returns the genomes to start from: seeds, then uniform policies, no doubles."""
-    space, codec = problem.space, GenomeCodec(problem.space)
+    space, codec = problem.space, problem.codec()
     # Equal widths come first: they are the references that people ask for.
     uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
     for name in problem.seeds:

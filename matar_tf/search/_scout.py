@@ -45,6 +45,10 @@ class Scout:
       ledger: What was measured so far.
       options: The settings of the search.
       surrogate: Makes the guess of metrics from those measured.
+
+    Attributes:
+      lessons: Genomes that tell what each entry's bits do alone: to measure even
+        where the target does not take them, or they break a limit.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Scout:
         self._taught = tuple(ledger.memory)
         self._is_taught = len(self._taught) >= MIN_SAMPLES
         is_metric = [one.name in problem.metric_names for one in options.objectives]
+        self.lessons: frozenset[Genome] = frozenset()
         self._metrics = [index for index, one in enumerate(is_metric) if one]
         self._costs = [index for index, one in enumerate(is_metric) if not one]
 
@@ -86,7 +91,9 @@ class Scout:
         if not self._options.sensitivity:
             return list(named.values())
         limit = self._options.max_evaluations // _SENSITIVITY_SHARE
-        return [*named.values(), *sensitivity_genomes(codec, limit)]
+        alone = sensitivity_genomes(codec, limit)
+        self.lessons = frozenset(alone)
+        return [*named.values(), *alone]
 
     def plan(self) -> list[Genome]:
         """Returns what a sum of damages makes best, for each cost objective.
@@ -95,14 +102,14 @@ class Scout:
         """
         if not self._options.sensitivity:
             return []
-        known = {**self._ledger.entries, **self._ledger.failed}
+        known = self._ledger.known()
         # The loss tells small damages apart, the accuracy of few samples does not.
         damage = Objective(name="loss")
-        if any(damage.name not in candidate.metrics for candidate, _ in known.values()):
+        if any(damage.name not in metrics for metrics in known.values()):
             damage = self._options.objectives[self._metrics[0]]
         values = {
-            genome: damage.to_minimized(candidate.metrics[damage.name])
-            for genome, (candidate, _) in known.items()
+            genome: damage.to_minimized(metrics[damage.name])
+            for genome, metrics in known.items()
         }
         codec = self._ledger.codec
         damages = interpolate_damages(codec, values)
@@ -123,7 +130,7 @@ class Scout:
             rungs = _num_rungs(number - len(solved))
             if rungs:
                 found += greedy_ladder(codec, damages, cost, rungs)
-        return found
+        return [codec.mended(genome) for genome in found]
 
     def propose(
         self, population: Sequence[Ranked], breed: Breeder, size: int
@@ -172,7 +179,7 @@ class Scout:
         feasible = [
             genome
             for genome, policy in policies.items()
-            if not self._problem.violations(policy)
+            if not self._ledger.breach(policy).texts
         ]
         if not feasible:
             return []
@@ -229,7 +236,9 @@ class Scout:
         return tuple(values)
 
     def _cost(self, objective: Objective, genome: Genome) -> float:
-        costs = self._problem.costs(self._ledger.codec.decode(genome))
+        """Returns a cost of a genome, mended if its widths may not stand together."""
+        codec = self._ledger.codec
+        costs = self._problem.costs(codec.decode(codec.mended(genome)))
         cost = costs[objective.name]
         # That there is a figure was checked before anything was measured.
         return objective.to_minimized(0.0 if cost is None else cost)

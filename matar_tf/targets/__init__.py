@@ -2,19 +2,16 @@
 
 A target is a TOML file that a hardware person can edit; nothing in it is executed.
 `load_target` reads one strictly, `check_policy` names every limit that a policy
-breaks, `legal_space` keeps the widths that a target can run.
+breaks, `legal_space` keeps the widths that a target can run, `legal_pairs` says which
+of them may stand together.
 """
 
 from __future__ import annotations
 
 from matar_tf.targets._compute import TableCompute
-from matar_tf.targets._constraints import (
-    CONSTRAINTS,
-    Violation,
-    check_policy,
-    legal_space,
-)
+from matar_tf.targets._constraints import CONSTRAINTS, Violation, check_policy
 from matar_tf.targets._fields import MULTIPLY_KINDS
+from matar_tf.targets._legal_space import legal_pairs, legal_space
 from matar_tf.targets._loader import list_targets, load_target
 from matar_tf.targets._page import describe_catalogue, describe_target
 from matar_tf.targets._schema import target_json_schema
@@ -32,6 +29,7 @@ __all__ = [
     "check_policy",
     "describe_catalogue",
     "describe_target",
+    "legal_pairs",
     "legal_space",
     "list_targets",
     "load_target",

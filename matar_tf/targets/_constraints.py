@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from matar_tf.errors import TargetError
-from matar_tf.policy import MAX_BITS, Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.targets._compute import TableCompute
 from matar_tf.targets._sections import ArrayOps
 from matar_tf.targets._target import Target
@@ -26,7 +25,7 @@ from matar_tf.targets.memory import (
 )
 from matar_tf.workload import LayerWorkload, OpKind, Workload
 
-__all__ = ["CONSTRAINTS", "Violation", "check_policy", "legal_space"]
+__all__ = ["CONSTRAINTS", "Violation", "check_policy", "is_measured", "names_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +139,7 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
         return
     entry, bits = site.inputs[0]
     kind = site.layer.kind
-    if target.takes(kind, site.weight_bits, bits) and not _is_measured(
+    if target.takes(kind, site.weight_bits, bits) and not is_measured(
         site.names, kind, site.weight_bits, bits, target
     ):
         yield _violation(
@@ -217,7 +216,7 @@ def check_policy(
             ),
             output=(workload.tensors[layer.output].activation, bits[layer.output]),
             output_is_read=layer.output in read,
-            names=_names_of(layer, workload),
+            names=names_of(layer, workload),
         )
         for constraint in _LAYER_CONSTRAINTS:
             found.extend(constraint(site, target))
@@ -226,123 +225,14 @@ def check_policy(
     return tuple(found)
 
 
-def legal_space(space: PolicySpace, workload: Workload, target: Target) -> PolicySpace:
-    """Returns the space with the widths that a target can take for each entry.
-
-    A width stays if every layer that it concerns takes it together with some
-    remaining width of the layer's other operand. So each remaining width is of use,
-    but not all their combinations need to be: pairs are checked by `check_policy`.
-
-    Args:
-      space: The space of the network.
-      workload: The network.
-      target: The target.
-
-    Raises:
-      TargetError: If the target does not support a kind of layer, or no width
-        remains for an entry.
-      PolicyError: If space and workload do not have the same entries.
-    """
-    check_entries(workload, space.weights, space.activations, "policy space")
-    weights = {name: set(widths) for name, widths in space.weights.items()}
-    tensors = {name: set(widths) for name, widths in space.activations.items()}
-    for layer in workload.layers:
-        _restrict_widths(layer, workload, target, weights, tensors)
-    while True:
-        before = sum(map(len, (*weights.values(), *tensors.values())))
-        for layer in workload.layers:
-            if layer.weights is not None:
-                _restrict_pairs(layer, workload, target, weights, tensors)
-        if sum(map(len, (*weights.values(), *tensors.values()))) == before:
-            break
-    return PolicySpace(
-        weights={name: tuple(sorted(weights[name])) for name in space.weights},
-        activations={name: tuple(sorted(tensors[name])) for name in space.activations},
-    )
-
-
-def _restrict_widths(
-    layer: LayerWorkload,
-    workload: Workload,
-    target: Target,
-    weights: Mapping[str, set[int]],
-    tensors: Mapping[str, set[int]],
-) -> None:
-    """Removes, in place, the widths that a layer takes for none of its operands."""
-    kind = layer.kind
-    if not target.ops_for(kind):
-        raise TargetError(
-            f"Target {target.name!r} does not run layer {layer.name!r} of kind "
-            f"{kind.value!r}; list the kind under [[ops]], if need be with unit 'cpu'."
-        )
-    operands = [
-        *((name, target.activation_bits_for(kind)) for name in layer.inputs),
-        (layer.output, target.activation_bits),
-    ]
-    for name, allowed in operands:
-        entry = workload.tensors[name].activation
-        what = f"activation entry {entry!r}" if entry else f"tensor {name!r}"
-        widths = tensors[entry] if entry else {MAX_BITS}
-        _keep(widths, widths & allowed, target, layer, what)
-    if layer.weights is not None:
-        widths = weights[layer.weights]
-        kept = widths & target.weight_bits_for(kind)
-        _keep(widths, kept, target, layer, f"weight entry {layer.weights!r}")
-
-
-def _restrict_pairs(
-    layer: LayerWorkload,
-    workload: Workload,
-    target: Target,
-    weights: Mapping[str, set[int]],
-    tensors: Mapping[str, set[int]],
-) -> None:
-    """Removes, in place, the widths that fit no width of the layer's other operand."""
-    entry = workload.tensors[layer.inputs[0]].activation
-    input_widths = tensors[entry] if entry else {MAX_BITS}
-    weight_widths = weights[layer.weights] if layer.weights else set[int]()
-    taken = [
-        (weight_bits, bits)
-        for weight_bits in sorted(weight_widths)
-        for bits in sorted(input_widths)
-        if target.takes(layer.kind, weight_bits, bits)
-    ]
-    names = _names_of(layer, workload)
-    pairs = [pair for pair in taken if _is_measured(names, layer.kind, *pair, target)]
-    if taken and not pairs:
-        raise TargetError(
-            f"Expected a row for layer {names[0]!r} or for its shape {names[1]!r} with "
-            f"weight and input bits among {taken} in the latency table of target "
-            f"{target.name!r}, got none; add one."
-        )
-    what = f"tensor {layer.inputs[0]!r} beside the weights"
-    _keep(input_widths, {bits for _, bits in pairs}, target, layer, what)
-    what = f"weight entry {layer.weights!r} beside the input"
-    _keep(weight_widths, {bits for bits, _ in pairs}, target, layer, what)
-
-
-def _keep(
-    widths: set[int], kept: set[int], target: Target, layer: LayerWorkload, what: str
-) -> None:
-    if not kept:
-        raise TargetError(
-            f"Target {target.name!r} takes none of the {sorted(widths)} bits that the "
-            f"{what} may have at layer {layer.name!r} of kind {layer.kind.value!r}: it "
-            f"takes weights of {sorted(target.weight_bits_for(layer.kind))} and inputs "
-            f"of {sorted(target.activation_bits_for(layer.kind))} bits. Free the "
-            "entry, or add the width to the target."
-        )
-    widths &= kept
-
-
-def _names_of(layer: LayerWorkload, workload: Workload) -> tuple[str, str]:
+def names_of(layer: LayerWorkload, workload: Workload) -> tuple[str, str]:
     """Returns what the rows of a latency table may call a layer: name and shape."""
     tensors = workload.tensors
     source = tensors[layer.inputs[0]].shape if layer.inputs else ()
     return layer.name, layer_shape(layer, source, tensors[layer.output].shape)
 
 
-def _is_measured(
+def is_measured(
     names: tuple[str, str],
     kind: OpKind,
     weight_bits: int | None,
