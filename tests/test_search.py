@@ -1106,6 +1106,19 @@ class TestSearchOptions:
         result = run(evaluate_many=evaluate_in_turn(flat), patience=None)
         assert result.stop_reason is StopReason.MAX_EVALUATIONS
 
+    def test_time_is_up_within_a_cohort(self, monkeypatch):
+        clock = [0.0]
+        monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+        def slow(policy):
+            clock[0] += 1.0
+            return toy_metrics(policy)
+
+        result = run(evaluate_many=evaluate_in_turn(slow), max_minutes=0.1)
+        assert result.stop_reason is StopReason.MAX_MINUTES
+        assert result.num_evaluated == 6  # seconds
+        assert result.front
+
     def test_search_ends_when_no_new_policy_can_be_found(self, monkeypatch):
         monkeypatch.setattr("matar_tf.search._nsga2._ATTEMPTS_PER_CHILD", 0)
         result = run(sensitivity=False)

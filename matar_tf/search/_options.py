@@ -38,9 +38,9 @@ class SearchOptions:
         from the best sums of that; see `matar_tf.search._seeding` and `_knapsack`.
       oversampling: Number of children bred for each that is measured, at least;
         `matar_tf.search._surrogate` picks among them. 1 for a search without it.
-      max_minutes: Time after which the search stops at the end of a cohort, by the
-        clock of this machine, so that its front is not the same everywhere; None for
-        no limit.
+      max_minutes: Time after which the search measures nothing more, by the clock of
+        this machine, so that its front is not the same everywhere; None for no limit.
+        A policy that is being measured is measured to its end.
       patience: Number of cohorts, measured one after the other, without a gain in
         hypervolume after which the search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.

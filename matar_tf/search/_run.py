@@ -98,7 +98,9 @@ def search(
             memory=memory,
             on_measured=bar.update,
         )
-        diary = _Diary(ledger, options.objectives, problem.metric_names, bar)
+        minutes = math.inf if options.max_minutes is None else options.max_minutes
+        deadline = time.monotonic() + 60.0 * minutes
+        diary = _Diary(ledger, options.objectives, problem.metric_names, bar, deadline)
         try:
             stop_reason = _explore(problem, ledger, diary, named, options, surrogate)
         except KeyboardInterrupt:
@@ -165,7 +167,9 @@ class _Diary:
         objectives: tuple[Objective, ...],
         metric_names: tuple[str, ...],
         bar: Any,
+        deadline: float,
     ) -> None:
+        self.deadline = deadline
         self._ledger = ledger
         self._metric_index = next(
             i for i, one in enumerate(objectives) if one.name in metric_names
@@ -199,12 +203,14 @@ class _Diary:
             self.num_idle += 1
         if self._front:
             row = self._row(len(self._rows) - 1, self._front)
+            left = (self.deadline - time.monotonic()) / 60.0
             self._bar.set_postfix(
                 generation=row.generation,
                 evaluated=row.num_evaluated,
                 reused=row.num_reused,
                 hypervolume=f"{row.hypervolume:.4f}",
                 **{self._metric.name: f"{row.best_metric:.4f}"},
+                **({"minutes_left": f"{left:.1f}"} if math.isfinite(left) else {}),
             )
 
     def history(self) -> tuple[Generation, ...]:
@@ -269,8 +275,6 @@ def _explore(
             guide=scout,
         )
         patience = options.patience
-    minutes = math.inf if options.max_minutes is None else options.max_minutes
-    deadline = time.monotonic() + 60.0 * minutes
     lessons = frozenset[Genome]() if scout is None else scout.lessons
     num_seen = num_barren = 0
     cohort = next(proposals)
@@ -280,7 +284,7 @@ def _explore(
             cohort,
             options.max_evaluations - num_known,
             lessons=lessons,
-            deadline=deadline,
+            deadline=diary.deadline,
         )
         num_seen += len(members)
         num_barren = 0 if ledger.num_known > num_known else num_barren + 1
@@ -289,7 +293,7 @@ def _explore(
             return StopReason.ENUMERATED
         if ledger.num_known == options.max_evaluations:
             return StopReason.MAX_EVALUATIONS
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= diary.deadline:
             return StopReason.MAX_MINUTES
         if patience is not None and ledger.entries and diary.num_idle >= patience:
             return StopReason.PATIENCE
