@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from matar_tf.errors import PolicyError
-from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
+from matar_tf.policy import ALL_BITS, Policy, PolicySpace, parse_uniform_name
 
 __all__ = [
     "BandSampler",
@@ -42,9 +42,18 @@ class IndependentSampler:
     Attributes:
       bits: Widths to draw from, such as ``(2, 4, 8)``; an entry that allows none of
         them draws from all of its own. Empty for all.
+
+    Raises:
+      PolicyError: If a width is none of 2..8.
     """
 
     bits: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not set(self.bits) <= set(ALL_BITS):
+            raise PolicyError(
+                f"Expected widths in {list(ALL_BITS)}, got {list(self.bits)}."
+            )
 
     def __call__(self, space: PolicySpace, rng: np.random.Generator) -> Policy:
         """Returns the next policy."""
@@ -161,8 +170,8 @@ class MixtureSampler:
     def __post_init__(self) -> None:
         if (
             len(self.samplers) != len(self.probs)
-            or abs(sum(self.probs) - 1.0) > 1e-6
-            or min(self.probs) < 0
+            or not abs(sum(self.probs) - 1.0) <= 1e-6
+            or not min(self.probs, default=-1.0) >= 0
         ):
             raise PolicyError(
                 f"Expected one probability for each of {len(self.samplers)} samplers, "

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _DEFAULT_METHOD = Method()
+_FEW_BATCHES = 50
 
 
 def _mixture(*uniform: str) -> MixtureSampler:
@@ -85,7 +86,7 @@ class RecipeConfig:
 
 
 def quick(config: RecipeConfig) -> RecipeConfig:
-    """Returns the smoke run of a recipe: one epoch of each kind."""
+    """Returns the smoke run of a recipe: one epoch of each kind, few statistics."""
 
     def short(schedule: Schedule) -> Schedule:
         return replace(schedule, epochs=1, warmup_epochs=0)
@@ -94,6 +95,9 @@ def quick(config: RecipeConfig) -> RecipeConfig:
         config,
         float_schedule=config.float_schedule and short(config.float_schedule),
         multi_bit_schedule=short(config.multi_bit_schedule),
+        method=replace(
+            config.method, reestimation=min(config.method.reestimation, _FEW_BATCHES)
+        ),
     )
 
 

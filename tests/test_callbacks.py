@@ -73,6 +73,29 @@ class Recorder(keras.callbacks.Callback):
 
 
 class TestPolicyRandomizer:
+    def test_weights_that_are_restored_or_saved_are_under_the_fixed_policy(
+        self, model, tmp_path
+    ):
+        fixed = get_policy_space(model).named("w4a4")
+        path = tmp_path / "best.h5"
+        fit(
+            model,
+            PolicyRandomizer(IndependentSampler(), evaluation_policy=fixed),
+            keras.callbacks.ModelCheckpoint(str(path), monitor="loss"),
+            keras.callbacks.EarlyStopping("loss", restore_best_weights=True),
+            epochs=2,
+        )
+        assert get_policy(model) == fixed
+        assert get_policy(keras.models.load_model(path)) == fixed
+
+    @pytest.mark.parametrize(
+        ("sampler", "seed", "message"),
+        [("w4a4", 0, "'w4a4'"), (UniformSampler(), -1, "got -1")],
+    )
+    def test_refuses(self, sampler, seed, message):
+        with pytest.raises(ModelError, match=message):
+            PolicyRandomizer(sampler, seed=seed)
+
     def test_every_batch_is_trained_under_a_new_policy(self, model):
         randomizer, recorder = PolicyRandomizer(IndependentSampler()), Recorder()
         fit(model, randomizer, recorder, epochs=2)
@@ -313,7 +336,7 @@ class TestPolicyMetrics:
             def on_epoch_end(self, epoch, logs=None):
                 recorder.events.append(("after", get_policy(self.model)))
 
-        fit(model, randomizer, recorder, metrics, After())
+        fit(model, recorder, metrics, After(), randomizer)
         assert recorder.of("after") == policies_of(randomizer)[-1:]
 
     def test_evaluates_every_so_many_epochs(self, model):

@@ -21,6 +21,7 @@ from matar_tf.keras import (
     get_policy_space,
     graph,
     keras,
+    package,
     policy_space,
     quantize_model,
     set_policy,
@@ -491,6 +492,10 @@ class TestBadModels:
         with pytest.raises(ModelError, match=message):
             quantize_model(make())
 
+    def test_a_context_of_fewer_entries_than_none(self) -> None:
+        with pytest.raises(ModelError, match="norm_context of at least 0, got -1"):
+            quantize_model(keras_model((4,), L.Dense(2)), norm_context=-1)
+
     def test_a_keras_3_model(self) -> None:
         code = (
             "import warnings; warnings.simplefilter('ignore')\n"
@@ -521,6 +526,8 @@ class TestBadModels:
         calibrate(model, np.ones((2, 7, 9, 3), np.float32))
         with pytest.raises(DataError, match="batch"):
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
+        with pytest.raises(ModelError, match=r"got \(None, None, None, 3\)"):
+            package(model)
 
     def test_a_global_policy_of_mixed_precision(self) -> None:
         model = build_net("dense")

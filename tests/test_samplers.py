@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import numpy as np
@@ -79,6 +80,11 @@ class TestIndependentSampler:
         pairs = Counter((p.weights["a"], p.activations["x"]) for p in policies)
         assert len(pairs) == 9
         assert min(pairs.values()) > 60
+
+    @pytest.mark.parametrize("bits", [(1, 2), (8, 16)])
+    def test_refuses_widths_that_no_space_has(self, bits):
+        with pytest.raises(PolicyError, match=r"in \[2, 3, 4, 5, 6, 7, 8\], got"):
+            IndependentSampler(bits=bits)
 
     def test_draws_only_the_given_widths_where_allowed(self):
         policies = draw_policies(SPACE, IndependentSampler(bits=(3, 4)), 300, seed=0)
@@ -204,7 +210,7 @@ class TestMixtureSampler:
         assert sum(powers) == pytest.approx(200, abs=65)
 
     @pytest.mark.parametrize(
-        "probs", [(1.0,), (0.5, 0.6), (0.3, 0.3, 0.4), (-0.5, 1.5)]
+        "probs", [(1.0,), (0.5, 0.6), (0.3, 0.3, 0.4), (-0.5, 1.5), (math.nan, 0.5)]
     )
     def test_refuses_probabilities_that_are_none(self, probs):
         with pytest.raises(PolicyError, match="one probability for each of 2"):

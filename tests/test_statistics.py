@@ -225,6 +225,36 @@ class TestReestimation:
         with pytest.raises(DataError, match="at least one policy"):
             reestimate_batch_norm(build(), samples, **arguments)
 
+    @pytest.mark.parametrize(
+        "samples",
+        [X[:, :5], X[0], "images", tf.data.Dataset.from_tensor_slices(X).batch(8)],
+        ids=["size", "one", "text", "dataset"],
+    )
+    def test_refuses_what_is_no_array_of_samples(self, samples: Any) -> None:
+        model = build()
+        set_policy(model, "w3a3")
+        with pytest.raises(DataError, match=r"shape \(None, 6, 6, 2\) as one array"):
+            reestimate_batch_norm(model, samples)
+
+    def test_takes_a_tensor(self) -> None:
+        rows: list[np.ndarray] = []
+        for samples in (X, tf.constant(X)):
+            model = build()
+            policies = [get_policy_space(model).widest()]
+            reestimate_batch_norm(model, samples, policies=policies)
+            rows.append(norm_of(model).moving_mean.numpy())
+        np.testing.assert_array_equal(*rows)
+
+    def test_a_failure_leaves_the_policy_in_force(self) -> None:
+        def fails(batch: Any, number: int) -> Any:
+            raise RuntimeError
+
+        model = build()
+        set_policy(model, "w3a3")
+        with pytest.raises(RuntimeError):
+            reestimate_batch_norm(model, X, transform=fails)
+        assert get_policy(model) == get_policy_space(model).named("w3a3")
+
 
 class TestKurtosis:
     @pytest.mark.parametrize(

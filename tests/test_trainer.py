@@ -245,6 +245,35 @@ def test_a_step_sums_what_is_drawn_for_it(draws: int, names: list[str]) -> None:
     assert randomizer.history == [(0, 0, space.named(name)) for name in names[1:]]
 
 
+def test_without_draws_all_passes_are_of_the_policy_in_force() -> None:
+    _, model = fresh()
+    set_policy(model, "w3a3")
+    expected = gradient(model, lambda logits: 3.0 * CROSS_ENTROPY(Y, logits))
+    _, other = fresh()
+    trainer = MultiBitTrainer(other, draws=3)
+    trainer.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    # What an earlier training drew is of no interest.
+    randomizer = PolicyRandomizer(UniformSampler(names=("w8a8",)))
+    randomizer.set_model(trainer)
+    randomizer.on_train_batch_begin(0)
+    randomizer.on_train_end()
+    set_policy(other, "w3a3")
+    before = [weight.numpy() for weight in other.trainable_weights]
+    trainer.train_on_batch(X, Y)
+    after = [weight.numpy() for weight in other.trainable_weights]
+    assert_close([a - b for a, b in zip(before, after, strict=True)], expected)
+
+
+def test_rates_of_steps_and_averaged_weights_exclude_each_other() -> None:
+    _, model = fresh()
+    averaging = keras.optimizers.SGD(1.0, use_ema=True)
+    MultiBitTrainer(model).compile(averaging, CROSS_ENTROPY)
+    slow = MultiBitTrainer(model, step_rates={2: 0.1})
+    slow.compile(keras.optimizers.SGD(1.0), CROSS_ENTROPY)
+    with pytest.raises(ModelError, match="use_ema"):
+        slow.compile(averaging, CROSS_ENTROPY)
+
+
 def test_a_model_of_one_policy_takes_one_pass() -> None:
     network, _ = fresh()
     space = policy_space(network)

@@ -302,6 +302,7 @@ class TestMethod:
             {"sandwich": ("narrowest",)},
             {"draws": 2},
             {"kurtosis": 1.0},
+            {"step_rates": tuple((bits, 0.0) for bits in range(2, 9))},
             {"reestimation": 3},
         ],
         ids=lambda changes: ",".join(changes),
@@ -354,6 +355,21 @@ class TestMethod:
             )
         ]
         assert lengths == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("distillation", 1.5),
+            ("temperature", 0.0),
+            ("draws", 0),
+            ("norm_context", -1),
+            ("kurtosis", -0.1),
+            ("reestimation", -1),
+        ],
+    )
+    def test_refuses_fields_out_of_range(self, field, value):
+        with pytest.raises(ModelError, match=f"got .*{value}"):
+            Method(**{field: value})
 
     def test_unknown_teacher(self):
         with pytest.raises(ModelError, match="float or sandwich"):

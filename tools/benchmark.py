@@ -30,7 +30,12 @@ _ARTIFACT = flags.DEFINE_string(
     "Artifact, directory or .matar file; core: with its Keras network; targets: to "
     "compare the Ethos-U models with Vela.",
 )
-_DATA = flags.DEFINE_string("data", "digits", "Data that the artifact was trained on.")
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "Data that the artifact was trained on, default digits; training: of the recipe, "
+    "default random images of CIFAR-10's size, since no time depends on their values.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
@@ -81,7 +86,7 @@ def _core() -> Iterator[Bar]:
 
     yield from measure_core(
         _required_artifact("core"),
-        _DATA.value,
+        _DATA.value or "digits",
         seed=_SEED.value,
         num_policies=_POLICIES.value,
     )
@@ -122,14 +127,14 @@ def _search() -> Iterator[Bar]:
 
     yield from measure_search(
         _required_artifact("search"),
-        _DATA.value,
+        _DATA.value or "digits",
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
         store_path=_STORE.value,
     )
     yield from measure_workers(
         _required_artifact("search"),
-        _DATA.value,
+        _DATA.value or "digits",
         num_samples=min(_NUM_SAMPLES.value, _MAX_WORKER_SAMPLES),
         seed=_SEED.value,
     )
@@ -140,7 +145,7 @@ def _luck() -> Iterator[Bar]:
 
     yield from measure_luck(
         _required_artifact("luck"),
-        _DATA.value,
+        _DATA.value or "digits",
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
     )
@@ -151,7 +156,7 @@ def _memory() -> Iterator[Bar]:
 
     yield from measure_memory(
         _required_artifact("memory"),
-        _DATA.value,
+        _DATA.value or "digits",
         num_samples=_NUM_SAMPLES.value,
         num_evaluations=_EVALUATIONS.value,
     )

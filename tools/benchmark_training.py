@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from matar_tf import keras as matar
-from matar_tf.data import load_data
+from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tfmot
 from recipes.common import load_recipe
 from tools.bars import Bar
@@ -17,14 +19,24 @@ __all__ = ["measure_training"]
 
 _NUM_ROUNDS = 40
 _NUM_TARGETS = 5
+_IMAGE_SHAPE = 32, 32, 3
+_NUM_CLASSES = 10
+_NUM_IMAGES = 50_000
 
 
-def measure_training(recipe: str, data_spec: str, *, seed: int) -> Iterator[Bar]:
-    """Yields the bars of training a recipe's network."""
+def measure_training(recipe: str, data_spec: str | None, *, seed: int) -> Iterator[Bar]:
+    """Yields the bars of training a recipe's network.
+
+    Args:
+      recipe: Name of the recipe.
+      data_spec: Its data; None for random images of CIFAR-10's size and number.
+      seed: Of everything random.
+    """
     config = load_recipe(recipe)
-    data = load_data(data_spec)
-    x, y = data.training()
     batch_size = config.multi_bit_schedule.batch_size
+    data = load_data(data_spec) if data_spec else _random_images(batch_size, seed)
+    x, y = data.training()
+    num_samples = len(x) if data_spec else _NUM_IMAGES
     batch = x[:batch_size], y[:batch_size]
     network = matar.train_float(config.build_model, data, None, seed=seed)
     shared = matar.quantize_model(network)
@@ -54,7 +66,7 @@ def measure_training(recipe: str, data_spec: str, *, seed: int) -> Iterator[Bar]
         limit="at most 1.1",
         held=ratio <= 1.1,
     )
-    num_steps = config.multi_bit_schedule.epochs * -(-len(x) // batch_size)
+    num_steps = config.multi_bit_schedule.epochs * -(-num_samples // batch_size)
     shared_minutes = num_steps * seconds["recipe"] / 60.0
     others = _NUM_TARGETS * num_steps * seconds["dedicated"] / 60.0
     yield Bar(
@@ -63,6 +75,20 @@ def measure_training(recipe: str, data_spec: str, *, seed: int) -> Iterator[Bar]
         figure=f"{shared_minutes:.0f} against {others:.0f}",
         limit="less",
         held=shared_minutes < others,
+    )
+
+
+def _random_images(number: int, seed: int) -> Data:
+    """Returns images of noise; no time depends on what is in an image."""
+    rng = np.random.default_rng(seed)
+    images = rng.random((number, *_IMAGE_SHAPE), np.float32)
+    labels = np.arange(number) % _NUM_CLASSES
+    return Data(
+        name="random images",
+        x_train=images,
+        y_train=labels,
+        x_test=images,
+        y_test=labels,
     )
 
 

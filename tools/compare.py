@@ -82,6 +82,9 @@ def main(argv: Sequence[str]) -> int:
         *_random_rows(artifact, data),
     ]
     known = artifact.accuracy.get("float", {}).get("accuracy")
+    if artifact.provenance.get("data_digest") != data.digest():
+        print("Not the samples that the artifact was packaged with: no float figure.")
+        known = None
     rows.insert(0, Row(name="float", shared=None if known is None else 100 * known))
     print(f"{len(data.x_test)} samples of {data.name}; accuracy in %, LiteRT kernels\n")
     print(to_text(rows))
@@ -135,11 +138,17 @@ def _uniform_rows(
                 f"{_DEDICATED.value[number]} has {one.space.num_policies}; train it "
                 "with tools/train.py --policy."
             )
-        policy = one.space.widest()
+        policy, path = one.space.widest(), Path(_DEDICATED.value[number])
         artifact.space.validate(policy)
+        if policy in alone:
+            raise PolicyError(
+                f"Expected one dedicated artifact for each policy, got {path} for the "
+                "policy of another; compare them one after the other."
+            )
         alone[policy] = _accuracies(one, [policy], data)[0]
         if policy not in policies.values():
-            policies[f"mixed: {Path(_DEDICATED.value[number]).stem}"] = policy
+            name = f"mixed: {path.stem}"
+            policies[f"mixed: {path}" if name in policies else name] = policy
     shared = _accuracies(artifact, list(policies.values()), data)
     again = [
         _reestimated(artifact, policy, data) if _REESTIMATE.value else None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -44,7 +46,9 @@ _FLOAT = flags.DEFINE_string(
     "float", None, "A trained float network (.h5) to start from; default: train one."
 )
 _SAVE_FLOAT = flags.DEFINE_string(
-    "save_float", None, "Where to save the float network, a path.h5."
+    "save_float",
+    None,
+    "Where to save the float network, a path.h5; replaced with --overwrite only.",
 )
 _POLICY = flags.DEFINE_string(
     "policy",
@@ -70,6 +74,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"Reusing the artifact in {output}; pass --overwrite to train again.")
         return 0
     check_free(output, overwrite=_OVERWRITE.value)
+    if _SAVE_FLOAT.value:
+        _check_new_file(Path(_SAVE_FLOAT.value), overwrite=_OVERWRITE.value)
     data = training_data(config, _DATA.value)
 
     from matar_tf import keras
@@ -79,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         _FLOAT.value, config, data, seed=_SEED.value, folder=folder / "float"
     )
     if _SAVE_FLOAT.value:
-        network.save(_SAVE_FLOAT.value)
+        _save(network, Path(_SAVE_FLOAT.value))
     space = keras.policy_space(network)
     if _POLICY.value:
         space = space.only(read_policy(_POLICY.value, space))
@@ -122,6 +128,28 @@ def main(argv: Sequence[str]) -> int:
     for name, row in accuracy.items():
         print(f"  {name:6s} {row['accuracy']:.2%}")
     return 0
+
+
+def _check_new_file(path: Path, *, overwrite: bool) -> None:
+    """Checks that a network may be saved at a path, before hours are spent on it."""
+    from matar_tf.errors import ModelError
+
+    if path.suffix != ".h5" or not path.parent.is_dir() or path.is_dir():
+        raise ModelError(
+            f"Expected a path.h5 in a folder that is there as --save_float, got {path}."
+        )
+    if path.exists() and not overwrite:
+        raise ModelError(
+            f"Expected a free path as --save_float, but {path} exists; choose another "
+            "or pass --overwrite."
+        )
+
+
+def _save(network: Any, path: Path) -> None:
+    """Saves a network under a temporary name and renames it when complete."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        network.save(Path(folder) / path.name)
+        (Path(folder) / path.name).replace(path)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,11 @@ def main(argv: Sequence[str]) -> int:
         raise ExportError(
             f"Expected a new folder as --output, but {output} exists; choose another."
         )
+    if config.float_schedule is None:
+        raise ExportError(
+            f"Expected a recipe that trains a float network, got {config.name!r}, "
+            "which starts from scratch; leave its variant out."
+        )
     data = training_data(config, _DATA.value)
 
     from matar_tf.files import write_atomically

@@ -23,7 +23,9 @@ class PolicyRandomizer(keras.callbacks.Callback):
 
     The policy of a batch depends on the seed, the epoch and the batch alone, so a
     training that was killed and restored (``BackupAndRestore``) goes on as if it had
-    not been. Evaluation, and the model after training, use one fixed policy.
+    not been. Evaluation, and the model after an epoch and after training, use one
+    fixed policy; put this callback before those that save or keep weights, such as
+    ModelCheckpoint and EarlyStopping: the policy in force is among the weights.
 
     The first batch of a model that has seen no samples yet sets the steps of its
     activations, so that it has the widest policy; `matar_tf.keras.calibrate` does so
@@ -40,7 +42,8 @@ class PolicyRandomizer(keras.callbacks.Callback):
         for the widest.
 
     Raises:
-      ModelError: If no sampler draws from the first epoch on.
+      ModelError: If no sampler draws from the first epoch on, a sampler cannot be
+        called, or the seed is below 0.
     """
 
     def __init__(
@@ -58,6 +61,14 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "Expected samplers by the epoch from which on they draw, the first "
                 f"from 0, got {sorted(self._samplers)}."
             )
+        for one in self._samplers.values():
+            if not callable(one):
+                raise ModelError(
+                    f"Expected a sampler such as UniformSampler(), got {one!r}; for "
+                    "one policy alone, call set_policy and leave the callback out."
+                )
+        if seed < 0:
+            raise ModelError(f"Expected a seed of at least 0, got {seed}.")
         self._seed = seed
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
@@ -131,9 +142,15 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Puts the evaluation policy in force for validation within ``fit``."""
         self._apply_evaluation_policy()
 
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Puts the evaluation policy in force for callbacks that look at the model."""
+        self._apply_evaluation_policy()
+
     def on_train_end(self, logs: Any = None) -> None:
         """Leaves the model under the evaluation policy."""
         self._apply_evaluation_policy()
+        if isinstance(self.model, MultiBitTrainer):
+            self.model.forget_draws()
 
     def _apply_evaluation_policy(self) -> None:
         setter, policy = self._of_model(), self._evaluation_policy

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.derived_quantizers import snap_bias
@@ -42,7 +43,8 @@ def make_template(model: Any) -> Template:
     """Converts a quantized model once, so that any policy can be filled in.
 
     Raises:
-      ModelError: If a layer is not quantized, or the converter left a float kernel.
+      ModelError: If a layer is not quantized, an input has no fixed size, or the
+        converter left a float kernel.
     """
     tracer = _TemplateTracer()
     content = _convert(model, tracer)
@@ -60,6 +62,7 @@ def convert_policy(model: Any) -> bytes:
 
 
 def _convert(model: Any, tracer: Tracer) -> bytes:
+    _check_inputs(model)
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
@@ -81,6 +84,18 @@ def _convert(model: Any, tracer: Tracer) -> bytes:
     converter.experimental_lower_to_saved_model = False
     with _quiet():
         return bytes(converter.convert())
+
+
+def _check_inputs(model: Any) -> None:
+    """Refuses inputs of no fixed size."""
+    for tensor in model.inputs:
+        shape = tuple(tensor.shape.as_list())
+        if None in shape[1:]:
+            raise ModelError(
+                f"Expected inputs of one size, got {shape} for {tensor.name!r}: what a "
+                "network costs, and its file, depend on it; build the model for the "
+                "size that ships."
+            )
 
 
 def _top(x: Any, step: float, qmax: int) -> Any:

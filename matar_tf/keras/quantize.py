@@ -101,6 +101,9 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         256 levels of the input quantizer serve the positive range.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
+
+    Raises:
+      ModelError: If `norm_context` is below 0.
     """
 
     def __init__(
@@ -110,6 +113,10 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
     ) -> None:
+        if norm_context < 0:
+            raise ModelError(
+                f"Expected a norm_context of at least 0, got {norm_context}."
+            )
         self._space = space
         self._signed_inputs = signed_inputs
         self._norm_context = norm_context

@@ -115,7 +115,7 @@ def reestimate_batch_norm(
       seed: Of the samples of each batch, and of the default policies.
 
     Raises:
-      DataError: If there are no samples, or no policies.
+      DataError: If there are no samples, or of another shape, or no policies.
       ModelError: If an activation has no steps yet.
       PolicyError: If a policy is not of the model's space.
     """
@@ -123,6 +123,7 @@ def reestimate_batch_norm(
     graph.check_initialized(model)
     if policies is None:
         policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
+    samples = _as_samples(samples, model.input_shape)
     if not policies or batch_size < 1 or not len(samples):
         raise DataError(
             f"Expected samples, at least one policy and a batch size of at least 1, "
@@ -138,14 +139,18 @@ def reestimate_batch_norm(
         return dict(estimator.seen)
 
     observed = []
-    for number, policy in enumerate(policies):
-        rng = np.random.default_rng((seed, number))
-        setter(policy)
-        chosen = rng.choice(len(samples), min(batch_size, len(samples)), replace=False)
-        batch = tf.constant(samples[np.sort(chosen)])
-        if transform is not None:
-            batch = transform(batch, number)
-        observed.append(observe(batch))
+    try:
+        for number, policy in enumerate(policies):
+            rng = np.random.default_rng((seed, number))
+            setter(policy)
+            size = min(batch_size, len(samples))
+            chosen = rng.choice(len(samples), size, replace=False)
+            batch = tf.constant(samples[np.sort(chosen)])
+            if transform is not None:
+                batch = transform(batch, number)
+            observed.append(observe(batch))
+    finally:
+        setter(before)
     for name, layer in estimator.layers.items():
         places, means, variances = (
             np.stack([one.numpy() for one in column])
@@ -160,7 +165,21 @@ def reestimate_batch_norm(
         )
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(variance)
-    setter(before)
+
+
+def _as_samples(samples: Any, input_shape: Any) -> np.ndarray:
+    """Returns samples as an array, if they are of a model's input shape."""
+    try:
+        found = np.asarray(samples)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.shape[1:] != tuple(input_shape)[1:] or found.dtype.kind not in "fiu":
+        raise DataError(
+            f"Expected samples of shape {tuple(input_shape)} as one array, got "
+            f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
+            "has to be read into one."
+        )
+    return found
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

@@ -47,7 +47,7 @@ class MultiBitTrainer(keras.Model):
       sandwich: Policies that every step sees beside the one in force: ``widest``,
         ``narrowest`` and names of uniform ones. A model of one policy has none.
       draws: Policies that a `PolicyRandomizer` draws for every step, at least 1; a
-        model of one policy takes one.
+        model of one policy takes one. Without one, all are the policy in force.
       update_every_pass: Whether the optimizer takes a step after each policy.
       step_rates: Factor on the learning rate of the quantizers' steps by their width;
         1 for a width that is not named.
@@ -74,11 +74,7 @@ class MultiBitTrainer(keras.Model):
         step_rates: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(name=f"{model.name}_trainer")
-        if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
-            raise ModelError(
-                "Expected a share of soft labels in 0..1 and a temperature above 0, "
-                f"got {distillation} and {temperature}."
-            )
+        check_soft_labels(distillation, temperature)
         if distillation and teacher is None and not sandwich:
             raise ModelError(
                 "Expected a teacher for the soft labels: pass a float network, or a "
@@ -105,6 +101,11 @@ class MultiBitTrainer(keras.Model):
             tf.Variable(rows, trainable=False, name=f"drawn_{number}")
             for number in range(0 if alone else draws - 1)
         ]
+        self._has_drawn: Any = None
+        if self._drawn:
+            self._has_drawn = tf.Variable(
+                tf.constant(False), trainable=False, name="has_drawn"
+            )
         self._update_every_pass = update_every_pass
         self._step_factors = _step_factors(model, step_rates or {})
 
@@ -132,7 +133,28 @@ class MultiBitTrainer(keras.Model):
         *others, last = rows
         for variable, one in zip(self._drawn, others, strict=True):
             variable.assign(one)
+        if self._has_drawn is not None:
+            self._has_drawn.assign(True)
         self._setter.assign_rows(last)
+
+    def forget_draws(self) -> None:
+        """Puts the policy in force in the place of those that were drawn."""
+        if self._has_drawn is not None:
+            self._has_drawn.assign(False)
+
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+        """Does what Keras does.
+
+        Raises:
+          ModelError: If the optimizer averages weights, and `step_rates` are given: the
+            average would be of steps that moved at the full rate.
+        """
+        super().compile(optimizer, *args, **kwargs)
+        if self._step_factors and getattr(self.optimizer, "use_ema", False):
+            raise ModelError(
+                "Expected an optimizer without use_ema beside step_rates, got one with "
+                "it; leave one of the two out."
+            )
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """Returns the logits under the policy in force."""
@@ -149,7 +171,8 @@ class MultiBitTrainer(keras.Model):
         logits = None
         in_force = self._setter.rows_in_force()
         # The first can teach the others; the metrics are those of the last.
-        for rows in [*self._fixed, *self._drawn, in_force]:
+        drawn = [tf.where(self._has_drawn, one, in_force) for one in self._drawn]
+        for rows in [*self._fixed, *drawn, in_force]:
             self._setter.assign_rows(rows)
             with tf.GradientTape() as tape:
                 logits = self.multi_bit_network(x, training=True)
@@ -189,6 +212,19 @@ class MultiBitTrainer(keras.Model):
         soft_loss = tf.reduce_mean(divergence) / num_replicas
         share = self._distillation
         return (1.0 - share) * loss + share * self._temperature**2 * soft_loss
+
+
+def check_soft_labels(distillation: float, temperature: float) -> None:
+    """Refuses a share or a temperature of soft labels that is out of its range.
+
+    Raises:
+      ModelError: If one is.
+    """
+    if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
+        raise ModelError(
+            "Expected a share of soft labels in 0..1 and a temperature above 0, "
+            f"got {distillation} and {temperature}."
+        )
 
 
 def _check_logits(teacher: Any, model: Any) -> None:

@@ -27,7 +27,7 @@ from matar_tf.keras.quantize import (
 )
 from matar_tf.keras.quantize_configs import activation_name
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
-from matar_tf.keras.trainer import MultiBitTrainer
+from matar_tf.keras.trainer import MultiBitTrainer, check_soft_labels
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.samplers import (
     IndependentSampler,
@@ -74,6 +74,9 @@ class Method:
       reestimation: Number of batches that batch norm statistics are estimated from
         again after training, on training samples, a tenth of them for a space of one
         policy; 0 to keep the moving averages.
+
+    Raises:
+      ModelError: If a field is out of its range.
     """
 
     sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
@@ -93,6 +96,17 @@ class Method:
             raise ModelError(
                 f"Expected the teacher float or sandwich, got {self.teacher!r}."
             )
+        check_soft_labels(self.distillation, self.temperature)
+        for name, least in (
+            ("draws", 1),
+            ("norm_context", 0),
+            ("kurtosis", 0),
+            ("reestimation", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ModelError(
+                    f"Expected a {name} of at least {least}, got {getattr(self, name)}."
+                )
 
 
 def train_float(
