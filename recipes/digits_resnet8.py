@@ -1,5 +1,6 @@
 """Handwritten digits (scikit-learn, 8x8) with a small residual network.
 
+Claim: 98 % and more of 500 digits at w8a8 to w2a2, within a point of the float network.
 Price: about two minutes on two CPU cores.
 Command: python tools/train.py --recipe=digits_resnet8 --output=runs/digits
 Variants: digits_resnet8:quick, one epoch of each kind, to see that it runs.

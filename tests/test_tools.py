@@ -808,6 +808,84 @@ class TestCompare:
         values = {"artifact": path, "data": str(files / "data.npz")}
         assert "one policy" in fails(capsys, "compare", **values, dedicated=[path])
 
+    def test_two_networks_for_one_policy(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        artifact = digits_artifact()
+        alone = replace(artifact, space=artifact.space.only(artifact.space.widest()))
+        paths = [str(tmp_path / name) for name in ("a.matar", "b.matar")]
+        for path in paths:
+            write_artifact(alone, path)
+        values = {"artifact": str(files / "net.matar"), "data": str(files / "data.npz")}
+        message = fails(capsys, "compare", **values, dedicated=paths)
+        assert "b.matar for the policy of another" in message
+
+    def test_dedicated_networks_of_one_name_are_told_apart(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        artifact = digits_artifact()
+        paths: list[str] = []
+        for index, name in enumerate(("w4a8", "w8a4")):
+            alone = replace(
+                artifact, space=artifact.space.only(artifact.space.named(name))
+            )
+            (tmp_path / str(index)).mkdir()
+            paths.append(str(tmp_path / str(index) / "policy_00.matar"))
+            write_artifact(alone, paths[-1])
+        values = {"artifact": str(files / "net.matar"), "num_random": 0}
+        values |= {"data": str(files / "data.npz"), "dedicated": paths}
+        assert call("compare", **values) == 0
+        shown = capsys.readouterr().out
+        assert "mixed: policy_00 " in shown
+        assert f"mixed: {paths[1]} " in shown
+
+    def test_no_float_figure_of_other_samples(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = few_digits()
+        np.savez(
+            tmp_path / "less.npz", x_test=data.x_test[:50], y_test=data.y_test[:50]
+        )
+        artifact = replace(
+            digits_artifact(),
+            accuracy={"float": {"accuracy": 0.75}},
+            provenance={"data_digest": data.digest()},
+        )
+        np.savez(tmp_path / "same.npz", x_test=data.x_test, y_test=data.y_test)
+        write_artifact(artifact, tmp_path / "net.matar")
+        found = []
+        for name in ("same", "less"):
+            values = {"artifact": str(tmp_path / "net.matar"), "num_random": 0}
+            values |= {"data": str(tmp_path / f"{name}.npz")}
+            assert call("compare", **values) == 0
+            out = capsys.readouterr().out
+            found.append(next(one for one in out.splitlines() if "float  " in one))
+        assert found[0].split()[1] == "75.00"
+        assert found[1].split()[1] == "-"
+
+
+class TestWhatTrainingStartsFrom:
+    def test_where_the_float_network_goes_is_checked_before_training(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        kept = tmp_path / "keep.h5"
+        kept.write_text("precious")
+        for path, message in (
+            (kept, "pass --overwrite"),
+            (tmp_path / "nowhere" / "f.h5", "in a folder that is there"),
+            (tmp_path / "f.keras", "path.h5"),
+        ):
+            values = {"recipe": "digits_resnet8", "output": str(tmp_path / "run")}
+            assert message in fails(capsys, "train", **values, save_float=str(path))
+        assert kept.read_text() == "precious"
+        assert list(tmp_path.iterdir()) == [kept]
+
+    def test_stock_networks_start_from_a_float_one(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = {"recipe": "digits_resnet8:scratch", "output": str(tmp_path / "run")}
+        assert "from scratch" in fails(capsys, "train_stock", **values)
+
 
 class TestSpeechFeatures:
     def test_a_tone_lands_in_its_own_frames(
