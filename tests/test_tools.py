@@ -20,6 +20,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
+from scipy import stats
 
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.errors import SearchError
@@ -743,6 +744,13 @@ class TestEvaluate:
             assert f"{path.stat().st_size} bytes" in done.stdout
             line = next(x for x in done.stdout.splitlines() if "accuracy" in x)
             accuracies.append(float(line.split()[1].rstrip("%")))
+            bounds = line.split("(")[1].split("%, 95 % interval")[0].split("%..")
+            number = len(np.load(files / "data.npz")["y_test"])
+            right = round(accuracies[-1] / 100 * number)
+            wilson = stats.binomtest(right, number).proportion_ci(method="wilson")
+            assert [float(one) / 100 for one in bounds] == pytest.approx(
+                [wilson.low, wilson.high], abs=1e-4
+            )
         assert abs(accuracies[0] - accuracies[1]) <= 2.0
 
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
