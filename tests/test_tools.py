@@ -23,12 +23,14 @@ from digits_net import digits_artifact, few_digits, trained_pair
 from scipy import stats
 
 from matar_tf.artifact import read_artifact, write_artifact
+from matar_tf.backends import COST_NAMES
 from matar_tf.errors import SearchError
 from matar_tf.samplers import BandSampler
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
@@ -421,6 +423,8 @@ class TestSearch:
             ({"num_samples": 100_000}, "1 to 200"),
             ({"max": ["weigth_bytes=40KiB"]}, "Did you mean 'weight_bytes'"),
             ({"fix": ["weights:nosuch=8"]}, "none that match 'nosuch'"),
+            ({"objectives": ["accuracy", "ms"]}, "Did you mean 'latency_ms'"),
+            ({"objectives": ["accuracy", "BOPs"]}, "Did you mean 'bops'"),
             ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
         ],
     )
@@ -436,6 +440,19 @@ class TestSearch:
         values = arguments(files, output, **changes)
         assert message in fails(capsys, "search", **values)
         assert not output.exists()
+
+    def test_the_help_names_all_that_can_be_asked_for(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "tools/search.py", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        named = done.stdout.split("--objectives:")[1].split("--output:")[0]
+        for name in (*COST_NAMES, "file_bytes", *METRIC_NAMES):
+            assert re.search(rf"\b{name}\b", named), name
+        assert len(re.findall(r"names\s+are\s+those\s+of\s+--obj", done.stdout)) == 2
 
     def test_a_bad_request_does_not_cost_the_run_that_it_would_overwrite(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
