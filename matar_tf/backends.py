@@ -6,7 +6,7 @@ model of its file otherwise. Which of the two it was stands beside every figure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from matar_tf.artifact import Artifact
@@ -19,18 +19,23 @@ from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
-__all__ = ["PolicyCosts", "check_names", "cost_matrix"]
+__all__ = ["COST_NAMES", "PolicyCosts", "check_names", "cost_matrix"]
 
+COST_NAMES: Final = (
+    *("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes"),
+    *("bops", "macs", "mean_weight_bits", "mean_activation_bits"),
+)
 _NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
 
 class PolicyCosts:
-    """Costs of policies by name: those of `CostModel.totals`, MACs and mean bits.
+    """Costs of policies by name: `COST_NAMES`, and ``file_bytes`` if it is asked for.
 
     Args:
       artifact: The packaged network.
       target: The hardware.
       builder: Makes the files that a compiler is given; one is made if None.
+      file_size: Returns the size of the file that a policy is exported to.
 
     Attributes:
       kind: Where latency, cycles and bytes come from.
@@ -38,8 +43,14 @@ class PolicyCosts:
     """
 
     def __init__(
-        self, artifact: Artifact, target: Target, builder: ModelBuilder | None = None
+        self,
+        artifact: Artifact,
+        target: Target,
+        builder: ModelBuilder | None = None,
+        *,
+        file_size: Callable[[Policy], int] | None = None,
     ) -> None:
+        self._file_size = file_size
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
         if isinstance(target.backend, VelaBackend) and has_vela():
@@ -68,6 +79,8 @@ class PolicyCosts:
             "mean_weight_bits": self._model.mean_weight_bits(policy),
             "mean_activation_bits": self._model.mean_activation_bits(policy),
         }
+        if self._file_size is not None:
+            costs["file_bytes"] = self._file_size(policy)
         if self._backend is None:
             return costs
         estimate = compile_with_vela(self._builder.build(policy), self._backend)

@@ -56,6 +56,9 @@ class ExportError(MatarError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a hint naming the nearest known name, or the known names.
 
+    Upper and lower case are alike. A name of which the given one is a part between
+    underscores is nearest: ``latency_ms`` for ``ms``.
+
     Args:
       name: The name that matched nothing.
       known: The names that would have been accepted.
@@ -64,9 +67,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
       A sentence to put at the end of an error message.
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1)
-    if nearest:
-        return f"Did you mean {nearest[0]!r}?"
+    nearest = _nearest(name.lower(), names)
+    if nearest is not None:
+        return f"Did you mean {nearest!r}?"
     shown = ", ".join(repr(known_name) for known_name in names[:20])
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"Known: {shown}{more}."
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    """Returns the known name that is nearest to one in lower case, if any is near."""
+    lowered = {known.lower(): known for known in names}
+    if name in lowered:
+        return lowered[name]
+    holders = [low for low in lowered if f"_{name}_" in f"_{low}_"] if name else []
+    near = difflib.get_close_matches(name, holders, n=1, cutoff=0.0)
+    near = near or difflib.get_close_matches(name, lowered, n=1)
+    return lowered[near[0]] if near else None

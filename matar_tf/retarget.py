@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.backends import PolicyCosts, check_names
+from matar_tf.backends import COST_NAMES, PolicyCosts, check_names
 from matar_tf.data import Data
 from matar_tf.errors import SearchError
-from matar_tf.holdout import report_on, split_data
+from matar_tf.holdout import PREFIX, report_on, split_data
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
+    export_metadata,
     prepare_folder,
     write_history,
     write_overview,
@@ -44,6 +45,7 @@ from matar_tf.search import (
     search_order,
 )
 from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
+from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
@@ -52,6 +54,7 @@ from matar_tf.tflite.evaluate import (
     own_metric_digests,
 )
 from matar_tf.tflite.export import Reference
+from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 
 __all__ = ["check_settings", "prepare_output", "retarget"]
@@ -92,11 +95,11 @@ def retarget(
     """
     check_data(artifact, data)
     output = Path(output)
-    # What cannot be done ends the run before anything is measured.
-    problems = _problems(artifact, targets, settings)
     searched = data
     if settings.holdout:
         searched, data = split_data(data, settings.holdout, settings.options.seed)
+    # What cannot be done ends the run before anything is measured.
+    problems = _problems(artifact, targets, settings, num_samples=len(data.x_test))
     provenance = _provenance(artifact, searched, settings)
 
     def make_evaluator(part: Data) -> Callable[[], PolicyEvaluator]:
@@ -221,7 +224,11 @@ def check_settings(
 
 
 def _problems(
-    artifact: Artifact, targets: Sequence[Target], settings: RunSettings
+    artifact: Artifact,
+    targets: Sequence[Target],
+    settings: RunSettings,
+    *,
+    num_samples: int = 0,
 ) -> list[tuple[SearchProblem, Mapping[str, str]]]:
     """Returns what is searched for each target, and the versions of its tools."""
     if not targets:
@@ -234,7 +241,8 @@ def _problems(
     metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
     for target in targets:
-        costs = PolicyCosts(artifact, target)
+        sizes = _file_sizes(artifact, target.name, settings, metric_names, num_samples)
+        costs = PolicyCosts(artifact, target, file_size=sizes)
         legal = legal_space(space, artifact.workload, target)
         problem = SearchProblem(
             target=target.name,
@@ -249,6 +257,32 @@ def _problems(
         check_request(problem, settings.options)
         problems.append((problem, costs.versions))
     return problems
+
+
+def _file_sizes(
+    artifact: Artifact,
+    target: str,
+    settings: RunSettings,
+    metric_names: Collection[str],
+    num_samples: int,
+) -> FileSizes | None:
+    """Returns the sizes of the files that `write_target` will write, if asked for.
+
+    They are if a name is no other figure's, be it ``file_bytes`` or misspelt.
+    """
+    options = settings.options
+    names = {one.name for one in (*options.objectives, *options.limits)}
+    if names <= {*metric_names, *COST_NAMES}:
+        return None
+    metrics = dict.fromkeys(metric_names, 0.0)
+    if settings.holdout:
+        searched = [one.name for one in options.objectives if one.name in metrics]
+        metrics |= {PREFIX + name: 0.0 for name in searched}
+    return FileSizes(
+        ModelBuilder(artifact),
+        profile=settings.profile,
+        metadata=export_metadata(target, metrics, num_samples),
+    )
 
 
 def _executor(

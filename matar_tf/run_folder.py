@@ -36,6 +36,7 @@ from matar_tf.tflite.latency import LatencyCache
 
 __all__ = [
     "RUN_SCHEMA_VERSION",
+    "export_metadata",
     "prepare_folder",
     "write_history",
     "write_overview",
@@ -135,6 +136,10 @@ def write_target(
     with new_folder(output / result.target) as folder:
         builder = ModelBuilder(artifact)
 
+        def about(candidate: Candidate) -> dict[str, Any]:
+            number = result.provenance.num_samples
+            return export_metadata(result.target, candidate.metrics, number)
+
         def export(candidate: Candidate) -> Candidate:
             policy_json = json.dumps(candidate.policy.to_json(), indent=1) + "\n"
             (folder / f"{candidate.name}.json").write_text(policy_json)
@@ -143,11 +148,7 @@ def write_target(
                 candidate.policy,
                 folder / f"{candidate.name}.tflite",
                 profile=profile,
-                metadata={
-                    "target": result.target,
-                    "metrics": dict(candidate.metrics),
-                    "num_samples": result.provenance.num_samples,
-                },
+                metadata=about(candidate),
                 samples=data.x_test,
                 reference=reference,
             )
@@ -158,10 +159,10 @@ def write_target(
             return replace(candidate, metrics=metrics, costs=costs)
 
         def size(candidate: Candidate) -> Candidate:
-            num_bytes = len(builder.build(candidate.policy, profile=profile))
-            return replace(
-                candidate, costs={**candidate.costs, "file_bytes": num_bytes}
-            )
+            metadata = about(candidate)
+            content = builder.build(candidate.policy, metadata, profile=profile)
+            costs = {**candidate.costs, "file_bytes": len(content)}
+            return replace(candidate, costs=costs)
 
         result = replace(
             result,
@@ -182,6 +183,13 @@ def write_target(
         ):
             (folder / name).write_text(content)
     return result
+
+
+def export_metadata(
+    target: str, metrics: Mapping[str, float], num_samples: int
+) -> dict[str, Any]:
+    """Returns what the file of a policy says of the search that found it."""
+    return {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
 
 
 def write_history(output: Path, results: Iterable[SearchResult]) -> None:

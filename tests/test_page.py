@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -152,9 +153,9 @@ class TestPage:
     def test_says_what_the_tables_say(self, text: str) -> None:
         rows = Page(text).rows
         assert rows[0][:2] == ["policy", "accuracy [%]"]
-        # 1.96 * sqrt(0.9 * 0.1 / 100) = 5.9 points, Wilson's 6.0.
+        # Wilson's centre is (0.9 + 0.0192) / 1.0384, half the width 5.96 points.
         (front,) = {tuple(one) for one in rows if one[0].startswith("policy_01 ")}
-        assert front[1:] == ("90.00 ±6.0", "2", "4.0")
+        assert front[1:] == ("90.00 (82.56..94.48)", "2", "4.0")
         (wide,) = {tuple(one) for one in rows if one[0] == "w8a8"}
         assert wide[2:] == ("3", "8.0")
         (floating,) = {tuple(one) for one in rows if one[0] == "float"}
@@ -226,6 +227,16 @@ class TestPlots:
         assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
         assert y0 - y1 == pytest.approx(20 * (y1 - y2), abs=0.02)
 
+    def test_bars_reach_from_bound_to_bound(self) -> None:
+        """Wilson's 1.0 of 100 is 96.30..100: nothing above, 3.7 points below."""
+        one = replace(result(), front=(candidate("policy_00", 8, 1.0, 1.0),))
+        ((_, y1),) = positions(front_svg(one), "front")
+        ((_, y2),) = positions(front_svg(one), "references")  # 91 %
+        ends = bar_ends(front_svg(one))
+        assert min(ends) == pytest.approx(y1, abs=0.01)
+        share = (max(ends) - y1) / (y2 - y1)
+        assert share == pytest.approx(3.6994 / 9.0, abs=2e-4)
+
     def test_the_float_network_is_a_line(self) -> None:
         assert "float network" in front_svg(result(), {"accuracy": 0.92})
         assert "float network" not in front_svg(result(), {"loss": 0.1})
@@ -265,3 +276,11 @@ def positions(svg: str, role: str) -> list[tuple[float, float]]:
         (float(node.get("x", "nan")), float(node.get("y", "nan")))
         for node in group.iter(f"{SVG}use")
     ]
+
+
+def bar_ends(svg: str) -> list[float]:
+    """Returns the ends of the first bar, in the units of the file."""
+    root = ElementTree.fromstring(svg)
+    (group,) = [node for node in root.iter(f"{SVG}g") if node.get("id") == "bars"]
+    (path,) = list(group.iter(f"{SVG}path"))[:1]
+    return [float(text.split()[1]) for text in re.split("[ML]", path.get("d", ""))[1:]]

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
 from matar_tf.report import to_csv, to_json, to_markdown, to_text
-from matar_tf.report.columns import COLUMNS, column_of, wilson_half_width
+from matar_tf.report.columns import COLUMNS, column_of, wilson_interval
 from matar_tf.results import (
     Candidate,
     Objective,
@@ -65,22 +66,49 @@ def result() -> SearchResult:
 class TestWilson:
     def test_one_half(self) -> None:
         # z = 1.96: 1.96 / (1 + 0.038416) * sqrt(0.0025 + 0.00009604) = 0.09617
-        assert wilson_half_width(0.5, 100) == pytest.approx(0.09617, abs=2e-5)
+        low, high = wilson_interval(0.5, 100)
+        assert low == pytest.approx(0.5 - 0.09617, abs=2e-5)
+        assert high == pytest.approx(0.5 + 0.09617, abs=2e-5)
 
     @pytest.mark.parametrize("share", [0.0, 1.0])
     def test_both_ends_have_a_width(self, share: float) -> None:
         square = 1.959964**2 / 100
-        expected = square / 2 / (1 + square)
-        assert wilson_half_width(share, 100) == pytest.approx(expected, rel=1e-5)
+        low, high = wilson_interval(share, 100)
+        assert high - low == pytest.approx(square / (1 + square), rel=1e-5)
+        assert share in (low, high)
 
     def test_shrinks_with_the_root_of_the_samples(self) -> None:
-        ratio = wilson_half_width(0.5, 100) / wilson_half_width(0.5, 10_000)
-        assert math.isclose(ratio, 10.0, rel_tol=0.02)
+        (low, high), (lower, higher) = (wilson_interval(0.5, n) for n in (10_000, 100))
+        assert math.isclose((higher - lower) / (high - low), 10.0, rel_tol=0.02)
+
+    @pytest.mark.parametrize(
+        ("num_right", "num_samples"),
+        [(0, 1), (1, 1), (50, 50), (0, 50), (498, 500), (1, 7), (6, 7), (77, 10_000)],
+    )
+    def test_bounds_are_those_of_scipy(self, num_right: int, num_samples: int) -> None:
+        test = stats.binomtest(num_right, num_samples)
+        expected = test.proportion_ci(0.95, method="wilson")
+        found = wilson_interval(num_right / num_samples, num_samples)
+        assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
 
     @pytest.mark.parametrize(("share", "num_samples"), [(0.5, 0), (1.1, 9), (-0.1, 9)])
     def test_what_is_no_share_is_refused(self, share: float, num_samples: int) -> None:
         with pytest.raises(SearchError, match="print it without an interval"):
-            wilson_half_width(share, num_samples)
+            wilson_interval(share, num_samples)
+
+    @pytest.mark.parametrize(
+        ("share", "num_samples", "shown"),
+        [(1.0, 50, "100.00 (92.87..100.00)"), (0.996, 500, "99.60 (98.55..99.89)")],
+    )
+    def test_tables_show_the_bounds(
+        self, result: SearchResult, share: float, num_samples: int, shown: str
+    ) -> None:
+        provenance = replace(result.provenance, num_samples=num_samples)
+        metrics = {"accuracy": share, "top_5_accuracy": share}
+        one = replace(_with_front(result, metrics=metrics), provenance=provenance)
+        assert to_markdown(one).count(f"| {shown} ") == 2
+        assert to_text(one).count(f"  {shown}") == 2
+        assert "top-5 [%]" in to_markdown(one)
 
 
 class TestJson:
@@ -127,14 +155,30 @@ class TestCsv:
         assert rows[0]["energy_pj"] == ""
         assert float(rows[1]["energy_pj"]) == 2e6
 
+    def test_bounds_stand_beside_a_share(self, result: SearchResult) -> None:
+        front, floats, reference = csv.DictReader(
+            io.StringIO(to_csv(result, {"accuracy": 0.95}))
+        )
+        assert list(front)[:6] == [
+            *("name", "role", "num_samples"),
+            *("accuracy", "accuracy_low", "accuracy_high"),
+        ]
+        assert front["num_samples"] == "100"
+        assert float(front["accuracy_low"]) == pytest.approx(0.82563, abs=1e-5)
+        assert float(front["accuracy_high"]) == pytest.approx(0.94477, abs=1e-5)
+        assert float(reference["accuracy_high"]) == 1.0
+        # How many samples the float network saw is not on record.
+        assert floats["num_samples"] == floats["accuracy_low"] == ""
+        assert not {"f1_low", "latency_ms_low"} & set(front)
+
 
 class TestMarkdown:
     def test_prints_units_intervals_and_dashes(self, result: SearchResult) -> None:
         text = to_markdown(result)
         assert "| policy | accuracy [%] | latency [ms] | energy [µJ] |" in text
-        # The half width of 0.9 on 100 samples is 5.96 points.
-        assert "| policy_00 | 90.00 ±6.0 | 1.5 | - | 2.0 | 0.25 |" in text
-        assert "| w8a8 | 100.00 ±1.8 | 3 | 2 | 4.0 | 0.5 |" in text
+        # 0.9 on 100 samples: centre (0.9 + 0.0192) / 1.0384, half width 5.96 points.
+        assert "| policy_00 | 90.00 (82.56..94.48) | 1.5 | - | 2.0 | 0.25 |" in text
+        assert "| w8a8 | 100.00 (96.30..100.00) | 3 | 2 | 4.0 | 0.5 |" in text
 
     def test_lists_the_bits(self, result: SearchResult) -> None:
         text = to_markdown(result)
@@ -171,7 +215,7 @@ class TestMarkdown:
 
     def test_an_empty_front_has_no_bits(self, result: SearchResult) -> None:
         text = to_markdown(replace(result, front=()))
-        assert "| w8a8 | 100.00 ±1.8 | 3 | 2 | 4.0 | 0.5 |" in text
+        assert "| w8a8 | 100.00 (96.30..100.00) | 3 | 2 | 4.0 | 0.5 |" in text
         assert "Bits per layer" not in text
 
     def test_pipes_are_escaped(self, result: SearchResult) -> None:
@@ -217,11 +261,22 @@ class TestText:
         text = to_text(_with_front(result, metrics=metrics, costs=costs))
         assert max(map(len, text.splitlines())) <= 120
 
+    def test_the_lowest_agreement_is_a_sentence(self, result: SearchResult) -> None:
+        sentence = "Agreement with the Keras network: 99.50 % or more."
+        first, second = (
+            replace(result.front[0], name=name, metrics={"argmax_agreement": share})
+            for name, share in (("policy_00", 1.0), ("policy_01", 0.995))
+        )
+        text = to_text(replace(result, front=(first, second)))
+        assert sentence in text.splitlines()
+        assert "agreement  " not in text
+        assert "Agreement" not in to_text(result)
+
     def test_columns_are_aligned(self, result: SearchResult) -> None:
         lines = to_text(result, {"accuracy": 0.95}).splitlines()
         start = next(i for i, line in enumerate(lines) if "accuracy  " in line)
         rows = [line for line in lines[start:] if line and not line.startswith("--")]
-        ends = {line.index("±") for line in rows if "±" in line}
+        ends = {line.index(")") for line in rows if "(" in line}
         assert len(ends) == 1
         assert [row.split()[0] for row in rows[2:]] == ["policy_00", "float", "w8a8"]
 

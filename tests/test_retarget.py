@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
+from matar_tf.backends import COST_NAMES, PolicyCosts
 from matar_tf.errors import (
     DataError,
     ExportError,
@@ -22,9 +23,10 @@ from matar_tf.errors import (
     TargetError,
 )
 from matar_tf.policy import Policy
-from matar_tf.retarget import prepare_output, retarget
+from matar_tf.results import Objective
+from matar_tf.retarget import check_settings, prepare_output, retarget
 from matar_tf.run_settings import RunSettings
-from matar_tf.search import SearchOptions
+from matar_tf.search import Limit, SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -99,6 +101,76 @@ class TestTargets:
             assert path.stat().st_size == one.costs["file_bytes"]
             document = json.loads(path.with_suffix(".json").read_text())
             assert Policy.from_json(document) == one.policy
+
+    @pytest.mark.parametrize(
+        ("profile", "holdout", "metric", "num_sizes"),
+        [
+            ("int8", 0.0, "accuracy", 1),
+            ("packed-litert", 0.5, "accuracy", 1),
+            ("packed-litert", 0.0, "loss", 2),
+            ("packed-float", 0.5, "loss", 2),
+        ],
+    )
+    def test_the_size_of_files_is_an_objective_and_a_limit(
+        self,
+        tmp_path: Path,
+        profile: str,
+        holdout: float,
+        metric: str,
+        num_sizes: int,
+    ) -> None:
+        objectives = (Objective.parse(metric), Objective(name="file_bytes"))
+        free = SearchOptions(
+            max_evaluations=40, population_size=12, objectives=objectives
+        )
+        asked: dict[str, Any] = {"profile": profile, "holdout": holdout}
+        (result,) = run(tmp_path / "a", "bitfusion_16x32", options=free, **asked)
+        sizes = [one.costs["file_bytes"] for one in result.front]
+        folder = tmp_path / "a/bitfusion_16x32"
+        paths = [folder / f"{one.name}.tflite" for one in result.front]
+        assert sizes == [path.stat().st_size for path in paths]
+        # It is the search that knew them: none of the front dominates another.
+        assert sizes == sorted(set(sizes))
+        assert len(sizes) >= num_sizes
+        widest = next(one for one in result.references if one.name == "w8a8")
+        largest = widest.costs["file_bytes"]
+        assert (sizes[0] < largest) == (profile != "int8")
+        limit = Limit(name="file_bytes", bound=(sizes[0] + largest) // 2)
+        limited = SearchOptions(max_evaluations=40, population_size=12, limits=(limit,))
+        (other,) = run(tmp_path / "b", "bitfusion_16x32", options=limited, **asked)
+        paths = list((tmp_path / "b").glob("*/*.tflite"))
+        assert len(paths) == len(other.front) > 0
+        assert max(path.stat().st_size for path in paths) <= limit.bound
+        assert all(one.costs["file_bytes"] <= limit.bound for one in other.references)
+
+    def test_files_that_are_too_large_for_any_policy(self, tmp_path: Path) -> None:
+        limit = Limit(name="file_bytes", bound=100)
+        options = SearchOptions(max_evaluations=12, population_size=8, limits=(limit,))
+        with pytest.raises(SearchError, match=r"file_bytes is \d+, more than"):
+            run(tmp_path / "run", "mpic", options=options)
+
+    def test_a_misspelt_size_is_told_of_the_right_name(self) -> None:
+        for name in ("file_byte", "FILE_BYTES"):
+            objectives = (Objective(name="accuracy"), Objective(name=name))
+            chosen = settings(options=SearchOptions(objectives=objectives))
+            with pytest.raises(SearchError, match="mean 'file_bytes'"):
+                check_settings(digits_artifact(), [load_target("mpic")], chosen)
+
+    def test_no_other_search_pays_for_sizes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise AssertionError("built a file to know its size")
+
+        monkeypatch.setattr("matar_tf.retarget.FileSizes", refuse)
+        (result,) = run(tmp_path / "run", "mpic")
+        assert all(one.costs["file_bytes"] for one in result.front)
+
+    @pytest.mark.parametrize("target", ["mpic", "ethos_u55_128"])
+    def test_the_names_of_costs_are_known(self, target: str) -> None:
+        costs = PolicyCosts(digits_artifact(), load_target(target))
+        found = costs(digits_artifact().space.named("w8a8"))
+        assert sorted(found) == sorted(COST_NAMES)
 
     def test_two_of_one_name_end_the_run_before_measuring(self, tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="got 'mpic' twice"):

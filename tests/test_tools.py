@@ -20,14 +20,17 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
+from scipy import stats
 
 from matar_tf.artifact import read_artifact, write_artifact
+from matar_tf.backends import COST_NAMES
 from matar_tf.errors import SearchError
 from matar_tf.samplers import BandSampler
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
@@ -420,6 +423,8 @@ class TestSearch:
             ({"num_samples": 100_000}, "1 to 200"),
             ({"max": ["weigth_bytes=40KiB"]}, "Did you mean 'weight_bytes'"),
             ({"fix": ["weights:nosuch=8"]}, "none that match 'nosuch'"),
+            ({"objectives": ["accuracy", "ms"]}, "Did you mean 'latency_ms'"),
+            ({"objectives": ["accuracy", "BOPs"]}, "Did you mean 'bops'"),
             ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
         ],
     )
@@ -435,6 +440,19 @@ class TestSearch:
         values = arguments(files, output, **changes)
         assert message in fails(capsys, "search", **values)
         assert not output.exists()
+
+    def test_the_help_names_all_that_can_be_asked_for(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "tools/search.py", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        named = done.stdout.split("--objectives:")[1].split("--output:")[0]
+        for name in (*COST_NAMES, "file_bytes", *METRIC_NAMES):
+            assert re.search(rf"\b{name}\b", named), name
+        assert len(re.findall(r"names\s+are\s+those\s+of\s+--obj", done.stdout)) == 2
 
     def test_a_bad_request_does_not_cost_the_run_that_it_would_overwrite(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -743,6 +761,13 @@ class TestEvaluate:
             assert f"{path.stat().st_size} bytes" in done.stdout
             line = next(x for x in done.stdout.splitlines() if "accuracy" in x)
             accuracies.append(float(line.split()[1].rstrip("%")))
+            bounds = line.split("(")[1].split("%, 95 % interval")[0].split("%..")
+            number = len(np.load(files / "data.npz")["y_test"])
+            right = round(accuracies[-1] / 100 * number)
+            wilson = stats.binomtest(right, number).proportion_ci(method="wilson")
+            assert [float(one) / 100 for one in bounds] == pytest.approx(
+                [wilson.low, wilson.high], abs=1e-4
+            )
         assert abs(accuracies[0] - accuracies[1]) <= 2.0
 
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:

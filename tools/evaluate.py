@@ -57,10 +57,21 @@ def main(argv: Sequence[str]) -> int:
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
     print(f"data      {len(data.x_test)} samples of {data.name}")
     for name, value in compute_metrics(metrics, outputs, data.y_test).items():
-        shown = f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
-        print(f"{name:9s} {shown}")
+        print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
     print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
     return 0
+
+
+def _shown(name: str, value: float, num_samples: int) -> str:
+    """Returns a metric as printed, a share with its 95 % interval."""
+    from matar_tf.report.columns import column_of
+
+    if not name.endswith("accuracy"):
+        return f"{value:.4f}"
+    bounds = column_of(name).interval(value, num_samples)
+    if bounds is None:
+        return f"{value:.2%}"
+    return f"{value:.2%} ({bounds[0]:.2%}..{bounds[1]:.2%}, 95 % interval)"
 
 
 if __name__ == "__main__":

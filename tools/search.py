@@ -42,7 +42,13 @@ _NUM_SAMPLES = flags.DEFINE_integer(
 )  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the search.", lower_bound=0)
 _OBJECTIVES = flags.DEFINE_list(
-    "objectives", ["accuracy", "latency_ms"], "Metrics and costs to make better."
+    "objectives",
+    ["accuracy", "latency_ms"],
+    "Metrics and costs to make better, at least one of each. Metrics: accuracy, loss, "
+    "and what else --metrics names. Costs: latency_ms, cycles, energy_pj, "
+    "weight_bytes, peak_activation_bytes, bops, macs, mean_weight_bits, "
+    "mean_activation_bits, and file_bytes of the exported file. What ends in "
+    "'accuracy' is made larger, all else smaller, unless max:NAME or min:NAME says so.",
 )
 _METRICS = flags.DEFINE_list(
     "metrics",
@@ -50,10 +56,15 @@ _METRICS = flags.DEFINE_list(
     "What to measure: accuracy, loss, top_K_accuracy, package.module:function.",
 )
 _MAX = flags.DEFINE_multi_string(
-    "max", [], "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1"
+    "max",
+    [],
+    "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1; names "
+    "are those of --objectives",
 )
 _MIN = flags.DEFINE_multi_string(
-    "min", [], "Smallest figure of a policy: accuracy=0.85, ..."
+    "min",
+    [],
+    "Smallest figure of a policy: accuracy=0.85, ...; names are those of --objectives",
 )
 _FIX = flags.DEFINE_multi_string(
     "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."

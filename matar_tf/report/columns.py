@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import SearchError
 
-__all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_half_width"]
+__all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_interval"]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_TOP_K: Final = re.compile(r"top_([1-9]\d*)_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +51,22 @@ class Column:
         """Returns a value in the unit of the column."""
         return format(value * self.scale, self.form)
 
-    def half_width(self, value: float, num_samples: int) -> float | None:
-        """Returns half the width of a value's 95 % interval, in the column's unit.
+    def interval(self, value: float, num_samples: int) -> tuple[float, float] | None:
+        """Returns the bounds of a value's 95 % interval, in the unit of the value.
 
         None without one: for a figure that is no share of samples, or of none.
         """
-        if self.name != "accuracy" or num_samples < 1 or not 0.0 <= value <= 1.0:
+        is_share = self.name == "accuracy" or _TOP_K.fullmatch(self.name)
+        if not is_share or num_samples < 1 or not 0.0 <= value <= 1.0:
             return None
-        return self.scale * wilson_half_width(value, num_samples)
+        return wilson_interval(value, num_samples)
 
 
-def wilson_half_width(share: float, num_samples: int) -> float:
-    """Returns half the width of the 95 % Wilson score interval of a share.
+def wilson_interval(share: float, num_samples: int) -> tuple[float, float]:
+    """Returns the bounds of the 95 % Wilson score interval of a share.
 
-    ``z / (1 + z^2/n) * sqrt(p (1 - p) / n + z^2 / (4 n^2))`` (Wilson, 1927).
+    ``(p + z^2/2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n)`` (Wilson, 1927).
+    It is not centred on the share, least of all near 0 and 1.
 
     Args:
       share: A share in [0, 1].
@@ -78,7 +82,13 @@ def wilson_half_width(share: float, num_samples: int) -> float:
         )
     square = _Z95**2 / num_samples
     spread = share * (1.0 - share) / num_samples + square / (4.0 * num_samples)
-    return _Z95 / (1.0 + square) * math.sqrt(spread)
+    centre = (share + square / 2.0) / (1.0 + square)
+    half_width = _Z95 / (1.0 + square) * math.sqrt(spread)
+    # The share itself is within, which rounding might deny of 0 and 1.
+    return (
+        min(max(centre - half_width, 0.0), share),
+        max(min(centre + half_width, 1.0), share),
+    )
 
 
 # The figures that a source gives in the place of the model.
@@ -117,6 +127,11 @@ _BY_NAME: Final = {column.name: column for column in COLUMNS}
 
 def column_of(name: str) -> Column:
     """Returns the column of a figure; an unknown one is shown under its raw name."""
-    return _BY_NAME.get(name) or Column(
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    top = _TOP_K.fullmatch(name)
+    if top:
+        return replace(_BY_NAME["accuracy"], name=name, header=f"top-{top[1]}")
+    return Column(
         name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
     )

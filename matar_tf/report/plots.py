@@ -107,7 +107,7 @@ def _draw_front(
     panel.step(*zip(*line, strict=True), where="post", color=_FRONT_COLOR, alpha=0.6)
     bars = panel.errorbar(
         *zip(*points, strict=True),
-        yerr=_half_widths(result, metric, columns[0]),
+        yerr=_error_bars(result, metric, columns[0]),
         fmt="o",
         color=_FRONT_COLOR,
         markersize=4.0,
@@ -115,6 +115,8 @@ def _draw_front(
         label="front",
     )
     bars.lines[0].set_gid("front")
+    for lines in bars.lines[2]:
+        lines.set_gid("bars")
     named = [one for one in result.references if _has(one, cost.name)]
     others = _points(named, metric, cost, columns)
     if others:
@@ -169,14 +171,23 @@ def _has(candidate: Candidate, name: str) -> bool:
     return candidate.costs.get(name) is not None
 
 
-def _half_widths(
+def _error_bars(
     result: SearchResult, metric: Objective, column: Column
-) -> list[float] | None:
-    """Returns half the interval of each policy of the front, None if one has none."""
+) -> tuple[list[float], list[float]] | None:
+    """Returns how far each interval of the front reaches down and up from its value.
+
+    None if one has none.
+    """
     number = result.provenance.num_samples
-    widths = [column.half_width(one.value(metric), number) for one in result.front]
-    known = [width for width in widths if width is not None]
-    return known if len(known) == len(widths) else None
+    below: list[float] = []
+    above: list[float] = []
+    for value in (one.value(metric) for one in result.front):
+        bounds = column.interval(value, number)
+        if bounds is None:
+            return None
+        below.append((value - bounds[0]) * column.scale)
+        above.append((bounds[1] - value) * column.scale)
+    return below, above
 
 
 def _svg(num_panels: int, draw: Callable[[Sequence[Any]], None]) -> str:

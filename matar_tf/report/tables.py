@@ -34,7 +34,9 @@ SCHEMA_VERSION: Final = 1
 _DASH: Final = "-"
 _ESCAPED_PIPE: Final = r"\|"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
-_LEFT_OUT_OF_TEXT: Final = {"loss", "macs", "bops", "cycles", "measured_spread_ms"}
+_LEFT_OUT_OF_TEXT: Final = {
+    *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
+}
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 # What priced a result stands among its versions.
 _SOURCES: Final[Mapping[str, CostKind]] = {
@@ -138,15 +140,42 @@ def to_json(result: SearchResult, float_metrics: FloatMetrics = None) -> Any:
 
 
 def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
-    """Returns the table as CSV; units are part of the column names."""
+    """Returns the table as CSV; units are part of the column names.
+
+    Beside a share stand the bounds of its 95 % interval, ``accuracy_low`` and
+    ``accuracy_high``, and ``num_samples`` that it was measured on.
+    """
     table = table_of(result, float_metrics)
+    rows = [_csv_row(row, table) for row in table.rows]
+    names = dict.fromkeys(
+        name
+        for column in table.columns
+        for name in (column.name, f"{column.name}_low", f"{column.name}_high")
+        if name == column.name or any(name in row for row in rows)
+    )
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["name", "role", *(one.name for one in table.columns)])
-    for row in table.rows:
-        cells = (row.figures.get(one.name) for one in table.columns)
-        writer.writerow([row.name, row.role, *("" if c is None else c for c in cells)])
+    writer = csv.DictWriter(
+        buffer,
+        ["name", "role", "num_samples", *names],
+        restval="",
+        lineterminator="\n",
+    )
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _csv_row(row: Row, table: Table) -> dict[str, Any]:
+    cells: dict[str, Any] = {"name": row.name, "role": row.role}
+    if row.policy is not None:
+        cells["num_samples"] = table.num_samples
+    for column in table.columns:
+        value = row.figures.get(column.name)
+        cells[column.name] = "" if value is None else value
+        bounds = _interval(row, column, table.num_samples)
+        if bounds is not None:
+            cells[f"{column.name}_low"], cells[f"{column.name}_high"] = bounds
+    return cells
 
 
 def to_markdown(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
@@ -180,10 +209,20 @@ def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]
     preamble = [
         line
-        for sentence in whole.sentences
+        for sentence in (*whole.sentences, *_agreement(whole.rows))
         for line in textwrap.wrap(sentence, _TEXT_WIDTH)
     ]
     return "\n".join([result.target, *preamble, "", *lines])
+
+
+def _agreement(rows: Sequence[Row]) -> list[str]:
+    """Returns what the text says in the place of the column."""
+    column = column_of("argmax_agreement")
+    known = [row.figures.get(column.name) for row in rows]
+    values = [value for value in known if value is not None]
+    if not values:
+        return []
+    return [f"Agreement with the Keras network: {column.text(min(values))} % or more."]
 
 
 def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
@@ -224,10 +263,18 @@ def _cell(row: Row, column: Column, num_samples: int) -> str:
     value = row.figures.get(column.name)
     if value is None:
         return _DASH
+    bounds = _interval(row, column, num_samples)
+    if bounds is None:
+        return column.text(value)
+    return f"{column.text(value)} ({'..'.join(map(column.text, bounds))})"
+
+
+def _interval(row: Row, column: Column, num_samples: int) -> tuple[float, float] | None:
+    value = row.figures.get(column.name)
     # The float row was measured elsewhere, on a number of samples not known here.
-    half_width = column.half_width(value, num_samples if row.policy else 0)
-    interval = "" if half_width is None else f" ±{half_width:.1f}"
-    return column.text(value) + interval
+    if value is None or row.policy is None:
+        return None
+    return column.interval(value, num_samples)
 
 
 def _sentences(
@@ -246,8 +293,8 @@ def _sentences(
         f"{len(result.front)} {noun}; evaluated {result.num_evaluated}, reused "
         f"{result.num_reused}; stopped: {result.stop_reason.value}; seed "
         f"{provenance.seed}.",
-        f"Accuracy on {provenance.num_samples} samples, with its 95 % interval"
-        f"{packaged}.",
+        f"Accuracy on {provenance.num_samples} samples, with its 95 % Wilson "
+        f"interval{packaged}.",
         f"Sources: {'; '.join(sources)}.",
     ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -12,22 +12,42 @@ from matar_tf.errors import ExportError
 from matar_tf.json_reader import JsonReader
 from matar_tf.tflite._schema import load_model, schema
 
-__all__ = ["METADATA_NAME", "add_metadata", "read_metadata"]
+__all__ = ["METADATA_NAME", "add_metadata", "encode_metadata", "read_metadata"]
 
 METADATA_NAME: Final = "matar_tf"
 _READER = JsonReader(ExportError)
+_NUM_FLOAT_CHARS: Final = 24  # of the longest one, such as -2.2250738585072014e-308
 
 
 def add_metadata(model: Any, document: Mapping[str, Any]) -> None:
     """Stores a JSON object in the object form of a model; replaces an earlier one."""
     buffer = schema.BufferT()
-    content = json.dumps(document, sort_keys=True).encode()
-    buffer.data = np.frombuffer(content, np.uint8)
+    buffer.data = np.frombuffer(encode_metadata(document), np.uint8)
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers) - 1
     others = [other for other in model.metadata or [] if not _is_ours(other)]
     model.metadata = [*others, entry]
+
+
+def encode_metadata(document: Mapping[str, Any]) -> bytes:
+    """Returns what is stored: JSON, and spaces where fractions are short.
+
+    With these its length does not depend on fractions: the size of a file is known
+    before anything is measured of it.
+    """
+    text = json.dumps(document, sort_keys=True)
+    return (text + " " * _num_spaces(document)).encode()
+
+
+def _num_spaces(value: object) -> int:
+    if isinstance(value, float):
+        return _NUM_FLOAT_CHARS - len(json.dumps(value))
+    if isinstance(value, Mapping):
+        return sum(map(_num_spaces, cast("Mapping[str, object]", value).values()))
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return sum(map(_num_spaces, cast("Sequence[object]", value)))
+    return 0
 
 
 def read_metadata(content: bytes) -> dict[str, Any]:

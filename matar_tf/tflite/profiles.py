@@ -32,6 +32,7 @@ __all__ = [
     "Storage",
     "get_profile",
     "largest_factor",
+    "narrowest_container",
     "store_kernels",
 ]
 
@@ -153,6 +154,11 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def narrowest_container(num_bits: int) -> int:
+    """Returns the narrowest container of a width; widths of one are stored alike."""
+    return next(bits for bits in sorted(_TYPES) if num_bits <= bits)
+
+
 def largest_factor(num_bits: int, largest: int) -> int:
     """Returns the largest integer by which all levels of a width still fit."""
     return largest // max(-weight_range(num_bits)[0], weight_range(num_bits)[1])
@@ -192,7 +198,7 @@ def _store_litert(model: Any, kernel: Kernel) -> Storage:
     if in_channels % 2:
         note = f"XNNPACK packs an even number of input channels, not {in_channels}"
         return _store_int8(model, kernel, note)
-    stored, note = (2, None) if kernel.bits == 2 else (4, None)
+    stored, note = narrowest_container(kernel.bits), None
     if stored == 2 and in_channels % 4:
         stored = 4
         note = f"XNNPACK packs INT2 in fours of input channels, not {in_channels}"
@@ -275,7 +281,7 @@ def _store_for_float(model: Any, kernels: Sequence[Kernel]) -> tuple[Storage, ..
         if kernel is None:
             operators.append(operator)
             continue
-        stored = 2 if kernel.bits == 2 else 4
+        stored = narrowest_container(kernel.bits)
         _write(model, kernel, stored, 1)
         storages.append(
             Storage(entry=kernel.entry, bits=kernel.bits, stored_bits=stored, note=None)
