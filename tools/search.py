@@ -211,7 +211,7 @@ def main(argv: Sequence[str]) -> int:
         )
     )
     float_metrics = artifact.accuracy.get("float")
-    results = retarget(
+    outcome = retarget(
         artifact,
         targets,
         data,
@@ -220,10 +220,14 @@ def main(argv: Sequence[str]) -> int:
         reference=reference,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
-    evaluated = sum(result.num_evaluated for result in results)
-    reused = sum(result.num_reused for result in results)
+    evaluated = sum(result.num_evaluated for result in outcome.results)
+    reused = sum(result.num_reused for result in outcome.results)
     print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
-    return 130 if any(result.interrupted for result in results) else 0
+    for sentence in outcome.failures.values():
+        print(f"SearchError: {sentence}", file=sys.stderr)
+    if outcome.interrupted:
+        return 130
+    return 1 if outcome.failures else 0
 
 
 def _read_starts(space: PolicySpace) -> dict[str, Policy]:
