@@ -27,7 +27,8 @@ from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
-    prepare_folder,
+    begin_folder,
+    check_folder,
     write_history,
     write_overview,
     write_target,
@@ -39,6 +40,7 @@ from matar_tf.search import (
     SearchOptions,
     SearchProblem,
     follow_up,
+    from_nothing,
     search,
     search_order,
 )
@@ -286,13 +288,6 @@ def prepare_output(
     # Whatever is wrong is found before anything is removed.
     if settings.holdout:
         split_data(data, settings.holdout, settings.options.seed)
-    if settings.store is not None:
-        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
-            raise SearchError(
-                f"Expected a store outside of the run that is overwritten, got "
-                f"{settings.store} in {output}; move it."
-            )
-        EvaluationStore(settings.store).close()
     document = {
         "schema_version": RUN_SCHEMA_VERSION,
         **settings.to_json(),
@@ -303,7 +298,16 @@ def prepare_output(
         "data_digest": data.digest(),
         "versions": versions(),
     }
-    return prepare_folder(output, document, resume=resume, overwrite=overwrite)
+    message = check_folder(output, document, resume=resume, overwrite=overwrite)
+    if settings.store is not None:
+        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
+            raise SearchError(
+                f"Expected a store outside of the run that is overwritten, got "
+                f"{settings.store} in {output}; move it."
+            )
+        EvaluationStore(settings.store).close()
+    begin_folder(output, document, resume=resume, overwrite=overwrite)
+    return message
 
 
 def check_settings(
@@ -355,7 +359,7 @@ def _options(
     results: Collection[SearchResult],
 ) -> SearchOptions:
     """Returns the options of a search after others; a follow-up if one can teach it."""
-    options = settings.options
+    options = from_nothing(settings.options)
     # A space that was enumerated is too small to teach the others.
     if all(one.stop_reason is StopReason.ENUMERATED for one in results):
         return options

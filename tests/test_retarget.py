@@ -254,6 +254,21 @@ class TestPreparing:
                 run(output, "cortex_m4_cmsis_nn", **wrong)
             assert sorted(path.name for path in output.rglob("*")) == before
 
+    def test_a_store_may_be_in_an_empty_output(self, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        output.mkdir()
+        changes: dict[str, Any] = {"store": output / "mine.sqlite", "resume": True}
+        (first,) = run(output, "bismo_ultra96", **changes)
+        (second,) = run(output, "bismo_ultra96", **changes)
+        assert first.front == second.front
+        assert second.num_evaluated == 0
+
+    def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").write_text("years")
+        with pytest.raises(SearchError, match="other files"):
+            run(tmp_path, "bismo_ultra96", store=tmp_path / "mine.sqlite", resume=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
 
 @pytest.fixture
 def press_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
@@ -347,6 +362,61 @@ class TestCtrlC:
         press_at("matar_tf.retarget.search")
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "run", *self.NAMES)
+
+
+class TestResume:
+    NAMES = ("bitfusion_16x32", "bismo_ultra96")  # in the order of the search
+
+    def test_more_evaluations_than_a_population_end_with_the_front_of_a_whole_run(
+        self, tmp_path: Path
+    ) -> None:
+        """Also in the later target, which starts from what the first has measured."""
+        few, many = (SearchOptions(max_evaluations=one) for one in (20, 80))
+        first = run(tmp_path / "a", *self.NAMES, options=few)
+        assert {one.num_evaluated + one.num_reused for one in first} == {20, 40}
+        resumed = run(tmp_path / "a", *self.NAMES, options=many, resume=True)
+        whole = run(tmp_path / "b", *self.NAMES, options=many)
+        assert [one.front for one in resumed] == [one.front for one in whole]
+        assert resumed[0].num_reused > 0 == whole[0].num_reused
+
+    def test_a_target_that_was_not_reached_again_keeps_its_result(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        output = tmp_path / "run"
+        _, later = run(output, *self.NAMES)
+        before = json.loads((output / "run.json").read_text())["searches"]
+        press_at("matar_tf.run_folder.export_model")
+        options = SearchOptions(max_evaluations=30, population_size=8)
+        outcome = run_all(output, *self.NAMES, options=options, resume=True)
+        assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
+        after = json.loads((output / "run.json").read_text())["searches"]
+        assert after["bismo_ultra96"] == before["bismo_ultra96"]
+        assert after["bitfusion_16x32"] != before["bitfusion_16x32"]
+        matrix = (output / "matrix.csv").read_text()
+        page = (output / "report.html").read_text()
+        for one in (*outcome.results, later):
+            for candidate in one.front:
+                assert f"{one.target}/{candidate.name}" in matrix
+                assert f"{one.target}/{candidate.name}" in page
+
+    def test_a_result_that_cannot_be_read_is_left_out(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        output = tmp_path / "run"
+        run(output, *self.NAMES)
+        (output / "bismo_ultra96/result.json").write_text("{")
+        press_at("matar_tf.run_folder.export_model")
+        assert run_all(output, *self.NAMES, resume=True).interrupted
+        assert "bismo_ultra96/" not in (output / "matrix.csv").read_text()
+
+    def test_what_a_killed_export_has_left_is_removed(self, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        run(output, "bismo_ultra96")
+        (output / ".bismo_ultra96.0123456789abcdef").mkdir()
+        (output / ".run.json.0123456789abcdef").write_text("{")
+        (output / ".mine").write_text("")
+        run(output, "bismo_ultra96", resume=True)
+        assert [path.name for path in output.glob(".*")] == [".mine"]
 
 
 class TestFailures:

@@ -27,6 +27,8 @@ from matar_tf.search import (
     SearchProblem,
     dominates,
     evaluate_in_turn,
+    follow_up,
+    from_nothing,
     hypervolume,
     pareto_front,
     search,
@@ -1092,6 +1094,26 @@ class TestSearchOptions:
         assert result.num_evaluated == 47
         assert result.stop_reason is StopReason.MAX_EVALUATIONS
 
+    @pytest.mark.parametrize("number", [1, 3, 19])
+    def test_max_evaluations_may_be_fewer_than_the_population(self, number):
+        result = run(max_evaluations=number)
+        assert result.num_evaluated == number
+        assert result.stop_reason is StopReason.MAX_EVALUATIONS
+        known = {one.policy: one.metrics for one in plain_run().front}
+        settings = follow_up(
+            from_nothing(options(max_evaluations=number)),
+            num_known=len(known),
+            num_new=number,
+        )
+        later = search(
+            toy_problem(),
+            evaluate_in_turn(toy_metrics),
+            options=settings,
+            provenance=provenance(),
+            memory=known,
+        )
+        assert later.num_evaluated == number
+
     def test_three_objectives_find_a_front_of_three_objectives(self):
         names = ("accuracy", "latency_ms", "weight_bytes")
         result = run(objectives=tuple(map(Objective.parse, names)))
@@ -1110,8 +1132,8 @@ class TestSearchOptions:
         ("changes", "message"),
         [
             ({"population_size": 3}, "at least 4, got 3"),
-            ({"max_evaluations": 19}, r"population_size \(20\), got 19; allow more"),
-            ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0"),
+            ({"max_evaluations": 0}, "max_evaluations of at least 1, got 0"),
+            ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0; leave it out"),
             ({"patience": 0}, "at least 1 generation, got 0; use None"),
             ({"crossover_prob": 1.5}, r"crossover_prob in 0\.\.1, got 1\.5"),
             ({"mutation_prob": -0.1}, r"mutation_prob in 0\.\.1, got -0\.1"),

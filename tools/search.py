@@ -83,9 +83,9 @@ _PATIENCE = flags.DEFINE_integer(
 )
 _POPULATION = flags.DEFINE_integer(
     "population_size",
-    None,
-    "Policies of a generation; default 40, or --max_evaluations if that is less. With "
-    "a surrogate a third is measured at a time: raise it for more --jobs.",
+    40,
+    "Policies of a generation, or --max_evaluations if that is less. With a surrogate "
+    "a third is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
 _FOLLOW_UP = flags.DEFINE_float(
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
         options=SearchOptions(
             seed=_SEED.value,
             max_evaluations=_MAX_EVALUATIONS.value,
-            population_size=_POPULATION.value or min(40, _MAX_EVALUATIONS.value),
+            population_size=_POPULATION.value,
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
             sensitivity=_SENSITIVITY.value,
             oversampling=_OVERSAMPLING.value,
