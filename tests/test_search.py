@@ -642,9 +642,12 @@ class TestLimit:
             ("weight_bytes=40KiB", "weight_bytes", 40_960),
             ("weight_bytes=1.5MB", "weight_bytes", 1_500_000),
             ("peak_bytes=2MiB", "peak_bytes", 2_097_152),
+            ("accuracy=85%", "accuracy", 0.85),
+            ("top_5_accuracy = 99.5 %", "top_5_accuracy", 0.995),
+            ("accuracy=1", "accuracy", 1),
         ],
     )
-    def test_reads_numbers_and_units_of_bytes(self, text, name, bound):
+    def test_reads_numbers_and_units(self, text, name, bound):
         assert Limit.parse(text) == Limit(name=name, bound=bound)
 
     @pytest.mark.parametrize(
@@ -658,6 +661,10 @@ class TestLimit:
             ("weight_bytes=1e999", "finite limit above 0"),
             ("weight_bytes=40KB", "Unknown unit 'KB'"),
             ("latency_ms=2KiB", "number without a unit for 'latency_ms'"),
+            ("latency_ms=2%", "number without a unit for 'latency_ms'"),
+            ("accuracy=85", r"a share of 1 at most .* got 85; write 0\.85 or 85%"),
+            ("top_5_accuracy=101%", "a share of 1 at most .* got 1.01"),
+            ("accuracy=85kB", "number without a unit for 'accuracy'"),
         ],
     )
     def test_refuses_other_texts(self, text, message):

@@ -7,6 +7,7 @@ network, each exported file is compared with it.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,13 +54,16 @@ _MAX = flags.DEFINE_multi_string(
     "max", [], "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1"
 )
 _MIN = flags.DEFINE_multi_string(
-    "min", [], "Smallest figure of a policy: accuracy=0.85, ..."
+    "min", [], "Smallest figure of a policy: accuracy=0.85 (or 85%), ..."
 )
 _FIX = flags.DEFINE_multi_string(
     "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."
 )
 _START = flags.DEFINE_multi_string(
-    "start", [], "Policies (.json) to start from; in the tables under the file's name."
+    "start",
+    [],
+    "Policies (.json) to start from; in the tables under the file's name, those of "
+    "another front under the folder's name as well.",
 )
 _HOLDOUT = flags.DEFINE_float(
     "holdout",
@@ -140,6 +144,8 @@ _COMPARE = flags.DEFINE_enum(
 _RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --output.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --output.")
 flags.mark_flags_as_required(["artifact", "targets", "output"])
+
+_FRONT_NAME = re.compile(r"policy_\d+")
 
 
 @reports_errors
@@ -231,18 +237,28 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read_starts(space: PolicySpace) -> dict[str, Policy]:
-    """Returns the policies of ``--start`` by the names of their files."""
+    """Returns the policies of ``--start`` by the names that tables give them."""
     from matar_tf.errors import SearchError
 
     starts: dict[str, Policy] = {}
-    for path in _START.value:
-        name = Path(path).stem
+    for text in _START.value:
+        path = Path(text)
+        if path.suffix != ".json":
+            raise SearchError(
+                f"Expected the path of a .json file with a policy in --start, got "
+                f"{text!r}; uniform policies need none, every search starts from them "
+                "already."
+            )
+        name = path.stem
+        if _FRONT_NAME.fullmatch(name):
+            # As exported by a search: that of this one will have files of such names.
+            name = f"{path.resolve().parent.name}_{name}"
         if name in starts:
             raise SearchError(
                 f"Expected policies to start from in files of different names, got "
                 f"{name!r} twice; rename one."
             )
-        starts[name] = read_policy(path, space)
+        starts[name] = read_policy(text, space)
     return starts
 
 
