@@ -3,7 +3,7 @@
 Needs no TensorFlow. Writes, under one output folder::
 
     run.json  evaluations.sqlite (unless the settings name another store)
-    matrix.{json,csv,md}  latency.json (of this machine)
+    matrix.{json,csv,md}  report.html  latency.json (of this machine)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.

@@ -662,8 +662,11 @@ class TestLimit:
             ("weight_bytes=40KB", "Unknown unit 'KB'"),
             ("latency_ms=2KiB", "number without a unit for 'latency_ms'"),
             ("latency_ms=2%", "number without a unit for 'latency_ms'"),
-            ("accuracy=85", r"a share of 1 at most .* got 85; write 0\.85 or 85%"),
-            ("top_5_accuracy=101%", "a share of 1 at most .* got 1.01"),
+            ("accuracy=85", r"of 1 at most .* got 'accuracy=85'; write 0\.85 or 85%"),
+            (
+                "top_5_accuracy=101%",
+                "a share of 1 at most .* got 'top_5_accuracy=101%'",
+            ),
             ("accuracy=85kB", "number without a unit for 'accuracy'"),
         ],
     )

@@ -38,11 +38,6 @@ class Limit:
             raise SearchError(
                 f"Expected a finite limit above 0 for {self.name!r}, got {self.bound}."
             )
-        if _SHARE.fullmatch(self.name) and self.bound > 1:
-            raise SearchError(
-                f"Expected a share of 1 at most as a limit for {self.name!r}, got "
-                f"{self.bound:g}; write 0.85 or 85% for 85 of 100 samples."
-            )
 
     @classmethod
     def parse(cls, text: str, *, is_minimum: bool = False) -> Limit:
@@ -70,10 +65,16 @@ class Limit:
                 f"got {text!r}."
             )
         name, unit = match["name"], match["unit"]
+        if _SHARE.fullmatch(name) and unit in ("", "%"):
+            share = number / 100 if unit else number
+            if share > 1:
+                raise SearchError(
+                    f"Expected a share of 1 at most as a limit for {name!r}, got "
+                    f"{text!r}; write 0.85 or 85% for 85 of 100 samples."
+                )
+            return cls(name=name, bound=share, is_minimum=is_minimum)
         if not unit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
-        if unit == "%" and _SHARE.fullmatch(name):
-            return cls(name=name, bound=number / 100, is_minimum=is_minimum)
         if not name.endswith("_bytes"):
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
