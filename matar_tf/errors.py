@@ -16,6 +16,7 @@ __all__ = [
     "ModelError",
     "PolicyError",
     "SearchError",
+    "StoreError",
     "TargetError",
     "did_you_mean",
 ]
@@ -47,6 +48,10 @@ class TargetError(MatarError):
 
 class SearchError(MatarError):
     """A search was asked for something that it cannot do."""
+
+
+class StoreError(SearchError):
+    """The evaluation store cannot be read or written."""
 
 
 class ExportError(MatarError):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-__all__ = ["new_folder", "write_atomically"]
+__all__ = ["new_folder", "remove_leftovers", "write_atomically"]
+
+_NUM_RANDOM: Final = 8  # bytes in a temporary name
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -46,5 +50,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed had begun to write in place of `path`."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _NUM_RANDOM}}}")
+    for found in list(path.parent.iterdir()):
+        if name.fullmatch(found.name):
+            if found.is_dir():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
+
+
 def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    return path.parent / f".{path.name}.{secrets.token_hex(_NUM_RANDOM)}"

@@ -3,7 +3,7 @@
 Needs no TensorFlow. Writes, under one output folder::
 
     run.json  evaluations.sqlite (unless the settings name another store)
-    matrix.{json,csv,md}  latency.json (of this machine)
+    matrix.{json,csv,md}  report.html  latency.json (of this machine)
     <target>/front.{json,csv,md}  <target>/policy_NN.{json,tflite}
 
 Each target's folder appears under its name when it is complete.
@@ -13,53 +13,66 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.backends import COST_NAMES, PolicyCosts, check_names
 from matar_tf.data import Data
-from matar_tf.errors import SearchError
-from matar_tf.holdout import PREFIX, report_on, split_data
+from matar_tf.errors import SearchError, StoreError
+from matar_tf.holdout import report_on, split_data
+from matar_tf.interrupts import Interrupts
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Provenance, SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
-    export_metadata,
-    prepare_folder,
+    begin_folder,
+    check_folder,
     write_history,
     write_overview,
     write_target,
 )
+from matar_tf.run_problems import of_target, run_problems
 from matar_tf.run_settings import RUNTIME, RunSettings, versions
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
-    check_request,
-    fix_entries,
     follow_up,
+    from_nothing,
     search,
     search_order,
 )
-from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
-from matar_tf.tflite.build import ModelBuilder
+from matar_tf.targets import Target
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
     check_data,
-    get_metrics,
     own_metric_digests,
 )
 from matar_tf.tflite.export import Reference
-from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 
-__all__ = ["check_settings", "prepare_output", "retarget"]
+__all__ = ["Outcome", "check_settings", "prepare_output", "retarget"]
 
 _STORE_FILE: Final = "evaluations.sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+      results: The result of each target that was searched, in the order in which the
+        targets were given, with file sizes and agreement filled in.
+      failures: Of each target whose search failed, by name, one sentence that says why.
+      interrupted: Whether Ctrl-C ended the run before its time.
+    """
+
+    results: tuple[SearchResult, ...]
+    failures: Mapping[str, str]
+    interrupted: bool
 
 
 def retarget(
@@ -71,11 +84,15 @@ def retarget(
     *,
     reference: Reference | None = None,
     on_result: Callable[[SearchResult], None] = lambda _: None,
-) -> tuple[SearchResult, ...]:
+) -> Outcome:
     """Searches every target, exports every policy of each front, writes the tables.
 
     The target with the fewest policies comes first: what it measures, the later ones
-    can mostly run as well, and not the other way round.
+    can mostly run as well, and not the other way round. A target whose search fails,
+    since no policy meets its limits, does not keep the others from theirs.
+
+    The first Ctrl-C ends the search that it comes in with the front so far, and the
+    run when files and tables are written. The second ends the run at once.
 
     Args:
       artifact: The packaged network.
@@ -87,20 +104,22 @@ def retarget(
       on_result: Called with each target's result when its folder is complete.
 
     Returns:
-      The result of each target, in the order given, with file sizes and agreement
-      filled in; after Ctrl-C of those that were begun.
+      The results; after Ctrl-C of those that were begun.
 
     Raises:
-      MatarError: If a target cannot run the network, or an export fails.
+      MatarError: If a target cannot run the network, nothing can be measured or
+        stored, or an export fails.
+      KeyboardInterrupt: At Ctrl-C while nothing is known yet, and at the second.
     """
     check_data(artifact, data)
-    output = Path(output)
-    searched = data
+    searched, reported = data, data
     if settings.holdout:
-        searched, data = split_data(data, settings.holdout, settings.options.seed)
+        searched, reported = split_data(data, settings.holdout, settings.options.seed)
     # What cannot be done ends the run before anything is measured.
-    problems = _problems(artifact, targets, settings, num_samples=len(data.x_test))
-    provenance = _provenance(artifact, searched, settings)
+    problems = run_problems(
+        artifact, targets, settings, num_samples=len(reported.x_test)
+    )
+    output = Path(output)
 
     def make_evaluator(part: Data) -> Callable[[], PolicyEvaluator]:
         return functools.partial(
@@ -111,49 +130,128 @@ def retarget(
             metrics=settings.metrics,
         )
 
-    held_out = make_evaluator(data)() if settings.holdout else None
-    memory: dict[Policy, Mapping[str, float]] = {}
-    results: dict[int, SearchResult] = {}
+    held_out = make_evaluator(reported)() if settings.holdout else None
     with (
         EvaluationStore(settings.store or output / _STORE_FILE) as store,
         _executor(make_evaluator(searched), settings) as evaluate_many,
+        Interrupts() as interrupts,
     ):
-        for index in search_order([problem for problem, _ in problems]):
-            target, (problem, tools) = targets[index], problems[index]
-            result = search(
-                problem,
-                evaluate_many,
-                options=_options(settings, problem.space, memory, results.values()),
-                provenance=replace(
-                    provenance, versions={**provenance.versions, **tools}
-                ),
-                store=store,
-                memory=memory,
-                progress=settings.progress,
-            )
-            result = replace(
-                result,
-                references=tuple(
-                    one
-                    for one in result.references
-                    if one.name in settings.starts or _is_diagonal(one.name)
-                ),
-            )
-            if held_out is not None:
-                result = _on_held_out(
-                    result, store, _provenance(artifact, data, settings), held_out
-                )
-            result = write_target(
-                artifact, data, output, result, settings.profile, reference, target
-            )
-            on_result(result)
-            results[index] = result
-            write_history(output, results.values())
-            if result.interrupted:
-                break
-    ordered = [results[index] for index in sorted(results)]
-    write_overview(artifact, targets, ordered, output)
-    return tuple(ordered)
+        run = _Run(
+            artifact=artifact,
+            searched=searched,
+            reported=reported,
+            output=output,
+            settings=settings,
+            reference=reference,
+            on_result=on_result,
+            store=store,
+            evaluate_many=evaluate_many,
+            held_out=held_out,
+        )
+        outcome = _search_all(run, targets, problems, interrupts)
+        if outcome.results:
+            write_overview(artifact, targets, outcome.results, output)
+    # One that came meanwhile counts, too.
+    return replace(outcome, interrupted=outcome.interrupted or interrupts.came)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the searches of a run have in common."""
+
+    artifact: Artifact
+    searched: Data
+    reported: Data
+    output: Path
+    settings: RunSettings
+    reference: Reference | None
+    on_result: Callable[[SearchResult], None]
+    store: EvaluationStore
+    evaluate_many: ParallelEvaluator | RayEvaluator
+    held_out: PolicyEvaluator | None
+
+    def search(
+        self,
+        problem: SearchProblem,
+        tools: Mapping[str, str],
+        memory: dict[Policy, Mapping[str, float]],
+        results: Collection[SearchResult],
+    ) -> SearchResult:
+        """Searches for a target; `memory` and `results` are those of earlier ones."""
+        provenance = _provenance(self.artifact, self.searched, self.settings)
+        result = search(
+            problem,
+            self.evaluate_many,
+            options=_options(self.settings, problem.space, memory, results),
+            provenance=replace(provenance, versions={**provenance.versions, **tools}),
+            store=self.store,
+            memory=memory,
+            progress=self.settings.progress,
+        )
+        return replace(
+            result,
+            references=tuple(
+                one
+                for one in result.references
+                if one.name in self.settings.starts or _is_diagonal(one.name)
+            ),
+        )
+
+    def write(self, result: SearchResult, target: Target) -> SearchResult:
+        """Writes the folder of a target; returns the result as it stands there."""
+        if self.held_out is not None:
+            provenance = _provenance(self.artifact, self.reported, self.settings)
+            result = _on_held_out(result, self.store, provenance, self.held_out)
+        result = write_target(
+            self.artifact,
+            self.reported,
+            self.output,
+            result,
+            self.settings.profile,
+            self.reference,
+            target,
+        )
+        self.on_result(result)
+        return result
+
+
+def _search_all(
+    run: _Run,
+    targets: Sequence[Target],
+    problems: Sequence[tuple[SearchProblem, Mapping[str, str]]],
+    interrupts: Interrupts,
+) -> Outcome:
+    """Searches the targets one after the other and writes the folder of each."""
+    memory: dict[Policy, Mapping[str, float]] = {}
+    results: dict[int, SearchResult] = {}
+    failures: dict[str, str] = {}
+    interrupted = False
+    for index in search_order([problem for problem, _ in problems]):
+        try:
+            with interrupts.passing():
+                result = run.search(*problems[index], memory, results.values())
+        except StoreError:
+            raise  # the next target would find it no better
+        except SearchError as error:
+            if interrupts.came:
+                break  # it was not given the time
+            failures[targets[index].name] = of_target(targets[index], error)
+            continue
+        except KeyboardInterrupt:
+            # Nothing is known of this target, but perhaps of others.
+            if not results or not interrupts.may_finish:
+                raise
+            break
+        results[index] = run.write(result, targets[index])
+        write_history(run.output, results.values())
+        interrupted = result.interrupted or interrupts.came
+        if interrupted:
+            break
+    return Outcome(
+        results=tuple(results[index] for index in sorted(results)),
+        failures=failures,
+        interrupted=interrupted,
+    )
 
 
 def prepare_output(
@@ -192,13 +290,6 @@ def prepare_output(
     # Whatever is wrong is found before anything is removed.
     if settings.holdout:
         split_data(data, settings.holdout, settings.options.seed)
-    if settings.store is not None:
-        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
-            raise SearchError(
-                f"Expected a store outside of the run that is overwritten, got "
-                f"{settings.store} in {output}; move it."
-            )
-        EvaluationStore(settings.store).close()
     document = {
         "schema_version": RUN_SCHEMA_VERSION,
         **settings.to_json(),
@@ -209,7 +300,16 @@ def prepare_output(
         "data_digest": data.digest(),
         "versions": versions(),
     }
-    return prepare_folder(output, document, resume=resume, overwrite=overwrite)
+    message = check_folder(output, document, resume=resume, overwrite=overwrite)
+    if settings.store is not None:
+        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
+            raise SearchError(
+                f"Expected a store outside of the run that is overwritten, got "
+                f"{settings.store} in {output}; move it."
+            )
+        EvaluationStore(settings.store).close()
+    begin_folder(output, document, resume=resume, overwrite=overwrite)
+    return message
 
 
 def check_settings(
@@ -220,69 +320,7 @@ def check_settings(
     Raises:
       MatarError: If not.
     """
-    _problems(artifact, targets, settings)
-
-
-def _problems(
-    artifact: Artifact,
-    targets: Sequence[Target],
-    settings: RunSettings,
-    *,
-    num_samples: int = 0,
-) -> list[tuple[SearchProblem, Mapping[str, str]]]:
-    """Returns what is searched for each target, and the versions of its tools."""
-    if not targets:
-        raise SearchError(
-            "Expected one or more targets, got none; name some of the catalogue, or "
-            "files."
-        )
-    check_names(targets)
-    space = fix_entries(artifact.space, settings.fixed)
-    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
-    problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
-    for target in targets:
-        sizes = _file_sizes(artifact, target.name, settings, metric_names, num_samples)
-        costs = PolicyCosts(artifact, target, file_size=sizes)
-        legal = legal_space(space, artifact.workload, target)
-        problem = SearchProblem(
-            target=target.name,
-            space=legal,
-            costs=costs,
-            violations=functools.partial(_violations, artifact, target),
-            pairs=artifact.workload.entry_pairs(),
-            legal_pairs=legal_pairs(legal, artifact.workload, target),
-            seeds=settings.starts,
-            metric_names=metric_names,
-        )
-        check_request(problem, settings.options)
-        problems.append((problem, costs.versions))
-    return problems
-
-
-def _file_sizes(
-    artifact: Artifact,
-    target: str,
-    settings: RunSettings,
-    metric_names: Collection[str],
-    num_samples: int,
-) -> FileSizes | None:
-    """Returns the sizes of the files that `write_target` will write, if asked for.
-
-    They are if a name is no other figure's, be it ``file_bytes`` or misspelt.
-    """
-    options = settings.options
-    names = {one.name for one in (*options.objectives, *options.limits)}
-    if names <= {*metric_names, *COST_NAMES}:
-        return None
-    metrics = dict.fromkeys(metric_names, 0.0)
-    if settings.holdout:
-        searched = [one.name for one in options.objectives if one.name in metrics]
-        metrics |= {PREFIX + name: 0.0 for name in searched}
-    return FileSizes(
-        ModelBuilder(artifact),
-        profile=settings.profile,
-        metadata=export_metadata(target, metrics, num_samples),
-    )
+    run_problems(artifact, targets, settings)
 
 
 def _executor(
@@ -320,10 +358,10 @@ def _options(
     settings: RunSettings,
     space: PolicySpace,
     memory: Collection[Policy],
-    results: Iterable[SearchResult],
+    results: Collection[SearchResult],
 ) -> SearchOptions:
     """Returns the options of a search after others; a follow-up if one can teach it."""
-    options = settings.options
+    options = from_nothing(settings.options)
     # A space that was enumerated is too small to teach the others.
     if all(one.stop_reason is StopReason.ENUMERATED for one in results):
         return options
@@ -340,11 +378,6 @@ def _is_diagonal(name: str) -> bool:
     """Whether a uniform policy has equal widths: reference rows are only those."""
     weights, _, activations = name.removeprefix("w").partition("a")
     return weights == activations
-
-
-def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str, ...]:
-    found = check_policy(artifact.workload, policy, target)
-    return tuple(violation.message for violation in found)
 
 
 def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:

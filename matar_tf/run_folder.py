@@ -16,8 +16,8 @@ from typing import Any, Final
 from matar_tf.artifact import Artifact
 from matar_tf.backends import cost_matrix
 from matar_tf.data import Data
-from matar_tf.errors import SearchError
-from matar_tf.files import new_folder, write_atomically
+from matar_tf.errors import MatarError, SearchError
+from matar_tf.files import new_folder, remove_leftovers, write_atomically
 from matar_tf.json_reader import JsonReader
 from matar_tf.report import (
     matrix_to_csv,
@@ -36,8 +36,9 @@ from matar_tf.tflite.latency import LatencyCache
 
 __all__ = [
     "RUN_SCHEMA_VERSION",
+    "begin_folder",
+    "check_folder",
     "export_metadata",
-    "prepare_folder",
     "write_history",
     "write_overview",
     "write_target",
@@ -45,7 +46,12 @@ __all__ = [
 
 RUN_SCHEMA_VERSION: Final = 1
 _RUN_FILE: Final = "run.json"
+_RESULT_FILE: Final = "result.json"
 _LATENCY_FILE: Final = "latency.json"
+_MATRIX_FILES: Final = ("matrix.json", "matrix.csv", "matrix.md")
+_PAGE_FILE: Final = "report.html"
+_FILES: Final = (_RUN_FILE, _LATENCY_FILE, *_MATRIX_FILES, _PAGE_FILE)
+_SEARCHES: Final = "searches"  # in the record
 # Of two runs in one folder, the second must ask for the same in these. It may have
 # more evaluations, more time, more processes, and other files.
 _SAME_WHEN_RESUMED: Final = (
@@ -68,10 +74,10 @@ _SAME_WHEN_RESUMED: Final = (
 )
 
 
-def prepare_folder(
+def check_folder(
     output: Path, document: Mapping[str, Any], *, resume: bool, overwrite: bool
 ) -> str:
-    """Makes a folder ready for a run and records the run in it.
+    """Checks that a folder can take a run; changes nothing.
 
     Args:
       output: The folder.
@@ -86,34 +92,48 @@ def prepare_folder(
       SearchError: If the folder holds something else, or a run that was asked for
         something else, or neither `resume` nor `overwrite` is given for a run.
     """
-    message = f"Writing to {output}."
-    if output.exists() and any(output.iterdir()):
-        earlier = _read_run(output)
-        if overwrite:
-            shutil.rmtree(output)
-            message = f"Overwriting the run in {output}."
-        elif resume:
-            for key in _SAME_WHEN_RESUMED:
-                if earlier.get(key) != document[key]:
-                    raise SearchError(
-                        f"Expected to resume a run with the same {key}, but {output} "
-                        f"has {earlier.get(key)!r} and this run {document[key]!r}; "
-                        "choose another output, or --overwrite."
-                    )
-            message = (
-                f"Resuming the run in {output}: stored measurements are reused, fronts "
-                "and files are written again."
-            )
-        else:
+    if not _holds_something(output):
+        return f"Writing to {output}."
+    earlier = _read_run(output)
+    if overwrite:
+        return f"Overwriting the run in {output}."
+    if not resume:
+        raise SearchError(
+            f"Expected an empty output, but {output} holds a run of "
+            f"{earlier.get('created')}; pass --resume to go on with it, "
+            "--overwrite to replace it, or choose another output."
+        )
+    for key in _SAME_WHEN_RESUMED:
+        if earlier.get(key) != document[key]:
             raise SearchError(
-                f"Expected an empty output, but {output} holds a run of "
-                f"{earlier.get('created')}; pass --resume to go on with it, "
-                "--overwrite to replace it, or choose another output."
+                f"Expected to resume a run with the same {key}, but {output} "
+                f"has {earlier.get(key)!r} and this run {document[key]!r}; "
+                "choose another output, or --overwrite."
             )
+    return (
+        f"Resuming the run in {output}: stored measurements are reused, fronts "
+        "and files are written again."
+    )
+
+
+def begin_folder(
+    output: Path, document: Mapping[str, Any], *, resume: bool, overwrite: bool
+) -> None:
+    """Makes a folder that was checked ready for a run and records the run in it.
+
+    A run that is resumed keeps what it has on record, and loses what a process that
+    was killed has left half written. Arguments are those of `check_folder`.
+    """
+    is_run = (output / _RUN_FILE).exists()
+    if is_run and overwrite:
+        shutil.rmtree(output)
+    elif is_run and resume:
+        document = {**document, _SEARCHES: _read_run(output).get(_SEARCHES, {})}
+        for name in (*document["targets"], *_FILES):
+            remove_leftovers(output / name)
     output.mkdir(parents=True, exist_ok=True)
     content = json.dumps(document, indent=1) + "\n"
     write_atomically(output / _RUN_FILE, content.encode())
-    return message
 
 
 def write_target(
@@ -179,7 +199,7 @@ def write_target(
             ("front.json", json.dumps(to_json(result, float_metrics), indent=1) + "\n"),
             ("front.csv", to_csv(result, float_metrics)),
             ("front.md", to_markdown(result, float_metrics)),
-            ("result.json", json.dumps(result.to_json(), indent=1) + "\n"),
+            (_RESULT_FILE, json.dumps(result.to_json(), indent=1) + "\n"),
         ):
             (folder / name).write_text(content)
     return result
@@ -194,18 +214,17 @@ def export_metadata(
 
 def write_history(output: Path, results: Iterable[SearchResult]) -> None:
     """Adds to the record of the run what its searches did, generation by generation."""
-    document = {
-        **_read_run(output),
-        "searches": {
-            result.target: {
-                "num_evaluated": result.num_evaluated,
-                "num_reused": result.num_reused,
-                "stop_reason": result.stop_reason.value,
-                "history": [asdict(row) for row in result.history],
-            }
-            for result in results
-        },
+    document = _read_run(output)
+    searches = {
+        result.target: {
+            "num_evaluated": result.num_evaluated,
+            "num_reused": result.num_reused,
+            "stop_reason": result.stop_reason.value,
+            "history": [asdict(row) for row in result.history],
+        }
+        for result in results
     }
+    document = {**document, _SEARCHES: {**document.get(_SEARCHES, {}), **searches}}
     content = json.dumps(document, indent=1) + "\n"
     write_atomically(output / _RUN_FILE, content.encode())
 
@@ -216,19 +235,26 @@ def write_overview(
     results: Sequence[SearchResult],
     output: Path,
 ) -> None:
-    """Writes what every policy costs on every target, and the page of the run."""
+    """Writes what every policy costs on every target, and the page of the run.
+
+    Targets without a result keep the one that an earlier call has left in the folder.
+    """
+    new = {result.target: result for result in results}
+    found = (new.get(one.name) or _read_result(output, one.name) for one in targets)
+    results = [result for result in found if result is not None]
     policies = {
         f"{result.target}/{candidate.name}": candidate.policy
         for result in results
         for candidate in result.front
     }
     matrix = cost_matrix(artifact, policies, targets)
-    for name, content in (
-        ("matrix.json", json.dumps(matrix_to_json(matrix), indent=1) + "\n"),
-        ("matrix.csv", matrix_to_csv(matrix)),
-        ("matrix.md", matrix_to_markdown(matrix)),
-        ("report.html", to_html(results, matrix, artifact.accuracy.get("float"))),
-    ):
+    contents = (
+        json.dumps(matrix_to_json(matrix), indent=1) + "\n",
+        matrix_to_csv(matrix),
+        matrix_to_markdown(matrix),
+        to_html(results, matrix, artifact.accuracy.get("float")),
+    )
+    for name, content in zip((*_MATRIX_FILES, _PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())
 
 
@@ -256,6 +282,20 @@ def _with_measured_latency(
     )
 
 
+def _read_result(output: Path, target: str) -> SearchResult | None:
+    """Returns what an earlier call has left of a target, if it can be read."""
+    try:
+        content = (output / target / _RESULT_FILE).read_bytes()
+        document = JsonReader(SearchError).parse(content, _RESULT_FILE)
+        return SearchResult.from_json(document)
+    except (OSError, MatarError, OverflowError):
+        return None
+
+
+def _holds_something(output: Path) -> bool:
+    return output.exists() and any(output.iterdir())
+
+
 def _read_run(output: Path) -> dict[str, Any]:
     try:
         content = (output / _RUN_FILE).read_bytes()
@@ -264,6 +304,8 @@ def _read_run(output: Path) -> dict[str, Any]:
             raise SearchError(f"schema_version is {document['schema_version']!r}")
         if not isinstance(document["artifact_digest"], str):
             raise SearchError("artifact_digest is no text")
+        if not isinstance(document.get(_SEARCHES, {}), dict):
+            raise SearchError(f"{_SEARCHES} is no object")
     except (OSError, LookupError, TypeError, SearchError) as error:
         raise SearchError(
             f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "

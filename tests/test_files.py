@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.files import new_folder, write_atomically
+from matar_tf.files import new_folder, remove_leftovers, write_atomically
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])
@@ -72,3 +72,20 @@ def test_a_folder_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
         interrupted()
     assert [one.name for one in tmp_path.iterdir()] == ["folder"]
     assert [one.name for one in path.iterdir()] == ["old"]
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    """What is left is what these functions write, so it is taken from them."""
+    path = tmp_path / "mp.c"
+    path.mkdir()
+    writing = new_folder(path)
+    folder = writing.__enter__()
+    (folder / "policy_00.tflite").write_bytes(b"half")
+    (tmp_path / ".mp.c.0123456789abcdef").write_bytes(b"half of a file")
+    others = {".mp.c.txt", ".mpxc.0123456789abcdef", "mp.c.0123456789abcdef", ".mp.c"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers(path)
+    assert {one.name for one in tmp_path.iterdir()} == {"mp.c", *others}

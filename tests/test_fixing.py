@@ -45,6 +45,8 @@ def test_later_texts_narrow_further():
         ("activations:top=8", "got none that match 'top'"),
         ("weights:stem=3", r"out of \[2, 4, 8\] .* got \[3\]"),
         ("weights:block_*=2", r"out of \[4, 8\] for the weights entry 'block_b'"),
+        ("weights:*=4,8", r"of the 4 entries .* have these widths: all but 'top'\."),
+        ("weights:top=2", r"got \[2\] in 'weights:top=2'\."),
     ],
 )
 def test_refuses(text, message):

@@ -65,7 +65,7 @@ def test_a_run_reports_on_what_the_search_did_not_see(tmp_path: Path):
     artifact = digits_artifact()
     target = load_target("bismo_ultra96")
     prepare_output(tmp_path, artifact, [target], DATA, settings)
-    (result,) = retarget(artifact, [target], DATA, tmp_path, settings)
+    (result,) = retarget(artifact, [target], DATA, tmp_path, settings).results
     search, report = split_data(DATA, 0.4, 3)
     assert result.provenance.num_samples == len(report.x_test) == 40
     builder = ModelBuilder(artifact)

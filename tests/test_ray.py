@@ -250,7 +250,7 @@ class TestCluster:
                     target=kill_victim, args=(tmp_path / "pids", killed)
                 )
                 killer.start()
-            (result,) = retarget(network(), [target], data, output, settings)
+            (result,) = retarget(network(), [target], data, output, settings).results
             fronts[executor] = [
                 (one.policy, dict(one.metrics), dict(one.costs)) for one in result.front
             ]

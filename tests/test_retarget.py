@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,12 @@ from matar_tf.errors import (
     ExportError,
     PolicyError,
     SearchError,
+    StoreError,
     TargetError,
 )
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
-from matar_tf.retarget import check_settings, prepare_output, retarget
+from matar_tf.retarget import Outcome, check_settings, prepare_output, retarget
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import Limit, SearchOptions
 from matar_tf.targets import load_target
@@ -40,11 +43,22 @@ def settings(**changes: Any) -> RunSettings:
 
 
 def run(output: Path, *targets: str, **changes: Any) -> Any:
+    outcome = run_all(output, *targets, **changes)
+    assert not outcome.failures
+    assert not outcome.interrupted
+    return outcome.results
+
+
+def run_all(output: Path, *targets: str, **changes: Any) -> Outcome:
+    resume = changes.pop("resume", False)
+    overwrite = output.exists() and not resume
     reference = changes.pop("reference", None)
     chosen = settings(**changes)
     found = [load_target(name) for name in targets]
     artifact = digits_artifact()
-    prepare_output(output, artifact, found, DATA, chosen, overwrite=output.exists())
+    prepare_output(
+        output, artifact, found, DATA, chosen, resume=resume, overwrite=overwrite
+    )
     return retarget(
         artifact,
         found,
@@ -311,6 +325,198 @@ class TestPreparing:
             with pytest.raises(error, match=message):
                 run(output, "cortex_m4_cmsis_nn", **wrong)
             assert sorted(path.name for path in output.rglob("*")) == before
+
+    def test_a_store_may_be_in_an_empty_output(self, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        output.mkdir()
+        changes: dict[str, Any] = {"store": output / "mine.sqlite", "resume": True}
+        (first,) = run(output, "bismo_ultra96", **changes)
+        (second,) = run(output, "bismo_ultra96", **changes)
+        assert first.front == second.front
+        assert second.num_evaluated == 0
+
+    def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.txt").write_text("years")
+        with pytest.raises(SearchError, match="other files"):
+            run(tmp_path, "bismo_ultra96", store=tmp_path / "mine.sqlite", resume=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.fixture
+def press_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Presses Ctrl-C, once or more often, when a function of a module is called."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def press_at(place: str, times: int = 1, nth: int = 1) -> None:
+        module, _, name = place.rpartition(".")
+        called = getattr(importlib.import_module(module), name)
+        num_calls = 0
+
+        def pressed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal num_calls
+            num_calls += 1
+            if num_calls == nth:
+                for _ in range(times):
+                    signal.raise_signal(signal.SIGINT)
+            return called(*args, **kwargs)
+
+        monkeypatch.setattr(place, pressed)
+
+    yield press_at
+    signal.signal(signal.SIGINT, before)
+
+
+class TestCtrlC:
+    NAMES = ("bitfusion_16x32", "bismo_ultra96")  # in the order of the search
+
+    @pytest.mark.parametrize(
+        ("place", "num_jobs"),
+        [
+            ("matar_tf.retarget.report_on", 2),
+            ("matar_tf.run_folder.export_model", 1),
+            ("matar_tf.run_folder.to_csv", 1),
+            ("matar_tf.retarget.write_history", 1),
+        ],
+    )
+    def test_once_the_front_is_known_it_waits_for_its_files(
+        self, tmp_path: Path, press_at: Callable[..., None], place: str, num_jobs: int
+    ) -> None:
+        output = tmp_path / "run"
+        press_at(place)
+        outcome = run_all(output, *self.NAMES, holdout=0.5, num_jobs=num_jobs)
+        assert outcome.interrupted
+        (result,) = outcome.results
+        assert result.target == "bitfusion_16x32"
+        assert not result.interrupted  # its search had ended
+        for one in result.front:
+            assert (output / result.target / f"{one.name}.tflite").is_file()
+        names = {path.name for path in output.iterdir()}
+        assert {"matrix.csv", "report.html", "run.json", "bitfusion_16x32"} <= names
+        assert "bismo_ultra96" not in names
+        assert not any(name.startswith(".") for name in names)
+        whole = run(output, *self.NAMES, holdout=0.5, resume=True)
+        assert whole[0].front == result.front
+
+    def test_it_counts_while_the_last_tables_are_written(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        press_at("matar_tf.run_folder.cost_matrix")
+        outcome = run_all(tmp_path / "run", *self.NAMES)
+        assert outcome.interrupted
+        assert len(outcome.results) == 2
+        assert (tmp_path / "run/report.html").is_file()
+
+    def test_the_second_stops_at_once(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        output = tmp_path / "run"
+        press_at("matar_tf.run_folder.export_model", times=2)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(output, *self.NAMES)
+        assert {path.name for path in output.iterdir()} == {
+            "run.json",
+            "evaluations.sqlite",
+        }
+        assert len(run(output, *self.NAMES, resume=True)) == 2
+
+    def test_before_a_later_target_knows_anything_the_others_keep_their_tables(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        press_at("matar_tf.retarget.search", nth=2)
+        outcome = run_all(tmp_path / "run", *self.NAMES)
+        assert outcome.interrupted
+        assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
+        assert (tmp_path / "run/report.html").is_file()
+
+    def test_before_anything_is_known_it_ends_the_run(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        press_at("matar_tf.retarget.search")
+        with pytest.raises(KeyboardInterrupt):
+            run_all(tmp_path / "run", *self.NAMES)
+
+
+class TestResume:
+    NAMES = ("bitfusion_16x32", "bismo_ultra96")  # in the order of the search
+
+    def test_more_evaluations_than_a_population_end_with_the_front_of_a_whole_run(
+        self, tmp_path: Path
+    ) -> None:
+        """Also in the later target, which starts from what the first has measured."""
+        few, many = (SearchOptions(max_evaluations=one) for one in (20, 80))
+        first = run(tmp_path / "a", *self.NAMES, options=few)
+        assert {one.num_evaluated + one.num_reused for one in first} == {20, 40}
+        resumed = run(tmp_path / "a", *self.NAMES, options=many, resume=True)
+        whole = run(tmp_path / "b", *self.NAMES, options=many)
+        assert [one.front for one in resumed] == [one.front for one in whole]
+        assert resumed[0].num_reused > 0 == whole[0].num_reused
+
+    def test_a_target_that_was_not_reached_again_keeps_its_result(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        output = tmp_path / "run"
+        _, later = run(output, *self.NAMES)
+        before = json.loads((output / "run.json").read_text())["searches"]
+        press_at("matar_tf.run_folder.export_model")
+        options = SearchOptions(max_evaluations=30, population_size=8)
+        outcome = run_all(output, *self.NAMES, options=options, resume=True)
+        assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
+        after = json.loads((output / "run.json").read_text())["searches"]
+        assert after["bismo_ultra96"] == before["bismo_ultra96"]
+        assert after["bitfusion_16x32"] != before["bitfusion_16x32"]
+        matrix = (output / "matrix.csv").read_text()
+        page = (output / "report.html").read_text()
+        for one in (*outcome.results, later):
+            for candidate in one.front:
+                assert f"{one.target}/{candidate.name}" in matrix
+                assert f"{one.target}/{candidate.name}" in page
+
+    def test_a_result_that_cannot_be_read_is_left_out(
+        self, tmp_path: Path, press_at: Callable[..., None]
+    ) -> None:
+        output = tmp_path / "run"
+        run(output, *self.NAMES)
+        (output / "bismo_ultra96/result.json").write_text("{")
+        press_at("matar_tf.run_folder.export_model")
+        assert run_all(output, *self.NAMES, resume=True).interrupted
+        assert "bismo_ultra96/" not in (output / "matrix.csv").read_text()
+
+    def test_what_a_killed_export_has_left_is_removed(self, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        run(output, "bismo_ultra96")
+        (output / ".bismo_ultra96.0123456789abcdef").mkdir()
+        (output / ".run.json.0123456789abcdef").write_text("{")
+        (output / ".mine").write_text("")
+        run(output, "bismo_ultra96", resume=True)
+        assert [path.name for path in output.glob(".*")] == [".mine"]
+
+
+class TestFailures:
+    def test_a_target_that_cannot_meet_a_limit_does_not_keep_others_from_theirs(
+        self, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        slow = "cortex_m4_cmsis_nn"  # the first that is searched
+        options = replace(settings().options, limits=(Limit.parse("latency_ms=0.1"),))
+        outcome = run_all(output, "bitfusion_16x32", slow, options=options)
+        assert not outcome.interrupted
+        assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
+        assert list(outcome.failures) == [slow]
+        assert f"target '{slow}', got none" in outcome.failures[slow]
+        assert (output / "bitfusion_16x32/policy_00.tflite").is_file()
+        assert "bitfusion_16x32/policy_00" in (output / "matrix.csv").read_text()
+        assert (output / "report.html").is_file()
+        assert not (output / slow).exists()
+
+    def test_a_store_that_fails_is_nobodys_own_fault(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any, **__: Any) -> None:
+            raise StoreError("The disk is full.")
+
+        monkeypatch.setattr("matar_tf.search.EvaluationStore.put", full)
+        with pytest.raises(StoreError, match="full"):
+            run_all(tmp_path / "run", "bismo_ultra96", "bitfusion_16x32")
 
 
 MY_METRICS = """

@@ -27,6 +27,8 @@ from matar_tf.search import (
     SearchProblem,
     dominates,
     evaluate_in_turn,
+    follow_up,
+    from_nothing,
     hypervolume,
     pareto_front,
     search,
@@ -675,9 +677,12 @@ class TestLimit:
             ("weight_bytes=40KiB", "weight_bytes", 40_960),
             ("weight_bytes=1.5MB", "weight_bytes", 1_500_000),
             ("peak_bytes=2MiB", "peak_bytes", 2_097_152),
+            ("accuracy=85%", "accuracy", 0.85),
+            ("top_5_accuracy = 99.5 %", "top_5_accuracy", 0.995),
+            ("accuracy=1", "accuracy", 1),
         ],
     )
-    def test_reads_numbers_and_units_of_bytes(self, text, name, bound):
+    def test_reads_numbers_and_units(self, text, name, bound):
         assert Limit.parse(text) == Limit(name=name, bound=bound)
 
     @pytest.mark.parametrize(
@@ -691,6 +696,13 @@ class TestLimit:
             ("weight_bytes=1e999", "finite limit above 0"),
             ("weight_bytes=40KB", "Unknown unit 'KB'"),
             ("latency_ms=2KiB", "number without a unit for 'latency_ms'"),
+            ("latency_ms=2%", "number without a unit for 'latency_ms'"),
+            ("accuracy=85", r"of 1 at most .* got 'accuracy=85'; write 0\.85 or 85%"),
+            (
+                "top_5_accuracy=101%",
+                "a share of 1 at most .* got 'top_5_accuracy=101%'",
+            ),
+            ("accuracy=85kB", "number without a unit for 'accuracy'"),
         ],
     )
     def test_refuses_other_texts(self, text, message):
@@ -987,8 +999,11 @@ with EvaluationStore({str(path)!r}) as store:
     def test_a_file_that_is_no_database_is_refused_and_left_alone(self, tmp_path):
         path = tmp_path / "store.sqlite"
         path.write_text("accuracy,latency\n" * 100)
-        with pytest.raises(SearchError, match=r"not one or is corrupt.*Delete it"):
+        with pytest.raises(
+            SearchError, match=r"corrupt.*\. Name another file"
+        ) as caught:
             EvaluationStore(path)
+        assert "Delete" not in str(caught.value)
         assert path.read_text() == "accuracy,latency\n" * 100
 
     def test_another_database_is_refused_and_left_alone(self, tmp_path):
@@ -1137,6 +1152,26 @@ class TestSearchOptions:
         assert result.num_evaluated == 47
         assert result.stop_reason is StopReason.MAX_EVALUATIONS
 
+    @pytest.mark.parametrize("number", [1, 3, 19])
+    def test_max_evaluations_may_be_fewer_than_the_population(self, number):
+        result = run(max_evaluations=number)
+        assert result.num_evaluated == number
+        assert result.stop_reason is StopReason.MAX_EVALUATIONS
+        known = {one.policy: one.metrics for one in plain_run().front}
+        settings = follow_up(
+            from_nothing(options(max_evaluations=number)),
+            num_known=len(known),
+            num_new=number,
+        )
+        later = search(
+            toy_problem(),
+            evaluate_in_turn(toy_metrics),
+            options=settings,
+            provenance=provenance(),
+            memory=known,
+        )
+        assert later.num_evaluated == number
+
     def test_three_objectives_find_a_front_of_three_objectives(self):
         names = ("accuracy", "latency_ms", "weight_bytes")
         result = run(objectives=tuple(map(Objective.parse, names)))
@@ -1155,8 +1190,8 @@ class TestSearchOptions:
         ("changes", "message"),
         [
             ({"population_size": 3}, "at least 4, got 3"),
-            ({"max_evaluations": 19}, r"population_size \(20\), got 19; allow more"),
-            ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0"),
+            ({"max_evaluations": 0}, "max_evaluations of at least 1, got 0"),
+            ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0; leave it out"),
             ({"patience": 0}, "at least 1 generation, got 0; use None"),
             ({"crossover_prob": 1.5}, r"crossover_prob in 0\.\.1, got 1\.5"),
             ({"mutation_prob": -0.1}, r"mutation_prob in 0\.\.1, got -0\.1"),

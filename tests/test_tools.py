@@ -258,7 +258,7 @@ class TestSearch:
         ("names", "message"),
         [
             (("a/mine.json", "b/mine.json"), "files of different names, got 'mine'"),
-            (("policy_01.json",), "of one of the front for the seed 'policy_01'"),
+            (("a/policy_01.json", "a/policy_01.json"), "got 'a_policy_01' twice"),
             (("w8a8.json",), "that of a uniform policy"),
         ],
     )
@@ -277,6 +277,64 @@ class TestSearch:
         values = arguments(files, tmp_path / "run", start=[str(one) for one in paths])
         assert message in fails(capsys, "search", **values)
         assert not (tmp_path / "run").exists()
+
+    def test_policies_of_another_front_are_called_after_their_folder_as_well(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        starts: list[str] = []
+        for folder, name in (("npu", "w3a5"), ("cpu", "w4a8")):
+            path = tmp_path / folder / "policy_00.json"
+            path.parent.mkdir()
+            path.write_text(json.dumps(digits_artifact().space.named(name).to_json()))
+            starts.append(str(path))
+        values = arguments(
+            files, tmp_path / "run", start=starts, targets=["bismo_ultra96"]
+        )
+        assert call("search", **values) == 0
+        table = (tmp_path / "run/bismo_ultra96/front.json").read_text()
+        rows = {row["name"]: row["role"] for row in json.loads(table)["rows"]}
+        assert rows["npu_policy_00"] == rows["cpu_policy_00"] != rows["policy_00"]
+
+    def test_a_start_that_one_target_does_not_take_names_the_target(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.json").write_text(
+            json.dumps(digits_artifact().space.named("w3a5").to_json())
+        )
+        start = [str(tmp_path / "mine.json")]
+        line = fails(
+            capsys, "search", **arguments(files, tmp_path / "run", start=start)
+        )
+        assert "Target 'bitfusion_16x32': Expected a policy of this space" in line
+
+    def test_a_budget_below_a_population_can_be_raised_afterwards(
+        self, files: Path, tmp_path: Path
+    ) -> None:
+        fronts = []
+        for name, budgets in (("resumed", (20, 60)), ("whole", (60,))):
+            for budget in budgets:
+                values = arguments(
+                    files,
+                    tmp_path / name,
+                    targets=["bismo_ultra96"],
+                    max_evaluations=budget,
+                )
+                assert call("search", **values, resume=budget != budgets[0]) == 0
+            table = json.loads(
+                (tmp_path / name / "bismo_ultra96/front.json").read_text()
+            )
+            fronts.append(table["rows"])
+        assert fronts[0] == fronts[1]
+
+    def test_a_target_that_cannot_meet_a_limit_is_named_at_the_end(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        targets = ["cortex_m4_cmsis_nn", "bitfusion_16x32"]
+        values = arguments(files, tmp_path / "run", targets=targets)
+        line = fails(capsys, "search", **values, max=["latency_ms=0.1"])
+        assert line.startswith("SearchError: Expected a policy")
+        assert "target 'cortex_m4_cmsis_nn'" in line
+        assert (tmp_path / "run/bitfusion_16x32/policy_00.tflite").is_file()
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -426,6 +484,12 @@ class TestSearch:
             ({"objectives": ["accuracy", "ms"]}, "Did you mean 'latency_ms'"),
             ({"objectives": ["accuracy", "BOPs"]}, "Did you mean 'bops'"),
             ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
+            ({"min": ["accuracy=85"]}, "write 0.85 or 85%"),
+            ({"start": ["w4a4"]}, "every search starts from them already"),
+            (
+                {"max": ["energy_pj=1e8"], "targets": ["bismo_haq", "bitfusion_16x32"]},
+                "Target 'bismo_haq': Expected a limit on a cost",
+            ),
         ],
     )
     def test_bad_requests_write_nothing(

@@ -7,6 +7,7 @@ network, each exported file is compared with it.
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,13 +65,17 @@ _MAX = flags.DEFINE_multi_string(
 _MIN = flags.DEFINE_multi_string(
     "min",
     [],
-    "Smallest figure of a policy: accuracy=0.85, ...; names are those of --objectives",
+    "Smallest figure of a policy: accuracy=0.85 (or 85%), ...; names are those of "
+    "--objectives",
 )
 _FIX = flags.DEFINE_multi_string(
     "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."
 )
 _START = flags.DEFINE_multi_string(
-    "start", [], "Policies (.json) to start from; in the tables under the file's name."
+    "start",
+    [],
+    "Policies (.json) to start from; in the tables under the file's name, those of "
+    "another front under the folder's name as well.",
 )
 _HOLDOUT = flags.DEFINE_float(
     "holdout",
@@ -94,9 +99,9 @@ _PATIENCE = flags.DEFINE_integer(
 )
 _POPULATION = flags.DEFINE_integer(
     "population_size",
-    None,
-    "Policies of a generation; default 40, or --max_evaluations if that is less. With "
-    "a surrogate a third is measured at a time: raise it for more --jobs.",
+    40,
+    "Policies of a generation, or --max_evaluations if that is less. With a surrogate "
+    "a third is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
 _FOLLOW_UP = flags.DEFINE_float(
@@ -152,6 +157,8 @@ _RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --output.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --output.")
 flags.mark_flags_as_required(["artifact", "targets", "output"])
 
+_FRONT_NAME = re.compile(r"policy_\d+")
+
 
 @reports_errors
 def main(argv: Sequence[str]) -> int:
@@ -177,7 +184,7 @@ def main(argv: Sequence[str]) -> int:
         options=SearchOptions(
             seed=_SEED.value,
             max_evaluations=_MAX_EVALUATIONS.value,
-            population_size=_POPULATION.value or min(40, _MAX_EVALUATIONS.value),
+            population_size=_POPULATION.value,
             objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
             sensitivity=_SENSITIVITY.value,
             oversampling=_OVERSAMPLING.value,
@@ -222,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
         )
     )
     float_metrics = artifact.accuracy.get("float")
-    results = retarget(
+    outcome = retarget(
         artifact,
         targets,
         data,
@@ -231,25 +238,39 @@ def main(argv: Sequence[str]) -> int:
         reference=reference,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
-    evaluated = sum(result.num_evaluated for result in results)
-    reused = sum(result.num_reused for result in results)
+    evaluated = sum(result.num_evaluated for result in outcome.results)
+    reused = sum(result.num_reused for result in outcome.results)
     print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
-    return 130 if any(result.interrupted for result in results) else 0
+    for sentence in outcome.failures.values():
+        print(f"SearchError: {sentence}", file=sys.stderr)
+    if outcome.interrupted:
+        return 130
+    return 1 if outcome.failures else 0
 
 
 def _read_starts(space: PolicySpace) -> dict[str, Policy]:
-    """Returns the policies of ``--start`` by the names of their files."""
+    """Returns the policies of ``--start`` by the names that tables give them."""
     from matar_tf.errors import SearchError
 
     starts: dict[str, Policy] = {}
-    for path in _START.value:
-        name = Path(path).stem
+    for text in _START.value:
+        path = Path(text)
+        if path.suffix != ".json":
+            raise SearchError(
+                f"Expected the path of a .json file with a policy in --start, got "
+                f"{text!r}; uniform policies need none, every search starts from them "
+                "already."
+            )
+        name = path.stem
+        if _FRONT_NAME.fullmatch(name):
+            # As exported by a search: that of this one will have files of such names.
+            name = f"{path.resolve().parent.name}_{name}"
         if name in starts:
             raise SearchError(
                 f"Expected policies to start from in files of different names, got "
                 f"{name!r} twice; rename one."
             )
-        starts[name] = read_policy(path, space)
+        starts[name] = read_policy(text, space)
     return starts
 
 

@@ -14,7 +14,7 @@ from matar_tf.search._ledger import (
     evaluate_in_turn,
 )
 from matar_tf.search._limits import Limit
-from matar_tf.search._options import SearchOptions, follow_up
+from matar_tf.search._options import SearchOptions, follow_up, from_nothing
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
 from matar_tf.search._run import check_request, search, search_order
 from matar_tf.search._store import EvaluationStore
@@ -35,6 +35,7 @@ __all__ = [
     "evaluate_in_turn",
     "fix_entries",
     "follow_up",
+    "from_nothing",
     "hypervolume",
     "pareto_front",
     "search",

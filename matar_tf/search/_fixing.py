@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from matar_tf.errors import PolicyError, did_you_mean
@@ -23,8 +23,8 @@ def fix_entries(space: PolicySpace, texts: Iterable[str]) -> PolicySpace:
     Args:
       space: The space.
       texts: Such as ``weights:stem=8``, ``activations:stack1_*=4`` or
-        ``weights:*=4,8``: the kind, a name or a pattern of names (as of files), and
-        the widths that stay. Later ones narrow further.
+        ``weights:stack1_*=4,8``: the kind, a name or a pattern of names (as of files),
+        and the widths that stay. Later ones narrow further.
 
     Raises:
       PolicyError: If a text has another form, its pattern matches no name, or an entry
@@ -46,11 +46,23 @@ def fix_entries(space: PolicySpace, texts: Iterable[str]) -> PolicySpace:
                 f"that match {match['names']!r}. "
                 f"{did_you_mean(match['names'], entries)}"
             )
-        for name in names:
-            if not set(bits) <= set(entries[name]):
-                raise PolicyError(
-                    f"Expected widths out of {list(entries[name])} for the "
-                    f"{match['kind']} entry {name!r}, got {bits} in {text!r}."
-                )
+        without = [name for name in names if not set(bits) <= set(entries[name])]
+        if without:
+            raise PolicyError(
+                f"Expected widths out of {list(entries[without[0]])} for the "
+                f"{match['kind']} entry {without[0]!r}, got {bits} in {text!r}"
+                f"{_remedy(without, names)}."
+            )
         space = space.with_choices(**{match["kind"]: dict.fromkeys(names, bits)})
     return space
+
+
+def _remedy(without: Sequence[str], names: Sequence[str]) -> str:
+    """Returns the end of a sentence: what to name instead of all that matched."""
+    if len(without) == len(names):
+        return ""
+    listed = ", ".join(map(repr, without))
+    return (
+        f"; of the {len(names)} entries that match, name those only that have these "
+        f"widths: all but {listed}"
+    )

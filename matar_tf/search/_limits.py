@@ -14,8 +14,9 @@ __all__ = ["Limit"]
 
 _BYTES: Final = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _TEXT: Final = re.compile(
-    r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-z]*)"
+    r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-z]*|%)"
 )
+_SHARE: Final = re.compile(r"(top_\d+_)?accuracy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,8 @@ class Limit:
         """Reads ``latency_ms=2.5``, ``accuracy=0.85`` or ``weight_bytes=40KiB``.
 
         A number stands in the unit of the figure. Costs in bytes also take a unit: B,
-        kB and MB (1,000 and 1,000,000), KiB and MiB (1,024 and 1,048,576).
+        kB and MB (1,000 and 1,000,000), KiB and MiB (1,024 and 1,048,576). Accuracies
+        also come in percent: ``accuracy=85%``.
 
         Args:
           text: Name and bound.
@@ -63,12 +65,20 @@ class Limit:
                 f"got {text!r}."
             )
         name, unit = match["name"], match["unit"]
+        if _SHARE.fullmatch(name) and unit in ("", "%"):
+            share = number / 100 if unit else number
+            if share > 1:
+                raise SearchError(
+                    f"Expected a share of 1 at most as a limit for {name!r}, got "
+                    f"{text!r}; write 0.85 or 85% for 85 of 100 samples."
+                )
+            return cls(name=name, bound=share, is_minimum=is_minimum)
         if not unit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
         if not name.endswith("_bytes"):
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
-                "costs in bytes take one."
+                "costs in bytes take one, and accuracies %."
             )
         if unit not in _BYTES:
             raise SearchError(

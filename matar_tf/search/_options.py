@@ -8,13 +8,13 @@ from matar_tf.errors import SearchError
 from matar_tf.results import Objective
 from matar_tf.search._limits import Limit
 
-__all__ = ["SearchOptions", "follow_up"]
+__all__ = ["SearchOptions", "follow_up", "from_nothing"]
 
 _DEFAULT_OBJECTIVES = (
     Objective(name="accuracy", maximize=True),
     Objective(name="latency_ms"),
 )
-_MIN_POPULATION_SIZE = 4
+_MIN_POPULATION = 4
 _FOLLOW_UP_GENERATIONS = 8
 
 
@@ -27,9 +27,9 @@ class SearchOptions:
       max_evaluations: Largest number of policies whose metrics the run asks for,
         whether they are measured or come from the store. A space with no more
         policies than that is enumerated instead of searched.
-      population_size: Number of survivors, and of offspring in a generation. With a
-        surrogate a third of it is measured at a time, so that it keeps three times
-        fewer processes busy.
+      population_size: Number of survivors, and of offspring in a generation; it may
+        be larger than `max_evaluations`. With a surrogate a third of it is measured at
+        a time, so that it keeps three times fewer processes busy.
       objectives: What to make better: metrics and costs, at least one of each.
       limits: Bounds on costs and metrics, beside the constraints of the target. A
         policy that breaks one is never in the front, and never measured if the bound
@@ -62,21 +62,19 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
-        if self.population_size < _MIN_POPULATION_SIZE:
+        if self.population_size < _MIN_POPULATION:
             raise SearchError(
-                f"Expected a population_size of at least {_MIN_POPULATION_SIZE}, got "
+                f"Expected a population_size of at least {_MIN_POPULATION}, got "
                 f"{self.population_size}."
             )
-        if self.max_evaluations < self.population_size:
+        if self.max_evaluations < 1:
             raise SearchError(
-                "Expected a max_evaluations of at least population_size "
-                f"({self.population_size}), got {self.max_evaluations}; allow more "
-                "evaluations or make the population smaller."
+                f"Expected a max_evaluations of at least 1, got {self.max_evaluations}."
             )
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise SearchError(
-                f"Expected a max_minutes above 0, got {self.max_minutes}; use None for "
-                "no limit."
+                f"Expected a max_minutes above 0, got {self.max_minutes}; leave it "
+                "out for no limit."
             )
         if self.patience is not None and self.patience < 1:
             raise SearchError(
@@ -108,6 +106,16 @@ class SearchOptions:
             )
 
 
+def from_nothing(options: SearchOptions) -> SearchOptions:
+    """Returns the options of a search that no other has taught.
+
+    A generation is no larger than the evaluations, so that its narrowest policies do
+    not use them up.
+    """
+    size = max(min(options.population_size, options.max_evaluations), _MIN_POPULATION)
+    return replace(options, population_size=size)
+
+
 def follow_up(options: SearchOptions, *, num_known: int, num_new: int) -> SearchOptions:
     """Returns the options of a search that starts from what others measured.
 
@@ -118,8 +126,6 @@ def follow_up(options: SearchOptions, *, num_known: int, num_new: int) -> Search
       num_known: Policies of this space that are known.
       num_new: Policies to measure beside them.
     """
-    smallest = max(num_new // _FOLLOW_UP_GENERATIONS, _MIN_POPULATION_SIZE)
+    smallest = max(num_new // _FOLLOW_UP_GENERATIONS, _MIN_POPULATION)
     size = min(options.population_size, smallest)
-    return replace(
-        options, max_evaluations=max(num_known + num_new, size), population_size=size
-    )
+    return replace(options, max_evaluations=num_known + num_new, population_size=size)

@@ -15,12 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from matar_tf.errors import SearchError
+from matar_tf.errors import StoreError
 from matar_tf.policy import Policy
 
 __all__ = ["EvaluationStore"]
 
 _APPLICATION_ID: Final = 0x6D617461  # "mata", in the header of the file
+_MAGIC: Final = b"SQLite format 3\0"
+_APPLICATION_ID_AT: Final = 68  # in the header
+_HEADER_SIZE: Final = 100
 _SCHEMA_VERSION: Final = 2
 _BUSY_TIMEOUT_S: Final = 30.0
 _WAL_ATTEMPTS: Final = 100
@@ -62,12 +65,12 @@ class EvaluationStore:
         """Opens or makes the file.
 
         Raises:
-          SearchError: If the file is not an evaluation store, is corrupt, or cannot
+          StoreError: If the file is not an evaluation store, is corrupt, or cannot
             be written.
         """
         self.path = Path(path)
         if not self.path.parent.is_dir():
-            raise SearchError(
+            raise StoreError(
                 f"Expected an existing folder for the evaluation store, got "
                 f"{str(self.path)!r}; make the folder first."
             )
@@ -78,7 +81,7 @@ class EvaluationStore:
         try:
             with self._errors():
                 self._prepare()
-        except SearchError:
+        except StoreError:
             self._connection.close()
             raise
 
@@ -116,7 +119,7 @@ class EvaluationStore:
           data_digest: Of the samples, and of what else metrics depend on.
 
         Raises:
-          SearchError: If the file is corrupt.
+          StoreError: If the file is corrupt.
         """
         known: dict[Policy, dict[str, float]] = {}
         with self._errors():
@@ -142,7 +145,7 @@ class EvaluationStore:
         """Keeps the metrics of a policy, in place of earlier ones of their names.
 
         Raises:
-          SearchError: If the file cannot be written.
+          StoreError: If the file cannot be written.
         """
         key = (artifact_digest, data_digest, policy.digest())
         with self._errors(), self._connection:
@@ -184,12 +187,12 @@ class EvaluationStore:
         if num_tables == 0 and version == 0:
             return
         if application_id != _APPLICATION_ID:
-            raise SearchError(
+            raise StoreError(
                 f"Expected an evaluation store of matar_tf at {str(self.path)!r}, got "
                 "another SQLite database; name another file."
             )
         if version != _SCHEMA_VERSION:
-            raise SearchError(
+            raise StoreError(
                 f"Expected an evaluation store of schema version {_SCHEMA_VERSION} at "
                 f"{str(self.path)!r}, got version {version}; name another file, or "
                 "use the version of matar_tf that wrote it."
@@ -212,7 +215,7 @@ class EvaluationStore:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise SearchError(
+            raise StoreError(
                 f"Expected an evaluation store that can be read and written at "
                 f"{str(self.path)!r}, got: {error}. Check its permissions, the space "
                 "on the disk and other processes that hold it."
@@ -220,9 +223,22 @@ class EvaluationStore:
         except sqlite3.Error as error:
             raise self._corrupt(str(error)) from error
 
-    def _corrupt(self, reason: str) -> SearchError:
-        return SearchError(
+    def _corrupt(self, reason: str) -> StoreError:
+        # Nobody is told to delete a file that may hold something else.
+        remedy = "Delete it, or name" if _is_store(self.path) else "Name"
+        return StoreError(
             f"Expected an evaluation store at {str(self.path)!r}, got a file that is "
-            f"not one or is corrupt: {reason}. Delete it, or name another file; the "
-            "metrics will be measured anew."
+            f"not one or is corrupt: {reason}. {remedy} another file; the metrics will "
+            "be measured anew."
         )
+
+
+def _is_store(path: Path) -> bool:
+    """Whether the header of a file says that it is a store of this project."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_SIZE)
+    except OSError:
+        return False
+    application_id = int.from_bytes(header[_APPLICATION_ID_AT:][:4], "big")
+    return header.startswith(_MAGIC) and application_id == _APPLICATION_ID

@@ -10,7 +10,6 @@ is the same number in every form of storage.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,8 +54,6 @@ class ModelBuilder:
         self._digest = artifact.digest()
         self._template = Template.from_json(artifact.template, artifact.template_map)
         _check_kernels(artifact, self._template)
-        # Seven times faster to copy than to read again.
-        self._model = pickle.dumps(load_model(self._template.content))
 
     def build(
         self,
@@ -96,7 +93,7 @@ class ModelBuilder:
           ExportError: If there is no such profile.
         """
         self._artifact.space.validate(policy)
-        model = pickle.loads(self._model)
+        model = load_model(self._template.content)
         kernels = [
             self._kernel(model, entry, bits, policy)
             for entry, bits in policy.weights.items()

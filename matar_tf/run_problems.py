@@ -1,0 +1,107 @@
+"""What a run searches: one problem for each target."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+
+from matar_tf.artifact import Artifact
+from matar_tf.backends import COST_NAMES, PolicyCosts, check_names
+from matar_tf.errors import MatarError, SearchError
+from matar_tf.holdout import PREFIX
+from matar_tf.policy import Policy
+from matar_tf.run_folder import export_metadata
+from matar_tf.run_settings import RunSettings
+from matar_tf.search import SearchProblem, check_request, fix_entries
+from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import get_metrics
+from matar_tf.tflite.file_size import FileSizes
+
+__all__ = ["of_target", "run_problems"]
+
+
+def run_problems(
+    artifact: Artifact,
+    targets: Sequence[Target],
+    settings: RunSettings,
+    *,
+    num_samples: int = 0,
+) -> list[tuple[SearchProblem, Mapping[str, str]]]:
+    """Returns what is searched for each target, and the versions of its tools.
+
+    Args:
+      artifact: The network.
+      targets: Hardware of the run.
+      settings: What the run is asked for.
+      num_samples: That exported files will name.
+
+    Raises:
+      MatarError: If a target cannot run the network, or has no figure asked for.
+    """
+    if not targets:
+        raise SearchError(
+            "Expected one or more targets, got none; name some of the catalogue, or "
+            "files."
+        )
+    check_names(targets)
+    space = fix_entries(artifact.space, settings.fixed)
+    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
+    problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
+    for target in targets:
+        sizes = _file_sizes(artifact, target.name, settings, metric_names, num_samples)
+        costs = PolicyCosts(artifact, target, file_size=sizes)
+        legal = legal_space(space, artifact.workload, target)
+        problem = SearchProblem(
+            target=target.name,
+            space=legal,
+            costs=costs,
+            violations=functools.partial(_violations, artifact, target),
+            pairs=artifact.workload.entry_pairs(),
+            legal_pairs=legal_pairs(legal, artifact.workload, target),
+            seeds=settings.starts,
+            metric_names=metric_names,
+        )
+        try:
+            check_request(problem, settings.options)
+        except MatarError as error:
+            raise type(error)(of_target(target, error)) from error
+        problems.append((problem, costs.versions))
+    return problems
+
+
+def _file_sizes(
+    artifact: Artifact,
+    target: str,
+    settings: RunSettings,
+    metric_names: Collection[str],
+    num_samples: int,
+) -> FileSizes | None:
+    """Returns the sizes of the files that `write_target` will write, if asked for.
+
+    They are if a name is no other figure's, be it ``file_bytes`` or misspelt.
+    """
+    options = settings.options
+    names = {one.name for one in (*options.objectives, *options.limits)}
+    if names <= {*metric_names, *COST_NAMES}:
+        return None
+    metrics = dict.fromkeys(metric_names, 0.0)
+    if settings.holdout:
+        searched = [one.name for one in options.objectives if one.name in metrics]
+        metrics |= {PREFIX + name: 0.0 for name in searched}
+    return FileSizes(
+        ModelBuilder(artifact),
+        profile=settings.profile,
+        metadata=export_metadata(target, metrics, num_samples),
+    )
+
+
+def of_target(target: Target, error: MatarError) -> str:
+    """Returns the text of an error that says which target it is about."""
+    text = str(error)
+    return text if repr(target.name) in text else f"Target {target.name!r}: {text}"
+
+
+def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str, ...]:
+    found = check_policy(artifact.workload, policy, target)
+    return tuple(violation.message for violation in found)
