@@ -19,6 +19,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.keras import (
     IndependentSampler,
+    MultiBitTrainer,
     calibrate,
     get_policy,
     get_policy_space,
@@ -98,6 +99,13 @@ def test_the_keras_format_is_refused_with_the_reason(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(NotImplementedError, match="HDF5"):
         trained("residual_bn").save_weights(tmp_path / "model.weights.h5")
+
+
+def test_a_trainer_is_not_saved_in_the_keras_format(tmp_path: Path) -> None:
+    trainer = MultiBitTrainer(trained("residual_bn"))
+    with pytest.raises(NotImplementedError, match="save trainer.multi_bit_network"):
+        trainer.save(tmp_path / "trainer.keras")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.keras import graph
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.quantize_configs import activation_name
 from matar_tf.policy import ALL_BITS, Policy, PolicySpace
@@ -159,6 +159,19 @@ class MultiBitTrainer(keras.Model):
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """Returns the logits under the policy in force."""
         return self.multi_bit_network(inputs, training=training)
+
+    def get_config(self) -> Any:
+        """Returns what Keras keeps of a subclassed model.
+
+        Raises:
+          NotImplementedError: If it is for a ``.keras`` file, not begun yet.
+        """
+        if in_keras_format():
+            raise NotImplementedError(
+                "Expected the multi-bitwidth model to be saved, got its trainer; save "
+                "trainer.multi_bit_network as HDF5 or as a SavedModel."
+            )
+        return super().get_config()
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Takes one step; called by Keras."""
