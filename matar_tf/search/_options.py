@@ -32,8 +32,8 @@ class SearchOptions:
         a time, so that it keeps three times fewer processes busy.
       objectives: What to make better: metrics and costs, at least one of each.
       limits: Bounds on costs and metrics, beside the constraints of the target. A
-        policy that breaks one is never in the front, and never measured if the bound
-        is on a cost.
+        policy that breaks one is never in the front, and if the bound is on a cost,
+        measured only to learn what one entry's bits do.
       sensitivity: Whether to measure what each entry's bits do alone, and to start
         from the best sums of that; see `matar_tf.search._seeding` and `_knapsack`.
       oversampling: Number of children bred for each that is measured, at least;
