@@ -196,6 +196,27 @@ def keras_model(shape: tuple[int, ...], body: Callable[[Any], Any]) -> Any:
     return model
 
 
+def all_kernels(full: Any) -> Any:
+    """Pointwise, depthwise, full and dense kernels; even and odd channel counts.
+
+    Args:
+      full: A convolution that reads four channels.
+    """
+    return keras_model(
+        (8, 8, 3),
+        chain(
+            conv(8, activation="relu"),
+            conv(6, 1, activation="relu"),
+            L.DepthwiseConv2D(3, activation="relu"),
+            conv(5, 1, activation="relu"),
+            conv(4, 1, activation="relu"),
+            full,
+            L.GlobalAveragePooling2D(),
+            L.Dense(8, activation="relu"),
+        ),
+    )
+
+
 def samples_for(name: str, count: int = 32) -> np.ndarray:
     shape, _ = NETS[name]
     return np.random.default_rng(2).normal(size=(count, *shape)).astype(np.float32)

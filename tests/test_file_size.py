@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nets import L, build_net, chain, conv, free_space, keras_model, samples_for
+from nets import (
+    all_kernels,
+    build_net,
+    chain,
+    conv,
+    free_space,
+    keras_model,
+    samples_for,
+)
 
 from matar_tf.artifact import Artifact
 from matar_tf.keras import calibrate, package, quantize_model
@@ -16,26 +24,8 @@ from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.metadata import encode_metadata, read_metadata
 from matar_tf.tflite.profiles import PROFILES, narrowest_container
 
-
-def mixed() -> Any:
-    """Pointwise, depthwise, full and dense kernels; even and odd channel counts."""
-    return keras_model(
-        (8, 8, 3),
-        chain(
-            conv(8, activation="relu"),
-            conv(6, 1, activation="relu"),
-            L.DepthwiseConv2D(3, activation="relu"),
-            conv(5, 1, activation="relu"),
-            conv(4, 1, activation="relu"),
-            conv(7, 3, activation="relu", use_bias=False),
-            L.GlobalAveragePooling2D(),
-            L.Dense(8, activation="relu"),
-        ),
-    )
-
-
 NETWORKS = {
-    "mixed": mixed,
+    "mixed": lambda: all_kernels(conv(7, 3, activation="relu", use_bias=False)),
     # Their sums and concatenations are signed: below 8 bits operators cut them off.
     "concat_shared": lambda: build_net("concat_shared"),
     "residual_bn": lambda: build_net("residual_bn"),

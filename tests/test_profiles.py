@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import L, build_net, chain, conv, keras_model, samples_for
+from nets import all_kernels, build_net, conv, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
@@ -21,20 +21,7 @@ POLICIES = ("w8a8", "w4a4", "w3a3", "w2a2")
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    """Pointwise, depthwise, full and dense kernels; even and odd channel counts."""
-    net = keras_model(
-        (8, 8, 3),
-        chain(
-            conv(8, activation="relu"),
-            conv(6, 1, activation="relu"),
-            L.DepthwiseConv2D(3, activation="relu"),
-            conv(5, 1, activation="relu"),
-            conv(4, 1, activation="relu"),
-            conv(8, 3, activation="relu"),
-            L.GlobalAveragePooling2D(),
-            L.Dense(8, activation="relu"),
-        ),
-    )
+    net = all_kernels(conv(8, 3, activation="relu"))
     model = quantize_model(net)
     calibrate(model, samples_for("conv"))
     return package(model, include_network=False)

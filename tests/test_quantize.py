@@ -24,6 +24,7 @@ from matar_tf.keras import (
     package,
     policy_space,
     quantize_model,
+    reestimate_batch_norm,
     set_policy,
 )
 from matar_tf.keras._compat import tf, tfmot
@@ -526,6 +527,10 @@ class TestBadModels:
         calibrate(model, np.ones((2, 7, 9, 3), np.float32))
         with pytest.raises(DataError, match="batch"):
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
+        policies = [get_policy(model)]
+        reestimate_batch_norm(
+            model, np.ones((2, 5, 6, 3), np.float32), policies=policies
+        )
         with pytest.raises(ModelError, match=r"got \(None, None, None, 3\)"):
             package(model)
 

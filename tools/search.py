@@ -7,7 +7,6 @@ network, each exported file is compared with it.
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -157,8 +156,6 @@ _RESUME = flags.DEFINE_bool("resume", False, "Go on with the run in --output.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the run in --output.")
 flags.mark_flags_as_required(["artifact", "targets", "output"])
 
-_FRONT_NAME = re.compile(r"policy_\d+")
-
 
 @reports_errors
 def main(argv: Sequence[str]) -> int:
@@ -251,6 +248,7 @@ def main(argv: Sequence[str]) -> int:
 def _read_starts(space: PolicySpace) -> dict[str, Policy]:
     """Returns the policies of ``--start`` by the names that tables give them."""
     from matar_tf.errors import SearchError
+    from matar_tf.search import is_front_name
 
     starts: dict[str, Policy] = {}
     for text in _START.value:
@@ -262,7 +260,7 @@ def _read_starts(space: PolicySpace) -> dict[str, Policy]:
                 "already."
             )
         name = path.stem
-        if _FRONT_NAME.fullmatch(name):
+        if is_front_name(name):
             # As exported by a search: that of this one will have files of such names.
             name = f"{path.resolve().parent.name}_{name}"
         if name in starts:

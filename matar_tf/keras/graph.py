@@ -21,6 +21,7 @@ __all__ = [
     "check_initialized",
     "entry_name",
     "find_owner",
+    "fits_input",
     "inner_layer",
     "input_quantizer",
     "is_initialized",
@@ -44,6 +45,15 @@ def inner_layer(layer: Any) -> Any:
 def multi_bit_network(model: Any) -> Any:
     """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
     return getattr(model, "multi_bit_network", model)
+
+
+def fits_input(model: Any, shape: tuple[int, ...]) -> bool:
+    """Returns whether an array of a shape is a batch for a model's only input."""
+    expected = tuple(model.input_shape)
+    return len(shape) == len(expected) and all(
+        size in (None, given)
+        for size, given in zip(expected[1:], shape[1:], strict=True)
+    )
 
 
 def entry_name(layer: Any) -> str:

@@ -349,14 +349,10 @@ def calibrate(model: Any, samples: Any) -> None:
     policy_setter(model)  # refuses a model without quantizers
     model = graph.multi_bit_network(model)
     shape = tuple(np.shape(samples))
-    expected = tuple(model.input_shape)
-    fits = len(shape) == len(expected) and all(
-        size in (None, given)
-        for size, given in zip(expected[1:], shape[1:], strict=True)
-    )
-    if not fits or not shape[0]:
+    if not graph.fits_input(model, shape) or not shape[0]:
         raise DataError(
-            f"Expected samples of shape {expected}, got {shape}; pass a batch."
+            f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; pass "
+            "a batch."
         )
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)

@@ -123,7 +123,7 @@ def reestimate_batch_norm(
     graph.check_initialized(model)
     if policies is None:
         policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
-    samples = _as_samples(samples, model.input_shape)
+    samples = _as_samples(samples, model)
     if not policies or batch_size < 1 or not len(samples):
         raise DataError(
             f"Expected samples, at least one policy and a batch size of at least 1, "
@@ -167,15 +167,15 @@ def reestimate_batch_norm(
         layer.moving_variance.assign(variance)
 
 
-def _as_samples(samples: Any, input_shape: Any) -> np.ndarray:
+def _as_samples(samples: Any, model: Any) -> np.ndarray:
     """Returns samples as an array, if they are of a model's input shape."""
     try:
         found = np.asarray(samples)
     except (TypeError, ValueError):
         found = np.empty(0)
-    if found.shape[1:] != tuple(input_shape)[1:] or found.dtype.kind not in "fiu":
+    if not graph.fits_input(model, found.shape) or found.dtype.kind not in "fiu":
         raise DataError(
-            f"Expected samples of shape {tuple(input_shape)} as one array, got "
+            f"Expected samples of shape {tuple(model.input_shape)} as one array, got "
             f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
             "has to be read into one."
         )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import SearchError
+from matar_tf.metric_names import is_share, top_k_of
 
 __all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_interval"]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
-_TOP_K: Final = re.compile(r"top_([1-9]\d*)_accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +55,7 @@ class Column:
 
         None without one: for a figure that is no share of samples, or of none.
         """
-        is_share = self.name == "accuracy" or _TOP_K.fullmatch(self.name)
-        if not is_share or num_samples < 1 or not 0.0 <= value <= 1.0:
+        if not is_share(self.name) or num_samples < 1 or not 0.0 <= value <= 1.0:
             return None
         return wilson_interval(value, num_samples)
 
@@ -129,9 +127,9 @@ def column_of(name: str) -> Column:
     """Returns the column of a figure; an unknown one is shown under its raw name."""
     if name in _BY_NAME:
         return _BY_NAME[name]
-    top = _TOP_K.fullmatch(name)
-    if top:
-        return replace(_BY_NAME["accuracy"], name=name, header=f"top-{top[1]}")
+    k = top_k_of(name)
+    if k is not None:
+        return replace(_BY_NAME["accuracy"], name=name, header=f"top-{k}")
     return Column(
         name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
     )

@@ -16,7 +16,7 @@ from matar_tf.search._ledger import (
 from matar_tf.search._limits import Limit
 from matar_tf.search._options import SearchOptions, follow_up, from_nothing
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
-from matar_tf.search._run import check_request, search, search_order
+from matar_tf.search._run import check_request, is_front_name, search, search_order
 from matar_tf.search._store import EvaluationStore
 from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
@@ -37,6 +37,7 @@ __all__ = [
     "follow_up",
     "from_nothing",
     "hypervolume",
+    "is_front_name",
     "pareto_front",
     "search",
     "search_order",

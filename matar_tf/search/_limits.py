@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.metric_names import is_share
 
 __all__ = ["Limit"]
 
@@ -16,7 +17,6 @@ _BYTES: Final = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _TEXT: Final = re.compile(
     r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-z]*|%)"
 )
-_SHARE: Final = re.compile(r"(top_\d+_)?accuracy")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +65,7 @@ class Limit:
                 f"got {text!r}."
             )
         name, unit = match["name"], match["unit"]
-        if _SHARE.fullmatch(name) and unit in ("", "%"):
+        if is_share(name) and unit in ("", "%"):
             share = number / 100 if unit else number
             if share > 1:
                 raise SearchError(

@@ -36,7 +36,7 @@ from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
 from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
-__all__ = ["check_request", "search", "search_order"]
+__all__ = ["check_request", "is_front_name", "search", "search_order"]
 
 _FRONT_NAME: Final = re.compile(r"policy_\d+")
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
@@ -142,6 +142,11 @@ def check_request(problem: SearchProblem, options: SearchOptions) -> None:
     figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
     for limit in options.limits:
         limit.violation(figures)
+
+
+def is_front_name(name: str) -> bool:
+    """Returns whether a policy of a front might have such a name: ``policy_00``."""
+    return _FRONT_NAME.fullmatch(name) is not None
 
 
 def search_order(problems: Sequence[SearchProblem]) -> list[int]:
@@ -322,7 +327,7 @@ def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
     # Equal widths come first: they are the references that people ask for.
     uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
     for name in problem.seeds:
-        if name in uniform or _FRONT_NAME.fullmatch(name):
+        if name in uniform or is_front_name(name):
             raise SearchError(
                 f"Expected another name than that of a uniform policy or of one of the "
                 f"front for the seed {name!r}; rename it."

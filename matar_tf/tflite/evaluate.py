@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import multiprocessing
 import os
-import re
 import signal
 import statistics
 import sys
@@ -28,6 +27,7 @@ import numpy as np
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data, import_function
 from matar_tf.errors import DataError, MatarError, did_you_mean
+from matar_tf.metric_names import top_k_of
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
@@ -55,7 +55,6 @@ __all__ = [
 
 METRIC_NAMES: Final = ("accuracy", "loss")
 _SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
-_TOP_K = re.compile(r"top_([1-9]\d*)_accuracy")
 
 _SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
@@ -109,13 +108,13 @@ def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metri
     """
     metrics: dict[str, Metric] = {}
     for name in names:
-        top = _TOP_K.fullmatch(name)
+        k = top_k_of(name)
         if name == "accuracy":
             metric: Metric = accuracy
         elif name == "loss":
             metric = negative_log_likelihood if probabilities else cross_entropy
-        elif top:
-            metric = functools.partial(top_k_accuracy, k=int(top[1]))
+        elif k is not None:
+            metric = functools.partial(top_k_accuracy, k=k)
         elif ":" in name:
             metric = import_function(name)
         else:
