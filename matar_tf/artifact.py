@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 3
+_SUFFIX = ".matar"
 _MANIFEST = "manifest.json"
 _TEMPLATE = "template.tflite"
 _PARAMETERS = "parameters.npz"
@@ -111,11 +112,12 @@ class Artifact:
         total = hashlib.sha256()
         for part in (
             self.template,
-            self.parameters.to_npz(),
             json.dumps(self.template_map, sort_keys=True).encode(),
             json.dumps(self.space.to_json(), sort_keys=True).encode(),
         ):
             total.update(hashlib.sha256(part).digest())
+        # Not of the bytes of a file, which follow from the zlib that packed them.
+        total.update(self.parameters.digest())
         return total.hexdigest()
 
 
@@ -136,7 +138,7 @@ def write_artifact(
     members = artifact.members()
     check_size(sum(map(len, members.values())), str(path), _MAX_BYTES)
     _parse(dict(members), path)
-    if path.suffix == ".matar":
+    if path.suffix == _SUFFIX:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in members.items():
@@ -156,6 +158,11 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         anything but an artifact otherwise.
     """
     path = Path(path)
+    if path.is_dir() and path.suffix == _SUFFIX:
+        raise ArtifactError(
+            f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "
+            "got a folder; choose another path."
+        )
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
@@ -164,7 +171,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
             "or pass --overwrite."
         )
     is_artifact = (
-        (path / _MANIFEST).is_file() if path.is_dir() else path.suffix == ".matar"
+        (path / _MANIFEST).is_file() if path.is_dir() else path.suffix == _SUFFIX
     )
     if not is_artifact:
         raise ArtifactError(

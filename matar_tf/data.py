@@ -240,12 +240,14 @@ def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
             f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
             f"{samples.dtype}."
         )
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32)
     if not np.isfinite(samples).all():
         raise DataError(
-            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity; "
-            "remove or mend them."
+            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity "
+            "as float32; remove or mend them."
         )
-    return samples.astype(np.float32)
+    return samples
 
 
 def _check_labels(

@@ -5,6 +5,7 @@ Arrays only, no graph and no hardware; saved as an ``.npz`` without pickling.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -183,8 +184,16 @@ class Parameters:
     layers: Mapping[str, LayerParameters]
     tensors: Mapping[str, TensorParameters]
 
-    def to_npz(self) -> bytes:
-        """Returns the bytes of an ``.npz`` file; equal for equal parameters."""
+    def digest(self) -> bytes:
+        """Returns the SHA-256 of all numbers and of what they belong to."""
+        index, arrays = self._members()
+        total = hashlib.sha256(json.dumps(index).encode())
+        for array in arrays.values():  # of shapes that follow from the index
+            total.update(np.ascontiguousarray(array).tobytes())
+        return total.digest()
+
+    def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Returns the index of an ``.npz`` file and its arrays."""
         arrays: dict[str, np.ndarray] = {}
         index: dict[str, Any] = {"layers": [], "tensors": []}
         for number, (name, layer) in enumerate(self.layers.items()):
@@ -209,6 +218,11 @@ class Parameters:
                 {"name": name, "bits": list(tensor.bits), "signed": tensor.signed}
             )
             arrays[f"tensor{number}_step"] = np.asarray(tensor.step, np.float32)
+        return index, arrays
+
+    def to_npz(self) -> bytes:
+        """Returns the bytes of an ``.npz`` file."""
+        index, arrays = self._members()
         buffer = io.BytesIO()
         # np.savez stamps the present time; a fixed one keeps digests reproducible.
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -322,19 +336,16 @@ def _check_shapes(
                 f"the {field} of {name!r} must have the shape {shape}, not "
                 f"{array.shape}"
             )
-        if array.dtype != np.float32 or _num_finite(array) < array.size:
+        num_bad = array.size - int(np.isfinite(array).sum())
+        if array.dtype != np.float32 or num_bad:
             raise ValueError(
                 f"the {field} of {name!r} must be finite numbers of float32, "
-                f"not {array.dtype} with {array.size - _num_finite(array)} others"
+                f"not {array.dtype} with {num_bad} others"
             )
         if (field == "step" and not (array > 0).all()) or (
             field == "variance" and not (array >= 0).all()
         ):
             raise ValueError(f"the {field} of {name!r} must be positive")
-
-
-def _num_finite(array: np.ndarray) -> int:
-    return int(np.isfinite(array).sum())
 
 
 def _check_norms(

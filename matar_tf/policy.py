@@ -338,6 +338,12 @@ def _check_choices(choices: object, where: str) -> tuple[int, ...]:
 def _uniform(
     entries: Mapping[str, tuple[int, ...]], bits: int, field: str
 ) -> dict[str, int]:
+    common = _common_widths(entries.values())
+    if bits not in common and all(len(widths) == 1 for widths in entries.values()):
+        raise PolicyError(
+            f"The {field} have no choice, and {list(common) or 'different'} bits, so "
+            f"there is no uniform policy with {bits}."
+        )
     chosen: dict[str, int] = {}
     for name, widths in entries.items():
         if len(widths) == 1:
@@ -353,8 +359,17 @@ def _uniform(
 
 
 def _common_widths(choices: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    free = [set(widths) for widths in choices if len(widths) > 1]
-    return tuple(sorted(set[int].intersection(*free))) if free else (MAX_BITS,)
+    """Returns the widths that all entries with a choice have.
+
+    Without any choice, the one width beside the usual 8 bits of the first and last
+    layer; none if there are several.
+    """
+    every = list(choices)
+    free = [set(widths) for widths in every if len(widths) > 1]
+    if free:
+        return tuple(sorted(set[int].intersection(*free)))
+    fixed = {widths[0] for widths in every} - {MAX_BITS} or {MAX_BITS}
+    return tuple(fixed) if len(fixed) == 1 else ()
 
 
 def _read_entries(value: object, what: str) -> tuple[object, object]:

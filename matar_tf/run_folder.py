@@ -52,6 +52,7 @@ _MATRIX_FILES: Final = ("matrix.json", "matrix.csv", "matrix.md")
 _PAGE_FILE: Final = "report.html"
 _FILES: Final = (_RUN_FILE, _LATENCY_FILE, *_MATRIX_FILES, _PAGE_FILE)
 _SEARCHES: Final = "searches"  # in the record
+_FILE_SIZE: Final = "file_bytes"
 # Of two runs in one folder, the second must ask for the same in these. It may have
 # more evaluations, more time, more processes, and other files.
 _SAME_WHEN_RESUMED: Final = (
@@ -103,7 +104,10 @@ def check_folder(
             f"{earlier.get('created')}; pass --resume to go on with it, "
             "--overwrite to replace it, or choose another output."
         )
-    for key in _SAME_WHEN_RESUMED:
+    keys: list[str] = list(_SAME_WHEN_RESUMED)
+    if _FILE_SIZE in str([document["objectives"], document["limits"]]):
+        keys.append("profile")  # the sizes of files follow from it
+    for key in keys:
         if earlier.get(key) != document[key]:
             raise SearchError(
                 f"Expected to resume a run with the same {key}, but {output} "
@@ -175,13 +179,13 @@ def write_target(
             metrics = dict(candidate.metrics)
             if exported.agreement is not None:
                 metrics["argmax_agreement"] = exported.agreement
-            costs = {**candidate.costs, "file_bytes": exported.num_bytes}
+            costs = {**candidate.costs, _FILE_SIZE: exported.num_bytes}
             return replace(candidate, metrics=metrics, costs=costs)
 
         def size(candidate: Candidate) -> Candidate:
             metadata = about(candidate)
             content = builder.build(candidate.policy, metadata, profile=profile)
-            costs = {**candidate.costs, "file_bytes": len(content)}
+            costs = {**candidate.costs, _FILE_SIZE: len(content)}
             return replace(candidate, costs=costs)
 
         result = replace(

@@ -299,6 +299,23 @@ class TestDamage:
         with pytest.raises(ArtifactError, match=f"at most {size - 1} bytes"):
             write_artifact(artifact, tmp_path / "another")
 
+    def test_a_folder_does_not_become_a_file(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        path = tmp_path / "a.matar"
+        path.mkdir()
+        for overwrite in (False, True):
+            with pytest.raises(ArtifactError, match="got a folder"):
+                write_artifact(artifact, path, overwrite=overwrite)
+
+    def test_the_digest_is_of_numbers_and_not_of_how_they_are_packed(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, packed = artifact.digest(), artifact.parameters.to_npz()
+        monkeypatch.setattr(zipfile, "ZIP_DEFLATED", zipfile.ZIP_STORED)
+        assert artifact.parameters.to_npz() != packed
+        assert artifact.digest() == before
+
     @pytest.mark.parametrize("name", ["a", "a.matar"])
     def test_what_would_be_too_large_to_read_is_not_written(
         self,

@@ -129,6 +129,7 @@ class TestFile:
             ({"x_test": SAMPLES.astype(np.int32)}, "floats or unsigned bytes"),
             ({"x_test": SAMPLES[:, :1]}, "one shape"),
             ({"x_test": np.full_like(SAMPLES, np.nan)}, "finite"),
+            ({"x_test": np.full(SAMPLES.shape, 1e300)}, "infinity as float32"),
         ],
     )
     def test_refuses_arrays_that_do_not_fit(self, tmp_path, changes, message):

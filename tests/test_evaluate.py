@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import math
 import os
 import signal
 import subprocess
@@ -23,11 +24,13 @@ from matar_tf.tflite.evaluate import (
     accuracy,
     argmax_agreement,
     check_data,
+    compute_metrics,
     cross_entropy,
     ends_in_softmax,
     get_metrics,
     measure_latency_ms,
     negative_log_likelihood,
+    own_metric_digests,
     top_k_accuracy,
 )
 from matar_tf.tflite.inspect import inspect_model
@@ -272,6 +275,26 @@ class TestPolicyEvaluator:
         outputs = Runner(content).predict(few_digits().x_test)
         expected = spread(outputs, few_digits().y_test)
         assert evaluate(policy) == {"spread": pytest.approx(expected)}
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, "high"])
+    def test_refuses_what_is_no_figure(self, value):
+        with pytest.raises(DataError, match=r"number from the metric 'mine', got"):
+            compute_metrics({"mine": lambda outputs, labels: value}, None, None)
+
+    def test_metrics_are_told_apart_by_their_modules(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(str(tmp_path))
+        (tmp_path / "inner_metrics.py").write_text("def f(outputs, labels): return 1")
+        outer = tmp_path / "outer_metrics.py"
+        outer.write_text(
+            "import functools\nfrom inner_metrics import f\ng = functools.partial(f)\n"
+        )
+        names = ["outer_metrics:f", "outer_metrics:g", "builtins:max", "accuracy"]
+        before = own_metric_digests(names)
+        assert [one.split()[0] for one in before] == sorted(names[:3])
+        outer.write_text(outer.read_text() + "# changed\n")
+        after = own_metric_digests(names)
+        assert before[0] == after[0]
+        assert not set(before[1:]) & set(after[1:])
 
     @pytest.mark.parametrize("count", [0, 3])
     def test_refuses_samples_without_labels(self, count):

@@ -31,6 +31,24 @@ class TestUniformNames:
         assert SPACE.uniform_names() == ("w8a8", "w2a2")
         assert SPACE.uniform_names(mixed=True)[:3] == ("w8a8", "w8a3", "w8a2")
 
+    @pytest.mark.parametrize(
+        ("widths", "names"),
+        [((8, 8), ("w8a8",)), ((8, 2), ("w2a8",)), ((2, 2), ("w2a8",)), ((2, 4), ())],
+    )
+    def test_a_space_of_one_policy_names_what_it_has(
+        self, widths: tuple[int, int], names: tuple[str, ...]
+    ) -> None:
+        first, second = widths
+        space = PolicySpace(
+            weights={"first": (first,), "second": (second,)},
+            activations={"relu": (8,)},
+        )
+        assert space.uniform_names(mixed=True) == names
+        for name in names:
+            assert space.named(name) == space.widest()
+        with pytest.raises(PolicyError, match="no uniform policy with 3"):
+            space.named("w3a8")
+
 
 class TestPolicy:
     @pytest.mark.parametrize("bits", [1, 9, 4.0, "4", True, None])

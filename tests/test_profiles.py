@@ -9,10 +9,12 @@ from nets import all_kernels, build_net, conv, samples_for
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.policy import Policy
 from matar_tf.tflite import profiles
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.profiles import PROFILES
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.verify import run_all_tensors, verify
 
@@ -133,6 +135,20 @@ class TestPacking:
         values = np.array([1, -1, 0, -2, 1], np.int8)
         packed = profiles._pack(values, 2)
         np.testing.assert_array_equal(packed, [0b10_00_11_01, 0b01])
+
+
+def test_equal_policies_give_equal_files(artifact: Artifact) -> None:
+    policy = artifact.space.named("w2a4")
+    turned = Policy(
+        weights=dict(reversed(policy.weights.items())),
+        activations=dict(reversed(policy.activations.items())),
+    )
+    assert list(turned.weights) != list(policy.weights)
+    builder = ModelBuilder(artifact)
+    for profile in PROFILES:
+        assert builder.build(turned, profile=profile) == builder.build(
+            policy, profile=profile
+        )
 
 
 def test_metadata_says_policy_profile_and_artifact(artifact: Artifact) -> None:

@@ -475,6 +475,7 @@ class TestBadModels:
             (lambda: keras_model((4,), L.BatchNormalization()), "right after"),
             (lambda: keras_model((8, 2), L.Conv1D(2, 3, padding="causal")), "causal"),
             (lambda: keras_model((4,), L.ReLU(3.0)), "ReLU6"),
+            (lambda: _told(), r"'norm' to be called .* \{'training': False\}"),
             (lambda: keras_model((4,), L.Dense(2, dtype="float64")), "in float32"),
             (lambda: keras_model((4,), L.Dense(2, dtype="mixed_bfloat16")), "float32"),
             (
@@ -595,6 +596,12 @@ def _shared() -> Any:
     inputs = L.Input((4,))
     dense = L.Dense(4)
     return keras.Model(inputs, dense(dense(inputs)))
+
+
+def _told() -> Any:
+    inputs = L.Input((4,))
+    norm = L.BatchNormalization(name="norm")
+    return keras.Model(inputs, norm(L.Dense(3)(inputs), training=False))
 
 
 def _nested() -> Any:

@@ -311,6 +311,30 @@ class TestPreparing:
         with pytest.raises(SearchError, match=f"same {key},"):
             ask([changed], DATA, settings(**change), resume=True)
 
+    @pytest.mark.parametrize("counted", ["objective", "limit", "neither"])
+    def test_another_profile_is_another_run_where_file_sizes_count(
+        self, tmp_path: Path, counted: str
+    ) -> None:
+        sizes = (
+            Objective(name="accuracy", maximize=True),
+            Objective(name="file_bytes"),
+        )
+        changes: dict[str, Any] = {
+            "objective": {"objectives": sizes},
+            "limit": {"limits": (Limit(name="file_bytes", bound=1e6),)},
+            "neither": {},
+        }[counted]
+        asked = settings(options=replace(settings().options, **changes))
+        ask = functools.partial(prepare_output, tmp_path / "run", digits_artifact())
+        targets = [load_target("cortex_m4_cmsis_nn")]
+        ask(targets, DATA, asked)
+        packed = replace(asked, profile="packed-litert")
+        if counted == "neither":
+            assert "Resuming" in ask(targets, DATA, packed, resume=True)
+            return
+        with pytest.raises(SearchError, match=r"same profile, .* 'packed-litert'"):
+            ask(targets, DATA, packed, resume=True)
+
     def test_what_is_wrong_is_found_before_a_run_is_removed(
         self, tmp_path: Path
     ) -> None:

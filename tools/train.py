@@ -65,10 +65,13 @@ def main(argv: Sequence[str]) -> int:
     """Trains; prints the accuracy of the float network and of uniform policies."""
     check_flags_only(argv)
     from matar_tf.artifact import check_free, read_artifact, write_artifact
+    from matar_tf.errors import MatarError
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)
     output = Path(_OUTPUT.value)
+    if _REUSE.value and _OVERWRITE.value:
+        raise MatarError("Expected --reuse or --overwrite, got both; choose one.")
     if _REUSE.value and output.exists():
         read_artifact(output)
         print(f"Reusing the artifact in {output}; pass --overwrite to train again.")

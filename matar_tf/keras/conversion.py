@@ -24,7 +24,7 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.derived_quantizers import snap_bias
+from matar_tf.keras.derived_quantizers import snap_affine, snap_bias
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy, policy_setter
 from matar_tf.keras.tracing import Tracer, tracing
@@ -238,7 +238,7 @@ class _PolicyTracer:
     def batch_norm(self, layer: MultiBitBatchNormalization, x: Any) -> Any:
         with tf.init_scope():
             scale, offset = layer.folded()
-            offset = snap_bias(offset, graph.producer(layer), scale)
+            scale, offset = snap_affine(scale, offset, graph.producer(layer))
             scale, offset = scale.numpy(), offset.numpy()
         return x * tf.constant(scale) + tf.constant(offset)
 

@@ -6,18 +6,22 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from matar_tf.keras import graph, numerics
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.quantizers import ActivationQuantizer
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
+from matar_tf.tflite.profiles import largest_count
 
 __all__ = [
     "BiasQuantizer",
     "FixedGridQuantizer",
     "PoolQuantizer",
     "SharedGridQuantizer",
+    "snap_affine",
     "snap_bias",
 ]
 
@@ -203,27 +207,42 @@ class BiasQuantizer(_Quantizer):
         return {}
 
 
-def snap_bias(bias: Any, layer: Any, scale: Any = None) -> Any:
-    """Rounds a bias onto the accumulator grid of a wrapped layer.
+def snap_bias(bias: Any, layer: Any) -> Any:
+    """Rounds a bias onto the accumulator grid of a wrapped layer: `snap_affine`."""
+    return snap_affine(tf.ones_like(bias), bias, layer)[1]
+
+
+def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
+    """Rounds the offset of a folded batch norm onto the grid of the accumulator.
 
     Args:
-      bias: Shape ``[channels]``.
-      layer: The wrapped convolution or dense layer whose output the bias is added to.
-      scale: Factors of a folded batch norm, ``[channels]``, or None.
+      scale: Factors of the output's channels, ``[channels]``, none below 0.
+      offset: What is added to them, ``[channels]``.
+      layer: The wrapped convolution or dense layer whose output that is.
 
     Returns:
-      The bias on the grid ``s_in * s_w * |scale|``; the bias itself while the
-      model is being put together, or where kernel or input are not quantized.
+      The scale, and the offset on the grid ``s_in * s_w * scale``. Where the scale is
+      0, or the grid so small that int32 cannot hold the offset, a scale of 0 and the
+      offset on the finest grid that can. Both as they are while the model is being put
+      together, or where kernel or input are not quantized.
     """
     kernel, source = graph.kernel_quantizer(layer), graph.input_quantizer(layer)
     if kernel is None or source is None:
-        return bias
-    grid = source.step() * tf.reshape(kernel.step(), (-1,))
-    if scale is not None:
-        # A channel whose scale is 0 passes nothing on; its grid is unscaled.
-        grid = grid * tf.where(tf.equal(scale, 0.0), tf.ones_like(scale), tf.abs(scale))
-    snapped = tf.floor(bias / grid + 0.5) * grid
-    return tf.where(source.initialized > 0, snapped, bias)
+        return scale, offset
+    largest = [np.float32(largest_count(bits)) for bits in kernel.bits]
+    # In the order in which `matar_tf.tflite.build` does the same.
+    step, input_step = tf.reshape(kernel.step(), (-1,)), source.step()
+    least = tf.abs(offset) / input_step / tf.gather(tf.constant(largest), kernel.row)
+    scaled = step * scale
+    passes = (scale > 0.0) & (scaled >= least)
+    finest = tf.where(least > 0.0, least, step)
+    grid = input_step * tf.where(passes, scaled, finest)
+    snapped = tf.floor(offset / grid + 0.5) * grid
+    is_ready = source.initialized > 0
+    return (
+        tf.where(is_ready & ~passes, tf.zeros_like(scale), scale),
+        tf.where(is_ready, snapped, offset),
+    )
 
 
 def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:

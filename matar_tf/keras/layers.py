@@ -9,7 +9,7 @@ import numpy as np
 
 from matar_tf.keras import graph
 from matar_tf.keras._compat import in_keras_format, keras, tf
-from matar_tf.keras.derived_quantizers import snap_bias
+from matar_tf.keras.derived_quantizers import snap_affine
 from matar_tf.keras.quantizers import ActivationQuantizer
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
@@ -221,7 +221,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         scale, offset = self.folded()
         above = graph.producer(self)
         if above is not None:
-            offset = snap_bias(offset, above, scale)
+            scale, offset = snap_affine(scale, offset, above)
         return inputs * scale + offset
 
     def places(self) -> Any:

@@ -102,6 +102,7 @@ def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
             chosen = (only or {}).get(layer.name)
             if chosen is None or chosen.inner is None:
                 _check_layer(layer)
+                _check_call(node)
 
 
 def lay_out(
@@ -188,6 +189,18 @@ def _check_parts(layer: Any) -> None:
             )
 
 
+def _check_call(node: Any) -> None:
+    """Refuses what a batch norm is told where it is called: its replacement is not."""
+    layer, kwargs = node.outbound_layer, dict(node.call_kwargs)
+    told = {name: value for name, value in kwargs.items() if value is not None}
+    if isinstance(layer, _L.BatchNormalization) and told:
+        raise ModelError(
+            f"Expected the batch norm {layer.name!r} to be called on a tensor alone, "
+            f"got {told}; leave that out, and freeze the quantized model's by "
+            "layer.trainable."
+        )
+
+
 def _check_layer(layer: Any) -> None:
     if isinstance(layer, keras.Model):
         raise ModelError(
@@ -195,7 +208,8 @@ def _check_layer(layer: Any) -> None:
             "call its layers on the outer model's tensors."
         )
     if type(layer) not in KINDS:
-        known = {kind.__name__ for kind in KINDS if kind.__module__ != __name__}
+        ours = __name__.partition(".")[0]
+        known = {one.__name__ for one in KINDS if not one.__module__.startswith(ours)}
         raise ModelError(
             f"Layer {layer.name!r} is of kind {type(layer).__name__}, which has no "
             f"integer kernel here. {did_you_mean(type(layer).__name__, known)}"

@@ -5,7 +5,8 @@ Integers follow the rules of training (`matar_tf.keras.numerics`): a weight is
 int8 (zero point ``127 - qmax``), or, where values below the lowest level must be cut
 off, at its bottom after a saturating QUANTIZE (zero point ``-128 - qmin``). A bias is a
 whole number of ``s_in * s``, the unit in which n-bit hardware accumulates, so that it
-is the same number in every form of storage.
+is the same number in every form of storage. A channel whose scale is 0, or so small
+that this unit could not hold its bias, passes its bias on and nothing else.
 """
 
 from __future__ import annotations
@@ -31,12 +32,16 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 from matar_tf.tflite.metadata import add_metadata
-from matar_tf.tflite.profiles import Kernel, Storage, get_profile, store_kernels
+from matar_tf.tflite.profiles import (
+    Kernel,
+    Storage,
+    get_profile,
+    largest_count,
+    store_kernels,
+)
 from matar_tf.tflite.template import Template
 
 __all__ = ["ModelBuilder", "quantize_kernel"]
-
-_MAX_BIAS = 2**30
 
 
 class ModelBuilder:
@@ -73,6 +78,7 @@ class ModelBuilder:
           PolicyError: If the policy is not of the artifact's space.
           ExportError: If there is no such profile.
         """
+        policy = self._in_order(policy)
         model, storages = self.fill(policy, profile=profile)
         add_metadata(model, self.describe(policy, storages, metadata, profile=profile))
         compact(model)
@@ -92,7 +98,7 @@ class ModelBuilder:
           PolicyError: If the policy is not of the artifact's space.
           ExportError: If there is no such profile.
         """
-        self._artifact.space.validate(policy)
+        policy = self._in_order(policy)
         model = load_model(self._template.content)
         kernels = [
             self._kernel(model, entry, bits, policy)
@@ -123,6 +129,16 @@ class ModelBuilder:
             "notes": {one.entry: one.note for one in storages if one.note},
         }
 
+    def _in_order(self, policy: Policy) -> Policy:
+        """Returns a policy in the order of the space: equal ones give equal files."""
+        self.space.validate(policy)
+        return Policy(
+            weights={name: policy.weights[name] for name in self.space.weights},
+            activations={
+                name: policy.activations[name] for name in self.space.activations
+            },
+        )
+
     def identity_clamps(self, policy: Policy) -> tuple[str, ...]:
         """Returns the entries whose cutting off int8 itself does, without operators."""
         activations = policy.activations
@@ -136,19 +152,20 @@ class ModelBuilder:
         model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
         layer = self._artifact.parameters.layers[entry]
         factor, offset = layer.affine(policy)
-        levels, scale = quantize_kernel(layer, bits, factor)
         if place.input is None:
             tensor = model.subgraphs[0].tensors[operator.inputs[0]]
             input_scale = np.float32(tensor.quantization.scale[0])
         else:
             source = self._artifact.parameters.tensors[place.input]
             input_scale = _step(source, policy.activations[place.input])
+        step = layer.step[layer.bits.index(bits)]
+        passes, scale = _passing(step, factor, offset, input_scale, bits)
+        levels = quantize_kernel(layer, bits, passes)
         counts = None
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
             offset = np.zeros(1) if offset is None else offset
-            counts = np.floor(offset / (input_scale * scale) + 0.5)
-            counts = np.clip(counts, -_MAX_BIAS, _MAX_BIAS).astype(np.int64)
+            counts = np.floor(offset / (input_scale * scale) + 0.5).astype(np.int64)
         return Kernel(
             entry=entry,
             operator=operator,
@@ -225,20 +242,38 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
             )
 
 
-def quantize_kernel(
-    layer: LayerParameters, bits: int, factor: np.ndarray
+def _passing(
+    step: np.ndarray,
+    factor: np.ndarray,
+    offset: np.ndarray | None,
+    input_scale: np.float32,
+    bits: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a kernel as levels of n bits, and their scale per output channel.
+    """Returns which channels pass their input on, and the scales of their levels.
 
-    A channel whose scale is 0 passes nothing on: its levels are 0.
+    In float32, as `matar_tf.keras.derived_quantizers.snap_affine`.
+    """
+    least = np.zeros_like(step)
+    if offset is not None:
+        least = np.abs(offset) / input_scale / np.float32(largest_count(bits))
+    scale = (step * factor).astype(np.float32)
+    passes = (factor > 0) & (scale >= least)
+    return passes, np.where(passes, scale, np.where(least > 0, least, step))
+
+
+def quantize_kernel(
+    layer: LayerParameters, bits: int, passes: np.ndarray
+) -> np.ndarray:
+    """Returns a kernel as levels of n bits.
 
     Args:
       layer: The trained layer.
       bits: One of its widths.
-      factor: Scale of the batch norm, ``[out]``, none below 0.
+      passes: Whether an output channel passes anything on, ``[out]``; the levels of
+        others are 0.
 
     Returns:
-      int8 levels in the layout of ``layer.kernel``, and float32 scales ``[out]``.
+      int8 levels in the layout of ``layer.kernel``.
     """
     row = layer.bits.index(bits)
     qmin, qmax = weight_range(bits)
@@ -248,10 +283,7 @@ def quantize_kernel(
     levels = np.floor(
         np.clip(layer.kernel / step, qmin, qmax) + np.float32(0.5), dtype=np.float32
     )
-    passes = factor > 0
-    levels = np.where(passes.reshape(shape), levels, np.float32(0.0)).astype(np.int8)
-    magnitude = np.where(passes, factor, np.float32(1.0))
-    return levels, (layer.step[row] * magnitude).astype(np.float32)
+    return np.where(passes.reshape(shape), levels, np.float32(0.0)).astype(np.int8)
 
 
 def _is_computed(graph: Any, index: int) -> bool:

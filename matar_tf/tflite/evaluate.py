@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
+import math
 import multiprocessing
 import os
 import signal
@@ -138,9 +138,12 @@ def own_metric_digests(names: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for name in sorted(name for name in names if ":" in name):
-        source = inspect.getsourcefile(inspect.getmodule(import_function(name)) or sys)
-        code = Path(source).read_bytes() if source else b""
-        found.append(f"{name} {hashlib.sha256(code).hexdigest()}")
+        # A module may have the function from another one.
+        function = import_function(name)
+        homes = name.partition(":")[0], getattr(function, "__module__", None)
+        files = [getattr(sys.modules.get(home or ""), "__file__", "") for home in homes]
+        code = [Path(file).read_bytes() for file in dict.fromkeys(files) if file]
+        found.append(f"{name} {hashlib.sha256(b''.join(code)).hexdigest()}")
     return found
 
 
@@ -208,7 +211,7 @@ def compute_metrics(
     """Returns the figure of each metric, by name.
 
     Raises:
-      DataError: If a metric of the user's own does not return a number.
+      DataError: If a metric of the user's own does not return a finite number.
     """
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
@@ -219,6 +222,10 @@ def compute_metrics(
             raise DataError(
                 f"Expected a number from the metric {name!r}, got {value!r}."
             ) from error
+        if not math.isfinite(figures[name]):
+            raise DataError(
+                f"Expected a finite number from the metric {name!r}, got {value!r}."
+            )
     return figures
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Profile",
     "Storage",
     "get_profile",
+    "largest_count",
     "largest_factor",
     "narrowest_container",
     "store_kernels",
@@ -38,6 +39,7 @@ __all__ = [
 
 _INT8_MAX = 127
 _INT4_MAX = 7
+_MAX_BIAS = 2**30  # as stored; half of int32 is left to the sum of products
 _TYPES: Final = {
     8: schema.TensorType.INT8,
     4: schema.TensorType.INT4,
@@ -162,6 +164,11 @@ def narrowest_container(num_bits: int) -> int:
 def largest_factor(num_bits: int, largest: int) -> int:
     """Returns the largest integer by which all levels of a width still fit."""
     return largest // max(-weight_range(num_bits)[0], weight_range(num_bits)[1])
+
+
+def largest_count(num_bits: int) -> int:
+    """Returns the largest bias that every profile holds, in n-bit accumulator units."""
+    return _MAX_BIAS // largest_factor(num_bits, _INT8_MAX)
 
 
 def store_kernels(
