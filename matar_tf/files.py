@@ -40,14 +40,19 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     temporary.mkdir()
+    former = _beside(path)
     try:
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            path.replace(former)
         temporary.replace(path)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if former.is_dir() and not path.exists():
+            former.replace(path)
         raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:

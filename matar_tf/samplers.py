@@ -220,11 +220,12 @@ def draw_policies(
 def balanced_policies(
     space: PolicySpace, num_policies: int, seed: Sequence[int] | int
 ) -> tuple[Policy, ...]:
-    """Returns policies in which all pairs of widths come up equally often.
+    """Returns policies in which all pairs of widths come up about equally often.
 
     Any weight entry and any activation entry of 7 widths each meet in each of their 49
-    pairs once in every 49 policies; of independent draws many pairs come up rarely.
-    Entries are shuffled anew for every round of pairs.
+    pairs once in every 49 policies; of independent draws many pairs come up rarely. Of
+    an entry with fewer widths than others, some come up at most twice as often as
+    others. Entries are shuffled anew for every round of pairs.
     """
     rng = np.random.default_rng(seed)
     entries = [*space.weights.values(), *space.activations.values()]

@@ -74,6 +74,26 @@ def test_a_folder_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
     assert [one.name for one in path.iterdir()] == ["old"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder"
+    with new_folder(path) as folder:
+        (folder / "old").write_bytes(b"")
+    replace = Path.replace
+
+    def failing(one: Path, other: Path) -> Path:
+        if (one / "new").exists():
+            raise OSError("no space left")
+        return replace(one, other)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OSError, match="no space left"), new_folder(path) as folder:
+        (folder / "new").write_bytes(b"")
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+    assert [one.name for one in path.iterdir()] == ["old"]
+
+
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
     tmp_path: Path,
 ) -> None:

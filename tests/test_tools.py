@@ -28,6 +28,7 @@ from matar_tf.errors import SearchError
 from matar_tf.samplers import BandSampler
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
+from matar_tf.tflite import latency, runtime
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import METRIC_NAMES
@@ -802,6 +803,10 @@ class TestExport:
         line = fails(capsys, "export", **values, policy="w4a4")
         assert "--overwrite" in line
         assert path.read_text() == "precious"
+        assert call("export", **values, policy="w4a4", overwrite=True) == 0
+        artifact = digits_artifact()
+        policy = artifact.space.named("w4a4").to_json()
+        assert read_metadata(path.read_bytes())["policy"] == policy
 
 
 class TestEvaluate:
@@ -810,11 +815,11 @@ class TestEvaluate:
         values = {"artifact": str(files / "net.matar"), "output": str(path)}
         assert call("export", **values, policy="w8a8") == 0
         accuracies = []
-        for runtime in ("litert", "tflite_runtime"):
+        for name in ("litert", "tflite_runtime"):
             done = subprocess.run(
                 [
                     *(sys.executable, "tools/evaluate.py", f"--model={path}"),
-                    *(f"--data={files / 'data.npz'}", f"--runtime={runtime}"),
+                    *(f"--data={files / 'data.npz'}", f"--runtime={name}"),
                 ],
                 cwd=ROOT,
                 capture_output=True,
@@ -833,6 +838,45 @@ class TestEvaluate:
                 [wilson.low, wilson.high], abs=1e-4
             )
         assert abs(accuracies[0] - accuracies[1]) <= 2.0
+
+    def test_prints_what_is_asked_for(
+        self,
+        files: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        artifact = digits_artifact()
+        content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
+        path = tmp_path / "x.tflite"
+        path.write_bytes(content)
+        values = {"model": str(path), "data": str(files / "data.npz"), "threads": 2}
+        asked: list[int] = []
+        made = runtime.make_interpreter
+
+        def make_interpreter(content: bytes, name: str, num_threads: int) -> Any:
+            asked.append(num_threads)
+            return made(content, name, num_threads)
+
+        monkeypatch.setattr(runtime, "make_interpreter", make_interpreter)
+        monkeypatch.setattr(latency, "make_interpreter", make_interpreter)
+        metrics = ["top_2_accuracy", "test_tools:worst_margin"]
+        assert call("evaluate", **values, metrics=metrics, operators=True) == 0
+        shown = capsys.readouterr().out
+        assert set(asked) == {2}
+        outputs = Runner(content).predict(few_digits().x_test)
+        margin = worst_margin(outputs, few_digits().y_test)
+        assert f"worst_margin {margin:.4f}\n" in shown
+        assert "top_2_accuracy" in shown
+        assert "loss" not in shown
+        lines = [line for line in shown.splitlines() if " us  " in line]
+        graph = load_model(content).subgraphs[0]
+        assert len(lines) == len(graph.operators)
+        assert sum(line.endswith(" logits") for line in lines) == 1
+        message = fails(
+            capsys, "evaluate", **values, operators=True, runtime="tensorflow"
+        )
+        assert "--runtime=litert" in message
 
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "found nothing" in fails(capsys, "evaluate", model="no.tflite")
@@ -1029,6 +1073,37 @@ class TestTrain:
         assert call("train", **values, reuse=True) == 0
         assert "Reusing" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "train", **values)
+        both = fails(capsys, "train", **values, reuse=True, overwrite=True)
+        assert "--reuse or --overwrite" in both
+
+    def test_each_choice_makes_another_network(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = few_digits()
+        x, y = data.training()
+        few = {"x_train": x[:64], "y_train": y[:64]}
+        path, kept = tmp_path / "data.npz", tmp_path / "float.h5"
+        np.savez(path, x_test=data.x_test[:64], y_test=data.y_test[:64], **few)
+        values = {
+            "recipe": "digits_resnet8:quick",
+            "data": str(path),
+            "output": str(tmp_path / "net.matar"),
+            "policy": "w2a8",
+        }
+        assert call("train", **values, save_float=str(kept)) == 0
+        assert "w2a8" in capsys.readouterr().out
+        first = read_artifact(tmp_path / "net.matar")
+        assert first.space.uniform_names(mixed=True) == ("w2a8",)
+        assert first.provenance["seed"] == 0
+        assert first.provenance["data"] == str(path)
+        # From the network that was saved, with another seed, in the place of the first.
+        values |= {"float": str(kept), "seed": 1, "policy": "w8a2"}
+        assert "--overwrite" in fails(capsys, "train", **values)
+        assert call("train", **values, overwrite=True) == 0
+        second = read_artifact(tmp_path / "net.matar")
+        assert second.space.uniform_names(mixed=True) == ("w8a2",)
+        assert second.provenance["seed"] == 1
+        assert second.accuracy["float"] == first.accuracy["float"]
 
     def test_from_scratch_there_is_no_float_network(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -1184,6 +1259,8 @@ class TestPackage:
         values = {"model": str(path), "output": str(tmp_path / "net.matar")}
         assert call("package", **values) == 0
         assert "policies" in capsys.readouterr().out
+        assert "--overwrite" in fails(capsys, "package", **values)
+        assert call("package", **values, overwrite=True) == 0
 
     def test_nothing_saved(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -1326,6 +1403,9 @@ class TestBenchmark:
     ) -> None:
         assert "Did you mean 'targets'" in fails(capsys, "benchmark", "target")
         assert "--artifact" in fails(capsys, "benchmark", "core")
+        message = fails(capsys, "benchmark", "memory", seed=1)
+        assert "got --seed" in message
+        assert "num_samples" in message
 
 
 class TestWithoutTensorFlow:

@@ -36,7 +36,12 @@ _DATA = flags.DEFINE_string(
     "Data that the artifact was trained on, default digits; training: of the recipe, "
     "default random images of CIFAR-10's size, since no time depends on their values.",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the policies.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed",
+    0,
+    "core, host, training, and the workers of search: the seed.",
+    lower_bound=0,
+)
 _POLICIES = flags.DEFINE_integer(
     "policies", 100, "Policies compared with the converter.", lower_bound=3
 )
@@ -73,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
             f"Expected the name of a suite, got {list(argv[1:])}. "
             f"{did_you_mean(' '.join(argv[1:]), _SUITE_BARS)}"
         )
+    _check_flags(argv[1])
     all_held = True
     for bar in _SUITE_BARS[argv[1]]():
         all_held &= bar.held
@@ -170,6 +176,33 @@ def _required_artifact(suite: str) -> str:
     return _ARTIFACT.value
 
 
+def _check_flags(suite: str) -> None:
+    """Refuses flags that a suite would not look at."""
+    from matar_tf.errors import MatarError
+
+    every = sorted(set().union(*_SUITE_FLAGS.values()))
+    for name in every:
+        if (
+            not flags.FLAGS[name].using_default_value
+            and name not in _SUITE_FLAGS[suite]
+        ):
+            raise MatarError(
+                f"Expected flags of the suite {suite!r} "
+                f"({', '.join(sorted(_SUITE_FLAGS[suite]))}), got --{name}; leave it "
+                "out."
+            )
+
+
+_SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
+_SUITE_FLAGS = {
+    "core": frozenset({"artifact", "data", "seed", "policies"}),
+    "host": frozenset({"seed", "networks"}),
+    "luck": _SEARCHED,
+    "memory": _SEARCHED,
+    "search": _SEARCHED | {"store", "seed"},
+    "targets": frozenset({"artifact", "reference_data", "markdown"}),
+    "training": frozenset({"recipe", "data", "seed"}),
+}
 _SUITE_BARS = {
     "core": _core,
     "host": _host,

@@ -26,6 +26,9 @@ _RUNTIME = flags.DEFINE_enum(
     "runtime", "litert", ["litert", "tflite_runtime", "tensorflow"], "Interpreter."
 )
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of it.", lower_bound=1)
+_OPERATORS = flags.DEFINE_bool(
+    "operators", False, "Print the latency of each operator, in LiteRT."
+)
 flags.mark_flags_as_required(["model"])
 
 
@@ -45,6 +48,11 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.tflite.runtime import Runner
 
     path = Path(_MODEL.value)
+    if _OPERATORS.value and _RUNTIME.value != "litert":
+        raise DataError(
+            f"Expected --runtime=litert beside --operators, got {_RUNTIME.value}; "
+            "leave one of them out."
+        )
     if not path.is_file():
         raise DataError(f"Expected a .tflite file at {path}, found nothing.")
     content = path.read_bytes()
@@ -59,14 +67,28 @@ def main(argv: Sequence[str]) -> int:
     for name, value in compute_metrics(metrics, outputs, data.y_test).items():
         print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
     print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
+    if _OPERATORS.value:
+        for line in _operator_lines(content, _THREADS.value):
+            print(line)
     return 0
+
+
+def _operator_lines(content: bytes, num_threads: int) -> list[str]:
+    """Returns what each operator takes, one a line."""
+    from matar_tf.tflite.latency import profile_operators
+
+    return [
+        f"{1e3 * one.own_ms:8.1f} us  {one.operator:24s} {one.name}"
+        for one in profile_operators(content, num_threads=num_threads)
+    ]
 
 
 def _shown(name: str, value: float, num_samples: int) -> str:
     """Returns a metric as printed, a share with its 95 % interval."""
+    from matar_tf.metric_names import is_share
     from matar_tf.report.columns import column_of
 
-    if not name.endswith("accuracy"):
+    if not is_share(name):
         return f"{value:.4f}"
     bounds = column_of(name).interval(value, num_samples)
     if bounds is None:

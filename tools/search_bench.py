@@ -160,7 +160,11 @@ class Bench:
         return self.search(problem, settings, memory, surrogate)
 
     def corner(self, problem: SearchProblem) -> Values:
-        """Returns the worst accuracy and the largest latency of uniform policies."""
+        """Returns what hypervolumes are measured from.
+
+        A tenth of their range beyond the worst accuracy and the largest latency of
+        uniform policies.
+        """
         space = problem.space
         named = [space.named(name) for name in space.uniform_names(mixed=True)]
         return box(self.values(problem, named))[1]

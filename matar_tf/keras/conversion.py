@@ -188,9 +188,7 @@ class _TemplateTracer:
             if quantizer.signed:
                 self._signed.append(quantizer.entry)
         step = self._activations[quantizer.entry]
-        narrow = quantizer.bits[0] < MAX_BITS
-        bits = quantizer.bits[0] if narrow else MAX_BITS
-        return _store_activation(x, step, bits, signed=quantizer.signed)
+        return _store_activation(x, step, quantizer.bits[0], signed=quantizer.signed)
 
     def average_pool(self, quantizer: Any, x: Any) -> Any:
         return x

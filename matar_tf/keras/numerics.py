@@ -21,21 +21,12 @@ __all__ = [
     "fake_quantize",
     "optimal_steps",
     "quantize_row",
-    "round_half_up",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
 _CANDIDATE_RATIO = 2.0**-0.25
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
-
-
-def round_half_up(x: tf.Tensor) -> tf.Tensor:
-    """Rounds to the nearest integer, halves up, as TensorFlow's fake quantization.
-
-    The gradient is the identity (straight-through estimator).
-    """
-    return x + tf.stop_gradient(tf.floor(x + 0.5) - x)
 
 
 def fake_quantize(
@@ -188,7 +179,7 @@ def _bank_row(bank: tf.Tensor, row: tf.Tensor) -> Any:
 def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
     """Returns the steps with the least squared quantization error, by search.
 
-    Tries clipping points from the largest magnitude down to 1/64 of it.
+    Tries clipping points from the largest magnitude down to 1/54 of it.
 
     Args:
       x: Shape ``[num_samples, *channels]``; each channel gets its own step.

@@ -387,8 +387,6 @@ def _tflite_layout(layer: Any, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns a kernel as TFLite stores it, and its channel axis."""
     if isinstance(layer, keras.layers.Dense):
         return kernel.T.copy(), 0
-    if isinstance(layer, (keras.layers.Conv1D, keras.layers.DepthwiseConv1D)):
-        kernel = kernel[np.newaxis]
     if "Depthwise" in type(layer).__name__:
         height, width = kernel.shape[:2]
         return kernel.reshape(1, height, width, -1), 3

@@ -107,7 +107,7 @@ def reestimate_batch_norm(
       model: A trained multi-bitwidth model.
       samples: Training samples, ``[num_samples, ...]``, float, as in training.
       policies: The policy of each batch, each of which has other samples; default
-        490 in which all pairs of widths come up alike (`balanced_policies`).
+        490 in which pairs of widths come up about alike (`balanced_policies`).
       batch_size: Samples in a batch; at most all are taken.
       transform: Function of a batch and its number that does to samples what training
         does to them. The network was fitted to the statistics of such samples: those

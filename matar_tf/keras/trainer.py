@@ -35,7 +35,8 @@ class MultiBitTrainer(keras.Model):
       their width. So it holds for any optimizer; a factor on the gradient would do
       nothing under Adam.
 
-    The ``loss`` that Keras prints is the labels' loss of the last pass.
+    The ``loss`` that Keras prints is the labels' loss, a mean over all passes; other
+    metrics are those of the last pass.
 
     Args:
       model: The multi-bitwidth model, calibrated. Its weights are trained, and it is

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import SearchError
 from matar_tf.metric_names import is_share, top_k_of
 
-__all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_interval"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "CostKind",
+    "Kind",
+    "column_of",
+    "markdown_row",
+    "wilson_interval",
+]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
+_ESCAPED_PIPE: Final = r"\|"
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -133,3 +142,8 @@ def column_of(name: str) -> Column:
     return Column(
         name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
     )
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """Returns a row of a table in Markdown."""
+    return f"| {' | '.join(cell.replace('|', _ESCAPED_PIPE) for cell in cells)} |"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from matar_tf.errors import SearchError
-from matar_tf.report.columns import CostKind, column_of
+from matar_tf.report.columns import CostKind, column_of, markdown_row
 
 __all__ = [
     "CostMatrix",
@@ -179,7 +179,7 @@ def matrix_to_markdown(matrix: CostMatrix) -> str:
     for table in matrix_tables(matrix):
         rule = ["---", *("---:" for _ in matrix.targets)]
         rows = [table.header, rule, *table.rows]
-        lines += [f"## {table.title}", "", *map(_row, rows), ""]
+        lines += [f"## {table.title}", "", *map(markdown_row, rows), ""]
     reasons = [
         f"- {one.policy} on {one.target}: {one.violations[0]}"
         + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")
@@ -196,7 +196,3 @@ def _cell(entry: MatrixEntry, name: str) -> str:
         return _ILLEGAL
     value = entry.figures.get(name)
     return _DASH if value is None else column_of(name).text(value)
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"

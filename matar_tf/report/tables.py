@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.policy import Policy
-from matar_tf.report.columns import COLUMNS, Column, CostKind, column_of
+from matar_tf.report.columns import COLUMNS, Column, CostKind, column_of, markdown_row
 from matar_tf.results import SearchResult
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 _DASH: Final = "-"
-_ESCAPED_PIPE: Final = r"\|"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
     *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
@@ -301,10 +300,7 @@ def _sentences(
 
 def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *("---:" for _ in header[1:])]
-    return [
-        f"| {' | '.join(cell.replace('|', _ESCAPED_PIPE) for cell in row)} |"
-        for row in (header, rule, *cells)
-    ]
+    return [markdown_row(row) for row in (header, rule, *cells)]
 
 
 def _bits(result: SearchResult) -> list[str]:

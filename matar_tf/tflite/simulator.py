@@ -37,7 +37,7 @@ def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -
     """Returns the float outputs of a ``.tflite`` file for float samples.
 
     Args:
-      content: The file, of the operators that `matar_tf.tflite.template` knows.
+      content: The file, as `matar_tf.tflite.build` makes it.
       samples: Shape ``[num_samples, ...]``.
       kernels: ``xnnpack`` or ``builtin``.
 
