@@ -53,7 +53,6 @@ _REESTIMATION = 400  # more would outlast so short a training
 _SLOW_STEPS = ((7, 0.5), (6, 0.1), (5, 0.05), (4, 0.01), (3, 0.005), (2, 0.001))
 _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
 # Of the schedule, where a variant changes that and not the method.
-_ONE_SET = ("one set of statistics", "one set and matched kernels")
 _SCHEDULE_CHANGES = {"averaged weights": {"ema": 0.999}}
 
 
@@ -82,7 +81,6 @@ def variants(default: Method) -> dict[str, Method]:
         "moving statistics": replace(default, reestimation=0),
         "statistics per weight bits": replace(default, norm_context=0),
         "statistics per weight and input bits": replace(default, norm_context=1),
-        **dict.fromkeys(_ONE_SET, replace(default, norm_context=0)),
         "independent sampler": replace(default, sampler=independent),
         "uniform of all pairs": replace(default, sampler=mixed),
         "any widths for bands": replace(default, sampler=_without_bands(default)),
@@ -166,10 +164,6 @@ def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> s
         warmup_epochs=0,
         **_SCHEDULE_CHANGES.get(name, {}),
     )
-    from matar_tf.keras import layers, quantizers
-
-    layers.ONE_SET = name in _ONE_SET
-    quantizers.MATCHES_KERNELS = name == _ONE_SET[1]
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         model = train_multi_bit(network, data, schedule, method, seed=_SEED.value)

@@ -17,7 +17,6 @@ from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
-ONE_SET = False  # whether all policies share the statistics of the narrowest
 _TINY = 1e-20  # keeps a term of the variance from staying 0
 _LEAST_VARIANCE = 1e-3  # of epsilon, which hides what is below
 
@@ -228,8 +227,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def places(self) -> Any:
         """Returns the row in force of each term of the statistics, ``[num_terms]``."""
         steps, first = self._place_map
-        if ONE_SET:
-            return tf.convert_to_tensor(first)
         return tf.reduce_sum(self.rows * steps, axis=1) + first
 
     def folded(self) -> tuple[Any, Any]:

@@ -24,7 +24,6 @@ from matar_tf.policy import ALL_BITS
 __all__ = ["ActivationQuantizer", "MultiBitQuantizer", "WeightQuantizer"]
 
 _Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
-MATCHES_KERNELS = False  # whether quantized kernels get the float ones' statistics
 _MAX_SAMPLES = 2**16  # elements of a batch that initialise the step of an activation
 
 
@@ -179,8 +178,7 @@ class WeightQuantizer(MultiBitQuantizer):
     def fake_quantize(self, x: Any) -> Any:
         """Returns the kernel on the grid of the width in force."""
         num_channels = x.shape[-self.num_channel_axes :].num_elements()
-        levels = self._quantize(x, x.shape.num_elements() / num_channels)
-        return _matched(levels, x) if MATCHES_KERNELS else levels
+        return self._quantize(x, x.shape.num_elements() / num_channels)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
@@ -307,18 +305,6 @@ class ActivationQuantizer(MultiBitQuantizer):
             "signed": self.signed,
             "trainable": self.trainable,
         }
-
-
-def _matched(quantized: Any, x: Any) -> Any:
-    """Returns a quantized kernel with mean and variance of `x`, channel by channel.
-
-    EMQNet, arXiv 2510.20673. No integer kernel with a zero point of 0 can hold it.
-    """
-    axes = list(range(len(x.shape) - 1))
-    mean, variance = tf.nn.moments(tf.stop_gradient(x), axes)
-    ours, spread = tf.nn.moments(tf.stop_gradient(quantized), axes)
-    factor = tf.sqrt(variance / tf.maximum(spread, 1e-20))
-    return (quantized - ours) * tf.where(spread > 0, factor, 1.0) + mean
 
 
 def _before_relu(x: Any) -> Any:
