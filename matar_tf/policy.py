@@ -238,6 +238,9 @@ class PolicySpace:
     def uniform_names(self, *, mixed: bool = False) -> tuple[str, ...]:
         """Returns the names of the uniform policies, widest first.
 
+        Where no entry has a choice, its one width beside the usual 8 bits of the first
+        and last layer counts; with several of them, no policy is uniform.
+
         Args:
           mixed: Whether weights and activations may differ (``w4a8``).
         """
@@ -338,12 +341,6 @@ def _check_choices(choices: object, where: str) -> tuple[int, ...]:
 def _uniform(
     entries: Mapping[str, tuple[int, ...]], bits: int, field: str
 ) -> dict[str, int]:
-    common = _common_widths(entries.values())
-    if bits not in common and all(len(widths) == 1 for widths in entries.values()):
-        raise PolicyError(
-            f"The {field} have no choice, and {list(common) or 'different'} bits, so "
-            f"there is no uniform policy with {bits}."
-        )
     chosen: dict[str, int] = {}
     for name, widths in entries.items():
         if len(widths) == 1:

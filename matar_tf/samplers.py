@@ -143,12 +143,16 @@ class UniformSampler:
         return space.named(str(rng.choice(names, p=shares / shares.sum())))
 
     def _names(self, space: PolicySpace) -> tuple[str, ...]:
-        both_free = all(
-            any(len(bits) > 1 for bits in choices.values())
-            for choices in (space.weights, space.activations)
+        # Entries without a choice keep their widths under any name.
+        free = PolicySpace(
+            weights={name: bits for name, bits in space.weights.items() if bits[1:]},
+            activations={
+                name: bits for name, bits in space.activations.items() if bits[1:]
+            },
         )
-        alike = space.uniform_names() if both_free and not self.mixed else ()
-        return alike or space.uniform_names(mixed=True)
+        both_free = free.weights and free.activations
+        alike = free.uniform_names() if both_free and not self.mixed else ()
+        return alike or free.uniform_names(mixed=True)
 
 
 @dataclass(frozen=True, kw_only=True)

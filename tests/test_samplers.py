@@ -269,3 +269,15 @@ class TestBalanced:
     def test_follows_the_seed(self):
         assert balanced_policies(SPACE, 9, 0) == balanced_policies(SPACE, 9, 0)
         assert balanced_policies(SPACE, 9, 0) != balanced_policies(SPACE, 9, 1)
+
+
+@pytest.mark.parametrize("fixed", [{"a": (2,), "b": (4,)}, {"a": (8,), "b": (4,)}])
+@pytest.mark.parametrize("names", [(), ("w8a8", "w8a2")])
+def test_uniform_policies_where_all_weights_are_fixed(fixed, names):
+    space = PolicySpace(weights=fixed, activations={"x": (8,), "y": (2, 8)})
+    policies = draw_policies(space, UniformSampler(names=names), 40, seed=0)
+    assert {policy.activations["y"] for policy in policies} == {2, 8}
+    alone = space.only(space.narrowest())
+    assert draw_policies(alone, UniformSampler(names=names), 1, seed=0)[0] == (
+        space.narrowest()
+    )

@@ -934,6 +934,19 @@ class TestCompare:
             mean, worst = cells[f"3 random {family}"][0], cells[f"3 random {family}"][4]
             assert float(worst) <= float(mean)
 
+    def test_a_network_of_one_policy_has_one_row(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        artifact = digits_artifact()
+        alone = artifact.space.only(artifact.space.named("w4a4"))
+        write_artifact(replace(artifact, space=alone), tmp_path / "alone.matar")
+        values = {"artifact": str(tmp_path / "alone.matar"), "num_random": 3}
+        assert call("compare", **values, data=str(files / "data.npz")) == 0
+        shown = capsys.readouterr().out
+        assert "w4a4" in shown
+        assert "w8a8" not in shown
+        assert "random" not in shown
+
     def test_a_dedicated_network_has_one_policy(
         self, files: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

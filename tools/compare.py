@@ -130,6 +130,9 @@ def _uniform_rows(
         for name in _UNIFORM
         if name in artifact.space.uniform_names()
     }
+    if artifact.space.num_policies == 1:
+        names = artifact.space.uniform_names(mixed=True)
+        policies = {"".join(names) or "its one policy": artifact.space.widest()}
     alone: dict[Policy, float] = {}
     for number, one in enumerate(dedicated):
         if one.space.num_policies != 1:
@@ -183,7 +186,8 @@ def _random_rows(artifact: Artifact, data: Data) -> list[Row]:
     from matar_tf.samplers import IndependentSampler, draw_policies
 
     rows: list[Row] = []
-    for name, bits in _FAMILIES.items() if _NUM_RANDOM.value else ():
+    has_choice = artifact.space.num_policies > 1
+    for name, bits in _FAMILIES.items() if _NUM_RANDOM.value and has_choice else ():
         policies = draw_policies(
             artifact.space,
             IndependentSampler(bits=bits),
