@@ -33,6 +33,7 @@ from matar_tf.targets import LitertBackend, Target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
+from matar_tf.tflite.profiles import PROFILES
 
 __all__ = [
     "RUN_SCHEMA_VERSION",
@@ -104,10 +105,8 @@ def check_folder(
             f"{earlier.get('created')}; pass --resume to go on with it, "
             "--overwrite to replace it, or choose another output."
         )
-    keys: list[str] = list(_SAME_WHEN_RESUMED)
-    if _FILE_SIZE in str([document["objectives"], document["limits"]]):
-        keys.append("profile")  # the sizes of files follow from it
-    for key in keys:
+    profile_keys = ["profile"] if _depends_on_profile(earlier, document) else []
+    for key in (*_SAME_WHEN_RESUMED, *profile_keys):
         if earlier.get(key) != document[key]:
             raise SearchError(
                 f"Expected to resume a run with the same {key}, but {output} "
@@ -117,6 +116,17 @@ def check_folder(
     return (
         f"Resuming the run in {output}: stored measurements are reused, fronts "
         "and files are written again."
+    )
+
+
+def _depends_on_profile(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Returns whether fronts follow from how files store kernels.
+
+    They do where sizes of files count, or outputs differ from those of other profiles.
+    """
+    exact = [name for name, profile in PROFILES.items() if profile.exact]
+    return _FILE_SIZE in str([later["objectives"], later["limits"]]) or any(
+        run.get("profile") not in exact for run in (earlier, later)
     )
 
 

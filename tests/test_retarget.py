@@ -26,6 +26,7 @@ from matar_tf.errors import (
     StoreError,
     TargetError,
 )
+from matar_tf.holdout import split_data
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.retarget import Outcome, check_settings, prepare_output, retarget
@@ -33,6 +34,8 @@ from matar_tf.run_settings import RunSettings
 from matar_tf.search import Limit, SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_file
+from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
@@ -214,6 +217,31 @@ class TestStore:
         assert all("loss" in one.metrics for one in shared.front)
 
 
+class TestProfile:
+    @pytest.mark.parametrize("holdout", [0.0, 0.5])
+    def test_metrics_are_those_of_the_exported_files(
+        self, tmp_path: Path, holdout: float
+    ) -> None:
+        """Also where another profile's are stored, whose outputs are not the same."""
+        asked: dict[str, Any] = {"holdout": holdout, "store": tmp_path / "store"}
+        packed = ("packed-litert", "packed-portable")
+        same, (one,), (other,) = (
+            run(tmp_path / profile, "bitfusion_16x32", profile=profile, **asked)
+            for profile in ("int8", *packed)
+        )
+        assert (one.num_evaluated, other.num_evaluated) == (0, 12)
+        assert one.references[0].metrics == same[0].references[0].metrics
+        assert other.references[-1].metrics != one.references[-1].metrics
+        samples = split_data(DATA, holdout, 0)[1] if holdout else DATA
+        for result, profile in zip((one, other), packed, strict=True):
+            for found in result.front:
+                path = tmp_path / profile / f"bitfusion_16x32/{found.name}.tflite"
+                file = path.read_bytes()
+                measured = evaluate_file(file, samples.x_test, samples.y_test)
+                assert {name: found.metrics[name] for name in measured} == measured
+                assert read_metadata(file)["metrics"] == found.metrics
+
+
 class TestFollowUp:
     WIDE = SearchOptions(max_evaluations=60, population_size=12)
 
@@ -331,6 +359,12 @@ class TestPreparing:
         packed = replace(asked, profile="packed-litert")
         if counted == "neither":
             assert "Resuming" in ask(targets, DATA, packed, resume=True)
+            inexact = replace(asked, profile="packed-portable")
+            with pytest.raises(SearchError, match="same profile"):
+                ask(targets, DATA, inexact, resume=True)
+            ask(targets, DATA, inexact, overwrite=True)
+            with pytest.raises(SearchError, match="same profile"):
+                ask(targets, DATA, asked, resume=True)
             return
         with pytest.raises(SearchError, match=r"same profile, .* 'packed-litert'"):
             ask(targets, DATA, packed, resume=True)
@@ -398,7 +432,7 @@ class TestCtrlC:
     @pytest.mark.parametrize(
         ("place", "num_jobs"),
         [
-            ("matar_tf.retarget.report_on", 2),
+            ("matar_tf.run_measuring.report_on", 2),
             ("matar_tf.run_folder.export_model", 1),
             ("matar_tf.run_folder.to_csv", 1),
             ("matar_tf.retarget.write_history", 1),
