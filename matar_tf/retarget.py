@@ -22,7 +22,7 @@ from matar_tf.data import Data
 from matar_tf.errors import SearchError, StoreError
 from matar_tf.holdout import split_data
 from matar_tf.interrupts import Interrupts
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
@@ -174,7 +174,7 @@ class _Run:
         result = search(
             problem,
             self.evaluate_many,
-            options=_options(self.settings, problem.space, memory, results),
+            options=_options(self.settings, problem, memory, results),
             provenance=replace(provenance, versions={**provenance.versions, **tools}),
             store=self.store,
             memory=memory,
@@ -317,7 +317,7 @@ def check_settings(
 
 def _options(
     settings: RunSettings,
-    space: PolicySpace,
+    problem: SearchProblem,
     memory: Collection[Policy],
     results: Collection[SearchResult],
 ) -> SearchOptions:
@@ -327,8 +327,7 @@ def _options(
     if all(one.stop_reason is StopReason.ENUMERATED for one in results):
         return options
     num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
-    num_known = sum(space.contains(policy) for policy in memory)
-    return follow_up(options, num_known=num_known, num_new=num_new)
+    return follow_up(options, problem, memory, num_new=num_new)
 
 
 def _digest(target: Target) -> str:

@@ -260,6 +260,20 @@ class TestFollowUp:
         assert (first.num_evaluated, first.num_reused) == (60, 0)
         assert (shared.num_evaluated, shared.num_reused) == (12, 60)
 
+    def test_what_breaks_a_limit_is_no_knowledge_of_later_targets(
+        self, tmp_path: Path
+    ) -> None:
+        """The first target measures some such policies for what bits do alone."""
+        limit = Limit.parse("mean_weight_bits=4")
+        later, first = run(
+            tmp_path / "run",
+            *("bismo_ultra96", "bitfusion_16x32"),
+            options=replace(self.WIDE, limits=(limit,)),
+            follow_up_share=0.2,
+        )
+        assert (first.num_evaluated, later.num_evaluated) == (60, 12)
+        assert 0 < later.num_reused < 60
+
     def test_a_target_of_one_policy_teaches_nobody(self, tmp_path: Path) -> None:
         names = ("cortex_m4_cmsis_nn", "bitfusion_16x32")
         one, other = run(

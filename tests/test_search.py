@@ -1160,7 +1160,8 @@ class TestSearchOptions:
         known = {one.policy: one.metrics for one in plain_run().front}
         settings = follow_up(
             from_nothing(options(max_evaluations=number)),
-            num_known=len(known),
+            toy_problem(),
+            known,
             num_new=number,
         )
         later = search(
