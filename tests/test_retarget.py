@@ -264,15 +264,15 @@ class TestFollowUp:
         self, tmp_path: Path
     ) -> None:
         """The first target measures some such policies for what bits do alone."""
-        limit = Limit.parse("mean_weight_bits=4")
+        limit = Limit.parse("mean_weight_bits=6")
         later, first = run(
             tmp_path / "run",
             *("bismo_ultra96", "bitfusion_16x32"),
-            options=replace(self.WIDE, limits=(limit,)),
+            options=replace(self.WIDE, max_evaluations=30, limits=(limit,)),
             follow_up_share=0.2,
         )
-        assert (first.num_evaluated, later.num_evaluated) == (60, 12)
-        assert 0 < later.num_reused < 60
+        assert (first.num_evaluated, later.num_evaluated) == (30, 6)
+        assert later.num_reused == 23
 
     def test_a_target_of_one_policy_teaches_nobody(self, tmp_path: Path) -> None:
         names = ("cortex_m4_cmsis_nn", "bitfusion_16x32")
