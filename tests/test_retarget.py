@@ -607,6 +607,8 @@ class TestOwnMetrics:
     def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.delitem(sys.modules, "my_metrics_of_a_test", raising=False)
+        importlib.invalidate_caches()
         return tmp_path / "my_metrics_of_a_test.py"
 
     def test_other_code_is_measured_anew(self, tmp_path: Path, module: Path) -> None:
@@ -623,6 +625,27 @@ class TestOwnMetrics:
             )
             found.append((result.num_evaluated, result.front[0].metrics["share"]))
         assert found == [(1, 0.25), (0, 0.25), (1, 0.625)]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("name", "role", "target", "num_samples", "file_bytes", "latency_ms"),
+            *("accuracy_low", "top_3_accuracy_high", "search_f1", "search_accuracy"),
+            *("measured_latency_ms", "argmax_agreement"),
+        ],
+    )
+    def test_the_name_of_another_column_is_refused(
+        self, module: Path, name: str
+    ) -> None:
+        module.write_text(
+            f"def {name}(outputs, labels): return 0.5\nf1_low = my_name = {name}"
+        )
+        metrics = ("accuracy", f"{module.stem}:f1_low", f"{module.stem}:my_name")
+        target = load_target("mpic")
+        check_settings(digits_artifact(), [target], settings(metrics=metrics))
+        metrics = ("accuracy", f"{module.stem}:{name}")
+        with pytest.raises(DataError, match=f"no other column for, got '{name}'"):
+            check_settings(digits_artifact(), [target], settings(metrics=metrics))
 
     def test_a_metric_that_returns_nothing(self, tmp_path: Path, module: Path) -> None:
         module.write_text(MY_METRICS.format(share=0))

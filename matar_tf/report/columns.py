@@ -10,7 +10,15 @@ from typing import Final, Literal, TypeAlias
 from matar_tf.errors import SearchError
 from matar_tf.metric_names import is_share, top_k_of
 
-__all__ = ["COLUMNS", "Column", "CostKind", "Kind", "column_of", "wilson_interval"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "CostKind",
+    "Kind",
+    "column_of",
+    "is_taken",
+    "wilson_interval",
+]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
@@ -121,6 +129,8 @@ COLUMNS: Final = tuple(
     for name, header, unit, kind, scale, form in _FIGURES
 )
 _BY_NAME: Final = {column.name: column for column in COLUMNS}
+_METRICS: Final = frozenset({"accuracy", "loss"})
+_ROW_KEYS: Final = frozenset({"target", "name", "role", "num_samples"})  # of CSV files
 
 
 def column_of(name: str) -> Column:
@@ -133,3 +143,12 @@ def column_of(name: str) -> Column:
     return Column(
         name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
     )
+
+
+def is_taken(name: str) -> bool:
+    """Returns whether a metric of this name would stand in another figure's column."""
+    is_bound = any(
+        name.endswith(end) and is_share(name.removesuffix(end))
+        for end in ("_low", "_high")
+    )
+    return is_bound or name in _ROW_KEYS or name in _BY_NAME.keys() - _METRICS
