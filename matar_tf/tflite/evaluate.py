@@ -219,13 +219,16 @@ def compute_metrics(
         value: Any = metric(outputs, labels)
         try:
             figures[name] = float(value)
+        except OverflowError:
+            figures[name] = math.inf  # an integer of hundreds of digits
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"Expected a number from the metric {name!r}, got {value!r}."
             ) from error
         if not math.isfinite(figures[name]):
             raise DataError(
-                f"Expected a finite number from the metric {name!r}, got {value!r}."
+                f"Expected a finite number from the metric {name!r}, got "
+                f"{figures[name]}."
             )
     return figures
 
