@@ -15,7 +15,6 @@ import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
@@ -26,6 +25,7 @@ from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
+    STORE_FILE,
     begin_folder,
     check_folder,
     write_history,
@@ -55,8 +55,6 @@ from matar_tf.tflite.evaluate import PolicyEvaluator, check_data
 from matar_tf.tflite.export import Reference
 
 __all__ = ["Outcome", "check_settings", "prepare_output", "retarget"]
-
-_STORE_FILE: Final = "evaluations.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ def retarget(
     make_held_out = evaluator_maker(artifact, reported, settings)
     held_out = make_held_out() if settings.holdout else None
     with (
-        EvaluationStore(settings.store or output / _STORE_FILE) as store,
+        EvaluationStore(settings.store or output / STORE_FILE) as store,
         make_executor(artifact, searched, settings) as evaluate_many,
         Interrupts() as interrupts,
     ):

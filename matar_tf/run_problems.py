@@ -11,7 +11,7 @@ from matar_tf.errors import DataError, MatarError, SearchError
 from matar_tf.holdout import PREFIX
 from matar_tf.policy import Policy
 from matar_tf.report.columns import is_taken
-from matar_tf.run_folder import export_metadata
+from matar_tf.run_folder import check_folder_names, export_metadata
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
 from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
@@ -46,6 +46,7 @@ def run_problems(
             "files."
         )
     check_names(targets)
+    check_folder_names(target.name for target in targets)
     space = fix_entries(artifact.space, settings.fixed)
     metric_names = _metric_names(settings.metrics)
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []

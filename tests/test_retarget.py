@@ -196,6 +196,25 @@ class TestTargets:
             run(tmp_path / "run", "mpic", "mpic")
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
+    @pytest.mark.parametrize(
+        ("names", "what"),
+        [
+            (["report.html"], "a file of the run"),
+            (["Run.JSON"], "a file of the run"),
+            (["matrix.csv"], "a file of the run"),
+            (["evaluations.sqlite"], "a file of the run"),
+            (["evaluations.sqlite-wal"], "a file of the run"),
+            (["mine", "MINE"], "another target"),
+        ],
+    )
+    def test_whose_folder_cannot_have_its_name_is_refused(
+        self, names: list[str], what: str
+    ) -> None:
+        target = load_target("mpic")
+        targets = [target.model_copy(update={"name": name}) for name in names]
+        with pytest.raises(TargetError, match=f"got '{names[-1]}', which {what} has"):
+            check_settings(digits_artifact(), targets, settings())
+
     def test_none_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match="one or more targets, got none"):
             run(tmp_path / "run")
@@ -408,6 +427,11 @@ class TestPreparing:
         (second,) = run(output, "bismo_ultra96", **changes)
         assert first.front == second.front
         assert second.num_evaluated == 0
+
+    def test_an_output_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "run").write_text("years")
+        with pytest.raises(SearchError, match=r"run, got a file; choose another"):
+            run(tmp_path / "run", "bismo_ultra96")
 
     def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years")

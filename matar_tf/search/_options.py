@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
@@ -74,10 +75,10 @@ class SearchOptions:
             raise SearchError(
                 f"Expected a max_evaluations of at least 1, got {self.max_evaluations}."
             )
-        if self.max_minutes is not None and not self.max_minutes > 0:
+        if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
             raise SearchError(
-                f"Expected a max_minutes above 0, got {self.max_minutes}; leave it "
-                "out for no limit."
+                f"Expected a finite max_minutes above 0, got {self.max_minutes}; leave "
+                "it out for no limit."
             )
         if self.patience is not None and self.patience < 1:
             raise SearchError(
