@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -247,7 +247,7 @@ def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
 def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:
     rows: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
     if not all(isinstance(row, dict) for row in rows) or not all(
-        type(figure) in (int, float) and math.isfinite(figure)
+        type(figure) in (int, float) and abs(figure) <= sys.float_info.max
         for row in rows
         for figure in row.values()
     ):

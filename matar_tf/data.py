@@ -25,6 +25,7 @@ __all__ = ["DIGITS", "Data", "import_function", "load_data", "read_arrays"]
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NUM_TEST_DIGITS = 500
+_LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 
 
@@ -194,8 +195,9 @@ def _from_arrays(name: str, value: Any) -> Data:
     arrays: dict[str, np.ndarray] = {}
     for part in ("test", "train"):
         if f"x_{part}" in value:
-            samples = _check_samples(name, part, np.asarray(value[f"x_{part}"]))
-            labels = np.asarray(value[f"y_{part}"])
+            samples = _as_array(name, f"x_{part}", value)
+            samples = _check_samples(name, part, samples)
+            labels = _as_array(name, f"y_{part}", value)
             arrays[f"x_{part}"] = samples
             arrays[f"y_{part}"] = _check_labels(name, part, labels, len(samples))
     train_shape = arrays.get("x_train", arrays["x_test"]).shape
@@ -224,6 +226,16 @@ def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
         raise DataError(
             f"Expected batches of (samples, labels) from {name!r}, but: {error}; "
             "batch the data set, and let each element be a pair of arrays."
+        ) from error
+
+
+def _as_array(name: str, key: str, values: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return np.asarray(values[key])
+    except ValueError as error:
+        raise DataError(
+            f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
+            "one shape."
         ) from error
 
 
@@ -259,8 +271,10 @@ def _check_labels(
             f"Expected {num_samples} integer labels in y_{part} of {name!r}, got "
             f"shape {labels.shape} and type {labels.dtype}."
         )
-    if labels.min() < 0:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > _LARGEST_LABEL:
         raise DataError(
-            f"Expected labels from 0 in y_{part} of {name!r}, got {labels.min()}."
+            f"Expected labels from 0 to {_LARGEST_LABEL} in y_{part} of {name!r}, got "
+            f"{low}..{high}."
         )
     return labels.astype(np.int64)

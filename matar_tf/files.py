@@ -18,17 +18,18 @@ _NUM_RANDOM: Final = 8  # bytes in a temporary name
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
-    # Not by tempfile, whose files nobody but the owner may read.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _naming(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not by tempfile, whose files nobody but the owner may read.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -37,22 +38,23 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     If the block fails, the folder is removed and `path` stays as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
-    temporary.mkdir()
     former = _beside(path)
-    try:
-        yield temporary
-        if path.is_dir():
-            path.replace(former)
-        temporary.replace(path)
-    except BaseException:
-        if former.is_dir() and not path.exists():
-            former.replace(path)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
+    with _naming(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.is_dir():
+                path.replace(former)
+            temporary.replace(path)
+        except BaseException:
+            if former.is_dir() and not path.exists():
+                former.replace(path)
+            raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(former, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -64,6 +66,18 @@ def remove_leftovers(path: Path) -> None:
                 shutil.rmtree(found)
             else:
                 found.unlink()
+
+
+@contextlib.contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Lets errors name the path, where they name nothing, or what stands in for it."""
+    try:
+        yield
+    except OSError as error:
+        named = "" if error.filename is None else str(error.filename)
+        if error.errno is None or (named and str(temporary) not in named):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _beside(path: Path) -> Path:

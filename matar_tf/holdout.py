@@ -17,6 +17,7 @@ from matar_tf.results import Candidate, SearchResult
 __all__ = ["PREFIX", "report_on", "split_data"]
 
 PREFIX = "search_"
+_NUM_SEEDS = 2**32  # that scikit-learn takes
 
 
 def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
@@ -44,7 +45,7 @@ def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         first, second = train_test_split(
             range(len(data.y_test)),
             test_size=share,
-            random_state=seed,
+            random_state=seed % _NUM_SEEDS,
             stratify=data.y_test,
         )
     except ValueError as error:

@@ -1,4 +1,7 @@
-"""Strict reading of JSON: a key that is missing, unknown or mistyped is an error."""
+"""Strict JSON: what would not be read is not written.
+
+A key that is missing, unknown or mistyped is an error, and so is NaN or infinity.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from matar_tf.errors import MatarError, did_you_mean
 
-__all__ = ["JsonReader"]
+__all__ = ["JsonReader", "json_text"]
 
 _T = TypeVar("_T")
 
@@ -70,6 +73,15 @@ class JsonReader:
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
         return value
+
+
+def json_text(document: Any) -> str:
+    """Returns the text of a file with a JSON document.
+
+    Raises:
+      ValueError: If a number is not finite.
+    """
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class NormParameters:
         whatever the order of the terms.
         """
         rows = [
-            bits.index(getattr(policy, kind)[name]) for kind, name, bits in self.entries
+            bits.index(getattr(policy, kind)[one]) for kind, one, bits in self.entries
         ]
         places = norm_places([len(bits) for _, _, bits in self.entries], rows)
         mean = self.mean[places].astype(np.float64).sum(axis=0)
@@ -188,8 +188,8 @@ class Parameters:
         """Returns the SHA-256 of all numbers and of what they belong to."""
         index, arrays = self._members()
         total = hashlib.sha256(json.dumps(index).encode())
-        for array in arrays.values():  # of shapes that follow from the index
-            total.update(np.ascontiguousarray(array).tobytes())
+        for array in arrays.values():
+            total.update(array.tobytes())
         return total.digest()
 
     def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -249,9 +249,7 @@ class Parameters:
                 _READER.parse(members.pop(_INDEX), what), _INDEX, _INDEX_KEYS
             )
             arrays = {
-                name.removesuffix(".npy"): read_array(
-                    members[name], f"{name} of {what}"
-                )
+                name: read_array(members[f"{name}.npy"], f"{name} of {what}")
                 for name in _indexed(index)
             }
             layers = dict(
@@ -279,16 +277,16 @@ class Parameters:
 
 
 def _indexed(index: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the names of the members that an index asks for."""
+    """Yields the names of the arrays that an index asks for."""
     for number, entry in enumerate(index["layers"]):
         _READER.object(entry, "layer", _LAYER_KEYS)
         fields = ["kernel", "step"]
         fields += ["bias"] if _READER.field(entry, "has_bias", bool) else []
         fields += [] if entry["norm"] is None else _NORM_ARRAYS
-        yield from (f"layer{number}_{field}.npy" for field in fields)
+        yield from (f"layer{number}_{field}" for field in fields)
     for number, entry in enumerate(index["tensors"]):
         _READER.object(entry, "tensor", _TENSOR_KEYS)
-        yield f"tensor{number}_step.npy"
+        yield f"tensor{number}_step"
 
 
 def _read_layer(

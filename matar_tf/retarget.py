@@ -11,30 +11,36 @@ Each target's folder appears under its name when it is complete.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.errors import SearchError, StoreError
-from matar_tf.holdout import report_on, split_data
+from matar_tf.holdout import split_data
 from matar_tf.interrupts import Interrupts
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.results import Provenance, SearchResult, StopReason
+from matar_tf.policy import Policy
+from matar_tf.results import SearchResult, StopReason
 from matar_tf.run_folder import (
     RUN_SCHEMA_VERSION,
+    STORE_FILE,
     begin_folder,
     check_folder,
     write_history,
     write_overview,
     write_target,
 )
+from matar_tf.run_measuring import (
+    Executor,
+    evaluator_maker,
+    make_executor,
+    on_held_out,
+    provenance_of,
+)
 from matar_tf.run_problems import of_target, run_problems
-from matar_tf.run_settings import RUNTIME, RunSettings, versions
+from matar_tf.run_settings import RunSettings, versions
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
@@ -45,18 +51,10 @@ from matar_tf.search import (
     search_order,
 )
 from matar_tf.targets import Target
-from matar_tf.tflite.evaluate import (
-    ParallelEvaluator,
-    PolicyEvaluator,
-    check_data,
-    own_metric_digests,
-)
+from matar_tf.tflite.evaluate import PolicyEvaluator, check_data
 from matar_tf.tflite.export import Reference
-from matar_tf.tflite.ray_evaluate import RayEvaluator
 
 __all__ = ["Outcome", "check_settings", "prepare_output", "retarget"]
-
-_STORE_FILE: Final = "evaluations.sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,19 +119,11 @@ def retarget(
     )
     output = Path(output)
 
-    def make_evaluator(part: Data) -> Callable[[], PolicyEvaluator]:
-        return functools.partial(
-            PolicyEvaluator,
-            artifact,
-            part.x_test,
-            part.y_test,
-            metrics=settings.metrics,
-        )
-
-    held_out = make_evaluator(reported)() if settings.holdout else None
+    make_held_out = evaluator_maker(artifact, reported, settings)
+    held_out = make_held_out() if settings.holdout else None
     with (
-        EvaluationStore(settings.store or output / _STORE_FILE) as store,
-        _executor(make_evaluator(searched), settings) as evaluate_many,
+        EvaluationStore(settings.store or output / STORE_FILE) as store,
+        make_executor(artifact, searched, settings) as evaluate_many,
         Interrupts() as interrupts,
     ):
         run = _Run(
@@ -167,7 +157,7 @@ class _Run:
     reference: Reference | None
     on_result: Callable[[SearchResult], None]
     store: EvaluationStore
-    evaluate_many: ParallelEvaluator | RayEvaluator
+    evaluate_many: Executor
     held_out: PolicyEvaluator | None
 
     def search(
@@ -178,11 +168,11 @@ class _Run:
         results: Collection[SearchResult],
     ) -> SearchResult:
         """Searches for a target; `memory` and `results` are those of earlier ones."""
-        provenance = _provenance(self.artifact, self.searched, self.settings)
+        provenance = provenance_of(self.artifact, self.searched, self.settings)
         result = search(
             problem,
             self.evaluate_many,
-            options=_options(self.settings, problem.space, memory, results),
+            options=_options(self.settings, problem, memory, results),
             provenance=replace(provenance, versions={**provenance.versions, **tools}),
             store=self.store,
             memory=memory,
@@ -200,8 +190,8 @@ class _Run:
     def write(self, result: SearchResult, target: Target) -> SearchResult:
         """Writes the folder of a target; returns the result as it stands there."""
         if self.held_out is not None:
-            provenance = _provenance(self.artifact, self.reported, self.settings)
-            result = _on_held_out(result, self.store, provenance, self.held_out)
+            provenance = provenance_of(self.artifact, self.reported, self.settings)
+            result = on_held_out(result, self.store, provenance, self.held_out)
         result = write_target(
             self.artifact,
             self.reported,
@@ -323,40 +313,9 @@ def check_settings(
     run_problems(artifact, targets, settings)
 
 
-def _executor(
-    make_evaluator: Callable[[], PolicyEvaluator], settings: RunSettings
-) -> ParallelEvaluator | RayEvaluator:
-    if settings.executor == "ray":
-        return RayEvaluator(make_evaluator, settings.num_jobs, settings.ray_address)
-    return ParallelEvaluator(make_evaluator, settings.num_jobs)
-
-
-def _on_held_out(
-    result: SearchResult,
-    store: EvaluationStore,
-    provenance: Provenance,
-    evaluator: PolicyEvaluator,
-) -> SearchResult:
-    """Measures the policies of a result on the samples held out."""
-    digests = {
-        "artifact_digest": provenance.artifact_digest,
-        "data_digest": provenance.data_digest,
-    }
-    policies = [one.policy for one in (*result.front, *result.references)]
-    measured: dict[Policy, Mapping[str, float]] = {
-        **store.get(policies, metrics=evaluator.metric_names, **digests)
-    }
-    for policy in policies:
-        if policy not in measured:
-            metrics = evaluator(policy)
-            store.put(policy, metrics, **digests)
-            measured[policy] = metrics
-    return report_on(result, measured, provenance.num_samples)
-
-
 def _options(
     settings: RunSettings,
-    space: PolicySpace,
+    problem: SearchProblem,
     memory: Collection[Policy],
     results: Collection[SearchResult],
 ) -> SearchOptions:
@@ -366,8 +325,7 @@ def _options(
     if all(one.stop_reason is StopReason.ENUMERATED for one in results):
         return options
     num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
-    num_known = sum(space.contains(policy) for policy in memory)
-    return follow_up(options, num_known=num_known, num_new=num_new)
+    return follow_up(options, problem, memory, num_new=num_new)
 
 
 def _digest(target: Target) -> str:
@@ -378,21 +336,3 @@ def _is_diagonal(name: str) -> bool:
     """Whether a uniform policy has equal widths: reference rows are only those."""
     weights, _, activations = name.removeprefix("w").partition("a")
     return weights == activations
-
-
-def _provenance(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
-    found = versions()
-    # Metrics belong to the samples, to the kernels that computed them, and, where a
-    # user wrote the functions, to these.
-    measured_by = " ".join(
-        [data.digest(), RUNTIME, found[RUNTIME], *own_metric_digests(settings.metrics)]
-    )
-    return Provenance(
-        seed=settings.options.seed,
-        command=settings.command,
-        versions=found,
-        artifact_digest=artifact.digest(),
-        data_digest=hashlib.sha256(measured_by.encode()).hexdigest(),
-        num_samples=len(data.x_test),
-        created=settings.created,
-    )

@@ -6,7 +6,6 @@ to a temporary name and renamed.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,9 +15,9 @@ from typing import Any, Final
 from matar_tf.artifact import Artifact
 from matar_tf.backends import cost_matrix
 from matar_tf.data import Data
-from matar_tf.errors import MatarError, SearchError
+from matar_tf.errors import MatarError, SearchError, TargetError
 from matar_tf.files import new_folder, remove_leftovers, write_atomically
-from matar_tf.json_reader import JsonReader
+from matar_tf.json_reader import JsonReader, json_text
 from matar_tf.report import (
     matrix_to_csv,
     matrix_to_json,
@@ -33,11 +32,14 @@ from matar_tf.targets import LitertBackend, Target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
+from matar_tf.tflite.profiles import PROFILES
 
 __all__ = [
     "RUN_SCHEMA_VERSION",
+    "STORE_FILE",
     "begin_folder",
     "check_folder",
+    "check_folder_names",
     "export_metadata",
     "write_history",
     "write_overview",
@@ -51,6 +53,8 @@ _LATENCY_FILE: Final = "latency.json"
 _MATRIX_FILES: Final = ("matrix.json", "matrix.csv", "matrix.md")
 _PAGE_FILE: Final = "report.html"
 _FILES: Final = (_RUN_FILE, _LATENCY_FILE, *_MATRIX_FILES, _PAGE_FILE)
+STORE_FILE: Final = "evaluations.sqlite"
+_STORE_FILES: Final = tuple(f"{STORE_FILE}{end}" for end in ("", "-wal", "-shm"))
 _SEARCHES: Final = "searches"  # in the record
 _FILE_SIZE: Final = "file_bytes"
 # Of two runs in one folder, the second must ask for the same in these. It may have
@@ -93,6 +97,11 @@ def check_folder(
       SearchError: If the folder holds something else, or a run that was asked for
         something else, or neither `resume` nor `overwrite` is given for a run.
     """
+    if output.exists() and not output.is_dir():
+        raise SearchError(
+            f"Expected a folder, or nothing yet, at {output}, got a file; choose "
+            "another output."
+        )
     if not _holds_something(output):
         return f"Writing to {output}."
     earlier = _read_run(output)
@@ -104,10 +113,8 @@ def check_folder(
             f"{earlier.get('created')}; pass --resume to go on with it, "
             "--overwrite to replace it, or choose another output."
         )
-    keys: list[str] = list(_SAME_WHEN_RESUMED)
-    if _FILE_SIZE in str([document["objectives"], document["limits"]]):
-        keys.append("profile")  # the sizes of files follow from it
-    for key in keys:
+    profile_keys = ["profile"] if _depends_on_profile(earlier, document) else []
+    for key in (*_SAME_WHEN_RESUMED, *profile_keys):
         if earlier.get(key) != document[key]:
             raise SearchError(
                 f"Expected to resume a run with the same {key}, but {output} "
@@ -117,6 +124,35 @@ def check_folder(
     return (
         f"Resuming the run in {output}: stored measurements are reused, fronts "
         "and files are written again."
+    )
+
+
+def check_folder_names(names: Iterable[str]) -> None:
+    """Checks that targets of some names can have their folders in that of a run.
+
+    Raises:
+      TargetError: If a file of the run has the name of one, or two have the same on a
+        disk that knows no upper case.
+    """
+    taken = dict.fromkeys((*_FILES, *_STORE_FILES), "a file of the run")
+    for name in names:
+        if name.lower() in taken:
+            raise TargetError(
+                f"Expected a target whose folder can have its name, got {name!r}, "
+                f"which {taken[name.lower()]} has, in upper or lower case; change the "
+                "key 'name' in its file."
+            )
+        taken[name.lower()] = "another target"
+
+
+def _depends_on_profile(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
+    """Returns whether fronts follow from how files store kernels.
+
+    They do where sizes of files count, or outputs differ from those of other profiles.
+    """
+    exact = [name for name, profile in PROFILES.items() if profile.exact]
+    return _FILE_SIZE in str([later["objectives"], later["limits"]]) or any(
+        run.get("profile") not in exact for run in (earlier, later)
     )
 
 
@@ -136,7 +172,7 @@ def begin_folder(
         for name in (*document["targets"], *_FILES):
             remove_leftovers(output / name)
     output.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(document, indent=1) + "\n"
+    content = json_text(document)
     write_atomically(output / _RUN_FILE, content.encode())
 
 
@@ -165,7 +201,7 @@ def write_target(
             return export_metadata(result.target, candidate.metrics, number)
 
         def export(candidate: Candidate) -> Candidate:
-            policy_json = json.dumps(candidate.policy.to_json(), indent=1) + "\n"
+            policy_json = json_text(candidate.policy.to_json())
             (folder / f"{candidate.name}.json").write_text(policy_json)
             exported = export_model(
                 builder,
@@ -200,10 +236,10 @@ def write_target(
         )
         float_metrics = artifact.accuracy.get("float")
         for name, content in (
-            ("front.json", json.dumps(to_json(result, float_metrics), indent=1) + "\n"),
+            ("front.json", json_text(to_json(result, float_metrics))),
             ("front.csv", to_csv(result, float_metrics)),
             ("front.md", to_markdown(result, float_metrics)),
-            (_RESULT_FILE, json.dumps(result.to_json(), indent=1) + "\n"),
+            (_RESULT_FILE, json_text(result.to_json())),
         ):
             (folder / name).write_text(content)
     return result
@@ -229,7 +265,7 @@ def write_history(output: Path, results: Iterable[SearchResult]) -> None:
         for result in results
     }
     document = {**document, _SEARCHES: {**document.get(_SEARCHES, {}), **searches}}
-    content = json.dumps(document, indent=1) + "\n"
+    content = json_text(document)
     write_atomically(output / _RUN_FILE, content.encode())
 
 
@@ -253,7 +289,7 @@ def write_overview(
     }
     matrix = cost_matrix(artifact, policies, targets)
     contents = (
-        json.dumps(matrix_to_json(matrix), indent=1) + "\n",
+        json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
         matrix_to_markdown(matrix),
         to_html(results, matrix, artifact.accuracy.get("float")),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from matar_tf.artifact import Artifact
 from matar_tf.backends import COST_NAMES, PolicyCosts, check_names
-from matar_tf.errors import MatarError, SearchError
+from matar_tf.errors import DataError, MatarError, SearchError
 from matar_tf.holdout import PREFIX
 from matar_tf.policy import Policy
-from matar_tf.run_folder import export_metadata
+from matar_tf.report.columns import is_taken
+from matar_tf.run_folder import check_folder_names, export_metadata
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
 from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
@@ -45,8 +46,9 @@ def run_problems(
             "files."
         )
     check_names(targets)
+    check_folder_names(target.name for target in targets)
     space = fix_entries(artifact.space, settings.fixed)
-    metric_names = tuple(get_metrics(settings.metrics, probabilities=False))
+    metric_names = _metric_names(settings.metrics)
     problems: list[tuple[SearchProblem, Mapping[str, str]]] = []
     for target in targets:
         sizes = _file_sizes(artifact, target.name, settings, metric_names, num_samples)
@@ -68,6 +70,18 @@ def run_problems(
             raise type(error)(of_target(target, error)) from error
         problems.append((problem, costs.versions))
     return problems
+
+
+def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of figures of metrics, each with a column of its own."""
+    names = tuple(get_metrics(metrics, probabilities=False))
+    for name in names:
+        if is_taken(name) or name.startswith(PREFIX):
+            raise DataError(
+                f"Expected a metric of a name that tables have no other column for, "
+                f"got {name!r}; rename the function."
+            )
+    return names
 
 
 def _file_sizes(

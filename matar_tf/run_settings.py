@@ -14,6 +14,7 @@ from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.policy import Policy
 from matar_tf.search import SearchOptions
 from matar_tf.tflite.evaluate import METRIC_NAMES
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 
 __all__ = ["EXECUTORS", "RUNTIME", "RunSettings", "versions"]
 
@@ -57,7 +58,7 @@ class RunSettings:
     fixed: tuple[str, ...] = ()
     starts: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     holdout: float = 0.0
-    profile: str = "int8"
+    profile: str = DEFAULT_PROFILE
     num_jobs: int = 1
     executor: str = "local"
     ray_address: str | None = None
@@ -77,6 +78,15 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
+
+    @property
+    def inexact_profile(self) -> str | None:
+        """The profile, if what it exports must be measured as it is; else None.
+
+        Files of all exact profiles have the same outputs, so that they share what was
+        measured.
+        """
+        return None if get_profile(self.profile).exact else self.profile
 
     def to_json(self) -> dict[str, Any]:
         """Returns what the run is asked for, for its record."""

@@ -47,6 +47,14 @@ def failing():
     raise RuntimeError("the user's own")
 
 
+def ragged_samples():
+    return arrays(x_test=[[1.0, 2.0], [3.0]])
+
+
+def ragged_labels():
+    return arrays(y_test=[[1, 2], [3]])
+
+
 def returns_list():
     return [SAMPLES, LABELS]
 
@@ -123,7 +131,8 @@ class TestFile:
             ({"y_test": LABELS[:2]}, "3 integer labels in y_test"),
             ({"y_train": LABELS.astype(np.float32)}, "3 integer labels in y_train"),
             ({"y_test": np.eye(3, dtype=int)}, "shape \\(3, 3\\)"),
-            ({"y_test": LABELS - 1}, "labels from 0"),
+            ({"y_test": LABELS - 1}, "labels from 0 .* got -1..1"),
+            ({"y_test": LABELS.astype(np.uint64) + 2**63}, "got 9223372036854775808.."),
             ({"x_test": LABELS}, "shape \\[num_samples"),
             ({"x_test": SAMPLES[:0], "y_test": LABELS[:0]}, "shape \\[num_samples"),
             ({"x_test": SAMPLES.astype(np.int32)}, "floats or unsigned bytes"),
@@ -192,6 +201,8 @@ class TestFunction:
             ("unbatched_dataset", "batch the data set"),
             ("empty_dataset", "empty data set"),
             ("returns_list", "got list"),
+            ("ragged_samples", "an array in x_test of .* one shape"),
+            ("ragged_labels", "an array in y_test of .* one shape"),
             ("missing", "has no attribute 'missing'"),
             ("NOT_A_FUNCTION", "got int"),
             ("", "importable from here"),

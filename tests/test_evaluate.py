@@ -276,7 +276,9 @@ class TestPolicyEvaluator:
         expected = spread(outputs, few_digits().y_test)
         assert evaluate(policy) == {"spread": pytest.approx(expected)}
 
-    @pytest.mark.parametrize("value", [math.nan, math.inf, "high"])
+    @pytest.mark.parametrize(
+        "value", [math.nan, math.inf, "high", pytest.param(10**5000, id="huge")]
+    )
     def test_refuses_what_is_no_figure(self, value):
         with pytest.raises(DataError, match=r"number from the metric 'mine', got"):
             compute_metrics({"mine": lambda outputs, labels: value}, None, None)

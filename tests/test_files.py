@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,15 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
+
+
+def _write(path: Path) -> None:
+    write_atomically(path, b"content")
+
+
+def _fill(path: Path) -> None:
+    with new_folder(path) as folder:
+        (folder / "member").write_bytes(b"content")
 
 
 def _mode(path: Path) -> int:
@@ -46,6 +56,41 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_atomically(tmp_path / "file", b"content")
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_names_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    for write in (_write, _fill):
+        with pytest.raises(OSError, match="No space left") as caught:
+            write(tmp_path / "mine")
+        assert caught.value.filename == str(tmp_path / "mine")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["no_such", "file"])
+def test_what_cannot_be_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    for write in (_write, _fill):
+        path = tmp_path / folder / "mine"
+        with pytest.raises(OSError, match="director") as caught:
+            write(path)
+        assert caught.value.filename == str(path)
+
+
+def test_errors_of_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match="no_such"),
+        new_folder(tmp_path / "folder"),
+    ):
+        (tmp_path / "no_such").read_bytes()
 
 
 def test_a_folder_takes_the_place_of_another_whole(tmp_path: Path) -> None:

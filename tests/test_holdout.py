@@ -45,6 +45,13 @@ class TestSplit:
         assert first != [one.digest() for one in split_data(DATA, 0.5, 1)]
         assert len({*first, DATA.digest()}) == 3
 
+    def test_takes_any_seed(self):
+        for seed, same in ((2**32, 0), (2**32 + 1, 1), (-1, 2**32 - 1)):
+            parts = zip(
+                split_data(DATA, 0.5, seed), split_data(DATA, 0.5, same), strict=True
+            )
+            assert all(one.digest() == other.digest() for one, other in parts)
+
     @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
     def test_refuses_shares_out_of_range(self, share):
         with pytest.raises(DataError, match="between 0 and 1"):

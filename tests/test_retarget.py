@@ -26,6 +26,7 @@ from matar_tf.errors import (
     StoreError,
     TargetError,
 )
+from matar_tf.holdout import split_data
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.retarget import Outcome, check_settings, prepare_output, retarget
@@ -33,6 +34,8 @@ from matar_tf.run_settings import RunSettings
 from matar_tf.search import Limit, SearchOptions
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_file
+from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
@@ -193,6 +196,25 @@ class TestTargets:
             run(tmp_path / "run", "mpic", "mpic")
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
+    @pytest.mark.parametrize(
+        ("names", "what"),
+        [
+            (["report.html"], "a file of the run"),
+            (["Run.JSON"], "a file of the run"),
+            (["matrix.csv"], "a file of the run"),
+            (["evaluations.sqlite"], "a file of the run"),
+            (["evaluations.sqlite-wal"], "a file of the run"),
+            (["mine", "MINE"], "another target"),
+        ],
+    )
+    def test_whose_folder_cannot_have_its_name_is_refused(
+        self, names: list[str], what: str
+    ) -> None:
+        target = load_target("mpic")
+        targets = [target.model_copy(update={"name": name}) for name in names]
+        with pytest.raises(TargetError, match=f"got '{names[-1]}', which {what} has"):
+            check_settings(digits_artifact(), targets, settings())
+
     def test_none_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match="one or more targets, got none"):
             run(tmp_path / "run")
@@ -214,6 +236,31 @@ class TestStore:
         assert all("loss" in one.metrics for one in shared.front)
 
 
+class TestProfile:
+    @pytest.mark.parametrize("holdout", [0.0, 0.5])
+    def test_metrics_are_those_of_the_exported_files(
+        self, tmp_path: Path, holdout: float
+    ) -> None:
+        """Also where another profile's are stored, whose outputs are not the same."""
+        asked: dict[str, Any] = {"holdout": holdout, "store": tmp_path / "store"}
+        packed = ("packed-litert", "packed-portable")
+        same, (one,), (other,) = (
+            run(tmp_path / profile, "bitfusion_16x32", profile=profile, **asked)
+            for profile in ("int8", *packed)
+        )
+        assert (one.num_evaluated, other.num_evaluated) == (0, 12)
+        assert one.references[0].metrics == same[0].references[0].metrics
+        assert other.references[-1].metrics != one.references[-1].metrics
+        samples = split_data(DATA, holdout, 0)[1] if holdout else DATA
+        for result, profile in zip((one, other), packed, strict=True):
+            for found in result.front:
+                path = tmp_path / profile / f"bitfusion_16x32/{found.name}.tflite"
+                file = path.read_bytes()
+                measured = evaluate_file(file, samples.x_test, samples.y_test)
+                assert {name: found.metrics[name] for name in measured} == measured
+                assert read_metadata(file)["metrics"] == found.metrics
+
+
 class TestFollowUp:
     WIDE = SearchOptions(max_evaluations=60, population_size=12)
 
@@ -231,6 +278,20 @@ class TestFollowUp:
         assert (alone.num_evaluated, alone.num_reused) == (60, 60)
         assert (first.num_evaluated, first.num_reused) == (60, 0)
         assert (shared.num_evaluated, shared.num_reused) == (12, 60)
+
+    def test_what_breaks_a_limit_is_no_knowledge_of_later_targets(
+        self, tmp_path: Path
+    ) -> None:
+        """The first target measures some such policies for what bits do alone."""
+        limit = Limit.parse("mean_weight_bits=6")
+        later, first = run(
+            tmp_path / "run",
+            *("bismo_ultra96", "bitfusion_16x32"),
+            options=replace(self.WIDE, max_evaluations=30, limits=(limit,)),
+            follow_up_share=0.2,
+        )
+        assert (first.num_evaluated, later.num_evaluated) == (30, 6)
+        assert later.num_reused == 23
 
     def test_a_target_of_one_policy_teaches_nobody(self, tmp_path: Path) -> None:
         names = ("cortex_m4_cmsis_nn", "bitfusion_16x32")
@@ -331,6 +392,12 @@ class TestPreparing:
         packed = replace(asked, profile="packed-litert")
         if counted == "neither":
             assert "Resuming" in ask(targets, DATA, packed, resume=True)
+            inexact = replace(asked, profile="packed-portable")
+            with pytest.raises(SearchError, match="same profile"):
+                ask(targets, DATA, inexact, resume=True)
+            ask(targets, DATA, inexact, overwrite=True)
+            with pytest.raises(SearchError, match="same profile"):
+                ask(targets, DATA, asked, resume=True)
             return
         with pytest.raises(SearchError, match=r"same profile, .* 'packed-litert'"):
             ask(targets, DATA, packed, resume=True)
@@ -360,6 +427,11 @@ class TestPreparing:
         (second,) = run(output, "bismo_ultra96", **changes)
         assert first.front == second.front
         assert second.num_evaluated == 0
+
+    def test_an_output_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "run").write_text("years")
+        with pytest.raises(SearchError, match=r"run, got a file; choose another"):
+            run(tmp_path / "run", "bismo_ultra96")
 
     def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years")
@@ -398,7 +470,7 @@ class TestCtrlC:
     @pytest.mark.parametrize(
         ("place", "num_jobs"),
         [
-            ("matar_tf.retarget.report_on", 2),
+            ("matar_tf.run_measuring.report_on", 2),
             ("matar_tf.run_folder.export_model", 1),
             ("matar_tf.run_folder.to_csv", 1),
             ("matar_tf.retarget.write_history", 1),
@@ -559,6 +631,8 @@ class TestOwnMetrics:
     def module(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.delitem(sys.modules, "my_metrics_of_a_test", raising=False)
+        importlib.invalidate_caches()
         return tmp_path / "my_metrics_of_a_test.py"
 
     def test_other_code_is_measured_anew(self, tmp_path: Path, module: Path) -> None:
@@ -575,6 +649,27 @@ class TestOwnMetrics:
             )
             found.append((result.num_evaluated, result.front[0].metrics["share"]))
         assert found == [(1, 0.25), (0, 0.25), (1, 0.625)]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("name", "role", "target", "num_samples", "file_bytes", "latency_ms"),
+            *("accuracy_low", "top_3_accuracy_high", "search_f1", "search_accuracy"),
+            *("measured_latency_ms", "argmax_agreement"),
+        ],
+    )
+    def test_the_name_of_another_column_is_refused(
+        self, module: Path, name: str
+    ) -> None:
+        module.write_text(
+            f"def {name}(outputs, labels): return 0.5\nf1_low = my_name = {name}"
+        )
+        metrics = ("accuracy", f"{module.stem}:f1_low", f"{module.stem}:my_name")
+        target = load_target("mpic")
+        check_settings(digits_artifact(), [target], settings(metrics=metrics))
+        metrics = ("accuracy", f"{module.stem}:{name}")
+        with pytest.raises(DataError, match=f"no other column for, got '{name}'"):
+            check_settings(digits_artifact(), [target], settings(metrics=metrics))
 
     def test_a_metric_that_returns_nothing(self, tmp_path: Path, module: Path) -> None:
         module.write_text(MY_METRICS.format(share=0))

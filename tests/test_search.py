@@ -1160,7 +1160,8 @@ class TestSearchOptions:
         known = {one.policy: one.metrics for one in plain_run().front}
         settings = follow_up(
             from_nothing(options(max_evaluations=number)),
-            num_known=len(known),
+            toy_problem(),
+            known,
             num_new=number,
         )
         later = search(
@@ -1192,6 +1193,7 @@ class TestSearchOptions:
             ({"population_size": 3}, "at least 4, got 3"),
             ({"max_evaluations": 0}, "max_evaluations of at least 1, got 0"),
             ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0; leave it out"),
+            ({"max_minutes": math.inf}, "finite max_minutes above 0, got inf"),
             ({"patience": 0}, "at least 1 generation, got 0; use None"),
             ({"crossover_prob": 1.5}, r"crossover_prob in 0\.\.1, got 1\.5"),
             ({"mutation_prob": -0.1}, r"mutation_prob in 0\.\.1, got -0\.1"),

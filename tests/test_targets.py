@@ -374,6 +374,11 @@ class TestLoadTarget:
         with pytest.raises(TargetError, match="Expected a readable target file"):
             load_target(tmp_path / "folder.toml")
 
+    def test_a_file_may_start_with_a_byte_order_mark(self, tmp_path):
+        path = tmp_path / "edited.toml"
+        path.write_text(catalogue_text("mpic"), encoding="utf-8-sig")
+        assert load_target(path) == load_target("mpic")
+
     def test_a_file_that_is_not_utf8_is_refused(self, tmp_path):
         path = tmp_path / "latin.toml"
         path.write_bytes(b'name = "\xe9"')

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -613,6 +614,18 @@ class TestReport:
         assert len(files_of_front) >= 2
         assert all((tmp_path / "run" / one).is_file() for one in files_of_front)
 
+    def test_what_a_killed_search_was_writing_is_no_target(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = arguments(files, tmp_path / "run", targets=["cortex_m4_cmsis_nn"])
+        assert call("search", **values) == 0
+        shutil.copytree(
+            tmp_path / "run/cortex_m4_cmsis_nn", tmp_path / "run/.mpic.0123456789abcdef"
+        )
+        capsys.readouterr()
+        assert call("report", run=str(tmp_path / "run"), format="json") == 0
+        assert isinstance(json.loads(capsys.readouterr().out), dict)
+
     def test_one_target_of_several(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -710,6 +723,25 @@ class TestExport:
         printed = capsys.readouterr().out
         assert profile in printed
         assert ("  INT2  " in printed) == (profile in ("packed-litert", "packed-float"))
+
+    def test_a_folder_is_no_file_to_overwrite(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "x.tflite"
+        output.mkdir()
+        values = {"artifact": str(files / "net.matar"), "output": str(output)}
+        line = fails(capsys, "export", **values, policy="w8a8", overwrite=True)
+        assert f"a file at {output}, got a folder; choose another path" in line
+
+    def test_a_file_that_cannot_be_written_is_named(
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        output = tmp_path / "file/x.tflite"
+        values = {"artifact": str(files / "net.matar"), "output": str(output)}
+        line = fails(capsys, "export", **values, policy="w8a8")
+        assert f"read or write {output.parent}, got: " in line
+        assert "check the path, its permissions and the space on the disk." in line
 
     def test_verifies_layer_by_layer(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -43,13 +43,23 @@ def reports_errors(
         try:
             return main(argv)
         except (MatarError, ModuleNotFoundError, OSError) as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            print(f"{type(error).__name__}: {_sentence(error)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("Interrupted.", file=sys.stderr)
             return 130
 
     return guarded
+
+
+def _sentence(error: Exception) -> str:
+    """Returns what an error says; of a file, which one, and what to do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return (
+        f"Expected to read or write {error.filename}, got: {error.strerror}; check the "
+        "path, its permissions and the space on the disk."
+    )
 
 
 def check_flags_only(argv: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ target's analytic model. Needs no TensorFlow.
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.backends import cost_matrix
+    from matar_tf.json_reader import json_text
     from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
     from matar_tf.targets import list_targets, load_target
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     matrix = cost_matrix(artifact, policies, targets)
     if _FORMAT.value == "json":
-        print(json.dumps(matrix_to_json(matrix), indent=1))
+        print(json_text(matrix_to_json(matrix)), end="")
     else:
         to_text = matrix_to_csv if _FORMAT.value == "csv" else matrix_to_markdown
         print(to_text(matrix), end="")
@@ -89,7 +89,9 @@ def _layer_rows(
 def _print_layers(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows in the form that is asked for; what is missing stays empty."""
     if _FORMAT.value == "json":
-        print(json.dumps(rows, indent=1))
+        from matar_tf.json_reader import json_text
+
+        print(json_text(rows), end="")
         return
     header = ["policy", "target", *_LAYER_FIGURES]
     cells = [

@@ -64,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
-    from matar_tf.errors import ExportError
     from matar_tf.tflite.build import ModelBuilder
     from matar_tf.tflite.evaluate import check_data, evaluate_file
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
@@ -72,13 +71,7 @@ def main(argv: Sequence[str]) -> int:
     artifact = read_artifact(_ARTIFACT.value)
     policy = read_policy(_POLICY.value, artifact.space)
     output = Path(_OUTPUT.value)
-    if output.suffix != ".tflite":
-        raise ExportError(f"Expected a path that ends in .tflite, got {output}.")
-    if output.exists() and not _OVERWRITE.value:
-        raise ExportError(
-            f"Expected a free path, but {output} exists; choose another or pass "
-            "--overwrite."
-        )
+    _check_output(output)
     metadata: dict[str, Any] = {}
     if _TARGET.value is not None:
         metadata["target"] = _check_target(artifact, policy, _TARGET.value)
@@ -119,6 +112,23 @@ def main(argv: Sequence[str]) -> int:
     if _VERIFY.value and samples is not None:
         _verify(artifact, policy, output.read_bytes(), samples[:_VERIFY_SAMPLES])
     return 0
+
+
+def _check_output(output: Path) -> None:
+    from matar_tf.errors import ExportError
+
+    if output.suffix != ".tflite":
+        raise ExportError(f"Expected a path that ends in .tflite, got {output}.")
+    if output.is_dir():
+        raise ExportError(
+            f"Expected a free path or a file at {output}, got a folder; choose another "
+            "path."
+        )
+    if output.exists() and not _OVERWRITE.value:
+        raise ExportError(
+            f"Expected a free path, but {output} exists; choose another or pass "
+            "--overwrite."
+        )
 
 
 def _check_target(artifact: Artifact, policy: Policy, name: str) -> str:

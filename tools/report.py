@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +56,9 @@ def _folders(run_folder: Path) -> list[Path]:
     """Returns the folder of each target that is asked for."""
     from matar_tf.errors import SearchError, did_you_mean
 
-    folders = sorted(path.parent for path in run_folder.glob("*/result.json"))
+    found = sorted(path.parent for path in run_folder.glob("*/result.json"))
+    # A hidden one is what a process that was killed had begun to write.
+    folders = [folder for folder in found if not folder.name.startswith(".")]
     if not folders:
         raise SearchError(
             f"Expected the output folder of a search in {run_folder}, found no "
@@ -105,13 +106,14 @@ def _plot(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> st
 
 def _tables(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> str:
     """Returns a table for each target; of many as JSON an array, as CSV one table."""
+    from matar_tf.json_reader import json_text
     from matar_tf.report import to_csv, to_json, to_markdown, to_text
 
     results = [_result(folder) for folder in folders]
     if _FORMAT.value == "json":
         documents = [to_json(result, float_metrics) for result in results]
         whole = documents if len(documents) > 1 else documents[0]
-        return json.dumps(whole, indent=1) + "\n"
+        return json_text(whole)
     if _FORMAT.value == "csv":
         texts = {result.target: to_csv(result, float_metrics) for result in results}
         return _joined(texts) if len(results) > 1 else next(iter(texts.values()))

@@ -59,13 +59,13 @@ _MAX = flags.DEFINE_multi_string(
     "max",
     [],
     "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1; names "
-    "are those of --objectives",
+    "are those of --objectives. With --holdout metrics are bounded on the samples that "
+    "are searched, and may miss the bound on those that tables report on.",
 )
 _MIN = flags.DEFINE_multi_string(
     "min",
     [],
-    "Smallest figure of a policy: accuracy=0.85 (or 85%), ...; names are those of "
-    "--objectives",
+    "Smallest figure of a policy: accuracy=0.85 (or 85%), ...; see --max.",
 )
 _FIX = flags.DEFINE_multi_string(
     "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."

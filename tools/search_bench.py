@@ -154,7 +154,8 @@ class Bench:
         """
         settings = follow_up(
             options,
-            num_known=sum(problem.space.contains(policy) for policy in memory),
+            problem,
+            memory,
             num_new=num_follow_up(options.max_evaluations),
         )
         return self.search(problem, settings, memory, surrogate)

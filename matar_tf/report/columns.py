@@ -16,6 +16,7 @@ __all__ = [
     "CostKind",
     "Kind",
     "column_of",
+    "is_taken",
     "markdown_row",
     "wilson_interval",
 ]
@@ -130,6 +131,8 @@ COLUMNS: Final = tuple(
     for name, header, unit, kind, scale, form in _FIGURES
 )
 _BY_NAME: Final = {column.name: column for column in COLUMNS}
+_METRICS: Final = frozenset({"accuracy", "loss"})
+_ROW_KEYS: Final = frozenset({"target", "name", "role", "num_samples"})  # of CSV files
 
 
 def column_of(name: str) -> Column:
@@ -147,3 +150,12 @@ def column_of(name: str) -> Column:
 def markdown_row(cells: Sequence[str]) -> str:
     """Returns a row of a table in Markdown."""
     return f"| {' | '.join(cell.replace('|', _ESCAPED_PIPE) for cell in cells)} |"
+
+
+def is_taken(name: str) -> bool:
+    """Returns whether a metric of this name would stand in another figure's column."""
+    is_bound = any(
+        name.endswith(end) and is_share(name.removesuffix(end))
+        for end in ("_low", "_high")
+    )
+    return is_bound or name in _ROW_KEYS or name in _BY_NAME.keys() - _METRICS

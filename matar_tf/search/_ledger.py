@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Candidate, Objective, Provenance
 from matar_tf.search._genome import Genome, GenomeCodec, LegalPairs
-from matar_tf.search._limits import Limit
+from matar_tf.search._limits import Breach, Limit, breach_of
 from matar_tf.search._nsga2 import Member
 from matar_tf.search._store import EvaluationStore
 
@@ -109,29 +109,14 @@ class SearchProblem:
         """Returns the codec of the legal part of the space."""
         return GenomeCodec(self.space, self.legal_pairs)
 
-
-class Breach(NamedTuple):
-    """What is wrong with a policy.
-
-    Attributes:
-      texts: One sentence for each constraint and limit that it breaks.
-      shortfall: By how much its figures miss their limits, in shares of these.
-    """
-
-    texts: tuple[str, ...]
-    shortfall: float = 0.0
-
-
-def _breach(limits: Iterable[Limit], figures: Mapping[str, float | None]) -> Breach:
-    """Returns the limits that some figures break, and by how much."""
-    texts: list[str] = []
-    shortfall = 0.0
-    for limit in limits:
-        text = limit.violation(figures)
-        if text is not None:
-            texts.append(text)
-            shortfall += limit.shortfall(figures)
-    return Breach(tuple(texts), shortfall)
+    def breach(self, policy: Policy, limits: Iterable[Limit]) -> Breach:
+        """Returns the constraints and limits on costs that a policy breaks."""
+        texts = self.violations(policy)
+        bounds = [one for one in limits if one.name not in self.metric_names]
+        # What a target does not take has no costs.
+        if texts or not bounds:
+            return Breach(texts)
+        return breach_of(bounds, self.costs(policy))
 
 
 class Ledger:
@@ -169,9 +154,7 @@ class Ledger:
         self._problem = problem
         self._evaluate_many = evaluate_many
         self._objectives = objectives
-        names = problem.metric_names
-        self._limits = tuple(one for one in limits if one.name in names)
-        self._cost_limits = tuple(one for one in limits if one.name not in names)
+        self._limits = limits
         self._digests = {
             "artifact_digest": provenance.artifact_digest,
             "data_digest": provenance.data_digest,
@@ -194,11 +177,7 @@ class Ledger:
 
     def breach(self, policy: Policy) -> Breach:
         """Returns the constraints and limits on costs that a policy breaks."""
-        texts = self._problem.violations(policy)
-        # What a target does not take has no costs.
-        if texts or not self._cost_limits:
-            return Breach(texts)
-        return _breach(self._cost_limits, self._problem.costs(policy))
+        return self._problem.breach(policy, self._limits)
 
     def measure(
         self,
@@ -360,7 +339,8 @@ class Ledger:
             metrics=metrics,
             costs=self._problem.costs(policy),
         )
-        broken = _breach(self._limits, candidate.metrics)
+        limits = [one for one in self._limits if one.name in candidate.metrics]
+        broken = breach_of(limits, candidate.metrics)
         if broken.texts:
             self._broken[genome] = broken
             member = _infeasible(genome, broken)

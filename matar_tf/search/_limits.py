@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.metric_names import is_share
 
-__all__ = ["Limit"]
+__all__ = ["Breach", "Limit", "breach_of"]
 
 _BYTES: Final = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
 _TEXT: Final = re.compile(
@@ -126,3 +126,27 @@ class Limit:
                 f"{self.name!r}; choose from {known}."
             )
         return figure
+
+
+class Breach(NamedTuple):
+    """What is wrong with a policy.
+
+    Attributes:
+      texts: One sentence for each constraint and limit that it breaks.
+      shortfall: By how much its figures miss their limits, in shares of these.
+    """
+
+    texts: tuple[str, ...]
+    shortfall: float = 0.0
+
+
+def breach_of(limits: Iterable[Limit], figures: Mapping[str, float | None]) -> Breach:
+    """Returns the limits that some figures break, and by how much."""
+    texts: list[str] = []
+    shortfall = 0.0
+    for limit in limits:
+        text = limit.violation(figures)
+        if text is not None:
+            texts.append(text)
+            shortfall += limit.shortfall(figures)
+    return Breach(tuple(texts), shortfall)

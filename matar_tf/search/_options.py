@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 from matar_tf.errors import SearchError
+from matar_tf.policy import Policy
 from matar_tf.results import Objective
+from matar_tf.search._ledger import SearchProblem
 from matar_tf.search._limits import Limit
 
 __all__ = ["SearchOptions", "follow_up", "from_nothing"]
@@ -71,10 +75,10 @@ class SearchOptions:
             raise SearchError(
                 f"Expected a max_evaluations of at least 1, got {self.max_evaluations}."
             )
-        if self.max_minutes is not None and not self.max_minutes > 0:
+        if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
             raise SearchError(
-                f"Expected a max_minutes above 0, got {self.max_minutes}; leave it "
-                "out for no limit."
+                f"Expected a finite max_minutes above 0, got {self.max_minutes}; leave "
+                "it out for no limit."
             )
         if self.patience is not None and self.patience < 1:
             raise SearchError(
@@ -116,16 +120,29 @@ def from_nothing(options: SearchOptions) -> SearchOptions:
     return replace(options, population_size=size)
 
 
-def follow_up(options: SearchOptions, *, num_known: int, num_new: int) -> SearchOptions:
+def follow_up(
+    options: SearchOptions,
+    problem: SearchProblem,
+    known: Iterable[Policy],
+    *,
+    num_new: int,
+) -> SearchOptions:
     """Returns the options of a search that starts from what others measured.
 
     Generations are small: the surrogate learns from each.
 
     Args:
       options: Those of a search from nothing.
-      num_known: Policies of this space that are known.
+      problem: What is searched.
+      known: Policies that others measured; those that this search may not have in its
+        front do not count.
       num_new: Policies to measure beside them.
     """
+    num_known = sum(
+        problem.space.contains(policy)
+        and not problem.breach(policy, options.limits).texts
+        for policy in known
+    )
     smallest = max(num_new // _FOLLOW_UP_GENERATIONS, _MIN_POPULATION)
     size = min(options.population_size, smallest)
     return replace(options, max_evaluations=num_known + num_new, population_size=size)

@@ -95,7 +95,7 @@ def _catalogue() -> Any:
 def _parse(content: bytes, path: Path) -> Target:
     where = str(path)
     try:
-        document = tomllib.loads(content.decode("utf-8"))
+        document = tomllib.loads(content.decode("utf-8-sig"))
         _insert_table(document, path)
         # JSON lists become tuples and strings become enums even in strict mode.
         text = json.dumps(document)

@@ -31,6 +31,7 @@ from matar_tf.metric_names import top_k_of
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
@@ -218,13 +219,16 @@ def compute_metrics(
         value: Any = metric(outputs, labels)
         try:
             figures[name] = float(value)
+        except OverflowError:
+            figures[name] = math.inf  # an integer of hundreds of digits
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"Expected a number from the metric {name!r}, got {value!r}."
             ) from error
         if not math.isfinite(figures[name]):
             raise DataError(
-                f"Expected a finite number from the metric {name!r}, got {value!r}."
+                f"Expected a finite number from the metric {name!r}, got "
+                f"{figures[name]}."
             )
     return figures
 
@@ -237,6 +241,8 @@ class PolicyEvaluator:
       samples: Float samples, ``[num_samples, ...]``.
       labels: Integer labels, ``[num_samples]``.
       metrics: Names of metrics; see `get_metrics`.
+      profile: How the files that are measured store kernels; see
+        `matar_tf.tflite.profiles`.
 
     Raises:
       DataError: If there are not as many labels as samples, at least one, or there is
@@ -250,6 +256,7 @@ class PolicyEvaluator:
         labels: np.ndarray,
         *,
         metrics: Iterable[str] = METRIC_NAMES,
+        profile: str = DEFAULT_PROFILE,
     ) -> None:
         if not len(samples) or len(samples) != len(labels):
             raise DataError(
@@ -257,6 +264,7 @@ class PolicyEvaluator:
                 f"samples and {len(labels)} labels."
             )
         self._builder = ModelBuilder(artifact)
+        self._profile = profile
         self._samples = samples
         self._labels = labels
         self._metrics = get_metrics(
@@ -269,7 +277,8 @@ class PolicyEvaluator:
         An interpreter lasts for one policy: XNNPACK packs the kernels when it starts,
         so a new file needs a new one, which takes about a hundredth of a measurement.
         """
-        outputs = Runner(self._builder.build(policy)).predict(self._samples)
+        content = self._builder.build(policy, profile=self._profile)
+        outputs = Runner(content).predict(self._samples)
         return compute_metrics(self._metrics, outputs, self._labels)
 
     @property

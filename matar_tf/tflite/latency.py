@@ -23,6 +23,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.files import write_atomically
+from matar_tf.json_reader import json_text
 from matar_tf.tflite._schema import load_model, op_name, write_model
 from matar_tf.tflite.runtime import make_interpreter
 
@@ -117,7 +118,7 @@ class LatencyCache:
                 "schema_version": _SCHEMA_VERSION,
                 "latencies": {key: asdict(one) for key, one in known.items()},
             }
-            text = json.dumps(document, indent=1) + "\n"
+            text = json_text(document)
             write_atomically(self._path, text.encode())
         return {name: known[key] for name, key in keys.items()}
 

@@ -36,7 +36,7 @@ def encode_metadata(document: Mapping[str, Any]) -> bytes:
     With these its length does not depend on fractions: the size of a file is known
     before anything is measured of it.
     """
-    text = json.dumps(document, sort_keys=True)
+    text = json.dumps(document, sort_keys=True, allow_nan=False)
     return (text + " " * _num_spaces(document)).encode()
 
 

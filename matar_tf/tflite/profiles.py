@@ -26,6 +26,7 @@ from matar_tf.tflite._schema import (
 )
 
 __all__ = [
+    "DEFAULT_PROFILE",
     "PROFILES",
     "Kernel",
     "Profile",
@@ -37,6 +38,7 @@ __all__ = [
     "store_kernels",
 ]
 
+DEFAULT_PROFILE: Final = "int8"
 _INT8_MAX = 127
 _INT4_MAX = 7
 _MAX_BIAS = 2**30  # as stored; half of int32 is left to the sum of products
