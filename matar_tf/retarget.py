@@ -169,7 +169,7 @@ class _Run:
     ) -> SearchResult:
         """Searches for a target; `memory` and `results` are those of earlier ones."""
         provenance = provenance_of(self.artifact, self.searched, self.settings)
-        result = search(
+        return search(
             problem,
             self.evaluate_many,
             options=_options(self.settings, problem, memory, results),
@@ -178,17 +178,15 @@ class _Run:
             memory=memory,
             progress=self.settings.progress,
         )
-        return replace(
-            result,
-            references=tuple(
-                one
-                for one in result.references
-                if one.name in self.settings.starts or _is_diagonal(one.name)
-            ),
-        )
 
     def write(self, result: SearchResult, target: Target) -> SearchResult:
         """Writes the folder of a target; returns the result as it stands there."""
+        references = tuple(
+            one
+            for one in result.references
+            if one.name in self.settings.starts or _is_diagonal(one.name)
+        )
+        result = replace(result, references=references)
         if self.held_out is not None:
             provenance = provenance_of(self.artifact, self.reported, self.settings)
             result = on_held_out(result, self.store, provenance, self.held_out)

@@ -243,7 +243,7 @@ class TestCluster:
             if executor == "ray":
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
-                    "matar_tf.retarget.PolicyEvaluator",
+                    "matar_tf.run_measuring.PolicyEvaluator",
                     functools.partial(make_slow_to_die, tmp_path / "pids"),
                 )
                 killer = threading.Thread(

@@ -33,6 +33,7 @@ from matar_tf.search import (
     pareto_front,
     search,
 )
+from matar_tf.search import _run as search_run
 from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._nsga2 import (
     Member,
@@ -1077,6 +1078,19 @@ class TestInterrupt:
         with pytest.raises(KeyboardInterrupt):
             run(evaluate_many=evaluate_in_turn(counting))
 
+    def test_ctrl_c_while_the_front_is_picked_ends_with_that_front(self, monkeypatch):
+        pick, presses = search_run._front, [KeyboardInterrupt]
+
+        def pressed(*args):
+            if presses:
+                raise presses.pop()
+            return pick(*args)
+
+        monkeypatch.setattr(search_run, "_front", pressed)
+        result = run()
+        assert result.interrupted
+        assert result.front == plain_run().front
+
     def test_interrupted_run_can_be_resumed(self, tmp_path):
         counting = Counting(stop_after=50, error=KeyboardInterrupt)
         with EvaluationStore(tmp_path / "store.sqlite") as store:
@@ -1133,6 +1147,21 @@ class TestSearchOptions:
         assert result.stop_reason is StopReason.MAX_MINUTES
         assert result.num_evaluated == 6  # seconds
         assert result.front
+
+    def test_minutes_end_the_enumeration_of_a_space_of_any_size(self, monkeypatch):
+        count, all_genomes = itertools.count(), GenomeCodec.all_genomes
+
+        def counted(codec):
+            for genome in all_genomes(codec):
+                next(count)
+                yield genome
+
+        monkeypatch.setattr(GenomeCodec, "all_genomes", counted)
+        problem = toy_problem(space=toy_space(num_layers=6))
+        size = problem.codec().num_genomes
+        result = run(problem, max_minutes=1e-9, max_evaluations=size)
+        assert result.stop_reason is StopReason.MAX_MINUTES
+        assert next(count) < 100 < size
 
     def test_search_ends_when_no_new_policy_can_be_found(self, monkeypatch):
         monkeypatch.setattr("matar_tf.search._nsga2._ATTEMPTS_PER_CHILD", 0)

@@ -65,7 +65,8 @@ _MAX = flags.DEFINE_multi_string(
 _MIN = flags.DEFINE_multi_string(
     "min",
     [],
-    "Smallest figure of a policy: accuracy=0.85 (or 85%), ...; see --max.",
+    "Smallest figure of a policy: accuracy=0.85 (or 85%), ...; names are those of "
+    "--objectives, and with --holdout metrics are bounded as for --max.",
 )
 _FIX = flags.DEFINE_multi_string(
     "fix", [], "Widths that entries keep: weights:stem=8, activations:stack1_*=4,8, ..."

@@ -7,9 +7,9 @@ steps with metrics from the store until it comes to something new.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-import re
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 from tqdm import tqdm
 
-from matar_tf.errors import PolicyError, SearchError, did_you_mean
+from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
 from matar_tf.results import (
     Candidate,
@@ -32,13 +32,13 @@ from matar_tf.search._ledger import BatchEvaluator, Ledger, SearchProblem
 from matar_tf.search._nsga2 import Member, generations
 from matar_tf.search._options import SearchOptions
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
+from matar_tf.search._request import check_request, named_genomes
 from matar_tf.search._scout import Scout
 from matar_tf.search._store import EvaluationStore
 from matar_tf.search._surrogate import Surrogate, SurrogateFactory
 
-__all__ = ["check_request", "is_front_name", "search", "search_order"]
+__all__ = ["search", "search_order"]
 
-_FRONT_NAME: Final = re.compile(r"policy_\d+")
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_BARREN_COHORTS: Final = 25  # one after the other, without a feasible policy
 
@@ -83,7 +83,7 @@ def search(
             f"got {provenance.seed}; give both the same."
         )
     check_request(problem, options)
-    named = _named_genomes(problem)
+    named = named_genomes(problem)
     memory = {} if memory is None else memory
     total = min(options.max_evaluations, problem.codec().num_genomes)
     # The parts of tqdm that are typed are not the ones used here.
@@ -101,52 +101,33 @@ def search(
         minutes = math.inf if options.max_minutes is None else options.max_minutes
         deadline = time.monotonic() + 60.0 * minutes
         diary = _Diary(ledger, options.objectives, problem.metric_names, bar, deadline)
+
+        def found(stop_reason: StopReason) -> SearchResult:
+            if not ledger.entries:
+                raise SearchError(ledger.describe_infeasible())
+            return SearchResult(
+                target=problem.target,
+                objectives=options.objectives,
+                front=_front(ledger, options.objectives, problem.metric_names),
+                references=tuple(
+                    replace(ledger.entries[genome][0], name=name)
+                    for name, genome in named.items()
+                    if genome in ledger.entries
+                ),
+                num_evaluated=ledger.num_evaluated,
+                num_reused=ledger.num_reused,
+                stop_reason=stop_reason,
+                history=diary.history(),
+                provenance=provenance,
+            )
+
         try:
-            stop_reason = _explore(problem, ledger, diary, named, options, surrogate)
-        except KeyboardInterrupt:
+            return found(_explore(problem, ledger, diary, named, options, surrogate))
+        except KeyboardInterrupt:  # also while the front is picked
             if not ledger.entries:
                 raise
             diary.close_generation()
-            stop_reason = StopReason.INTERRUPTED
-    if not ledger.entries:
-        raise SearchError(ledger.describe_infeasible())
-    return SearchResult(
-        target=problem.target,
-        objectives=options.objectives,
-        front=_front(ledger, options.objectives, problem.metric_names),
-        references=tuple(
-            replace(ledger.entries[genome][0], name=name)
-            for name, genome in named.items()
-            if genome in ledger.entries
-        ),
-        num_evaluated=ledger.num_evaluated,
-        num_reused=ledger.num_reused,
-        stop_reason=stop_reason,
-        history=diary.history(),
-        provenance=provenance,
-    )
-
-
-def check_request(problem: SearchProblem, options: SearchOptions) -> None:
-    """Checks names of objectives, limits and seeds; measures nothing.
-
-    Raises:
-      SearchError: If one of them is not there, or the target has no figure for it.
-    """
-    _named_genomes(problem)
-    codec = problem.codec()
-    # Any policy will do: names do not depend on it.
-    widest = codec.mended(tuple(size - 1 for size in codec.sizes))
-    costs = problem.costs(codec.decode(widest))
-    _check_objectives(problem, options.objectives, costs)
-    figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
-    for limit in options.limits:
-        limit.violation(figures)
-
-
-def is_front_name(name: str) -> bool:
-    """Returns whether a policy of a front might have such a name: ``policy_00``."""
-    return _FRONT_NAME.fullmatch(name) is not None
+            return found(StopReason.INTERRUPTED)
 
 
 def search_order(problems: Sequence[SearchProblem]) -> list[int]:
@@ -315,64 +296,12 @@ def _enumeration(
     codec: GenomeCodec, seeds: Iterable[Genome], size: int
 ) -> Generator[list[Genome], Sequence[Member], None]:
     """Yields all legal genomes in cohorts, the seeds first."""
-    legal = filter(codec.is_legal, seeds)
-    genomes = list(dict.fromkeys([*legal, *codec.all_genomes()]))
-    for start in range(0, len(genomes), size):
-        yield genomes[start : start + size]
-
-
-def _named_genomes(problem: SearchProblem) -> dict[str, Genome]:
-    """Returns the genomes to start from: seeds, then uniform policies, no doubles."""
-    space, codec = problem.space, problem.codec()
-    # Equal widths come first: they are the references that people ask for.
-    uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
-    for name in problem.seeds:
-        if name in uniform or is_front_name(name):
-            raise SearchError(
-                f"Expected another name than that of a uniform policy or of one of the "
-                f"front for the seed {name!r}; rename it."
-            )
-    named: dict[str, Genome] = {}
-    for name, policy in problem.seeds.items():
-        try:
-            named[name] = codec.encode(policy)
-        except PolicyError as error:
-            raise SearchError(
-                f"Expected a policy of this space as the seed {name!r}. {error}"
-            ) from error
-    named.update({name: codec.encode(space.named(name)) for name in uniform})
-    # Of two names for one policy, the first stays.
-    names = {genome: name for name, genome in reversed(named.items())}
-    return {name: genome for name, genome in named.items() if names[genome] == name}
-
-
-def _check_objectives(
-    problem: SearchProblem,
-    objectives: tuple[Objective, ...],
-    costs: Mapping[str, float | None],
-) -> None:
-    metric_names = set(problem.metric_names)
-    both = sorted(metric_names & set(costs))
-    if both:
-        raise SearchError(f"Expected metrics and costs to differ in name, got {both}.")
-    for objective in objectives:
-        if objective.name not in metric_names | set(costs):
-            raise SearchError(
-                f"Unknown objective {objective.name!r}. "
-                f"{did_you_mean(objective.name, metric_names | set(costs))}"
-            )
-        if objective.name in costs and costs[objective.name] is None:
-            known = sorted(name for name, cost in costs.items() if cost is not None)
-            raise SearchError(
-                f"Expected an objective that target {problem.target!r} has a figure "
-                f"for, got {objective.name!r}; choose from {known}."
-            )
-    names = [objective.name for objective in objectives]
-    if metric_names.isdisjoint(names) or set(costs).isdisjoint(names):
-        raise SearchError(
-            f"Expected a metric ({', '.join(sorted(metric_names))}) and a cost "
-            f"({', '.join(sorted(costs))}) among the objectives, got {names}."
-        )
+    first = dict.fromkeys(filter(codec.is_legal, seeds))
+    others = (genome for genome in codec.all_genomes() if genome not in first)
+    genomes = itertools.chain(first, others)
+    # Never all at once: a space of millions may be given minutes.
+    while cohort := list(itertools.islice(genomes, size)):
+        yield cohort
 
 
 def _front(
