@@ -122,7 +122,6 @@ def test_a_folder_that_fails_leaves_the_one_before_it(tmp_path: Path) -> None:
     assert [one.name for one in path.iterdir()] == ["old"]
 
 
-<<<<<<< HEAD
 def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,14 +140,14 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_one_before_it(
         (folder / "new").write_bytes(b"")
     assert [one.name for one in tmp_path.iterdir()] == ["folder"]
     assert [one.name for one in path.iterdir()] == ["old"]
-=======
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_json_that_could_not_be_read_is_not_written(number: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         json_text({"minutes": [number]})
     document = {"minutes": [1.5, None]}
     assert JsonReader(SearchError).parse(json_text(document), "a test") == document
->>>>>>> fixI
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
