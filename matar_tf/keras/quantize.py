@@ -323,7 +323,7 @@ class _Calibrator:
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
     def batch_norm(self, layer: Any, x: Any) -> Any:

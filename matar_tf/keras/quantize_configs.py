@@ -11,6 +11,7 @@ from matar_tf.keras.derived_quantizers import (
     BiasQuantizer,
     FixedGridQuantizer,
     PoolQuantizer,
+    ReluQuantizer,
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers import (
@@ -99,7 +100,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
       weight_bits: Allowed widths of weights, ascending, each in 2..8.
       activation_bits: Allowed widths of activations, ascending, each in 2..8.
       quantize_output: Whether the layer's output is quantized; only without `inner`.
-        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling),
+        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling, a
+        ReLU that no other operation computes),
         ``"fixed_grid"`` onto the one that TFLite fixes (sigmoid, tanh, softmax),
         ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
@@ -176,7 +178,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
             return [self._activation_quantizer(layer) for _ in outputs]
         self.grid = None
         if self.quantize_output == INPUT_GRID:
-            return [PoolQuantizer()]
+            is_relu = activation_name(layer) in _NONNEGATIVE_INPUTS
+            return [ReluQuantizer() if is_relu else PoolQuantizer()]
         if self.quantize_output == FIXED_GRID:
             self.grid = FixedGridQuantizer(signed=activation_name(layer) == "tanh")
         elif isinstance(self.quantize_output, str):

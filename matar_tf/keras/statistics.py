@@ -41,7 +41,7 @@ class _Estimator:
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.round_to_grid(x)
 
     def batch_norm(self, layer: Any, x: Any) -> Any:

@@ -321,6 +321,12 @@ def _reduce_max(site: _Site) -> np.ndarray:
     return site.x.max(axis=_reduced_axes(site), keepdims=keep)
 
 
+def _rectify(site: _Site, limit: float | None) -> np.ndarray:
+    """A ReLU on the grid of its input."""
+    highest = None if limit is None else np.rint(np.float32(limit) / _scale(site.out))
+    return _saturate(np.clip(site.levels(), 0, highest), site)
+
+
 def _quantize(site: _Site) -> np.ndarray:
     scale = _scale(site.out)[0]
     if site.x.dtype == np.int8:
@@ -388,6 +394,8 @@ _OPERATIONS: Final[dict[str, Callable[[_Site], np.ndarray]]] = {
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "REDUCE_MAX": _reduce_max,
+    "RELU": lambda site: _rectify(site, None),
+    "RELU6": lambda site: _rectify(site, 6.0),
     "RESHAPE": _reshape,
     "SOFTMAX": _through_float(_softmax),
     "SQUEEZE": _reshape,
