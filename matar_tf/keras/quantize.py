@@ -312,12 +312,16 @@ class _Calibrator:
         return x
 
     def activation(self, quantizer: Any, x: Any) -> Any:
+        is_seen, is_silent = id(quantizer) in self._seen, not np.any(x)
+        if is_seen and is_silent:
+            return x
         before = tf.identity(quantizer.log_steps)
         quantizer.initialize(x)
-        if id(quantizer) in self._seen:
+        if is_seen:
             # A grid that several tensors share must reach as far as the widest needs.
             quantizer.log_steps.assign(tf.maximum(before, quantizer.log_steps))
-        self._seen.add(id(quantizer))
+        if not is_silent:
+            self._seen.add(id(quantizer))
         return x
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
