@@ -22,6 +22,7 @@ __all__ = [
     "entry_name",
     "find_owner",
     "fits_input",
+    "honour_freezing",
     "inner_layer",
     "input_quantizer",
     "is_initialized",
@@ -154,9 +155,31 @@ def track_inner_weights(wrapper: Any) -> None:
     if inner is wrapper:
         return
     known = {id(weight) for weight in wrapper._trainable_weights}
+    # Not `trainable_weights`, which are none in a frozen layer.
     wrapper._trainable_weights.extend(
-        weight for weight in inner.trainable_weights if id(weight) not in known
+        weight for weight in inner._trainable_weights if id(weight) not in known
     )
+
+
+def honour_freezing(wrapper_kind: Any) -> None:
+    """Lets tfmot's wrapper have no trainable weights while it is frozen, as in Keras.
+
+    tfmot 0.8.1 lists them all the same, so that training moves them, and the inner
+    layer's once more with those that are not trained, so that HDF5 files have them
+    twice. The order of all weights is the same, frozen or not.
+    """
+    trained = wrapper_kind.trainable_weights.fget
+    others = wrapper_kind.non_trainable_weights.fget
+
+    def trainable_weights(wrapper: Any) -> list[Any]:
+        return trained(wrapper) if wrapper.trainable else []
+
+    def non_trainable_weights(wrapper: Any) -> list[Any]:
+        frozen = [] if wrapper.trainable else trained(wrapper)
+        return wrapper._dedup_weights([*frozen, *others(wrapper)])
+
+    wrapper_kind.trainable_weights = property(trainable_weights)
+    wrapper_kind.non_trainable_weights = property(non_trainable_weights)
 
 
 def producer(layer: Any) -> Any:
