@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nets import build_net, samples_for
 
-from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.keras.package import keras_tensors
 from matar_tf.tflite._schema import load_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
@@ -84,6 +84,17 @@ def test_a_part_that_bears_the_name_of_a_concatenation_is_no_difference() -> Non
     shares = [one.keras_share for one in outcome.layers]
     assert None in shares
     assert 0.0 in shares
+
+
+def test_dense_layers_of_a_sequence() -> None:
+    inputs = keras.layers.Input((16, 4))
+    x = keras.layers.Dense(5, activation="relu")(inputs)
+    model = quantize_model(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    samples = np.random.default_rng(0).normal(size=(8, 16, 4)).astype(np.float32)
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.widest())
+    assert verify(content, samples).runtime_share == 0.0
 
 
 @pytest.mark.parametrize(
