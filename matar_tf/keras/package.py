@@ -100,9 +100,11 @@ def package(
         on.
 
     Raises:
-      ModelError: If the model is not wholly quantized, or not trained.
+      ModelError: If the model is not wholly quantized, not trained, or its training
+        diverged.
     """
     graph.check_initialized(model)
+    graph.check_finite_weights(model)
     template = make_template(model)
     extras = _network_members(model) if include_network else {}
     return Artifact(

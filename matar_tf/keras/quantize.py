@@ -347,8 +347,8 @@ def calibrate(model: Any, samples: Any) -> None:
       samples: A batch for the model's input, ``[num_samples, ...]``, float.
 
     Raises:
-      DataError: If the samples do not fit the model's input.
-      ModelError: If the model has no multi-bitwidth quantizers.
+      DataError: If the samples do not fit the model's input, or are not finite.
+      ModelError: If the model has no multi-bitwidth quantizers, or several inputs.
     """
     policy_setter(model)  # refuses a model without quantizers
     model = graph.multi_bit_network(model)
@@ -358,6 +358,7 @@ def calibrate(model: Any, samples: Any) -> None:
             f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; pass "
             "a batch."
         )
+    graph.check_finite_samples(samples)
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tfmot
+from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.derived_quantizers import (
     BiasQuantizer,
     FixedGridQuantizer,
@@ -27,7 +27,10 @@ __all__ = [
     "INPUT_GRID",
     "KERNEL_ATTRIBUTES",
     "MatarQuantizeConfig",
+    "activation_name",
+    "has_known_activation",
     "is_nonnegative",
+    "kernel_attribute",
 ]
 
 INPUT_GRID = "input_grid"
@@ -58,6 +61,13 @@ def activation_name(layer: Any) -> str:
         return "linear"
     name = getattr(activation, "__name__", None)
     return name if name is not None else type(activation).__name__
+
+
+def has_known_activation(layer: Any) -> bool:
+    """Whether a layer's activation function is the one that its name says."""
+    activation, name = getattr(layer, "activation", None), activation_name(layer)
+    known = [getattr(home, name, None) for home in (keras.activations, tf.nn)]
+    return activation is None or any(activation is one for one in known)
 
 
 def is_nonnegative(layer: Any) -> bool:
