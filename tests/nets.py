@@ -61,41 +61,6 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
         IMAGE,
         chain(conv(), L.BatchNormalization(), L.ReLU(6.0), conv()),
     ),
-    "dropout_relu": (
-        IMAGE,
-        chain(
-            conv(),
-            L.Dropout(0.1),
-            L.ReLU(),
-            conv(),
-            L.BatchNormalization(),
-            L.SpatialDropout2D(0.1),
-            L.Activation("linear"),
-            L.ReLU(6.0),
-        ),
-    ),
-    "free_relus": (
-        IMAGE,
-        chain(
-            L.ReLU(),
-            conv(),
-            L.MaxPooling2D(),
-            L.ReLU(6.0),
-            conv(activation="tanh"),
-            L.ReLU(),
-            conv(),
-            L.GlobalAveragePooling2D(),
-            L.ReLU(),
-            L.Dense(4, activation="relu"),
-            L.Activation("relu"),
-        ),
-    ),
-    "preactivation": (IMAGE, preactivation),
-    "rectified_concat": (IMAGE, rectified_concat),
-    "one_pixel": (
-        IMAGE,
-        chain(conv(strides=8), L.GlobalAveragePooling2D(keepdims=True), conv(4, 1)),
-    ),
     "depthwise": (
         IMAGE,
         chain(
@@ -200,6 +165,41 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             L.Conv1D(4, 3),
             L.GlobalAveragePooling1D(),
         ),
+    ),
+    "dropout_relu": (
+        IMAGE,
+        chain(
+            conv(),
+            L.Dropout(0.1),
+            L.ReLU(),
+            conv(),
+            L.BatchNormalization(),
+            L.SpatialDropout2D(0.1),
+            L.Activation("linear"),
+            L.ReLU(6.0),
+        ),
+    ),
+    "free_relus": (
+        IMAGE,
+        chain(
+            L.ReLU(),
+            conv(),
+            L.MaxPooling2D(),
+            L.ReLU(6.0),
+            conv(activation="tanh"),
+            L.ReLU(),
+            conv(),
+            L.GlobalAveragePooling2D(),
+            L.ReLU(),
+            L.Dense(4, activation="relu"),
+            L.Activation("relu"),
+        ),
+    ),
+    "preactivation": (IMAGE, preactivation),
+    "rectified_concat": (IMAGE, rectified_concat),
+    "one_pixel": (
+        IMAGE,
+        chain(conv(strides=8), L.GlobalAveragePooling2D(keepdims=True), conv(4, 1)),
     ),
 }
 
