@@ -41,6 +41,19 @@ def concat_of_concat(x: Any) -> Any:
     return conv()(L.Concatenate()([inner, conv(2)(inner)]))
 
 
+def preactivation(x: Any) -> Any:
+    x = conv()(x)
+    for _ in range(2):
+        x = L.Add()([x, conv()(L.ReLU()(conv()(L.ReLU()(x))))])
+    return L.ReLU()(x)
+
+
+def rectified_concat(x: Any) -> Any:
+    a = conv()(x)
+    both = L.Concatenate()([a, L.ReLU()(a)])
+    return conv()(L.ReLU(6.0)(L.Concatenate()([conv()(both), conv()(both)])))
+
+
 NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     "conv": (IMAGE, chain(conv(strides=2, padding="valid"), conv(dilation_rate=2))),
     "conv_groups": ((8, 8, 4), chain(conv(4, groups=2), L.ReLU())),
@@ -152,6 +165,41 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             L.Conv1D(4, 3),
             L.GlobalAveragePooling1D(),
         ),
+    ),
+    "dropout_relu": (
+        IMAGE,
+        chain(
+            conv(),
+            L.Dropout(0.1),
+            L.ReLU(),
+            conv(),
+            L.BatchNormalization(),
+            L.SpatialDropout2D(0.1),
+            L.Activation("linear"),
+            L.ReLU(6.0),
+        ),
+    ),
+    "free_relus": (
+        IMAGE,
+        chain(
+            L.ReLU(),
+            conv(),
+            L.MaxPooling2D(),
+            L.ReLU(6.0),
+            conv(activation="tanh"),
+            L.ReLU(),
+            conv(),
+            L.GlobalAveragePooling2D(),
+            L.ReLU(),
+            L.Dense(4, activation="relu"),
+            L.Activation("relu"),
+        ),
+    ),
+    "preactivation": (IMAGE, preactivation),
+    "rectified_concat": (IMAGE, rectified_concat),
+    "one_pixel": (
+        IMAGE,
+        chain(conv(strides=8), L.GlobalAveragePooling2D(keepdims=True), conv(4, 1)),
     ),
 }
 

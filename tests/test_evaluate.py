@@ -24,6 +24,7 @@ from matar_tf.tflite.evaluate import (
     accuracy,
     argmax_agreement,
     check_data,
+    check_labels,
     compute_metrics,
     cross_entropy,
     ends_in_softmax,
@@ -408,6 +409,12 @@ class TestData:
     def test_refuses_what_does_not_fit(self, change, message):
         with pytest.raises(DataError, match=message):
             check_data(digits_artifact(), replace(DATA, **change))
+
+    def test_refuses_networks_with_a_map_of_outputs(self):
+        for shape in ((), (4, 10), (4, 4, 10)):
+            with pytest.raises(DataError, match="one row of outputs per sample"):
+                check_labels(DATA, shape)
+        check_labels(DATA, (10,))
 
 
 class TestLatency:

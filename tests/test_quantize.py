@@ -146,6 +146,27 @@ class TestThreeWays:
         for old, new in zip(before, net.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
+    def test_names_that_layers_made_here_would_take(self) -> None:
+        inputs = L.Input((8, 8, 3), name="x")
+        x = L.SeparableConv2D(4, 3, padding="same", name="s")(inputs)
+        x = L.Conv2D(4, 1, name="s_pointwise")(x)
+        x = L.Conv2D(4, 1, activation="sigmoid", name="c")(x)
+        x = L.Conv2D(4, 1, name="c_sigmoid")(x)
+        x = L.Add(name="add")([x, L.Conv2D(4, 1, name="x_quantize")(inputs), x])
+        x = L.Add(name="add_0")([x, x])
+        net = keras.Model(inputs, L.Dense(2, name="out")(L.Flatten()(x)))
+        space = policy_space(net)
+        assert set(space.weights) == {
+            *("s_depthwise", "s_pointwise_2", "s_pointwise", "c", "c_sigmoid"),
+            *("x_quantize", "out"),
+        }
+        assert space == policy_space(net)
+        model = quantize_model(net)
+        samples = np.ones((2, 8, 8, 3), np.float32)
+        np.testing.assert_allclose(
+            model.predict(samples, verbose=0), net.predict(samples, verbose=0), atol=0.1
+        )
+
 
 class TestPolicies:
     def test_defaults_keep_the_ends_at_eight_bits(self) -> None:
@@ -488,11 +509,24 @@ class TestBadModels:
                 lambda: keras_model((4,), L.BatchNormalization(gamma_regularizer="l2")),
                 "no gamma_regularizer",
             ),
+            (
+                lambda: keras_model((4,), L.Dense(3, activity_regularizer="l1")),
+                "no activity_regularizer",
+            ),
+            (
+                lambda: keras_model((4,), L.Dense(3, activation=_relu_by_name())),
+                "another function of that name",
+            ),
+            (lambda: quantize_model(build_net("dense")), "quantized already"),
         ],
     )
     def test_are_refused_with_advice(self, make: Any, message: str) -> None:
         with pytest.raises(ModelError, match=message):
             quantize_model(make())
+
+    def test_functions_of_keras_and_tensorflow_are_known(self) -> None:
+        for function in ("relu6", tf.nn.relu, tf.nn.relu6, tf.nn.tanh, tf.sigmoid):
+            assert policy_space(keras_model((4,), L.Dense(3, activation=function)))
 
     def test_a_context_of_fewer_entries_than_none(self) -> None:
         with pytest.raises(ModelError, match="norm_context of at least 0, got -1"):
@@ -520,6 +554,29 @@ class TestBadModels:
         model = quantize_model(build_net("dense"))
         with pytest.raises(DataError, match="12"):
             calibrate(model, np.zeros(shape, np.float32))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_samples_and_weights_that_are_not_finite(self, value: float) -> None:
+        model = quantize_model(build_net("conv_bn_relu6"))
+        samples = samples_for("conv_bn_relu6")
+        calibrate(model, samples)
+        holed = samples.copy()
+        holed[3, 1, 0, 2] = value
+        with pytest.raises(DataError, match="finite samples, got NaN or infinity"):
+            calibrate(model, holed)
+        with pytest.raises(DataError, match="finite samples, got NaN or infinity"):
+            reestimate_batch_norm(model, holed, policies=[get_policy(model)])
+        weight = next(one for one in model.weights if "moving_mean" in one.name)
+        weight.assign(np.full(weight.shape, value))
+        with pytest.raises(ModelError, match=r"'batch_norm.*training diverged"):
+            package(model)
+
+    def test_calibration_takes_one_input(self) -> None:
+        inputs = L.Input((4,)), L.Input((4,))
+        outputs = L.Add()([L.Dense(4)(one) for one in inputs])
+        model = quantize_model(keras.Model(inputs, L.Dense(2)(outputs)))
+        with pytest.raises(ModelError, match=r"one input, got 2 in .* first batch"):
+            calibrate(model, [np.ones((2, 4), np.float32)] * 2)
 
     def test_calibration_takes_any_size_where_the_input_does(self) -> None:
         inputs = L.Input((None, None, 3))
@@ -604,6 +661,13 @@ def _told() -> Any:
     inputs = L.Input((4,))
     norm = L.BatchNormalization(name="norm")
     return keras.Model(inputs, norm(L.Dense(3)(inputs), training=False))
+
+
+def _relu_by_name() -> Any:
+    def relu(x: Any) -> Any:
+        return tf.nn.leaky_relu(x)
+
+    return relu
 
 
 def _nested() -> Any:

@@ -6,8 +6,8 @@ import pytest
 from digits_net import few_digits
 
 from matar_tf.artifact import read_artifact, write_artifact
-from matar_tf.data import load_data
-from matar_tf.errors import MatarError
+from matar_tf.data import Data, load_data
+from matar_tf.errors import DataError, MatarError
 from matar_tf.keras import (
     keras,
     load_network,
@@ -27,6 +27,7 @@ from recipes.models import (
     mlperf_tiny_dscnn,
     mlperf_tiny_resnet8,
 )
+from tools.common import float_network
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -203,3 +204,13 @@ class TestShippedArtifacts:
             leads = first - second > 2.01 * step
             assert leads.mean() > led
             assert argmax_agreement(outputs[leads], theirs[leads]) == 1.0
+
+
+def test_samples_of_another_rank_than_the_network_takes() -> None:
+    config = load_recipe("digits_resnet8:quick")
+    samples, labels = np.zeros((4, 16), np.float32), np.arange(4)
+    data = Data(
+        name="rows", x_test=samples, y_test=labels, x_train=samples, y_train=labels
+    )
+    with pytest.raises(DataError, match=r"'digits_resnet8.*'rows' of shape \('n', 16"):
+        float_network(None, config, data, seed=0)

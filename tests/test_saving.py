@@ -24,6 +24,7 @@ from matar_tf.keras import (
     get_policy,
     get_policy_space,
     keras_tensors,
+    load_model,
     load_network,
     package,
     quantize_model,
@@ -91,6 +92,37 @@ def test_weights(tmp_path: Path, form: str) -> None:
         status.expect_partial()
     np.testing.assert_array_equal(other.predict(samples, verbose=0), expected)
     assert get_policy(other) == get_policy(model)
+
+
+@pytest.mark.parametrize("frozen", ["layer", "model"])
+def test_frozen_layers_are_kept_and_saved_as_others(
+    tmp_path: Path, frozen: str
+) -> None:
+    net = build_net("residual_bn")
+    model = quantize_model(net)
+    samples = samples_for("residual_bn")
+    calibrate(model, samples)
+    names = [weight.name for weight in model.weights]
+    layer = next(one for one in model.layers if one.name == "quant_logits")
+    (layer if frozen == "layer" else model).trainable = False
+    assert [weight.name for weight in model.weights] == names
+    before = {id(one): one.numpy() for one in layer.weights}
+    moved = next(one for one in model.layers if one.name == "quant_conv2d")
+    kernel = moved.trainable_weights[0].numpy() if frozen == "layer" else None
+    if kernel is not None:
+        model.compile("adam", "mse")
+        model.fit(samples, np.ones((len(samples), 5)), verbose=0)
+        assert not np.array_equal(moved.trainable_weights[0], kernel)
+    for one in layer.weights:
+        np.testing.assert_array_equal(one.numpy(), before[id(one)])
+    expected = model.predict(samples, verbose=0)
+    path = str(tmp_path / "model.h5")
+    model.save(path)
+    again = quantize_model(net)
+    model.save_weights(str(tmp_path / "weights.h5"))
+    again.load_weights(str(tmp_path / "weights.h5"))
+    for loaded in (load_model(path), again, load_network(package(model))):
+        np.testing.assert_array_equal(loaded.predict(samples, verbose=0), expected)
 
 
 def test_the_keras_format_is_refused_with_the_reason(tmp_path: Path) -> None:

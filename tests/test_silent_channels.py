@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 
+from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model, set_policy
 from matar_tf.tflite._schema import load_model, tensor_array
 from matar_tf.tflite.build import ModelBuilder
@@ -56,6 +58,66 @@ def test_their_bias_is_kept_in_every_profile(with_norm: bool, size: float) -> No
             found = Runner(content).predict(SAMPLES)
             np.testing.assert_array_equal(found, expected)
         assert _bias(builder.build(policy)) == pytest.approx(BIAS, abs=1e-3)
+
+
+@pytest.mark.parametrize("bias", [-10.0, 0.0])
+def test_a_layer_that_is_all_zero_is_exported(bias: float) -> None:
+    keras.utils.set_random_seed(1)
+    inputs = L.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, activation="relu", padding="same")(inputs)
+    constant = keras.initializers.Constant(bias)
+    dead = L.Conv2D(4, 3, activation="relu", padding="same", bias_initializer=constant)
+    x = L.Add()([x, dead(x)])
+    x = L.Dense(3)(L.GlobalAveragePooling2D()(x))
+    model = quantize_model(keras.Model(inputs, x))
+    samples = SAMPLES if bias else 0 * SAMPLES
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    for name in ("w8a8", "w4a4", "w2a2"):
+        policy = artifact.space.named(name)
+        set_policy(model, policy)
+        found = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+        np.testing.assert_array_equal(found, model.predict(samples, verbose=0))
+
+
+def test_a_shared_grid_is_that_of_the_part_that_has_values() -> None:
+    keras.utils.set_random_seed(1)
+    inputs = L.Input((8, 8, 3))
+    parts = [
+        L.Conv2D(2, 3, activation="relu", bias_initializer=constant)(inputs)
+        for constant in (keras.initializers.Constant(one) for one in (-90, 0, -90))
+    ]
+    outputs = L.Dense(3)(L.Flatten()(L.Concatenate(name="both")(parts)))
+    model = quantize_model(keras.Model(inputs, outputs))
+    calibrate(model, 0.01 * SAMPLES)
+    step = package(model, include_network=False).parameters.tensors["both"].step
+    assert 0 < step[-1] * 255 < 0.1
+
+
+def test_an_output_that_is_far_too_fine_is_refused() -> None:
+    keras.utils.set_random_seed(1)
+    inputs = L.Input((8, 8, 3))
+    outputs = L.Dense(3)(L.Flatten()(L.Conv2D(4, 3, name="first")(inputs)))
+    model = quantize_model(keras.Model(inputs, outputs))
+    calibrate(model, SAMPLES)
+    artifact = package(model, include_network=False)
+    tensor = artifact.parameters.tensors["first"]
+    policy = artifact.space.widest()
+    content = ModelBuilder(artifact).build(policy)
+    graph = load_model(content).subgraphs[0]
+    operator = next(one for one in graph.operators if len(one.inputs) == 3)
+    source, kernel = (graph.tensors[i].quantization.scale for i in operator.inputs[:2])
+    limit = float(source[0] * max(kernel) / 256)
+    for step, is_fine in ((1.01 * limit, False), (0.99 * limit, True)):
+        fine = dataclasses.replace(tensor, step=np.full_like(tensor.step, step))
+        tensors = {**artifact.parameters.tensors, "first": fine}
+        parameters = dataclasses.replace(artifact.parameters, tensors=tensors)
+        builder = ModelBuilder(dataclasses.replace(artifact, parameters=parameters))
+        if is_fine:
+            with pytest.raises(ExportError, match="256 steps of the output in 'first'"):
+                builder.build(policy)
+        else:
+            Runner(builder.build(policy)).predict(SAMPLES)
 
 
 def _bias(content: bytes) -> float:

@@ -35,7 +35,14 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
 
 @pytest.mark.parametrize(
     "name",
-    ["residual_bn", "depthwise", "average_pool", "concat", "global_average"],
+    [
+        "residual_bn",
+        "depthwise",
+        "average_pool",
+        "concat",
+        "global_average",
+        "preactivation",
+    ],
 )
 @pytest.mark.parametrize("policy", ["w8a8", "w4a4", "w2a2"])
 def test_builtin_kernels_are_reproduced_tensor_for_tensor(

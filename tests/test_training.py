@@ -540,6 +540,18 @@ class TestLoadFloat:
         with pytest.raises(ModelError, match=r"of shape \(8, 8, 1\) to logits of 10"):
             load_float(tmp_path / "net.h5", FEW)
 
+    def test_probabilities_are_not_trained_as_logits(self):
+        def build(input_shape, num_classes):
+            net = build_linear(input_shape, num_classes)
+            return keras.Model(net.input, keras.layers.Softmax()(net.output))
+
+        schedule = Schedule(epochs=1, learning_rate=1e-3, batch_size=32)
+        with pytest.raises(ModelError, match="outputs are logits"):
+            train_float(build, FEW, schedule)
+        method = Method(distillation=0.0)
+        with pytest.raises(ModelError, match="outputs are logits"):
+            train_multi_bit(build((8, 8, 1), 10), FEW, schedule, method)
+
     def test_refuses_what_is_no_network(self, tmp_path):
         (tmp_path / "net.h5").write_text("no HDF5")
         for path in (tmp_path / "net.h5", tmp_path / "none.h5"):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from nets import build_net, samples_for
 
-from matar_tf.keras import calibrate, package, quantize_model
+from matar_tf.keras import calibrate, keras, package, quantize_model
+from matar_tf.keras.package import keras_tensors
 from matar_tf.tflite._schema import load_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import (
@@ -66,6 +67,34 @@ def test_a_level_that_keras_has_elsewhere_is_found() -> None:
     assert found is not None
     assert (found.name, found.keras_levels) == (name, 3)
     assert found.keras_share == pytest.approx(1 / levels.size)
+
+
+def test_a_part_that_bears_the_name_of_a_concatenation_is_no_difference() -> None:
+    model = quantize_model(build_net("concat"))
+    samples = samples_for("concat")
+    calibrate(model, samples)
+    artifact = package(model)
+    policy = artifact.space.named("w8a8")
+    outcome = verify(
+        ModelBuilder(artifact).build(policy),
+        samples,
+        keras_tensors(artifact, policy, samples),
+    )
+    assert outcome.first_runtime_difference is None
+    shares = [one.keras_share for one in outcome.layers]
+    assert None in shares
+    assert 0.0 in shares
+
+
+def test_dense_layers_of_a_sequence() -> None:
+    inputs = keras.layers.Input((16, 4))
+    x = keras.layers.Dense(5, activation="relu")(inputs)
+    model = quantize_model(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    samples = np.random.default_rng(0).normal(size=(8, 16, 4)).astype(np.float32)
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.widest())
+    assert verify(content, samples).runtime_share == 0.0
 
 
 @pytest.mark.parametrize(

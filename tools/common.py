@@ -126,8 +126,32 @@ def float_network(
     if path:
         return load_float(path, data)
     return train_float(
-        config.build_model, data, config.float_schedule, seed=seed, folder=folder
+        functools.partial(_built, config, data.name),
+        data,
+        config.float_schedule,
+        seed=seed,
+        folder=folder,
     )
+
+
+def _built(
+    config: RecipeConfig, name: str, shape: tuple[int, ...], num_classes: int
+) -> Any:
+    """Returns the network of a recipe for samples of a shape.
+
+    Raises:
+      DataError: If it has none for them.
+    """
+    from matar_tf.errors import DataError
+
+    try:
+        return config.build_model(shape, num_classes)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"Expected samples that the network of the recipe {config.name!r} takes, "
+            f"got {name!r} of shape {('n', *shape)}; choose another recipe, or reshape "
+            "the samples."
+        ) from error
 
 
 def training_data(config: RecipeConfig, spec: str | None) -> Data:

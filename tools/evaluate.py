@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
     data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)
-    check_labels(data, outputs.shape[-1])
+    check_labels(data, outputs.shape[1:])
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {_RUNTIME.value}, {_THREADS.value} thread(s)")
     print(f"data      {len(data.x_test)} samples of {data.name}")

@@ -24,7 +24,11 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.derived_quantizers import snap_affine, snap_bias
+from matar_tf.keras.derived_quantizers import (
+    PoolQuantizer,
+    snap_affine,
+    snap_bias,
+)
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy, policy_setter
 from matar_tf.keras.tracing import Tracer, tracing
@@ -190,8 +194,14 @@ class _TemplateTracer:
         step = self._activations[quantizer.entry]
         return _store_activation(x, step, quantizer.bits[0], signed=quantizer.signed)
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
-        return x
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
+        if isinstance(quantizer, PoolQuantizer):
+            return x
+        source = quantizer.source()
+        _, qmax = activation_range(source.bits[0], signed=source.signed)
+        if source.entry in self._activations:
+            return _top(x, self._activations[source.entry], qmax)
+        return _top(x, float(_bits_and_step(source)[1]), qmax)
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x
@@ -227,8 +237,13 @@ class _PolicyTracer:
         bits, step = _bits_and_step(quantizer)
         return _store_activation(x, float(step), bits, signed=quantizer.signed)
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
-        return x
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
+        if isinstance(quantizer, PoolQuantizer):
+            return x
+        source = quantizer.source()
+        bits, step = _bits_and_step(source)
+        _, qmax = activation_range(bits, signed=source.signed)
+        return _top(x, float(step), qmax)
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x

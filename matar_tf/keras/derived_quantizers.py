@@ -20,6 +20,7 @@ __all__ = [
     "BiasQuantizer",
     "FixedGridQuantizer",
     "PoolQuantizer",
+    "ReluQuantizer",
     "SharedGridQuantizer",
     "snap_affine",
     "snap_bias",
@@ -84,6 +85,7 @@ class FixedGridQuantizer(_Quantizer):
     def __init__(self, signed: bool = False) -> None:
         self.signed = signed
         self.bits = (MAX_BITS,)
+        self.entry = ""  # no policy chooses its width
         self.initialized = tf.constant(1)
         self.row = tf.constant(0)
 
@@ -126,8 +128,51 @@ class FixedGridQuantizer(_Quantizer):
         return {"signed": self.signed}
 
 
+class _InputGridQuantizer(_Quantizer):
+    """Rounds the output of a layer onto the grid of the layer's input."""
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; there are no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def source(self) -> ActivationQuantizer | None:
+        """Returns the quantizer of the layer's input, if the graph knows it."""
+        return graph.input_quantizer(self._layer())
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the grid of the layer's input."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.input_grid(self, inputs)
+        return self.round_to_grid(inputs)
+
+    def round_to_grid(self, x: Any) -> Any:
+        """Returns the tensor on the grid of the layer's input."""
+        source = self.source()
+        if source is None:
+            return x
+        return tf.cond(
+            source.initialized > 0,
+            lambda: x + tf.stop_gradient(self._rounded(x, source) - x),
+            lambda: tf.identity(x),
+        )
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        raise AssertionError("a subclass says how its operation rounds")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+
 @keras.utils.register_keras_serializable(package="matar_tf")
-class PoolQuantizer(_Quantizer):
+class PoolQuantizer(_InputGridQuantizer):
     """Rounds the output of an average pool onto the grid of the pool's input.
 
     Integer average pooling keeps scale and zero point and rounds the mean of the
@@ -135,41 +180,20 @@ class PoolQuantizer(_Quantizer):
     ``q + z``, so this rounds ``|q + z|`` half up.
     """
 
-    def __init__(self) -> None:
-        self._layer: Any = None
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return _round_pooled(x, source)
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
-        """Remembers the layer; an average pool has no variables of its own."""
-        self._layer = weakref.ref(layer)
-        return {}
 
-    def source(self) -> ActivationQuantizer | None:
-        """Returns the quantizer of the pool's input, if the graph knows it."""
-        return graph.input_quantizer(self._layer())
+@keras.utils.register_keras_serializable(package="matar_tf")
+class ReluQuantizer(_InputGridQuantizer):
+    """Puts what a ReLU makes of a quantized tensor on the grid of that tensor.
 
-    def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
-        """Returns the pooled tensor on the grid of the pool's input."""
-        tracer = active_tracer()
-        if tracer is not None:
-            return tracer.average_pool(self, inputs)
-        return self.round_to_grid(inputs)
+    The integer ReLU keeps scale and zero point and cuts off what is below the zero
+    point; a ReLU6 also what is above the level nearest to 6.
+    """
 
-    def round_to_grid(self, x: Any) -> Any:
-        """Returns a pooled tensor on the grid of the pool's input."""
-        source = self.source()
-        if source is None:
-            return x
-        return tf.cond(
-            source.initialized > 0,
-            lambda: _round_pooled(x, source),
-            lambda: tf.identity(x),
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments: none."""
-        return {}
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return source.fake_quantize(x)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -260,4 +284,4 @@ def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
     half = tf.floor(2.0 * stored + 0.5) / 2.0
     stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
     rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
-    return x + tf.stop_gradient((rounded - offset) * step - x)
+    return (rounded - offset) * step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,12 @@ class Builder:
         consumers: Mapping[str, list[Any]],
         weight_bits: Mapping[str, tuple[int, ...]],
         contexts: Mapping[str, Context],
+        names: Collection[str],
     ) -> None:
         self.consumers = consumers
         self.weight_bits = weight_bits
         self.contexts = contexts
+        self.names = set(names)  # of all layers, the model's and those made for it
         self.made: list[str] = []  # names of the layers made since it was cleared
         self.lifted: dict[int, Any] = {}  # tensors of height 1, by id
         self.lifted_of: dict[int, Any] = {}
@@ -77,6 +79,15 @@ class Builder:
             self.lifted[id(outputs)] = outputs
         return outputs
 
+    def free_name(self, wanted: str) -> str:
+        """Returns a name for a layer that the model has not, and takes it."""
+        name, number = wanted, 1
+        while name in self.names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self.names.add(name)
+        return name
+
     def lowered(self, tensor: Any) -> Any:
         """Returns an output of the model in its own rank."""
         return self._lower(tensor)
@@ -85,7 +96,7 @@ class Builder:
         if id(tensor) in self.lifted:
             return tensor
         if id(tensor) not in self.lifted_of:
-            name = f"{tensor.node.outbound_layer.name}_lifted"
+            name = self.free_name(f"{tensor.node.outbound_layer.name}_lifted")
             reshape = _L.Reshape((1, *tensor.shape[1:]), name=name)
             lifted = self._call(reshape, [], tensor)
             self.lifted[id(lifted)] = lifted
@@ -96,7 +107,7 @@ class Builder:
         if id(tensor) not in self.lifted:
             return tensor
         if id(tensor) not in self.lowered_of:
-            name = f"{tensor.node.outbound_layer.name}_lowered"
+            name = self.free_name(f"{tensor.node.outbound_layer.name}_lowered")
             reshape = _L.Reshape(tensor.shape[2:], name=name)
             self.lowered_of[id(tensor)] = self._call(reshape, [], tensor)
         return self.lowered_of[id(tensor)]
@@ -141,7 +152,7 @@ class Builder:
         if name in FUSED_ACTIVATIONS:
             return self._call(_copy(layer), values, tensor)
         outputs = self._call(_copy(layer, activation="linear"), values, tensor)
-        activation = _L.Activation(name, name=f"{layer.name}_{name}")
+        activation = _L.Activation(name, name=self.free_name(f"{layer.name}_{name}"))
         return self._call(activation, [], outputs)
 
     def _split_separable(self, layer: Any, tensor: Any) -> Any:
@@ -153,14 +164,14 @@ class Builder:
             depth_multiplier=layer.depth_multiplier,
             dilation_rate=layer.dilation_rate,
             use_bias=False,
-            name=f"{layer.name}_depthwise",
+            name=self.free_name(f"{layer.name}_depthwise"),
         )
         pointwise = _L.Conv2D(
             layer.filters,
             1,
             use_bias=layer.use_bias,
             activation=layer.activation,
-            name=f"{layer.name}_pointwise",
+            name=self.free_name(f"{layer.name}_pointwise"),
         )
         weights = layer.get_weights()
         inner = self._call(depthwise, weights[:1], tensor)
@@ -173,7 +184,7 @@ class Builder:
         total = tensors[0]
         for index, tensor in enumerate(tensors[1:]):
             last = index == len(tensors) - 2
-            name = layer.name if last else f"{layer.name}_{index}"
+            name = layer.name if last else self.free_name(f"{layer.name}_{index}")
             total = self._call(_L.Add(name=name), [], [total, tensor])
         return total
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from matar_tf.errors import ModelError
+import numpy as np
+
+from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
 
 if TYPE_CHECKING:
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_quantizers",
+    "check_finite_samples",
+    "check_finite_weights",
     "check_initialized",
     "entry_name",
     "find_owner",
     "fits_input",
+    "honour_freezing",
     "inner_layer",
     "input_quantizer",
     "is_initialized",
+    "is_quantized",
     "kernel_quantizer",
     "kernel_variable",
     "multi_bit_network",
@@ -42,18 +48,60 @@ def inner_layer(layer: Any) -> Any:
     return layer.layer if isinstance(layer, _Wrapper) else layer
 
 
+def is_quantized(layer: Any) -> bool:
+    """Returns whether a layer quantizes something, by tfmot's means or ours."""
+    return isinstance(layer, _Wrapper) or bool(all_quantizers(layer))
+
+
 def multi_bit_network(model: Any) -> Any:
     """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
     return getattr(model, "multi_bit_network", model)
 
 
 def fits_input(model: Any, shape: tuple[int, ...]) -> bool:
-    """Returns whether an array of a shape is a batch for a model's only input."""
+    """Returns whether an array of a shape is a batch for a model's only input.
+
+    Raises:
+      ModelError: If the model has several inputs.
+    """
+    if len(model.inputs) > 1:
+        raise ModelError(
+            f"Expected a model of one input, got {len(model.inputs)} in "
+            f"{model.name!r}; the first batch of fit sets the steps of such a model."
+        )
     expected = tuple(model.input_shape)
     return len(shape) == len(expected) and all(
         size in (None, given)
         for size, given in zip(expected[1:], shape[1:], strict=True)
     )
+
+
+def check_finite_samples(samples: Any) -> None:
+    """Refuses samples from which nothing can be estimated.
+
+    Raises:
+      DataError: If there is NaN or infinity among them.
+    """
+    if not np.isfinite(np.asarray(samples, np.float32)).all():
+        raise DataError(
+            "Expected finite samples, got NaN or infinity as float32; remove or mend "
+            "them."
+        )
+
+
+def check_finite_weights(model: Any) -> None:
+    """Refuses a model that nothing can be computed with.
+
+    Raises:
+      ModelError: If there is NaN or infinity among its weights.
+    """
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise ModelError(
+                f"Expected finite weights, got NaN or infinity in {weight.name!r}: "
+                "training diverged, or saw samples that are not finite; train again, "
+                "in smaller steps or on mended samples."
+            )
 
 
 def entry_name(layer: Any) -> str:
@@ -154,9 +202,31 @@ def track_inner_weights(wrapper: Any) -> None:
     if inner is wrapper:
         return
     known = {id(weight) for weight in wrapper._trainable_weights}
+    # Not `trainable_weights`, which are none in a frozen layer.
     wrapper._trainable_weights.extend(
-        weight for weight in inner.trainable_weights if id(weight) not in known
+        weight for weight in inner._trainable_weights if id(weight) not in known
     )
+
+
+def honour_freezing(wrapper_kind: Any) -> None:
+    """Lets tfmot's wrapper have no trainable weights while it is frozen, as in Keras.
+
+    tfmot 0.8.1 lists them all the same, so that training moves them, and the inner
+    layer's once more with those that are not trained, so that HDF5 files have them
+    twice. The order of all weights is the same, frozen or not.
+    """
+    trained = wrapper_kind.trainable_weights.fget
+    others = wrapper_kind.non_trainable_weights.fget
+
+    def trainable_weights(wrapper: Any) -> list[Any]:
+        return trained(wrapper) if wrapper.trainable else []
+
+    def non_trainable_weights(wrapper: Any) -> list[Any]:
+        frozen = [] if wrapper.trainable else trained(wrapper)
+        return wrapper._dedup_weights([*frozen, *others(wrapper)])
+
+    wrapper_kind.trainable_weights = property(trainable_weights)
+    wrapper_kind.non_trainable_weights = property(non_trainable_weights)
 
 
 def producer(layer: Any) -> Any:

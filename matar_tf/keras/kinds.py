@@ -7,20 +7,23 @@ from typing import Any
 
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantize_configs import KERNEL_ATTRIBUTES
+from matar_tf.keras.quantize_configs import KERNEL_ATTRIBUTES, activation_name
 
 __all__ = [
     "AVERAGE_POOLS",
     "COMPUTE",
     "FIXED_GRID_ACTIVATIONS",
     "FUSED_ACTIVATIONS",
-    "KEEPS_GRID",
     "KINDS",
     "NORMS",
     "SEPARABLE",
     "SUPPORTED_ACTIVATIONS",
     "consumers_of",
+    "is_activation",
+    "is_identity",
     "is_lifted_kind",
+    "is_relu",
+    "keeps_grid",
     "keeps_lifted",
     "lifted_axis",
     "lifted_layer",
@@ -37,17 +40,15 @@ COMPUTE = tuple(KERNEL_ATTRIBUTES)
 SEPARABLE = (_L.SeparableConv1D, _L.SeparableConv2D)
 AVERAGE_POOLS = (_L.AveragePooling1D, _L.AveragePooling2D)
 _GLOBAL_AVERAGES = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
-# Layers whose output lies on the grid of their input.
-KEEPS_GRID = (
+_DROPOUTS = (_L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D)
+_KEEPS_GRID = (
+    *_DROPOUTS,
     _L.MaxPooling1D,
     _L.MaxPooling2D,
     _L.GlobalMaxPooling1D,
     _L.GlobalMaxPooling2D,
     _L.Flatten,
     _L.Reshape,
-    _L.Dropout,
-    _L.SpatialDropout1D,
-    _L.SpatialDropout2D,
     _L.ZeroPadding1D,
     _L.ZeroPadding2D,
 )
@@ -57,7 +58,7 @@ KINDS = (
     *SEPARABLE,
     *AVERAGE_POOLS,
     *_GLOBAL_AVERAGES,
-    *KEEPS_GRID,
+    *_KEEPS_GRID,
     *NORMS,
     _L.Activation,
     _L.ReLU,
@@ -111,6 +112,30 @@ def consumers_of(model: Any) -> dict[str, list[Any]]:
         for above in tf.nest.flatten(node.inbound_layers):
             consumers.setdefault(above.name, []).append(node.outbound_layer)
     return consumers
+
+
+def is_activation(layer: Any) -> bool:
+    """Whether a layer is an activation function by itself."""
+    return isinstance(layer, (_L.Activation, _L.ReLU, _L.Softmax))
+
+
+def is_relu(layer: Any) -> bool:
+    """Whether a layer is a ReLU or ReLU6 by itself."""
+    return is_activation(layer) and activation_name(layer) in ("relu", "relu6")
+
+
+def is_identity(layer: Any) -> bool:
+    """Whether a layer changes nothing once the network is trained."""
+    is_linear = isinstance(layer, _L.Activation) and activation_name(layer) == "linear"
+    return is_linear or isinstance(layer, _DROPOUTS)
+
+
+def keeps_grid(layer: Any) -> bool:
+    """Whether what a layer makes lies on the grid of its input as it is."""
+    # The converter drops a mean of one pixel.
+    is_copy = isinstance(layer, _GLOBAL_AVERAGES) and layer.keepdims
+    is_copy = is_copy and set(layer.input_shape[1:-1]) == {1}
+    return is_copy or is_identity(layer) or isinstance(layer, _KEEPS_GRID)
 
 
 def is_lifted_kind(layer: Any) -> bool:

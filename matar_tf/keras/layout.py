@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from matar_tf.errors import ModelError, did_you_mean
+from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.expansion import Builder, Context
 from matar_tf.keras.kinds import (
@@ -25,7 +26,7 @@ from matar_tf.keras.kinds import (
     nodes_of,
 )
 from matar_tf.keras.layers import InputQuantize
-from matar_tf.keras.quantize_configs import activation_name
+from matar_tf.keras.quantize_configs import activation_name, has_known_activation
 from matar_tf.policy import MAX_BITS, PolicySpace
 
 __all__ = ["Layout", "check_model", "lay_out"]
@@ -76,6 +77,11 @@ def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
         raise ModelError(
             f"Expected a built model, but {model.name!r} has no input shape yet; give "
             "its first layer an input_shape or call build()."
+        )
+    if any(graph.is_quantized(layer) for layer in model.layers):
+        raise ModelError(
+            f"Expected a float model, but {model.name!r} is quantized already; pass "
+            "the model that it was made from."
         )
     if not getattr(model, "_is_graph_network", False):
         raise ModelError(
@@ -130,20 +136,21 @@ def lay_out(
     consumers = consumers_of(model)
     weights = space.weights if space else {}
     activations = space.activations if space else {}
-    builder = Builder(consumers, weights, contexts)
+    names = {layer.name for layer in model.layers}
+    builder = Builder(consumers, weights, contexts, names)
     tensors: dict[int, Any] = {}
     origins: dict[str, str] = {}
     for tensor in model.inputs:
         layer = tensor.node.outbound_layer
         new = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
         tensors[id(tensor)] = new
-        names = [other.name for other in consumers.get(layer.name, ())]
-        if only is None or any(name in only for name in names):
+        readers = [other.name for other in consumers.get(layer.name, ())]
+        if only is None or any(name in only for name in readers):
             tensors[id(tensor)] = InputQuantize(
                 layer.name,
                 activations.get(layer.name, (MAX_BITS,)),
                 signed_inputs,
-                name=f"{layer.name}_quantize",
+                name=builder.free_name(f"{layer.name}_quantize"),
             )(new)
 
     def renew(value: Any) -> Any:
@@ -178,7 +185,13 @@ def lay_out(
 
 
 def _check_parts(layer: Any) -> None:
-    """Refuses regularizers and constraints of layers that quantizing replaces."""
+    """Refuses regularizers and constraints that quantizing would lose."""
+    if getattr(layer, "activity_regularizer", None) is not None:
+        raise ModelError(
+            f"Expected no activity_regularizer in {layer.name!r}, got one, which "
+            "tfmot's wrapper does not train; leave it out, or penalise the output in "
+            "the loss."
+        )
     if not isinstance(layer, (_L.BatchNormalization, *SEPARABLE)):
         return
     for key, value in layer.get_config().items():
@@ -231,6 +244,12 @@ def _check_layer(layer: Any) -> None:
         raise ModelError(
             f"Layer {layer.name!r} has the activation {name!r}, which has no integer "
             f"kernel here. {did_you_mean(name, SUPPORTED_ACTIVATIONS)}"
+        )
+    if not has_known_activation(layer):
+        raise ModelError(
+            f"Expected the activation {name!r} of tf_keras or tf.nn in layer "
+            f"{layer.name!r}, got another function of that name; give it another name "
+            "if it computes something else, or pass the name as a string."
         )
     channels_last = getattr(layer, "data_format", None) in (None, "channels_last")
     axis = getattr(layer, "axis", -1)

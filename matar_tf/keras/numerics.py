@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
+_NOTHING = 1e-6  # magnitudes below count as zero
 _CANDIDATE_RATIO = 2.0**-0.25
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
@@ -176,7 +177,9 @@ def _bank_row(bank: tf.Tensor, row: tf.Tensor) -> Any:
     return tf.gather(bank, row), gradient
 
 
-def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+def optimal_steps(
+    x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor, *, if_zero: float = _NOTHING
+) -> tf.Tensor:
     """Returns the steps with the least squared quantization error, by search.
 
     Tries clipping points from the largest magnitude down to 1/54 of it.
@@ -185,6 +188,7 @@ def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor
       x: Shape ``[num_samples, *channels]``; each channel gets its own step.
       qmins: Lowest levels, shape ``[num_widths]``.
       qmaxs: Highest levels, shape ``[num_widths]``.
+      if_zero: Largest magnitude to reckon with in a channel that is all zero.
 
     Returns:
       Positive steps, shape ``[num_widths, *channels]``.
@@ -192,7 +196,8 @@ def optimal_steps(x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor
     ones = (1,) * (len(x.shape) - 1)
     low = tf.reshape(qmins, (-1, *ones))
     high = tf.reshape(qmaxs, (-1, *ones))
-    largest = tf.maximum(tf.reduce_max(tf.abs(x), axis=0), 1e-6)
+    largest = tf.reduce_max(tf.abs(x), axis=0)
+    largest = tf.where(largest < _NOTHING, if_zero, largest)
     widest = largest[tf.newaxis] / tf.maximum(high, -low)
 
     def error(factor: tf.Tensor) -> tf.Tensor:

@@ -100,9 +100,11 @@ def package(
         on.
 
     Raises:
-      ModelError: If the model is not wholly quantized, or not trained.
+      ModelError: If the model is not wholly quantized, not trained, or its training
+        diverged.
     """
     graph.check_initialized(model)
+    graph.check_finite_weights(model)
     template = make_template(model)
     extras = _network_members(model) if include_network else {}
     return Artifact(
@@ -217,7 +219,7 @@ class _Recorder:
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.round_to_grid(x)
 
     def batch_norm(self, layer: Any, x: Any) -> Any:

@@ -14,9 +14,12 @@ from matar_tf.keras.kinds import (
     COMPUTE,
     FIXED_GRID_ACTIVATIONS,
     FUSED_ACTIVATIONS,
-    KEEPS_GRID,
     NORMS,
     consumers_of,
+    is_activation,
+    is_identity,
+    is_relu,
+    keeps_grid,
     nodes_of,
     parents_of,
 )
@@ -109,6 +112,9 @@ class _Planner:
         self._nonnegative: dict[str, bool] = {}
         for layer in self._order:
             self._nonnegative[layer.name] = self._is_nonnegative(layer, signed_inputs)
+        # ReLUs that the operation before them computes; others keep their input's grid.
+        fused = map(self._fused_relu, self._order)
+        self._fused = {layer.name for layer in fused if layer is not None}
         # Tensors that share a grid: the layer that owns it, by the name of each.
         self._owners: dict[str, str] = {}
         self._passing: set[str] = set()  # concatenations that pass a shared grid on
@@ -216,29 +222,36 @@ class _Planner:
         if layer.name in self._owners:
             owner = self._owners[layer.name]
             return True if owner == layer.name else f"{GRID_OF}{owner}"
-        if isinstance(layer, KEEPS_GRID) or _is_identity(layer):
+        if keeps_grid(layer):
             return False
-        if isinstance(layer, AVERAGE_POOLS):
+        if self._rounds_onto_input(layer):
             return INPUT_GRID
         below = self._consumers.get(layer.name, ())
-        if _is_activation(layer) and activation_name(layer) in FIXED_GRID_ACTIVATIONS:
+        if is_activation(layer) and activation_name(layer) in FIXED_GRID_ACTIVATIONS:
             # After the last layer the float output is what the user wants.
             return FIXED_GRID if below else False
-        if len(below) != 1:
-            return True
-        consumer = below[0]
+        consumer = below[0] if len(below) == 1 else None
         if isinstance(consumer, MultiBitBatchNormalization):
             return False
         if isinstance(consumer, _L.Concatenate):
             # The parts of a concatenation lie on its grid, or on a shared one.
             return isinstance(layer, InputQuantize)
-        fusable = isinstance(layer, (*COMPUTE, *NORMS, _L.Add))
-        fuses = (
-            _is_activation(consumer)
-            and activation_name(consumer) in {"relu", "relu6"}
-            and activation_name(layer) == "linear"
-        )
-        return not (fusable and fuses)
+        return self._fused_relu(layer) is None
+
+    def _fused_relu(self, layer: Any) -> Any:
+        """Returns the ReLU that the operation of a layer computes as well, or None."""
+        is_fusable = isinstance(layer, (*COMPUTE, *NORMS, _L.Add))
+        if not is_fusable or activation_name(layer) != "linear":
+            return None
+        below = self._consumers.get(layer.name, ())
+        while len(below) == 1 and is_identity(below[0]):
+            below = self._consumers.get(below[0].name, ())
+        return below[0] if len(below) == 1 and is_relu(below[0]) else None
+
+    def _rounds_onto_input(self, layer: Any) -> bool:
+        """Whether a layer computes new values on the grid of its input."""
+        is_free = is_relu(layer) and layer.name not in self._fused
+        return is_free or isinstance(layer, AVERAGE_POOLS)
 
     def _share_grids(self) -> None:
         """Finds the concatenations whose parts carry one grid themselves.
@@ -274,7 +287,7 @@ class _Planner:
 
     def _grid_maker(self, layer: Any) -> Any:
         """Returns the layer above that puts a tensor on its grid."""
-        while isinstance(layer, (*KEEPS_GRID, *AVERAGE_POOLS)) or _is_identity(layer):
+        while keeps_grid(layer) or self._rounds_onto_input(layer):
             layer = parents_of(layer)[0]
         return layer
 
@@ -295,7 +308,7 @@ class _Planner:
         tensors = {self._tensor_name(layer) for layer in self._order} - multiplied
         for output in self._layout.model.outputs:
             layer = output.node.outbound_layer
-            while _is_activation(layer) and activation_name(layer) != "linear":
+            while is_activation(layer) and activation_name(layer) != "linear":
                 if activation_name(layer) in FUSED_ACTIVATIONS:
                     break
                 layer = parents_of(layer)[0]
@@ -322,14 +335,6 @@ class _Planner:
                 break
             layer = parents_of(layer)[0]
         return layer
-
-
-def _is_activation(layer: Any) -> bool:
-    return isinstance(layer, (_L.Activation, _L.ReLU, _L.Softmax))
-
-
-def _is_identity(layer: Any) -> bool:
-    return isinstance(layer, _L.Activation) and activation_name(layer) == "linear"
 
 
 def apply_space(plan: Plan, space: PolicySpace) -> Plan:

@@ -312,18 +312,22 @@ class _Calibrator:
         return x
 
     def activation(self, quantizer: Any, x: Any) -> Any:
+        is_seen, is_silent = id(quantizer) in self._seen, not np.any(x)
+        if is_seen and is_silent:
+            return x
         before = tf.identity(quantizer.log_steps)
         quantizer.initialize(x)
-        if id(quantizer) in self._seen:
+        if is_seen:
             # A grid that several tensors share must reach as far as the widest needs.
             quantizer.log_steps.assign(tf.maximum(before, quantizer.log_steps))
-        self._seen.add(id(quantizer))
+        if not is_silent:
+            self._seen.add(id(quantizer))
         return x
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
         return x
 
     def batch_norm(self, layer: Any, x: Any) -> Any:
@@ -343,8 +347,8 @@ def calibrate(model: Any, samples: Any) -> None:
       samples: A batch for the model's input, ``[num_samples, ...]``, float.
 
     Raises:
-      DataError: If the samples do not fit the model's input.
-      ModelError: If the model has no multi-bitwidth quantizers.
+      DataError: If the samples do not fit the model's input, or are not finite.
+      ModelError: If the model has no multi-bitwidth quantizers, or several inputs.
     """
     policy_setter(model)  # refuses a model without quantizers
     model = graph.multi_bit_network(model)
@@ -354,6 +358,7 @@ def calibrate(model: Any, samples: Any) -> None:
             f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; pass "
             "a batch."
         )
+    graph.check_finite_samples(samples)
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
 
@@ -374,9 +379,10 @@ def _own_config(config: Any) -> MatarQuantizeConfig | None:
 
 
 def _register_tfmot_objects() -> None:
-    """Lets Keras load tfmot's wrapper without a ``quantize_scope``."""
+    """Lets Keras load tfmot's wrapper without a ``quantize_scope``, and freeze it."""
     for objects in _tfmot.quantize_scope().custom_objects:
         keras.utils.get_custom_objects().update(objects)
+    graph.honour_freezing(keras.utils.get_custom_objects()["QuantizeWrapperV2"])
     # HDF5 files name the layer inside a wrapper without its package.
     for kind in (InputQuantize, MultiBitBatchNormalization):
         keras.utils.get_custom_objects()[kind.__name__] = kind

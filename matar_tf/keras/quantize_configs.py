@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tfmot
+from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.derived_quantizers import (
     BiasQuantizer,
     FixedGridQuantizer,
     PoolQuantizer,
+    ReluQuantizer,
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers import (
@@ -26,7 +27,10 @@ __all__ = [
     "INPUT_GRID",
     "KERNEL_ATTRIBUTES",
     "MatarQuantizeConfig",
+    "activation_name",
+    "has_known_activation",
     "is_nonnegative",
+    "kernel_attribute",
 ]
 
 INPUT_GRID = "input_grid"
@@ -57,6 +61,13 @@ def activation_name(layer: Any) -> str:
         return "linear"
     name = getattr(activation, "__name__", None)
     return name if name is not None else type(activation).__name__
+
+
+def has_known_activation(layer: Any) -> bool:
+    """Whether a layer's activation function is the one that its name says."""
+    activation, name = getattr(layer, "activation", None), activation_name(layer)
+    known = [getattr(home, name, None) for home in (keras.activations, tf.nn)]
+    return activation is None or any(activation is one for one in known)
 
 
 def is_nonnegative(layer: Any) -> bool:
@@ -99,7 +110,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
       weight_bits: Allowed widths of weights, ascending, each in 2..8.
       activation_bits: Allowed widths of activations, ascending, each in 2..8.
       quantize_output: Whether the layer's output is quantized; only without `inner`.
-        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling),
+        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling, a
+        ReLU that no other operation computes),
         ``"fixed_grid"`` onto the one that TFLite fixes (sigmoid, tanh, softmax),
         ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
@@ -176,7 +188,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
             return [self._activation_quantizer(layer) for _ in outputs]
         self.grid = None
         if self.quantize_output == INPUT_GRID:
-            return [PoolQuantizer()]
+            is_relu = activation_name(layer) in _NONNEGATIVE_INPUTS
+            return [ReluQuantizer() if is_relu else PoolQuantizer()]
         if self.quantize_output == FIXED_GRID:
             self.grid = FixedGridQuantizer(signed=activation_name(layer) == "tanh")
         elif isinstance(self.quantize_output, str):

@@ -233,7 +233,11 @@ class ActivationQuantizer(MultiBitQuantizer):
         return {**variables, "initialized": self.initialized}
 
     def initialize(self, x: Any) -> None:
-        """Sets the steps to those with the least squared error on `x`."""
+        """Sets the steps to those with the least squared error on `x`.
+
+        A tensor without any value tells nothing, and tiny steps could not be exported:
+        its steps are those of a largest magnitude of 1.
+        """
         flat = tf.reshape(x, (-1,))
         # One value of each stretch, at any place of it: in each stretch at the same
         # place would be in the same channel wherever sizes are powers of two.
@@ -248,6 +252,7 @@ class ActivationQuantizer(MultiBitQuantizer):
             tf.ensure_shape(sample, (None,)),
             tf.constant(low, tf.float32),
             tf.constant(high, tf.float32),
+            if_zero=1.0,
         )
         self.log_steps.assign(tf.math.log(steps))
         self.initialized.assign(1)

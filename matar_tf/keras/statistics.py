@@ -41,7 +41,7 @@ class _Estimator:
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
 
-    def average_pool(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
         return quantizer.round_to_grid(x)
 
     def batch_norm(self, layer: Any, x: Any) -> Any:
@@ -115,7 +115,8 @@ def reestimate_batch_norm(
       seed: Of the samples of each batch, and of the default policies.
 
     Raises:
-      DataError: If there are no samples, or of another shape, or no policies.
+      DataError: If there are no samples, of another shape or not finite, or no
+        policies.
       ModelError: If an activation has no steps yet.
       PolicyError: If a policy is not of the model's space.
     """
@@ -179,6 +180,7 @@ def _as_samples(samples: Any, model: Any) -> np.ndarray:
             f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
             "has to be read into one."
         )
+    graph.check_finite_samples(found)
     return found
 
 

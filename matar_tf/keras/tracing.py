@@ -41,8 +41,10 @@ class Tracer(Protocol):
         """Returns an activation whose grid TFLite fixes."""
         ...
 
-    def average_pool(self, quantizer: derived.PoolQuantizer, x: Any) -> Any:
-        """Returns the pooled activation on the grid of the pool's input."""
+    def input_grid(
+        self, quantizer: derived.PoolQuantizer | derived.ReluQuantizer, x: Any
+    ) -> Any:
+        """Returns an activation on the grid of the input that it was computed from."""
         ...
 
     def batch_norm(self, layer: layers.MultiBitBatchNormalization, x: Any) -> Any:

@@ -241,6 +241,12 @@ def check_soft_labels(distillation: float, temperature: float) -> None:
         )
 
 
+def gives_probabilities(model: Any) -> bool:
+    """Whether the first output of a model is that of a softmax or sigmoid."""
+    last = graph.inner_layer(model.outputs[0].node.outbound_layer)
+    return activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
+
+
 def _check_logits(teacher: Any, model: Any) -> None:
     """Checks that teacher and model have the same output, of logits."""
     for network in (teacher, model):
@@ -249,7 +255,7 @@ def _check_logits(teacher: Any, model: Any) -> None:
         shape = tuple(outputs[0].shape)
         if (
             len(outputs) != 1
-            or activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
+            or gives_probabilities(network)
             or shape[-1] < 2
             or shape != tuple(model.outputs[0].shape)
         ):

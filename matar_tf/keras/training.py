@@ -25,9 +25,12 @@ from matar_tf.keras.quantize import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.quantize_configs import activation_name
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
-from matar_tf.keras.trainer import MultiBitTrainer, check_soft_labels
+from matar_tf.keras.trainer import (
+    MultiBitTrainer,
+    check_soft_labels,
+    gives_probabilities,
+)
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.samplers import (
     IndependentSampler,
@@ -132,12 +135,14 @@ def train_float(
 
     Raises:
       DataError: If there are no training data, or they cannot be augmented.
-      ModelError: If the folder holds another training.
+      ModelError: If the folder holds another training, or the network's outputs are
+        probabilities.
     """
     keras.utils.set_random_seed(seed)
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
+    _check_logits(model)
     if schedule is not None:
         fit(model, data, schedule, seed, folder, [])
     return model
@@ -171,7 +176,7 @@ def load_float(path: str | Path, data: Data) -> Any:
         or tuple(model.input_shape[1:]) != x.shape[1:]
         or len(model.output_shape) != 2
         or model.output_shape[-1] < num_classes
-        or activation_name(model.outputs[0].node.outbound_layer) == "softmax"
+        or gives_probabilities(model)
     ):
         raise ModelError(
             f"Expected a network from samples of shape {x.shape[1:]} to logits of "
@@ -215,8 +220,8 @@ def train_multi_bit(
 
     Raises:
       DataError: If there are no training data, or they cannot be augmented.
-      ModelError: If the model cannot be quantized, or the folder holds another
-        training.
+      ModelError: If the model cannot be quantized, its outputs are probabilities, or
+        the folder holds another training.
     """
     method = Method() if method is None else method
     keras.utils.set_random_seed(seed)
@@ -227,6 +232,7 @@ def train_multi_bit(
         signed_inputs=bool(x.min() < 0),
         norm_context=method.norm_context,
     )
+    _check_logits(model)
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
     calibrate(quantized, x[:_CALIBRATION_SAMPLES])
@@ -274,6 +280,19 @@ def train_multi_bit(
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
     return quantized
+
+
+def _check_logits(model: Any) -> None:
+    """Refuses a model whose outputs are not what the loss takes them for.
+
+    Raises:
+      ModelError: If they are probabilities.
+    """
+    if gives_probabilities(model):
+        raise ModelError(
+            f"Expected a network whose outputs are logits, but {model.name!r} ends in "
+            "a softmax or sigmoid, and the loss takes logits; leave that out."
+        )
 
 
 def _seen_policies(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.errors import ModelError
+from matar_tf.errors import ExportError, ModelError
 from matar_tf.parameters import (
     LayerParameters,
     TensorParameters,
@@ -42,6 +42,10 @@ from matar_tf.tflite.profiles import (
 from matar_tf.tflite.template import Template
 
 __all__ = ["ModelBuilder", "quantize_kernel"]
+
+
+# From here on XNNPACK makes no convolution or dense layer: its shifts end there.
+_RATIO_LIMIT = 256
 
 
 class ModelBuilder:
@@ -76,7 +80,7 @@ class ModelBuilder:
 
         Raises:
           PolicyError: If the policy is not of the artifact's space.
-          ExportError: If there is no such profile.
+          ExportError: If there is no such profile, or a tensor has too fine a step.
         """
         policy = self._in_order(policy)
         model, storages = self.fill(policy, profile=profile)
@@ -96,7 +100,7 @@ class ModelBuilder:
 
         Raises:
           PolicyError: If the policy is not of the artifact's space.
-          ExportError: If there is no such profile.
+          ExportError: If there is no such profile, or a tensor has too fine a step.
         """
         policy = self._in_order(policy)
         model = load_model(self._template.content)
@@ -107,6 +111,7 @@ class ModelBuilder:
         self._fill_tensors(model, policy)
         operators = list(model.subgraphs[0].operators)
         storages = store_kernels(model, kernels, get_profile(profile))
+        _check_ratios(model, kernels)
         self._drop_identity_clamps(model, policy, operators)
         return model, storages
 
@@ -239,6 +244,30 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
             raise ModelError(
                 f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
                 f"in the template, got {shapes}; package the model again."
+            )
+
+
+def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
+    """Refuses accumulators with steps so much wider than the output's that none runs.
+
+    Raises:
+      ExportError: If ``s_in * s_w / s_out`` is not below XNNPACK's limit.
+    """
+    tensors = model.subgraphs[0].tensors
+    for kernel in kernels:
+        operator = kernel.operator
+        at = *operator.inputs[:2], operator.outputs[0]
+        scales = [getattr(tensors[i].quantization, "scale", None) for i in at]
+        if any(scale is None for scale in scales):
+            continue  # float, between packed kernels
+        source, weights, output = (np.asarray(one, np.float32) for one in scales)
+        ratio = float((source * weights / output).max())
+        if ratio >= _RATIO_LIMIT:
+            raise ExportError(
+                f"Expected steps of input times kernel below {_RATIO_LIMIT} steps of "
+                f"the output in {kernel.entry!r}, got {ratio:.3g}: next to nothing "
+                "came out of the layer when its output was calibrated; calibrate and "
+                "train on samples like those that it will see."
             )
 
 

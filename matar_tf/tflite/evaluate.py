@@ -177,15 +177,27 @@ def check_data(artifact: Artifact, data: Data) -> None:
             f"Expected samples of shape {('n', *expected)} for this network, got "
             f"{data.x_test.shape} in {data.name!r}."
         )
-    check_labels(data, workload.tensors[workload.outputs[0]].shape[-1])
+    check_labels(data, workload.tensors[workload.outputs[0]].shape)
 
 
-def check_labels(data: Data, num_classes: int) -> None:
+def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
     """Checks that the labels of the test samples are outputs of the network.
+
+    Args:
+      data: What the network is to be evaluated on.
+      output_shape: Shape of the outputs of one sample.
 
     Raises:
       DataError: If they are not.
     """
+    if len(output_shape) != 1:
+        raise DataError(
+            "Expected a network with one row of outputs per sample, one for each "
+            f"class, to evaluate on labels, got outputs of shape "
+            f"{('n', *output_shape)}; end it in a global pool or Flatten, or do "
+            "without data."
+        )
+    (num_classes,) = output_shape
     low, high = int(data.y_test.min()), int(data.y_test.max())
     if low < 0 or high >= num_classes:
         raise DataError(

@@ -71,8 +71,7 @@ def simulate_tensors(
 
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
-    convolves = op_name(model, operator) in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    if not convolves:
+    if op_name(model, operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return kernels
     kernel = model.subgraphs[0].tensors[operator.inputs[1]]
     return "builtin" if kernel.type == schema.TensorType.INT4 else kernels
@@ -227,10 +226,9 @@ def _depthwise(site: _Site) -> np.ndarray:
 
 
 def _dense(site: _Site) -> np.ndarray:
-    kernel = site.operand(1)
-    x = site.operand(0)
+    x, kernel = site.operand(0), site.operand(1)
     if not site.options.keepNumDims:
-        x = x.reshape(len(site.x), -1, kernel.shape[1]).squeeze(1)
+        x = x.reshape(-1, kernel.shape[1])
     return _finish(site, x @ kernel.T)
 
 
@@ -317,8 +315,13 @@ def _builtin_spatial_mean(site: _Site, count: int) -> np.ndarray:
 
 
 def _reduce_max(site: _Site) -> np.ndarray:
-    keep = bool(site.options.keepDims)
-    return site.x.max(axis=_reduced_axes(site), keepdims=keep)
+    return site.x.max(axis=_reduced_axes(site), keepdims=bool(site.options.keepDims))
+
+
+def _rectify(site: _Site, limit: float = math.inf) -> np.ndarray:
+    """A ReLU on the grid of its input."""
+    highest = np.rint(np.float32(limit) / _scale(site.out))
+    return _saturate(np.clip(site.levels(), 0, highest), site)
 
 
 def _quantize(site: _Site) -> np.ndarray:
@@ -347,7 +350,7 @@ def _concatenate(site: _Site) -> np.ndarray:
 
 
 def _reshape(site: _Site) -> np.ndarray:
-    return site.x.reshape(len(site.x), *(int(size) for size in site.out.shape[1:]))
+    return site.x.reshape(-1, *(int(size) for size in site.out.shape[1:]))
 
 
 def _pad(site: _Site) -> np.ndarray:
@@ -388,6 +391,8 @@ _OPERATIONS: Final[dict[str, Callable[[_Site], np.ndarray]]] = {
     "PAD": _pad,
     "QUANTIZE": _quantize,
     "REDUCE_MAX": _reduce_max,
+    "RELU": _rectify,
+    "RELU6": lambda site: _rectify(site, 6.0),
     "RESHAPE": _reshape,
     "SOFTMAX": _through_float(_softmax),
     "SQUEEZE": _reshape,

@@ -39,6 +39,8 @@ _SAME_GRID_OPS = {
     "MAX_POOL_2D",
     "PAD",
     "REDUCE_MAX",
+    "RELU",
+    "RELU6",
     "RESHAPE",
     "SQUEEZE",
     "STRIDED_SLICE",

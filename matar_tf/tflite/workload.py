@@ -25,6 +25,8 @@ _KINDS = {
     "PAD": OpKind.PAD,
     "QUANTIZE": OpKind.ACTIVATION,
     "REDUCE_MAX": OpKind.MAX_POOL,
+    "RELU": OpKind.ACTIVATION,
+    "RELU6": OpKind.ACTIVATION,
     "RESHAPE": OpKind.RESHAPE,
     "SOFTMAX": OpKind.SOFTMAX,
     "SQUEEZE": OpKind.RESHAPE,
