@@ -29,7 +29,6 @@ from matar_tf.tflite.evaluate import (
     cross_entropy,
     ends_in_softmax,
     get_metrics,
-    measure_latency_ms,
     negative_log_likelihood,
     own_metric_digests,
     top_k_accuracy,
@@ -415,13 +414,3 @@ class TestData:
             with pytest.raises(DataError, match="one row of outputs per sample"):
                 check_labels(DATA, shape)
         check_labels(DATA, (10,))
-
-
-class TestLatency:
-    def test_is_positive_and_the_median_of_the_runs(self, monkeypatch):
-        artifact = digits_artifact()
-        runner = Runner(ModelBuilder(artifact).build(artifact.space.named("w8a8")))
-        assert 0 < measure_latency_ms(runner, num_runs=5) < 1e3
-        ticks = iter([0.0, 1.0, 10.0, 15.0, 20.0, 22.0])
-        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
-        assert measure_latency_ms(runner, num_runs=3) == 2000.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from matar_tf.tflite.latency import (
     Latency,
     LatencyCache,
     measure_latencies,
+    measure_latency_ms,
     profile_operators,
 )
+from matar_tf.tflite.runtime import Runner
 from tools import benchmark_host
 
 
@@ -54,6 +57,15 @@ class TestMeasureLatencies:
     def test_a_file_that_is_none_is_refused(self):
         with pytest.raises(ExportError, match="refuses the model"):
             measure_latencies([b"no model"])
+
+
+class TestMeasureLatencyMs:
+    def test_is_positive_and_the_median_of_the_runs(self, content, monkeypatch):
+        runner = Runner(content)
+        assert 0 < measure_latency_ms(runner, num_runs=5) < 1e3
+        ticks = iter([0.0, 1.0, 10.0, 15.0, 20.0, 22.0])
+        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
+        assert measure_latency_ms(runner, num_runs=3) == 2000.0
 
 
 class TestProfileOperators:

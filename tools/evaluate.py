@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
         compute_metrics,
         ends_in_softmax,
         get_metrics,
-        measure_latency_ms,
     )
+    from matar_tf.tflite.latency import measure_latency_ms
     from matar_tf.tflite.runtime import Runner
 
     path = Path(_MODEL.value)

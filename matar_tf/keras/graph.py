@@ -208,21 +208,30 @@ def track_inner_weights(wrapper: Any) -> None:
     )
 
 
-def honour_freezing(wrapper_kind: Any) -> None:
+def honour_freezing(wrapper_kind: Any, config_kind: Any) -> None:
     """Lets tfmot's wrapper have no trainable weights while it is frozen, as in Keras.
 
     tfmot 0.8.1 lists them all the same, so that training moves them, and the inner
     layer's once more with those that are not trained, so that HDF5 files have them
     twice. The order of all weights is the same, frozen or not.
+
+    Args:
+      wrapper_kind: The wrapper, whose properties are replaced.
+      config_kind: Kind of config of the layers that this holds for; others stay as
+        tfmot has them.
     """
     trained = wrapper_kind.trainable_weights.fget
     others = wrapper_kind.non_trainable_weights.fget
 
+    def is_frozen(wrapper: Any) -> bool:
+        config = getattr(wrapper, "quantize_config", None)
+        return isinstance(config, config_kind) and not wrapper.trainable
+
     def trainable_weights(wrapper: Any) -> list[Any]:
-        return trained(wrapper) if wrapper.trainable else []
+        return [] if is_frozen(wrapper) else trained(wrapper)
 
     def non_trainable_weights(wrapper: Any) -> list[Any]:
-        frozen = [] if wrapper.trainable else trained(wrapper)
+        frozen = trained(wrapper) if is_frozen(wrapper) else []
         return wrapper._dedup_weights([*frozen, *others(wrapper)])
 
     wrapper_kind.trainable_weights = property(trainable_weights)

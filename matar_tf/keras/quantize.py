@@ -382,7 +382,8 @@ def _register_tfmot_objects() -> None:
     """Lets Keras load tfmot's wrapper without a ``quantize_scope``, and freeze it."""
     for objects in _tfmot.quantize_scope().custom_objects:
         keras.utils.get_custom_objects().update(objects)
-    graph.honour_freezing(keras.utils.get_custom_objects()["QuantizeWrapperV2"])
+    wrapper = keras.utils.get_custom_objects()["QuantizeWrapperV2"]
+    graph.honour_freezing(wrapper, MatarQuantizeConfig)
     # HDF5 files name the layer inside a wrapper without its package.
     for kind in (InputQuantize, MultiBitBatchNormalization):
         keras.utils.get_custom_objects()[kind.__name__] = kind

@@ -12,10 +12,8 @@ import math
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,7 +46,6 @@ __all__ = [
     "ends_in_softmax",
     "evaluate_file",
     "get_metrics",
-    "measure_latency_ms",
     "negative_log_likelihood",
     "own_metric_digests",
     "top_k_accuracy",
@@ -362,23 +359,6 @@ class ParallelEvaluator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def measure_latency_ms(runner: Runner, *, num_runs: int = 50) -> float:
-    """Returns the median milliseconds of one inference of one sample.
-
-    Args:
-      runner: A model in its runtime; the first inference does not count.
-      num_runs: Number of inferences, at least 1.
-    """
-    sample = np.zeros((1, *runner.input_shape), np.float32)
-    runner.predict(sample)
-    times: list[float] = []
-    for _ in range(num_runs):
-        start = time.perf_counter()
-        runner.predict(sample)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1e3
 
 
 _WORKER: dict[str, Any] = {}

@@ -25,13 +25,14 @@ from matar_tf.errors import ExportError
 from matar_tf.files import write_atomically
 from matar_tf.json_reader import json_text
 from matar_tf.tflite._schema import load_model, op_name, write_model
-from matar_tf.tflite.runtime import make_interpreter
+from matar_tf.tflite.runtime import Runner, make_interpreter
 
 __all__ = [
     "Latency",
     "LatencyCache",
     "OperatorLatency",
     "measure_latencies",
+    "measure_latency_ms",
     "profile_operators",
 ]
 
@@ -180,6 +181,23 @@ def measure_latencies(
         )
         for spent in times
     ]
+
+
+def measure_latency_ms(runner: Runner, *, num_runs: int = 50) -> float:
+    """Returns the median milliseconds of one inference of one sample.
+
+    Args:
+      runner: A model in its runtime; the first inference does not count.
+      num_runs: Number of inferences, at least 1.
+    """
+    sample = np.zeros((1, *runner.input_shape), np.float32)
+    runner.predict(sample)
+    times: list[float] = []
+    for _ in range(num_runs):
+        start = time.perf_counter()
+        runner.predict(sample)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
 
 
 def profile_operators(
