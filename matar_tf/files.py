@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -13,6 +14,7 @@ from typing import Final
 
 __all__ = ["new_folder", "remove_leftovers", "write_atomically"]
 
+_DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # name no file
 _NUM_RANDOM: Final = 8  # bytes in a temporary name
 
 
@@ -38,23 +40,32 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     If the block fails, the folder is removed and `path` stays as it was.
     """
+    path = path.resolve()  # a link stays one
     temporary = _beside(path)
-    former = _beside(path)
     with _naming(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
             yield temporary
-            if path.is_dir():
-                path.replace(former)
-            temporary.replace(path)
+            _put_in_place(temporary, path)
         except BaseException:
-            if former.is_dir() and not path.exists():
-                former.replace(path)
-            raise
-        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(former, ignore_errors=True)
+            raise
+
+
+def _put_in_place(folder: Path, path: Path) -> None:
+    """Renames a folder; one that is there is removed once that is done."""
+    if not path.is_dir():
+        folder.replace(path)
+        return
+    former = _beside(path)
+    path.replace(former)
+    try:
+        folder.replace(path)
+    except BaseException:
+        former.replace(path)
+        raise
+    shutil.rmtree(former)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -75,9 +86,11 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = "" if error.filename is None else str(error.filename)
-        if error.errno is None or (named and str(temporary) not in named):
+        is_ours = named.startswith(str(temporary))
+        if not is_ours and (named or error.errno not in _DISK_ERRORS):
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        meant = str(path) + named.removeprefix(str(temporary))
+        raise OSError(error.errno, error.strerror, meant) from error
 
 
 def _beside(path: Path) -> Path:

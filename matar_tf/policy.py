@@ -239,13 +239,15 @@ class PolicySpace:
         """Returns the names of the uniform policies, widest first.
 
         Where no entry has a choice, its one width beside the usual 8 bits of the first
-        and last layer counts; with several of them, no policy is uniform.
+        and last layer counts; several of them count as 8 bits beside a choice on the
+        other side, and without any choice no policy is uniform.
 
         Args:
           mixed: Whether weights and activations may differ (``w4a8``).
         """
-        weight_bits = _common_widths(self.weights.values())
-        activation_bits = _common_widths(self.activations.values())
+        otherwise = (MAX_BITS,) if self.num_policies > 1 else ()
+        weight_bits = _common_widths(self.weights.values(), otherwise)
+        activation_bits = _common_widths(self.activations.values(), otherwise)
         return tuple(
             f"w{weights}a{activations}"
             for weights in reversed(weight_bits)
@@ -355,18 +357,20 @@ def _uniform(
     return chosen
 
 
-def _common_widths(choices: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+def _common_widths(
+    choices: Iterable[tuple[int, ...]], otherwise: tuple[int, ...]
+) -> tuple[int, ...]:
     """Returns the widths that all entries with a choice have.
 
     Without any choice, the one width beside the usual 8 bits of the first and last
-    layer; none if there are several.
+    layer; `otherwise` if there are several.
     """
     every = list(choices)
     free = [set(widths) for widths in every if len(widths) > 1]
     if free:
         return tuple(sorted(set[int].intersection(*free)))
     fixed = {widths[0] for widths in every} - {MAX_BITS} or {MAX_BITS}
-    return tuple(fixed) if len(fixed) == 1 else ()
+    return tuple(fixed) if len(fixed) == 1 else otherwise
 
 
 def _read_entries(value: object, what: str) -> tuple[object, object]:

@@ -31,6 +31,13 @@ class TestUniformNames:
         assert SPACE.uniform_names() == ("w8a8", "w2a2")
         assert SPACE.uniform_names(mixed=True)[:3] == ("w8a8", "w8a3", "w8a2")
 
+    def test_fixed_weights_of_several_widths_count_as_8_beside_a_choice(self) -> None:
+        space = PolicySpace(
+            weights={"first": (4,), "second": (2,)}, activations={"relu": (4, 8)}
+        )
+        assert space.uniform_names(mixed=True) == ("w8a8", "w8a4")
+        assert dict(space.named("w8a4").weights) == {"first": 4, "second": 2}
+
     @pytest.mark.parametrize(
         ("widths", "names"),
         [((8, 8), ("w8a8",)), ((8, 2), ("w2a8",)), ((2, 2), ("w2a8",)), ((2, 4), ())],

@@ -14,6 +14,7 @@ from matar_tf.tflite._schema import load_model, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.profiles import PROFILES, largest_count
 from matar_tf.tflite.runtime import Runner
+from matar_tf.tflite.simulator import simulate
 
 L = keras.layers
 CHANNEL, BIAS = 2, 0.5
@@ -118,6 +119,26 @@ def test_an_output_that_is_far_too_fine_is_refused() -> None:
                 builder.build(policy)
         else:
             Runner(builder.build(policy)).predict(SAMPLES)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1e-20, -1e-30, 1e-34, 1e-42])
+@pytest.mark.parametrize("gamma", [0.0, 1e-30, 1e-37, 1e-42])
+def test_numbers_that_float32_flushes_to_zero(gamma: float, beta: float) -> None:
+    network = net(with_norm=True, size=gamma)
+    norm = network.get_layer("norm")
+    weights = norm.get_weights()
+    weights[1][CHANNEL] = beta
+    norm.set_weights(weights)
+    model = quantize_model(network)
+    calibrate(model, SAMPLES)
+    artifact = package(model, include_network=False)
+    for name in ("w8a8", "w3a3"):
+        policy = artifact.space.named(name)
+        set_policy(model, policy)
+        content = ModelBuilder(artifact).build(policy)
+        found = Runner(content).predict(SAMPLES)
+        np.testing.assert_array_equal(found, model.predict(SAMPLES, verbose=0))
+        np.testing.assert_array_equal(found, simulate(content, SAMPLES))
 
 
 def _bias(content: bytes) -> float:

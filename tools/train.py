@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
         raise MatarError("Expected --reuse or --overwrite, got both; choose one.")
     if _REUSE.value and output.exists():
         read_artifact(output)
-        print(f"Reusing the artifact in {output}; pass --overwrite to train again.")
+        print(f"Reusing the artifact in {output}; --overwrite instead trains again.")
         return 0
     check_free(output, overwrite=_OVERWRITE.value)
     if _SAVE_FLOAT.value:

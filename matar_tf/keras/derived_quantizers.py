@@ -14,7 +14,7 @@ from matar_tf.keras.quantizers import ActivationQuantizer
 from matar_tf.keras.tracing import active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
-from matar_tf.tflite.profiles import largest_count
+from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count
 
 __all__ = [
     "BiasQuantizer",
@@ -257,8 +257,9 @@ def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
     # In the order in which `matar_tf.tflite.build` does the same.
     step, input_step = tf.reshape(kernel.step(), (-1,)), source.step()
     least = tf.abs(offset) / input_step / tf.gather(tf.constant(largest), kernel.row)
+    least = tf.where(input_step * least < SMALLEST_UNIT, 0.0, least)
     scaled = step * scale
-    passes = (scale > 0.0) & (scaled >= least)
+    passes = (scaled >= least) & (input_step * scaled >= SMALLEST_UNIT)
     finest = tf.where(least > 0.0, least, step)
     grid = input_step * tf.where(passes, scaled, finest)
     snapped = tf.floor(offset / grid + 0.5) * grid

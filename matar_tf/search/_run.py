@@ -126,7 +126,8 @@ def search(
         except KeyboardInterrupt:  # also while the front is picked
             if not ledger.entries:
                 raise
-            diary.close_generation()
+            if diary.is_behind:
+                diary.close_generation()
             return found(StopReason.INTERRUPTED)
 
 
@@ -168,6 +169,12 @@ class _Diary:
         self._rows: list[tuple[int, int, list[Values]]] = []
         self._best_front: list[Values] = []
         self.num_idle = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the ledger has learned something since a generation was closed."""
+        now = self._ledger.num_known, len(self._ledger.entries)
+        return now != (self._num_known, self._num_seen)
 
     def close_generation(self) -> None:
         """Takes in what the ledger has learned since the last call."""

@@ -33,6 +33,7 @@ from matar_tf.tflite._schema import (
 )
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
+    SMALLEST_UNIT,
     Kernel,
     Storage,
     get_profile,
@@ -285,8 +286,9 @@ def _passing(
     least = np.zeros_like(step)
     if offset is not None:
         least = np.abs(offset) / input_scale / np.float32(largest_count(bits))
+        least = np.where(input_scale * least < SMALLEST_UNIT, np.float32(0), least)
     scale = (step * factor).astype(np.float32)
-    passes = (factor > 0) & (scale >= least)
+    passes = (scale >= least) & (input_scale * scale >= SMALLEST_UNIT)
     return passes, np.where(passes, scale, np.where(least > 0, least, step))
 
 

@@ -35,8 +35,16 @@ def encode_metadata(document: Mapping[str, Any]) -> bytes:
 
     With these its length does not depend on fractions: the size of a file is known
     before anything is measured of it.
+
+    Raises:
+      ExportError: If JSON has no form for it.
     """
-    text = json.dumps(document, sort_keys=True, allow_nan=False)
+    try:
+        text = json.dumps(document, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"Expected metadata that JSON can hold, got {document!r}: {error}."
+        ) from error
     return (text + " " * _num_spaces(document)).encode()
 
 

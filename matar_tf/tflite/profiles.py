@@ -28,6 +28,7 @@ from matar_tf.tflite._schema import (
 __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
+    "SMALLEST_UNIT",
     "Kernel",
     "Profile",
     "Storage",
@@ -41,6 +42,8 @@ __all__ = [
 DEFAULT_PROFILE: Final = "int8"
 _INT8_MAX = 127
 _INT4_MAX = 7
+# Of an accumulator: with smaller ones float32 loses digits, or flushes to zero.
+SMALLEST_UNIT: Final = np.float32(1e-30)
 _MAX_BIAS = 2**30  # as stored; half of int32 is left to the sum of products
 _TYPES: Final = {
     8: schema.TensorType.INT8,
