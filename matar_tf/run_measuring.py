@@ -12,7 +12,7 @@ from matar_tf.data import Data
 from matar_tf.holdout import report_on
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult
-from matar_tf.run_settings import RUNTIME, RunSettings, versions
+from matar_tf.run_settings import RunSettings, versions
 from matar_tf.search import EvaluationStore
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
@@ -21,6 +21,7 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.ray_evaluate import RayEvaluator
+from matar_tf.tflite.runtime import LITERT_PACKAGE
 
 __all__ = [
     "Executor",
@@ -60,7 +61,7 @@ def provenance_of(artifact: Artifact, data: Data, settings: RunSettings) -> Prov
     found = versions()
     # Metrics belong to the samples, to the kernels that computed them, where a user
     # wrote the functions, to these, and where not all profiles agree, to that one.
-    measured_by = [data.digest(), RUNTIME, found[RUNTIME]]
+    measured_by = [data.digest(), LITERT_PACKAGE, found[LITERT_PACKAGE]]
     measured_by += own_metric_digests(settings.metrics)
     if settings.inexact_profile is not None:
         measured_by.append(settings.inexact_profile)

@@ -15,14 +15,15 @@ from matar_tf.policy import Policy
 from matar_tf.search import SearchOptions
 from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
+from matar_tf.tflite.runtime import LITERT_PACKAGE
 
-__all__ = ["EXECUTORS", "RUNTIME", "RunSettings", "versions"]
+__all__ = ["EXECUTORS", "RunSettings", "now", "versions"]
 
 EXECUTORS: Final = ("local", "ray")
-RUNTIME: Final = "ai-edge-litert"  # measures policies
 
 
-def _now() -> str:
+def now() -> str:
+    """Returns the present time in UTC, ISO 8601, seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -64,7 +65,7 @@ class RunSettings:
     ray_address: str | None = None
     store: Path | None = None
     command: str = ""
-    created: str = field(default_factory=_now)
+    created: str = field(default_factory=now)
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -120,7 +121,7 @@ class RunSettings:
 
 def versions() -> dict[str, str]:
     """Returns the versions of what decides a search, for the record."""
-    names = ("matar_tf", "numpy", "deap", RUNTIME)
+    names = ("matar_tf", "numpy", "deap", LITERT_PACKAGE)
     found = {"python": sys.version.split()[0]}
     for name in names:
         try:

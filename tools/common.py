@@ -6,7 +6,6 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ __all__ = [
     "check_flags_only",
     "command_line",
     "float_network",
-    "now",
     "read_policy",
     "reports_errors",
     "run",
@@ -182,8 +180,3 @@ def run(main: Callable[[Sequence[str]], int]) -> None:
 def command_line() -> str:
     """Returns how this program was started, for the record."""
     return shlex.join(["python", *sys.argv])
-
-
-def now() -> str:
-    """Returns the present time in UTC, ISO 8601, seconds."""
-    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()

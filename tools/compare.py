@@ -22,7 +22,7 @@ if __name__ == "__main__":
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
     from matar_tf.data import Data
-    from matar_tf.policy import Policy
+    from matar_tf.policy import Policy, PolicySpace
 
 from tools.common import check_flags_only, reports_errors, run
 
@@ -120,19 +120,22 @@ def _minus(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
+def _named_policies(space: PolicySpace) -> dict[str, Policy]:
+    """Returns the policies with a row of their own; of one policy, that one."""
+    if space.num_policies == 1:
+        return {
+            "".join(space.uniform_names(mixed=True)) or "its one policy": space.widest()
+        }
+    names = space.uniform_names()
+    return {name: space.named(name) for name in _UNIFORM if name in names}
+
+
 def _uniform_rows(
     artifact: Artifact, dedicated: Sequence[Artifact], data: Data
 ) -> list[Row]:
     from matar_tf.errors import PolicyError
 
-    policies = {
-        name: artifact.space.named(name)
-        for name in _UNIFORM
-        if name in artifact.space.uniform_names()
-    }
-    if artifact.space.num_policies == 1:
-        names = artifact.space.uniform_names(mixed=True)
-        policies = {"".join(names) or "its one policy": artifact.space.widest()}
+    policies = _named_policies(artifact.space)
     alone: dict[Policy, float] = {}
     for number, one in enumerate(dedicated):
         if one.space.num_policies != 1:

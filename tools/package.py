@@ -11,7 +11,7 @@ from absl import flags
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools.common import check_flags_only, command_line, now, reports_errors, run
+from tools.common import check_flags_only, command_line, reports_errors, run
 
 _MODEL = flags.DEFINE_string("model", None, "Path of the saved model.")
 _OUTPUT = flags.DEFINE_string("output", None, "Artifact to write.")
@@ -25,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import check_free, write_artifact
     from matar_tf.errors import ModelError
+    from matar_tf.run_settings import now
 
     check_free(_OUTPUT.value, overwrite=_OVERWRITE.value)
     if not Path(_MODEL.value).exists():

@@ -21,7 +21,6 @@ from tools.common import (
     check_flags_only,
     command_line,
     float_network,
-    now,
     read_policy,
     reports_errors,
     run,
@@ -66,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import check_free, read_artifact, write_artifact
     from matar_tf.errors import MatarError
+    from matar_tf.run_settings import now
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)

@@ -25,7 +25,7 @@ from matar_tf.errors import ExportError
 from matar_tf.files import write_atomically
 from matar_tf.json_reader import json_text
 from matar_tf.tflite._schema import load_model, op_name, write_model
-from matar_tf.tflite.runtime import Runner, make_interpreter
+from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 
 __all__ = [
     "Latency",
@@ -38,7 +38,6 @@ __all__ = [
 
 _SCHEMA_VERSION: Final = 1
 _NUM_WARM_UPS: Final = 3
-_RUNTIME: Final = "ai-edge-litert"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +89,7 @@ class LatencyCache:
         self._machine = [
             platform.node(),
             platform.machine(),
-            f"{_RUNTIME} {importlib.metadata.version(_RUNTIME)}",
+            f"{LITERT_PACKAGE} {importlib.metadata.version(LITERT_PACKAGE)}",
         ]
 
     def measure(

@@ -11,8 +11,9 @@ import numpy as np
 
 from matar_tf.errors import DataError, ExportError, did_you_mean
 
-__all__ = ["RUNTIMES", "Runner", "make_interpreter"]
+__all__ = ["LITERT_PACKAGE", "RUNTIMES", "Runner", "make_interpreter"]
 
+LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
     "tensorflow": "tensorflow",
