@@ -333,6 +333,17 @@ if __name__ == "__main__":
 """
 
 
+# A script without the guard that starting processes needs, with more to send to each
+# than a pipe holds.
+UNGUARDED = """
+from functools import partial
+from matar_tf.tflite.evaluate import ParallelEvaluator
+
+with ParallelEvaluator(partial(dict, samples=bytes(1_000_000)), 2) as evaluate:
+    list(evaluate([1, 2]))
+"""
+
+
 class TestParallelEvaluator:
     @pytest.mark.slow
     def test_two_processes_give_what_one_gives(self):
@@ -360,6 +371,20 @@ class TestParallelEvaluator:
             pytest.raises(MatarError, match="fewer jobs"),
         ):
             list(evaluate(some_policies()))
+
+    def test_a_process_that_cannot_start_is_an_error(self, tmp_path):
+        script = tmp_path / "script.py"
+        script.write_text(UNGUARDED)
+        root = str(Path(__file__).parent.parent)
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, "PYTHONPATH": root},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert "a script needs 'if __name__" in done.stderr
 
     @pytest.mark.parametrize("num_jobs", [0, -1])
     def test_refuses_no_processes(self, num_jobs):

@@ -11,12 +11,14 @@ import hashlib
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Final
 
@@ -314,17 +316,7 @@ class ParallelEvaluator:
         if num_jobs < 1:
             raise MatarError(f"Expected at least one process, got num_jobs={num_jobs}.")
         self._evaluator = make_evaluator() if num_jobs == 1 else None
-        self._pool = (
-            None
-            if num_jobs == 1
-            else ProcessPoolExecutor(
-                num_jobs,
-                # A forked interpreter would share the threads of this process.
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=_start_worker,
-                initargs=(make_evaluator,),
-            )
-        )
+        self._pool = None if num_jobs == 1 else _start_pool(make_evaluator, num_jobs)
 
     def __call__(
         self, policies: Iterable[Policy]
@@ -361,15 +353,32 @@ class ParallelEvaluator:
         self.close()
 
 
+def _start_pool(
+    make_evaluator: Callable[[], PolicyEvaluator], num_jobs: int
+) -> ProcessPoolExecutor:
+    # A forked interpreter would share the threads of this process.
+    context = multiprocessing.get_context("spawn")
+    # Not as an argument: a process that dies before it has read a large one is waited
+    # for without end (CPython 3.11 holds the reading end of the pipe, too).
+    pickled = pickle.dumps(make_evaluator)
+    makers: Queue[bytes] = context.Queue()
+    makers.cancel_join_thread()
+    for _ in range(num_jobs):
+        makers.put(pickled)
+    return ProcessPoolExecutor(
+        num_jobs, mp_context=context, initializer=_start_worker, initargs=(makers,)
+    )
+
+
 _WORKER: dict[str, Any] = {}
 
 
-def _start_worker(make_evaluator: Callable[[], PolicyEvaluator]) -> None:
+def _start_worker(makers: Queue[bytes]) -> None:
     # An interrupt from the terminal is for the parent, which then ends the pool; a
     # parent that was killed cannot, and would leave its processes behind.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _WORKER["evaluator"] = make_evaluator()
+    _WORKER["evaluator"] = pickle.loads(makers.get())()
 
 
 def _end_with_parent() -> None:
