@@ -15,7 +15,7 @@ from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
 from matar_tf.report.columns import CostKind
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
-from matar_tf.targets import TableCompute, Target, VelaBackend, check_policy
+from matar_tf.targets import PolicyChecker, TableCompute, Target, VelaBackend
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
@@ -115,8 +115,9 @@ def cost_matrix(
     entries: list[MatrixEntry] = []
     for target in targets:
         costs = PolicyCosts(artifact, target, builder)
+        check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
-            found = check_policy(artifact.workload, policy, target)
+            found = check(policy)
             entries.append(
                 MatrixEntry(
                     policy=name,

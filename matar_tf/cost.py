@@ -24,7 +24,6 @@ from matar_tf.targets.memory import (
     Liveness,
     check_entries,
     layer_weight_bytes,
-    stored_bits,
     tensor_bits,
 )
 from matar_tf.targets.roofline import Bound, energy_pj, terms_of
@@ -151,7 +150,7 @@ class CostModel:
             for layer in workload.layers
         )
         self._batch_size = batch_size
-        self._liveness = Liveness(workload)
+        self._liveness = Liveness(workload, target.storage)
         self._num_weight_elems = sum(layer.weight_elems for layer in workload.layers)
         self._elems = {name: item.elems for name, item in workload.tensors.items()}
         self._num_activation_elems = sum(self._elems.values())
@@ -172,12 +171,9 @@ class CostModel:
             for model in self._layers
         )
         weight_bytes = sum(layer.weight_bytes for layer in layers)
+        peak_bytes = self._liveness.peak_bytes([*bits.values()])
         network_cycles = self._network_cycles(weight_bytes)
         cycles = sum(layer.cycles for layer in layers) + network_cycles
-        sizes = {
-            name: stored_bits(width, self.target.storage)
-            for name, width in bits.items()
-        }
         return Cost(
             macs=sum(layer.macs for layer in layers),
             bops=sum(layer.bops for layer in layers),
@@ -188,7 +184,7 @@ class CostModel:
                 _sum_or_none([layer.energy_pj for layer in layers]), network_cycles
             ),
             weight_bytes=weight_bytes,
-            peak_activation_bytes=self._batch_size * self._liveness.peak_bytes(sizes),
+            peak_activation_bytes=self._batch_size * peak_bytes,
             mean_weight_bits=self.mean_weight_bits(policy),
             mean_activation_bits=self.mean_activation_bits(policy),
             layers=layers,

@@ -14,7 +14,7 @@ from matar_tf.report.columns import is_taken
 from matar_tf.run_folder import check_folder_names, export_metadata
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
-from matar_tf.targets import Target, check_policy, legal_pairs, legal_space
+from matar_tf.targets import PolicyChecker, Target, legal_pairs, legal_space
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import get_metrics
 from matar_tf.tflite.file_size import FileSizes
@@ -54,11 +54,12 @@ def run_problems(
         sizes = _file_sizes(artifact, target.name, settings, metric_names, num_samples)
         costs = PolicyCosts(artifact, target, file_size=sizes)
         legal = legal_space(space, artifact.workload, target)
+        check = PolicyChecker(artifact.workload, target)
         problem = SearchProblem(
             target=target.name,
             space=legal,
             costs=costs,
-            violations=functools.partial(_violations, artifact, target),
+            violations=functools.partial(_violations, check),
             pairs=artifact.workload.entry_pairs(),
             legal_pairs=legal_pairs(legal, artifact.workload, target),
             seeds=settings.starts,
@@ -116,6 +117,5 @@ def of_target(target: Target, error: MatarError) -> str:
     return text if repr(target.name) in text else f"Target {target.name!r}: {text}"
 
 
-def _violations(artifact: Artifact, target: Target, policy: Policy) -> tuple[str, ...]:
-    found = check_policy(artifact.workload, policy, target)
-    return tuple(violation.message for violation in found)
+def _violations(check: PolicyChecker, policy: Policy) -> tuple[str, ...]:
+    return tuple(violation.message for violation in check(policy))

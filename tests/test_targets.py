@@ -23,9 +23,9 @@ from matar_tf.targets import (
 )
 from matar_tf.targets.memory import (
     Liveness,
+    layer_weight_bytes,
     packed_bytes,
     tensor_bits,
-    weight_bytes,
 )
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
@@ -725,8 +725,10 @@ class TestMemory:
         assert packed_bytes(num_elems, num_bits) == num_bytes
 
     def test_weight_bytes_count_kernel_bias_and_scales(self):
-        policy = conv_tail_policy(weights=3)
-        assert weight_bytes(conv_tail_workload(), policy) == 108 + 32 + 32
+        workload = conv_tail_workload()
+        conv, softmax = workload.layers
+        assert layer_weight_bytes(conv, workload, 3) == 108 + 32 + 32
+        assert layer_weight_bytes(softmax, workload, None) == 0
 
     def test_peak_of_a_chain(self):
         workload = conv_tail_workload()
@@ -734,7 +736,7 @@ class TestMemory:
         # conv: 256 + 512 bytes; softmax: 512 + 512 * scores / 8.
         for scores, peak in ((2, 768), (4, 768), (5, 832), (8, 1024)):
             bits = tensor_bits(workload, conv_tail_policy(scores=scores))
-            assert liveness.peak_bytes(bits) == peak
+            assert liveness.peak_bytes([*bits.values()]) == peak
 
 
 TABLE_HEADER = "layer,weight_bits,activation_bits,value,unit\n"

@@ -21,7 +21,13 @@ from matar_tf.search import (
 )
 from matar_tf.search._genome import GenomeCodec
 from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.targets import check_policy, legal_pairs, legal_space, load_target
+from matar_tf.targets import (
+    PolicyChecker,
+    legal_pairs,
+    legal_space,
+    load_target,
+)
+from matar_tf.workload import Workload
 from tools.bars import provenance
 
 __all__ = [
@@ -33,6 +39,7 @@ __all__ = [
     "Measured",
     "front_values",
     "num_follow_up",
+    "target_problem",
 ]
 
 TARGETS: Final = ("bismo_ultra96", "bitfusion_16x32", "mpic")
@@ -83,6 +90,27 @@ class Measured:
         )
 
 
+def target_problem(
+    workload: Workload, space: PolicySpace, target_name: str
+) -> SearchProblem:
+    """Returns what is searched for a target, on its legal part of a space."""
+    target = load_target(target_name)
+    check = PolicyChecker(workload, target)
+
+    def violations(policy: Policy) -> tuple[str, ...]:
+        return tuple(one.message for one in check(policy))
+
+    legal = legal_space(space, workload, target)
+    return SearchProblem(
+        target=target.name,
+        space=legal,
+        costs=CostModel(workload, target).totals,
+        violations=violations,
+        pairs=workload.entry_pairs(),
+        legal_pairs=legal_pairs(legal, workload, target),
+    )
+
+
 class Bench:
     """Searches of one network.
 
@@ -101,23 +129,7 @@ class Bench:
 
     def problem(self, target_name: str, space: PolicySpace) -> SearchProblem:
         """Returns what is searched for a target, on its legal part of a space."""
-        target = load_target(target_name)
-        workload = self.artifact.workload
-        model = CostModel(workload, target)
-
-        def violations(policy: Policy) -> tuple[str, ...]:
-            found = check_policy(workload, policy, target)
-            return tuple(one.message for one in found)
-
-        legal = legal_space(space, workload, target)
-        return SearchProblem(
-            target=target.name,
-            space=legal,
-            costs=model.totals,
-            violations=violations,
-            pairs=workload.entry_pairs(),
-            legal_pairs=legal_pairs(legal, workload, target),
-        )
+        return target_problem(self.artifact.workload, space, target_name)
 
     def search(
         self,

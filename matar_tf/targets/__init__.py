@@ -9,7 +9,12 @@ of them may stand together.
 from __future__ import annotations
 
 from matar_tf.targets._compute import TableCompute
-from matar_tf.targets._constraints import CONSTRAINTS, Violation, check_policy
+from matar_tf.targets._constraints import (
+    CONSTRAINTS,
+    PolicyChecker,
+    Violation,
+    check_policy,
+)
 from matar_tf.targets._fields import MULTIPLY_KINDS
 from matar_tf.targets._legal_space import legal_pairs, legal_space
 from matar_tf.targets._loader import list_targets, load_target
@@ -22,6 +27,7 @@ __all__ = [
     "CONSTRAINTS",
     "MULTIPLY_KINDS",
     "LitertBackend",
+    "PolicyChecker",
     "TableCompute",
     "Target",
     "VelaBackend",

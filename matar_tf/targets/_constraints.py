@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
-from matar_tf.policy import Policy
+from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.targets._compute import TableCompute
-from matar_tf.targets._sections import ArrayOps
+from matar_tf.targets._sections import ArrayOps, Memory
 from matar_tf.targets._target import Target
 from matar_tf.targets.demand import layer_shape
-from matar_tf.targets.memory import (
-    Liveness,
-    check_entries,
-    stored_bits,
-    tensor_bits,
-    weight_bytes,
-)
+from matar_tf.targets.memory import Liveness, layer_weight_bytes
+from matar_tf.targets.widths import LayerWidths
 from matar_tf.workload import LayerWorkload, OpKind, Workload
 
-__all__ = ["CONSTRAINTS", "Violation", "check_policy", "is_measured", "names_of"]
+__all__ = [
+    "CONSTRAINTS",
+    "PolicyChecker",
+    "Violation",
+    "check_policy",
+    "is_measured",
+    "names_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,13 @@ class _Site:
     output: tuple[str | None, int]
     output_is_read: bool
     names: tuple[str, str]
+
+
+class _Finding(NamedTuple):
+    """What a layer breaks at its widths, and the bytes of its constants."""
+
+    violations: tuple[Violation, ...]
+    weight_bytes: int
 
 
 def constraint_supported_ops(site: _Site, target: Target) -> Iterable[Violation]:
@@ -152,28 +161,16 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
         )
 
 
-def constraint_weight_memory(
-    workload: Workload, policy: Policy, target: Target
-) -> Iterable[Violation]:
+def constraint_weight_memory(num_bytes: int, memory: Memory) -> Iterable[Violation]:
     """Weights, biases and scales must fit into the weight memory."""
-    capacity = target.memory and target.memory.weight_capacity_bytes
-    if capacity:
-        num_bytes = weight_bytes(workload, policy, target.storage)
-        yield from _memory_violation(constraint_weight_memory, num_bytes, capacity)
+    capacity = memory.weight_capacity_bytes
+    yield from _memory_violation(constraint_weight_memory, num_bytes, capacity)
 
 
-def constraint_activation_memory(
-    workload: Workload, policy: Policy, target: Target
-) -> Iterable[Violation]:
+def constraint_activation_memory(num_bytes: int, memory: Memory) -> Iterable[Violation]:
     """Tensors that are alive at one time must fit into the activation memory."""
-    capacity = target.memory and target.memory.activation_capacity_bytes
-    if capacity:
-        bits = {
-            name: stored_bits(width, target.storage)
-            for name, width in tensor_bits(workload, policy).items()
-        }
-        num_bytes = Liveness(workload).peak_bytes(bits)
-        yield from _memory_violation(constraint_activation_memory, num_bytes, capacity)
+    capacity = memory.activation_capacity_bytes
+    yield from _memory_violation(constraint_activation_memory, num_bytes, capacity)
 
 
 _LAYER_CONSTRAINTS: Final = (
@@ -184,45 +181,99 @@ _LAYER_CONSTRAINTS: Final = (
     constraint_bit_pairs,
     constraint_latency_table,
 )
-_NETWORK_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
+_MEMORY_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
 
 CONSTRAINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
         function.__name__: (function.__doc__ or "").strip()
-        for function in (*_LAYER_CONSTRAINTS, *_NETWORK_CONSTRAINTS)
+        for function in (*_LAYER_CONSTRAINTS, *_MEMORY_CONSTRAINTS)
     }
 )
+
+
+class PolicyChecker:
+    """Finds the limits of a target that policies of a network break.
+
+    What a layer breaks follows from its widths, and is remembered: a search asks for
+    thousands of policies.
+
+    Args:
+      workload: The network.
+      target: The target.
+
+    Raises:
+      ModelError: If a layer has too many inputs.
+    """
+
+    def __init__(self, workload: Workload, target: Target) -> None:
+        self._workload = workload
+        self._target = target
+        self._widths = LayerWidths(workload)
+        self._liveness = Liveness(workload, target.storage)
+        self._names = [names_of(layer, workload) for layer in workload.layers]
+        self._read = {name for layer in workload.layers for name in layer.inputs}
+        self._known: tuple[dict[int, _Finding], ...] = tuple(
+            {} for _ in workload.layers
+        )
+
+    def __call__(self, policy: Policy) -> tuple[Violation, ...]:
+        """Returns every limit that a policy breaks; none if it may run.
+
+        Raises:
+          PolicyError: If the policy has no entry for a layer or tensor, or an entry
+            that matches nothing.
+        """
+        widths = self._widths.of(policy)
+        keys = self._widths.keys(widths)
+        findings = [
+            known.get(key) or self._find(row, key, policy)
+            for row, (known, key) in enumerate(zip(self._known, keys, strict=True))
+        ]
+        found = [one for finding in findings for one in finding.violations]
+        memory = self._target.memory
+        if memory is not None:
+            weight_bytes = sum(finding.weight_bytes for finding in findings)
+            found += constraint_weight_memory(weight_bytes, memory)
+            peak_bytes = self._liveness.peak_bytes(self._widths.of_tensors(widths))
+            found += constraint_activation_memory(peak_bytes, memory)
+        return tuple(found)
+
+    def _find(self, row: int, key: int, policy: Policy) -> _Finding:
+        """Returns what a layer breaks at widths that are new."""
+        site = self._site(row, policy)
+        found = [
+            one
+            for constraint in _LAYER_CONSTRAINTS
+            for one in constraint(site, self._target)
+        ]
+        num_bytes = layer_weight_bytes(
+            site.layer, self._workload, site.weight_bits, self._target.storage
+        )
+        finding = self._known[row][key] = _Finding(tuple(found), num_bytes)
+        return finding
+
+    def _site(self, row: int, policy: Policy) -> _Site:
+        layer = self._workload.layers[row]
+
+        def operand(name: str) -> tuple[str | None, int]:
+            entry = self._workload.tensors[name].activation
+            return entry, policy.activations[entry] if entry else MAX_BITS
+
+        return _Site(
+            layer=layer,
+            weight_bits=policy.weights[layer.weights] if layer.weights else None,
+            inputs=tuple(operand(name) for name in layer.inputs),
+            output=operand(layer.output),
+            output_is_read=layer.output in self._read,
+            names=self._names[row],
+        )
 
 
 def check_policy(
     workload: Workload, policy: Policy, target: Target
 ) -> tuple[Violation, ...]:
-    """Returns every limit of a target that a policy breaks; none if it may run.
-
-    Raises:
-      PolicyError: If the policy has no entry for a layer or tensor, or an entry that
-        matches nothing.
-    """
-    check_entries(workload, policy.weights, policy.activations, "policy")
-    bits = tensor_bits(workload, policy)
-    read = {name for layer in workload.layers for name in layer.inputs}
-    found: list[Violation] = []
-    for layer in workload.layers:
-        site = _Site(
-            layer=layer,
-            weight_bits=policy.weights[layer.weights] if layer.weights else None,
-            inputs=tuple(
-                (workload.tensors[name].activation, bits[name]) for name in layer.inputs
-            ),
-            output=(workload.tensors[layer.output].activation, bits[layer.output]),
-            output_is_read=layer.output in read,
-            names=names_of(layer, workload),
-        )
-        for constraint in _LAYER_CONSTRAINTS:
-            found.extend(constraint(site, target))
-    for network_constraint in _NETWORK_CONSTRAINTS:
-        found.extend(network_constraint(workload, policy, target))
-    return tuple(found)
+    """Returns every limit of a target that one policy breaks; see `PolicyChecker`."""
+    return PolicyChecker(workload, target)(policy)
 
 
 def names_of(layer: LayerWorkload, workload: Workload) -> tuple[str, str]:
@@ -267,11 +318,11 @@ def _violation(
 
 
 def _memory_violation(
-    constraint: Callable[[Workload, Policy, Target], Iterable[Violation]],
+    constraint: Callable[[int, Memory], Iterable[Violation]],
     num_bytes: int,
-    capacity: int,
+    capacity: int | None,
 ) -> Iterable[Violation]:
-    if num_bytes > capacity:
+    if capacity is not None and num_bytes > capacity:
         yield Violation(
             constraint=constraint.__name__,
             message=f"{CONSTRAINTS[constraint.__name__]} Expected at most {capacity} "

@@ -6,8 +6,11 @@ Counted, not timed: the same figures serve the limits of targets and the cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from matar_tf.errors import PolicyError, did_you_mean
 from matar_tf.policy import MAX_BITS, Policy
@@ -24,7 +27,6 @@ __all__ = [
     "packed_bytes",
     "stored_bits",
     "tensor_bits",
-    "weight_bytes",
 ]
 
 _BIAS_BYTES: Final = 4
@@ -82,25 +84,6 @@ def layer_weight_bytes(
     return kernel + constant_bytes(layer, workload)
 
 
-def weight_bytes(
-    workload: Workload, policy: Policy, storage: Storage | None = None
-) -> int:
-    """Returns the sum of `layer_weight_bytes` over the layers.
-
-    Not counted: the file format, the graph, scales of activations. Two layers that
-    share a weight entry are counted as two kernels.
-    """
-    return sum(
-        layer_weight_bytes(
-            layer,
-            workload,
-            None if layer.weights is None else policy.weights[layer.weights],
-            storage,
-        )
-        for layer in workload.layers
-    )
-
-
 def stored_bits(bits: int, storage: Storage | None) -> int:
     """Returns the width that a tensor of so many bits takes up."""
     return bits if storage is None else storage.tensor_bits
@@ -156,11 +139,16 @@ class Liveness:
     A tensor is alive from the layer that makes it (a network input: from the first
     layer) to the last layer that reads it (a network output: to the last layer).
 
+    Args:
+      workload: The network.
+      storage: How the target stores tensors; None if it packs them.
+
     Attributes:
       live_names: Names of the tensors alive at each layer.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, storage: Storage | None = None) -> None:
+        self._fixed_bits = storage and storage.tensor_bits
         last_step = max(len(workload.layers) - 1, 0)
         first = dict.fromkeys(workload.inputs, 0)
         last = dict.fromkeys(workload.inputs, 0)
@@ -168,23 +156,25 @@ class Liveness:
             first[layer.output] = last[layer.output] = step
             last.update(dict.fromkeys(layer.inputs, step))
         last.update(dict.fromkeys(workload.outputs, last_step))
-        self._elems = {name: item.elems for name, item in workload.tensors.items()}
+        self._elems = np.array([item.elems for item in workload.tensors.values()])
         self.live_names: Final = tuple(
             tuple(name for name in first if first[name] <= step <= last[name])
             for step in range(last_step + 1)
         )
+        self._live = np.array(
+            [[name in live for name in workload.tensors] for live in self.live_names],
+            dtype=np.float64,
+        )
 
-    def peak_bytes(self, bits: Mapping[str, int]) -> int:
+    def peak_bytes(self, bits: npt.ArrayLike) -> int:
         """Returns the largest sum of packed bytes that are alive at one layer.
 
         Not counted: scratch buffers of kernels (im2col, 32-bit sums), and the loss to
         fragmentation.
 
         Args:
-          bits: Width of each tensor.
+          bits: Width of each tensor, ``[num_tensors]``, in the order of the network.
         """
-        sizes = {
-            name: packed_bytes(num_elems, bits[name])
-            for name, num_elems in self._elems.items()
-        }
-        return max(sum(sizes[name] for name in names) for names in self.live_names)
+        # As `packed_bytes`; a product in float64, of integers, is exact and fast.
+        sizes = (self._elems * (self._fixed_bits or np.asarray(bits)) + 7) // 8
+        return int((self._live @ sizes).max())
