@@ -17,8 +17,9 @@ from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
-__all__ = ["EXECUTORS", "RunSettings", "now", "versions"]
+__all__ = ["DEFAULT_FOLLOW_UP_SHARE", "EXECUTORS", "RunSettings", "now", "versions"]
 
+DEFAULT_FOLLOW_UP_SHARE: Final = 0.15
 EXECUTORS: Final = ("local", "ray")
 
 
@@ -55,7 +56,7 @@ class RunSettings:
 
     options: SearchOptions
     metrics: tuple[str, ...] = METRIC_NAMES
-    follow_up_share: float = 1.0
+    follow_up_share: float = DEFAULT_FOLLOW_UP_SHARE
     fixed: tuple[str, ...] = ()
     starts: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     holdout: float = 0.0

@@ -269,7 +269,7 @@ class TestFollowUp:
     ) -> None:
         """The first is the one of 8, 4 and 2 bits, whose policies the other can run."""
         names = ("bismo_ultra96", "bitfusion_16x32")
-        alone, _ = run(tmp_path / "a", *names, options=self.WIDE)
+        alone, _ = run(tmp_path / "a", *names, options=self.WIDE, follow_up_share=1.0)
         shared, first = run(
             tmp_path / "b", *names, options=self.WIDE, follow_up_share=0.2
         )

@@ -511,11 +511,49 @@ class TestResult:
         run(evaluate_many=evaluate_in_turn(counting))
         assert len(counting.policies) == len(set(counting.policies)) == 160
 
-    def test_progress_bar_shows_the_figures(self, capsys):
-        run(progress=True)
+    def test_progress_shows_the_last_generation(self, capsys, tmp_path):
+        with EvaluationStore(tmp_path / "store.sqlite") as store:
+            run(max_evaluations=40, store=store)
+            capsys.readouterr()
+            result = run(store=store, progress=True, max_minutes=10.0)
+        shown = capsys.readouterr().err.rsplit("generation=")[-1].rstrip("]\n")
+        figures = dict(pair.split("=") for pair in f"generation={shown}".split(", "))
+        last = result.history[-1]
+        assert last.num_reused == 40
+        assert figures == {
+            "generation": str(last.generation),
+            "evaluated": str(last.num_evaluated),
+            "reused": str(last.num_reused),
+            "hypervolume": f"{last.hypervolume:.4f}",
+            "best accuracy": f"{last.best_metric:.4f}",
+            "minutes left": figures["minutes left"],
+        }
+        assert 9.0 <= float(figures["minutes left"]) <= 10.0
+
+    def test_progress_counts_before_anything_is_feasible(self, capsys):
+        floor = Limit(name="accuracy", bound=2.0, is_minimum=True)
+        with pytest.raises(SearchError):
+            run(progress=True, limits=(floor,), max_evaluations=30)
         shown = capsys.readouterr().err
-        for word in ("generation=", "evaluated=", "reused=", "accuracy=", "hypervol"):
-            assert word in shown
+        assert "evaluated=30, reused=0]" in shown
+        assert "hypervolume" not in shown
+
+    def test_a_metric_may_be_called_as_what_progress_shows(self, capsys):
+        def evaluate(policy):
+            return {"hypervolume": toy_metrics(policy)["accuracy"], "loss": 0.0}
+
+        problem = toy_problem(metric_names=("hypervolume", "loss"))
+        result = run(
+            problem,
+            evaluate_in_turn(evaluate),
+            objectives=tuple(map(Objective.parse, ("max:hypervolume", "latency_ms"))),
+            max_evaluations=30,
+            progress=True,
+        )
+        best = result.history[-1].best_metric
+        assert f"best hypervolume={best:.4f}" in capsys.readouterr().err
+
+    def test_no_progress_is_silent(self, capsys):
         run(progress=False)
         assert capsys.readouterr().err == ""
 
@@ -678,6 +716,16 @@ class TestLimit:
             ("weight_bytes=40KiB", "weight_bytes", 40_960),
             ("weight_bytes=1.5MB", "weight_bytes", 1_500_000),
             ("peak_bytes=2MiB", "peak_bytes", 2_097_152),
+            ("latency_ms=250us", "latency_ms", 0.25),
+            ("latency_ms=250µs", "latency_ms", 0.25),
+            ("latency_ms=500000ns", "latency_ms", 0.5),
+            ("latency_ms=2.5ms", "latency_ms", 2.5),
+            ("latency_ms=2s", "latency_ms", 2000),
+            ("energy_pj=3pJ", "energy_pj", 3),
+            ("energy_pj=3nJ", "energy_pj", 3e3),
+            ("energy_pj=3uJ", "energy_pj", 3e6),
+            ("energy_pj=3mJ", "energy_pj", 3e9),
+            ("energy_pj=3J", "energy_pj", 3e12),
             ("accuracy=85%", "accuracy", 0.85),
             ("top_5_accuracy = 99.5 %", "top_5_accuracy", 0.995),
             ("accuracy=1", "accuracy", 1),
@@ -696,8 +744,10 @@ class TestLimit:
             ("weight_bytes=0", "finite limit above 0"),
             ("weight_bytes=1e999", "finite limit above 0"),
             ("weight_bytes=40KB", "Unknown unit 'KB'"),
-            ("latency_ms=2KiB", "number without a unit for 'latency_ms'"),
-            ("latency_ms=2%", "number without a unit for 'latency_ms'"),
+            ("latency_ms=2KiB", "Unknown unit 'KiB'"),
+            ("latency_ms=2%", "Unknown unit '%'"),
+            ("energy_pj=2PJ", r"Unknown unit 'PJ' .* Did you mean 'pJ'"),
+            ("cycles=2k", "number without a unit for 'cycles'"),
             ("accuracy=85", r"of 1 at most .* got 'accuracy=85'; write 0\.85 or 85%"),
             (
                 "top_5_accuracy=101%",

@@ -58,7 +58,7 @@ _METRICS = flags.DEFINE_list(
 _MAX = flags.DEFINE_multi_string(
     "max",
     [],
-    "Largest figure of a policy: weight_bytes=40KiB, latency_ms=2.5, loss=1; names "
+    "Largest figure of a policy: weight_bytes=40KiB, latency_ms=250us, loss=1; names "
     "are those of --objectives. With --holdout metrics are bounded on the samples that "
     "are searched, and may miss the bound on those that tables report on.",
 )
@@ -106,7 +106,7 @@ _POPULATION = flags.DEFINE_integer(
 )
 _FOLLOW_UP = flags.DEFINE_float(
     "follow_up_share",
-    1.0,
+    0.15,
     "Share of --max_evaluations that each target after the first may measure anew, "
     "beside what the others know. The first is the one with the fewest policies.",
     lower_bound=0.01,

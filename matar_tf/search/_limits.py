@@ -13,9 +13,14 @@ from matar_tf.metric_names import is_share
 
 __all__ = ["Breach", "Limit", "breach_of"]
 
-_BYTES: Final = {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2}
+# By the end of a figure's name, which says its own unit.
+_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "_bytes": {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2},
+    "_ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3},
+    "_pj": {"pJ": 1, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9, "J": 1e12},
+}
 _TEXT: Final = re.compile(
-    r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-z]*|%)"
+    r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-zµ]*|%)"
 )
 
 
@@ -43,9 +48,10 @@ class Limit:
     def parse(cls, text: str, *, is_minimum: bool = False) -> Limit:
         """Reads ``latency_ms=2.5``, ``accuracy=0.85`` or ``weight_bytes=40KiB``.
 
-        A number stands in the unit of the figure. Costs in bytes also take a unit: B,
-        kB and MB (1,000 and 1,000,000), KiB and MiB (1,024 and 1,048,576). Accuracies
-        also come in percent: ``accuracy=85%``.
+        A number stands in the unit of the figure, or its unit follows: B, kB and MB
+        (1,000 and 1,000,000), KiB and MiB (1,024 and 1,048,576) for bytes, ns, us, ms
+        and s for times, pJ, nJ, uJ, mJ and J for energies. Accuracies also come in
+        percent: ``accuracy=85%``.
 
         Args:
           text: Name and bound.
@@ -75,16 +81,17 @@ class Limit:
             return cls(name=name, bound=share, is_minimum=is_minimum)
         if not unit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
-        if not name.endswith("_bytes"):
+        units = next((_UNITS[end] for end in _UNITS if name.endswith(end)), {})
+        if not units:
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
-                "costs in bytes take one, and accuracies %."
+                "bytes, times, energies and shares take one."
             )
-        if unit not in _BYTES:
+        if unit not in units:
             raise SearchError(
-                f"Unknown unit {unit!r} in {text!r}. {did_you_mean(unit, _BYTES)}"
+                f"Unknown unit {unit!r} in {text!r}. {did_you_mean(unit, units)}"
             )
-        return cls(name=name, bound=number * _BYTES[unit], is_minimum=is_minimum)
+        return cls(name=name, bound=number * units[unit], is_minimum=is_minimum)
 
     def violation(self, figures: Mapping[str, float | None]) -> str | None:
         """Returns a sentence if the figures do not keep to the limit, else None.

@@ -194,17 +194,19 @@ class _Diary:
             self.num_idle = 0
         elif num_new:  # what measures nothing cannot gain anything
             self.num_idle += 1
+        shown: dict[str, object] = {
+            "generation": len(self._rows) - 1,
+            "evaluated": counts[0],
+            "reused": counts[1],
+        }
         if self._front:
             row = self._row(len(self._rows) - 1, self._front)
-            left = (self.deadline - time.monotonic()) / 60.0
-            self._bar.set_postfix(
-                generation=row.generation,
-                evaluated=row.num_evaluated,
-                reused=row.num_reused,
-                hypervolume=f"{row.hypervolume:.4f}",
-                **{self._metric.name: f"{row.best_metric:.4f}"},
-                **({"minutes_left": f"{left:.1f}"} if math.isfinite(left) else {}),
-            )
+            shown["hypervolume"] = f"{row.hypervolume:.4f}"
+            shown[f"best {self._metric.name}"] = f"{row.best_metric:.4f}"
+        left = (self.deadline - time.monotonic()) / 60.0
+        if math.isfinite(left):
+            shown["minutes left"] = f"{left:.1f}"
+        self._bar.set_postfix(shown)
 
     def history(self) -> tuple[Generation, ...]:
         """Returns one row for each generation that had a feasible policy by then."""
