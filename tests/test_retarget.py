@@ -279,6 +279,24 @@ class TestFollowUp:
         assert (first.num_evaluated, first.num_reused) == (60, 0)
         assert (shared.num_evaluated, shared.num_reused) == (12, 60)
 
+    def test_a_later_run_that_names_earlier_targets_is_taught(
+        self, tmp_path: Path
+    ) -> None:
+        """Their searches are replayed from the store, by default as all follow-ups."""
+        store = tmp_path / "store.sqlite"
+        (first,) = run(
+            tmp_path / "a", "bitfusion_16x32", options=self.WIDE, store=store
+        )
+        again, later = run(
+            tmp_path / "b",
+            *("bitfusion_16x32", "bismo_ultra96"),
+            options=self.WIDE,
+            store=store,
+        )
+        assert (first.num_evaluated, again.num_evaluated) == (60, 0)
+        assert again.front == first.front
+        assert (later.num_evaluated, later.num_reused) == (9, 60)
+
     def test_what_breaks_a_limit_is_no_knowledge_of_later_targets(
         self, tmp_path: Path
     ) -> None:
