@@ -227,6 +227,25 @@ class TestLatencyTable:
         with pytest.raises(TargetError, match=r"'conv:k3x3:s1x1:g1:9x9x20:9x9x40'"):
             estimate(workload, uniform_policy(workload, 4, 4), table_target)
 
+    def test_only_the_array_needs_its_rows(self, table_target):
+        workload = self.workload()
+        policy = uniform_policy(workload, 4, 4)
+        (found,) = check_policy(workload, policy, table_target)
+        assert found.constraint == "constraint_latency_table"
+        assert found.layer == found.weights == "conv"
+        assert found.activations == workload.tensors[workload.inputs[0]].activation
+        assert found.activations is not None
+
+    @pytest.mark.parametrize(
+        ("value", "cycles"),
+        [("3,cycles", 3), ("3e-6,s", 3e3), ("3,ms", 3e6), ("3,us", 3e3), ("3,ns", 3)],
+    )
+    def test_times_count_at_the_clock(self, value, cycles, tmp_path):
+        target = load_table(TABLE.replace("2,us", value), tmp_path)
+        entry = target.compute.entries[0]
+        assert (entry.layer, entry.cycles) == ("conv", pytest.approx(cycles))
+        assert hash(target) == hash(load_target(tmp_path / "edited.toml"))
+
     def test_a_batch_takes_as_many_times(self, table_target):
         workload = self.workload()
         policy = uniform_policy(workload, 8, 8)
