@@ -35,6 +35,7 @@ from matar_tf.search import (
 )
 from matar_tf.search import _run as search_run
 from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._limits import Breach, breach_of
 from matar_tf.search._nsga2 import (
     Member,
     Ranked,
@@ -299,6 +300,22 @@ class TestGenomeCodec:
         assert set(codec.ladder_genome(1.0, rng)) == {2}
         assert set(codec.ladder_genome(0.25, rng)) <= {0, 1}
         assert set(codec.ladder_genome(0.75, rng)) <= {1, 2}
+
+    @pytest.mark.parametrize(
+        ("level", "choice", "share"), [(0.25, 1, 0.5), (0.5, 3, 0.0), (0.95, 5, 0.7)]
+    )
+    def test_genes_of_a_ladder_take_the_two_choices_beside_its_level(
+        self, level, choice, share
+    ):
+        # Of 0..6: 1.5 lies between 1 and 2, 3 is a choice, 5.7 is nearer to 6.
+        codec = GenomeCodec(toy_space(num_layers=500, widths=range(2, 9)))
+        genome = codec.ladder_genome(level, random.Random(0))
+        assert set(genome) <= {choice, choice + 1}
+        # Five standard deviations of a binomial count.
+        expected = pytest.approx(
+            1000 * share, abs=5 * (1000 * share * (1 - share)) ** 0.5
+        )
+        assert genome.count(choice + 1) == expected
 
 
 class TestOperators:
@@ -685,6 +702,8 @@ class TestLimit:
     )
     def test_reads_numbers_and_units(self, text, name, bound):
         assert Limit.parse(text) == Limit(name=name, bound=bound)
+        smallest = Limit(name=name, bound=bound, is_minimum=True)
+        assert Limit.parse(text, is_minimum=True) == smallest
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -777,6 +796,21 @@ class TestLimit:
         assert limit.shortfall({"accuracy": 0.8}) == 0.0
         assert limit.shortfall({"accuracy": 0.6}) == pytest.approx(0.25)
         assert Limit(name="loss", bound=2.0).shortfall({"loss": 3.0}) == 0.5
+
+    def test_the_limits_that_are_broken_add_up(self):
+        limits = (
+            Limit(name="accuracy", bound=0.8, is_minimum=True),
+            Limit(name="loss", bound=2.0),
+            Limit(name="cycles", bound=10.0),
+        )
+        kept = {"accuracy": 0.8, "loss": 2.0, "cycles": 10.0}
+        assert breach_of(limits, kept) == Breach(texts=(), shortfall=0.0)
+        found = breach_of(limits, {"accuracy": 0.6, "loss": 1.0, "cycles": 15.0})
+        assert found.texts == (
+            "accuracy is 0.6, less than the requested 0.8.",
+            "cycles is 15, more than the requested 10.",
+        )
+        assert found.shortfall == pytest.approx(0.25 + 0.5)
 
     def test_an_infeasible_request_says_which_limit_and_how_near_one_gets(self):
         narrowest = toy_problem().space.named("w2a2")
