@@ -105,6 +105,31 @@ class TestFiles:
         with pytest.raises(ModelError, match=message):
             Workload.from_json(document)
 
+    @pytest.mark.parametrize(
+        ("part", "key", "value", "beyond"),
+        [
+            ("tensors", "shape", [2**31 - 1], [2**31]),
+            ("tensors", "shape", [1], [0]),
+            ("tensors", "shape", [1], [True]),
+            ("layers", "strides", [2**31 - 1, 1], [2**31, 1]),
+            ("layers", "kernel_size", [3, 3], [3, 3, 3]),
+            ("layers", "macs", 2**53, 2**53 + 1),
+            ("layers", "weight_elems", 0, -1),
+            ("layers", "bias_elems", 2**53, 2**53 + 1),
+            ("layers", "groups", 1, 0),
+        ],
+    )
+    def test_both_sides_of_each_range(
+        self, part: str, key: str, value: Any, beyond: Any
+    ) -> None:
+        document = make().to_json()
+        document[part][0][key] = value
+        read = Workload.from_json(json.loads(json.dumps(document)))
+        assert json.loads(json.dumps(read.to_json()))[part][0][key] == value
+        document[part][0][key] = beyond
+        with pytest.raises(ModelError, match=f"under '{key}'"):
+            Workload.from_json(document)
+
     @pytest.mark.parametrize("value", [None, [], "x", 3])
     def test_refuses_what_is_no_document(self, value: object) -> None:
         with pytest.raises(ModelError, match="malformed"):
