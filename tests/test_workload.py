@@ -58,6 +58,21 @@ class TestInvariants:
         assert make() != make(outputs=("a", "b"))
         assert hash(make()) != hash(make(outputs=("a", "b")))
 
+    def test_tensors_cannot_be_changed(self) -> None:
+        tensors = {name: tensor(name, 4, 4, 2) for name in "xab"}
+        workload = make(tensors=tensors)
+        del tensors["x"]
+        assert workload == make()
+        with pytest.raises(TypeError):
+            workload.tensors["x"] = tensor("x", 1)  # type: ignore[index]
+
+    def test_a_layer_without_weights_multiplies_nothing(self) -> None:
+        alone = layer("a", "x")
+        assert (alone.macs, alone.weight_elems, alone.bias_elems) == (0, 0, 0)
+        assert (alone.kernel_size, alone.strides, alone.groups) == ((1, 1), (1, 1), 1)
+        counted = make(layers=(layer("a", "x", macs=5), layer("b", "a", macs=7)))
+        assert (make().macs, counted.macs) == (0, 12)
+
 
 def test_pairs_of_entries_by_hand() -> None:
     """Of layers with weights whose input has an entry: the first input alone."""
