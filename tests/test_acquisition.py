@@ -65,6 +65,28 @@ class TestChoice:
         assert choose(candidates, number=2) == [0, 2]
         assert choose(candidates, number=1) == [0]
 
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_the_next_is_worth_what_the_ones_before_leave_of_it(
+        self, number: int
+    ) -> None:
+        """The greedy order of hypervolumes: the second guess becomes the last."""
+        candidates = [(-0.69, 1.2), (-0.65, 1.1), (-0.75, 3.0)]
+        _, worst = box(FRONT)
+        front, expected = list(FRONT), []
+        alone = [hypervolume([*front, one], worst) for one in candidates]
+        assert alone[0] > alone[1] > alone[2]
+        for _ in range(number):
+            volumes = [hypervolume([*front, one], worst) for one in candidates]
+            expected.append(int(np.argmax(volumes)))
+            front.append(candidates[expected[-1]])
+        assert expected == [0, 2, 1][:number]
+        assert choose(candidates, number=number) == expected
+
+    def test_nothing_counts_beyond_a_tenth_of_the_range(self) -> None:
+        # Latencies of the front range from 1 to 4.
+        assert choose([(-0.95, 4.25)]) == [0]
+        assert choose([(-0.95, 4.31)]) == []
+
     def test_points_beyond_the_cheapest_count(self) -> None:
         assert choose([(-0.5, 0.9), (-0.5, 0.2)]) == [1]
 

@@ -16,6 +16,7 @@ from matar_tf.targets import (
     list_targets,
     load_target,
 )
+from matar_tf.targets.arrays import peak_macs_per_cycle
 from matar_tf.targets.demand import layer_shape
 from matar_tf.workload import OpKind
 from tools.reference_networks import NetworkBuilder, mobilenet_v1, uniform_policy
@@ -226,6 +227,25 @@ class TestLatencyTable:
         with pytest.raises(TargetError, match=r"'conv:k3x3:s1x1:g1:9x9x20:9x9x40'"):
             estimate(workload, uniform_policy(workload, 4, 4), table_target)
 
+    def test_only_the_array_needs_its_rows(self, table_target):
+        workload = self.workload()
+        policy = uniform_policy(workload, 4, 4)
+        (found,) = check_policy(workload, policy, table_target)
+        assert found.constraint == "constraint_latency_table"
+        assert found.layer == found.weights == "conv"
+        assert found.activations == workload.tensors[workload.inputs[0]].activation
+        assert found.activations is not None
+
+    @pytest.mark.parametrize(
+        ("value", "cycles"),
+        [("3,cycles", 3), ("3e-6,s", 3e3), ("3,ms", 3e6), ("3,us", 3e3), ("3,ns", 3)],
+    )
+    def test_times_count_at_the_clock(self, value, cycles, tmp_path):
+        target = load_table(TABLE.replace("2,us", value), tmp_path)
+        entry = target.compute.entries[0]
+        assert (entry.layer, entry.cycles) == ("conv", pytest.approx(cycles))
+        assert hash(target) == hash(load_target(tmp_path / "edited.toml"))
+
     def test_a_batch_takes_as_many_times(self, table_target):
         workload = self.workload()
         policy = uniform_policy(workload, 8, 8)
@@ -326,6 +346,32 @@ class TestBatch:
     def test_it_is_at_least_one(self):
         with pytest.raises(ModelError, match="batch_size of at least 1, got 0"):
             CostModel(conv_net(), load_target("t4"), batch_size=0)
+
+
+class TestPeak:
+    """A large 3x3 convolution, without `scale` and memory, by hand."""
+
+    @pytest.mark.parametrize(
+        ("name", "widths", "rate"),
+        [
+            ("mpic", (8, 8), 2.1),
+            ("mpic", (2, 4), 3.9),
+            ("bitfusion_16x32", (8, 8), 16 * 32),
+            ("bitfusion_16x32", (4, 8), 16 * 32 * 2),
+            ("bitfusion_16x32", (2, 2), 16 * 32 * 16),
+            ("bismo_ultra96", (3, 8), 10 * 256 * 10 / (3 * 8)),
+            ("ethos_u55_128", (8, 8), 2 * 1 * 8 * 8),
+            # 480 steps of 16 inputs for a tile of 3 x 3 pixels and 32 channels
+            (
+                "ne16_gap9",
+                (8, 8),
+                9 * 7680 * 9 * 32 / (480 * (31 + 6 + 6 + 32 * 8 + 2) + 9 + 32 + 13),
+            ),
+        ],
+    )
+    def test_by_hand(self, name, widths, rate):
+        found = peak_macs_per_cycle(load_target(name), *widths)
+        assert found == pytest.approx(rate, rel=1e-9)
 
 
 class TestTotals:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import zipfile
 from dataclasses import replace
@@ -17,8 +18,10 @@ from matar_tf.parameters import (
     NormParameters,
     Parameters,
     TensorParameters,
+    norm_places,
+    num_norm_rows,
 )
-from matar_tf.policy import PolicySpace
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 
@@ -133,6 +136,54 @@ def test_round_trip(written: Path, artifact: Artifact) -> None:
     np.testing.assert_array_equal(offset, 0.0)
     assert layer.bits == (2, 8)
     assert read.parameters.tensors["input"].signed
+
+
+class TestStatistics:
+    """Two entries choose the row of the first term, each further one its own."""
+
+    @pytest.mark.parametrize(
+        ("sizes", "rows", "places"),
+        [
+            ([3], [2], [2]),
+            ([2, 3], [1, 2], [1 * 3 + 2]),
+            ([2, 3, 4], [0, 1, 3], [1, 2 * 3 + 3]),
+            ([2, 3, 4, 5], [1, 0, 0, 4], [3, 2 * 3, 2 * 3 + 4 + 4]),
+        ],
+    )
+    def test_rows_by_hand(
+        self, sizes: list[int], rows: list[int], places: list[int]
+    ) -> None:
+        assert norm_places(sizes, rows) == places
+
+    @pytest.mark.parametrize("sizes", [[3], [2, 3], [2, 3, 4], [2, 3, 4, 5]])
+    def test_every_row_is_of_one_place(self, sizes: list[int]) -> None:
+        places: list[set[int]] = []
+        for rows in itertools.product(*map(range, sizes)):
+            found = norm_places(sizes, rows)
+            places = places or [set() for _ in found]
+            for known, place in zip(places, found, strict=True):
+                known.add(place)
+        assert sum(map(len, places)) == num_norm_rows(sizes)
+        assert set().union(*places) == set(range(num_norm_rows(sizes)))
+
+    def test_terms_add_up_by_hand(self) -> None:
+        # Rows 0 to 3 are of the pair of "a" and "x", rows 4 and 5 of "y".
+        norm = NormParameters(
+            entries=(
+                ("weights", "a", (2, 8)),
+                ("activations", "x", (4, 8)),
+                ("activations", "y", (4, 8)),
+            ),
+            gamma=np.array([-3.0], np.float32),
+            beta=np.array([10.0], np.float32),
+            mean=np.array([[0], [1], [2], [3], [40], [50]], np.float32),
+            variance=np.array([[1], [1], [3], [1], [5], [7]], np.float32),
+            epsilon=1.0,
+        )
+        policy = Policy(weights={"a": 8}, activations={"x": 4, "y": 4})
+        scale, offset = norm.folded(policy)
+        assert scale == [np.float32(3 / (3 * 5 + 1) ** 0.5)]
+        assert offset == [np.float32(10 - (2 + 40) * 3 / 4)]
 
 
 def test_equal_artifacts_are_equal_files(tmp_path: Path, artifact: Artifact) -> None:

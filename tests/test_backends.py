@@ -239,6 +239,7 @@ class TestCostMatrix:
     def test_csv_and_json_hold_the_same_figures(self, matrix):
         rows = list(csv.DictReader(matrix_to_csv(matrix).splitlines()))
         document = matrix_to_json(matrix)
+        assert document["schema_version"] == 1
         assert len(rows) == len(document["entries"]) == 9
         for row, entry in zip(rows, document["entries"], strict=True):
             assert (row["policy"], row["target"]) == (entry["policy"], entry["target"])

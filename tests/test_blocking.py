@@ -113,6 +113,30 @@ class TestByHand:
         with pytest.raises(TargetError, match="hold the smallest tiles"):
             blocking(loops, buffers=BUFFERS.model_copy(update={key: 1}))
 
+    def test_finished_outputs_leave_once_however_they_are_cut(self):
+        # 256 x 4 pixels and 32 channels of 32-bit sums are 16 times half the buffer.
+        for size in ((4, 256), (256, 4)):
+            found = blocking(nest(output_size=size, out_channels=32))
+            assert found.output_bits == 4 * 256 * 32 * 8
+
+    @pytest.mark.parametrize("double_buffered", [True, False])
+    @pytest.mark.parametrize(
+        ("key", "num_bytes"),
+        # 16 x 4 taps of one channel, and the sums of 32 columns
+        [("weight_bytes", 64), ("input_bytes", 64), ("output_bytes", 32 * 4)],
+    )
+    def test_both_sides_of_the_smallest_buffer(self, key, num_bytes, double_buffered):
+        least = 2 * num_bytes if double_buffered else num_bytes
+
+        def cut(size: int):
+            changes = {key: size, "double_buffered": double_buffered}
+            buffers = BUFFERS.model_copy(update=changes)
+            return blocking(nest(kernel_size=(16, 4)), buffers=buffers)
+
+        assert cut(least).weight_bits == 64 * 8
+        with pytest.raises(TargetError, match="hold the smallest tiles"):
+            cut(least - 1)
+
     def test_double_buffering_halves_the_buffers(self):
         loops = nest(batch_size=16, in_channels=4096, out_channels=4096)
         single = BUFFERS.model_copy(update={"double_buffered": False})

@@ -251,6 +251,17 @@ class TestFused:
         # weights, 40 biases and 40 scales over a port of 24 bytes.
         assert (cost.cycles, cost.bound) == ((100 + 40 + 4000 + 320) / 24, "dram")
 
+    def test_the_scale_is_of_arithmetic_and_not_of_the_port(self, tmp_path):
+        changes = {'kind = "fused"': 'kind = "fused"\nscale = 2.5'}
+        slow = edited_target("bitfusion_16x32", changes, tmp_path)
+        costs = [
+            layer_cost(CONV, target, 8, 8)
+            for target in (load_target("bitfusion_16x32"), slow)
+        ]
+        assert [one.bound for one in costs] == ["compute", "compute"]
+        # 100 pixels * 9 * ceil(40 / 32) * ceil(64 / 16); filling takes as long.
+        assert costs[1].cycles - costs[0].cycles == 1.5 * 100 * 9 * 2 * 4
+
     def test_grouped_convolutions_run_one_group_at_a_time(self, tmp_path):
         grouped = dataclasses.replace(
             CONV, groups=4, macs=CONV.macs // 4, weight_elems=CONV.weight_elems // 4

@@ -146,6 +146,22 @@ class TestFile:
         with pytest.raises(DataError, match=message):
             load_data(path)
 
+    def test_training_samples_are_read_only_when_asked_for(self, tmp_path):
+        path = save(tmp_path / "a.npz", y_train=LABELS - 1)
+        data = load_data(path, training=False)
+        np.testing.assert_array_equal(data.x_test, SAMPLES + 1)
+        assert data.x_train is data.y_train is None
+        with pytest.raises(DataError, match="in y_train"):
+            load_data(path)
+
+    def test_the_largest_and_the_smallest_label(self, tmp_path):
+        labels = np.array([0, 2**63 - 1, 1], np.uint64)
+        path = save(tmp_path / "a.npz", y_test=labels)
+        assert load_data(path).y_test.tolist() == [0, 2**63 - 1, 1]
+        path = save(tmp_path / "a.npz", y_test=labels + np.array([0, 1, 0], np.uint64))
+        with pytest.raises(DataError, match=f"got 0..{2**63}"):
+            load_data(path)
+
     def test_refuses_a_missing_file(self, tmp_path):
         with pytest.raises(DataError, match="found nothing"):
             load_data(str(tmp_path / "a.npz"))
@@ -233,6 +249,11 @@ class TestData:
         np.testing.assert_array_equal(data.x_test, SAMPLES[:2] + 1)
         np.testing.assert_array_equal(data.y_test, [0, 2])
         assert len(data.training()[0]) == 3
+
+    @pytest.mark.parametrize("num_samples", [1, 3])
+    def test_head_may_be_one_sample_or_all(self, num_samples):
+        data = load_data(f"{__name__}:arrays").head(num_samples)
+        assert len(data.x_test) == len(data.y_test) == num_samples
 
     @pytest.mark.parametrize("num_samples", [0, 4])
     def test_head_refuses_more_than_there_are(self, num_samples):

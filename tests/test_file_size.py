@@ -16,6 +16,7 @@ from nets import (
 )
 
 from matar_tf.artifact import Artifact
+from matar_tf.errors import PolicyError
 from matar_tf.keras import calibrate, package, quantize_model
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import IndependentSampler, draw_policies
@@ -105,6 +106,17 @@ def test_equal_policies_in_another_order_have_one_size(artifact: Artifact) -> No
         )
         content = ModelBuilder(artifact).build(turned, profile="packed-litert")
         assert sizes(policy) == sizes(turned) == len(content)
+
+
+def test_a_policy_of_another_network_has_no_size(artifact: Artifact) -> None:
+    """Nor has one whose kernels and text are as long as those of a known one."""
+    sizes = FileSizes(ModelBuilder(artifact))
+    widest = artifact.space.widest()
+    assert sizes(widest) > 0
+    for activations in ({**widest.activations, "x": 8}, {}):
+        other = Policy(weights=widest.weights, activations=activations)
+        with pytest.raises(PolicyError, match="entry"):
+            sizes(other)
 
 
 def test_fractions_take_the_same_room() -> None:

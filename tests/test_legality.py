@@ -76,6 +76,17 @@ def test_mending_keeps_any_gene_of_a_star():
     assert drawn == {(0, 0, 1, 0, 1), (1, 1, 1, 1, 1)}
 
 
+def test_all_genes_of_a_star_follow_the_one_that_is_drawn():
+    widths = (2, 4, 8)
+    equal = {(bits, bits) for bits in widths}
+    codec = GenomeCodec(
+        PolicySpace(weights={"a": widths, "b": widths}, activations={"x": widths}),
+        {("a", "x"): equal, ("b", "x"): equal},
+    )
+    drawn = {codec.mended((0, 2, 1), random.Random(i)) for i in range(50)}
+    assert drawn == {(0, 0, 0), (2, 2, 2), (1, 1, 1)}
+
+
 def test_mending_takes_the_nearest_choice_and_the_wider_of_two():
     widths = (2, 3, 4, 5, 6)
     pairs = {("a", "x"): {(2, 4), (4, 4), (6, 4), (2, 2), (6, 2)}}
@@ -87,9 +98,10 @@ def test_mending_takes_the_nearest_choice_and_the_wider_of_two():
 
 
 def test_a_kernel_tied_to_two_activations_follows_the_first():
-    pairs = {("a0", "x0"): EQUAL, ("a0", "x1"): EQUAL}
+    pairs = {("a0", "x0"): EQUAL, ("a0", "x1"): EQUAL, ("a2", "x1"): EQUAL}
     codec = GenomeCodec(space(), pairs)
     assert codec.mended((1, 1, 1, 0, 1)) == (0, 1, 1, 0, 1)
+    assert codec.mended((0, 1, 1, 0, 0)) == (0, 1, 0, 0, 0)
 
 
 def test_children_and_random_genomes_are_legal():

@@ -133,10 +133,33 @@ class TestPolicySpace:
         with pytest.raises(PolicyError, match=message):
             SPACE.validate(Policy(**{**fields, **change}))
 
-    @pytest.mark.parametrize("widths", [(), (4, 2), (2, 2), (1, 2), (8, 9), "48"])
+    @pytest.mark.parametrize("widths", [(), (4, 2), (2, 2), (1, 2), (8, 9)])
     def test_widths_ascend_within_two_to_eight(self, widths: object) -> None:
         with pytest.raises(PolicyError, match="'a'"):
             PolicySpace(weights={"a": widths}, activations={})  # type: ignore[dict-item]
+
+    @pytest.mark.parametrize("widths", ["48", 4, None])
+    def test_widths_are_a_list(self, widths: object) -> None:
+        with pytest.raises(PolicyError, match="list of widths for the weights entry"):
+            PolicySpace(weights={"a": widths}, activations={})  # type: ignore[dict-item]
+
+    def test_equal_spaces_have_equal_hashes(self) -> None:
+        other = PolicySpace(
+            weights=dict(reversed(SPACE.weights.items())),
+            activations=dict(reversed(SPACE.activations.items())),
+        )
+        assert other == SPACE
+        assert hash(other) == hash(SPACE)
+
+    def test_only_leaves_the_widths_of_one_policy(self) -> None:
+        policy = SPACE.uniform(4, 3)
+        alone = SPACE.only(policy)
+        assert alone.weights == {"first": (8,), "middle": (4,)}
+        assert alone.activations == {"input": (8,), "relu": (3,)}
+        with pytest.raises(PolicyError, match=r"\[2, 3, 8\]"):
+            SPACE.only(
+                Policy(weights=policy.weights, activations={"input": 8, "relu": 4})
+            )
 
     def test_with_choices_changes_one_entry(self) -> None:
         freed = SPACE.with_choices(weights={"first": (4, 8)})

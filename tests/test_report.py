@@ -13,7 +13,7 @@ from scipy import stats
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
 from matar_tf.report import to_csv, to_json, to_markdown, to_text
-from matar_tf.report.columns import COLUMNS, column_of, wilson_interval
+from matar_tf.report.columns import COLUMNS, column_of, is_taken, wilson_interval
 from matar_tf.results import (
     Candidate,
     Objective,
@@ -281,8 +281,72 @@ class TestText:
         assert [row.split()[0] for row in rows[2:]] == ["policy_00", "float", "w8a8"]
 
 
-def test_an_unknown_figure_has_its_raw_name() -> None:
-    assert column_of("f1").title == "f1"
+class TestColumns:
+    @pytest.mark.parametrize(
+        ("name", "value", "title", "text"),
+        [
+            ("accuracy", 0.5, "accuracy [%]", "50.00"),
+            ("search_accuracy", 0.5, "searched [%]", "50.00"),
+            ("top_5_accuracy", 0.5, "top-5 [%]", "50.00"),
+            ("loss", 0.5, "loss", "0.5"),
+            ("argmax_agreement", 0.5, "agreement [%]", "50.00"),
+            ("mean_weight_bits", 4.5, "W bits", "4.50"),
+            ("mean_activation_bits", 4.5, "A bits", "4.50"),
+            ("macs", 12_345_678, "MACs [1e6]", "12.346"),
+            ("bops", 2_345_678_900, "BOPs [1e6]", "2,345.7"),
+            ("cycles", 12_345.4, "cycles", "12,345"),
+            ("latency_ms", 1.23456, "latency [ms]", "1.235"),
+            ("measured_latency_ms", 1.23456, "measured [ms]", "1.235"),
+            ("measured_spread_ms", 1.23456, "spread [ms]", "1.235"),
+            ("energy_pj", 1_234_567.0, "energy [µJ]", "1.235"),
+            ("weight_bytes", 2_560, "weights [KiB]", "2.5"),
+            ("file_bytes", 2_560, "file [KiB]", "2.5"),
+            ("peak_activation_bytes", 2_560, "peak activations [KiB]", "2.50"),
+            ("f1", 0.5, "f1", "0.5"),
+        ],
+    )
+    def test_each_is_printed_in_its_unit(
+        self, name: str, value: float, title: str, text: str
+    ) -> None:
+        column = column_of(name)
+        assert (column.title, column.text(value)) == (title, text)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "num_samples", "known"),
+        [
+            ("accuracy", 0.0, 1, True),
+            ("top_5_accuracy", 1.0, 1, True),
+            ("accuracy", 0.5, 0, False),
+            ("accuracy", 1.5, 9, False),
+            ("accuracy", -0.5, 9, False),
+            ("f1", 0.5, 9, False),
+        ],
+    )
+    def test_only_shares_of_samples_have_an_interval(
+        self, name: str, value: float, num_samples: int, known: bool
+    ) -> None:
+        found = column_of(name).interval(value, num_samples)
+        assert found == (wilson_interval(value, num_samples) if known else None)
+
+    @pytest.mark.parametrize(
+        ("name", "taken"),
+        [
+            ("accuracy", False),
+            ("loss", False),
+            ("top_5_accuracy", False),
+            ("f1", False),
+            ("f1_low", False),
+            ("latency_ms", True),
+            ("argmax_agreement", True),
+            ("num_samples", True),
+            ("accuracy_low", True),
+            ("top_5_accuracy_high", True),
+        ],
+    )
+    def test_a_metric_may_not_stand_in_the_column_of_another_figure(
+        self, name: str, taken: bool
+    ) -> None:
+        assert is_taken(name) == taken
 
 
 def _with_front(result: SearchResult, **changes: Any) -> SearchResult:

@@ -222,6 +222,9 @@ class TestCandidate:
 
 
 class TestObjective:
+    def test_is_minimised_unless_told_otherwise(self):
+        assert Objective(name="accuracy") == Objective(name="accuracy", maximize=False)
+
     @pytest.mark.parametrize(
         ("text", "name", "maximize"),
         [
@@ -249,6 +252,10 @@ class TestObjective:
 
 
 class TestProvenance:
+    def test_a_result_may_rest_on_no_samples(self):
+        document = {**golden()["provenance"], "num_samples": 0}
+        assert Provenance.from_json(document).num_samples == 0
+
     def test_accepts_a_time_in_utc_that_ends_in_z(self):
         document = golden()["provenance"]
         document["created"] = "2030-01-31T12:00:00Z"

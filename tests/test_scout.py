@@ -23,7 +23,8 @@ from test_search import (
 
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
-from matar_tf.search import search
+from matar_tf.results import Objective
+from matar_tf.search import Limit, search
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._knapsack import budget_ladder, gene_pairs
 from matar_tf.search._ledger import Ledger
@@ -57,6 +58,13 @@ class TestSensitivity:
         share = (4.0**-3 - 4.0**-8) / (4.0**-2 - 4.0**-8)
         assert damages[0] == pytest.approx([2.0, 2.0 * share, 0.0])
 
+    def test_damages_between_the_narrowest_and_the_middle(self) -> None:
+        codec = GenomeCodec(PolicySpace(weights={"a": (2, 3, 4, 8)}, activations={}))
+        damages = interpolate_damages(codec, {(3,): 1.0, (0,): 6.0, (2,): 2.0})
+        assert damages is not None
+        share = (4.0**-3 - 4.0**-4) / (4.0**-2 - 4.0**-4)
+        assert damages[0] == pytest.approx([5.0, 1.0 + 4.0 * share, 1.0, 0.0])
+
     def test_damages_neither_rise_with_bits_nor_fall_below_zero(self) -> None:
         values = {(2, 1): 1.0, (0, 1): 1.5, (1, 1): 2.0, (2, 0): 0.5}
         assert interpolate_damages(CODEC, values) == [[1.0, 1.0, 0.0], [0.0, 0.0]]
@@ -76,6 +84,22 @@ class TestGreedyLadder:
         path = greedy_ladder(CODEC, damages, lambda genome: costs[genome], 11)
         assert path == [(2, 1), (1, 1), (1, 0), (0, 0)]
         assert greedy_ladder(CODEC, damages, costs.__getitem__, 2) == [(2, 1), (0, 0)]
+
+    def test_the_best_rate_comes_first_wherever_its_entry_stands(self) -> None:
+        """Each entry saves 1 of the cost for the damage below."""
+        damages = [5.0, 4.0, 3.0, 2.0, 1.0, 6.0]
+        codec = GenomeCodec(
+            PolicySpace(weights={f"w{i}": (2, 8) for i in range(6)}, activations={})
+        )
+        path = greedy_ladder(
+            codec, [[damage, 0.0] for damage in damages], lambda one: 1.0 + sum(one), 7
+        )
+        order = sorted(range(6), key=damages.__getitem__)
+        expected = [
+            tuple(int(gene not in order[:number]) for gene in range(6))
+            for number in range(7)
+        ]
+        assert path == expected
 
     def test_what_saves_nothing_is_given_up_last(self) -> None:
         def cost(genome: tuple[int, ...]) -> float:
@@ -374,6 +398,121 @@ class TestGuidedSearch:
     def test_a_bad_oversampling_is_refused(self) -> None:
         with pytest.raises(SearchError, match="oversampling"):
             options(oversampling=0)
+
+
+class Told:
+    """A surrogate that holds a table of losses and deviations."""
+
+    def __init__(self, table: dict[Policy, tuple[float, float]]) -> None:
+        self.table = table
+
+    def __call__(self, policies: Sequence[Policy], figures: np.ndarray) -> Told:
+        return self
+
+    def predict(self, policies: Sequence[Policy]) -> np.ndarray:
+        return np.array([[self.table[one][0]] for one in policies])
+
+    def deviations(self, policies: Sequence[Policy]) -> np.ndarray:
+        return np.array([[self.table[one][1]] for one in policies])
+
+
+class TestProposals:
+    """Weights of 2 to 8 bits each, whose sum is the latency."""
+
+    SPACE = PolicySpace(weights={"a": ALL, "b": ALL, "c": ALL}, activations={})
+
+    def scout(self, surrogate: object, closed: Sequence[str] = (), **changes: object):
+        def costs(policy: Policy) -> dict[str, float]:
+            return {"latency_ms": float(sum(policy.weights.values()))}
+
+        def metrics(policy: Policy) -> dict[str, float]:
+            return {"loss": 30.0 - sum(policy.weights.values())}
+
+        problem = toy_problem(
+            space=self.SPACE,
+            costs=costs,
+            violations=lambda policy: tuple(closed),
+            metric_names=("loss",),
+        )
+        names = ("loss", "latency_ms")
+        settings = options(objectives=tuple(map(Objective.parse, names)), **changes)
+        ledger = Ledger(
+            problem,
+            evaluate_in_turn(metrics),
+            objectives=settings.objectives,
+            provenance=provenance(),
+            store=None,
+            memory={},
+            on_measured=lambda: None,
+        )
+        # A straight front: losses of 24 to 6 for latencies of 6 to 24.
+        ledger.measure([(n, n, n) for n in range(7)], 99)
+        ledger.measure([(n + 1, n, n) for n in range(6)], 99)
+        return Scout(problem, ledger, settings, surrogate), ledger.codec
+
+    @pytest.mark.parametrize(("size", "number"), [(30, 10), (12, 5), (5, 5), (3, 3)])
+    def test_are_a_third_of_a_generation_and_five_at_least(
+        self, size: int, number: int
+    ) -> None:
+        scout, codec = self.scout(Surrogate)
+        rng = random.Random(0)
+
+        def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
+            return [codec.random_genome(rng) for _ in range(number)]
+
+        assert len(scout.propose((), breed, size)) == number
+
+    def test_are_children_where_none_is_feasible(self) -> None:
+        closed: list[str] = []
+        scout, _ = self.scout(Surrogate, closed)
+        closed.append("No.")
+        calls: list[tuple[object, int]] = []
+
+        def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
+            calls.append((population, number))
+            return [(0, 1, 2)]
+
+        assert scout.propose((), breed, 12) == [(0, 1, 2)]
+        assert calls[-1] == ((), 5)
+
+    @pytest.mark.parametrize(
+        ("table", "best"),
+        [
+            # Of two that lie 1 above and 1 below the front, the one below.
+            ({(0, 0, 5): (20.0, 1e-6), (0, 5, 0): (18.0, 1e-6)}, (0, 5, 0)),
+            # The one above may be anywhere, the other one is 0.01 below.
+            ({(0, 0, 5): (20.0, 9.0), (0, 5, 0): (18.99, 1e-6)}, (0, 0, 5)),
+        ],
+    )
+    def test_the_first_is_worth_most_as_guessed(
+        self, table: dict[Genome, tuple[float, float]], best: Genome
+    ) -> None:
+        told = Told({})
+        scout, codec = self.scout(told)
+        told.table.update((codec.decode(one), guess) for one, guess in table.items())
+        waiting = list(table)
+
+        def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
+            return [waiting.pop() for _ in range(min(number, len(waiting)))]
+
+        assert scout.propose((), breed, 1) == [best]
+
+    def test_guesses_that_break_a_limit_come_last(self) -> None:
+        told = Told({})
+        limit = Limit(name="loss", bound=19.5)
+        scout, codec = self.scout(told, limits=(limit,))
+        table = {
+            (0, 0, 5): (20.0, 1e-6),
+            (0, 5, 0): (18.0, 1e-6),
+            (5, 0, 0): (25.0, 1.0),
+        }
+        told.table.update((codec.decode(one), guess) for one, guess in table.items())
+        waiting = list(table)
+
+        def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
+            return [waiting.pop() for _ in range(min(number, len(waiting)))]
+
+        assert scout.propose((), breed, 5) == [(0, 5, 0), (0, 0, 5), (5, 0, 0)]
 
 
 class TestMemory:

@@ -35,6 +35,8 @@ from matar_tf.search import (
 )
 from matar_tf.search import _run as search_run
 from matar_tf.search._genome import GenomeCodec
+from matar_tf.search._ledger import Ledger
+from matar_tf.search._limits import Breach, breach_of
 from matar_tf.search._nsga2 import (
     Member,
     Ranked,
@@ -235,6 +237,8 @@ class TestHypervolume:
             ([(-INF, 1)], (3, 3), INF),
             ([(1, 1)], (INF, 3), INF),
             ([(1,), (2,)], (4,), 3.0),
+            ([(5,)], (4,), 0.0),
+            ([(-INF, 3)], (3, 3), 0.0),
         ],
     )
     def test_by_hand(self, points, reference, expected):
@@ -299,6 +303,22 @@ class TestGenomeCodec:
         assert set(codec.ladder_genome(1.0, rng)) == {2}
         assert set(codec.ladder_genome(0.25, rng)) <= {0, 1}
         assert set(codec.ladder_genome(0.75, rng)) <= {1, 2}
+
+    @pytest.mark.parametrize(
+        ("level", "choice", "share"), [(0.25, 1, 0.5), (0.5, 3, 0.0), (0.95, 5, 0.7)]
+    )
+    def test_genes_of_a_ladder_take_the_two_choices_beside_its_level(
+        self, level, choice, share
+    ):
+        # Of 0..6: 1.5 lies between 1 and 2, 3 is a choice, 5.7 is nearer to 6.
+        codec = GenomeCodec(toy_space(num_layers=500, widths=range(2, 9)))
+        genome = codec.ladder_genome(level, random.Random(0))
+        assert set(genome) <= {choice, choice + 1}
+        # Five standard deviations of a binomial count.
+        expected = pytest.approx(
+            1000 * share, abs=5 * (1000 * share * (1 - share)) ** 0.5
+        )
+        assert genome.count(choice + 1) == expected
 
 
 class TestOperators:
@@ -516,7 +536,9 @@ class TestResult:
             run(max_evaluations=40, store=store)
             capsys.readouterr()
             result = run(store=store, progress=True, max_minutes=10.0)
-        shown = capsys.readouterr().err.rsplit("generation=")[-1].rstrip("]\n")
+        bar = capsys.readouterr().err
+        assert "160/160 [" in bar
+        shown = bar.rsplit("generation=")[-1].rstrip("]\n")
         figures = dict(pair.split("=") for pair in f"generation={shown}".split(", "))
         last = result.history[-1]
         assert last.num_reused == 40
@@ -556,6 +578,108 @@ class TestResult:
     def test_no_progress_is_silent(self, capsys):
         run(progress=False)
         assert capsys.readouterr().err == ""
+
+
+class TestDiary:
+    """A gene of five choices: each a point of loss and latency, measured in turn."""
+
+    # The box of a front of one point is a tenth of its values, and that of the first
+    # three ranges from 1 to 2.1 on either side.
+    POINTS = ((1.0, 2.0), (2.0, 2.0), (2.0, 1.0), (1.99999, 1.0), (1.5, 1.5))
+
+    class Bar:
+        def __init__(self):
+            self.shown = []
+
+        def set_postfix(self, figures):
+            self.shown.append(figures)
+
+    def diary(self, deadline=math.inf):
+        space = PolicySpace(weights={"a": (2, 3, 4, 5, 6)}, activations={})
+        problem = toy_problem(
+            space=space,
+            metric_names=("loss",),
+            costs=lambda one: {"latency_ms": self.POINTS[one.weights["a"] - 2][1]},
+        )
+        objectives = (Objective.parse("latency_ms"), Objective.parse("loss"))
+        ledger = Ledger(
+            problem,
+            evaluate_in_turn(
+                lambda one: {"loss": self.POINTS[one.weights["a"] - 2][0]}
+            ),
+            objectives=objectives,
+            provenance=provenance(),
+            store=None,
+            memory={},
+            on_measured=lambda: None,
+        )
+        bar = self.Bar()
+        diary = search_run._Diary(ledger, objectives, ("loss",), bar, deadline)
+        return ledger, diary, bar
+
+    def test_only_gains_renew_the_patience(self):
+        ledger, diary, _ = self.diary()
+        idle = []
+        for genome in range(5):
+            ledger.measure([(genome,)], 1)
+            assert diary.is_behind
+            diary.close_generation()
+            assert not diary.is_behind
+            idle.append(diary.num_idle)
+        # The second is dominated, the third widens the front, the fourth by a
+        # hundredth of a thousandth only, the last by a quarter of its box.
+        assert idle == [0, 1, 0, 1, 0]
+        diary.close_generation()
+        assert diary.num_idle == 0  # nothing was measured
+
+    def test_patience_counts_every_generation_without_a_gain(self):
+        ledger, diary, _ = self.diary()
+        for genome in (4, 1, 3):
+            ledger.measure([(genome,)], 1)
+            diary.close_generation()
+        assert [row.num_evaluated for row in diary.history()] == [1, 2, 3]
+        assert diary.num_idle == 0
+        ledger, diary, _ = self.diary()
+        for genomes in ([(0,), (2,), (4,)], [(1,)], [(3,)]):
+            ledger.measure(genomes, 3)
+            diary.close_generation()
+        assert diary.num_idle == 2
+
+    def test_history_by_hand(self):
+        ledger, diary, _ = self.diary()
+        for genome in (0, 2, 4):
+            ledger.measure([(genome,)], 1)
+            diary.close_generation()
+        rows = diary.history()
+        assert [row.generation for row in rows] == [0, 1, 2]
+        assert [row.best_metric for row in rows] == [1.0, 1.0, 1.0]
+        # Strips of 0.1 by 1.1 that overlap in 0.1 by 0.1, and a square of 0.6 by 0.6
+        # that overlaps in 0.6 by 0.1 twice, but for the corner that they share.
+        expected = [0.11, 0.11 + 0.11 - 0.01, 0.21 + 0.36 - 0.06 - 0.06 + 0.01]
+        assert [row.hypervolume for row in rows] == pytest.approx(
+            [volume / 1.1**2 for volume in expected]
+        )
+
+    @pytest.mark.parametrize(
+        ("deadline", "shown"), [(math.inf, {}), (600.0, {"minutes left": "10.0"})]
+    )
+    def test_the_bar_shows_the_last_row(self, deadline, shown, monkeypatch):
+        monkeypatch.setattr("time.monotonic", lambda: 0.0)
+        ledger, diary, bar = self.diary(deadline)
+        diary.close_generation()  # of nothing
+        ledger.measure([(0,)], 1)
+        diary.close_generation()
+        assert bar.shown == [
+            {"generation": 0, "evaluated": 0, "reused": 0, **shown},
+            {
+                "generation": 1,
+                "evaluated": 1,
+                "reused": 0,
+                "hypervolume": "1.0000",
+                "best loss": "1.0000",
+                **shown,
+            },
+        ]
 
 
 class TestDeterminism:
@@ -733,6 +857,8 @@ class TestLimit:
     )
     def test_reads_numbers_and_units(self, text, name, bound):
         assert Limit.parse(text) == Limit(name=name, bound=bound)
+        smallest = Limit(name=name, bound=bound, is_minimum=True)
+        assert Limit.parse(text, is_minimum=True) == smallest
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -772,6 +898,28 @@ class TestLimit:
         violations = TestConstraints.limit(40)
         assert same_search(limited, run(toy_problem(violations=violations), seed=1))
         assert limited.front != run(seed=1).front
+
+    @pytest.mark.parametrize("texts", [(), ("Too slow.",)])
+    def test_what_a_target_does_not_take_is_asked_for_no_costs(self, texts):
+        limits = (Limit(name="latency_ms", bound=1.0), Limit(name="loss", bound=1.0))
+        asked = []
+
+        def costs(policy):
+            asked.append(policy)
+            return {"latency_ms": 3.0}
+
+        problem = toy_problem(costs=costs, violations=lambda policy: texts)
+        policy = problem.space.widest()
+        # A limit on a metric asks for no costs either.
+        assert problem.breach(policy, ()) == Breach(texts)
+        assert problem.breach(policy, limits[1:]) == Breach(texts)
+        assert asked == []
+        found = problem.breach(policy, limits)
+        if texts:
+            assert (found, asked) == (Breach(texts), [])
+        else:
+            message = "latency_ms is 3, more than the requested 1."
+            assert (found, asked) == (Breach((message,), 2.0), [policy])
 
     @pytest.mark.parametrize(("of_target", "requested"), [(40, 50), (50, 40)])
     def test_a_limit_adds_to_the_constraints_of_the_target(self, of_target, requested):
@@ -827,6 +975,21 @@ class TestLimit:
         assert limit.shortfall({"accuracy": 0.8}) == 0.0
         assert limit.shortfall({"accuracy": 0.6}) == pytest.approx(0.25)
         assert Limit(name="loss", bound=2.0).shortfall({"loss": 3.0}) == 0.5
+
+    def test_the_limits_that_are_broken_add_up(self):
+        limits = (
+            Limit(name="accuracy", bound=0.8, is_minimum=True),
+            Limit(name="loss", bound=2.0),
+            Limit(name="cycles", bound=10.0),
+        )
+        kept = {"accuracy": 0.8, "loss": 2.0, "cycles": 10.0}
+        assert breach_of(limits, kept) == Breach(texts=(), shortfall=0.0)
+        found = breach_of(limits, {"accuracy": 0.6, "loss": 1.0, "cycles": 15.0})
+        assert found.texts == (
+            "accuracy is 0.6, less than the requested 0.8.",
+            "cycles is 15, more than the requested 10.",
+        )
+        assert found.shortfall == pytest.approx(0.25 + 0.5)
 
     def test_an_infeasible_request_says_which_limit_and_how_near_one_gets(self):
         narrowest = toy_problem().space.named("w2a2")
@@ -1057,6 +1220,15 @@ with EvaluationStore({str(path)!r}) as store:
         assert "Delete" not in str(caught.value)
         assert path.read_text() == "accuracy,latency\n" * 100
 
+    def test_nobody_is_told_to_delete_another_database(self, tmp_path):
+        path = tmp_path / "other.sqlite"
+        path.write_bytes(b"SQLite format 3\0" + b"\x55" * 5000)
+        with pytest.raises(
+            SearchError, match=r"corrupt.*\. Name another file"
+        ) as caught:
+            EvaluationStore(path)
+        assert "Delete" not in str(caught.value)
+
     def test_another_database_is_refused_and_left_alone(self, tmp_path):
         path = tmp_path / "other.sqlite"
         other = sqlite3.connect(path)
@@ -1183,6 +1355,17 @@ class TestSearchOptions:
             assert result.stop_reason is StopReason.PATIENCE
             assert len(result.history) == num_generations
         result = run(evaluate_many=evaluate_in_turn(flat), patience=None)
+        assert result.stop_reason is StopReason.MAX_EVALUATIONS
+
+    def test_many_small_generations_go_on_while_they_measure(self):
+        result = run(
+            population_size=4,
+            max_evaluations=140,
+            patience=None,
+            sensitivity=False,
+            oversampling=1,
+        )
+        assert len(result.history) > 30
         assert result.stop_reason is StopReason.MAX_EVALUATIONS
 
     def test_time_is_up_within_a_cohort(self, monkeypatch):

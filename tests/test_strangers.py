@@ -89,6 +89,27 @@ class TestArchive:
         with pytest.raises(ArtifactError, match=r"float32 of shape \(2, 3\)"):
             read_array(content[:-1], "it")
 
+    def test_long_headers_are_read_and_unknown_versions_refused(self):
+        stream = io.BytesIO()
+        array = np.arange(3, dtype=np.int32)
+        np.lib.format.write_array(stream, array, version=(2, 0))
+        content = stream.getvalue()
+        assert content[6:8] == b"\x02\x00"
+        assert read_array(content, "it").tolist() == [0, 1, 2]
+        with pytest.raises(ArtifactError, match="an array of numbers in it"):
+            read_array(content[:6] + b"\x03" + content[7:], "it")
+
+    def test_the_number_of_members_is_bounded(self, monkeypatch):
+        monkeypatch.setattr("matar_tf.archive._MAX_MEMBERS", 2)
+        assert len(read_members(self.zipped("a", "b"), "it", max_bytes=999)) == 2
+        with pytest.raises(ArtifactError, match="at most 2 members of different names"):
+            read_members(self.zipped("a", "b", "c"), "it", max_bytes=999)
+
+    @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+    def test_two_members_of_one_name_are_refused(self):
+        with pytest.raises(ArtifactError, match="different names in it, got 2"):
+            read_members(self.zipped("a", "a"), "it", max_bytes=999)
+
 
 class TestModelFile:
     def test_a_file_that_was_cut_off(self, shipped):

@@ -242,9 +242,11 @@ class TestCatalogue:
             for inputs in ALL_BITS
         )
 
-    def test_a_target_survives_pickling_and_hashing(self, toy):
-        assert pickle.loads(pickle.dumps(toy)) == toy
-        assert hash(toy) == hash(pickle.loads(pickle.dumps(toy)))
+    @pytest.mark.parametrize("name", CATALOGUE)
+    def test_a_target_survives_pickling_and_hashing(self, name):
+        target = load_target(name)
+        assert pickle.loads(pickle.dumps(target)) == target
+        assert hash(target) == hash(pickle.loads(pickle.dumps(target)))
 
 
 MISTAKES = [
@@ -394,6 +396,12 @@ class TestLoadTarget:
             ("bitfusion_16x32", "min_bits = 2", "min_bits = 4", "splits into, [4, 8]"),
             ("bitfusion_16x32", "max_bits = 8", "max_bits = 4", "splits into, [2, 4]"),
             ("bitfusion_16x32", "dram_pj_per_bit = 15.0\n", "", "energy.dram_pj_per_b"),
+            (
+                "ethos_u55_128",
+                "stored_bits = 5.11",
+                "stored_bits = 5.11, mean = 5",
+                "Unknown key storage.kernels[3].mean.",
+            ),
             (
                 "bitfusion_16x32",
                 "dram_bits_per_cycle",
@@ -546,6 +554,7 @@ class TestCheckPolicy:
         found = check_policy(conv_tail_workload(), policy, toy)
         assert [item.constraint for item in found] == [constraint]
         assert (found[0].weights, found[0].activations) == (weights, activations)
+        assert found[0].excess == 1.0
         assert CONSTRAINTS[constraint] in found[0].message
         assert found[0].layer in {"conv", "softmax"}
 
@@ -738,6 +747,43 @@ class TestMemory:
             bits = tensor_bits(workload, conv_tail_policy(scores=scores))
             assert liveness.peak_bytes([*bits.values()]) == peak
 
+    @pytest.mark.parametrize(
+        ("read", "outputs", "last"),
+        [
+            ("second", ("add",), ("second", "add")),
+            ("first", ("add",), ("first", "second", "add")),
+            ("second", ("first", "add"), ("first", "second", "add")),
+        ],
+    )
+    def test_tensors_are_alive_until_they_are_read_last(self, read, outputs, last):
+        """And outputs of the network until its end."""
+        chain = chain_workload()
+        add = LayerWorkload(
+            name="add", kind=OpKind.ADD, inputs=("second", read), output="add"
+        )
+        tensor = TensorWorkload(name="add", shape=(2, 2, 8), activation="add")
+        workload = Workload(
+            layers=(*chain.layers, add),
+            tensors={**chain.tensors, "add": tensor},
+            inputs=("image",),
+            outputs=outputs,
+        )
+        first, second, third = Liveness(workload).live_names
+        assert first == ("image", "first")
+        assert second == ("first", "second")
+        assert third == last
+
+    def test_a_network_of_one_layer_has_one_step(self):
+        first, *_ = chain_workload().layers
+        tensors = {
+            name: TensorWorkload(name=name, shape=(2, 2, 8), activation=None)
+            for name in ("image", "first")
+        }
+        alone = Workload(
+            layers=(first,), tensors=tensors, inputs=("image",), outputs=("first",)
+        )
+        assert Liveness(alone).live_names == (("image", "first"),)
+
 
 TABLE_HEADER = "layer,weight_bits,activation_bits,value,unit\n"
 
@@ -773,6 +819,35 @@ class TestStrangeFiles:
         (tmp_path / "a.csv").write_text(TABLE_HEADER + "c,8,8,7,cycles\n", "utf-8-sig")
         (entry,) = load_with_table(tmp_path, 'file = "a.csv"').compute.entries
         assert entry.cycles == 7.0
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_lines_may_end_as_anywhere(self, end, tmp_path):
+        text = TABLE_HEADER + "c,8,8,7,cycles\nd,8,8,9,cycles\n"
+        (tmp_path / "a.csv").write_bytes(text.replace("\n", end).encode())
+        entries = load_with_table(tmp_path, 'file = "a.csv"').compute.entries
+        assert [(one.layer, one.cycles) for one in entries] == [("c", 7.0), ("d", 9.0)]
+
+    @pytest.mark.parametrize(
+        ("least", "beyond"), [("1e15", "1.01e15"), ("1e-15", "0.99e-15")]
+    )
+    def test_both_sides_of_the_range_of_cycles(self, least, beyond, tmp_path):
+        for value in (least, beyond):
+            (tmp_path / "a.csv").write_text(f"{TABLE_HEADER}c,8,8,{value},cycles\n")
+            if value == least:
+                (entry,) = load_with_table(tmp_path, 'file = "a.csv"').compute.entries
+                assert entry.cycles == float(value)
+            else:
+                with pytest.raises(TargetError, match=r"value of 1e-15 to 1e\+15"):
+                    load_with_table(tmp_path, 'file = "a.csv"')
+
+    def test_the_size_of_a_table_is_bounded(self, tmp_path, monkeypatch):
+        text = TABLE_HEADER + "c,8,8,7,cycles\n"
+        (tmp_path / "a.csv").write_text(text)
+        monkeypatch.setattr("matar_tf.targets._latency_table._MAX_BYTES", len(text))
+        assert load_with_table(tmp_path, 'file = "a.csv"').compute.entries
+        monkeypatch.setattr("matar_tf.targets._latency_table._MAX_BYTES", len(text) - 1)
+        with pytest.raises(TargetError, match=f"of at most {len(text) - 1} bytes"):
+            load_with_table(tmp_path, 'file = "a.csv"')
 
     @pytest.mark.parametrize(
         ("line", "message"),

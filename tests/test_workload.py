@@ -58,6 +58,21 @@ class TestInvariants:
         assert make() != make(outputs=("a", "b"))
         assert hash(make()) != hash(make(outputs=("a", "b")))
 
+    def test_tensors_cannot_be_changed(self) -> None:
+        tensors = {name: tensor(name, 4, 4, 2) for name in "xab"}
+        workload = make(tensors=tensors)
+        del tensors["x"]
+        assert workload == make()
+        with pytest.raises(TypeError):
+            workload.tensors["x"] = tensor("x", 1)  # type: ignore[index]
+
+    def test_a_layer_without_weights_multiplies_nothing(self) -> None:
+        alone = layer("a", "x")
+        assert (alone.macs, alone.weight_elems, alone.bias_elems) == (0, 0, 0)
+        assert (alone.kernel_size, alone.strides, alone.groups) == ((1, 1), (1, 1), 1)
+        counted = make(layers=(layer("a", "x", macs=5), layer("b", "a", macs=7)))
+        assert (make().macs, counted.macs) == (0, 12)
+
 
 def test_pairs_of_entries_by_hand() -> None:
     """Of layers with weights whose input has an entry: the first input alone."""
@@ -103,6 +118,31 @@ class TestFiles:
         document = make().to_json()
         change(document)
         with pytest.raises(ModelError, match=message):
+            Workload.from_json(document)
+
+    @pytest.mark.parametrize(
+        ("part", "key", "value", "beyond"),
+        [
+            ("tensors", "shape", [2**31 - 1], [2**31]),
+            ("tensors", "shape", [1], [0]),
+            ("tensors", "shape", [1], [True]),
+            ("layers", "strides", [2**31 - 1, 1], [2**31, 1]),
+            ("layers", "kernel_size", [3, 3], [3, 3, 3]),
+            ("layers", "macs", 2**53, 2**53 + 1),
+            ("layers", "weight_elems", 0, -1),
+            ("layers", "bias_elems", 2**53, 2**53 + 1),
+            ("layers", "groups", 1, 0),
+        ],
+    )
+    def test_both_sides_of_each_range(
+        self, part: str, key: str, value: Any, beyond: Any
+    ) -> None:
+        document = make().to_json()
+        document[part][0][key] = value
+        read = Workload.from_json(json.loads(json.dumps(document)))
+        assert json.loads(json.dumps(read.to_json()))[part][0][key] == value
+        document[part][0][key] = beyond
+        with pytest.raises(ModelError, match=f"under '{key}'"):
             Workload.from_json(document)
 
     @pytest.mark.parametrize("value", [None, [], "x", 3])

@@ -157,7 +157,6 @@ def _groups(
             cells = np.tile(alone[gene], (codec.sizes[owner], 1))
             for a, b in itertools.product(*(range(s - 1) for s in cells.shape)):
                 cells[a, b] = changed((owner, a), (gene, b)) - alone[owner][a]
-            cells[:-1, -1] = 0.0
             for choice, row in enumerate(cells):
                 allowed = codec.allowed(owner, choice, gene)
                 if allowed is not None:

@@ -81,8 +81,8 @@ class Limit:
             return cls(name=name, bound=share, is_minimum=is_minimum)
         if not unit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
-        units = next((_UNITS[end] for end in _UNITS if name.endswith(end)), {})
-        if not units:
+        units = next((_UNITS[end] for end in _UNITS if name.endswith(end)), None)
+        if units is None:
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
                 "bytes, times, energies and shares take one."

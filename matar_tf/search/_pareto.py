@@ -49,8 +49,6 @@ def pareto_front(points: Sequence[Sequence[float]]) -> tuple[int, ...]:
       SearchError: If a point holds a NaN.
     """
     _check_no_nan(points)
-    if not points:
-        return ()
     table = np.asarray(points, dtype=np.float64)
     kept: list[int] = []
     # In lexicographic order only an earlier point can dominate or equal a later one.

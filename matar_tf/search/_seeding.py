@@ -72,12 +72,11 @@ def interpolate_damages(
 
 def _interpolate(widths: Sequence[int], known: Mapping[int, float]) -> list[float]:
     """Returns the damage of each choice, the narrowest first."""
-    places = sorted(known)
     power = [4.0**-width for width in widths]
     found: list[float] = []
     for choice in range(len(widths)):
-        low = max(place for place in places if place <= choice)
-        high = min(place for place in places if place >= choice)
+        low = max(place for place in known if place <= choice)
+        high = min(place for place in known if place >= choice)
         span = power[low] - power[high]
         share = (power[choice] - power[high]) / span if span else 0.0
         found.append(known[high] + share * (known[low] - known[high]))

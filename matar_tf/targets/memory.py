@@ -107,10 +107,11 @@ def check_entries(
       PolicyError: If an entry matches nothing, or an entry is missing.
     """
     needed_weights = {layer.weights for layer in workload.layers if layer.weights}
-    needed_tensors = {item.activation for item in workload.tensors.values()} - {None}
+    tensors = workload.tensors.values()
+    needed_tensors = {item.activation for item in tensors if item.activation}
     for field, given, needed in (
         ("weights", set(weights), needed_weights),
-        ("activations", set(activations), {name for name in needed_tensors if name}),
+        ("activations", set(activations), needed_tensors),
     ):
         for name in sorted(given - needed):
             raise PolicyError(
