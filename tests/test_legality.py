@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_search import run, toy_problem
+from toy_search import run, toy_problem
 
 from matar_tf.artifact import read_artifact
 from matar_tf.policy import PolicySpace

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from test_search import (
+from toy_search import (
     Counting,
-    evaluate_in_turn,
     options,
     provenance,
     run,
@@ -24,7 +23,7 @@ from test_search import (
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy, PolicySpace
 from matar_tf.results import Objective
-from matar_tf.search import Limit, search
+from matar_tf.search import Limit, evaluate_in_turn, search
 from matar_tf.search._genome import Genome, GenomeCodec
 from matar_tf.search._knapsack import budget_ladder, gene_pairs
 from matar_tf.search._ledger import Ledger
