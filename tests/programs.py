@@ -55,3 +55,9 @@ def fails(
     errors = [line for line in lines if "Error: " in line]
     assert len(errors) == 1
     return errors[0]
+
+
+def flags_of(tool: str) -> dict[str, Any]:
+    """Returns the flags that a program defines, by name."""
+    load(tool)
+    return _FLAGS_OF[tool]
