@@ -63,7 +63,10 @@ def make_evaluator() -> Callable[[], PolicyEvaluator]:
 
 
 class SlowToDie:
-    """Measures; the second worker that gets that far waits to be killed, once."""
+    """Measures; the second worker that gets that far waits to be killed, once.
+
+    The other one then waits for the worker that takes the place of the killed one.
+    """
 
     def __init__(self, folder: Path, make: Callable[[], PolicyEvaluator]) -> None:
         self._folder = folder
@@ -72,9 +75,8 @@ class SlowToDie:
 
     def __call__(self, policy: Policy) -> Mapping[str, float]:
         (self._folder / f"worker_{os.getpid()}").touch()
-        workers = list(self._folder.glob("worker_*"))
         self._num_measured += 1
-        if len(workers) == 2 and self._num_measured == 3:
+        if self._num_workers() == 2 and self._num_measured == 3:
             try:
                 victim = (self._folder / "victim").open("x")
             except FileExistsError:
@@ -82,7 +84,14 @@ class SlowToDie:
             with victim:
                 victim.write(f"{os.getpid()}\n")
             time.sleep(60)
+        deadline = time.monotonic() + 50
+        while (self._folder / "victim").exists() and self._num_workers() < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         return self._evaluate(policy)
+
+    def _num_workers(self) -> int:
+        return len(list(self._folder.glob("worker_*")))
 
 
 class Deadly:
@@ -259,7 +268,7 @@ class TestCluster:
         workers = {path.name for path in (tmp_path / "pids").glob("worker_*")}
         # Two from the start, one of which died, and the one in its place.
         assert f"worker_{killed[0]}" in workers
-        assert len(workers) >= 2
+        assert len(workers) == 3
         assert fronts["ray"] == fronts["local"]
 
     def test_the_program_attaches_by_address(

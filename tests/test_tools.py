@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import re
 import resource
@@ -18,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 from digits_net import digits_artifact, few_digits, trained_pair
+from programs import call, fails, load
 from scipy import stats
 
 from matar_tf.artifact import read_artifact, write_artifact
@@ -36,7 +35,6 @@ from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
-from tools.common import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 # Blocks what the integrator does not have, then runs a program.
@@ -58,52 +56,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = few_digits()
     np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)
     return folder
-
-
-# absl's own flags come with tools.common, before those of any program.
-assert command_line()
-
-_FLAGS_OF: dict[str, dict[str, Any]] = {}
-_LOADED: list[str] = []
-
-
-def load(tool: str) -> Any:
-    """Imports a program with its flags; those of the one before step aside.
-
-    Programs define flags of the same names, and absl has one registry a process.
-    """
-    for name in _LOADED:
-        for flag in _FLAGS_OF[name]:
-            delattr(flags.FLAGS, flag)
-    _LOADED.clear()
-    before = set(flags.FLAGS)
-    module = importlib.import_module(f"tools.{tool}")
-    if tool in _FLAGS_OF:
-        for flag, value in _FLAGS_OF[tool].items():
-            flags.FLAGS[flag] = value
-    else:
-        _FLAGS_OF[tool] = {
-            name: flags.FLAGS[name] for name in set(flags.FLAGS) - before
-        }
-    _LOADED.append(tool)
-    return module
-
-
-def call(tool: str, *words: str, **values: Any) -> int:
-    module = load(tool)
-    with flagsaver.flagsaver(**values):
-        return module.main(["program", *words])
-
-
-def fails(
-    capsys: pytest.CaptureFixture[str], tool: str, *words: str, **values: Any
-) -> str:
-    """Checks that a program fails with one line; returns the line."""
-    assert call(tool, *words, **values) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    errors = [line for line in lines if "Error: " in line]
-    assert len(errors) == 1
-    return errors[0]
 
 
 def arguments(files: Path, output: Path, **changes: Any) -> dict[str, Any]:
@@ -938,110 +890,6 @@ class TestEvaluate:
         assert message in fails(capsys, "evaluate", **values)
 
 
-class TestCompare:
-    def test_shared_beside_dedicated(
-        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        artifact = digits_artifact()
-        policy = artifact.space.named("w4a4")
-        alone = replace(artifact, space=artifact.space.only(policy))
-        write_artifact(alone, tmp_path / "w4a4.matar")
-        values = {"artifact": str(files / "net.matar"), "num_random": 3}
-        values |= {"data": str(files / "data.npz"), "reestimate": 50}
-        values |= {"dedicated": [str(tmp_path / "w4a4.matar")]}
-        (tmp_path / "other.tflite").write_bytes(ModelBuilder(artifact).build(policy))
-        values |= {"files": [str(tmp_path / "other.tflite")]}
-        assert call("compare", **values) == 0
-        lines = capsys.readouterr().out.splitlines()
-        cells = {line[:24].strip(): line[24:].split() for line in lines if line}
-        data = few_digits()
-        outputs = Runner(ModelBuilder(artifact).build(policy)).predict(data.x_test)
-        expected = f"{100 * np.mean(outputs.argmax(1) == data.y_test):.2f}"
-        # Here the dedicated network is the shared one: no gap.
-        assert cells["w4a4"][:3] == [expected, expected, "0.00"]
-        assert cells["file: other"][:3] == ["-", expected, "-"]
-        assert float(cells["w4a4"][3]) > 50.0
-        assert cells["w2a2"][1:3] == ["-", "-"]
-        for family in ("8/4/2", "2..8", "4..8"):
-            mean, worst = cells[f"3 random {family}"][0], cells[f"3 random {family}"][4]
-            assert float(worst) <= float(mean)
-
-    def test_a_network_of_one_policy_has_one_row(
-        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        artifact = digits_artifact()
-        alone = artifact.space.only(artifact.space.named("w4a4"))
-        write_artifact(replace(artifact, space=alone), tmp_path / "alone.matar")
-        values = {"artifact": str(tmp_path / "alone.matar"), "num_random": 3}
-        assert call("compare", **values, data=str(files / "data.npz")) == 0
-        shown = capsys.readouterr().out
-        assert "w4a4" in shown
-        assert "w8a8" not in shown
-        assert "random" not in shown
-
-    def test_a_dedicated_network_has_one_policy(
-        self, files: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        path = str(files / "net.matar")
-        values = {"artifact": path, "data": str(files / "data.npz")}
-        assert "one policy" in fails(capsys, "compare", **values, dedicated=[path])
-
-    def test_two_networks_for_one_policy(
-        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        artifact = digits_artifact()
-        alone = replace(artifact, space=artifact.space.only(artifact.space.widest()))
-        paths = [str(tmp_path / name) for name in ("a.matar", "b.matar")]
-        for path in paths:
-            write_artifact(alone, path)
-        values = {"artifact": str(files / "net.matar"), "data": str(files / "data.npz")}
-        message = fails(capsys, "compare", **values, dedicated=paths)
-        assert "b.matar for the policy of another" in message
-
-    def test_dedicated_networks_of_one_name_are_told_apart(
-        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        artifact = digits_artifact()
-        paths: list[str] = []
-        for index, name in enumerate(("w4a8", "w8a4")):
-            alone = replace(
-                artifact, space=artifact.space.only(artifact.space.named(name))
-            )
-            (tmp_path / str(index)).mkdir()
-            paths.append(str(tmp_path / str(index) / "policy_00.matar"))
-            write_artifact(alone, paths[-1])
-        values = {"artifact": str(files / "net.matar"), "num_random": 0}
-        values |= {"data": str(files / "data.npz"), "dedicated": paths}
-        assert call("compare", **values) == 0
-        shown = capsys.readouterr().out
-        assert "mixed: policy_00 " in shown
-        assert f"mixed: {paths[1]} " in shown
-
-    def test_no_float_figure_of_other_samples(
-        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        data = few_digits()
-        np.savez(
-            tmp_path / "less.npz", x_test=data.x_test[:50], y_test=data.y_test[:50]
-        )
-        artifact = replace(
-            digits_artifact(),
-            accuracy={"float": {"accuracy": 0.75}},
-            provenance={"data_digest": data.digest()},
-        )
-        np.savez(tmp_path / "same.npz", x_test=data.x_test, y_test=data.y_test)
-        write_artifact(artifact, tmp_path / "net.matar")
-        found = []
-        for name in ("same", "less"):
-            values = {"artifact": str(tmp_path / "net.matar"), "num_random": 0}
-            values |= {"data": str(tmp_path / f"{name}.npz")}
-            assert call("compare", **values) == 0
-            out = capsys.readouterr().out
-            found.append(next(one for one in out.splitlines() if "float  " in one))
-        assert found[0].split()[1] == "75.00"
-        assert found[1].split()[1] == "-"
-
-
 class TestWhatTrainingStartsFrom:
     def test_where_the_float_network_goes_is_checked_before_training(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -1063,38 +911,6 @@ class TestWhatTrainingStartsFrom:
     ) -> None:
         values = {"recipe": "digits_resnet8:scratch", "output": str(tmp_path / "run")}
         assert "from scratch" in fails(capsys, "train_stock", **values)
-
-
-class TestSpeechFeatures:
-    def test_a_tone_lands_in_its_own_frames(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        rng = np.random.default_rng(0)
-        lengths = rng.integers(2000, 9000, 12)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        audio = rng.integers(-9000, 9000, offsets[-1]).astype(np.int16)
-        path, output = tmp_path / "audio.npz", tmp_path / "features.npz"
-        index = np.arange(12) % 6 + 2
-        np.savez(
-            path, audio=audio, offsets=offsets, label=np.arange(12) % 3, index=index
-        )
-        assert call("speech_features", audio=str(path), output=str(output)) == 0
-        with np.load(output) as made:
-            assert made["x_test"].shape == (6, 49, 10, 1)
-            assert made["x_train"].shape == (6, 49, 10, 1)
-            np.testing.assert_array_equal(
-                made["y_test"], (np.arange(12) % 3)[index < 5]
-            )
-            np.testing.assert_allclose(made["x_train"].mean(0), 0.0, atol=1e-4)
-        values = {"audio": str(path), "output": str(output)}
-        assert "free path" in fails(capsys, "speech_features", **values)
-
-    def test_an_incomplete_file(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        np.savez(tmp_path / "a.npz", audio=np.zeros(9, np.int16))
-        values = {"audio": str(tmp_path / "a.npz"), "output": str(tmp_path / "b.npz")}
-        assert "offsets" in fails(capsys, "speech_features", **values)
 
 
 class TestTrain:

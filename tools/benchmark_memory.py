@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from matar_tf.artifact import read_artifact
 from matar_tf.data import load_data
 from matar_tf.errors import DataError
 from matar_tf.policy import Policy
-from matar_tf.results import Objective
+from matar_tf.results import Candidate, Objective
 from matar_tf.search import SearchOptions, SearchProblem, search
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar, provenance
 
-__all__ = ["measure_memory"]
+__all__ = ["best_within", "budget_bar", "measure_memory", "time_bar"]
 
 # Share of the 8-bit memory: the accuracy that we claim, and the better of the two that
 # Sony MCT 2.6.1 reached (mixed-precision PTQ, TPC with weights of 8/4/2 and 8/6/4/3/2
@@ -83,25 +83,40 @@ def measure_memory(
         artifact, data.x_test[num_samples:], data.y_test[num_samples:]
     )
     full = sum(sizes.values())
-    for share, (claim, peer) in _BUDGETS.items():
-        fitting = [
-            one for one in result.front if one.value(_OBJECTIVES[1]) <= share * full
-        ]
-        best = max(fitting, key=lambda one: one.metrics["accuracy"])
-        accuracy = 100.0 * whole(best.policy)["accuracy"]
-        limit = max(claim, peer + _MARGINS[share])
-        yield Bar(
-            name=f"accuracy at {share:.0%} of the 8-bit kernel memory, on "
-            f"{len(data.x_test) - num_samples} samples that the search did not see",
-            figure=f"{accuracy:.2f} % (peer {peer:.1f} %)",
-            limit=f"at least {limit:.1f} %",
-            held=accuracy >= limit,
-        )
-    limit_s = 3 * len(_BUDGETS) * _PEER_S
-    yield Bar(
-        name=f"one search for all budgets, {result.num_evaluated} policies on "
-        f"{num_samples} samples",
+    for share in _BUDGETS:
+        best = best_within(result.front, share * full)
+        accuracy = None if best is None else 100.0 * whole(best.policy)["accuracy"]
+        yield budget_bar(share, accuracy, len(data.x_test) - num_samples)
+    yield time_bar(took, result.num_evaluated, num_samples)
+
+
+def best_within(front: Iterable[Candidate], num_bytes: float) -> Candidate | None:
+    """Returns the most accurate candidate whose kernels fit; None if none does."""
+    fitting = [one for one in front if one.value(_OBJECTIVES[1]) <= num_bytes]
+    return max(fitting, key=lambda one: one.metrics["accuracy"], default=None)
+
+
+def budget_bar(share: float, accuracy: float | None, num_samples: int) -> Bar:
+    """Returns the bar of one budget; `accuracy` in percent, None if nothing fits."""
+    claim, peer = _BUDGETS[share]
+    limit = max(claim, peer + _MARGINS[share])
+    figure = "no policy fits" if accuracy is None else f"{accuracy:.2f} %"
+    return Bar(
+        name=f"accuracy at {share:.0%} of the 8-bit kernel memory, on {num_samples} "
+        "samples that the search did not see",
+        figure=f"{figure} (peer {peer:.1f} %)",
+        limit=f"at least {limit:.1f} %",
+        held=accuracy is not None and accuracy >= limit,
+    )
+
+
+def time_bar(took: float, num_evaluated: int, num_samples: int) -> Bar:
+    """Returns the bar of the seconds that the search for all budgets took."""
+    limit = 3 * len(_BUDGETS) * _PEER_S
+    return Bar(
+        name=f"one search for all budgets, {num_evaluated} policies on {num_samples} "
+        "samples",
         figure=f"{took:.1f} s",
-        limit=f"at most {limit_s:.0f} s",
-        held=took <= limit_s,
+        limit=f"at most {limit:.0f} s",
+        held=took <= limit,
     )

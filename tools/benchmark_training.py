@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,15 @@ import numpy as np
 from matar_tf import keras as matar
 from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tfmot
-from recipes.common import load_recipe
+from recipes.common import RecipeConfig, load_recipe
 from tools.bars import Bar
 
-__all__ = ["measure_training"]
+__all__ = ["interleaved", "measure_training", "training_bars"]
 
 _NUM_ROUNDS = 40
+_NUM_WARM = 3
 _NUM_TARGETS = 5
+_MAX_RATIO = 1.1
 _IMAGE_SHAPE = 32, 32, 3
 _NUM_CLASSES = 10
 _NUM_IMAGES = 50_000
@@ -56,15 +58,31 @@ def measure_training(recipe: str, data_spec: str | None, *, seed: int) -> Iterat
         "stock": _step(stock, batch, None),
         "float": _step(network, batch, None),
     }
-    seconds = _interleaved(steps)
+    seconds = interleaved(steps)
+    yield from training_bars(seconds, config, num_samples)
+
+
+def training_bars(
+    seconds: Mapping[str, float], config: RecipeConfig, num_samples: int
+) -> Iterator[Bar]:
+    """Yields the bars of measured steps.
+
+    Args:
+      seconds: Of one step each: the ``recipe``'s with all of its passes, a ``plain``
+        one of its network, a ``dedicated`` one for one policy alone, with a teacher,
+        one of tfmot's QAT (``stock``) and a ``float`` one.
+      config: The recipe.
+      num_samples: Training samples of an epoch.
+    """
+    batch_size = config.multi_bit_schedule.batch_size
     ratio = seconds["plain"] / seconds["stock"]
     yield Bar(
         name=f"a step of multi-bitwidth training over one of tfmot's 8-bit QAT, "
         f"{config.name}, batch of {batch_size}",
         figure=f"{ratio:.2f} ({1e3 * seconds['plain']:.0f} ms, all of the recipe's "
         f"passes {1e3 * seconds['recipe']:.0f}, float {1e3 * seconds['float']:.0f})",
-        limit="at most 1.1",
-        held=ratio <= 1.1,
+        limit=f"at most {_MAX_RATIO}",
+        held=ratio <= _MAX_RATIO,
     )
     num_steps = config.multi_bit_schedule.epochs * -(-num_samples // batch_size)
     shared_minutes = num_steps * seconds["recipe"] / 60.0
@@ -111,18 +129,21 @@ def _step(model: Any, batch: tuple[Any, Any], randomizer: Any) -> Callable[[], N
     return step
 
 
-def _interleaved(steps: dict[str, Callable[[], None]]) -> dict[str, float]:
+def interleaved(
+    steps: Mapping[str, Callable[[], None]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Returns the seconds of each step, taken in turns: the lower quartile.
 
     What else runs on a machine only makes a step longer.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for name in steps:
-        for _ in range(3):
+        for _ in range(_NUM_WARM):
             steps[name]()  # traced and warm
     for _ in range(_NUM_ROUNDS):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return {name: statistics.quantiles(one, n=4)[0] for name, one in times.items()}

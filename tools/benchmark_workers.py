@@ -24,11 +24,12 @@ from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar
 
-__all__ = ["measure_workers"]
+__all__ = ["kills_bar", "measure_workers", "workers_bar"]
 
 _TARGET = "bismo_ultra96"
 _NUM_ROUNDS = 3
 _NUM_POLICIES = 24
+_MIN_RATIO = 1.7
 _NUM_KILLS = 20
 _KILLED_EVALUATIONS = 60
 _SEARCH = Path(__file__).resolve().parent / "search.py"
@@ -53,13 +54,18 @@ def _two_workers(artifact_path: str, data_spec: str, num_samples: int) -> Bar:
         for _ in range(_NUM_ROUNDS):
             for number, evaluate_many in ((1, alone), (2, both)):
                 rates[number].append(_rate(evaluate_many, policies))
-    figures = {number: statistics.median(found) for number, found in rates.items()}
-    ratio = figures[2] / figures[1]
+    return workers_bar(rates[1], rates[2])
+
+
+def workers_bar(alone: Sequence[float], both: Sequence[float]) -> Bar:
+    """Returns the bar of two workers; evaluations per second of one and of two."""
+    one, two = statistics.median(alone), statistics.median(both)
+    ratio = two / one
     return Bar(
         name="evaluations per second of two workers over one",
-        figure=f"{ratio:.2f} ({figures[2]:.1f} over {figures[1]:.1f})",
-        limit="at least 1.7",
-        held=ratio >= 1.7,
+        figure=f"{ratio:.2f} ({two:.1f} over {one:.1f})",
+        limit=f"at least {_MIN_RATIO}",
+        held=ratio >= _MIN_RATIO,
     )
 
 
@@ -96,6 +102,11 @@ def _killed(artifact_path: str, data_spec: str, num_samples: int, seed: int) -> 
             num_killed += _run(command, output, kill_after=rng.uniform(0.0, took))
             _run(command, output)
             num_equal += _outcome(output) == expected
+    return kills_bar(num_equal, num_killed)
+
+
+def kills_bar(num_equal: int, num_killed: int) -> Bar:
+    """Returns the bar of searches that were killed, of which some ended before."""
     return Bar(
         name=f"equal fronts and files of {_NUM_KILLS} searches of "
         f"{_KILLED_EVALUATIONS} policies, killed at random moments and resumed "

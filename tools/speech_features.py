@@ -37,8 +37,8 @@ _NUM_TEST_TAKES = 5
 _KEYS = ("audio", "offsets", "label", "index")
 
 
-def mel_cepstrum(audio: np.ndarray) -> np.ndarray:
-    """Returns cepstral coefficients, ``[num, 49, 10, 1]``, float32.
+def log_mel_spectra(audio: np.ndarray) -> Any:
+    """Returns the logarithm of each mel band's magnitude, ``[num, 49, 40]``, a tensor.
 
     Args:
       audio: Recordings in -1..1, float32, ``[num, 8000]``.
@@ -49,7 +49,18 @@ def mel_cepstrum(audio: np.ndarray) -> np.ndarray:
     bands = tf.signal.linear_to_mel_weight_matrix(
         _NUM_BANDS, spectra.shape[-1], _RATE, _LOW_HZ, _HIGH_HZ
     )
-    logs = tf.math.log(tf.matmul(spectra, bands) + 1e-6)
+    return tf.math.log(tf.matmul(spectra, bands) + 1e-6)
+
+
+def mel_cepstrum(audio: np.ndarray) -> np.ndarray:
+    """Returns cepstral coefficients, ``[num, 49, 10, 1]``, float32.
+
+    Args:
+      audio: Recordings in -1..1, float32, ``[num, 8000]``.
+    """
+    from matar_tf.keras._compat import tf
+
+    logs = log_mel_spectra(audio)
     coefficients: Any = tf.signal.mfccs_from_log_mel_spectrograms(logs)
     return coefficients[..., :_NUM_COEFFICIENTS, None].numpy()
 
