@@ -12,9 +12,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from matar_tf.policy import MAX_BITS, Policy
-from matar_tf.targets._compute import TableCompute
+from matar_tf.targets._compute import FusedCompute, TableCompute
 from matar_tf.targets._sections import ArrayOps, Memory
 from matar_tf.targets._target import Target
+from matar_tf.targets.arrays import tiled_nest
+from matar_tf.targets.blocking import LoopNest, fits_buffers
 from matar_tf.targets.demand import layer_shape
 from matar_tf.targets.memory import Liveness, layer_weight_bytes
 from matar_tf.targets.widths import LayerWidths
@@ -25,6 +27,7 @@ __all__ = [
     "PolicyChecker",
     "Violation",
     "check_policy",
+    "has_room",
     "is_measured",
     "names_of",
 ]
@@ -61,6 +64,7 @@ class _Site:
     output: tuple[str | None, int]
     output_is_read: bool
     names: tuple[str, str]
+    nest: LoopNest | None
 
 
 class _Finding(NamedTuple):
@@ -161,6 +165,24 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
         )
 
 
+def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
+    """Weights and input must leave the buffers room for the smallest tiles."""
+    if site.weight_bits is None or not site.inputs:
+        return
+    entry, bits = site.inputs[0]
+    if target.takes(site.layer.kind, site.weight_bits, bits) and not has_room(
+        site.nest, site.weight_bits, bits, target
+    ):
+        yield _violation(
+            constraint_buffers,
+            site,
+            f"expected larger [buffers], or other widths than weight and input bits "
+            f"{(site.weight_bits, bits)}",
+            weights=site.layer.weights,
+            activations=entry,
+        )
+
+
 def constraint_weight_memory(num_bytes: int, memory: Memory) -> Iterable[Violation]:
     """Weights, biases and scales must fit into the weight memory."""
     capacity = memory.weight_capacity_bytes
@@ -180,6 +202,7 @@ _LAYER_CONSTRAINTS: Final = (
     constraint_output_bits,
     constraint_bit_pairs,
     constraint_latency_table,
+    constraint_buffers,
 )
 _MEMORY_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
 
@@ -211,6 +234,7 @@ class PolicyChecker:
         self._widths = LayerWidths(workload)
         self._liveness = Liveness(workload, target.storage)
         self._names = [names_of(layer, workload) for layer in workload.layers]
+        self._nests = [tiled_nest(one, workload, target) for one in workload.layers]
         self._read = {name for layer in workload.layers for name in layer.inputs}
         self._known: tuple[dict[int, _Finding], ...] = tuple(
             {} for _ in workload.layers
@@ -266,6 +290,7 @@ class PolicyChecker:
             output=operand(layer.output),
             output_is_read=layer.output in self._read,
             names=self._names[row],
+            nest=self._nests[row],
         )
 
 
@@ -297,6 +322,23 @@ def is_measured(
     if not all(isinstance(entry, ArrayOps) for entry in target.ops_for(kind)):
         return True
     return table.cycles(names, weight_bits, activation_bits) is not None
+
+
+def has_room(
+    nest: LoopNest | None, weight_bits: int, activation_bits: int, target: Target
+) -> bool:
+    """Returns whether a layer's smallest tiles fit; true where none are cut.
+
+    Args:
+      nest: The loops of the layer; see `tiled_nest`.
+      weight_bits: Width of its weights.
+      activation_bits: Width of its first input.
+      target: The target.
+    """
+    compute, buffers = target.compute, target.buffers
+    if nest is None or not isinstance(compute, FusedCompute) or buffers is None:
+        return True
+    return fits_buffers(nest, (weight_bits, activation_bits), compute, buffers)
 
 
 def _violation(

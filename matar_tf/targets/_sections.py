@@ -219,6 +219,8 @@ class Memory(Section):
 class Buffers(Section):
     """On-chip buffers of a fused array; what does not fit is loaded again.
 
+    Widths at which not even the smallest tiles of a layer fit are not taken.
+
     Attributes:
       weight_bytes: Buffer of weights.
       input_bytes: Buffer of inputs.
