@@ -40,10 +40,10 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.errors import DataError
     from matar_tf.tflite.evaluate import (
         check_labels,
-        compute_metrics,
         ends_in_softmax,
         get_metrics,
     )
+    from matar_tf.tflite.figures import compute_metrics
     from matar_tf.tflite.latency import measure_latency_ms
     from matar_tf.tflite.runtime import Runner
 
