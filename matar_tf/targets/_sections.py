@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matar_tf.targets._fields import (
+    MAX_THREADS,
     MULTIPLY_KINDS,
     Count,
     Kinds,
@@ -317,7 +318,7 @@ class LitertBackend(Section):
     """
 
     kind: Literal["litert"]
-    num_threads: Count
+    num_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)]
     num_repeats: Count
 
 
