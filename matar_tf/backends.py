@@ -109,6 +109,7 @@ def cost_matrix(
 
     Raises:
       PolicyError: If a policy is not of the artifact's network.
+      SearchError: If there are no policies or no targets.
       TargetError: If two targets have one name, or a target cannot run the network at
         any widths.
     """
