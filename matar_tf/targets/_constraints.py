@@ -54,8 +54,7 @@ class Violation:
     excess: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Site:
+class _Site(NamedTuple):
     """A layer under a policy: all that a limit on one layer may look at."""
 
     layer: LayerWorkload
@@ -125,11 +124,13 @@ def constraint_output_bits(site: _Site, target: Target) -> Iterable[Violation]:
 def constraint_bit_pairs(site: _Site, target: Target) -> Iterable[Violation]:
     """Weights and input must use a pair of widths that the target takes together."""
     kind, weight_bits = site.layer.kind, site.weight_bits
-    if weight_bits is None or weight_bits not in target.weight_bits_for(kind):
+    if weight_bits is None:
         return
     entry, bits = site.inputs[0]
-    if bits in target.activation_bits_for(kind) and not target.takes(
-        kind, weight_bits, bits
+    if (
+        not target.takes(kind, weight_bits, bits)
+        and weight_bits in target.weight_bits_for(kind)
+        and bits in target.activation_bits_for(kind)
     ):
         pairs = sorted(
             (weights, inputs)
@@ -152,9 +153,9 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
         return
     entry, bits = site.inputs[0]
     kind = site.layer.kind
-    if target.takes(kind, site.weight_bits, bits) and not is_measured(
+    if not is_measured(
         site.names, kind, site.weight_bits, bits, target
-    ):
+    ) and target.takes(kind, site.weight_bits, bits):
         yield _violation(
             constraint_latency_table,
             site,
@@ -167,11 +168,11 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
 
 def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
     """Weights and input must leave the buffers room for the smallest tiles."""
-    if site.weight_bits is None or not site.inputs:
+    if site.nest is None or site.weight_bits is None or not site.inputs:
         return
     entry, bits = site.inputs[0]
-    if target.takes(site.layer.kind, site.weight_bits, bits) and not has_room(
-        site.nest, site.weight_bits, bits, target
+    if not has_room(site.nest, site.weight_bits, bits, target) and target.takes(
+        site.layer.kind, site.weight_bits, bits
     ):
         yield _violation(
             constraint_buffers,
@@ -235,7 +236,11 @@ class PolicyChecker:
         self._liveness = Liveness(workload, target.storage)
         self._names = [names_of(layer, workload) for layer in workload.layers]
         self._nests = [tiled_nest(one, workload, target) for one in workload.layers]
-        self._read = {name for layer in workload.layers for name in layer.inputs}
+        read = {name for layer in workload.layers for name in layer.inputs}
+        self._is_read = [layer.output in read for layer in workload.layers]
+        entries = {name: one.activation for name, one in workload.tensors.items()}
+        self._inputs = [[entries[one] for one in at.inputs] for at in workload.layers]
+        self._outputs = [entries[layer.output] for layer in workload.layers]
         self._known: tuple[dict[int, _Finding], ...] = tuple(
             {} for _ in workload.layers
         )
@@ -277,18 +282,18 @@ class PolicyChecker:
         return finding
 
     def _site(self, row: int, policy: Policy) -> _Site:
-        layer = self._workload.layers[row]
-
-        def operand(name: str) -> tuple[str | None, int]:
-            entry = self._workload.tensors[name].activation
-            return entry, policy.activations[entry] if entry else MAX_BITS
-
+        layer, activations = self._workload.layers[row], policy.activations
+        inputs = [
+            (entry, activations[entry] if entry else MAX_BITS)
+            for entry in self._inputs[row]
+        ]
+        output = self._outputs[row]
         return _Site(
             layer=layer,
             weight_bits=policy.weights[layer.weights] if layer.weights else None,
-            inputs=tuple(operand(name) for name in layer.inputs),
-            output=operand(layer.output),
-            output_is_read=layer.output in self._read,
+            inputs=tuple(inputs),
+            output=(output, activations[output] if output else MAX_BITS),
+            output_is_read=self._is_read[row],
             names=self._names[row],
             nest=self._nests[row],
         )
