@@ -105,8 +105,11 @@ def cost_matrix(
 ) -> CostMatrix:
     """Returns the costs of each policy on each target, with what is not allowed.
 
+    A policy that a target has no price for is not allowed, either.
+
     Raises:
       PolicyError: If a policy is not of the artifact's network.
+      SearchError: If there are no policies or no targets.
       TargetError: If two targets have one name, or a target cannot run the network at
         any widths.
     """
@@ -117,14 +120,20 @@ def cost_matrix(
         costs = PolicyCosts(artifact, target, builder)
         check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
-            found = check(policy)
+            reasons = tuple(one.message for one in check(policy))
+            figures: dict[str, float | None] = {}
+            if not reasons:
+                try:
+                    figures = costs(policy)
+                except TargetError as error:
+                    reasons = (str(error),)
             entries.append(
                 MatrixEntry(
                     policy=name,
                     target=target.name,
                     kind=costs.kind,
-                    figures={} if found else costs(policy),
-                    violations=tuple(one.message for one in found),
+                    figures=figures,
+                    violations=reasons,
                 )
             )
     return CostMatrix(

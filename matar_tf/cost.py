@@ -11,6 +11,7 @@ refetches on targets without a table ``[buffers]``.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -18,6 +19,7 @@ from typing import Final, Literal, TypeAlias
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
 from matar_tf.targets import MULTIPLY_KINDS, Target
+from matar_tf.targets._fields import MAX_FIGURE, MIN_FIGURE
 from matar_tf.targets.demand import LayerDemand, demand_of
 from matar_tf.targets.lookup import LayerSums, PriceTable
 from matar_tf.targets.memory import (
@@ -311,13 +313,8 @@ class _LayerModel:
             terms = terms_of(demand, self._ops, target)
             bound = max(terms.cycles, key=lambda name: terms.cycles[name])
             cycles = terms.cycles[bound]
-        elif not (math.isfinite(own) and own > 0):
-            raise TargetError(
-                f"Expected a positive number of cycles for layer {layer.name!r} from "
-                f"the own cost function, got {own}."
-            )
         else:
-            terms, bound, cycles = None, "own", own
+            terms, bound, cycles = None, "own", _own_cycles(own, layer)
         cycles += target.overhead.layer_cycles
         return LayerCost(
             name=layer.name,
@@ -337,6 +334,21 @@ class _LayerModel:
                 layer, self._workload, weight_bits, target.storage
             ),
         )
+
+
+def _own_cycles(own: object, layer: LayerWorkload) -> float:
+    """Returns what an own cost function returned, if it is a figure of a target."""
+    try:
+        cycles = float(own) if isinstance(own, numbers.Real) else math.nan
+    except OverflowError:
+        cycles = math.inf  # an integer of hundreds of digits
+    if not MIN_FIGURE <= cycles <= MAX_FIGURE:
+        shown = own if math.isnan(cycles) else cycles
+        raise TargetError(
+            f"Expected a positive number of cycles, {MIN_FIGURE:g} to {MAX_FIGURE:g}, "
+            f"for layer {layer.name!r} from the own cost function, got {shown!r}."
+        )
+    return cycles
 
 
 def _check_layer(layer: LayerWorkload, output: TensorWorkload) -> None:

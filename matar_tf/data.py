@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,19 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NUM_TEST_DIGITS = 500
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
+_DAMAGE: Final = (
+    EOFError,
+    KeyError,  # a member that is not where the archive says
+    MemoryError,  # a size that no file has
+    OSError,
+    OverflowError,
+    RuntimeError,  # encrypted, or an unknown compression or version
+    TypeError,
+    ValueError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +162,7 @@ def read_arrays(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
             if isinstance(stored, np.ndarray):
                 raise ValueError("it holds one bare array")
             return {key: stored[key] for key in keys if key in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "
             "with numpy.savez."

@@ -19,16 +19,17 @@ _NUM_RANDOM: Final = 8  # bytes in a temporary name
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    temporary = _beside(path)
+    """Writes a file under a temporary name and renames it; a link stays one."""
+    real = _behind_links(path)
+    temporary = _beside(real)
     with _naming(path, temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
         # Not by tempfile, whose files nobody but the owner may read.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
-            temporary.replace(path)
+            temporary.replace(real)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -70,8 +71,9 @@ def _put_in_place(folder: Path, path: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Removes what processes that were killed had begun to write in place of `path`."""
+    path = _behind_links(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _NUM_RANDOM}}}")
-    for found in list(path.parent.iterdir()):
+    for found in list(path.parent.glob(".*")):
         if name.fullmatch(found.name):
             if found.is_dir():
                 shutil.rmtree(found)
@@ -91,6 +93,12 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
             raise
         meant = str(path) + named.removeprefix(str(temporary))
         raise OSError(error.errno, error.strerror, meant) from error
+
+
+def _behind_links(path: Path) -> Path:
+    """Returns the path of what a link stands for; any other path as it is."""
+    # Not by Path.resolve, which has an error of its own for links in a circle.
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _beside(path: Path) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
-from matar_tf.errors import SearchError, StoreError
+from matar_tf.errors import SearchError, StoreError, TargetError
 from matar_tf.holdout import split_data
 from matar_tf.interrupts import Interrupts
 from matar_tf.policy import Policy
@@ -87,7 +87,8 @@ def retarget(
 
     The target with the fewest policies comes first: what it measures, the later ones
     can mostly run as well, and not the other way round. A target whose search fails,
-    since no policy meets its limits, does not keep the others from theirs.
+    since no policy meets its limits or it has no price for one, does not keep the
+    others from theirs.
 
     The first Ctrl-C ends the search that it comes in with the front so far, and the
     run when files and tables are written. The second ends the run at once.
@@ -220,7 +221,7 @@ def _search_all(
                 result = run.search(*problems[index], memory, results.values())
         except StoreError:
             raise  # the next target would find it no better
-        except SearchError as error:
+        except (SearchError, TargetError) as error:
             if interrupts.came:
                 break  # it was not given the time
             failures[targets[index].name] = of_target(targets[index], error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from matar_tf.cost import CostModel, estimate
@@ -313,12 +314,26 @@ class TestOwnCostFunction:
         assert (own.layers[0].cycles, own.layers[0].bound) == (28, "own")
         assert own.layers[1] == plain.layers[1]
 
-    @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-    def test_it_cannot_make_a_layer_free(self, value):
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *(0.0, -1.0, float("nan"), float("inf"), 1e308, 1e-300, "5", 1j),
+            *(np.array([5.0]), pytest.param(10**400, id="huge")),
+        ],
+    )
+    def test_it_returns_a_figure_of_a_target(self, value):
         workload = conv_net()
         model = CostModel(workload, load_target("mpic"), price_layer=lambda *_: value)
         with pytest.raises(TargetError, match="positive number of cycles"):
             model.estimate(uniform_policy(workload, 8, 8))
+
+    @pytest.mark.parametrize("value", [5, np.float32(5.0), np.int64(5)])
+    def test_its_number_may_be_of_any_type(self, value):
+        workload = conv_net()
+        model = CostModel(workload, load_target("mpic"), price_layer=lambda *_: value)
+        cost = model.estimate(uniform_policy(workload, 8, 8))
+        assert type(cost.latency_ms) is float
+        assert {one.cycles for one in cost.layers} == {5.0}
 
     def test_events_have_no_energy_for_it(self):
         workload = conv_net()

@@ -208,6 +208,10 @@ def table_target(folder: Path, without: str = "") -> Target:
 
 
 class TestCostMatrix:
+    def test_it_has_a_row_and_a_column(self) -> None:
+        with pytest.raises(SearchError, match="one policy and one target, got 0 and 1"):
+            cost_matrix(digits_artifact(), {}, [load_target("mpic")])
+
     def test_every_pair_is_priced_or_refused_with_reasons(self, matrix):
         space, workload = digits_artifact().space, digits_artifact().workload
         for entry in matrix.entries:

@@ -1,3 +1,7 @@
+import io
+import re
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -186,6 +190,57 @@ class TestFile:
         content[80:160] = b"\xff" * 80
         path.write_bytes(content)
         with pytest.raises(DataError, match="plain arrays"):
+            load_data(str(path))
+
+    @pytest.mark.parametrize(
+        ("offset", "value", "message"),
+        [
+            (6, 1, "encrypted"),
+            (8, 99, "compression"),
+            (4, 99, "version"),
+        ],
+    )
+    def test_refuses_what_zip_cannot_read(self, tmp_path, offset, value, message):
+        # Version, flags and method stand alike in the header of each member and, two
+        # bytes later, in the directory at the end.
+        path = tmp_path / "a.npz"
+        np.savez(path, **arrays())
+        content = bytearray(path.read_bytes())
+        for start, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+            for match in re.finditer(re.escape(start), bytes(content)):
+                content[match.start() + offset + shift] = value
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"plain arrays at .*{message}"):
+            load_data(str(path))
+
+    def test_refuses_damage_of_every_compression(self, tmp_path):
+        path = tmp_path / "a.npz"
+        refused = set()
+        for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            with zipfile.ZipFile(path, "w", method) as archive:
+                for name, array in arrays().items():
+                    stream = io.BytesIO()
+                    np.save(stream, array)
+                    archive.writestr(f"{name}.npy", stream.getvalue())
+            content = path.read_bytes()
+            for place in range(40, 120):
+                damaged = bytearray(content)
+                damaged[place] ^= 0xFF
+                path.write_bytes(damaged)
+                try:
+                    load_data(str(path))
+                except DataError:
+                    refused.add(method)
+        assert len(refused) == 3
+
+    def test_refuses_a_size_that_no_file_has(self, tmp_path):
+        stream = io.BytesIO()
+        np.save(stream, SAMPLES)
+        content = stream.getvalue().replace(b"(3, 2, 2, 1), }", b"(10000000000,)}")
+        path = tmp_path / "a.npz"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x_test.npy", content.replace(b"10000", b"99999"))
+        with pytest.raises(DataError, match="plain arrays at"):
             load_data(str(path))
 
     @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])

@@ -25,7 +25,6 @@ from matar_tf.tflite.evaluate import (
     argmax_agreement,
     check_data,
     check_labels,
-    compute_metrics,
     cross_entropy,
     ends_in_softmax,
     get_metrics,
@@ -33,6 +32,7 @@ from matar_tf.tflite.evaluate import (
     own_metric_digests,
     top_k_accuracy,
 )
+from matar_tf.tflite.figures import compute_metrics
 from matar_tf.tflite.inspect import inspect_model
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.runtime import Runner

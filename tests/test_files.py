@@ -179,6 +179,35 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "real"]
 
 
+def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
+    link, real = tmp_path / "link.txt", tmp_path / "there" / "real.txt"
+    link.symlink_to(Path("there") / "real.txt")
+    for content in (b"new", b"replaced"):  # a link to nothing, too
+        write_atomically(link, content)
+        assert link.is_symlink()
+        assert real.read_bytes() == content
+    assert [one.name for one in real.parent.iterdir()] == ["real.txt"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.txt", "there"]
+
+
+def test_leftovers_behind_a_link_are_removed(tmp_path: Path) -> None:
+    link, real = tmp_path / "link.txt", tmp_path / "there" / "real.txt"
+    link.symlink_to(real)
+    remove_leftovers(link)
+    write_atomically(link, b"")
+    (real.parent / ".real.txt.0123456789abcdef").write_bytes(b"half")
+    remove_leftovers(link)
+    assert list(real.parent.iterdir()) == [real]
+
+
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "link.txt"
+    link.symlink_to(link)
+    write_atomically(link, b"new")
+    assert not link.is_symlink()
+    assert link.read_bytes() == b"new"
+
+
 def test_a_folder_that_cannot_be_put_back_is_not_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.errors import DataError, ExportError
+from matar_tf.errors import DataError, ExportError, TargetError
 from matar_tf.keras._compat import keras, tf
+from matar_tf.targets import load_target
+from matar_tf.targets._fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.runtime import RUNTIMES, Runner
+from matar_tf.tflite.runtime import MAX_THREADS, RUNTIMES, Runner
 
 SAMPLES = few_digits().x_test
 
@@ -138,3 +140,55 @@ class TestErrors:
     def test_batch_size_below_one(self, contents):
         with pytest.raises(DataError, match="batch size"):
             Runner(contents["w8a8"]).predict(SAMPLES, batch_size=0)
+
+
+class TestThreads:
+    def test_as_many_as_are_allowed_run(self, contents):
+        runner = Runner(contents["w8a8"], num_threads=MAX_THREADS)
+        expected = Runner(contents["w8a8"]).predict(SAMPLES[:2])
+        np.testing.assert_array_equal(runner.predict(SAMPLES[:2]), expected)
+
+    @pytest.mark.parametrize("num_threads", [0, MAX_THREADS + 1, 99_999_999_999])
+    def test_others_are_refused(self, contents, num_threads):
+        with pytest.raises(ExportError, match=rf"1 to 1024 .*, got {num_threads}\."):
+            Runner(contents["w8a8"], num_threads=num_threads)
+
+    @pytest.mark.parametrize("num_threads", [0, 1, MAX_THREADS, MAX_THREADS + 1])
+    def test_a_target_has_as_many(self, num_threads, tmp_path):
+        assert MAX_THREADS_OF_TARGETS == MAX_THREADS
+        shipped = Path(__file__).parent.parent / "matar_tf/targets/data"
+        text = (shipped / "host_litert.toml").read_text()
+        path = tmp_path / "host.toml"
+        path.write_text(
+            text.replace("num_threads = 1\n", f"num_threads = {num_threads}\n")
+        )
+        if 1 <= num_threads <= MAX_THREADS:
+            assert load_target(path).backend.num_threads == num_threads
+        else:
+            with pytest.raises(TargetError, match=r"backend\.num_threads: expected"):
+                load_target(path)
+
+
+def fixed_reshape(x):
+    return tf.reshape(x, (1, 2, 2))
+
+
+class TestForeignFiles:
+    @pytest.mark.parametrize(
+        ("function", "message"),
+        [
+            (fixed_reshape, "takes 3 samples at a time, but the runtime"),
+            (tf.reduce_sum, r"each of 3 samples, got outputs of shape \(\)"),
+            (
+                lambda x: tf.reduce_sum(x, 0),
+                r"of 3 samples, got outputs of shape \(4,\)",
+            ),
+        ],
+    )
+    def test_without_one_row_for_each_sample(self, function, message):
+        signature = tf.TensorSpec((1, 4), tf.float32)
+        made = tf.function(function).get_concrete_function(signature)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([made])
+        runner = Runner(converter.convert())
+        with pytest.raises(ExportError, match=message):
+            runner.predict(np.ones((3, 4), np.float32))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from nets import NETS as ALL_NETS
 from nets import build_net, free_space, samples_for
+from test_tools import load
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
@@ -260,3 +261,18 @@ class TestNetworkInTheArtifact:
         extras = {**artifact.extras, "network.npz": buffer.getvalue()}
         with pytest.raises(ArtifactError, match="version that wrote it"):
             load_network(replace(artifact, extras=extras))
+
+
+class Saved:
+    def save(self, path: Path) -> None:
+        path.write_bytes(b"weights")
+
+
+def test_a_float_network_behind_a_link_is_replaced_there(tmp_path: Path) -> None:
+    link, real = tmp_path / "link.h5", tmp_path / "real.h5"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    load("train")._save(Saved(), link)
+    assert link.is_symlink()
+    assert real.read_bytes() == b"weights"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link.h5", "real.h5"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -80,6 +81,23 @@ class TestArchive:
         damaged = content[:36] + b"\xff" * 8 + content[44:]
         with pytest.raises(ArtifactError, match="damaged"):
             read_members(damaged, "it", max_bytes=200)
+
+    @pytest.mark.parametrize(
+        "method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+    )
+    def test_damage_of_every_compression_is_refused(self, method):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            archive.writestr("a", bytes(range(256)) * 4)
+        num_refused = 0
+        for place in range(31, 80):
+            damaged = bytearray(buffer.getvalue())
+            damaged[place] ^= 0xFF
+            with contextlib.suppress(ArtifactError):
+                read_members(bytes(damaged), "it", max_bytes=2000)
+                num_refused -= 1
+            num_refused += 1
+        assert num_refused > 40
 
     def test_an_array_is_as_large_as_its_content(self):
         stream = io.BytesIO()

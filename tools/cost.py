@@ -47,10 +47,17 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.backends import cost_matrix
+    from matar_tf.errors import MatarError
     from matar_tf.json_reader import json_text
     from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
     from matar_tf.targets import list_targets, load_target
 
+    for flag in (_POLICIES, _TARGETS):
+        if flag.value is not None and not flag.value:
+            raise MatarError(
+                f"Expected one or more names in --{flag.name}, got none; leave the "
+                "flag out for its default."
+            )
     artifact = read_artifact(_ARTIFACT.value)
     policies = {name: read_policy(name, artifact.space) for name in _POLICIES.value}
     targets = [load_target(name) for name in _TARGETS.value or list_targets()]

@@ -25,7 +25,9 @@ _METRICS = flags.DEFINE_list(
 _RUNTIME = flags.DEFINE_enum(
     "runtime", "litert", ["litert", "tflite_runtime", "tensorflow"], "Interpreter."
 )
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads of it.", lower_bound=1)
+_THREADS = flags.DEFINE_integer(
+    "threads", 1, "Threads of it.", lower_bound=1, upper_bound=1024
+)
 _OPERATORS = flags.DEFINE_bool(
     "operators", False, "Print the latency of each operator, in LiteRT."
 )
@@ -40,10 +42,10 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.errors import DataError
     from matar_tf.tflite.evaluate import (
         check_labels,
-        compute_metrics,
         ends_in_softmax,
         get_metrics,
     )
+    from matar_tf.tflite.figures import compute_metrics
     from matar_tf.tflite.latency import measure_latency_ms
     from matar_tf.tflite.runtime import Runner
 

@@ -34,7 +34,15 @@ def main(argv: Sequence[str]) -> int:
         target_json_schema,
     )
 
-    if _LIST.value or _SCHEMA.value or _CHECK.value is not None:
+    asked = [
+        f"--{one.name}" for one in (_LIST, _CHECK, _SCHEMA) if _is_given(one.value)
+    ]
+    if len(asked) > 1:
+        raise TargetError(
+            f"Expected one of --list, --check and --schema, got {' and '.join(asked)}; "
+            "leave the others out."
+        )
+    if asked:
         check_flags_only(argv)
     if _LIST.value:
         print(describe_catalogue())
@@ -53,6 +61,10 @@ def main(argv: Sequence[str]) -> int:
         )
     print(describe_target(load_target(argv[1])))
     return 0
+
+
+def _is_given(value: bool | str | None) -> bool:
+    return value is not None and value is not False
 
 
 if __name__ == "__main__":

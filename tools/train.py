@@ -149,10 +149,13 @@ def _check_new_file(path: Path, *, overwrite: bool) -> None:
 
 
 def _save(network: Any, path: Path) -> None:
-    """Saves a network under a temporary name and renames it when complete."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        network.save(Path(folder) / path.name)
-        (Path(folder) / path.name).replace(path)
+    """Saves a network; the file is there when it is complete."""
+    from matar_tf.files import write_atomically
+
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / path.name
+        network.save(temporary)
+        write_atomically(path, temporary.read_bytes())
 
 
 if __name__ == "__main__":

@@ -79,6 +79,11 @@ class CostMatrix:
     entries: tuple[MatrixEntry, ...]
 
     def __post_init__(self) -> None:
+        if not self.policies or not self.targets:
+            raise SearchError(
+                f"Expected at least one policy and one target, got "
+                f"{len(self.policies)} and {len(self.targets)}."
+            )
         pairs = [(one.policy, one.target) for one in self.entries]
         expected = {(p, t) for p in self.policies for t in self.targets}
         if len(pairs) != len(expected) or set(pairs) != expected:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from matar_tf.errors import SearchError
@@ -96,17 +96,30 @@ class SearchOptions:
                     f"Expected a {field.name} in 0..1, got {prob}; it is a probability."
                 )
         object.__setattr__(self, "limits", tuple(self.limits))
-        limited = [(limit.name, limit.is_minimum) for limit in self.limits]
-        if len(set(limited)) != len(limited):
-            names = [name for name, _ in limited]
-            raise SearchError(
-                f"Expected one largest and one smallest figure each, got {names}."
-            )
+        _check_limits(self.limits)
         names = [objective.name for objective in self.objectives]
         if len(names) < 2 or len(set(names)) != len(names):
             raise SearchError(
                 "Expected two or more different objectives, such as accuracy and "
                 f"latency_ms, got {names}."
+            )
+
+
+def _check_limits(limits: Sequence[Limit]) -> None:
+    """Checks that there is one of each kind, and a figure that keeps to both."""
+    limited = [(limit.name, limit.is_minimum) for limit in limits]
+    if len(set(limited)) != len(limited):
+        names = [name for name, _ in limited]
+        raise SearchError(
+            f"Expected one largest and one smallest figure each, got {names}."
+        )
+    largest = {one.name: one.bound for one in limits if not one.is_minimum}
+    for limit in limits:
+        if limit.is_minimum and limit.bound > largest.get(limit.name, math.inf):
+            raise SearchError(
+                f"Expected a smallest {limit.name} of at most the largest, "
+                f"{largest[limit.name]:.10g}, got {limit.bound:.10g}; no policy keeps "
+                "to both."
             )
 
 

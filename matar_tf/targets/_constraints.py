@@ -12,9 +12,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from matar_tf.policy import MAX_BITS, Policy
-from matar_tf.targets._compute import TableCompute
+from matar_tf.targets._compute import FusedCompute, TableCompute
 from matar_tf.targets._sections import ArrayOps, Memory
 from matar_tf.targets._target import Target
+from matar_tf.targets.arrays import tiled_nest
+from matar_tf.targets.blocking import LoopNest, fits_buffers
 from matar_tf.targets.demand import layer_shape
 from matar_tf.targets.memory import Liveness, layer_weight_bytes
 from matar_tf.targets.widths import LayerWidths
@@ -25,6 +27,7 @@ __all__ = [
     "PolicyChecker",
     "Violation",
     "check_policy",
+    "has_room",
     "is_measured",
     "names_of",
 ]
@@ -51,8 +54,7 @@ class Violation:
     excess: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Site:
+class _Site(NamedTuple):
     """A layer under a policy: all that a limit on one layer may look at."""
 
     layer: LayerWorkload
@@ -61,6 +63,7 @@ class _Site:
     output: tuple[str | None, int]
     output_is_read: bool
     names: tuple[str, str]
+    nest: LoopNest | None
 
 
 class _Finding(NamedTuple):
@@ -121,11 +124,13 @@ def constraint_output_bits(site: _Site, target: Target) -> Iterable[Violation]:
 def constraint_bit_pairs(site: _Site, target: Target) -> Iterable[Violation]:
     """Weights and input must use a pair of widths that the target takes together."""
     kind, weight_bits = site.layer.kind, site.weight_bits
-    if weight_bits is None or weight_bits not in target.weight_bits_for(kind):
+    if weight_bits is None:
         return
     entry, bits = site.inputs[0]
-    if bits in target.activation_bits_for(kind) and not target.takes(
-        kind, weight_bits, bits
+    if (
+        not target.takes(kind, weight_bits, bits)
+        and weight_bits in target.weight_bits_for(kind)
+        and bits in target.activation_bits_for(kind)
     ):
         pairs = sorted(
             (weights, inputs)
@@ -148,14 +153,32 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
         return
     entry, bits = site.inputs[0]
     kind = site.layer.kind
-    if target.takes(kind, site.weight_bits, bits) and not is_measured(
+    if not is_measured(
         site.names, kind, site.weight_bits, bits, target
-    ):
+    ) and target.takes(kind, site.weight_bits, bits):
         yield _violation(
             constraint_latency_table,
             site,
             f"expected a row under this name or {site.names[1]!r} for weight and input "
             f"bits {(site.weight_bits, bits)}, got none",
+            weights=site.layer.weights,
+            activations=entry,
+        )
+
+
+def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
+    """Weights and input must leave the buffers room for the smallest tiles."""
+    if site.nest is None or site.weight_bits is None or not site.inputs:
+        return
+    entry, bits = site.inputs[0]
+    if not has_room(site.nest, site.weight_bits, bits, target) and target.takes(
+        site.layer.kind, site.weight_bits, bits
+    ):
+        yield _violation(
+            constraint_buffers,
+            site,
+            f"expected larger [buffers], or other widths than weight and input bits "
+            f"{(site.weight_bits, bits)}",
             weights=site.layer.weights,
             activations=entry,
         )
@@ -180,6 +203,7 @@ _LAYER_CONSTRAINTS: Final = (
     constraint_output_bits,
     constraint_bit_pairs,
     constraint_latency_table,
+    constraint_buffers,
 )
 _MEMORY_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
 
@@ -211,7 +235,12 @@ class PolicyChecker:
         self._widths = LayerWidths(workload)
         self._liveness = Liveness(workload, target.storage)
         self._names = [names_of(layer, workload) for layer in workload.layers]
-        self._read = {name for layer in workload.layers for name in layer.inputs}
+        self._nests = [tiled_nest(one, workload, target) for one in workload.layers]
+        read = {name for layer in workload.layers for name in layer.inputs}
+        self._is_read = [layer.output in read for layer in workload.layers]
+        entries = {name: one.activation for name, one in workload.tensors.items()}
+        self._inputs = [[entries[one] for one in at.inputs] for at in workload.layers]
+        self._outputs = [entries[layer.output] for layer in workload.layers]
         self._known: tuple[dict[int, _Finding], ...] = tuple(
             {} for _ in workload.layers
         )
@@ -253,19 +282,20 @@ class PolicyChecker:
         return finding
 
     def _site(self, row: int, policy: Policy) -> _Site:
-        layer = self._workload.layers[row]
-
-        def operand(name: str) -> tuple[str | None, int]:
-            entry = self._workload.tensors[name].activation
-            return entry, policy.activations[entry] if entry else MAX_BITS
-
+        layer, activations = self._workload.layers[row], policy.activations
+        inputs = [
+            (entry, activations[entry] if entry else MAX_BITS)
+            for entry in self._inputs[row]
+        ]
+        output = self._outputs[row]
         return _Site(
             layer=layer,
             weight_bits=policy.weights[layer.weights] if layer.weights else None,
-            inputs=tuple(operand(name) for name in layer.inputs),
-            output=operand(layer.output),
-            output_is_read=layer.output in self._read,
+            inputs=tuple(inputs),
+            output=(output, activations[output] if output else MAX_BITS),
+            output_is_read=self._is_read[row],
             names=self._names[row],
+            nest=self._nests[row],
         )
 
 
@@ -297,6 +327,23 @@ def is_measured(
     if not all(isinstance(entry, ArrayOps) for entry in target.ops_for(kind)):
         return True
     return table.cycles(names, weight_bits, activation_bits) is not None
+
+
+def has_room(
+    nest: LoopNest | None, weight_bits: int, activation_bits: int, target: Target
+) -> bool:
+    """Returns whether a layer's smallest tiles fit; true where none are cut.
+
+    Args:
+      nest: The loops of the layer; see `tiled_nest`.
+      weight_bits: Width of its weights.
+      activation_bits: Width of its first input.
+      target: The target.
+    """
+    compute, buffers = target.compute, target.buffers
+    if nest is None or not isinstance(compute, FusedCompute) or buffers is None:
+        return True
+    return fits_buffers(nest, (weight_bits, activation_bits), compute, buffers)
 
 
 def _violation(

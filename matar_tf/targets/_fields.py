@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_COUNT",
     "MAX_FIGURE",
+    "MAX_THREADS",
     "MIN_FIGURE",
     "MULTIPLY_KINDS",
     "Count",
@@ -30,6 +31,7 @@ __all__ = [
 MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
 
 MAX_COUNT: Final = 2**53  # larger whole numbers are not exact as floats
+MAX_THREADS: Final = 1024  # that `matar_tf.tflite.runtime` takes
 # Far beyond hardware on both sides; sums, products and quotients stay finite.
 MIN_FIGURE: Final = 1e-15
 MAX_FIGURE: Final = 1e15

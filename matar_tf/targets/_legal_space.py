@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 
 from matar_tf.errors import TargetError
 from matar_tf.policy import MAX_BITS, PolicySpace
-from matar_tf.targets._constraints import is_measured, names_of
+from matar_tf.targets._constraints import has_room, is_measured, names_of
 from matar_tf.targets._target import Target
+from matar_tf.targets.arrays import tiled_nest
 from matar_tf.targets.memory import check_entries
 from matar_tf.workload import LayerWorkload, Workload
 
@@ -93,7 +94,12 @@ def _pairs(
         if target.takes(layer.kind, weight_bits, bits)
     ]
     names = names_of(layer, workload)
-    return taken, [one for one in taken if is_measured(names, layer.kind, *one, target)]
+    nest = tiled_nest(layer, workload, target)
+    return taken, [
+        one
+        for one in taken
+        if is_measured(names, layer.kind, *one, target) and has_room(nest, *one, target)
+    ]
 
 
 def _restrict_widths(
@@ -137,6 +143,12 @@ def _restrict_pairs(
     input_widths = tensors[entry] if entry else {MAX_BITS}
     weight_widths = weights[layer.weights] if layer.weights else set[int]()
     taken, pairs = _pairs(layer, workload, target, weight_widths, input_widths)
+    if taken and not pairs and target.buffers is not None:
+        raise TargetError(
+            f"Expected [buffers] of target {target.name!r} that hold the smallest "
+            f"tiles of layer {layer.name!r} with weight and input bits among {taken}, "
+            "got smaller ones; enlarge them."
+        )
     names = names_of(layer, workload)
     if taken and not pairs:
         raise TargetError(

@@ -118,7 +118,7 @@ def _parse(content: bytes, path: Path) -> Target:
     try:
         return Target.model_validate_json(text)
     except ValidationError as error:
-        problems = [_describe(cast("Any", problem)) for problem in error.errors()]
+        problems = [_describe(one) for one in _causes(cast("Any", error.errors()))]
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise TargetError(
             f"The target file {where!r} has {len(problems)} mistakes:{lines}"
@@ -155,6 +155,21 @@ def _insert_table(document: dict[str, Any], path: Path) -> None:
     known = isinstance(found, int) and 0 < found <= MAX_COUNT
     frequency_hz = cast("int", found) if known else 1
     table["entries"] = read_latency_table(path.parent, file, frequency_hz)
+
+
+def _causes(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns problems without those that only follow from others.
+
+    A list counts as too short if its items have mistakes.
+    """
+
+    def follows(one: dict[str, Any]) -> bool:
+        place = one["loc"]
+        return one["type"] == "too_short" and any(
+            other["loc"][: len(place)] == place != other["loc"] for other in problems
+        )
+
+    return [one for one in problems if not follows(one)]
 
 
 def _describe(problem: dict[str, Any]) -> str:

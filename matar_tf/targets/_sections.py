@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matar_tf.targets._fields import (
+    MAX_THREADS,
     MULTIPLY_KINDS,
     Count,
     Kinds,
@@ -219,6 +220,8 @@ class Memory(Section):
 class Buffers(Section):
     """On-chip buffers of a fused array; what does not fit is loaded again.
 
+    Widths at which not even the smallest tiles of a layer fit are not taken.
+
     Attributes:
       weight_bytes: Buffer of weights.
       input_bytes: Buffer of inputs.
@@ -315,7 +318,7 @@ class LitertBackend(Section):
     """
 
     kind: Literal["litert"]
-    num_threads: Count
+    num_threads: Annotated[int, Field(gt=0, le=MAX_THREADS)]
     num_repeats: Count
 
 

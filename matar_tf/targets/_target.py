@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+import functools
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +44,15 @@ if TYPE_CHECKING:
 __all__ = ["Target"]
 
 _Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class _KindOps(NamedTuple):
+    """What the entries of ops say of one kind."""
+
+    ops: tuple[Ops, ...]
+    pairs: frozenset[tuple[int | None, int]]
+    weight_bits: frozenset[int]
+    activation_bits: frozenset[int]
 
 
 class Target(BaseModel):
@@ -132,7 +142,7 @@ class Target(BaseModel):
 
     def ops_for(self, kind: OpKind) -> tuple[Ops, ...]:
         """Returns the entries that run a kind; none if it is not supported."""
-        return tuple(entry for entry in self.ops if kind in entry.kinds)
+        return self._of_kinds[kind].ops
 
     def takes(
         self, kind: OpKind, weight_bits: int | None, activation_bits: int
@@ -144,34 +154,47 @@ class Target(BaseModel):
           weight_bits: Width of its weights, None for a layer without.
           activation_bits: Width of its input.
         """
-        for entry in self.ops:
-            if kind in entry.kinds and activation_bits in entry.activation_bits:
-                allowed = None if isinstance(entry, VectorOps) else entry.weight_bits
-                if (allowed is None) == (weight_bits is None) and (
-                    allowed is None or weight_bits in allowed
-                ):
-                    return True
-        return False
+        return (weight_bits, activation_bits) in self._of_kinds[kind].pairs
 
     def activation_bits_for(self, kind: OpKind) -> frozenset[int]:
         """Returns the input widths that a kind takes with some weight width."""
-        return frozenset(
-            bits for entry in self.ops_for(kind) for bits in entry.activation_bits
-        )
+        return self._of_kinds[kind].activation_bits
 
     def weight_bits_for(self, kind: OpKind) -> frozenset[int]:
         """Returns the weight widths that a kind takes with some input width."""
-        return frozenset(
-            bits
-            for entry in self.ops_for(kind)
-            if not isinstance(entry, VectorOps)
-            for bits in entry.weight_bits or ()
-        )
+        return self._of_kinds[kind].weight_bits
 
-    @property
+    @functools.cached_property
     def activation_bits(self) -> frozenset[int]:
         """The widths of a tensor that some kind takes as its input."""
         return frozenset(bits for entry in self.ops for bits in entry.activation_bits)
+
+    @functools.cached_property
+    def _of_kinds(self) -> dict[OpKind, _KindOps]:
+        """What runs each kind, and at which widths; a search asks for it often."""
+        return {kind: self._of_kind(kind) for kind in OpKind}
+
+    def _of_kind(self, kind: OpKind) -> _KindOps:
+        ops = tuple(entry for entry in self.ops if kind in entry.kinds)
+        pairs = frozenset(
+            (weight_bits, activation_bits)
+            for entry in ops
+            for weight_bits in _weight_bits(entry)
+            for activation_bits in entry.activation_bits
+        )
+        return _KindOps(
+            ops=ops,
+            pairs=pairs,
+            weight_bits=frozenset(bits for bits, _ in pairs if bits is not None),
+            activation_bits=frozenset(bits for _, bits in pairs),
+        )
+
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
+        """Returns a copy, which works out for itself what follows from its fields."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in ("activation_bits", "_of_kinds"):
+            vars(copy).pop(name, None)
+        return copy
 
     def _array_kinds(self) -> frozenset[OpKind]:
         return frozenset(kind for kind, _, _ in self._array_pairs())
@@ -271,3 +294,8 @@ class Target(BaseModel):
                     f"compute.rates[{index}] is for widths or kinds that no entry of "
                     "ops with unit 'array' lists"
                 )
+
+
+def _weight_bits(entry: Ops) -> tuple[int | None, ...]:
+    """Returns the weight widths of an entry; None alone for kinds without weights."""
+    return (None,) if isinstance(entry, VectorOps) else entry.weight_bits or (None,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from matar_tf.errors import TargetError
+from matar_tf.policy import MAX_BITS
 from matar_tf.targets._compute import (
     BitParallelCompute,
     BitSerialCompute,
@@ -13,12 +14,19 @@ from matar_tf.targets._compute import (
     Ne16Compute,
     TableCompute,
 )
+from matar_tf.targets._sections import ArrayOps
 from matar_tf.targets._target import Target
 from matar_tf.targets.blocking import LoopNest, split_factor
-from matar_tf.targets.demand import LayerDemand
-from matar_tf.workload import LayerWorkload, OpKind
+from matar_tf.targets.demand import LayerDemand, demand_of
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
-__all__ = ["array_cycles", "loop_nest", "peak_macs_per_cycle", "serial_blocks"]
+__all__ = [
+    "array_cycles",
+    "loop_nest",
+    "peak_macs_per_cycle",
+    "serial_blocks",
+    "tiled_nest",
+]
 
 
 def peak_macs_per_cycle(
@@ -138,6 +146,23 @@ def loop_nest(demand: LayerDemand, compute: FusedCompute) -> tuple[int, LoopNest
         unrolled=compute.first_layer_im2col and demand.reads_network_input,
         channelwise=depthwise,
     )
+
+
+def tiled_nest(
+    layer: LayerWorkload, workload: Workload, target: Target
+) -> LoopNest | None:
+    """Returns the loops of a layer that is cut into tiles; None if it is not."""
+    compute = target.compute
+    if not isinstance(compute, FusedCompute) or not target.buffers:
+        return None
+    if layer.weights is None or not any(
+        isinstance(entry, ArrayOps) for entry in target.ops_for(layer.kind)
+    ):
+        return None
+    # Loops do not depend on widths: any will do.
+    inputs = (MAX_BITS,) * len(set(layer.inputs))
+    demand = demand_of(layer, workload, (MAX_BITS, inputs, MAX_BITS))
+    return loop_nest(demand, compute)[1]
 
 
 def _block_cycles(demand: LayerDemand, compute: BlockCompute) -> float:

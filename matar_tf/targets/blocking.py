@@ -20,7 +20,13 @@ from matar_tf.errors import TargetError
 from matar_tf.targets._compute import FusedCompute
 from matar_tf.targets._sections import Buffers
 
-__all__ = ["Blocking", "LoopNest", "best_blocking", "split_factor"]
+__all__ = [
+    "Blocking",
+    "LoopNest",
+    "best_blocking",
+    "fits_buffers",
+    "split_factor",
+]
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -81,6 +87,23 @@ def split_factor(compute: FusedCompute, weight_bits: int, activation_bits: int) 
     )
 
 
+def fits_buffers(
+    nest: LoopNest, widths: tuple[int, int], compute: FusedCompute, buffers: Buffers
+) -> bool:
+    """Returns whether the smallest tiles of a layer fit, so that it can be cut.
+
+    Args:
+      nest: The layer.
+      widths: Bits of weights and inputs.
+      compute: The array.
+      buffers: Its buffers.
+    """
+    smallest = np.array([1, 1, 1, 1, _least_outputs(nest, compute.columns)])
+    tiles = np.minimum(smallest, _full(nest)).astype(np.float64)[:, None]
+    sizes = _sizes(nest, tiles, widths, compute, buffers)
+    return bool((sizes <= _capacity(buffers)).all())
+
+
 @functools.lru_cache(maxsize=100_000)
 def best_blocking(
     nest: LoopNest,
@@ -116,26 +139,9 @@ def best_blocking(
     tiles, counts = _tiles(nest, compute.columns)
     batch, height, width, inputs, outputs = tiles
     kernel = math.prod(nest.kernel_size)
-    padded_outputs = np.ceil(outputs / compute.columns) * compute.columns
-
-    stored_inputs = outputs if nest.channelwise else inputs
-    if nest.unrolled:
-        window = height * width * kernel
-    else:
-        window = np.ones_like(height)
-        for size, axis in ((height, 0), (width, 1)):
-            window = window * ((size - 1) * nest.strides[axis] + nest.kernel_size[axis])
-    sizes = np.stack(
-        [
-            window * stored_inputs * batch * input_bits,
-            np.ceil(kernel * inputs / rows) * rows * outputs * weight_bits,
-            height * width * padded_outputs * batch * buffers.accumulator_bits,
-        ]
-    )
-    share = 4.0 if buffers.double_buffered else 8.0
-    capacity = share * np.array(
-        [[buffers.input_bytes], [buffers.weight_bytes], [buffers.output_bytes]]
-    )
+    padded_outputs = _padded(outputs, compute.columns)
+    sizes = _sizes(nest, tiles, (weight_bits, input_bits), compute, buffers)
+    capacity = _capacity(buffers)
     fits = (sizes <= capacity).all(axis=0)
     if not fits.any():
         raise TargetError(
@@ -189,14 +195,59 @@ def best_blocking(
     )
 
 
+def _sizes(
+    nest: LoopNest,
+    tiles: _Floats,
+    widths: tuple[int, int],
+    compute: FusedCompute,
+    buffers: Buffers,
+) -> _Floats:
+    """Returns the bits of tiles of inputs, weights and sums, [operands, tiles]."""
+    weight_bits, input_bits = widths
+    rows = compute.rows * split_factor(compute, weight_bits, input_bits)
+    batch, height, width, inputs, outputs = tiles
+    kernel = math.prod(nest.kernel_size)
+    stored_inputs = outputs if nest.channelwise else inputs
+    if nest.unrolled:
+        window = height * width * kernel
+    else:
+        window = np.ones_like(height)
+        for size, axis in ((height, 0), (width, 1)):
+            window = window * ((size - 1) * nest.strides[axis] + nest.kernel_size[axis])
+    sums = height * width * _padded(outputs, compute.columns) * batch
+    return np.stack(
+        [
+            window * stored_inputs * batch * input_bits,
+            np.ceil(kernel * inputs / rows) * rows * outputs * weight_bits,
+            sums * buffers.accumulator_bits,
+        ]
+    )
+
+
+def _capacity(buffers: Buffers) -> _Floats:
+    """Returns the room for tiles of inputs, weights and sums in bits, [operands, 1]."""
+    share = 4 if buffers.double_buffered else 8
+    sizes = buffers.input_bytes, buffers.weight_bytes, buffers.output_bytes
+    return np.array([[share * size] for size in sizes], dtype=np.float64)
+
+
+def _padded(outputs: _Floats, columns: int) -> _Floats:
+    return np.ceil(outputs / columns) * float(columns)
+
+
+def _full(nest: LoopNest) -> tuple[int, int, int, int, int]:
+    """Returns the size of a layer in each loop."""
+    height, width = nest.output_size
+    return nest.batch_size, height, width, nest.in_channels, nest.out_channels
+
+
+def _least_outputs(nest: LoopNest, columns: int) -> int:
+    """Returns the output channels of the smallest tile of a layer that has so many."""
+    return 1 if nest.unrolled else columns
+
+
 def _tiles(nest: LoopNest, columns: int) -> tuple[_Floats, _Floats]:
     """Returns the sizes of all tiles and how many there are, each [loops, tiles]."""
-    full = (
-        nest.batch_size,
-        *nest.output_size,
-        nest.in_channels,
-        nest.out_channels,
-    )
     sides = max(nest.output_size)
     grid = np.array(
         list(
@@ -204,13 +255,13 @@ def _tiles(nest: LoopNest, columns: int) -> tuple[_Floats, _Floats]:
                 _powers(nest.batch_size, 1),
                 _powers(sides, 1),
                 _powers(nest.in_channels, 1),
-                _powers(nest.out_channels, 1 if nest.unrolled else columns),
+                _powers(nest.out_channels, _least_outputs(nest, columns)),
             )
         ),
         dtype=np.float64,
     ).T
     tiles = np.stack([grid[0], grid[1], grid[1], grid[2], grid[3]])
-    limits = np.array(full, dtype=np.float64)[:, None]
+    limits = np.array(_full(nest), dtype=np.float64)[:, None]
     tiles = np.minimum(tiles, limits)
     return tiles, np.ceil(limits / tiles)
 

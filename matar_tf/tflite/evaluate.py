@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import multiprocessing
 import os
 import pickle
@@ -31,19 +30,18 @@ from matar_tf.metric_names import top_k_of
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.figures import Metric, compute_metrics
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
     "METRIC_NAMES",
-    "Metric",
     "ParallelEvaluator",
     "PolicyEvaluator",
     "accuracy",
     "argmax_agreement",
     "check_data",
     "check_labels",
-    "compute_metrics",
     "cross_entropy",
     "ends_in_softmax",
     "evaluate_file",
@@ -57,8 +55,6 @@ METRIC_NAMES: Final = ("accuracy", "loss")
 _SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
 
 _SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
-
-Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -215,33 +211,6 @@ def evaluate_file(
     """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
     functions = get_metrics(metrics, probabilities=ends_in_softmax(content))
     return compute_metrics(functions, Runner(content).predict(samples), labels)
-
-
-def compute_metrics(
-    metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray
-) -> dict[str, float]:
-    """Returns the figure of each metric, by name.
-
-    Raises:
-      DataError: If a metric of the user's own does not return a finite number.
-    """
-    figures: dict[str, float] = {}
-    for name, metric in metrics.items():
-        value: Any = metric(outputs, labels)
-        try:
-            figures[name] = float(value)
-        except OverflowError:
-            figures[name] = math.inf  # an integer of hundreds of digits
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"Expected a number from the metric {name!r}, got {value!r}."
-            ) from error
-        if not math.isfinite(figures[name]):
-            raise DataError(
-                f"Expected a finite number from the metric {name!r}, got "
-                f"{figures[name]}."
-            )
-    return figures
 
 
 class PolicyEvaluator:

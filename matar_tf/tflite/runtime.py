@@ -11,9 +11,10 @@ import numpy as np
 
 from matar_tf.errors import DataError, ExportError, did_you_mean
 
-__all__ = ["LITERT_PACKAGE", "RUNTIMES", "Runner", "make_interpreter"]
+__all__ = ["LITERT_PACKAGE", "MAX_THREADS", "RUNTIMES", "Runner", "make_interpreter"]
 
 LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
+MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
     "tensorflow": "tensorflow",
@@ -28,11 +29,11 @@ class Runner:
       content: The ``.tflite`` bytes.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``. TensorFlow, imported
         first, corrupts tflite_runtime, so that order is refused.
-      num_threads: Threads of the interpreter, at least 1.
+      num_threads: Threads of the interpreter, 1 to `MAX_THREADS`.
 
     Raises:
-      ExportError: If the runtime is unknown or not installed, or refuses the file, or
-        the file has not one float input and one output.
+      ExportError: If the runtime is unknown or not installed, or refuses the file or
+        the threads, or the file has not one float input and one output.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Runner:
 
         Raises:
           DataError: If the samples have another shape, or the batch size is below 1.
+          ExportError: If the file does not run at this batch size, or has not one row
+            of outputs for each sample.
         """
         if batch_size < 1:
             raise DataError(f"Expected a batch size of at least 1, got {batch_size}.")
@@ -80,20 +83,37 @@ class Runner:
     def _invoke(self, batch: np.ndarray) -> np.ndarray:
         index = self._input["index"]
         current = self._interpreter.get_input_details()[0]["shape"]
-        if tuple(current) != batch.shape:
-            self._interpreter.resize_tensor_input(index, batch.shape)
-            self._interpreter.allocate_tensors()
-        self._interpreter.set_tensor(index, np.ascontiguousarray(batch, np.float32))
-        self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"])
+        try:
+            if tuple(current) != batch.shape:
+                self._interpreter.resize_tensor_input(index, batch.shape)
+                self._interpreter.allocate_tensors()
+            self._interpreter.set_tensor(index, np.ascontiguousarray(batch, np.float32))
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(
+                f"Expected a model that takes {len(batch)} samples at a time, but the "
+                f"runtime does not run it: {error}; run one that matar_tf exported."
+            ) from error
+        outputs = self._interpreter.get_tensor(self._output["index"])
+        if outputs.shape[:1] != batch.shape[:1]:
+            raise ExportError(
+                f"Expected one row of outputs for each of {len(batch)} samples, got "
+                f"outputs of shape {outputs.shape}; run a model that matar_tf exported."
+            )
+        return outputs
 
 
 def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     """Returns an interpreter of a file, its tensors allocated.
 
     Raises:
-      ExportError: If the runtime is unknown or not installed, or refuses the file.
+      ExportError: If the runtime is unknown or not installed, or refuses the file or
+        the threads.
     """
+    if not 1 <= num_threads <= MAX_THREADS:
+        raise ExportError(
+            f"Expected 1 to {MAX_THREADS} threads of an interpreter, got {num_threads}."
+        )
     make = _interpreter_class(runtime)
     try:
         interpreter = make(model_content=content, num_threads=num_threads)
