@@ -23,15 +23,7 @@ from matar_tf.holdout import split_data
 from matar_tf.interrupts import Interrupts
 from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
-from matar_tf.run_folder import (
-    RUN_SCHEMA_VERSION,
-    STORE_FILE,
-    begin_folder,
-    check_folder,
-    write_history,
-    write_overview,
-    write_target,
-)
+from matar_tf.run_folder import write_overview, write_target
 from matar_tf.run_measuring import (
     Executor,
     evaluator_maker,
@@ -40,6 +32,13 @@ from matar_tf.run_measuring import (
     provenance_of,
 )
 from matar_tf.run_problems import of_target, run_problems
+from matar_tf.run_record import (
+    RUN_SCHEMA_VERSION,
+    STORE_FILE,
+    begin_folder,
+    check_folder,
+    write_history,
+)
 from matar_tf.run_settings import RunSettings, versions
 from matar_tf.search import (
     EvaluationStore,

@@ -11,7 +11,8 @@ from matar_tf.errors import DataError, MatarError, SearchError
 from matar_tf.holdout import PREFIX
 from matar_tf.policy import Policy
 from matar_tf.report.columns import is_taken
-from matar_tf.run_folder import check_folder_names, export_metadata
+from matar_tf.run_folder import export_metadata
+from matar_tf.run_record import check_folder_names
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
 from matar_tf.targets import PolicyChecker, Target, legal_pairs, legal_space
