@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import SearchError, TargetError
-from matar_tf.files import remove_leftovers, write_atomically
+from matar_tf.files import leftovers, remove, write_atomically
 from matar_tf.json_reader import JsonReader, json_text
 from matar_tf.results import SearchResult
 from matar_tf.tflite.profiles import PROFILES
@@ -36,8 +36,14 @@ MATRIX_FILES: Final = ("matrix.json", "matrix.csv", "matrix.md")
 PAGE_FILE: Final = "report.html"
 _FILES: Final = (_RUN_FILE, LATENCY_FILE, *MATRIX_FILES, PAGE_FILE)
 STORE_FILE: Final = "evaluations.sqlite"
-_STORE_FILES: Final = tuple(f"{STORE_FILE}{end}" for end in ("", "-wal", "-shm"))
+_STORE_FILES: Final = tuple(
+    f"{STORE_FILE}{end}" for end in ("", "-wal", "-shm", "-journal")
+)
+_TARGET_FILE: Final = re.compile(
+    r"front\.(json|csv|md)|result\.json|policy_\d+\.(json|tflite)"
+)
 _SEARCHES: Final = "searches"  # in the record
+_TARGETS: Final = "targets"  # too
 FILE_SIZE: Final = "file_bytes"
 # Of two runs in one folder, the second must ask for the same in these. It may have
 # more evaluations, more time, more processes, and other files.
@@ -77,7 +83,8 @@ def check_folder(
 
     Raises:
       SearchError: If the folder holds something else, or a run that was asked for
-        something else, or neither `resume` nor `overwrite` is given for a run.
+        something else, or neither `resume` nor `overwrite` is given for a run; or if
+        what no run writes would be removed.
     """
     if output.exists() and not output.is_dir():
         raise SearchError(
@@ -88,6 +95,7 @@ def check_folder(
         return f"Writing to {output}."
     earlier = _read_run(output)
     if overwrite:
+        _entries_of_run(output, earlier)
         return f"Overwriting the run in {output}."
     if not resume:
         raise SearchError(
@@ -103,6 +111,7 @@ def check_folder(
                 f"has {earlier.get(key)!r} and this run {document[key]!r}; "
                 "choose another output, or --overwrite."
             )
+    _check_target_folders(output, earlier)
     return (
         f"Resuming the run in {output}: stored measurements are reused, fronts "
         "and files are written again."
@@ -144,15 +153,21 @@ def begin_folder(
     """Makes a folder that was checked ready for a run and records the run in it.
 
     A run that is resumed keeps what it has on record, and loses what a process that
-    was killed has left half written. Arguments are those of `check_folder`.
+    was killed has left half written. Of one that is overwritten the record goes last,
+    so that after a kill in between it can be overwritten still; the folder stays.
+    Arguments are those of `check_folder`.
     """
-    is_run = (output / _RUN_FILE).exists()
-    if is_run and overwrite:
-        shutil.rmtree(output)
-    elif is_run and resume:
-        document = {**document, _SEARCHES: _read_run(output).get(_SEARCHES, {})}
-        for name in (*document["targets"], *_FILES):
-            remove_leftovers(output / name)
+    output = output.resolve()  # a link may lead to what is not there yet
+    if (output / _RUN_FILE).exists():
+        earlier = _read_run(output)
+        gone: list[Path] = []
+        if overwrite:
+            gone = _entries_of_run(output, earlier)
+        elif resume:
+            document = {**document, _SEARCHES: earlier.get(_SEARCHES, {})}
+            gone = _leftovers_of_run(output, earlier)
+        for path in gone:
+            remove(path)
     output.mkdir(parents=True, exist_ok=True)
     content = json_text(document)
     write_atomically(output / _RUN_FILE, content.encode())
@@ -175,6 +190,43 @@ def write_history(output: Path, results: Iterable[SearchResult]) -> None:
     write_atomically(output / _RUN_FILE, content.encode())
 
 
+def _entries_of_run(output: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Returns what a run has left in its folder, but for its record.
+
+    Raises:
+      SearchError: If there is something that no run writes.
+    """
+    is_folder = dict.fromkeys((*_FILES, *_STORE_FILES), False)
+    is_folder |= dict.fromkeys(record[_TARGETS], True)
+    unfinished = _leftovers_of_run(output, record)
+    for path in sorted(output.iterdir()):
+        if path not in unfinished and is_folder.get(path.name) != path.is_dir():
+            raise _foreign(path)
+    _check_target_folders(output, record)
+    return [path for path in sorted(output.iterdir()) if path.name != _RUN_FILE]
+
+
+def _check_target_folders(output: Path, record: Mapping[str, Any]) -> None:
+    """Checks that the folders of targets, which are replaced, hold nothing else."""
+    for folder in (output / name for name in record[_TARGETS]):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_dir() or not _TARGET_FILE.fullmatch(path.name):
+                raise _foreign(path)
+
+
+def _foreign(path: Path) -> SearchError:
+    return SearchError(
+        f"Expected nothing but what a run writes where a run is replaced, got {path}; "
+        "move it elsewhere, or choose another output."
+    )
+
+
+def _leftovers_of_run(output: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Returns what processes that were killed had begun to write."""
+    names = (*record[_TARGETS], *_FILES)
+    return [path for name in names for path in leftovers(output / name)]
+
+
 def _holds_something(output: Path) -> bool:
     return output.exists() and any(output.iterdir())
 
@@ -187,8 +239,12 @@ def _read_run(output: Path) -> dict[str, Any]:
             raise SearchError(f"schema_version is {document['schema_version']!r}")
         if not isinstance(document["artifact_digest"], str):
             raise SearchError("artifact_digest is no text")
-        if not isinstance(document.get(_SEARCHES, {}), dict):
-            raise SearchError(f"{_SEARCHES} is no object")
+        for key in (_TARGETS, _SEARCHES):
+            if not isinstance(document.get(key, {}), dict):
+                raise SearchError(f"{key} is no object")
+        targets = document.setdefault(_TARGETS, {})
+        if any(not name or Path(name).name != name for name in targets):
+            raise SearchError(f"{_TARGETS} are no names of folders")
     except (OSError, LookupError, TypeError, SearchError) as error:
         raise SearchError(
             f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "
