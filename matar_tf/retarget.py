@@ -37,6 +37,7 @@ from matar_tf.run_record import (
     STORE_FILE,
     begin_folder,
     check_folder,
+    check_store,
     write_history,
 )
 from matar_tf.run_settings import RunSettings, versions
@@ -289,11 +290,8 @@ def prepare_output(
     }
     message = check_folder(output, document, resume=resume, overwrite=overwrite)
     if settings.store is not None:
-        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
-            raise SearchError(
-                f"Expected a store outside of the run that is overwritten, got "
-                f"{settings.store} in {output}; move it."
-            )
+        names = [target.name for target in targets]
+        check_store(settings.store, output, names, overwrite=overwrite)
         EvaluationStore(settings.store).close()
     begin_folder(output, document, resume=resume, overwrite=overwrite)
     return message

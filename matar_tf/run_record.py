@@ -25,6 +25,7 @@ __all__ = [
     "begin_folder",
     "check_folder",
     "check_folder_names",
+    "check_store",
     "write_history",
 ]
 
@@ -134,6 +135,29 @@ def check_folder_names(names: Iterable[str]) -> None:
                 "key 'name' in its file."
             )
         taken[name.lower()] = "another target"
+
+
+def check_store(
+    store: Path, output: Path, targets: Iterable[str], *, overwrite: bool
+) -> None:
+    """Checks that a store is not where a run removes or replaces something.
+
+    Raises:
+      SearchError: If it is in the folder of a target, has the name of a file of the
+        run, or is in a run that is overwritten.
+    """
+    place, folder = store.resolve(), output.resolve()
+    if overwrite and place.is_relative_to(folder):
+        raise SearchError(
+            f"Expected a store outside of the run that is overwritten, got {store} in "
+            f"{output}; move it."
+        )
+    replaced = [folder / name for name in (*targets, *_FILES)]
+    if any(place.is_relative_to(path.resolve()) for path in replaced):
+        raise SearchError(
+            f"Expected a store that no file or folder of the run takes the place of, "
+            f"got {store} in {output}; name another place."
+        )
 
 
 def _depends_on_profile(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:

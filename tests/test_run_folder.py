@@ -153,3 +153,34 @@ class TestResume:
         (output / "mpic/notes.txt").write_text("years")
         with pytest.raises(SearchError, match=r"nothing but .*/mpic/notes\.txt; move"):
             prepare(output, resume=True)
+
+
+class TestStore:
+    @pytest.mark.parametrize("name", ["mpic/mine", "mpic/a/mine", "mpic", "run.json"])
+    def test_where_the_run_writes_it_would_be_lost(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        store = tmp_path / "run" / name
+        (tmp_path / "run").mkdir()
+        with pytest.raises(SearchError, match=r"takes the place of, got .*; name"):
+            prepare(tmp_path / "run", store=store)
+        assert not any((tmp_path / "run").iterdir())
+
+    def test_also_behind_a_link(self, output: Path, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(output)
+        store = tmp_path / "link/mpic/mine"
+        with pytest.raises(SearchError, match="takes the place of"):
+            prepare(output, store=store, resume=True)
+        for path in (output / "mpic").iterdir():
+            path.unlink()
+        (output / "mpic").rmdir()
+        (tmp_path / "disk").mkdir()
+        (output / "mpic").symlink_to(tmp_path / "disk")
+        with pytest.raises(SearchError, match="takes the place of"):
+            prepare(output, store=tmp_path / "disk/mine", resume=True)
+
+    def test_beside_the_folders_of_targets_it_stays(self, output: Path) -> None:
+        for name in ("mine.sqlite", "mpic.sqlite", "evaluations.sqlite"):
+            (output / name).unlink(missing_ok=True)
+            assert "Resuming" in prepare(output, store=output / name, resume=True)
+            assert (output / name).stat().st_size
