@@ -38,6 +38,7 @@ from matar_tf.run_record import (
     begin_folder,
     check_folder,
     check_store,
+    planned_evaluations,
     write_history,
 )
 from matar_tf.run_settings import RunSettings, versions
@@ -118,6 +119,9 @@ def retarget(
         artifact, targets, settings, num_samples=len(reported.x_test)
     )
     output = Path(output)
+    plan = planned_evaluations(output)
+    options = replace(settings.options, planned_evaluations=plan)
+    settings = replace(settings, options=options)
 
     make_held_out = evaluator_maker(artifact, reported, settings)
     held_out = make_held_out() if settings.holdout else None
@@ -261,7 +265,9 @@ def prepare_output(
       data: Samples and labels of the run.
       settings: What the run is asked for.
       resume: Whether to go on with the run that is there. Its stored measurements are
-        used again; its fronts are searched anew from them, to the same result.
+        used again; its fronts are searched anew from them, to the same result. With
+        more evaluations, to the result of a run that had as many from its beginning,
+        unless it began with fewer than a generation's: then it goes on as it began.
       overwrite: Whether to remove the run that is there.
 
     Returns:

@@ -26,6 +26,7 @@ __all__ = [
     "check_folder",
     "check_folder_names",
     "check_store",
+    "planned_evaluations",
     "write_history",
 ]
 
@@ -45,6 +46,8 @@ _TARGET_FILE: Final = re.compile(
 )
 _SEARCHES: Final = "searches"  # in the record
 _TARGETS: Final = "targets"  # too
+_BUDGET: Final = "max_evaluations"
+_PLAN: Final = "planned_evaluations"
 FILE_SIZE: Final = "file_bytes"
 # Of two runs in one folder, the second must ask for the same in these. It may have
 # more evaluations, more time, more processes, and other files.
@@ -112,6 +115,12 @@ def check_folder(
                 f"has {earlier.get(key)!r} and this run {document[key]!r}; "
                 "choose another output, or --overwrite."
             )
+    if document[_BUDGET] < earlier[_BUDGET]:
+        raise SearchError(
+            f"Expected to resume a run with at least as many evaluations, but {output} "
+            f"has a {_BUDGET} of {earlier[_BUDGET]} and this run {document[_BUDGET]}, "
+            "with which policies would be lost; choose another output, or --overwrite."
+        )
     _check_target_folders(output, earlier)
     return (
         f"Resuming the run in {output}: stored measurements are reused, fronts "
@@ -182,13 +191,15 @@ def begin_folder(
     Arguments are those of `check_folder`.
     """
     output = output.resolve()  # a link may lead to what is not there yet
+    document = {**document, _PLAN: document[_BUDGET]}
     if (output / _RUN_FILE).exists():
         earlier = _read_run(output)
         gone: list[Path] = []
         if overwrite:
             gone = _entries_of_run(output, earlier)
         elif resume:
-            document = {**document, _SEARCHES: earlier.get(_SEARCHES, {})}
+            document[_SEARCHES] = earlier.get(_SEARCHES, {})
+            document[_PLAN] = _plan(earlier, document)
             gone = _leftovers_of_run(output, earlier)
         for path in gone:
             remove(path)
@@ -212,6 +223,22 @@ def write_history(output: Path, results: Iterable[SearchResult]) -> None:
     document = {**document, _SEARCHES: {**document.get(_SEARCHES, {}), **searches}}
     content = json_text(document)
     write_atomically(output / _RUN_FILE, content.encode())
+
+
+def _plan(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> int:
+    """Returns the number of evaluations that a run which is resumed is planned for.
+
+    That of the run which began it, if they were fewer than a generation's: generations
+    of other sizes would be another search, which might lack what was found.
+    """
+    planned: int = earlier.get(_PLAN, earlier[_BUDGET])
+    return planned if planned < earlier["population_size"] else later[_BUDGET]
+
+
+def planned_evaluations(output: Path) -> int:
+    """Returns the number of evaluations that the run in a folder is planned for."""
+    document = _read_run(output)
+    return document.get(_PLAN, document[_BUDGET])
 
 
 def _entries_of_run(output: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -266,6 +293,10 @@ def _read_run(output: Path) -> dict[str, Any]:
         for key in (_TARGETS, _SEARCHES):
             if not isinstance(document.get(key, {}), dict):
                 raise SearchError(f"{key} is no object")
+        for key in (_BUDGET, _PLAN):
+            if type(document.get(key, 1)) is not int or document.get(key, 1) < 1:
+                raise SearchError(f"{key} is no number")
+        document.setdefault(_BUDGET, 1)
         targets = document.setdefault(_TARGETS, {})
         if any(not name or Path(name).name != name for name in targets):
             raise SearchError(f"{_TARGETS} are no names of folders")

@@ -309,7 +309,7 @@ class TestSearch:
         )
         assert "Target 'bitfusion_16x32': Expected a policy of this space" in line
 
-    def test_a_budget_below_a_population_can_be_raised_afterwards(
+    def test_a_budget_of_a_population_can_be_raised_afterwards(
         self, files: Path, tmp_path: Path
     ) -> None:
         fronts = []
@@ -320,6 +320,7 @@ class TestSearch:
                     tmp_path / name,
                     targets=["bismo_ultra96"],
                     max_evaluations=budget,
+                    population_size=20,
                 )
                 assert call("search", **values, resume=budget != budgets[0]) == 0
             table = json.loads(

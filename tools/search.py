@@ -100,7 +100,8 @@ _PATIENCE = flags.DEFINE_integer(
 _POPULATION = flags.DEFINE_integer(
     "population_size",
     40,
-    "Policies of a generation, or --max_evaluations if that is less. With a surrogate "
+    "Policies of a generation, or --max_evaluations if that is less (with --resume, "
+    "that of the run that began). With a surrogate "
     "a third is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
