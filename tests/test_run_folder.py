@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def output(tmp_path: Path) -> Path:
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_text("")
     return output
+
+
+@pytest.mark.parametrize("share", [math.nan, math.inf, -math.inf, 0.0, -0.1, 1.001])
+def test_what_is_no_share_is_refused(share: float) -> None:
+    options = SearchOptions()
+    with pytest.raises(SearchError, match=f"follow_up_share .* got {share}; it"):
+        RunSettings(options=options, follow_up_share=share)
+    assert RunSettings(options=options, follow_up_share=1.0).follow_up_share == 1.0
+    assert RunSettings(options=options, follow_up_share=1e-3).follow_up_share == 1e-3
 
 
 class TestOverwrite:
