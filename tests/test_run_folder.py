@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.errors import SearchError
+from matar_tf.errors import SearchError, TargetError
 from matar_tf.retarget import prepare_output
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchOptions
@@ -58,6 +59,22 @@ def test_what_is_no_share_is_refused(share: float) -> None:
         RunSettings(options=options, follow_up_share=share)
     assert RunSettings(options=options, follow_up_share=1.0).follow_up_share == 1.0
     assert RunSettings(options=options, follow_up_share=1e-3).follow_up_share == 1e-3
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    text = (resources.files("matar_tf.targets") / "data/mpic.toml").read_text("utf-8")
+    path = tmp_path / "my.toml"
+    for name in ("m" * 100, "m" * 101):
+        (tmp_path / f".{name}.0123456789abcdef").mkdir()  # while it is written
+        path.write_text(text.replace('name = "mpic"', f'name = "{name}"'), "utf-8")
+        if len(name) == 100:
+            assert load_target(path).name == name
+            continue
+        with pytest.raises(TargetError) as caught:
+            load_target(path)
+        assert str(caught.value).endswith(
+            "a mistake: name: expected at most 100 characters, got 101; shorten it."
+        )
 
 
 class TestOverwrite:
