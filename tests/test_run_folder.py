@@ -12,7 +12,7 @@ import pytest
 from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import SearchError, TargetError
-from matar_tf.retarget import prepare_output
+from matar_tf.retarget import check_settings, prepare_output
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchOptions
 from matar_tf.targets import load_target
@@ -75,6 +75,17 @@ def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
         assert str(caught.value).endswith(
             "a mistake: name: expected at most 100 characters, got 101; shorten it."
         )
+
+
+def test_a_start_is_not_called_as_the_float_network() -> None:
+    """Every other row has a name of its own; a table has its rows by name."""
+    policy = digits_artifact().space.named("w8a8")
+    for name in ("float", "w8a8", "policy_00"):
+        asked = RunSettings(options=SearchOptions(), starts={name: policy})
+        with pytest.raises(SearchError, match=f"nother name.*'{name}'.*; rename"):
+            check_settings(digits_artifact(), [load_target(TARGET)], asked)
+    asked = RunSettings(options=SearchOptions(), starts={"floating": policy})
+    check_settings(digits_artifact(), [load_target(TARGET)], asked)
 
 
 class TestOverwrite:
