@@ -46,6 +46,7 @@ from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
+    absent_names,
     follow_up,
     from_nothing,
     search,
@@ -66,11 +67,14 @@ class Outcome:
       results: The result of each target that was searched, in the order in which the
         targets were given, with file sizes and agreement filled in.
       failures: Of each target whose search failed, by name, one sentence that says why.
+      left_out: Why a policy to start from, or a uniform one that is equal to it, is in
+        no table under its name, by target and name.
       interrupted: Whether Ctrl-C ended the run before its time.
     """
 
     results: tuple[SearchResult, ...]
     failures: Mapping[str, str]
+    left_out: Mapping[str, Mapping[str, str]]
     interrupted: bool
 
 
@@ -217,6 +221,7 @@ def _search_all(
     memory: dict[Policy, Mapping[str, float]] = {}
     results: dict[int, SearchResult] = {}
     failures: dict[str, str] = {}
+    left_out: dict[str, Mapping[str, str]] = {}
     interrupted = False
     for index in search_order([problem for problem, _ in problems]):
         try:
@@ -234,14 +239,18 @@ def _search_all(
             if not results or not interrupts.may_finish:
                 raise
             break
+        limits = run.settings.options.limits
+        found = absent_names(problems[index][0], limits, result, memory)
+        left_out |= {result.target: found} if found else {}
         results[index] = run.write(result, targets[index])
-        write_history(run.output, results.values())
+        write_history(run.output, results.values(), left_out)
         interrupted = result.interrupted or interrupts.came
         if interrupted:
             break
     return Outcome(
         results=tuple(results[index] for index in sorted(results)),
         failures=failures,
+        left_out=left_out,
         interrupted=interrupted,
     )
 

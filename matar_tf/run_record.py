@@ -208,14 +208,25 @@ def begin_folder(
     write_atomically(output / _RUN_FILE, content.encode())
 
 
-def write_history(output: Path, results: Iterable[SearchResult]) -> None:
-    """Adds to the record of the run what its searches did, generation by generation."""
+def write_history(
+    output: Path,
+    results: Iterable[SearchResult],
+    left_out: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Adds to the record of the run what its searches did, generation by generation.
+
+    Args:
+      output: The folder of the run.
+      results: What they found.
+      left_out: Why policies with a name are in no table, by target and name.
+    """
     document = _read_run(output)
     searches = {
         result.target: {
             "num_evaluated": result.num_evaluated,
             "num_reused": result.num_reused,
             "stop_reason": result.stop_reason.value,
+            "left_out": dict(left_out.get(result.target, {})),
             "history": [asdict(row) for row in result.history],
         }
         for result in results

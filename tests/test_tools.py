@@ -281,10 +281,10 @@ class TestSearch:
         assert not (tmp_path / "run").exists()
 
     def test_policies_of_another_front_are_called_after_their_folder_as_well(
-        self, files: Path, tmp_path: Path
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         starts: list[str] = []
-        for folder, name in (("npu", "w3a5"), ("cpu", "w4a8")):
+        for folder, name in (("npu", "w3a5"), ("cpu", "w4a8"), ("gpu", "w3a5")):
             path = tmp_path / folder / "policy_00.json"
             path.parent.mkdir()
             path.write_text(json.dumps(digits_artifact().space.named(name).to_json()))
@@ -296,6 +296,11 @@ class TestSearch:
         table = (tmp_path / "run/bismo_ultra96/front.json").read_text()
         rows = {row["name"]: row["role"] for row in json.loads(table)["rows"]}
         assert rows["npu_policy_00"] == rows["cpu_policy_00"] != rows["policy_00"]
+        assert "gpu_policy_00" not in rows
+        assert capsys.readouterr().out.strip().splitlines()[-1] == (
+            "Not in the table of bismo_ultra96: 'gpu_policy_00'. It is the same policy "
+            "as 'npu_policy_00'."
+        )
 
     def test_a_start_that_one_target_does_not_take_names_the_target(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

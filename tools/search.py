@@ -240,6 +240,9 @@ def main(argv: Sequence[str]) -> int:
     evaluated = sum(result.num_evaluated for result in outcome.results)
     reused = sum(result.num_reused for result in outcome.results)
     print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
+    for target, reasons in outcome.left_out.items():
+        for name, reason in reasons.items():
+            print(f"Not in the table of {target}: {name!r}. {reason}")
     for sentence in outcome.failures.values():
         print(f"SearchError: {sentence}", file=sys.stderr)
     if outcome.interrupted:
