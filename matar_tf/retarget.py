@@ -233,6 +233,7 @@ def _search_all(
             if interrupts.came:
                 break  # it was not given the time
             failures[targets[index].name] = of_target(targets[index], error)
+            write_history(run.output, results.values(), left_out, failures)
             continue
         except KeyboardInterrupt:
             # Nothing is known of this target, but perhaps of others.
@@ -243,7 +244,7 @@ def _search_all(
         found = absent_names(problems[index][0], limits, result, memory)
         left_out |= {result.target: found} if found else {}
         results[index] = run.write(result, targets[index])
-        write_history(run.output, results.values(), left_out)
+        write_history(run.output, results.values(), left_out, failures)
         interrupted = result.interrupted or interrupts.came
         if interrupted:
             break

@@ -33,6 +33,7 @@ from matar_tf.run_record import (
     MATRIX_FILES,
     PAGE_FILE,
     RESULT_FILE,
+    read_failures,
 )
 from matar_tf.targets import LitertBackend, Target
 from matar_tf.tflite.build import ModelBuilder
@@ -126,7 +127,8 @@ def write_overview(
 ) -> None:
     """Writes what every policy costs on every target, and the page of the run.
 
-    Targets without a result keep the one that an earlier call has left in the folder.
+    Both say which targets have no result, and why, as it is on record. Those without
+    one in this call keep the one that an earlier call has left in the folder.
     """
     new = {result.target: result for result in results}
     found = (new.get(one.name) or _read_result(output, one.name) for one in targets)
@@ -136,12 +138,13 @@ def write_overview(
         for result in results
         for candidate in result.front
     }
+    failures = read_failures(output)
     matrix = cost_matrix(artifact, policies, targets)
     contents = (
         json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
-        matrix_to_markdown(matrix),
-        to_html(results, matrix, artifact.accuracy.get("float")),
+        matrix_to_markdown(matrix, failures),
+        to_html(results, matrix, artifact.accuracy.get("float"), failures),
     )
     for name, content in zip((*MATRIX_FILES, PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())

@@ -27,6 +27,7 @@ __all__ = [
     "check_folder_names",
     "check_store",
     "planned_evaluations",
+    "read_failures",
     "write_history",
 ]
 
@@ -46,6 +47,7 @@ _TARGET_FILE: Final = re.compile(
 )
 _SEARCHES: Final = "searches"  # in the record
 _TARGETS: Final = "targets"  # too
+_FAILURES: Final = "failures"  # too
 _BUDGET: Final = "max_evaluations"
 _PLAN: Final = "planned_evaluations"
 FILE_SIZE: Final = "file_bytes"
@@ -198,7 +200,8 @@ def begin_folder(
         if overwrite:
             gone = _entries_of_run(output, earlier)
         elif resume:
-            document[_SEARCHES] = earlier.get(_SEARCHES, {})
+            for key in (_SEARCHES, _FAILURES):
+                document[key] = earlier.get(key, {})
             document[_PLAN] = _plan(earlier, document)
             gone = _leftovers_of_run(output, earlier)
         for path in gone:
@@ -212,13 +215,17 @@ def write_history(
     output: Path,
     results: Iterable[SearchResult],
     left_out: Mapping[str, Mapping[str, str]],
+    failures: Mapping[str, str],
 ) -> None:
     """Adds to the record of the run what its searches did, generation by generation.
+
+    A failure stays on record until the target has a result.
 
     Args:
       output: The folder of the run.
       results: What they found.
       left_out: Why policies with a name are in no table, by target and name.
+      failures: Why targets have no result, by name.
     """
     document = _read_run(output)
     searches = {
@@ -231,7 +238,12 @@ def write_history(
         }
         for result in results
     }
-    document = {**document, _SEARCHES: {**document.get(_SEARCHES, {}), **searches}}
+    failed = {**document.get(_FAILURES, {}), **failures}
+    document = {
+        **document,
+        _SEARCHES: {**document.get(_SEARCHES, {}), **searches},
+        _FAILURES: {one: why for one, why in failed.items() if one not in searches},
+    }
     content = json_text(document)
     write_atomically(output / _RUN_FILE, content.encode())
 
@@ -244,6 +256,11 @@ def _plan(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> int:
     """
     planned: int = earlier.get(_PLAN, earlier[_BUDGET])
     return planned if planned < earlier["population_size"] else later[_BUDGET]
+
+
+def read_failures(output: Path) -> dict[str, str]:
+    """Returns why targets of the run in a folder have no result, by name."""
+    return _read_run(output).get(_FAILURES, {})
 
 
 def planned_evaluations(output: Path) -> int:
@@ -301,7 +318,7 @@ def _read_run(output: Path) -> dict[str, Any]:
             raise SearchError(f"schema_version is {document['schema_version']!r}")
         if not isinstance(document["artifact_digest"], str):
             raise SearchError("artifact_digest is no text")
-        for key in (_TARGETS, _SEARCHES):
+        for key in (_TARGETS, _SEARCHES, _FAILURES):
             if not isinstance(document.get(key, {}), dict):
                 raise SearchError(f"{key} is no object")
         for key in (_BUDGET, _PLAN):
