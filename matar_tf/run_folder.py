@@ -69,7 +69,8 @@ def write_target(
 
         def export(candidate: Candidate) -> Candidate:
             policy_json = json_text(candidate.policy.to_json())
-            (folder / f"{candidate.name}.json").write_text(policy_json)
+            path = folder / f"{candidate.name}.json"
+            path.write_text(policy_json, encoding="utf-8")
             exported = export_model(
                 builder,
                 candidate.policy,
@@ -108,7 +109,7 @@ def write_target(
             ("front.md", to_markdown(result, float_metrics)),
             (RESULT_FILE, json_text(result.to_json())),
         ):
-            (folder / name).write_text(content)
+            (folder / name).write_text(content, encoding="utf-8")
     return result
 
 

@@ -91,7 +91,7 @@ def _page(run_folder: Path) -> str:
             f"whole run, got {_TARGET.value!r}."
         )
     try:
-        return (run_folder / _PAGE).read_text()
+        return (run_folder / _PAGE).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SearchError(
             f"Expected the page of a finished run in {run_folder / _PAGE}, found none; "
