@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["new_folder", "remove_leftovers", "write_atomically"]
+__all__ = ["leftovers", "new_folder", "remove", "write_atomically"]
 
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # name no file
 _NUM_RANDOM: Final = 8  # bytes in a temporary name
@@ -69,16 +69,19 @@ def _put_in_place(folder: Path, path: Path) -> None:
     shutil.rmtree(former)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed had begun to write in place of `path`."""
+def leftovers(path: Path) -> list[Path]:
+    """Returns what processes that were killed had begun to write in place of `path`."""
     path = _behind_links(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * _NUM_RANDOM}}}")
-    for found in list(path.parent.glob(".*")):
-        if name.fullmatch(found.name):
-            if found.is_dir():
-                shutil.rmtree(found)
-            else:
-                found.unlink()
+    return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that it holds; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager

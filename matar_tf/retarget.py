@@ -23,15 +23,7 @@ from matar_tf.holdout import split_data
 from matar_tf.interrupts import Interrupts
 from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
-from matar_tf.run_folder import (
-    RUN_SCHEMA_VERSION,
-    STORE_FILE,
-    begin_folder,
-    check_folder,
-    write_history,
-    write_overview,
-    write_target,
-)
+from matar_tf.run_folder import write_overview, write_target
 from matar_tf.run_measuring import (
     Executor,
     evaluator_maker,
@@ -40,11 +32,21 @@ from matar_tf.run_measuring import (
     provenance_of,
 )
 from matar_tf.run_problems import of_target, run_problems
+from matar_tf.run_record import (
+    RUN_SCHEMA_VERSION,
+    STORE_FILE,
+    begin_folder,
+    check_folder,
+    check_store,
+    planned_evaluations,
+    write_history,
+)
 from matar_tf.run_settings import RunSettings, versions
 from matar_tf.search import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
+    absent_names,
     follow_up,
     from_nothing,
     search,
@@ -65,11 +67,14 @@ class Outcome:
       results: The result of each target that was searched, in the order in which the
         targets were given, with file sizes and agreement filled in.
       failures: Of each target whose search failed, by name, one sentence that says why.
+      left_out: Why a policy to start from, or a uniform one that is equal to it, is in
+        no table under its name, by target and name.
       interrupted: Whether Ctrl-C ended the run before its time.
     """
 
     results: tuple[SearchResult, ...]
     failures: Mapping[str, str]
+    left_out: Mapping[str, Mapping[str, str]]
     interrupted: bool
 
 
@@ -119,6 +124,9 @@ def retarget(
         artifact, targets, settings, num_samples=len(reported.x_test)
     )
     output = Path(output)
+    plan = planned_evaluations(output)
+    options = replace(settings.options, planned_evaluations=plan)
+    settings = replace(settings, options=options)
 
     make_held_out = evaluator_maker(artifact, reported, settings)
     held_out = make_held_out() if settings.holdout else None
@@ -214,6 +222,7 @@ def _search_all(
     memory: dict[Policy, Mapping[str, float]] = {}
     results: dict[int, SearchResult] = {}
     failures: dict[str, str] = {}
+    left_out: dict[str, Mapping[str, str]] = {}
     interrupted = False
     for index in search_order([problem for problem, _ in problems]):
         try:
@@ -225,20 +234,25 @@ def _search_all(
             if interrupts.came:
                 break  # it was not given the time
             failures[targets[index].name] = of_target(targets[index], error)
+            write_history(run.output, results.values(), left_out, failures)
             continue
         except KeyboardInterrupt:
             # Nothing is known of this target, but perhaps of others.
             if not results or not interrupts.may_finish:
                 raise
             break
+        limits = run.settings.options.limits
+        found = absent_names(problems[index][0], limits, result, memory)
+        left_out |= {result.target: found} if found else {}
         results[index] = run.write(result, targets[index])
-        write_history(run.output, results.values())
+        write_history(run.output, results.values(), left_out, failures)
         interrupted = result.interrupted or interrupts.came
         if interrupted:
             break
     return Outcome(
         results=tuple(results[index] for index in sorted(results)),
         failures=failures,
+        left_out=left_out,
         interrupted=interrupted,
     )
 
@@ -262,7 +276,9 @@ def prepare_output(
       data: Samples and labels of the run.
       settings: What the run is asked for.
       resume: Whether to go on with the run that is there. Its stored measurements are
-        used again; its fronts are searched anew from them, to the same result.
+        used again; its fronts are searched anew from them, to the same result. With
+        more evaluations, to the result of a run that had as many from its beginning,
+        unless it began with fewer than a generation's: then it goes on as it began.
       overwrite: Whether to remove the run that is there.
 
     Returns:
@@ -291,11 +307,8 @@ def prepare_output(
     }
     message = check_folder(output, document, resume=resume, overwrite=overwrite)
     if settings.store is not None:
-        if overwrite and settings.store.resolve().is_relative_to(output.resolve()):
-            raise SearchError(
-                f"Expected a store outside of the run that is overwritten, got "
-                f"{settings.store} in {output}; move it."
-            )
+        names = [target.name for target in targets]
+        check_store(settings.store, output, names, overwrite=overwrite)
         EvaluationStore(settings.store).close()
     begin_folder(output, document, resume=resume, overwrite=overwrite)
     return message

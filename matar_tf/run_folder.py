@@ -6,17 +6,16 @@ to a temporary name and renamed.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from matar_tf.artifact import Artifact
 from matar_tf.backends import cost_matrix
 from matar_tf.data import Data
-from matar_tf.errors import MatarError, SearchError, TargetError
-from matar_tf.files import new_folder, remove_leftovers, write_atomically
+from matar_tf.errors import MatarError, SearchError
+from matar_tf.files import new_folder, write_atomically
 from matar_tf.json_reader import JsonReader, json_text
 from matar_tf.report import (
     matrix_to_csv,
@@ -28,152 +27,20 @@ from matar_tf.report import (
     to_markdown,
 )
 from matar_tf.results import Candidate, SearchResult
+from matar_tf.run_record import (
+    FILE_SIZE,
+    LATENCY_FILE,
+    MATRIX_FILES,
+    PAGE_FILE,
+    RESULT_FILE,
+    read_failures,
+)
 from matar_tf.targets import LitertBackend, Target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
-from matar_tf.tflite.profiles import PROFILES
 
-__all__ = [
-    "RUN_SCHEMA_VERSION",
-    "STORE_FILE",
-    "begin_folder",
-    "check_folder",
-    "check_folder_names",
-    "export_metadata",
-    "write_history",
-    "write_overview",
-    "write_target",
-]
-
-RUN_SCHEMA_VERSION: Final = 1
-_RUN_FILE: Final = "run.json"
-_RESULT_FILE: Final = "result.json"
-_LATENCY_FILE: Final = "latency.json"
-_MATRIX_FILES: Final = ("matrix.json", "matrix.csv", "matrix.md")
-_PAGE_FILE: Final = "report.html"
-_FILES: Final = (_RUN_FILE, _LATENCY_FILE, *_MATRIX_FILES, _PAGE_FILE)
-STORE_FILE: Final = "evaluations.sqlite"
-_STORE_FILES: Final = tuple(f"{STORE_FILE}{end}" for end in ("", "-wal", "-shm"))
-_SEARCHES: Final = "searches"  # in the record
-_FILE_SIZE: Final = "file_bytes"
-# Of two runs in one folder, the second must ask for the same in these. It may have
-# more evaluations, more time, more processes, and other files.
-_SAME_WHEN_RESUMED: Final = (
-    "artifact_digest",
-    "data_digest",
-    "seed",
-    "metrics",
-    "objectives",
-    "limits",
-    "fixed",
-    "starts",
-    "holdout",
-    "targets",
-    "follow_up_share",
-    "population_size",
-    "sensitivity",
-    "oversampling",
-    "crossover_prob",
-    "mutation_prob",
-)
-
-
-def check_folder(
-    output: Path, document: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> str:
-    """Checks that a folder can take a run; changes nothing.
-
-    Args:
-      output: The folder.
-      document: What the run is asked for, as JSON.
-      resume: Whether to go on with the run that is there.
-      overwrite: Whether to remove the run that is there.
-
-    Returns:
-      A sentence that says what was found and what happens to it.
-
-    Raises:
-      SearchError: If the folder holds something else, or a run that was asked for
-        something else, or neither `resume` nor `overwrite` is given for a run.
-    """
-    if output.exists() and not output.is_dir():
-        raise SearchError(
-            f"Expected a folder, or nothing yet, at {output}, got a file; choose "
-            "another output."
-        )
-    if not _holds_something(output):
-        return f"Writing to {output}."
-    earlier = _read_run(output)
-    if overwrite:
-        return f"Overwriting the run in {output}."
-    if not resume:
-        raise SearchError(
-            f"Expected an empty output, but {output} holds a run of "
-            f"{earlier.get('created')}; pass --resume to go on with it, "
-            "--overwrite to replace it, or choose another output."
-        )
-    profile_keys = ["profile"] if _depends_on_profile(earlier, document) else []
-    for key in (*_SAME_WHEN_RESUMED, *profile_keys):
-        if earlier.get(key) != document[key]:
-            raise SearchError(
-                f"Expected to resume a run with the same {key}, but {output} "
-                f"has {earlier.get(key)!r} and this run {document[key]!r}; "
-                "choose another output, or --overwrite."
-            )
-    return (
-        f"Resuming the run in {output}: stored measurements are reused, fronts "
-        "and files are written again."
-    )
-
-
-def check_folder_names(names: Iterable[str]) -> None:
-    """Checks that targets of some names can have their folders in that of a run.
-
-    Raises:
-      TargetError: If a file of the run has the name of one, or two have the same on a
-        disk that knows no upper case.
-    """
-    taken = dict.fromkeys((*_FILES, *_STORE_FILES), "a file of the run")
-    for name in names:
-        if name.lower() in taken:
-            raise TargetError(
-                f"Expected a target whose folder can have its name, got {name!r}, "
-                f"which {taken[name.lower()]} has, in upper or lower case; change the "
-                "key 'name' in its file."
-            )
-        taken[name.lower()] = "another target"
-
-
-def _depends_on_profile(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> bool:
-    """Returns whether fronts follow from how files store kernels.
-
-    They do where sizes of files count, or outputs differ from those of other profiles.
-    """
-    exact = [name for name, profile in PROFILES.items() if profile.exact]
-    return _FILE_SIZE in str([later["objectives"], later["limits"]]) or any(
-        run.get("profile") not in exact for run in (earlier, later)
-    )
-
-
-def begin_folder(
-    output: Path, document: Mapping[str, Any], *, resume: bool, overwrite: bool
-) -> None:
-    """Makes a folder that was checked ready for a run and records the run in it.
-
-    A run that is resumed keeps what it has on record, and loses what a process that
-    was killed has left half written. Arguments are those of `check_folder`.
-    """
-    is_run = (output / _RUN_FILE).exists()
-    if is_run and overwrite:
-        shutil.rmtree(output)
-    elif is_run and resume:
-        document = {**document, _SEARCHES: _read_run(output).get(_SEARCHES, {})}
-        for name in (*document["targets"], *_FILES):
-            remove_leftovers(output / name)
-    output.mkdir(parents=True, exist_ok=True)
-    content = json_text(document)
-    write_atomically(output / _RUN_FILE, content.encode())
+__all__ = ["export_metadata", "write_overview", "write_target"]
 
 
 def write_target(
@@ -202,7 +69,8 @@ def write_target(
 
         def export(candidate: Candidate) -> Candidate:
             policy_json = json_text(candidate.policy.to_json())
-            (folder / f"{candidate.name}.json").write_text(policy_json)
+            path = folder / f"{candidate.name}.json"
+            path.write_text(policy_json, encoding="utf-8")
             exported = export_model(
                 builder,
                 candidate.policy,
@@ -215,13 +83,13 @@ def write_target(
             metrics = dict(candidate.metrics)
             if exported.agreement is not None:
                 metrics["argmax_agreement"] = exported.agreement
-            costs = {**candidate.costs, _FILE_SIZE: exported.num_bytes}
+            costs = {**candidate.costs, FILE_SIZE: exported.num_bytes}
             return replace(candidate, metrics=metrics, costs=costs)
 
         def size(candidate: Candidate) -> Candidate:
             metadata = about(candidate)
             content = builder.build(candidate.policy, metadata, profile=profile)
-            costs = {**candidate.costs, _FILE_SIZE: len(content)}
+            costs = {**candidate.costs, FILE_SIZE: len(content)}
             return replace(candidate, costs=costs)
 
         result = replace(
@@ -230,7 +98,7 @@ def write_target(
                 [export(candidate) for candidate in result.front],
                 folder,
                 target,
-                output / _LATENCY_FILE,
+                output / LATENCY_FILE,
             ),
             references=tuple(size(candidate) for candidate in result.references),
         )
@@ -239,9 +107,9 @@ def write_target(
             ("front.json", json_text(to_json(result, float_metrics))),
             ("front.csv", to_csv(result, float_metrics)),
             ("front.md", to_markdown(result, float_metrics)),
-            (_RESULT_FILE, json_text(result.to_json())),
+            (RESULT_FILE, json_text(result.to_json())),
         ):
-            (folder / name).write_text(content)
+            (folder / name).write_text(content, encoding="utf-8")
     return result
 
 
@@ -252,23 +120,6 @@ def export_metadata(
     return {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
 
 
-def write_history(output: Path, results: Iterable[SearchResult]) -> None:
-    """Adds to the record of the run what its searches did, generation by generation."""
-    document = _read_run(output)
-    searches = {
-        result.target: {
-            "num_evaluated": result.num_evaluated,
-            "num_reused": result.num_reused,
-            "stop_reason": result.stop_reason.value,
-            "history": [asdict(row) for row in result.history],
-        }
-        for result in results
-    }
-    document = {**document, _SEARCHES: {**document.get(_SEARCHES, {}), **searches}}
-    content = json_text(document)
-    write_atomically(output / _RUN_FILE, content.encode())
-
-
 def write_overview(
     artifact: Artifact,
     targets: Sequence[Target],
@@ -277,7 +128,8 @@ def write_overview(
 ) -> None:
     """Writes what every policy costs on every target, and the page of the run.
 
-    Targets without a result keep the one that an earlier call has left in the folder.
+    Both say which targets have no result, and why, as it is on record. Those without
+    one in this call keep the one that an earlier call has left in the folder.
     """
     new = {result.target: result for result in results}
     found = (new.get(one.name) or _read_result(output, one.name) for one in targets)
@@ -287,14 +139,15 @@ def write_overview(
         for result in results
         for candidate in result.front
     }
+    failures = read_failures(output)
     matrix = cost_matrix(artifact, policies, targets)
     contents = (
         json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
-        matrix_to_markdown(matrix),
-        to_html(results, matrix, artifact.accuracy.get("float")),
+        matrix_to_markdown(matrix, failures),
+        to_html(results, matrix, artifact.accuracy.get("float"), failures),
     )
-    for name, content in zip((*_MATRIX_FILES, _PAGE_FILE), contents, strict=True):
+    for name, content in zip((*MATRIX_FILES, PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())
 
 
@@ -325,30 +178,8 @@ def _with_measured_latency(
 def _read_result(output: Path, target: str) -> SearchResult | None:
     """Returns what an earlier call has left of a target, if it can be read."""
     try:
-        content = (output / target / _RESULT_FILE).read_bytes()
-        document = JsonReader(SearchError).parse(content, _RESULT_FILE)
+        content = (output / target / RESULT_FILE).read_bytes()
+        document = JsonReader(SearchError).parse(content, RESULT_FILE)
         return SearchResult.from_json(document)
     except (OSError, MatarError, OverflowError):
         return None
-
-
-def _holds_something(output: Path) -> bool:
-    return output.exists() and any(output.iterdir())
-
-
-def _read_run(output: Path) -> dict[str, Any]:
-    try:
-        content = (output / _RUN_FILE).read_bytes()
-        document = JsonReader(SearchError).parse(content, _RUN_FILE)
-        if document["schema_version"] != RUN_SCHEMA_VERSION:
-            raise SearchError(f"schema_version is {document['schema_version']!r}")
-        if not isinstance(document["artifact_digest"], str):
-            raise SearchError("artifact_digest is no text")
-        if not isinstance(document.get(_SEARCHES, {}), dict):
-            raise SearchError(f"{_SEARCHES} is no object")
-    except (OSError, LookupError, TypeError, SearchError) as error:
-        raise SearchError(
-            f"Expected an empty output, or one with the {_RUN_FILE} of an earlier run, "
-            f"but {output} holds other files ({error}); choose another output."
-        ) from error
-    return document

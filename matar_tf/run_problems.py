@@ -11,7 +11,9 @@ from matar_tf.errors import DataError, MatarError, SearchError
 from matar_tf.holdout import PREFIX
 from matar_tf.policy import Policy
 from matar_tf.report.columns import is_taken
-from matar_tf.run_folder import check_folder_names, export_metadata
+from matar_tf.report.tables import FLOAT_NAME
+from matar_tf.run_folder import export_metadata
+from matar_tf.run_record import check_folder_names
 from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
 from matar_tf.targets import PolicyChecker, Target, legal_pairs, legal_space
@@ -44,6 +46,11 @@ def run_problems(
         raise SearchError(
             "Expected one or more targets, got none; name some of the catalogue, or "
             "files."
+        )
+    if FLOAT_NAME in settings.starts:
+        raise SearchError(
+            f"Expected another name for a policy to start from than {FLOAT_NAME!r}, "
+            "that of the float network in the tables; rename its file."
         )
     check_names(targets)
     check_folder_names(target.name for target in targets)

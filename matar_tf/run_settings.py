@@ -80,6 +80,11 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
+        if not 0 < self.follow_up_share <= 1:  # nor what is no number
+            raise SearchError(
+                f"Expected a follow_up_share above 0 and of 1 at most, got "
+                f"{self.follow_up_share}; it is a share of the evaluations."
+            )
 
     @property
     def inexact_profile(self) -> str | None:

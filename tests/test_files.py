@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from matar_tf.errors import SearchError
-from matar_tf.files import new_folder, remove_leftovers, write_atomically
+from matar_tf.files import leftovers, new_folder, remove, write_atomically
 from matar_tf.json_reader import JsonReader, json_text
 
 
@@ -163,8 +163,27 @@ def test_leftovers_of_a_killed_process_are_removed_and_nothing_else(
     others = {".mp.c.txt", ".mpxc.0123456789abcdef", "mp.c.0123456789abcdef", ".mp.c"}
     for name in others:
         (tmp_path / name).write_bytes(b"")
-    remove_leftovers(path)
+    for one in leftovers(path):
+        remove(one)
     assert {one.name for one in tmp_path.iterdir()} == {"mp.c", *others}
+
+
+def test_of_a_link_only_the_link_is_removed(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "years").write_bytes(b"")
+    file.write_bytes(b"")
+    for one in (folder, file, tmp_path / "nothing"):
+        link = tmp_path / "link"
+        link.symlink_to(one)
+        remove(link)
+    assert sorted(one.name for one in tmp_path.rglob("*")) == [
+        "file",
+        "folder",
+        "years",
+    ]
+    remove(folder)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
@@ -190,14 +209,14 @@ def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link.txt", "there"]
 
 
-def test_leftovers_behind_a_link_are_removed(tmp_path: Path) -> None:
+def test_leftovers_behind_a_link_are_found(tmp_path: Path) -> None:
     link, real = tmp_path / "link.txt", tmp_path / "there" / "real.txt"
     link.symlink_to(real)
-    remove_leftovers(link)
+    assert leftovers(link) == []
     write_atomically(link, b"")
     (real.parent / ".real.txt.0123456789abcdef").write_bytes(b"half")
-    remove_leftovers(link)
-    assert list(real.parent.iterdir()) == [real]
+    (half,) = leftovers(link)
+    assert half.read_bytes() == b"half"
 
 
 def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:

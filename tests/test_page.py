@@ -15,7 +15,7 @@ import pytest
 
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
-from matar_tf.report import front_svg, to_html
+from matar_tf.report import front_svg, matrix_to_markdown, to_html
 from matar_tf.report.matrix import CostMatrix, MatrixEntry
 from matar_tf.report.plots import history_svg
 from matar_tf.results import (
@@ -192,6 +192,20 @@ class TestPage:
     def test_a_search_of_one_generation_has_no_history(self) -> None:
         one = replace(result(), history=result().history[:1])
         assert Page(to_html([one], matrix("npu"))).counts["svg"] == 1
+
+    def test_targets_that_failed_are_named_with_the_reason(self, text: str) -> None:
+        failures = {"slow": "Expected <b>less</b> than 3 & got 4."}
+        whole = to_html([result("npu")], matrix("npu"), None, failures)
+        page = Page(whole)
+        assert page.ids == ["target-npu", "failures", "matrix"]
+        assert page.links.count("#failures") == 1
+        line = "<li>slow: Expected &lt;b&gt;less&lt;/b&gt; than 3 &amp; got 4.</li>"
+        assert whole.count(line) == 1
+        assert "without a front" not in text
+        table = matrix_to_markdown(matrix("npu"), failures)
+        title = "## Targets without a front"
+        assert table.endswith(f"\n{title}\n\n- slow: {failures['slow']}\n")
+        assert title not in matrix_to_markdown(matrix("npu"))
 
     def test_no_results(self) -> None:
         with pytest.raises(SearchError, match="at least one result"):

@@ -515,6 +515,7 @@ class TestSearchOptions:
         [
             ({"population_size": 3}, "at least 4, got 3"),
             ({"max_evaluations": 0}, "max_evaluations of at least 1, got 0"),
+            ({"planned_evaluations": 0}, "planned_evaluations of at least 1, got 0"),
             ({"max_minutes": 0.0}, "max_minutes above 0, got 0.0; leave it out"),
             ({"max_minutes": math.inf}, "finite max_minutes above 0, got inf"),
             ({"patience": 0}, "at least 1 generation, got 0; use None"),

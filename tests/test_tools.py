@@ -233,10 +233,10 @@ class TestSearch:
         assert not (tmp_path / "run").exists()
 
     def test_policies_of_another_front_are_called_after_their_folder_as_well(
-        self, files: Path, tmp_path: Path
+        self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         starts: list[str] = []
-        for folder, name in (("npu", "w3a5"), ("cpu", "w4a8")):
+        for folder, name in (("npu", "w3a5"), ("cpu", "w4a8"), ("gpu", "w3a5")):
             path = tmp_path / folder / "policy_00.json"
             path.parent.mkdir()
             path.write_text(json.dumps(digits_artifact().space.named(name).to_json()))
@@ -248,6 +248,11 @@ class TestSearch:
         table = (tmp_path / "run/bismo_ultra96/front.json").read_text()
         rows = {row["name"]: row["role"] for row in json.loads(table)["rows"]}
         assert rows["npu_policy_00"] == rows["cpu_policy_00"] != rows["policy_00"]
+        assert "gpu_policy_00" not in rows
+        assert capsys.readouterr().out.strip().splitlines()[-1] == (
+            "Not in the table of bismo_ultra96: 'gpu_policy_00'. It is the same policy "
+            "as 'npu_policy_00'."
+        )
 
     def test_a_start_that_one_target_does_not_take_names_the_target(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -261,7 +266,7 @@ class TestSearch:
         )
         assert "Target 'bitfusion_16x32': Expected a policy of this space" in line
 
-    def test_a_budget_below_a_population_can_be_raised_afterwards(
+    def test_a_budget_of_a_population_can_be_raised_afterwards(
         self, files: Path, tmp_path: Path
     ) -> None:
         fronts = []
@@ -272,6 +277,7 @@ class TestSearch:
                     tmp_path / name,
                     targets=["bismo_ultra96"],
                     max_evaluations=budget,
+                    population_size=20,
                 )
                 assert call("search", **values, resume=budget != budgets[0]) == 0
             table = json.loads(

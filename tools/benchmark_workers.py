@@ -137,6 +137,6 @@ def _run(command: list[str], output: Path, kill_after: float | None = None) -> b
 def _outcome(output: Path) -> dict[str, Any]:
     """Returns the rows of the front and the bytes of every exported file."""
     folder = output / _TARGET
-    rows = json.loads((folder / "front.json").read_text())["rows"]
+    rows = json.loads((folder / "front.json").read_text(encoding="utf-8"))["rows"]
     files = {path.name: path.read_bytes() for path in folder.glob("*.tflite")}
     return {"rows": rows, "files": files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -173,7 +174,13 @@ def training_data(config: RecipeConfig, spec: str | None) -> Data:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> None:
-    """Starts a program; its return value is the exit status."""
+    """Starts a program; its return value is the exit status.
+
+    What the terminal or the file that it prints to has no letter for is printed as '?'.
+    """
+    # The other stream writes an escape there, whatever its encoding.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app.run(main)
 
 

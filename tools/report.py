@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     """Prints the tables of a run, or its page, or a plot."""
     check_flags_only(argv)
     run_folder = Path(_RUN.value)
-    folders = _folders(run_folder)
+    failures = _failures(run_folder)
+    folders = _folders(run_folder, failures)
     float_metrics = _float_metrics(run_folder)
     if _FORMAT.value == "html":
         print(_page(run_folder), end="")
@@ -49,16 +50,23 @@ def main(argv: Sequence[str]) -> int:
         print(_plot(folders, float_metrics), end="")
     else:
         print(_tables(folders, float_metrics), end="")
+        if _FORMAT.value in ("text", "md") and _TARGET.value is None:
+            for target, reason in failures.items():
+                print(f"No front for {target}: {reason}")
     return 0
 
 
-def _folders(run_folder: Path) -> list[Path]:
+def _folders(run_folder: Path, failures: Mapping[str, str]) -> list[Path]:
     """Returns the folder of each target that is asked for."""
     from matar_tf.errors import SearchError, did_you_mean
 
     found = sorted(path.parent for path in run_folder.glob("*/result.json"))
     # A hidden one is what a process that was killed had begun to write.
     folders = [folder for folder in found if not folder.name.startswith(".")]
+    names = [folder.name for folder in folders]
+    for target, reason in failures.items():
+        if not names or (target == _TARGET.value and target not in names):
+            raise SearchError(f"No front for {target}: {reason}")
     if not folders:
         raise SearchError(
             f"Expected the output folder of a search in {run_folder}, found no "
@@ -66,7 +74,6 @@ def _folders(run_folder: Path) -> list[Path]:
         )
     if _TARGET.value is None:
         return folders
-    names = [folder.name for folder in folders]
     if _TARGET.value not in names:
         raise SearchError(
             f"Expected a target of the run in {run_folder}, got {_TARGET.value!r}. "
@@ -84,7 +91,7 @@ def _page(run_folder: Path) -> str:
             f"whole run, got {_TARGET.value!r}."
         )
     try:
-        return (run_folder / _PAGE).read_text()
+        return (run_folder / _PAGE).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SearchError(
             f"Expected the page of a finished run in {run_folder / _PAGE}, found none; "
@@ -134,6 +141,18 @@ def _joined(texts: Mapping[str, str]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def _failures(run_folder: Path) -> dict[str, str]:
+    """Returns why targets of the run have no front, by name."""
+    try:
+        document = _parsed(run_folder / _RUN_FILE)
+    except FileNotFoundError:
+        return {}
+    found: Any = {}
+    if isinstance(document, dict):
+        found = cast("dict[str, Any]", document).get("failures")
+    return cast("dict[str, str]", found) if isinstance(found, dict) else {}
 
 
 def _float_metrics(run_folder: Path) -> dict[str, float] | None:

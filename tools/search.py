@@ -100,7 +100,8 @@ _PATIENCE = flags.DEFINE_integer(
 _POPULATION = flags.DEFINE_integer(
     "population_size",
     40,
-    "Policies of a generation, or --max_evaluations if that is less. With a surrogate "
+    "Policies of a generation, or --max_evaluations if that is less (with --resume, "
+    "that of the run that began). With a surrogate "
     "a third is measured at a time: raise it for more --jobs.",
     lower_bound=4,
 )
@@ -239,6 +240,9 @@ def main(argv: Sequence[str]) -> int:
     evaluated = sum(result.num_evaluated for result in outcome.results)
     reused = sum(result.num_reused for result in outcome.results)
     print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
+    for target, reasons in outcome.left_out.items():
+        for name, reason in reasons.items():
+            print(f"Not in the table of {target}: {name!r}. {reason}")
     for sentence in outcome.failures.values():
         print(f"SearchError: {sentence}", file=sys.stderr)
     if outcome.interrupted:

@@ -211,9 +211,10 @@ class _Backup(keras.callbacks.Callback):
         latest = self._manager.latest_checkpoint
         if latest is None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            self._file.write_text(self._description)
+            self._file.write_text(self._description, encoding="utf-8")
             return 0
-        found = self._file.read_text() if self._file.is_file() else "{}"
+        is_there = self._file.is_file()
+        found = self._file.read_text(encoding="utf-8") if is_there else "{}"
         if found != self._description:
             ours, theirs = json.loads(self._description), json.loads(found)
             differing = [key for key in ours if ours[key] != theirs.get(key)]

@@ -178,8 +178,15 @@ def matrix_to_csv(matrix: CostMatrix) -> str:
     return buffer.getvalue()
 
 
-def matrix_to_markdown(matrix: CostMatrix) -> str:
-    """Returns a table for each cost, policies down and targets across, and reasons."""
+def matrix_to_markdown(
+    matrix: CostMatrix, failures: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Returns a table for each cost, policies down and targets across, and reasons.
+
+    Args:
+      matrix: What each policy costs on each target.
+      failures: Why targets have no policies of their own, by name.
+    """
     lines = ["# Policies by targets", ""]
     for table in matrix_tables(matrix):
         rule = ["---", *("---:" for _ in matrix.targets)]
@@ -193,6 +200,9 @@ def matrix_to_markdown(matrix: CostMatrix) -> str:
     ]
     if reasons:
         lines += ["## Not allowed", "", *reasons, ""]
+    if failures:
+        named = [f"- {target}: {why}" for target, why in failures.items()]
+        lines += ["## Targets without a front", "", *named, ""]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import jinja2
@@ -23,6 +24,7 @@ def to_html(
     results: Sequence[SearchResult],
     matrix: CostMatrix,
     float_metrics: Mapping[str, float] | None = None,
+    failures: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Returns the page of a run; equal results give equal pages.
 
@@ -33,6 +35,7 @@ def to_html(
       results: One for each target, of one network and one data set.
       matrix: What each policy costs on each target.
       float_metrics: What the float network reaches, if it is known.
+      failures: Why targets have no result, by name.
 
     Raises:
       SearchError: If there are no results.
@@ -51,6 +54,7 @@ def to_html(
         facts=_facts(results[0].provenance),
         sections=[_section(result, float_metrics) for result in results],
         matrix=matrix_tables(matrix),
+        failures=failures,
     )
 
 

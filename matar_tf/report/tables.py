@@ -18,6 +18,7 @@ from matar_tf.report.columns import COLUMNS, Column, CostKind, column_of, markdo
 from matar_tf.results import SearchResult
 
 __all__ = [
+    "FLOAT_NAME",
     "SCHEMA_VERSION",
     "FloatMetrics",
     "Row",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
+FLOAT_NAME: Final = "float"  # of the row of the float network
 _DASH: Final = "-"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
@@ -242,7 +244,7 @@ def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
     if float_metrics is not None:
         # As the developer measured it, when the network was packaged.
         figures: Mapping[str, float | None] = {**float_metrics}
-        row = Row(name="float", role="reference", figures=figures, policy=None)
+        row = Row(name=FLOAT_NAME, role="reference", figures=figures, policy=None)
         rows.insert(len(result.front), row)
     return rows
 

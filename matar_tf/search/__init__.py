@@ -16,7 +16,7 @@ from matar_tf.search._ledger import (
 from matar_tf.search._limits import Limit
 from matar_tf.search._options import SearchOptions, follow_up, from_nothing
 from matar_tf.search._pareto import dominates, hypervolume, pareto_front
-from matar_tf.search._request import check_request, is_front_name
+from matar_tf.search._request import absent_names, check_request, is_front_name
 from matar_tf.search._run import search, search_order
 from matar_tf.search._store import EvaluationStore
 from matar_tf.search._surrogate import Surrogate, SurrogateFactory
@@ -31,6 +31,7 @@ __all__ = [
     "SearchProblem",
     "Surrogate",
     "SurrogateFactory",
+    "absent_names",
     "check_request",
     "dominates",
     "evaluate_in_turn",

@@ -45,6 +45,10 @@ class SearchOptions:
       max_minutes: Time after which the search measures nothing more, by the clock of
         this machine, so that its front is not the same everywhere; None for no limit.
         A policy that is being measured is measured to its end.
+      planned_evaluations: Number of evaluations that a search from nothing is planned
+        for, in the place of `max_evaluations`, if that is more: the size of its
+        generations and what it measures to learn what one entry's bits do. So a search
+        of more evaluations goes on with what one of fewer has begun.
       patience: Number of cohorts, measured one after the other, without a gain in
         hypervolume after which the search stops; None to use up `max_evaluations`.
       crossover_prob: Probability that a child has two parents.
@@ -60,6 +64,7 @@ class SearchOptions:
     sensitivity: bool = True
     oversampling: int = 8
     max_minutes: float | None = None
+    planned_evaluations: int | None = None
     patience: int | None = 15
     crossover_prob: float = 0.9
     mutation_prob: float | None = None
@@ -70,10 +75,6 @@ class SearchOptions:
             raise SearchError(
                 f"Expected a population_size of at least {_MIN_POPULATION}, got "
                 f"{self.population_size}."
-            )
-        if self.max_evaluations < 1:
-            raise SearchError(
-                f"Expected a max_evaluations of at least 1, got {self.max_evaluations}."
             )
         if self.max_minutes is not None and not 0 < self.max_minutes < math.inf:
             raise SearchError(
@@ -89,11 +90,13 @@ class SearchOptions:
             raise SearchError(
                 f"Expected an oversampling of at least 1, got {self.oversampling}."
             )
-        for field in fields(self):
-            prob = getattr(self, field.name)
-            if field.name.endswith("_prob") and prob is not None and not 0 <= prob <= 1:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if name.endswith("_evaluations") and value is not None and value < 1:
+                raise SearchError(f"Expected a {name} of at least 1, got {value}.")
+            if name.endswith("_prob") and value is not None and not 0 <= value <= 1:
                 raise SearchError(
-                    f"Expected a {field.name} in 0..1, got {prob}; it is a probability."
+                    f"Expected a {name} in 0..1, got {value}; it is a probability."
                 )
         object.__setattr__(self, "limits", tuple(self.limits))
         _check_limits(self.limits)
@@ -103,6 +106,13 @@ class SearchOptions:
                 "Expected two or more different objectives, such as accuracy and "
                 f"latency_ms, got {names}."
             )
+
+    @property
+    def plan(self) -> int:
+        """Number of evaluations that a search from nothing is planned for."""
+        if self.planned_evaluations is None:
+            return self.max_evaluations
+        return min(self.planned_evaluations, self.max_evaluations)
 
 
 def _check_limits(limits: Sequence[Limit]) -> None:
@@ -126,10 +136,10 @@ def _check_limits(limits: Sequence[Limit]) -> None:
 def from_nothing(options: SearchOptions) -> SearchOptions:
     """Returns the options of a search that no other has taught.
 
-    A generation is no larger than the evaluations, so that its narrowest policies do
-    not use them up.
+    A generation is no larger than the evaluations planned, so that its narrowest
+    policies do not use them up.
     """
-    size = max(min(options.population_size, options.max_evaluations), _MIN_POPULATION)
+    size = max(min(options.population_size, options.plan), _MIN_POPULATION)
     return replace(options, population_size=size)
 
 
@@ -158,4 +168,9 @@ def follow_up(
     )
     smallest = max(num_new // _FOLLOW_UP_GENERATIONS, _MIN_POPULATION)
     size = min(options.population_size, smallest)
-    return replace(options, max_evaluations=num_known + num_new, population_size=size)
+    return replace(
+        options,
+        max_evaluations=num_known + num_new,
+        planned_evaluations=None,
+        population_size=size,
+    )

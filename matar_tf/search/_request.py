@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from matar_tf.errors import PolicyError, SearchError, did_you_mean
-from matar_tf.results import Objective
+from matar_tf.policy import Policy
+from matar_tf.results import Objective, SearchResult
 from matar_tf.search._genome import Genome
 from matar_tf.search._ledger import SearchProblem
+from matar_tf.search._limits import Limit, breach_of
 from matar_tf.search._options import SearchOptions
 
-__all__ = ["check_request", "is_front_name", "named_genomes"]
+__all__ = ["absent_names", "check_request", "is_front_name", "named_genomes"]
 
 _FRONT_NAME: Final = re.compile(r"policy_\d+")
 
@@ -62,6 +64,52 @@ def named_genomes(problem: SearchProblem) -> dict[str, Genome]:
     # Of two names for one policy, the first stays.
     names = {genome: name for name, genome in reversed(named.items())}
     return {name: genome for name, genome in named.items() if names[genome] == name}
+
+
+def absent_names(
+    problem: SearchProblem,
+    limits: Iterable[Limit],
+    result: SearchResult,
+    memory: Mapping[Policy, Mapping[str, float]],
+) -> dict[str, str]:
+    """Returns why policies with a name are no references of a result, by name.
+
+    Those are the seeds, and uniform policies of equal widths that are equal to a seed.
+
+    Args:
+      problem: What was searched.
+      limits: The bounds of the search.
+      result: What it found.
+      memory: Metrics of all that was measured.
+    """
+    present = {one.name for one in result.references}
+    uniform = {
+        name: problem.space.named(name) for name in problem.space.uniform_names()
+    }
+    first: dict[Policy, str] = {}  # of two names for one policy, the first stays
+    reasons: dict[str, str] = {}
+    for name, policy in {**problem.seeds, **uniform}.items():
+        former = first.setdefault(policy, name)
+        if former != name:
+            if former in problem.seeds:
+                reasons[name] = f"It is the same policy as {former!r}."
+        elif name in problem.seeds and name not in present:
+            reasons[name] = _reason(problem, policy, tuple(limits), memory.get(policy))
+    return reasons
+
+
+def _reason(
+    problem: SearchProblem,
+    policy: Policy,
+    limits: tuple[Limit, ...],
+    metrics: Mapping[str, float] | None,
+) -> str:
+    """Returns why a policy is not in a result."""
+    texts = problem.breach(policy, limits).texts
+    if not texts and metrics is not None:
+        bounds = [one for one in limits if one.name in metrics]
+        texts = breach_of(bounds, metrics).texts
+    return texts[0] if texts else "The search ended before it was measured."
 
 
 def _check_objectives(

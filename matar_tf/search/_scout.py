@@ -90,7 +90,7 @@ class Scout:
             return known + [one for name, one in named.items() if name in asked]
         if not self._options.sensitivity:
             return list(named.values())
-        limit = self._options.max_evaluations // _SENSITIVITY_SHARE
+        limit = self._options.plan // _SENSITIVITY_SHARE
         alone = sensitivity_genomes(codec, limit)
         self.lessons = frozenset(alone)
         return [*named.values(), *alone]

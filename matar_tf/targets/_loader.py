@@ -192,6 +192,11 @@ def _describe(problem: dict[str, Any]) -> str:
             return f"Expected the key {key}.{tag}, got nothing."
         case "too_short":
             return f"{key}: expected at least {context['min_length']} item."
+        case "string_too_long":
+            length, most = len(problem["input"]), context["max_length"]
+            return (
+                f"{key}: expected at most {most} characters, got {length}; shorten it."
+            )
         case _:
             message = str(problem["msg"])
             if message.startswith("Input should be "):

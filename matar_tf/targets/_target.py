@@ -43,7 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Target"]
 
-_Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# It is a folder's; file systems take 255 bytes, less where they encrypt names.
+_Name: TypeAlias = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+]
 
 
 class _KindOps(NamedTuple):

@@ -1,0 +1,79 @@
+"""Targets whose search fails: where a run says so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_retarget import run_all, settings
+from test_tools import call, fails
+
+from matar_tf.errors import SearchError
+from matar_tf.search import Limit
+
+SLOW, FAST = "cortex_m4_cmsis_nn", "bitfusion_16x32"
+LIMITED = replace(settings().options, limits=(Limit.parse("latency_ms=0.1"),))
+
+
+def failures_in(output: Path) -> Any:
+    return json.loads((output / "run.json").read_text())["failures"]
+
+
+class TestFailures:
+    def test_they_are_on_record_on_the_page_and_in_the_tables(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "run"
+        outcome = run_all(output, FAST, SLOW, options=LIMITED)
+        assert list(outcome.failures) == [SLOW]
+        assert failures_in(output) == outcome.failures
+        line = f"{SLOW}: {outcome.failures[SLOW]}"
+        assert f"\n- {line}\n" in (output / "matrix.md").read_text()
+        page = (output / "report.html").read_text()
+        assert page.count(f"<li>{SLOW}: Expected a policy that meets") == 1
+        capsys.readouterr()
+        for form, times in (("text", 1), ("md", 1), ("csv", 0), ("json", 0)):
+            assert call("report", run=str(output), format=form) == 0
+            out = capsys.readouterr().out
+            assert out.count(f"No front for {line}\n") == times
+            assert out.endswith(f"No front for {line}\n") == bool(times)
+        asked = {"run": str(output), "target": FAST}
+        assert call("report", **asked, format="text") == 0
+        assert "No front" not in capsys.readouterr().out
+        line = fails(capsys, "report", **{**asked, "target": SLOW})
+        assert line.startswith(f"SearchError: No front for {SLOW}: Expected a policy")
+
+    def test_all_of_them(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = tmp_path / "run"
+        outcome = run_all(output, SLOW, options=LIMITED)
+        assert failures_in(output) == outcome.failures
+        assert not (output / "report.html").exists()
+        assert f"No front for {SLOW}: " in fails(capsys, "report", run=str(output))
+
+    def test_they_stay_until_the_target_has_a_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(problem: Any, *args: Any, **kwargs: Any) -> None:
+            raise SearchError(f"{problem.target} is out of luck.")
+
+        def stop(*args: Any, **kwargs: Any) -> None:
+            raise KeyboardInterrupt
+
+        output = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            patch.setattr("matar_tf.retarget.search", fail)
+            run_all(output, FAST, SLOW)
+        assert set(failures_in(output)) == {FAST, SLOW}
+        with monkeypatch.context() as patch:
+            patch.setattr("matar_tf.retarget.search", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run_all(output, FAST, SLOW, resume=True)
+        assert set(failures_in(output)) == {FAST, SLOW}
+        assert not run_all(output, FAST, SLOW, resume=True).failures
+        assert failures_in(output) == {}
+        assert "without a front" not in (output / "report.html").read_text()

@@ -1,0 +1,98 @@
+"""Policies to start from that are in no table: each is named, with the reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from digits_net import digits_artifact
+from test_retarget import run_all
+
+from matar_tf.policy import Policy
+from matar_tf.search import Limit, SearchOptions
+
+SPACE = digits_artifact().space
+FEW = SearchOptions(max_evaluations=12, population_size=8)
+
+
+def widened(number: int) -> Policy:
+    """A policy of 2 bits whose first free weights have 8."""
+    free = [name for name, widths in SPACE.weights.items() if len(widths) > 1]
+    narrow = SPACE.named("w2a2")
+    wide = dict.fromkeys(free[:number], 8)
+    return replace(narrow, weights={**narrow.weights, **wide})
+
+
+def uniform(weights: int, activations: int) -> Policy:
+    return SPACE.named(f"w{weights}a{activations}")
+
+
+class TestLeftOut:
+    def test_what_is_in_the_table_needs_no_words(self, tmp_path: Path) -> None:
+        starts = {"mine": widened(1), "other": widened(2)}
+        outcome = run_all(tmp_path / "run", "mpic", starts=starts, options=FEW)
+        (result,) = outcome.results
+        assert {"mine", "other"} < {one.name for one in result.references}
+        assert not outcome.left_out
+
+    def test_of_equal_policies_the_first_name_stays(self, tmp_path: Path) -> None:
+        starts = {name: widened(1) for name in ("a", "b", "c")}
+        starts["wide"] = uniform(8, 8)
+        starts["mixed"] = uniform(4, 8)  # no row of its own otherwise
+        outcome = run_all(tmp_path / "run", "mpic", starts=starts, options=FEW)
+        names = {one.name for one in outcome.results[0].references}
+        assert {"a", "wide", "mixed"} < names
+        assert not names & {"b", "c", "w8a8", "w4a8"}
+        assert outcome.left_out == {
+            "mpic": {
+                "b": "It is the same policy as 'a'.",
+                "c": "It is the same policy as 'a'.",
+                "w8a8": "It is the same policy as 'wide'.",
+            }
+        }
+
+    @pytest.mark.parametrize("name", ["weight_bytes", "loss"])
+    def test_what_breaks_a_limit(self, tmp_path: Path, name: str) -> None:
+        """Of a cost or a metric, between the figures of two policies."""
+        starts = {"one": widened(1), "other": uniform(8, 2)}
+        outcome = run_all(tmp_path / "free", "mpic", starts=starts, options=FEW)
+        (result,) = outcome.results
+        figures = {
+            one.name: {**one.metrics, **one.costs}[name]
+            for one in result.references
+            if one.name in starts
+        }
+        (low, better), (high, worse) = sorted(
+            (figure, start) for start, figure in figures.items()
+        )
+        bound = Limit(name=name, bound=(low + high) / 2)
+        options = replace(FEW, limits=(bound,))
+        outcome = run_all(tmp_path / "run", "mpic", starts=starts, options=options)
+        (result,) = outcome.results
+        names = {one.name for one in result.references}
+        assert better in names
+        assert worse not in names
+        assert list(outcome.left_out["mpic"]) == [worse]
+        text = f"{name} is {high:.10g}, more than the requested {bound.bound:.10g}."
+        assert outcome.left_out["mpic"][worse] == text
+
+    def test_what_one_target_does_not_take(self, tmp_path: Path) -> None:
+        """The GPU multiplies 8 bits by 8, or 4 by 4."""
+        starts = {"mine": uniform(4, 8)}
+        outcome = run_all(tmp_path / "run", "t4", "mpic", starts=starts, options=FEW)
+        assert list(outcome.left_out) == ["t4"]
+        (reason,) = outcome.left_out["t4"].values()
+        assert "bits among [(4, 4), (8, 8)], got (4, 8)" in reason
+        searches = json.loads((tmp_path / "run/run.json").read_text())["searches"]
+        assert searches["t4"]["left_out"] == {"mine": reason}
+        assert searches["mpic"]["left_out"] == {}
+
+    def test_what_the_search_did_not_come_to(self, tmp_path: Path) -> None:
+        pairs = ((2, 4), (2, 8), (4, 2), (4, 8), (8, 2), (8, 4))
+        starts = {f"start_{a}{b}": uniform(a, b) for a, b in pairs}
+        few = SearchOptions(max_evaluations=4, population_size=4)
+        outcome = run_all(tmp_path / "run", "mpic", starts=starts, options=few)
+        reason = "The search ended before it was measured."
+        assert outcome.left_out == {"mpic": {"start_82": reason, "start_84": reason}}
