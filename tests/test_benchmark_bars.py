@@ -6,6 +6,7 @@ run on tiny networks, where their own figures say nothing.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -168,10 +169,13 @@ class TestMemory:
         [(0.5, 85.3, 86.5), (0.4, 80.9, 86), (0.3, 68.7, 85)],
     )
     def test_the_bar_of_a_budget(self, share: float, peer: float, limit: float) -> None:
-        for accuracy, held in ((limit, True), (limit - 0.01, False)):
-            one = benchmark_memory.budget_bar(share, accuracy, 8000)
+        for unseen, held in ((limit, True), (limit - 0.01, False)):
+            every = 2 * limit - unseen
+            one = benchmark_memory.budget_bar(share, (unseen, every), 8000)
             assert one.held is held
-            assert one.figure == f"{accuracy:.2f} % (peer {peer:.1f} %)"
+            assert one.figure == (
+                f"{unseen:.2f} %, on all {every:.2f} % (peer {peer:.1f} %)"
+            )
             assert one.limit == f"at least {limit:.1f} %"
             assert f"accuracy at {100 * share:.0f}% of" in one.name
             assert "on 8000 samples" in one.name
@@ -220,8 +224,11 @@ class TestMemory:
             for line, share in zip(lines[:2], ("50%", "40%"), strict=True):
                 assert f"accuracy at {share}" in line
                 assert "on 120 samples" in line
-                accuracy = float(line.split(": ")[1].split(" %")[0])
-                assert accuracy > 86.5 if name == "seen" else accuracy < 20.0
+                unseen, every = map(float, re.findall(r"([0-9.]+) %[, ]", line)[:2])
+                assert unseen > 86.5 if name == "seen" else unseen < 20.0
+                # Of all 200 samples, 120 or 80 have the right label.
+                share_right = (0.6 if name == "seen" else 0.4) * 100
+                assert every == pytest.approx(share_right, abs=5.0)
                 assert line.startswith("held" if name == "seen" else "falls short")
             # The first and the last layer keep 8 bits: a third of all kernels.
             assert lines[2].startswith("falls short ")

@@ -79,14 +79,19 @@ def measure_memory(
             ),
         )
     took = time.perf_counter() - start
-    whole = PolicyEvaluator(
+    others = PolicyEvaluator(
         artifact, data.x_test[num_samples:], data.y_test[num_samples:]
     )
+    everything = PolicyEvaluator(artifact, data.x_test, data.y_test)
     full = sum(sizes.values())
     for share in _BUDGETS:
         best = best_within(result.front, share * full)
-        accuracy = None if best is None else 100.0 * whole(best.policy)["accuracy"]
-        yield budget_bar(share, accuracy, len(data.x_test) - num_samples)
+        accuracies = None
+        if best is not None:
+            accuracies = tuple(
+                100.0 * one(best.policy)["accuracy"] for one in (others, everything)
+            )
+        yield budget_bar(share, accuracies, len(data.x_test) - num_samples)
     yield time_bar(took, result.num_evaluated, num_samples)
 
 
@@ -96,17 +101,28 @@ def best_within(front: Iterable[Candidate], num_bytes: float) -> Candidate | Non
     return max(fitting, key=lambda one: one.metrics["accuracy"], default=None)
 
 
-def budget_bar(share: float, accuracy: float | None, num_samples: int) -> Bar:
-    """Returns the bar of one budget; `accuracy` in percent, None if nothing fits."""
+def budget_bar(
+    share: float, accuracies: tuple[float, ...] | None, num_samples: int
+) -> Bar:
+    """Returns the bar of one budget.
+
+    Args:
+      share: Of the 8-bit kernel memory.
+      accuracies: On the samples that the search did not see and on all, in percent;
+        None if no policy fits. The former must reach the bar.
+      num_samples: That the search did not see.
+    """
     claim, peer = _BUDGETS[share]
     limit = max(claim, peer + _MARGINS[share])
-    figure = "no policy fits" if accuracy is None else f"{accuracy:.2f} %"
+    figure = "no policy fits"
+    if accuracies is not None:
+        figure = "{:.2f} %, on all {:.2f} %".format(*accuracies)
     return Bar(
         name=f"accuracy at {share:.0%} of the 8-bit kernel memory, on {num_samples} "
         "samples that the search did not see",
         figure=f"{figure} (peer {peer:.1f} %)",
         limit=f"at least {limit:.1f} %",
-        held=accuracy is not None and accuracy >= limit,
+        held=accuracies is not None and accuracies[0] >= limit,
     )
 
 
