@@ -9,6 +9,7 @@ JSON with a ``schema_version``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -81,9 +82,17 @@ class Policy:
             object.__setattr__(self, field, MappingProxyType(dict(entries)))
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
         return hash(
             (frozenset(self.weights.items()), frozenset(self.activations.items()))
         )
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return hashlib.sha256(self.to_canonical_json().encode()).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_policy, (dict(self.weights), dict(self.activations))
@@ -102,7 +111,7 @@ class Policy:
 
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hexadecimal."""
-        return hashlib.sha256(self.to_canonical_json().encode()).hexdigest()
+        return self._digest
 
     @classmethod
     def from_json(cls, value: object) -> Policy:

@@ -83,17 +83,13 @@ class LayerWidths:
           PolicyError: If policy and network do not have the same entries.
         """
         weights, activations = policy.weights, policy.activations
-        sizes = len(weights), len(activations)
-        try:
-            if sizes != (len(self._weights), len(self._activations)):
-                raise KeyError
-            widths = [
-                *map(weights.__getitem__, self._weights),
-                *map(activations.__getitem__, self._activations),
-            ]
-        except KeyError:
+        # Policies that a search makes have their entries in the order of the network.
+        if tuple(weights) == self._weights and tuple(activations) == self._activations:
+            widths = [*weights.values(), *activations.values()]
+        else:
             check_entries(self._workload, weights, activations, "policy")
-            raise
+            widths = [weights[name] for name in self._weights]
+            widths += [activations[name] for name in self._activations]
         # By way of bytes: an array of a list of integers takes many times as long.
         return np.frombuffer(bytes([*widths, MAX_BITS]), np.uint8)
 
