@@ -41,6 +41,20 @@ def concat_of_concat(x: Any) -> Any:
     return conv()(L.Concatenate()([inner, conv(2)(inner)]))
 
 
+def norm(**kwargs: Any) -> Callable[[Any], Any]:
+    return chain(conv(**kwargs), L.BatchNormalization())
+
+
+def concat_of_pools(x: Any) -> Any:
+    both = [L.MaxPooling2D()(norm()(x)), norm(strides=2)(x)]
+    return conv()(L.Concatenate()(both))
+
+
+def concat_of_sum(x: Any) -> Any:
+    x = norm()(x)
+    return conv()(L.Concatenate()([L.Add()([x, conv()(x)]), x]))
+
+
 def preactivation(x: Any) -> Any:
     x = conv()(x)
     for _ in range(2):
@@ -112,6 +126,12 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             )
         ),
     ),
+    "concat_norms": (
+        IMAGE,
+        on_relu(lambda x: conv()(L.Concatenate()([norm()(x), norm()(x), x]))),
+    ),
+    "concat_of_pools": (IMAGE, on_relu(concat_of_pools)),
+    "concat_of_sum": (IMAGE, concat_of_sum),
     "concat_of_concat": (IMAGE, on_relu(concat_of_concat)),
     "average_pool": (
         IMAGE,

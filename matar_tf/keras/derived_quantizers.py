@@ -44,6 +44,7 @@ class SharedGridQuantizer(_Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Remembers the layer; the owner has the variables."""
         self._layer = weakref.ref(layer)
+        graph.remember_wrapper(layer)  # a batch norm asks for the layer above it
         return {}
 
     def resolve(self) -> ActivationQuantizer | None:

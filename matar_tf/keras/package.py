@@ -203,7 +203,7 @@ class _Recorder:
     """A tracer that evaluates as usual and keeps every quantized activation."""
 
     def __init__(self) -> None:
-        self.tensors: dict[str, np.ndarray] = {}
+        self.tensors: dict[str, list[np.ndarray]] = {}
 
     def weights(self, quantizer: Any, x: Any) -> Any:
         return quantizer.fake_quantize(x)
@@ -213,7 +213,7 @@ class _Recorder:
 
     def activation(self, quantizer: Any, x: Any) -> Any:
         quantized = quantizer.fake_quantize(x)
-        self.tensors.setdefault(quantizer.entry, quantized.numpy())
+        self.tensors.setdefault(quantizer.entry, []).append(quantized.numpy())
         return quantized
 
     def fixed_grid(self, quantizer: Any, x: Any) -> Any:
@@ -228,8 +228,11 @@ class _Recorder:
 
 def keras_tensors(
     artifact: Artifact, policy: Policy, samples: np.ndarray
-) -> dict[str, np.ndarray]:
+) -> dict[str, list[np.ndarray]]:
     """Returns the Keras network's quantized activations, by activation entry.
+
+    An entry has several where tensors share its grid (concatenation), in the order in
+    which they are computed.
 
     Raises:
       ArtifactError: If the artifact holds no network.
