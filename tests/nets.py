@@ -105,6 +105,14 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             L.Dropout(0.5),
         ),
     ),
+    "no_bias": (
+        (12,),
+        chain(
+            L.Dense(8, activation="relu", use_bias=False),
+            L.Dense(6, use_bias=False),
+            L.Dense(6, use_bias=False, activation="tanh"),
+        ),
+    ),
     "dense_rank3": (IMAGE, chain(conv(), L.Reshape((64, 4)), L.Dense(3))),
     "add_three": (IMAGE, on_relu(lambda x: L.Add()([conv()(x) for _ in range(3)]))),
     "residual_bn": (
