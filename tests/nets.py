@@ -55,6 +55,12 @@ def concat_of_sum(x: Any) -> Any:
     return conv()(L.Concatenate()([L.Add()([x, conv()(x)]), x]))
 
 
+def concat_global(x: Any) -> Any:
+    pools = [L.GlobalAveragePooling2D(), L.GlobalMaxPooling2D()]
+    x = conv(8)(x)  # signed
+    return L.Dense(6, activation="relu")(L.Concatenate()([one(x) for one in pools]))
+
+
 def preactivation(x: Any) -> Any:
     x = conv()(x)
     for _ in range(2):
@@ -140,6 +146,7 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     ),
     "concat_of_pools": (IMAGE, on_relu(concat_of_pools)),
     "concat_of_sum": (IMAGE, concat_of_sum),
+    "concat_global": ((4, 4, 3), on_relu(concat_global)),
     "concat_of_concat": (IMAGE, on_relu(concat_of_concat)),
     "average_pool": (
         IMAGE,

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from nets import build_net, samples_for
 
-from matar_tf.keras import calibrate, keras, package, quantize_model
-from matar_tf.keras.package import keras_tensors
+from matar_tf.keras import calibrate, keras, keras_tensors, package, quantize_model
 from matar_tf.tflite._schema import load_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import (

@@ -17,11 +17,9 @@ from matar_tf.json_reader import JsonReader
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.conversion import make_template
-from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.kinds import KINDS
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
-from matar_tf.keras.tracing import tracing
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
@@ -34,7 +32,6 @@ from matar_tf.tflite.workload import read_workload
 __all__ = [
     "extract_parameters",
     "keras_reference",
-    "keras_tensors",
     "load_network",
     "package",
     "versions",
@@ -197,52 +194,6 @@ def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.nda
         return model.predict(samples, batch_size=256, verbose=0)
 
     return predict
-
-
-class _Recorder:
-    """A tracer that evaluates as usual and keeps every quantized activation."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, list[np.ndarray]] = {}
-
-    def weights(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def bias(self, quantizer: Any, x: Any) -> Any:
-        return snap_bias(x, quantizer.layer)
-
-    def activation(self, quantizer: Any, x: Any) -> Any:
-        quantized = quantizer.fake_quantize(x)
-        self.tensors.setdefault(quantizer.entry, []).append(quantized.numpy())
-        return quantized
-
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.round_to_grid(x)
-
-    def batch_norm(self, layer: Any, x: Any) -> Any:
-        return layer.evaluate(x)
-
-
-def keras_tensors(
-    artifact: Artifact, policy: Policy, samples: np.ndarray
-) -> dict[str, list[np.ndarray]]:
-    """Returns the Keras network's quantized activations, by activation entry.
-
-    An entry has several where tensors share its grid (concatenation), in the order in
-    which they are computed.
-
-    Raises:
-      ArtifactError: If the artifact holds no network.
-    """
-    model = load_network(artifact)
-    set_policy(model, policy)
-    recorder = _Recorder()
-    with tracing(recorder):
-        model.call(tf.constant(samples), training=False)
-    return recorder.tensors
 
 
 def _network_members(model: Any) -> dict[str, bytes]:
