@@ -32,8 +32,8 @@ from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite import latency, runtime
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
 from tools.common import command_line

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from matar_tf.tflite._schema import load_model, op_name, schema, write_model
-from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.evaluate import output_step
+from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
 
@@ -60,7 +61,8 @@ class Verification:
 
     Attributes:
       runtime_share: Share of outputs on which runtime and simulator differ.
-      agreement: Share of samples with the same largest output in both.
+      agreement: Share of samples with the same largest output in both; of a network
+        of one output, with two that are at most a step apart.
       layers: Differences in execution order.
     """
 
@@ -127,7 +129,9 @@ def verify(
     last = int(graph.outputs[0])
     return Verification(
         runtime_share=float(np.mean(simulated[last] != measured[last])),
-        agreement=argmax_agreement(measured[last], simulated[last]),
+        agreement=argmax_agreement(
+            measured[last], simulated[last], step=output_step(content)
+        ),
         layers=tuple(layers),
     )
 
