@@ -140,12 +140,12 @@ def output_quantizer(layer: Any) -> ActivationQuantizer | None:
 
 
 def is_initialized(model: Any) -> bool:
-    """Returns whether every activation of a model has its steps."""
+    """Returns whether every activation of a model, or of a trainer's, has its steps."""
     return _uninitialized(model) is None
 
 
 def check_initialized(model: Any) -> None:
-    """Checks that every activation of a model has its steps.
+    """Checks that every activation of a model, or of a trainer's, has its steps.
 
     Raises:
       ModelError: If one has not.
@@ -159,7 +159,7 @@ def check_initialized(model: Any) -> None:
 
 
 def _uninitialized(model: Any) -> ActivationQuantizer | None:
-    for layer in model.layers:
+    for layer in multi_bit_network(model).layers:
         quantizer = output_quantizer(layer)
         if quantizer is not None and not int(quantizer.initialized.numpy()):
             return quantizer

@@ -90,7 +90,7 @@ def package(
     """Packages a trained multi-bitwidth model.
 
     Args:
-      model: What `quantize_model` made, trained.
+      model: What `quantize_model` made, trained, or its trainer.
       accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
       provenance: JSON object that says how the model was made.
       include_network: Whether to add the Keras network, to compare with or to train
@@ -100,6 +100,7 @@ def package(
       ModelError: If the model is not wholly quantized, not trained, or its training
         diverged.
     """
+    model = graph.multi_bit_network(model)
     graph.check_initialized(model)
     graph.check_finite_weights(model)
     template = make_template(model)
