@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from matar_tf.keras import (
     MultiBitTrainer,
@@ -46,3 +47,23 @@ def test_a_trainer_in_the_place_of_its_model() -> None:
     found = package(trainer, include_network=False)
     expected = package(other, include_network=False)
     assert found.parameters.digest() == expected.parameters.digest()
+
+
+@pytest.mark.parametrize("noise_shape", [(None, 1, 8), (None, 16, 1), None])
+def test_noise_of_a_shape_in_a_sequence(noise_shape: Any) -> None:
+    """Whole channels, whole times or single values, as in the float network."""
+    keras.utils.set_random_seed(0)
+    inputs = L.Input((16, 4))
+    x = L.Conv1D(8, 3, padding="same", bias_initializer="ones")(inputs)
+    x = L.Dropout(0.5, noise_shape=noise_shape)(x)
+    float_model = keras.Model(inputs, L.Conv1D(3, 1, name="last")(x))
+    model = quantize_model(float_model)
+    calibrate(model, IMAGES.reshape(-1, 16, 4)[:24])
+    dropout = next(one for one in model.layers if "dropout" in one.name)
+    x = np.ones((50, *dropout.input_shape[1:]), np.float32)
+    kept = np.asarray(dropout(x, training=True)).reshape(50, 16, 8) > 0
+    assert 0.4 < kept.mean() < 0.6
+    assert bool((kept == kept[:, :1]).all()) is (noise_shape == (None, 1, 8))
+    assert bool((kept == kept[:, :, :1]).all()) is (noise_shape == (None, 16, 1))
+    outputs = model(IMAGES.reshape(-1, 16, 4)[:5], training=True)
+    assert outputs.shape == (5, 16, 3)

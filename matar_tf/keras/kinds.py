@@ -148,7 +148,9 @@ def is_lifted_kind(layer: Any) -> bool:
 
 def keeps_lifted(layer: Any) -> bool:
     """Whether a layer does the same to a tensor with an axis of height 1."""
-    return isinstance(layer, _KEEPS_LIFTED)
+    # A noise shape counts the axes of the tensor as it was.
+    has_shape = getattr(layer, "noise_shape", None) is not None
+    return isinstance(layer, _KEEPS_LIFTED) and not has_shape
 
 
 def lifted_layer(layer: Any) -> Any:
