@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matar_tf.errors import ModelError
 from matar_tf.keras import (
     MultiBitTrainer,
     calibrate,
@@ -67,3 +68,24 @@ def test_noise_of_a_shape_in_a_sequence(noise_shape: Any) -> None:
     assert bool((kept == kept[:, :, :1]).all()) is (noise_shape == (None, 16, 1))
     outputs = model(IMAGES.reshape(-1, 16, 4)[:5], training=True)
     assert outputs.shape == (5, 16, 3)
+
+
+def test_sequences_of_any_length() -> None:
+    def network(length: int | None) -> Any:
+        keras.utils.set_random_seed(0)
+        inputs = L.Input((length, 3))
+        x = L.Dense(4)(L.Conv1D(4, 3, activation="relu", padding="same")(inputs))
+        x = L.GlobalAveragePooling1D()(L.Conv1D(4, 3, activation="relu")(x))
+        return quantize_model(keras.Model(inputs, L.Dense(2)(x)))
+
+    model, fixed = network(None), network(12)
+    samples = RNG.normal(size=(8, 12, 3)).astype(np.float32)
+    calibrate(model, samples)
+    calibrate(fixed, samples)
+    expected = fixed.predict(samples, verbose=0)
+    np.testing.assert_allclose(model.predict(samples, verbose=0), expected, atol=1e-6)
+    assert model.predict(samples[:, :7], verbose=0).shape == (8, 2)
+    model.compile("sgd", "mse")
+    model.fit(samples[:, :9], np.zeros((8, 2)), verbose=0)
+    with pytest.raises(ModelError, match="inputs of one size"):
+        package(model)
