@@ -18,6 +18,8 @@ from matar_tf.keras import (
     quantize_model,
     reestimate_batch_norm,
 )
+from matar_tf.keras._compat import tf
+from matar_tf.keras.quantizers import ActivationQuantizer
 
 L = keras.layers
 RNG = np.random.default_rng(0)
@@ -88,4 +90,43 @@ def test_sequences_of_any_length() -> None:
     model.compile("sgd", "mse")
     model.fit(samples[:, :9], np.zeros((8, 2)), verbose=0)
     with pytest.raises(ModelError, match="inputs of one size"):
+        package(model)
+
+
+def test_steps_learn_alike_where_sizes_are_unknown() -> None:
+    """The gradient's scale is ``1 / sqrt(values of a sample * qmax)`` either way."""
+    x = tf.constant(IMAGES)
+    found = []
+    for shape in ((None, 6, 6, 3), (None, None, None, 3)):
+        quantizer = ActivationQuantizer()
+        layer = keras.layers.Layer(name="owner")
+        quantizer.build(shape, "output", layer)
+        quantizer.initialize(x)
+
+        @tf.function(input_signature=[tf.TensorSpec(shape)], autograph=False)
+        def gradient(x: Any, quantizer: Any = quantizer) -> Any:
+            with tf.GradientTape() as tape:
+                y = quantizer.fake_quantize(x, training=True)
+                total = tf.reduce_sum(y * tf.abs(x))
+            return tape.gradient(total, quantizer.log_steps)
+
+        found.append(gradient(x).numpy())
+    assert np.abs(found[0]).max() > 1e-3
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [L.Add, L.Concatenate])
+def test_a_single_tensor_is_no_sum(kind: Any) -> None:
+    inputs = L.Input((6,))
+    outputs = L.Dense(2)(kind(name="both")([L.Dense(4)(inputs)]))
+    with pytest.raises(ModelError, match="two tensors for 'both'"):
+        quantize_model(keras.Model(inputs, outputs))
+
+
+def test_several_outputs_are_refused_when_packaged() -> None:
+    inputs = L.Input((6,))
+    x = L.Dense(4, activation="relu")(inputs)
+    model = quantize_model(keras.Model(inputs, [L.Dense(2)(x), L.Dense(3)(x)]))
+    calibrate(model, IMAGES.reshape(-1, 6))
+    with pytest.raises(ModelError, match="one output, got 2"):
         package(model)

@@ -131,7 +131,7 @@ def quantize_row(
     row: tf.Tensor,
     qmins: Sequence[float],
     qmaxs: Sequence[float],
-    gradient_scales: Sequence[float],
+    gradient_scales: Sequence[Any],
     *,
     fused: bool = False,
 ) -> tf.Tensor:
@@ -143,7 +143,7 @@ def quantize_row(
       row: Which width, an int32 scalar.
       qmins: Lowest level of each width.
       qmaxs: Highest level of each width.
-      gradient_scales: Factor on the gradient of each width's step.
+      gradient_scales: Factor on the gradient of each width's step, numbers or scalars.
       fused: Whether to take kernels that are faster, and exact up to float32 rounding
         only: for training, with one step for all of `x`, and ``2**n`` levels from 0 or
         from ``-2**(n - 1)``.
@@ -158,7 +158,7 @@ def quantize_row(
     ]
     table = list(zip(qmins, qmaxs, gradient_scales, widths, strict=True))
     qmin, qmax, gradient_scale, bits = tf.unstack(
-        tf.gather(tf.constant(table, tf.float32), row)
+        tf.gather(tf.convert_to_tensor(table, tf.float32), row)
     )
     if not fused:
         return _lsq(x, step, qmin, qmax, gradient_scale)

@@ -83,7 +83,7 @@ class MultiBitQuantizer(_Quantizer):
         )
         return {"row": self.row, "log_steps": self.log_steps}
 
-    def _quantize(self, x: Any, elems_per_step: float, *, fused: bool = False) -> Any:
+    def _quantize(self, x: Any, elems_per_step: Any, *, fused: bool = False) -> Any:
         qmins, qmaxs = self.ranges()
         # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
         # elements of a tensor would move their one step much faster than weights.
@@ -306,7 +306,10 @@ class ActivationQuantizer(MultiBitQuantizer):
         """
         if training and not self.signed:
             x = _before_relu(x)
-        return self._quantize(x, x.shape[1:].num_elements() or 1, fused=training)
+        size = x.shape[1:].num_elements()
+        if size is None:  # sizes that the batch tells
+            size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+        return self._quantize(x, size, fused=training)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
