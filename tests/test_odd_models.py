@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matar_tf.errors import ModelError
+from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (
     MultiBitTrainer,
     calibrate,
@@ -130,3 +130,18 @@ def test_several_outputs_are_refused_when_packaged() -> None:
     calibrate(model, IMAGES.reshape(-1, 6))
     with pytest.raises(ModelError, match="one output, got 2"):
         package(model)
+
+
+@pytest.mark.parametrize(("size", "is_refused"), [(9e-7, True), (2e-6, False)])
+def test_samples_that_would_count_as_zero(size: float, is_refused: bool) -> None:
+    inputs = L.Input((6, 6, 3), name="samples")
+    model = quantize_model(keras.Model(inputs, L.Dense(2)(L.Flatten()(inputs))))
+    samples = IMAGES / np.abs(IMAGES).max() * np.float32(size)
+    calibrate(model, np.zeros_like(samples))  # tells nothing, and stands
+    if is_refused:
+        with pytest.raises(DataError, match="scale the samples"):
+            calibrate(model, samples)
+    else:
+        calibrate(model, samples)
+        found = model.get_layer("samples_quantize")(samples).numpy()
+        np.testing.assert_allclose(found, samples, atol=size / 100)

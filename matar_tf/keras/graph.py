@@ -14,6 +14,7 @@ import numpy as np
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.numerics import SMALLEST_MAGNITUDE
 
 if TYPE_CHECKING:
     from matar_tf.keras.quantizers import ActivationQuantizer, WeightQuantizer
@@ -23,6 +24,7 @@ __all__ = [
     "check_finite_samples",
     "check_finite_weights",
     "check_initialized",
+    "check_magnitude",
     "entry_name",
     "find_owner",
     "fits_input",
@@ -86,6 +88,20 @@ def check_finite_samples(samples: Any) -> None:
         raise DataError(
             "Expected finite samples, got NaN or infinity as float32; remove or mend "
             "them."
+        )
+
+
+def check_magnitude(samples: Any) -> None:
+    """Refuses samples that would all be quantized to zero.
+
+    Raises:
+      DataError: If there are values other than 0, but none of a sufficient size.
+    """
+    largest = float(np.abs(np.asarray(samples, np.float32)).max(initial=0.0))
+    if 0.0 < largest < SMALLEST_MAGNITUDE:
+        raise DataError(
+            f"Expected samples of a magnitude of {SMALLEST_MAGNITUDE:g} or more, got "
+            f"{largest:.3g} at most, which counts as zero; scale the samples."
         )
 
 

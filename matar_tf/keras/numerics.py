@@ -18,13 +18,14 @@ from typing import Any
 from matar_tf.keras._compat import tf
 
 __all__ = [
+    "SMALLEST_MAGNITUDE",
     "fake_quantize",
     "optimal_steps",
     "quantize_row",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
-_NOTHING = 1e-6  # magnitudes below count as zero
+SMALLEST_MAGNITUDE = 1e-6  # magnitudes below count as zero
 _CANDIDATE_RATIO = 2.0**-0.25
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
@@ -178,7 +179,11 @@ def _bank_row(bank: tf.Tensor, row: tf.Tensor) -> Any:
 
 
 def optimal_steps(
-    x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor, *, if_zero: float = _NOTHING
+    x: tf.Tensor,
+    qmins: tf.Tensor,
+    qmaxs: tf.Tensor,
+    *,
+    if_zero: float = SMALLEST_MAGNITUDE,
 ) -> tf.Tensor:
     """Returns the steps with the least squared quantization error, by search.
 
@@ -197,7 +202,7 @@ def optimal_steps(
     low = tf.reshape(qmins, (-1, *ones))
     high = tf.reshape(qmaxs, (-1, *ones))
     largest = tf.reduce_max(tf.abs(x), axis=0)
-    largest = tf.where(largest < _NOTHING, if_zero, largest)
+    largest = tf.where(largest < SMALLEST_MAGNITUDE, if_zero, largest)
     widest = largest[tf.newaxis] / tf.maximum(high, -low)
 
     def error(factor: tf.Tensor) -> tf.Tensor:
