@@ -14,11 +14,8 @@ from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult
 from matar_tf.run_settings import RunSettings, versions
 from matar_tf.search import EvaluationStore
-from matar_tf.tflite.evaluate import (
-    ParallelEvaluator,
-    PolicyEvaluator,
-    own_metric_digests,
-)
+from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from matar_tf.tflite.metrics import own_metric_digests
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 from matar_tf.tflite.runtime import LITERT_PACKAGE

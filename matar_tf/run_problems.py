@@ -18,8 +18,8 @@ from matar_tf.run_settings import RunSettings
 from matar_tf.search import SearchProblem, check_request, fix_entries
 from matar_tf.targets import PolicyChecker, Target, legal_pairs, legal_space
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import get_metrics
 from matar_tf.tflite.file_size import FileSizes
+from matar_tf.tflite.metrics import get_metrics
 
 __all__ = ["of_target", "run_problems"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.policy import Policy
 from matar_tf.search import SearchOptions
-from matar_tf.tflite.evaluate import METRIC_NAMES
+from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
@@ -34,7 +34,7 @@ class RunSettings:
 
     Attributes:
       options: Settings of each search.
-      metrics: What is measured of each policy; see `matar_tf.tflite.evaluate`.
+      metrics: What is measured of each policy; see `matar_tf.tflite.metrics`.
       follow_up_share: Share of the largest number of evaluations that each target
         after the first that is searched in full may measure anew, beside what the
         others know.

@@ -41,6 +41,26 @@ def concat_of_concat(x: Any) -> Any:
     return conv()(L.Concatenate()([inner, conv(2)(inner)]))
 
 
+def norm(**kwargs: Any) -> Callable[[Any], Any]:
+    return chain(conv(**kwargs), L.BatchNormalization())
+
+
+def concat_of_pools(x: Any) -> Any:
+    both = [L.MaxPooling2D()(norm()(x)), norm(strides=2)(x)]
+    return conv()(L.Concatenate()(both))
+
+
+def concat_of_sum(x: Any) -> Any:
+    x = norm()(x)
+    return conv()(L.Concatenate()([L.Add()([x, conv()(x)]), x]))
+
+
+def concat_global(x: Any) -> Any:
+    pools = [L.GlobalAveragePooling2D(), L.GlobalMaxPooling2D()]
+    x = conv(8)(x)  # signed
+    return L.Dense(6, activation="relu")(L.Concatenate()([one(x) for one in pools]))
+
+
 def preactivation(x: Any) -> Any:
     x = conv()(x)
     for _ in range(2):
@@ -91,6 +111,14 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             L.Dropout(0.5),
         ),
     ),
+    "no_bias": (
+        (12,),
+        chain(
+            L.Dense(8, activation="relu", use_bias=False),
+            L.Dense(6, use_bias=False),
+            L.Dense(6, use_bias=False, activation="tanh"),
+        ),
+    ),
     "dense_rank3": (IMAGE, chain(conv(), L.Reshape((64, 4)), L.Dense(3))),
     "add_three": (IMAGE, on_relu(lambda x: L.Add()([conv()(x) for _ in range(3)]))),
     "residual_bn": (
@@ -112,6 +140,13 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
             )
         ),
     ),
+    "concat_norms": (
+        IMAGE,
+        on_relu(lambda x: conv()(L.Concatenate()([norm()(x), norm()(x), x]))),
+    ),
+    "concat_of_pools": (IMAGE, on_relu(concat_of_pools)),
+    "concat_of_sum": (IMAGE, concat_of_sum),
+    "concat_global": ((4, 4, 3), on_relu(concat_global)),
     "concat_of_concat": (IMAGE, on_relu(concat_of_concat)),
     "average_pool": (
         IMAGE,

@@ -21,20 +21,22 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
-    accuracy,
-    argmax_agreement,
     check_data,
     check_labels,
+    gives_probabilities,
+)
+from matar_tf.tflite.inspect import inspect_model
+from matar_tf.tflite.metadata import add_metadata
+from matar_tf.tflite.metrics import (
+    accuracy,
+    argmax_agreement,
+    compute_metrics,
     cross_entropy,
-    ends_in_softmax,
     get_metrics,
     negative_log_likelihood,
     own_metric_digests,
     top_k_accuracy,
 )
-from matar_tf.tflite.figures import compute_metrics
-from matar_tf.tflite.inspect import inspect_model
-from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
@@ -112,11 +114,13 @@ class TestGetMetrics:
         labels = np.array([1, 0, 2])
         assert metrics["top_2_accuracy"](OUTPUTS, labels) == pytest.approx(2 / 3)
         assert metrics["spread"](OUTPUTS, labels) == pytest.approx(2.0)
-        assert metrics["loss"] is cross_entropy
+        assert metrics["loss"](OUTPUTS, labels) == cross_entropy(OUTPUTS, labels)
 
     def test_the_loss_of_probabilities(self):
         metrics = get_metrics(["loss"], probabilities=True)
-        assert metrics["loss"] is negative_log_likelihood
+        labels = np.array([1, 2, 0])
+        expected = negative_log_likelihood(OUTPUTS, labels)
+        assert metrics["loss"](OUTPUTS, labels) == expected
 
     @pytest.mark.parametrize(
         ("names", "message"),
@@ -134,7 +138,7 @@ class TestGetMetrics:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("logits", False)])
-def test_knows_a_network_that_ends_in_softmax(name, expected):
+def test_knows_a_network_that_gives_probabilities(name, expected):
     inputs = keras.layers.Input((6, 6, 1))
     x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3)(inputs))
     x = keras.layers.Dense(4, activation="softmax" if expected else None)(x)
@@ -144,7 +148,7 @@ def test_knows_a_network_that_ends_in_softmax(name, expected):
     artifact = package(model, include_network=False)
     policy = artifact.space.named("w8a8")
     content = ModelBuilder(artifact).build(policy)
-    assert ends_in_softmax(content) is expected
+    assert gives_probabilities(content) is expected
     labels = np.arange(16) % 4
     measured = PolicyEvaluator(artifact, samples, labels)(policy)["loss"]
     logits = Runner(content).predict(samples)
@@ -177,7 +181,7 @@ class TestForeignFiles:
             for place in rng.integers(8, len(content), 30):
                 damaged[place] = rng.integers(256)
             with contextlib.suppress(ExportError):
-                ends_in_softmax(bytes(damaged))
+                gives_probabilities(bytes(damaged))
             with contextlib.suppress(ExportError):
                 inspect_model(bytes(damaged))
 

@@ -18,7 +18,7 @@ from matar_tf.keras import (
     train_multi_bit,
 )
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.common import list_recipes, load_recipe
 from recipes.models import (

@@ -45,7 +45,7 @@ np.save(sys.argv[3], model.predict(samples, verbose=0))
 model.compile("adam", "mse")
 model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
 """
-NETS = ("residual_bn", "concat_shared", "average_pool")
+NETS = ("residual_bn", "concat_shared", "concat_norms", "average_pool")
 
 
 def trained(name: str) -> Any:
@@ -161,7 +161,11 @@ class TestNetworkInTheArtifact:
         policy = artifact.space.named("w4a4")
         tensors = keras_tensors(artifact, policy, samples_for("concat_shared", 4))
         assert set(tensors) == set(artifact.space.activations)
-        for name, values in tensors.items():
+        assert {name: len(of) for name, of in tensors.items() if len(of) > 1} == {
+            "conv2d_1": 2  # the parts of the concatenation
+        }
+        every = [(name, one) for name, found in tensors.items() for one in found]
+        for name, values in every:
             parameters = artifact.parameters.tensors[name]
             row = parameters.bits.index(policy.activations[name])
             levels = values / parameters.step[row]

@@ -25,14 +25,15 @@ from scipy import stats
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.backends import COST_NAMES
 from matar_tf.errors import SearchError
+from matar_tf.keras import keras, quantize_model
 from matar_tf.samplers import BandSampler
 from matar_tf.search import EvaluationStore
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite import latency, runtime
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import METRIC_NAMES
 from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
 
@@ -1128,6 +1129,21 @@ class TestPackage:
         assert "policies" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "package", **values)
         assert call("package", **values, overwrite=True) == 0
+
+    def test_a_model_compiled_with_a_loss_of_ones_own(self, tmp_path: Path) -> None:
+        def own_loss(labels: Any, outputs: Any) -> Any:
+            return abs(labels - outputs)
+
+        inputs = keras.layers.Input((6,))
+        model = quantize_model(
+            keras.Model(inputs, keras.layers.Dense(2, name="last")(inputs))
+        )
+        model.compile("adam", own_loss)
+        model.fit(np.eye(6), np.eye(6)[:, :2], verbose=0)
+        model.save(tmp_path / "model.h5")
+        values = {"model": str(tmp_path / "model.h5")}
+        assert call("package", **values, output=str(tmp_path / "net.matar")) == 0
+        assert list(read_artifact(tmp_path / "net.matar").space.weights) == ["last"]
 
     def test_nothing_saved(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

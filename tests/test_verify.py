@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from nets import build_net, samples_for
 
-from matar_tf.keras import calibrate, keras, package, quantize_model
-from matar_tf.keras.package import keras_tensors
+from matar_tf.keras import calibrate, keras, keras_tensors, package, quantize_model
 from matar_tf.tflite._schema import load_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import (
@@ -60,30 +61,65 @@ def test_a_level_that_keras_has_elsewhere_is_found() -> None:
     # Keras as this file would have it, but 3 levels more in one element.
     index = [one.name for one in tensors].index(stored[name].name)
     levels = run_all_tensors(content, samples)[index].astype(int) - zero_point
-    same = {name: levels * step}
+    same = {name: [levels * step]}
     assert verify(content, samples, same).first_keras_difference is None
     levels.flat[7] += 3
-    found = verify(content, samples, {name: levels * step}).first_keras_difference
+    found = verify(content, samples, {name: [levels * step]}).first_keras_difference
     assert found is not None
     assert (found.name, found.keras_levels) == (name, 3)
     assert found.keras_share == pytest.approx(1 / levels.size)
 
 
 def test_a_part_that_bears_the_name_of_a_concatenation_is_no_difference() -> None:
-    model = quantize_model(build_net("concat"))
-    samples = samples_for("concat")
-    calibrate(model, samples)
-    artifact = package(model)
-    policy = artifact.space.named("w8a8")
-    outcome = verify(
-        ModelBuilder(artifact).build(policy),
-        samples,
-        keras_tensors(artifact, policy, samples),
-    )
+    _, outcome = _verified("concat", "w8a8")
     assert outcome.first_runtime_difference is None
-    shares = [one.keras_share for one in outcome.layers]
-    assert None in shares
-    assert 0.0 in shares
+    assert {one.keras_share for one in outcome.layers} == {None, 0.0}
+    # The parts have the grid of the whole, which alone Keras has quantized.
+    shares = [
+        one.keras_share for one in outcome.layers if one.operator == "CONCATENATION"
+    ]
+    assert shares == [0.0]
+
+
+@pytest.mark.parametrize("name", ["concat_norms", "concat_of_pools", "concat_of_sum"])
+@pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
+def test_all_tensors_of_a_shared_grid_are_compared(name: str, bits: str) -> None:
+    tensors, outcome = _verified(name, bits)
+    assert max(map(len, tensors.values())) > 1
+    shares = [one.keras_share for one in outcome.layers if one.keras_share is not None]
+    assert shares == [0.0] * sum(map(len, tensors.values()))
+
+
+def test_a_difference_that_begins_in_a_part_is_found_there() -> None:
+    """The first tensor of the grid is right, and so is all before the second."""
+    model, samples = _calibrated("concat_norms")
+    artifact = package(model)
+    policy = artifact.space.named("w4a4")
+    tensors = keras_tensors(artifact, policy, samples)
+    (shared,) = [of for of in tensors.values() if len(of) > 1]
+    step = np.diff(np.unique(shared[1])).min()
+    shared[1] = shared[1].copy()
+    shared[1].flat[3] += 2 * step
+    content = ModelBuilder(artifact).build(policy)
+    layers = verify(content, samples, tensors).layers
+    (found,) = [one for one in layers if one.keras_share]
+    assert found.keras_levels == 2
+    assert found.keras_share == pytest.approx(1 / shared[1].size)
+
+
+def _calibrated(name: str) -> tuple[Any, np.ndarray]:
+    model = quantize_model(build_net(name))
+    samples = samples_for(name)
+    calibrate(model, samples)
+    return model, samples
+
+
+def _verified(name: str, bits: str) -> tuple[dict[str, list[np.ndarray]], Verification]:
+    model, samples = _calibrated(name)
+    artifact = package(model)
+    policy = artifact.space.named(bits)
+    tensors = keras_tensors(artifact, policy, samples)
+    return tensors, verify(ModelBuilder(artifact).build(policy), samples, tensors)
 
 
 def test_dense_layers_of_a_sequence() -> None:

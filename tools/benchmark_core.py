@@ -24,11 +24,8 @@ from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import (
-    ParallelEvaluator,
-    PolicyEvaluator,
-    argmax_agreement,
-)
+from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.models import mlperf_tiny_resnet8
 from tools.bars import Bar

@@ -174,14 +174,12 @@ def _uniform_rows(
 
 
 def _file_rows(files: Sequence[tuple[str, bytes]], data: Data) -> list[Row]:
-    from matar_tf.tflite.evaluate import accuracy
-    from matar_tf.tflite.runtime import Runner
+    from matar_tf.tflite.evaluate import evaluate_file
 
     rows: list[Row] = []
     for name, content in files:
-        outputs = Runner(content).predict(data.x_test)
-        measured = 100.0 * accuracy(outputs, data.y_test)
-        rows.append(Row(name=f"file: {name}", dedicated=measured))
+        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        rows.append(Row(name=f"file: {name}", dedicated=100.0 * found["accuracy"]))
     return rows
 
 

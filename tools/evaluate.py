@@ -40,13 +40,9 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.data import load_data
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import (
-        check_labels,
-        ends_in_softmax,
-        get_metrics,
-    )
-    from matar_tf.tflite.figures import compute_metrics
+    from matar_tf.tflite.evaluate import check_labels, gives_probabilities
     from matar_tf.tflite.latency import measure_latency_ms
+    from matar_tf.tflite.metrics import compute_metrics, get_metrics
     from matar_tf.tflite.runtime import Runner
 
     path = Path(_MODEL.value)
@@ -58,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if not path.is_file():
         raise DataError(f"Expected a .tflite file at {path}, found nothing.")
     content = path.read_bytes()
-    metrics = get_metrics(_METRICS.value, probabilities=ends_in_softmax(content))
+    metrics = get_metrics(_METRICS.value, probabilities=gives_probabilities(content))
     runner = Runner(content, runtime=_RUNTIME.value, num_threads=_THREADS.value)
     data = load_data(_DATA.value, training=False)
     outputs = runner.predict(data.x_test)

@@ -153,7 +153,7 @@ def _verify(
 
     expected = None
     if _COMPARE.value == "keras":
-        from matar_tf.keras.package import keras_tensors
+        from matar_tf.keras.recording import keras_tensors
 
         expected = keras_tensors(artifact, policy, samples)
     outcome = verify(content, samples, expected)

@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> int:
 
     from matar_tf import keras
 
-    model = keras.load_model(_MODEL.value)
+    # Losses and optimizers may be of the user's own, and are not needed.
+    model = keras.load_model(_MODEL.value, compile=False)
     provenance = {
         "command": command_line(),
         "created": now(),

@@ -63,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from matar_tf.files import write_atomically
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
-    from matar_tf.tflite.evaluate import accuracy
-    from matar_tf.tflite.runtime import Runner
+    from matar_tf.tflite.evaluate import evaluate_file
     from tools.stock import convert_stock
 
     network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
@@ -84,8 +83,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"\nAccuracy on {len(data.x_test)} samples of {data.name}, LiteRT kernels:")
     for name, content in contents.items():
         write_atomically(output / f"{name}.tflite", content)
-        outputs = Runner(content).predict(data.x_test)
-        print(f"  {name}  {accuracy(outputs, data.y_test):.2%}")
+        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        print(f"  {name}  {found['accuracy']:.2%}")
     return 0
 
 

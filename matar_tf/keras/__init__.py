@@ -7,18 +7,14 @@ trainer            a training step with soft labels and several policies
 statistics         batch norm statistics estimated again; kurtosis of kernels
 training           float and multi-bitwidth training, resumable
 package            trained model -> artifact
+recording          what a packaged network computes, tensor by tensor
 conversion         the way through the TFLite converter
 """
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
 from matar_tf.keras.fitting import Schedule
-from matar_tf.keras.package import (
-    keras_tensors,
-    load_network,
-    package,
-    versions,
-)
+from matar_tf.keras.package import load_network, package, versions
 from matar_tf.keras.quantize import (
     MatarQuantizeScheme,
     calibrate,
@@ -30,6 +26,7 @@ from matar_tf.keras.quantize import (
     set_policy,
 )
 from matar_tf.keras.quantize_configs import MatarQuantizeConfig
+from matar_tf.keras.recording import keras_tensors
 from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
 from matar_tf.keras.trainer import MultiBitTrainer
 from matar_tf.keras.training import (

@@ -66,7 +66,7 @@ def convert_policy(model: Any) -> bytes:
 
 
 def _convert(model: Any, tracer: Tracer) -> bytes:
-    _check_inputs(model)
+    _check_ends(model)
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
@@ -90,8 +90,14 @@ def _convert(model: Any, tracer: Tracer) -> bytes:
         return bytes(converter.convert())
 
 
-def _check_inputs(model: Any) -> None:
-    """Refuses inputs of no fixed size."""
+def _check_ends(model: Any) -> None:
+    """Refuses inputs of no fixed size, and several outputs."""
+    if len(model.outputs) > 1:
+        raise ModelError(
+            f"Expected a model of one output, got {len(model.outputs)} in "
+            f"{model.name!r}, which no runner here takes; package a model of one, "
+            "tf_keras.Model(inputs, output)."
+        )
     for tensor in model.inputs:
         shape = tuple(tensor.shape.as_list())
         if None in shape[1:]:

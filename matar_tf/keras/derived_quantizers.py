@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count
 __all__ = [
     "BiasQuantizer",
     "FixedGridQuantizer",
+    "MeanQuantizer",
     "PoolQuantizer",
     "ReluQuantizer",
     "SharedGridQuantizer",
@@ -44,6 +46,7 @@ class SharedGridQuantizer(_Quantizer):
     def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
         """Remembers the layer; the owner has the variables."""
         self._layer = weakref.ref(layer)
+        graph.remember_wrapper(layer)  # a batch norm asks for the layer above it
         return {}
 
     def resolve(self) -> ActivationQuantizer | None:
@@ -185,6 +188,18 @@ class PoolQuantizer(_InputGridQuantizer):
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
+class MeanQuantizer(_InputGridQuantizer):
+    """Rounds the output of a global average pool onto the grid of the pool's input.
+
+    XNNPACK's mean sums the stored integers, multiplies by ``1 / count`` and adds what
+    the zero points make, in float32, and rounds halves to even.
+    """
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return _round_mean(x, source, self._layer().input_shape[1:-1])
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
 class ReluQuantizer(_InputGridQuantizer):
     """Puts what a ReLU makes of a quantized tensor on the grid of that tensor.
 
@@ -270,15 +285,31 @@ def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
     )
 
 
-def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+def _zero_point(source: ActivationQuantizer) -> Any:
+    """Returns the zero point of the file's tensor, a float32 scalar."""
     qmins, qmaxs = source.ranges()
     # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
     zero_points = [
         -128 - qmin if source.signed else 127 - qmax
         for qmin, qmax in zip(qmins, qmaxs, strict=True)
     ]
-    offset = tf.gather(tf.constant(zero_points, tf.float32), source.row)
-    step = source.step()
+    return tf.gather(tf.constant(zero_points, tf.float32), source.row)
+
+
+def _round_mean(x: Any, source: ActivationQuantizer, sizes: Sequence[int]) -> Any:
+    if None in sizes:  # cannot be packaged
+        return source.fake_quantize(x)
+    count = np.float32(math.prod(sizes))
+    share = np.float32(1.0) / count
+    offset, step = _zero_point(source), source.step()
+    # The sum of the stored integers, which are whole numbers but for float noise.
+    total = tf.round(x / step * count) + offset * count
+    stored = total * share + (offset - offset * count * share)
+    return (tf.round(stored) - offset) * step
+
+
+def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+    offset, step = _zero_point(source), source.step()
     stored = x / step + offset
     # The mean of integers over an even window hits halves exactly; float noise
     # must not decide them.

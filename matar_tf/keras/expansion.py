@@ -97,7 +97,7 @@ class Builder:
             return tensor
         if id(tensor) not in self.lifted_of:
             name = self.free_name(f"{tensor.node.outbound_layer.name}_lifted")
-            reshape = _L.Reshape((1, *tensor.shape[1:]), name=name)
+            reshape = _L.Reshape((1, *_sizes(tensor.shape[1:])), name=name)
             lifted = self._call(reshape, [], tensor)
             self.lifted[id(lifted)] = lifted
             self.lifted_of[id(tensor)] = lifted
@@ -108,7 +108,7 @@ class Builder:
             return tensor
         if id(tensor) not in self.lowered_of:
             name = self.free_name(f"{tensor.node.outbound_layer.name}_lowered")
-            reshape = _L.Reshape(tensor.shape[2:], name=name)
+            reshape = _L.Reshape(_sizes(tensor.shape[2:]), name=name)
             self.lowered_of[id(tensor)] = self._call(reshape, [], tensor)
         return self.lowered_of[id(tensor)]
 
@@ -239,6 +239,11 @@ def _flip_channels(layer: Any, signs: np.ndarray) -> None:
     depthwise = "Depthwise" in type(layer).__name__
     channels = kernel.shape[-2:] if depthwise else kernel.shape[-1:]
     layer.set_weights([kernel * signs.reshape(channels), *rest])
+
+
+def _sizes(shape: Sequence[int | None]) -> tuple[int, ...]:
+    """Returns what `Reshape` takes for a shape with at most one unknown size."""
+    return tuple(-1 if size is None else size for size in shape)
 
 
 def _copy(layer: Any, **changes: Any) -> Any:

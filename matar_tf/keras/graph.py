@@ -14,6 +14,7 @@ import numpy as np
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.numerics import SMALLEST_MAGNITUDE
 
 if TYPE_CHECKING:
     from matar_tf.keras.quantizers import ActivationQuantizer, WeightQuantizer
@@ -23,6 +24,7 @@ __all__ = [
     "check_finite_samples",
     "check_finite_weights",
     "check_initialized",
+    "check_magnitude",
     "entry_name",
     "find_owner",
     "fits_input",
@@ -89,6 +91,20 @@ def check_finite_samples(samples: Any) -> None:
         )
 
 
+def check_magnitude(samples: Any) -> None:
+    """Refuses samples that would all be quantized to zero.
+
+    Raises:
+      DataError: If there are values other than 0, but none of a sufficient size.
+    """
+    largest = float(np.abs(np.asarray(samples, np.float32)).max(initial=0.0))
+    if 0.0 < largest < SMALLEST_MAGNITUDE:
+        raise DataError(
+            f"Expected samples of a magnitude of {SMALLEST_MAGNITUDE:g} or more, got "
+            f"{largest:.3g} at most, which counts as zero; scale the samples."
+        )
+
+
 def check_finite_weights(model: Any) -> None:
     """Refuses a model that nothing can be computed with.
 
@@ -140,12 +156,12 @@ def output_quantizer(layer: Any) -> ActivationQuantizer | None:
 
 
 def is_initialized(model: Any) -> bool:
-    """Returns whether every activation of a model has its steps."""
+    """Returns whether every activation of a model, or of a trainer's, has its steps."""
     return _uninitialized(model) is None
 
 
 def check_initialized(model: Any) -> None:
-    """Checks that every activation of a model has its steps.
+    """Checks that every activation of a model, or of a trainer's, has its steps.
 
     Raises:
       ModelError: If one has not.
@@ -159,7 +175,7 @@ def check_initialized(model: Any) -> None:
 
 
 def _uninitialized(model: Any) -> ActivationQuantizer | None:
-    for layer in model.layers:
+    for layer in multi_bit_network(model).layers:
         quantizer = output_quantizer(layer)
         if quantizer is not None and not int(quantizer.initialized.numpy()):
             return quantizer

@@ -7,7 +7,11 @@ from typing import Any
 
 from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantize_configs import KERNEL_ATTRIBUTES, activation_name
+from matar_tf.keras.quantize_configs import (
+    GLOBAL_AVERAGES,
+    KERNEL_ATTRIBUTES,
+    activation_name,
+)
 
 __all__ = [
     "AVERAGE_POOLS",
@@ -39,7 +43,6 @@ SUPPORTED_ACTIVATIONS = FUSED_ACTIVATIONS | FIXED_GRID_ACTIVATIONS
 COMPUTE = tuple(KERNEL_ATTRIBUTES)
 SEPARABLE = (_L.SeparableConv1D, _L.SeparableConv2D)
 AVERAGE_POOLS = (_L.AveragePooling1D, _L.AveragePooling2D)
-_GLOBAL_AVERAGES = (_L.GlobalAveragePooling1D, _L.GlobalAveragePooling2D)
 _DROPOUTS = (_L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D)
 _KEEPS_GRID = (
     *_DROPOUTS,
@@ -57,7 +60,7 @@ KINDS = (
     *COMPUTE,
     *SEPARABLE,
     *AVERAGE_POOLS,
-    *_GLOBAL_AVERAGES,
+    *GLOBAL_AVERAGES,
     *_KEEPS_GRID,
     *NORMS,
     _L.Activation,
@@ -133,7 +136,7 @@ def is_identity(layer: Any) -> bool:
 def keeps_grid(layer: Any) -> bool:
     """Whether what a layer makes lies on the grid of its input as it is."""
     # The converter drops a mean of one pixel.
-    is_copy = isinstance(layer, _GLOBAL_AVERAGES) and layer.keepdims
+    is_copy = isinstance(layer, GLOBAL_AVERAGES) and layer.keepdims
     is_copy = is_copy and set(layer.input_shape[1:-1]) == {1}
     return is_copy or is_identity(layer) or isinstance(layer, _KEEPS_GRID)
 
@@ -145,7 +148,9 @@ def is_lifted_kind(layer: Any) -> bool:
 
 def keeps_lifted(layer: Any) -> bool:
     """Whether a layer does the same to a tensor with an axis of height 1."""
-    return isinstance(layer, _KEEPS_LIFTED)
+    # A noise shape counts the axes of the tensor as it was.
+    has_shape = getattr(layer, "noise_shape", None) is not None
+    return isinstance(layer, _KEEPS_LIFTED) and not has_shape
 
 
 def lifted_layer(layer: Any) -> Any:

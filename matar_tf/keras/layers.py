@@ -243,7 +243,9 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Returns the tensor normalised with its own statistics, mean and variance."""
         # Never negative: the sign would go into kernels, where -2 has no opposite.
-        gamma, beta = tf.abs(self.gamma), tf.convert_to_tensor(self.beta)
+        # Not `tf.abs`, whose gradient is 0 at 0: residual blocks start from there.
+        gamma, beta = (tf.convert_to_tensor(one) for one in (self.gamma, self.beta))
+        gamma = tf.where(gamma < 0.0, -gamma, gamma)
         if len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, gamma, beta, epsilon=self.epsilon, is_training=True

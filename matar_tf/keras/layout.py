@@ -203,8 +203,16 @@ def _check_parts(layer: Any) -> None:
 
 
 def _check_call(node: Any) -> None:
-    """Refuses what a batch norm is told where it is called: its replacement is not."""
+    """Refuses calls that the replacement of a layer cannot take.
+
+    What a batch norm is told where it is called, its replacement is not.
+    """
     layer, kwargs = node.outbound_layer, dict(node.call_kwargs)
+    if isinstance(layer, (_L.Add, _L.Concatenate)) and len(node.keras_inputs) < 2:
+        raise ModelError(
+            f"Expected at least two tensors for {layer.name!r} "
+            f"({type(layer).__name__}), got one; leave the layer out."
+        )
     told = {name: value for name, value in kwargs.items() if value is not None}
     if isinstance(layer, _L.BatchNormalization) and told:
         raise ModelError(

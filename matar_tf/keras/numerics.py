@@ -18,13 +18,14 @@ from typing import Any
 from matar_tf.keras._compat import tf
 
 __all__ = [
+    "SMALLEST_MAGNITUDE",
     "fake_quantize",
     "optimal_steps",
     "quantize_row",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
-_NOTHING = 1e-6  # magnitudes below count as zero
+SMALLEST_MAGNITUDE = 1e-6  # magnitudes below count as zero
 _CANDIDATE_RATIO = 2.0**-0.25
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
@@ -131,7 +132,7 @@ def quantize_row(
     row: tf.Tensor,
     qmins: Sequence[float],
     qmaxs: Sequence[float],
-    gradient_scales: Sequence[float],
+    gradient_scales: Sequence[Any],
     *,
     fused: bool = False,
 ) -> tf.Tensor:
@@ -143,7 +144,7 @@ def quantize_row(
       row: Which width, an int32 scalar.
       qmins: Lowest level of each width.
       qmaxs: Highest level of each width.
-      gradient_scales: Factor on the gradient of each width's step.
+      gradient_scales: Factor on the gradient of each width's step, numbers or scalars.
       fused: Whether to take kernels that are faster, and exact up to float32 rounding
         only: for training, with one step for all of `x`, and ``2**n`` levels from 0 or
         from ``-2**(n - 1)``.
@@ -158,7 +159,7 @@ def quantize_row(
     ]
     table = list(zip(qmins, qmaxs, gradient_scales, widths, strict=True))
     qmin, qmax, gradient_scale, bits = tf.unstack(
-        tf.gather(tf.constant(table, tf.float32), row)
+        tf.gather(tf.convert_to_tensor(table, tf.float32), row)
     )
     if not fused:
         return _lsq(x, step, qmin, qmax, gradient_scale)
@@ -178,7 +179,11 @@ def _bank_row(bank: tf.Tensor, row: tf.Tensor) -> Any:
 
 
 def optimal_steps(
-    x: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor, *, if_zero: float = _NOTHING
+    x: tf.Tensor,
+    qmins: tf.Tensor,
+    qmaxs: tf.Tensor,
+    *,
+    if_zero: float = SMALLEST_MAGNITUDE,
 ) -> tf.Tensor:
     """Returns the steps with the least squared quantization error, by search.
 
@@ -197,7 +202,7 @@ def optimal_steps(
     low = tf.reshape(qmins, (-1, *ones))
     high = tf.reshape(qmaxs, (-1, *ones))
     largest = tf.reduce_max(tf.abs(x), axis=0)
-    largest = tf.where(largest < _NOTHING, if_zero, largest)
+    largest = tf.where(largest < SMALLEST_MAGNITUDE, if_zero, largest)
     widest = largest[tf.newaxis] / tf.maximum(high, -low)
 
     def error(factor: tf.Tensor) -> tf.Tensor:

@@ -17,11 +17,9 @@ from matar_tf.json_reader import JsonReader
 from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.conversion import make_template
-from matar_tf.keras.derived_quantizers import snap_bias
 from matar_tf.keras.kinds import KINDS
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantize import get_policy_space, set_policy
-from matar_tf.keras.tracing import tracing
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
@@ -34,7 +32,6 @@ from matar_tf.tflite.workload import read_workload
 __all__ = [
     "extract_parameters",
     "keras_reference",
-    "keras_tensors",
     "load_network",
     "package",
     "versions",
@@ -93,7 +90,7 @@ def package(
     """Packages a trained multi-bitwidth model.
 
     Args:
-      model: What `quantize_model` made, trained.
+      model: What `quantize_model` made, trained, or its trainer.
       accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
       provenance: JSON object that says how the model was made.
       include_network: Whether to add the Keras network, to compare with or to train
@@ -103,6 +100,7 @@ def package(
       ModelError: If the model is not wholly quantized, not trained, or its training
         diverged.
     """
+    model = graph.multi_bit_network(model)
     graph.check_initialized(model)
     graph.check_finite_weights(model)
     template = make_template(model)
@@ -197,49 +195,6 @@ def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.nda
         return model.predict(samples, batch_size=256, verbose=0)
 
     return predict
-
-
-class _Recorder:
-    """A tracer that evaluates as usual and keeps every quantized activation."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, np.ndarray] = {}
-
-    def weights(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def bias(self, quantizer: Any, x: Any) -> Any:
-        return snap_bias(x, quantizer.layer)
-
-    def activation(self, quantizer: Any, x: Any) -> Any:
-        quantized = quantizer.fake_quantize(x)
-        self.tensors.setdefault(quantizer.entry, quantized.numpy())
-        return quantized
-
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.round_to_grid(x)
-
-    def batch_norm(self, layer: Any, x: Any) -> Any:
-        return layer.evaluate(x)
-
-
-def keras_tensors(
-    artifact: Artifact, policy: Policy, samples: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Returns the Keras network's quantized activations, by activation entry.
-
-    Raises:
-      ArtifactError: If the artifact holds no network.
-    """
-    model = load_network(artifact)
-    set_policy(model, policy)
-    recorder = _Recorder()
-    with tracing(recorder):
-        model.call(tf.constant(samples), training=False)
-    return recorder.tensors
 
 
 def _network_members(model: Any) -> dict[str, bytes]:

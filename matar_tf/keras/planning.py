@@ -27,6 +27,7 @@ from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.layout import Layout
 from matar_tf.keras.quantize_configs import (
     FIXED_GRID,
+    GLOBAL_AVERAGES,
     GRID_OF,
     INPUT_GRID,
     MatarQuantizeConfig,
@@ -221,6 +222,8 @@ class _Planner:
             return False
         if layer.name in self._owners:
             owner = self._owners[layer.name]
+            if self._shares_with_input(layer):
+                return INPUT_GRID
             return True if owner == layer.name else f"{GRID_OF}{owner}"
         if keeps_grid(layer):
             return False
@@ -278,12 +281,21 @@ class _Planner:
             ]
             if not names:
                 continue
-            owner = names[0]
+            # A global average may be on its input's grid, which it cannot own.
+            averages = {one.name for one in makers if isinstance(one, GLOBAL_AVERAGES)}
+            owner = next((name for name in names if name not in averages), names[0])
             joined = {name for name, other in self._owners.items() if other in names}
             for name in (*joined, *names, str(concat.name)):
                 self._owners[name] = owner
             self._passing.add(concat.name)
             self._nonnegative[owner] = all(self._nonnegative[name] for name in names)
+
+    def _shares_with_input(self, layer: Any) -> bool:
+        """Whether a layer is a global average on the grid of its own input."""
+        if not isinstance(layer, GLOBAL_AVERAGES):
+            return False
+        maker = self._grid_maker(parents_of(layer)[0])
+        return self._owners.get(maker.name) == self._owners[layer.name]
 
     def _grid_maker(self, layer: Any) -> Any:
         """Returns the layer above that puts a tensor on its grid."""

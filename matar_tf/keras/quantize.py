@@ -347,7 +347,8 @@ def calibrate(model: Any, samples: Any) -> None:
       samples: A batch for the model's input, ``[num_samples, ...]``, float.
 
     Raises:
-      DataError: If the samples do not fit the model's input, or are not finite.
+      DataError: If the samples do not fit the model's input, are not finite, or so
+        small that they count as zero.
       ModelError: If the model has no multi-bitwidth quantizers, or several inputs.
     """
     policy_setter(model)  # refuses a model without quantizers
@@ -359,6 +360,7 @@ def calibrate(model: Any, samples: Any) -> None:
             "a batch."
         )
     graph.check_finite_samples(samples)
+    graph.check_magnitude(samples)
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
 

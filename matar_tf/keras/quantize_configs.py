@@ -10,6 +10,7 @@ from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.derived_quantizers import (
     BiasQuantizer,
     FixedGridQuantizer,
+    MeanQuantizer,
     PoolQuantizer,
     ReluQuantizer,
     SharedGridQuantizer,
@@ -23,6 +24,7 @@ from matar_tf.policy import ALL_BITS
 
 __all__ = [
     "FIXED_GRID",
+    "GLOBAL_AVERAGES",
     "GRID_OF",
     "INPUT_GRID",
     "KERNEL_ATTRIBUTES",
@@ -46,6 +48,10 @@ KERNEL_ATTRIBUTES = {
     keras.layers.DepthwiseConv2D: "depthwise_kernel",
     keras.layers.Dense: "kernel",
 }
+GLOBAL_AVERAGES = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+)
 _NONNEGATIVE_INPUTS = {"relu", "relu6"}
 _NONNEGATIVE = {*_NONNEGATIVE_INPUTS, "sigmoid", "softmax", "hard_sigmoid"}
 
@@ -111,7 +117,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
       activation_bits: Allowed widths of activations, ascending, each in 2..8.
       quantize_output: Whether the layer's output is quantized; only without `inner`.
         ``"input_grid"`` rounds onto the grid of the layer's input (average pooling, a
-        ReLU that no other operation computes),
+        global one that shares its input's grid, a ReLU that no other operation
+        computes),
         ``"fixed_grid"`` onto the one that TFLite fixes (sigmoid, tanh, softmax),
         ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
@@ -188,6 +195,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
             return [self._activation_quantizer(layer) for _ in outputs]
         self.grid = None
         if self.quantize_output == INPUT_GRID:
+            if isinstance(layer, GLOBAL_AVERAGES):
+                return [MeanQuantizer()]
             is_relu = activation_name(layer) in _NONNEGATIVE_INPUTS
             return [ReluQuantizer() if is_relu else PoolQuantizer()]
         if self.quantize_output == FIXED_GRID:

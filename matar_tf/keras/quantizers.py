@@ -8,6 +8,7 @@ policy.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ class MultiBitQuantizer(_Quantizer):
         )
         return {"row": self.row, "log_steps": self.log_steps}
 
-    def _quantize(self, x: Any, elems_per_step: float, *, fused: bool = False) -> Any:
+    def _quantize(self, x: Any, elems_per_step: Any, *, fused: bool = False) -> Any:
         qmins, qmaxs = self.ranges()
         # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
         # elements of a tensor would move their one step much faster than weights.
@@ -123,7 +124,8 @@ class WeightQuantizer(MultiBitQuantizer):
     """Quantizes a kernel with a zero point of 0, one step per (width, channel).
 
     Levels ``-(2**(n - 1) - 1) .. 2**(n - 1) - 1``, at 2 bits ``-2 .. 1``. The steps
-    start at the least squared error of the kernel that the layer has when it is built.
+    start at the least squared error of the kernel that the layer has when it is built,
+    those of a kernel of zeros at that of a kernel of variance ``1 / fan_in``.
     The gradient is that of `matar_tf.keras.numerics`.
 
     Args:
@@ -159,10 +161,13 @@ class WeightQuantizer(MultiBitQuantizer):
                 steps = tf.ones((len(self.bits), *channels))
             else:
                 flat = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
-                low, high = self.ranges()
-                steps = numerics.optimal_steps(
-                    flat, tf.constant(low, tf.float32), tf.constant(high, tf.float32)
-                )
+                low, high = (tf.constant(one, tf.float32) for one in self.ranges())
+                magnitudes = {}
+                if not tf.reduce_any(flat != 0.0):
+                    # Where training takes it; tiny steps would hold it back.
+                    fan_in = max(int(tf.shape(flat)[0]), 1)
+                    magnitudes = {"if_zero": math.sqrt(3.0 / fan_in)}
+                steps = numerics.optimal_steps(flat, low, high, **magnitudes)
             steps = steps.numpy()
         return self._build_bank(name, layer, steps)
 
@@ -301,7 +306,10 @@ class ActivationQuantizer(MultiBitQuantizer):
         """
         if training and not self.signed:
             x = _before_relu(x)
-        return self._quantize(x, x.shape[1:].num_elements() or 1, fused=training)
+        size = x.shape[1:].num_elements()
+        if size is None:  # sizes that the batch tells
+            size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+        return self._quantize(x, size, fused=training)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

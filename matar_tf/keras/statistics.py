@@ -104,7 +104,7 @@ def reestimate_batch_norm(
     that none of the policies uses stays as it is.
 
     Args:
-      model: A trained multi-bitwidth model.
+      model: A trained multi-bitwidth model, or its trainer.
       samples: Training samples, ``[num_samples, ...]``, float, as in training.
       policies: The policy of each batch, each of which has other samples; default
         490 in which pairs of widths come up about alike (`balanced_policies`).
@@ -121,6 +121,7 @@ def reestimate_batch_norm(
       PolicyError: If a policy is not of the model's space.
     """
     setter = policy_setter(model)
+    model = graph.multi_bit_network(model)
     graph.check_initialized(model)
     if policies is None:
         policies = balanced_policies(setter.space, _NUM_BATCHES, seed)

@@ -42,7 +42,11 @@ class Tracer(Protocol):
         ...
 
     def input_grid(
-        self, quantizer: derived.PoolQuantizer | derived.ReluQuantizer, x: Any
+        self,
+        quantizer: derived.MeanQuantizer
+        | derived.PoolQuantizer
+        | derived.ReluQuantizer,
+        x: Any,
     ) -> Any:
         """Returns an activation on the grid of the input that it was computed from."""
         ...

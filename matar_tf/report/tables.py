@@ -217,7 +217,11 @@ def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
 
 
 def _agreement(rows: Sequence[Row]) -> list[str]:
-    """Returns what the text says in the place of the column."""
+    """Returns what the text says in the place of the column.
+
+    The share of samples with the same largest output; of a network of one output, with
+    one that is at most a step of its grid off (`matar_tf.tflite.metrics`).
+    """
     column = column_of("argmax_agreement")
     known = [row.figures.get(column.name) for row in rows]
     values = [value for value in known if value is not None]

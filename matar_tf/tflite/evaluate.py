@@ -6,157 +6,69 @@ what is searched is what is deployed.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.data import Data, import_function
-from matar_tf.errors import DataError, MatarError, did_you_mean
-from matar_tf.metric_names import top_k_of
+from matar_tf.data import Data
+from matar_tf.errors import DataError, MatarError
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.figures import Metric, compute_metrics
+from matar_tf.tflite.metrics import METRIC_NAMES, compute_metrics, get_metrics
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
-    "METRIC_NAMES",
     "ParallelEvaluator",
     "PolicyEvaluator",
-    "accuracy",
-    "argmax_agreement",
     "check_data",
     "check_labels",
-    "cross_entropy",
-    "ends_in_softmax",
     "evaluate_file",
-    "get_metrics",
-    "negative_log_likelihood",
-    "own_metric_digests",
-    "top_k_accuracy",
+    "gives_probabilities",
+    "output_step",
 ]
-
-METRIC_NAMES: Final = ("accuracy", "loss")
-_SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
 
 _SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
 
-def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the share of samples whose largest output is the label."""
-    return float(np.mean(outputs.argmax(axis=-1) == labels))
+def gives_probabilities(content: bytes) -> bool:
+    """Returns whether the outputs of a ``.tflite`` file are those of one distribution.
 
-
-def cross_entropy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of ``-log softmax(outputs)[label]``; outputs are logits."""
-    shifted = outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=-1))
-    return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
-
-
-def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of ``-log outputs[label]``; outputs are probabilities.
-
-    A probability counts as at least 1e-7, as in Keras.
+    They are where it ends in a softmax, or in a sigmoid of one output, which tells two
+    classes apart.
     """
-    chosen = outputs[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.mean(np.log(np.maximum(chosen, _SMALLEST_PROBABILITY))))
-
-
-def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Returns the share of samples whose label is among the `k` largest outputs.
-
-    Of equal outputs the one with the lower index counts as larger, as for `accuracy`.
-    """
-    chosen = outputs[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(outputs.shape[-1]) < np.asarray(labels)[:, None]
-    before = (outputs > chosen) | ((outputs == chosen) & earlier)
-    return float(np.mean(before.sum(axis=-1) < k))
-
-
-def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metric]:
-    """Returns functions of ``(outputs, labels)``, by the name of their figure.
-
-    Args:
-      names: ``accuracy``, ``loss``, ``top_5_accuracy`` (any number), or
-        ``package.module:function``, a function of the user's own that returns a float;
-        its figure is called as the function.
-      probabilities: Whether the network ends in a softmax; otherwise outputs are
-        logits.
-
-    Raises:
-      DataError: If there is no such metric, or two would have the same name.
-    """
-    metrics: dict[str, Metric] = {}
-    for name in names:
-        k = top_k_of(name)
-        if name == "accuracy":
-            metric: Metric = accuracy
-        elif name == "loss":
-            metric = negative_log_likelihood if probabilities else cross_entropy
-        elif k is not None:
-            metric = functools.partial(top_k_accuracy, k=k)
-        elif ":" in name:
-            metric = import_function(name)
-        else:
-            raise DataError(
-                f"Expected a metric among {', '.join(METRIC_NAMES)}, top_K_accuracy "
-                f"and package.module:function, got {name!r}. "
-                f"{did_you_mean(name, METRIC_NAMES)}"
-            )
-        figure = name.rpartition(":")[2]
-        if figure in metrics:
-            raise DataError(f"Expected metrics of different names, got {figure} twice.")
-        metrics[figure] = metric
-    return metrics
-
-
-def own_metric_digests(names: Iterable[str]) -> list[str]:
-    """Returns what tells metrics of a user's own apart: name and code of the module.
-
-    Args:
-      names: Names of metrics; see `get_metrics`. Those that are built in have none.
-    """
-    found: list[str] = []
-    for name in sorted(name for name in names if ":" in name):
-        # A module may have the function from another one.
-        function = import_function(name)
-        homes = name.partition(":")[0], getattr(function, "__module__", None)
-        files = [getattr(sys.modules.get(home or ""), "__file__", "") for home in homes]
-        code = [Path(file).read_bytes() for file in dict.fromkeys(files) if file]
-        found.append(f"{name} {hashlib.sha256(b''.join(code)).hexdigest()}")
-    return found
-
-
-def ends_in_softmax(content: bytes) -> bool:
-    """Returns whether the output of a ``.tflite`` file are probabilities."""
     model = load_model(content)
     graph = model.subgraphs[0]
     makers = {int(one.outputs[0]): one for one in graph.operators}
     index = int(graph.outputs[0])
+    shape = graph.tensors[index].shape
+    is_single = shape is not None and list(shape[-1:]) == [1]
     while index in makers and op_name(model, makers[index]) in _SAME_VALUE_OPS:
         index = int(makers[index].inputs[0])
-    return index in makers and op_name(model, makers[index]) == "SOFTMAX"
+    last = op_name(model, makers[index]) if index in makers else ""
+    return last == "SOFTMAX" or (last == "LOGISTIC" and is_single)
 
 
-def argmax_agreement(outputs: np.ndarray, reference: np.ndarray) -> float:
-    """Returns the share of samples with the same largest output in both."""
-    return float(np.mean(outputs.argmax(axis=-1) == reference.argmax(axis=-1)))
+def output_step(content: bytes) -> float:
+    """Returns the step of the grid of a ``.tflite`` file's output; 0 for float ones."""
+    model = load_model(content)
+    graph = model.subgraphs[0]
+    makers = {int(one.outputs[0]): one for one in graph.operators}
+    maker = makers.get(int(graph.outputs[0]))
+    if maker is None or op_name(model, maker) != "DEQUANTIZE":
+        return 0.0
+    return float(graph.tensors[maker.inputs[0]].quantization.scale[0])
 
 
 def check_data(artifact: Artifact, data: Data) -> None:
@@ -192,7 +104,7 @@ def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
             f"{('n', *output_shape)}; end it in a global pool or Flatten, or do "
             "without data."
         )
-    (num_classes,) = output_shape
+    num_classes = max(output_shape[0], 2)  # one output tells two classes apart
     low, high = int(data.y_test.min()), int(data.y_test.max())
     if low < 0 or high >= num_classes:
         raise DataError(
@@ -209,7 +121,7 @@ def evaluate_file(
     metrics: Iterable[str] = METRIC_NAMES,
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
-    functions = get_metrics(metrics, probabilities=ends_in_softmax(content))
+    functions = get_metrics(metrics, probabilities=gives_probabilities(content))
     return compute_metrics(functions, Runner(content).predict(samples), labels)
 
 
@@ -248,7 +160,7 @@ class PolicyEvaluator:
         self._samples = samples
         self._labels = labels
         self._metrics = get_metrics(
-            metrics, probabilities=ends_in_softmax(artifact.template)
+            metrics, probabilities=gives_probabilities(artifact.template)
         )
 
     def __call__(self, policy: Policy) -> dict[str, float]:

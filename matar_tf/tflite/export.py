@@ -17,8 +17,9 @@ from matar_tf.errors import ExportError
 from matar_tf.files import write_atomically
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.evaluate import output_step
 from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.profiles import get_profile
 from matar_tf.tflite.runtime import Runner
 
@@ -43,8 +44,9 @@ class ExportedModel:
     Attributes:
       path: Where it is.
       num_bytes: Its size.
-      agreement: Share of the samples with the same largest output as the reference,
-        or None where there was none.
+      agreement: Share of the samples with the same largest output as the reference
+        (of a network of one output, with one that is at most a step off), or None
+        where there was none.
       notes: Why a kernel is stored wider than the profile's narrowest, by entry.
     """
 
@@ -77,7 +79,7 @@ def export_model(
 
     Raises:
       ExportError: If LiteRT refuses the file, or the profile is exact and fewer than
-        98 % of the samples have the same largest output as the reference; nothing is
+        98 % of the samples agree with the reference (`argmax_agreement`); nothing is
         written then.
     """
     content = builder.build(policy, metadata, profile=profile)
@@ -85,7 +87,9 @@ def export_model(
     agreement = None
     if reference is not None and samples is not None:
         expected = reference(policy, samples)
-        agreement = argmax_agreement(runner.predict(samples), expected)
+        agreement = argmax_agreement(
+            runner.predict(samples), expected, step=output_step(content)
+        )
         if agreement < MIN_AGREEMENT and get_profile(profile).exact:
             raise ExportError(
                 f"Expected the exported model to agree with the Keras network on at "

@@ -218,6 +218,11 @@ def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     return None
 
 
+def _tensors_of(operator: Any) -> list[int]:
+    """Returns the indices of what an operator reads and makes; a bias may be absent."""
+    return [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
+
+
 def _check_operators(model: Any) -> None:
     graph = model.subgraphs[0]
     for operator in graph.operators:
@@ -228,7 +233,7 @@ def _check_operators(model: Any) -> None:
                 f"The converter made the operator {name} ({label!r}), which has no "
                 f"integer kernel here. Known: {sorted(_KNOWN_OPS)}."
             )
-        stored = [graph.tensors[i].type for i in (*operator.inputs, *operator.outputs)]
+        stored = [graph.tensors[index].type for index in _tensors_of(operator)]
         is_border = name in ("QUANTIZE", "DEQUANTIZE")
         if schema.TensorType.FLOAT32 in stored and not is_border:
             raise ModelError(
@@ -305,14 +310,14 @@ def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
         if op_name(model, operator) in _FIXED_OUTPUT_OPS
     }
     for operator in graph.operators:
-        for index in (*operator.inputs, *operator.outputs):
+        for index in _tensors_of(operator):
             tensor = graph.tensors[index]
             is_int8 = tensor.type == schema.TensorType.INT8
             if not is_int8 or tensor_array(model, tensor) is not None:
                 continue
             entry = _match(_scale(tensor) or 0.0, fingerprints.activations)
             if entry is not None:
-                tensors[int(index)] = entry
+                tensors[index] = entry
             elif index not in fixed and not _passes_on(model, index, fixed):
                 raise ModelError(
                     f"Tensor {(tensor.name or b'?').decode()!r} of the converted model "

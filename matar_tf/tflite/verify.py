@@ -6,17 +6,31 @@ it, and, where TensorFlow is installed, the Keras network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from matar_tf.tflite._schema import load_model, op_name, schema, write_model
-from matar_tf.tflite.evaluate import argmax_agreement
+from matar_tf.tflite.evaluate import output_step
+from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
 
 __all__ = ["LayerDifference", "Verification", "run_all_tensors", "verify"]
+
+# Operators that pass values on, which Keras has on record from where they come.
+_COPIES = {
+    "EXPAND_DIMS",
+    "MAX_POOL_2D",
+    "PAD",
+    "REDUCE_MAX",
+    "RESHAPE",
+    "SQUEEZE",
+    "STRIDED_SLICE",
+    "TRANSPOSE",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +61,8 @@ class Verification:
 
     Attributes:
       runtime_share: Share of outputs on which runtime and simulator differ.
-      agreement: Share of samples with the same largest output in both.
+      agreement: Share of samples with the same largest output in both; of a network
+        of one output, with two that are at most a step apart.
       layers: Differences in execution order.
     """
 
@@ -69,15 +84,18 @@ class Verification:
 def verify(
     content: bytes,
     samples: np.ndarray,
-    keras_tensors: Mapping[str, np.ndarray] | None = None,
+    keras_tensors: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Verification:
     """Runs a file in LiteRT and in the simulator, and compares every int8 tensor.
+
+    Each tensor of the Keras network is compared with one of the file: of those on its
+    entry's grid with as many values, with the one that is nearest to it.
 
     Args:
       content: The file, of any profile.
       samples: Float samples, ``[num_samples, ...]``.
       keras_tensors: Quantized activations of the Keras network for the same samples
-        and policy, by activation entry.
+        and policy, by activation entry: all that share its grid.
 
     Raises:
       ExportError: If the simulator does not know an operator, or LiteRT refuses the
@@ -87,25 +105,18 @@ def verify(
     graph = model.subgraphs[0]
     simulated = simulate_tensors(content, samples)
     measured = run_all_tensors(content, samples)
+    from_keras = _keras_differences(model, simulated, keras_tensors or {})
     layers: list[LayerDifference] = []
     for operator in graph.operators:
         index = int(operator.outputs[0])
-        tensor = graph.tensors[index]
-        if tensor.type != schema.TensorType.INT8:
+        if graph.tensors[index].type != schema.TensorType.INT8:
             continue
-        name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
         levels = simulated[index].astype(np.int32)
         off = np.abs(measured[index].astype(np.int32) - levels)
-        keras_off = None
-        # The part of a concatenation may bear the name of the whole.
-        expected = (keras_tensors or {}).get(name)
-        if expected is not None and expected.size == levels.size:
-            expected = expected / float(tensor.quantization.scale[0])
-            levels = levels - int(tensor.quantization.zeroPoint[0])
-            keras_off = np.abs(np.rint(expected).reshape(levels.shape) - levels)
+        keras_off = from_keras.get(index)
         layers.append(
             LayerDifference(
-                name=name,
+                name=_name(graph.tensors[index]),
                 operator=op_name(model, operator),
                 runtime_share=float((off > 0).mean()),
                 runtime_levels=int(off.max()),
@@ -118,9 +129,64 @@ def verify(
     last = int(graph.outputs[0])
     return Verification(
         runtime_share=float(np.mean(simulated[last] != measured[last])),
-        agreement=argmax_agreement(measured[last], simulated[last]),
+        agreement=argmax_agreement(
+            measured[last], simulated[last], step=output_step(content)
+        ),
         layers=tuple(layers),
     )
+
+
+_Grid = tuple[float, int]  # scale and zero point
+
+
+def _keras_differences(
+    model: Any,
+    simulated: Mapping[int, np.ndarray],
+    keras_tensors: Mapping[str, Sequence[np.ndarray]],
+) -> dict[int, np.ndarray]:
+    """Returns by how many levels Keras is off, by index of the file's tensor."""
+    grids, on_grid = _grids(model)
+    pairs: list[tuple[float, int, tuple[str, int], np.ndarray]] = []
+    for entry in keras_tensors.keys() & grids.keys():
+        scale, zero_point = grids[entry]
+        for number, values in enumerate(keras_tensors[entry]):
+            expected = np.rint(values.ravel() / scale) + zero_point
+            for index in on_grid[grids[entry]]:
+                levels = simulated[index].ravel()
+                if levels.size == expected.size:
+                    off = np.abs(expected - levels)
+                    share = float((off > 0).mean())
+                    pairs.append((share, index, (entry, number), off))
+    found: dict[int, np.ndarray] = {}
+    taken: set[tuple[str, int]] = set()
+    for _, index, tensor, off in sorted(pairs, key=lambda pair: pair[:3]):
+        if index not in found and tensor not in taken:
+            found[index] = off
+            taken.add(tensor)
+    return found
+
+
+def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
+    """Returns the grid of each int8 tensor by its name, and the tensors of each."""
+    graph = model.subgraphs[0]
+    grids: dict[str, _Grid] = {}
+    on_grid: dict[_Grid, list[int]] = {}
+    for operator in graph.operators:
+        index = int(operator.outputs[0])
+        tensor = graph.tensors[index]
+        if tensor.type != schema.TensorType.INT8:
+            continue
+        quantization = tensor.quantization
+        grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+        grids[_name(tensor)] = grid
+        members = on_grid.setdefault(grid, [])
+        if op_name(model, operator) not in _COPIES:
+            members.append(index)
+    return grids, on_grid
+
+
+def _name(tensor: Any) -> str:
+    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
 
 
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
