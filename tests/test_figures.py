@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from matar_tf.errors import DataError
-from matar_tf.tflite.evaluate import accuracy
-from matar_tf.tflite.metrics import compute_metrics
+from matar_tf.tflite.metrics import accuracy, compute_metrics
 
 OUTPUTS = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
 LABELS = np.array([1, 2, 1])
