@@ -270,6 +270,8 @@ class TestText:
         text = to_text(replace(result, front=(first, second)))
         assert sentence in text.splitlines()
         assert "agreement  " not in text
+        equal = to_text(replace(result, front=(first, replace(first, name="second"))))
+        assert "Agreement with the Keras network: 100.00 %." in equal.splitlines()
         assert "Agreement" not in to_text(result)
 
     def test_columns_are_aligned(self, result: SearchResult) -> None:

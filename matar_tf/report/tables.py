@@ -227,7 +227,9 @@ def _agreement(rows: Sequence[Row]) -> list[str]:
     values = [value for value in known if value is not None]
     if not values:
         return []
-    return [f"Agreement with the Keras network: {column.text(min(values))} % or more."]
+    least = min(values)
+    more = "" if least == max(values) else " or more"
+    return [f"Agreement with the Keras network: {column.text(least)} %{more}."]
 
 
 def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
