@@ -201,7 +201,7 @@ def begin_folder(
             gone = _entries_of_run(output, earlier)
         elif resume:
             for key in (_SEARCHES, _FAILURES):
-                document[key] = earlier.get(key, {})
+                document[key] = earlier[key]
             document[_PLAN] = _plan(earlier, document)
             gone = _leftovers_of_run(output, earlier)
         for path in gone:
@@ -238,10 +238,10 @@ def write_history(
         }
         for result in results
     }
-    failed = {**document.get(_FAILURES, {}), **failures}
+    failed = {**document[_FAILURES], **failures}
     document = {
         **document,
-        _SEARCHES: {**document.get(_SEARCHES, {}), **searches},
+        _SEARCHES: {**document[_SEARCHES], **searches},
         _FAILURES: {one: why for one, why in failed.items() if one not in searches},
     }
     content = json_text(document)
@@ -254,19 +254,18 @@ def _plan(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> int:
     That of the run which began it, if they were fewer than a generation's: generations
     of other sizes would be another search, which might lack what was found.
     """
-    planned: int = earlier.get(_PLAN, earlier[_BUDGET])
+    planned: int = earlier[_PLAN]
     return planned if planned < earlier["population_size"] else later[_BUDGET]
 
 
 def read_failures(output: Path) -> dict[str, str]:
     """Returns why targets of the run in a folder have no result, by name."""
-    return _read_run(output).get(_FAILURES, {})
+    return _read_run(output)[_FAILURES]
 
 
 def planned_evaluations(output: Path) -> int:
     """Returns the number of evaluations that the run in a folder is planned for."""
-    document = _read_run(output)
-    return document.get(_PLAN, document[_BUDGET])
+    return _read_run(output)[_PLAN]
 
 
 def _entries_of_run(output: Path, record: Mapping[str, Any]) -> list[Path]:
@@ -319,14 +318,13 @@ def _read_run(output: Path) -> dict[str, Any]:
         if not isinstance(document["artifact_digest"], str):
             raise SearchError("artifact_digest is no text")
         for key in (_TARGETS, _SEARCHES, _FAILURES):
-            if not isinstance(document.get(key, {}), dict):
+            if not isinstance(document.setdefault(key, {}), dict):
                 raise SearchError(f"{key} is no object")
-        for key in (_BUDGET, _PLAN):
-            if type(document.get(key, 1)) is not int or document.get(key, 1) < 1:
+        for key, number in ((_BUDGET, 1), (_PLAN, document.get(_BUDGET, 1))):
+            if type(document.setdefault(key, number)) is not int or document[key] < 1:
                 raise SearchError(f"{key} is no number")
-        document.setdefault(_BUDGET, 1)
-        targets = document.setdefault(_TARGETS, {})
-        if any(not name or Path(name).name != name for name in targets):
+        names = document[_TARGETS]
+        if any(not name or Path(name).name != name for name in names):
             raise SearchError(f"{_TARGETS} are no names of folders")
     except (OSError, LookupError, TypeError, SearchError) as error:
         raise SearchError(
