@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from matar_tf.artifact import Artifact
+import numpy as np
+
+from matar_tf.artifact import Artifact, write_artifact
 from matar_tf.data import Data, load_data
 
 
@@ -57,3 +60,10 @@ def digits_artifact() -> Artifact:
     from matar_tf.keras import package
 
     return package(trained_pair()[1])
+
+
+def write_digits(folder: Path) -> None:
+    """Writes the artifact as net.matar, the digits to evaluate on as data.npz."""
+    write_artifact(digits_artifact(), folder / "net.matar")
+    data = few_digits()
+    np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)

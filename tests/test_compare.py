@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from digits_net import digits_artifact, few_digits, write_digits
 from programs import call, fails, load
 
 from matar_tf.artifact import Artifact, write_artifact
@@ -61,9 +61,7 @@ def dedicated(name: str) -> Artifact:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shared network, digits and noise."""
     folder = tmp_path_factory.mktemp("files")
-    write_artifact(digits_artifact(), folder / "net.matar")
-    data = few_digits()
-    np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)
+    write_digits(folder)
     samples, labels = noise()
     np.savez(folder / "noise.npz", x_test=samples, y_test=labels)
     return folder

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from digits_net import digits_artifact, few_digits, trained_pair
+from digits_net import digits_artifact, few_digits, trained_pair, write_digits
 from programs import call, fails, load
 from scipy import stats
 
-from matar_tf.artifact import read_artifact, write_artifact
+from matar_tf.artifact import read_artifact
 from matar_tf.backends import COST_NAMES
 from matar_tf.errors import SearchError
 from matar_tf.keras import keras, quantize_model
@@ -53,9 +53,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact and a data file."""
     folder = tmp_path_factory.mktemp("files")
-    write_artifact(digits_artifact(), folder / "net.matar")
-    data = few_digits()
-    np.savez(folder / "data.npz", x_test=data.x_test, y_test=data.y_test)
+    write_digits(folder)
     return folder
 
 
