@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matar_tf.artifact import read_artifact as read_artifact
     from matar_tf.artifact import write_artifact as write_artifact
-    from matar_tf.cost import estimate as estimate
     from matar_tf.errors import MatarError as MatarError
     from matar_tf.keras import MatarQuantizeConfig as MatarQuantizeConfig
     from matar_tf.keras import MatarQuantizeScheme as MatarQuantizeScheme
@@ -45,7 +44,8 @@ if TYPE_CHECKING:
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.policy import Policy as Policy
     from matar_tf.policy import PolicySpace as PolicySpace
-    from matar_tf.retarget import retarget as retarget
+    from matar_tf.pricing.model import estimate as estimate
+    from matar_tf.run._retarget import retarget as retarget
     from matar_tf.targets import load_target as load_target
 
 _HOMES = {

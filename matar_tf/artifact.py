@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.archive import check_size, read_members
 from matar_tf.errors import ArtifactError, MatarError
-from matar_tf.files import new_folder, write_atomically
-from matar_tf.json_reader import JsonReader
+from matar_tf.io.archive import check_size, read_members
+from matar_tf.io.files import new_folder, write_atomically
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
 from matar_tf.policy import PolicySpace
 from matar_tf.workload import Workload

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.archive import MAX_ARRAY_BYTES, read_array, read_members
 from matar_tf.errors import ArtifactError
-from matar_tf.json_reader import JsonReader
+from matar_tf.io.archive import MAX_ARRAY_BYTES, read_array, read_members
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
 
 __all__ = [

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.json_reader import JsonReader
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import Policy
 
 __all__ = [

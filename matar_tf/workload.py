@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from matar_tf.errors import ModelError, did_you_mean
-from matar_tf.json_reader import JsonReader
+from matar_tf.io.json_reader import JsonReader
 
 __all__ = ["SCHEMA_VERSION", "LayerWorkload", "OpKind", "TensorWorkload", "Workload"]
 

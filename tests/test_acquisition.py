@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matar_tf.search._acquisition import choose_widening, expected_improvement
-from matar_tf.search._pareto import box, hypervolume
+from matar_tf.evolution._acquisition import choose_widening, expected_improvement
+from matar_tf.evolution._pareto import box, hypervolume
 
 FRONT = [(-0.5, 1.0), (-0.7, 2.0), (-0.9, 4.0)]  # accuracy (negative), latency
 

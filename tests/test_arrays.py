@@ -8,17 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import ModelError, PolicyError, TargetError
-from matar_tf.targets import (
-    Target,
-    check_policy,
-    describe_target,
-    list_targets,
-    load_target,
-)
-from matar_tf.targets.arrays import peak_macs_per_cycle
-from matar_tf.targets.demand import layer_shape
+from matar_tf.pricing import check_policy
+from matar_tf.pricing.arrays import peak_macs_per_cycle
+from matar_tf.pricing.demand import layer_shape
+from matar_tf.pricing.model import CostModel, estimate
+from matar_tf.reporting.target_page import describe_target
+from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import OpKind
 from tools.reference_networks import NetworkBuilder, mobilenet_v1, uniform_policy
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
+from matar_tf.evolution import SearchProblem
+from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.policy import Policy, PolicySpace
-from matar_tf.search import SearchProblem
-from matar_tf.search._genome import GenomeCodec
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 from tools.baselines import (
     greedy_policies,

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from matar_tf.errors import TargetError
+from matar_tf.pricing.blocking import LoopNest, best_blocking
 from matar_tf.targets import load_target
-from matar_tf.targets.blocking import LoopNest, best_blocking
 
 TARGET = load_target("bitfusion_16x32")
 BUFFERS = TARGET.buffers

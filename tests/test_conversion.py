@@ -19,7 +19,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.conversion import convert_policy
+from matar_tf.keras.packaging.convert import convert_policy
 from matar_tf.policy import Policy
 from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import ModelError, PolicyError, TargetError
 from matar_tf.policy import Policy
-from matar_tf.targets import Target, check_policy, list_targets, load_target
+from matar_tf.pricing import check_policy
+from matar_tf.pricing.model import CostModel, estimate
+from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 FIGURES = ("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes",

@@ -19,7 +19,9 @@ from documents import (
 )
 from programs import flags_of
 
-from matar_tf.targets import CONSTRAINTS, _constraints, list_targets
+from matar_tf.pricing import CONSTRAINTS
+from matar_tf.pricing import constraints as _constraints
+from matar_tf.targets import list_targets
 from recipes.common import list_recipes, load_recipe
 
 DOCUMENTS = documents()

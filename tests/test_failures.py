@@ -12,7 +12,7 @@ from test_retarget import run_all, settings
 from test_tools import call, fails
 
 from matar_tf.errors import SearchError
-from matar_tf.search import Limit
+from matar_tf.evolution import Limit
 
 SLOW, FAST = "cortex_m4_cmsis_nn", "bitfusion_16x32"
 LIMITED = replace(settings().options, limits=(Limit.parse("latency_ms=0.1"),))
@@ -66,11 +66,11 @@ class TestFailures:
 
         output = tmp_path / "run"
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.retarget.search", fail)
+            patch.setattr("matar_tf.run._retarget.search", fail)
             run_all(output, FAST, SLOW)
         assert set(failures_in(output)) == {FAST, SLOW}
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.retarget.search", stop)
+            patch.setattr("matar_tf.run._retarget.search", stop)
             with pytest.raises(KeyboardInterrupt):
                 run_all(output, FAST, SLOW, resume=True)
         assert set(failures_in(output)) == {FAST, SLOW}

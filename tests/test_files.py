@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from matar_tf.errors import SearchError
-from matar_tf.files import leftovers, new_folder, remove, write_atomically
-from matar_tf.json_reader import JsonReader, json_text
+from matar_tf.io.files import leftovers, new_folder, remove, write_atomically
+from matar_tf.io.json_reader import JsonReader, json_text
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])

@@ -8,8 +8,9 @@ from digits_net import few_digits
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError
-from matar_tf.keras import Schedule, fitting
+from matar_tf.keras import Schedule
 from matar_tf.keras._compat import tf
+from matar_tf.keras.train import fit_loop as fitting
 
 ONE_EPOCH = Schedule(epochs=1, learning_rate=1e-2, batch_size=32)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from matar_tf.errors import PolicyError
+from matar_tf.evolution import fix_entries
 from matar_tf.policy import PolicySpace
-from matar_tf.search import fix_entries
 
 BITS = (2, 4, 8)
 SPACE = PolicySpace(

@@ -10,10 +10,10 @@ import pytest
 from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import DataError
-from matar_tf.holdout import split_data
-from matar_tf.retarget import prepare_output, retarget
-from matar_tf.run_settings import RunSettings
-from matar_tf.search import SearchOptions
+from matar_tf.evolution import SearchOptions
+from matar_tf.run._holdout import split_data
+from matar_tf.run._retarget import prepare_output, retarget
+from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner

@@ -12,18 +12,12 @@ from toy_search import (
 )
 
 from matar_tf.errors import SearchError
+from matar_tf.evolution import Limit, evaluate_in_turn
+from matar_tf.evolution._genome import GenomeCodec
+from matar_tf.evolution._limits import Breach, breach_of
+from matar_tf.evolution._nsga2 import Member, select_survivors
+from matar_tf.evolution._seeding import sensitivity_genomes
 from matar_tf.results import StopReason
-from matar_tf.search import (
-    Limit,
-    evaluate_in_turn,
-)
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._limits import Breach, breach_of
-from matar_tf.search._nsga2 import (
-    Member,
-    select_survivors,
-)
-from matar_tf.search._seeding import sensitivity_genomes
 
 
 class TestConstraints:

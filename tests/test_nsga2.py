@@ -8,9 +8,8 @@ import pytest
 from toy_search import toy_space
 
 from matar_tf.errors import SearchError
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._nsga2 import (
+from matar_tf.evolution._genome import GenomeCodec
+from matar_tf.evolution._nsga2 import (
     Member,
     Ranked,
     crossover,
@@ -20,6 +19,7 @@ from matar_tf.search._nsga2 import (
     select_survivors,
     tournament,
 )
+from matar_tf.policy import Policy, PolicySpace
 
 INF = math.inf
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from matar_tf.keras import numerics
 from matar_tf.keras._compat import tf
+from matar_tf.keras.quantizers import fake_quantize
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import ALL_BITS
 from matar_tf.tflite.profiles import largest_factor
@@ -49,7 +49,7 @@ def test_values_at_both_sides_of_each_boundary(bits: int, signed: bool) -> None:
         [low - 9, low - 0.51, low, low + 0.49, low + 0.51, high - 0.51, high, high + 9]
     )
     expected = [low, low, low, low, low + 1, high - 1, high, high]
-    quantized = numerics.fake_quantize(
+    quantized = fake_quantize.fake_quantize(
         tf.constant(levels * step, tf.float32),
         tf.constant(step),
         tf.constant(float(low)),
@@ -60,7 +60,7 @@ def test_values_at_both_sides_of_each_boundary(bits: int, signed: bool) -> None:
 
 def test_halves_round_up() -> None:
     x = tf.constant([-1.5, -0.5, 0.5, 1.5, 2.5])
-    quantized = numerics.fake_quantize(
+    quantized = fake_quantize.fake_quantize(
         x, tf.constant(1.0), tf.constant(-4.0), tf.constant(3.0)
     )
     np.testing.assert_array_equal(quantized, [-1.0, 0.0, 1.0, 2.0, 3.0])
@@ -81,7 +81,7 @@ class TestQuantizeRow:
         inputs = tf.constant(x)
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs = numerics.quantize_row(
+            outputs = fake_quantize.quantize_row(
                 inputs,
                 log_steps,
                 tf.constant(row),
@@ -127,7 +127,7 @@ class TestQuantizeRow:
             log_steps = tf.Variable([0.0, np.log(0.037)], dtype=tf.float32)
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                outputs = numerics.quantize_row(
+                outputs = fake_quantize.quantize_row(
                     x,
                     log_steps,
                     tf.constant(1),
@@ -154,7 +154,7 @@ class TestOptimalSteps:
         x = np.random.default_rng(0).normal(size=(4000, 2)).astype(np.float32)
         x[:, 1] *= 3
         lows, highs = tf.constant([-1.0, -7.0]), tf.constant([1.0, 7.0])
-        steps = numerics.optimal_steps(tf.constant(x), lows, highs).numpy()
+        steps = fake_quantize.optimal_steps(tf.constant(x), lows, highs).numpy()
         assert steps.shape == (2, 2)
         for row, high in enumerate((1.0, 7.0)):
 
@@ -167,11 +167,11 @@ class TestOptimalSteps:
 
     def test_exact_grids_are_found(self) -> None:
         x = tf.constant([[-3.0], [0.0], [1.0], [3.0]])
-        steps = numerics.optimal_steps(x, tf.constant([-3.0]), tf.constant([3.0]))
+        steps = fake_quantize.optimal_steps(x, tf.constant([-3.0]), tf.constant([3.0]))
         np.testing.assert_allclose(steps, [[1.0]], rtol=1e-6)
 
     def test_zeros_get_a_positive_step(self) -> None:
-        steps = numerics.optimal_steps(
+        steps = fake_quantize.optimal_steps(
             tf.zeros((4, 1)), tf.constant([-1.0]), tf.constant([1.0])
         )
         assert steps.numpy() > 0

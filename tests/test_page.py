@@ -15,9 +15,9 @@ import pytest
 
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
-from matar_tf.report import front_svg, matrix_to_markdown, to_html
-from matar_tf.report.matrix import CostMatrix, MatrixEntry
-from matar_tf.report.plots import history_svg
+from matar_tf.reporting import front_svg, matrix_to_markdown, to_html
+from matar_tf.reporting.matrix import CostMatrix, MatrixEntry
+from matar_tf.reporting.plots import history_svg
 from matar_tf.results import (
     Candidate,
     Generation,

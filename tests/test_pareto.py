@@ -7,12 +7,8 @@ import random
 import pytest
 
 from matar_tf.errors import SearchError
-from matar_tf.search import (
-    dominates,
-    hypervolume,
-    pareto_front,
-)
-from matar_tf.search._pareto import box
+from matar_tf.evolution import dominates, hypervolume, pareto_front
+from matar_tf.evolution._pareto import box
 
 INF = math.inf
 NAN = math.nan

@@ -19,7 +19,6 @@ from matar_tf.keras import (
     calibrate,
     get_policy,
     get_policy_space,
-    graph,
     keras,
     package,
     policy_space,
@@ -28,13 +27,14 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf, tfmot
-from matar_tf.keras.derived_quantizers import (
+from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.derived import (
     FixedGridQuantizer,
     _round_pooled,
     snap_bias,
 )
-from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantizers import ActivationQuantizer, WeightQuantizer
+from matar_tf.keras.quantizers.learned import ActivationQuantizer, WeightQuantizer
 from matar_tf.samplers import draw_policies
 
 tfmot_keras = tfmot.quantization.keras
@@ -247,7 +247,7 @@ class TestPolicies:
         for signed in (True, False):
             model = quantize_model(net, signed_inputs=signed)
             calibrate(model, samples)
-            quantizer = graph.output_quantizer(model.layers[1])
+            quantizer = wrapper.output_quantizer(model.layers[1])
             steps.append(float(quantizer.step()))
         assert steps[1] == pytest.approx(steps[0] * 127 / 255, rel=0.2)
 
@@ -259,7 +259,7 @@ class TestPolicies:
 class TestQuantizers:
     def test_activations_initialise_on_the_first_training_batch(self) -> None:
         model = quantize_model(build_net(NET))
-        quantizer = graph.output_quantizer(model.layers[1])
+        quantizer = wrapper.output_quantizer(model.layers[1])
         assert int(quantizer.initialized) == 0
         _trains(model, samples_for(NET))
         assert int(quantizer.initialized) == 1
@@ -267,7 +267,7 @@ class TestQuantizers:
 
     def test_weights_have_one_step_per_channel(self, quantized: Any) -> None:
         for layer in quantized.layers:
-            quantizer = graph.kernel_quantizer(layer)
+            quantizer = wrapper.kernel_quantizer(layer)
             if quantizer is not None:
                 assert quantizer.log_steps.shape[0] == len(quantizer.bits)
                 assert int(np.prod(quantizer.log_steps.shape[1:])) > 1
@@ -315,7 +315,7 @@ class TestQuantizers:
                 {
                     quantizer.entry: float(quantizer.step())
                     for layer in model.layers
-                    for quantizer in graph.all_quantizers(layer)
+                    for quantizer in wrapper.all_quantizers(layer)
                     if quantizer.kind == "activations"
                 }
             )
@@ -338,7 +338,7 @@ class TestQuantizers:
             return [outputs, *map(tf.convert_to_tensor, gradients)]
 
         traced = tf.function(learn).get_concrete_function(tf.constant(samples))
-        relus = [op for op in traced.graph.get_operations() if op.type == "Relu"]
+        relus = [op for op in traced.wrapper.get_operations() if op.type == "Relu"]
         assert relus
         assert not any(op.outputs[0].consumers() for op in relus)
         for ours, plain in zip(
@@ -351,8 +351,8 @@ class TestQuantizers:
         model = quantize_model(build_net("dense"))
         calibrate(model, samples_for("dense"))
         layer = model.get_layer("quant_logits")
-        kernel = graph.kernel_quantizer(layer)
-        source = graph.input_quantizer(layer)
+        kernel = wrapper.kernel_quantizer(layer)
+        source = wrapper.input_quantizer(layer)
         grid = float(source.step()) * kernel.step().numpy()
         bias = np.array([0.1, -0.2, 0.3, 0.4, -0.5], np.float32)
         snapped = snap_bias(tf.constant(bias), layer).numpy()

@@ -22,10 +22,10 @@ import pytest
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data
 from matar_tf.errors import MatarError, PolicyError
+from matar_tf.evolution import SearchOptions
 from matar_tf.policy import Policy
-from matar_tf.retarget import prepare_output, retarget
-from matar_tf.run_settings import RunSettings
-from matar_tf.search import SearchOptions
+from matar_tf.run._retarget import prepare_output, retarget
+from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import PolicyEvaluator
@@ -252,7 +252,7 @@ class TestCluster:
             if executor == "ray":
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
-                    "matar_tf.run_measuring.PolicyEvaluator",
+                    "matar_tf.run._evaluators.PolicyEvaluator",
                     functools.partial(make_slow_to_die, tmp_path / "pids"),
                 )
                 killer = threading.Thread(

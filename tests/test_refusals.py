@@ -8,7 +8,7 @@ import pytest
 from test_tools import call, fails, files
 
 from matar_tf.errors import SearchError, TargetError
-from matar_tf.search import Limit, SearchOptions
+from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.targets import load_target
 
 __all__ = ["files"]

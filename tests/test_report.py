@@ -11,16 +11,10 @@ import pytest
 from scipy import stats
 
 from matar_tf.errors import SearchError
+from matar_tf.figures import COLUMNS, column_of, is_taken, wilson_interval
 from matar_tf.policy import Policy
-from matar_tf.report import to_csv, to_json, to_markdown, to_text
-from matar_tf.report.columns import COLUMNS, column_of, is_taken, wilson_interval
-from matar_tf.results import (
-    Candidate,
-    Objective,
-    Provenance,
-    SearchResult,
-    StopReason,
-)
+from matar_tf.reporting import to_csv, to_json, to_markdown, to_text
+from matar_tf.results import Candidate, Objective, Provenance, SearchResult, StopReason
 
 POLICY = Policy(weights={"conv": 4}, activations={"input": 8, "relu": 2})
 

@@ -10,8 +10,8 @@ import pytest
 from test_retarget import run
 
 from matar_tf.errors import SearchError
+from matar_tf.evolution import SearchOptions
 from matar_tf.results import Candidate, SearchResult
-from matar_tf.search import SearchOptions
 
 NAMES = ("bitfusion_16x32", "mpic")  # as many policies each
 

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from digits_net import digits_artifact, few_digits
 
-from matar_tf.backends import COST_NAMES, PolicyCosts
 from matar_tf.errors import (
     DataError,
     ExportError,
@@ -26,12 +25,13 @@ from matar_tf.errors import (
     StoreError,
     TargetError,
 )
-from matar_tf.holdout import split_data
+from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
-from matar_tf.retarget import Outcome, check_settings, prepare_output, retarget
-from matar_tf.run_settings import RunSettings
-from matar_tf.search import Limit, SearchOptions
+from matar_tf.run._holdout import split_data
+from matar_tf.run._retarget import Outcome, check_settings, prepare_output, retarget
+from matar_tf.run.costs import COST_NAMES, PolicyCosts
+from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import evaluate_file
@@ -181,7 +181,7 @@ class TestTargets:
         def refuse(*args: object, **kwargs: object) -> None:
             raise AssertionError("built a file to know its size")
 
-        monkeypatch.setattr("matar_tf.run_problems.FileSizes", refuse)
+        monkeypatch.setattr("matar_tf.run._problems.FileSizes", refuse)
         (result,) = run(tmp_path / "run", "mpic")
         assert all(one.costs["file_bytes"] for one in result.front)
 
@@ -488,10 +488,10 @@ class TestCtrlC:
     @pytest.mark.parametrize(
         ("place", "num_jobs"),
         [
-            ("matar_tf.run_measuring.report_on", 2),
-            ("matar_tf.run_folder.export_model", 1),
-            ("matar_tf.run_folder.to_csv", 1),
-            ("matar_tf.retarget.write_history", 1),
+            ("matar_tf.run._evaluators.report_on", 2),
+            ("matar_tf.run._export.export_model", 1),
+            ("matar_tf.run._export.to_csv", 1),
+            ("matar_tf.run._retarget.write_history", 1),
         ],
     )
     def test_once_the_front_is_known_it_waits_for_its_files(
@@ -516,7 +516,7 @@ class TestCtrlC:
     def test_it_counts_while_the_last_tables_are_written(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run_folder.cost_matrix")
+        press_at("matar_tf.run._export.cost_matrix")
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert len(outcome.results) == 2
@@ -526,7 +526,7 @@ class TestCtrlC:
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
         output = tmp_path / "run"
-        press_at("matar_tf.run_folder.export_model", times=2)
+        press_at("matar_tf.run._export.export_model", times=2)
         with pytest.raises(KeyboardInterrupt):
             run_all(output, *self.NAMES)
         assert {path.name for path in output.iterdir()} == {
@@ -538,7 +538,7 @@ class TestCtrlC:
     def test_before_a_later_target_knows_anything_the_others_keep_their_tables(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.retarget.search", nth=2)
+        press_at("matar_tf.run._retarget.search", nth=2)
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -547,7 +547,7 @@ class TestCtrlC:
     def test_before_anything_is_known_it_ends_the_run(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.retarget.search")
+        press_at("matar_tf.run._retarget.search")
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "run", *self.NAMES)
 
@@ -575,7 +575,7 @@ class TestResume:
         output = tmp_path / "run"
         _, later = run(output, *self.NAMES)
         before = json.loads((output / "run.json").read_text())["searches"]
-        press_at("matar_tf.run_folder.export_model")
+        press_at("matar_tf.run._export.export_model")
         options = SearchOptions(max_evaluations=30, population_size=8)
         outcome = run_all(output, *self.NAMES, options=options, resume=True)
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -595,7 +595,7 @@ class TestResume:
         output = tmp_path / "run"
         run(output, *self.NAMES)
         (output / "bismo_ultra96/result.json").write_text("{")
-        press_at("matar_tf.run_folder.export_model")
+        press_at("matar_tf.run._export.export_model")
         assert run_all(output, *self.NAMES, resume=True).interrupted
         assert "bismo_ultra96/" not in (output / "matrix.csv").read_text()
 
@@ -632,7 +632,7 @@ class TestFailures:
         def full(*_: Any, **__: Any) -> None:
             raise StoreError("The disk is full.")
 
-        monkeypatch.setattr("matar_tf.search.EvaluationStore.put", full)
+        monkeypatch.setattr("matar_tf.evolution.EvaluationStore.put", full)
         with pytest.raises(StoreError, match="full"):
             run_all(tmp_path / "run", "bismo_ultra96", "bitfusion_16x32")
 

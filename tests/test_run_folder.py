@@ -12,9 +12,9 @@ import pytest
 from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import SearchError, TargetError
-from matar_tf.retarget import check_settings, prepare_output
-from matar_tf.run_settings import RunSettings
-from matar_tf.search import SearchOptions
+from matar_tf.evolution import SearchOptions
+from matar_tf.run._retarget import check_settings, prepare_output
+from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 
 DATA = few_digits().head(60)

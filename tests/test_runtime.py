@@ -10,7 +10,7 @@ from digits_net import digits_artifact, few_digits
 from matar_tf.errors import DataError, ExportError, TargetError
 from matar_tf.keras._compat import keras, tf
 from matar_tf.targets import load_target
-from matar_tf.targets._fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
+from matar_tf.targets.fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import MAX_THREADS, RUNTIMES, Runner
 

@@ -31,7 +31,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.package import _check_network
+from matar_tf.keras.packaging.package import _check_network
 from matar_tf.samplers import draw_policies
 
 LOAD = """

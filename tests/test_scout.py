@@ -21,20 +21,20 @@ from toy_search import (
 )
 
 from matar_tf.errors import SearchError
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.results import Objective
-from matar_tf.search import Limit, evaluate_in_turn, search
-from matar_tf.search._genome import Genome, GenomeCodec
-from matar_tf.search._knapsack import budget_ladder, gene_pairs
-from matar_tf.search._ledger import Ledger
-from matar_tf.search._pareto import box, hypervolume
-from matar_tf.search._scout import Scout, _num_rungs
-from matar_tf.search._seeding import (
+from matar_tf.evolution import Limit, evaluate_in_turn, search
+from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._genome import Genome, GenomeCodec
+from matar_tf.evolution._knapsack import budget_ladder, gene_pairs
+from matar_tf.evolution._pareto import box, hypervolume
+from matar_tf.evolution._proposals import Scout, _num_rungs
+from matar_tf.evolution._seeding import (
     greedy_ladder,
     interpolate_damages,
     sensitivity_genomes,
 )
-from matar_tf.search._surrogate import Surrogate
+from matar_tf.evolution._surrogate import Surrogate
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.results import Objective
 
 SPACE = PolicySpace(weights={"a": (2, 4, 8), "b": (4, 8)}, activations={"x": (8,)})
 CODEC = GenomeCodec(SPACE)

@@ -22,9 +22,7 @@ from toy_search import (
 )
 
 from matar_tf.errors import SearchError
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.results import Objective, StopReason
-from matar_tf.search import (
+from matar_tf.evolution import (
     EvaluationStore,
     Limit,
     evaluate_in_turn,
@@ -34,10 +32,12 @@ from matar_tf.search import (
     pareto_front,
     search,
 )
-from matar_tf.search import _run as search_run
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._ledger import Ledger
-from matar_tf.search._pareto import box
+from matar_tf.evolution import _run as search_run
+from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._genome import GenomeCodec
+from matar_tf.evolution._pareto import box
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.results import Objective, StopReason
 
 INF = math.inf
 NAN = math.nan
@@ -458,7 +458,7 @@ class TestSearchOptions:
         assert next(count) < 100 < size
 
     def test_search_ends_when_no_new_policy_can_be_found(self, monkeypatch):
-        monkeypatch.setattr("matar_tf.search._nsga2._ATTEMPTS_PER_CHILD", 0)
+        monkeypatch.setattr("matar_tf.evolution._nsga2._ATTEMPTS_PER_CHILD", 0)
         result = run(sensitivity=False)
         assert result.stop_reason is StopReason.EXHAUSTED
         assert result.num_evaluated == len(result.references) == 9

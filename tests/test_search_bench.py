@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from digits_net import digits_artifact
 
+from matar_tf.evolution import EvaluationStore
 from matar_tf.policy import Policy
-from matar_tf.search import EvaluationStore
 from tools.benchmark_core import _memory
 from tools.benchmark_search import _num_met
 from tools.search_bench import Bench, Enumerated, Measured, num_follow_up

@@ -10,8 +10,8 @@ import pytest
 from digits_net import digits_artifact
 from test_retarget import run_all
 
+from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.policy import Policy
-from matar_tf.search import Limit, SearchOptions
 
 SPACE = digits_artifact().space
 FEW = SearchOptions(max_evaluations=12, population_size=8)

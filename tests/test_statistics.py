@@ -13,7 +13,6 @@ from matar_tf.keras import (
     calibrate,
     get_policy,
     get_policy_space,
-    graph,
     keras,
     package,
     quantize_model,
@@ -21,7 +20,8 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf
-from matar_tf.keras.statistics import fit_terms
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.train.batch_norm import fit_terms
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -56,14 +56,14 @@ def test_statistics_need_the_steps_of_activations() -> None:
 def _before_norm(model: Any, x: np.ndarray) -> np.ndarray:
     """What the norm sees, if the norm before it takes the statistics of the batch."""
     second = keras.Model(model.inputs, model.get_layer("quant_second").output)
-    norm2 = graph.inner_layer(model.get_layer("norm2"))
+    norm2 = wrapper.inner_layer(model.get_layer("norm2"))
     values, _, _ = norm2.normalize_batch(second(x))
     relu = model.get_layer("quant_relu2")
     return model.get_layer("quant_middle")(relu(values)).numpy().reshape(-1, 5)
 
 
 def norm_of(model: Any) -> Any:
-    return graph.inner_layer(model.get_layer("norm"))
+    return wrapper.inner_layer(model.get_layer("norm"))
 
 
 class TestBank:
@@ -133,7 +133,7 @@ class TestBank:
             )
         quantized = quantize_model(model)
         calibrate(quantized, X)
-        gammas = graph.inner_layer(quantized.get_layer("quant_norm_c")).gamma.numpy()
+        gammas = wrapper.inner_layer(quantized.get_layer("quant_norm_c")).gamma.numpy()
         assert (gammas >= 0).all()
         assert (model.get_layer("norm_c").gamma.numpy() < 0).any()
         np.testing.assert_allclose(

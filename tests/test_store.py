@@ -23,13 +23,9 @@ from toy_search import (
 )
 
 from matar_tf.errors import SearchError
+from matar_tf.evolution import EvaluationStore, evaluate_in_turn, search
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
-from matar_tf.search import (
-    EvaluationStore,
-    evaluate_in_turn,
-    search,
-)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,7 +124,7 @@ class TestStore:
 import sys, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import toy_search
-from matar_tf.search import EvaluationStore, evaluate_in_turn
+from matar_tf.evolution import EvaluationStore, evaluate_in_turn
 
 num_measured = 0
 
@@ -164,7 +160,7 @@ toy_search.run(
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from matar_tf.policy import Policy
-from matar_tf.search import EvaluationStore
+from matar_tf.evolution import EvaluationStore
 
 start, stop = int(sys.argv[1]), int(sys.argv[2])
 sys.stdin.readline()
@@ -202,7 +198,7 @@ with EvaluationStore({str(path)!r}) as store:
     def test_a_store_that_another_process_holds_is_an_error_with_advice(
         self, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("matar_tf.search._store._BUSY_TIMEOUT_S", 0.05)
+        monkeypatch.setattr("matar_tf.evolution._store._BUSY_TIMEOUT_S", 0.05)
         path = tmp_path / "store.sqlite"
         policy, metrics = toy_space().named("w8a8"), {"accuracy": 1.0}
         with EvaluationStore(path) as store:
@@ -224,8 +220,8 @@ with EvaluationStore({str(path)!r}) as store:
         other.execute("BEGIN")
         other.execute("SELECT * FROM sqlite_master").fetchall()  # a reader's lock
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.search._store._WAL_ATTEMPTS", 2)
-            patch.setattr("matar_tf.search._store._BUSY_TIMEOUT_S", 0.01)
+            patch.setattr("matar_tf.evolution._store._WAL_ATTEMPTS", 2)
+            patch.setattr("matar_tf.evolution._store._BUSY_TIMEOUT_S", 0.01)
             with pytest.raises(SearchError, match="locked"):
                 EvaluationStore(path)
         later = threading.Timer(0.1, other.execute, ["COMMIT"])

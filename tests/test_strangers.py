@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matar_tf.archive import read_array, read_members
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, ModelError
+from matar_tf.io.archive import read_array, read_members
 from matar_tf.keras import load_network
 from matar_tf.tflite._schema import load_model, write_model
 from matar_tf.tflite.build import ModelBuilder
@@ -118,7 +118,7 @@ class TestArchive:
             read_array(content[:6] + b"\x03" + content[7:], "it")
 
     def test_the_number_of_members_is_bounded(self, monkeypatch):
-        monkeypatch.setattr("matar_tf.archive._MAX_MEMBERS", 2)
+        monkeypatch.setattr("matar_tf.io.archive._MAX_MEMBERS", 2)
         assert len(read_members(self.zipped("a", "b"), "it", max_bytes=999)) == 2
         with pytest.raises(ArtifactError, match="at most 2 members of different names"):
             read_members(self.zipped("a", "b", "c"), "it", max_bytes=999)

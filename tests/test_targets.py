@@ -10,23 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.cost import estimate
 from matar_tf.errors import PolicyError, TargetError
 from matar_tf.policy import ALL_BITS, Policy, PolicySpace
-from matar_tf.targets import (
-    CONSTRAINTS,
-    Target,
-    check_policy,
-    legal_space,
-    list_targets,
-    load_target,
-)
-from matar_tf.targets.memory import (
+from matar_tf.pricing import CONSTRAINTS, check_policy, legal_space
+from matar_tf.pricing.memory import (
     Liveness,
     layer_weight_bytes,
     packed_bytes,
     tensor_bits,
 )
+from matar_tf.pricing.model import estimate
+from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 CATALOGUE_FOLDER = Path(__file__).parent.parent / "matar_tf/targets/data"
@@ -843,9 +837,9 @@ class TestStrangeFiles:
     def test_the_size_of_a_table_is_bounded(self, tmp_path, monkeypatch):
         text = TABLE_HEADER + "c,8,8,7,cycles\n"
         (tmp_path / "a.csv").write_text(text)
-        monkeypatch.setattr("matar_tf.targets._latency_table._MAX_BYTES", len(text))
+        monkeypatch.setattr("matar_tf.targets.latency_table._MAX_BYTES", len(text))
         assert load_with_table(tmp_path, 'file = "a.csv"').compute.entries
-        monkeypatch.setattr("matar_tf.targets._latency_table._MAX_BYTES", len(text) - 1)
+        monkeypatch.setattr("matar_tf.targets.latency_table._MAX_BYTES", len(text) - 1)
         with pytest.raises(TargetError, match=f"of at most {len(text) - 1} bytes"):
             load_with_table(tmp_path, 'file = "a.csv"')
 

@@ -10,18 +10,18 @@ from matar_tf.keras import (
     Method,
     Schedule,
     evaluate_policies,
-    fitting,
     get_policy,
     get_policy_space,
-    graph,
     keras,
     load_float,
     policy_space,
     train_float,
     train_multi_bit,
 )
-from matar_tf.keras import training as training_module
 from matar_tf.keras._compat import tf
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.train import fit_loop as fitting
+from matar_tf.keras.train import train as training_module
 from matar_tf.samplers import UniformSampler
 
 FEW = replace(
@@ -343,7 +343,7 @@ class TestMethod:
     def test_context_reaches_the_batch_norms(self):
         network = train_float(build_deep, FEW, replace(SHORT, epochs=1))
         lengths = [
-            len(graph.inner_layer(model.get_layer("quant_middle_bn")).context)
+            len(wrapper.inner_layer(model.get_layer("quant_middle_bn")).context)
             for model in (
                 train_multi_bit(
                     network,

@@ -13,7 +13,7 @@ from digits_net import digits_artifact
 from nets import build_net
 
 from matar_tf.errors import ModelError
-from matar_tf.targets.demand import demand_of
+from matar_tf.pricing.demand import demand_of
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from matar_tf.keras import (
     calibrate,
-    graph,
     keras,
     package,
     policy_space,
@@ -17,6 +16,7 @@ from matar_tf.keras import (
     set_policy,
 )
 from matar_tf.keras._compat import tf
+from matar_tf.keras.quantizers import wrapper
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 
@@ -49,7 +49,7 @@ def residual(x: Any) -> Any:
 def test_the_gradient_of_a_scale_is_there_at_zero_and_below() -> None:
     """``y = |gamma| * (x - mean) / sqrt(variance + epsilon) + beta``, by hand."""
     model = quantize_model(classifier(residual))
-    norm = graph.inner_layer(model.get_layer("quant_norm"))
+    norm = wrapper.inner_layer(model.get_layer("quant_norm"))
     gammas = np.array([0.0, 0.0, 1.0, -1.0, 2.0, -2.0, 0.5, 0.0], np.float32)
     norm.gamma.assign(gammas)
     x = RNG.normal(size=(16, 8)).astype(np.float32)
@@ -68,7 +68,7 @@ def test_the_gradient_of_a_scale_is_there_at_zero_and_below() -> None:
 def test_a_branch_that_starts_closed_opens() -> None:
     model = quantize_model(classifier(residual))
     trained_losses(model, 3)
-    gamma = graph.inner_layer(model.get_layer("quant_norm")).gamma.numpy()
+    gamma = wrapper.inner_layer(model.get_layer("quant_norm")).gamma.numpy()
     assert (np.abs(gamma) > 1e-3).all()
 
 
@@ -88,13 +88,13 @@ def test_steps_of_kernels_that_are_not_all_zero_stay() -> None:
     kernel[:, 0] = 0.0
     float_model.get_layer("last").set_weights([kernel, bias])
     wrapper = quantize_model(float_model).get_layer("quant_last")
-    quantizer = graph.kernel_quantizer(wrapper)
+    quantizer = wrapper.kernel_quantizer(wrapper)
     assert quantizer is not None
     np.testing.assert_allclose(quantizer.all_steps()[-1, 0], 1e-6 / 127, rtol=1e-5)
     kernel[:] = 0.0
     float_model.get_layer("last").set_weights([kernel, bias])
     wrapper = quantize_model(float_model).get_layer("quant_last")
-    quantizer = graph.kernel_quantizer(wrapper)
+    quantizer = wrapper.kernel_quantizer(wrapper)
     assert quantizer is not None
     steps = quantizer.all_steps()  # a uniform kernel of variance 1 / 8
     np.testing.assert_allclose(steps[-1], np.sqrt(3 / 8) / 127, rtol=1e-5)

@@ -1,7 +1,7 @@
 """What searches are compared with: random policies, greedy descent, an integer program.
 
 The last two do as the peers do: they measure once how much each entry's bits damage
-the network (the damages of `matar_tf.search`), take damages to add up, and solve for
+the network (the damages of `matar_tf.evolution`), take damages to add up, and solve for
 the least sum under a budget.
 """
 
@@ -16,14 +16,14 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.search import SearchProblem
-from matar_tf.search._genome import Genome, GenomeCodec
-from matar_tf.search._seeding import (
+from matar_tf.evolution import SearchProblem
+from matar_tf.evolution._genome import Genome, GenomeCodec
+from matar_tf.evolution._seeding import (
     greedy_ladder,
     interpolate_damages,
     sensitivity_genomes,
 )
+from matar_tf.policy import Policy, PolicySpace
 from matar_tf.workload import Workload
 
 __all__ = [

@@ -19,7 +19,7 @@ from matar_tf import keras as matar
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tfmot
-from matar_tf.keras.conversion import convert_policy
+from matar_tf.keras.packaging.convert import convert_policy
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import draw_policies
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array

@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 
 from matar_tf import keras as matar
-from matar_tf.cost import estimate
 from matar_tf.keras._compat import keras
 from matar_tf.policy import ALL_BITS
+from matar_tf.pricing.model import estimate
 from matar_tf.samplers import draw_policies
 from matar_tf.targets import LitertBackend, load_target
 from matar_tf.tflite.build import ModelBuilder

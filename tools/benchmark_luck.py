@@ -23,18 +23,18 @@ import numpy as np
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError
-from matar_tf.policy import Policy
-from matar_tf.results import SearchResult
-from matar_tf.search import (
+from matar_tf.evolution import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
     Surrogate,
     search_order,
 )
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._pareto import hypervolume
-from matar_tf.search._surrogate import Array
+from matar_tf.evolution._genome import GenomeCodec
+from matar_tf.evolution._pareto import hypervolume
+from matar_tf.evolution._surrogate import Array
+from matar_tf.policy import Policy
+from matar_tf.results import SearchResult
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from tools.bars import Bar
 from tools.baselines import policy_damages, sensitivity_policies

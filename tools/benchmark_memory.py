@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from matar_tf.artifact import read_artifact
 from matar_tf.data import load_data
 from matar_tf.errors import DataError
+from matar_tf.evolution import SearchOptions, SearchProblem, search
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, Objective
-from matar_tf.search import SearchOptions, SearchProblem, search
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar, provenance
 

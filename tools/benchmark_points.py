@@ -12,11 +12,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from matar_tf.cost import estimate
 from matar_tf.errors import DataError
+from matar_tf.pricing.demand import demand_of
+from matar_tf.pricing.model import estimate
+from matar_tf.pricing.roofline import terms_of
 from matar_tf.targets import Target, load_target
-from matar_tf.targets.demand import demand_of
-from matar_tf.targets.roofline import terms_of
 from matar_tf.workload import LayerWorkload, Workload
 from tools.reference_bitfusion import (
     BATCH_SIZE,

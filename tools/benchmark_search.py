@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.artifact import read_artifact
-from matar_tf.cost import CostModel
 from matar_tf.data import load_data
-from matar_tf.policy import ALL_BITS, Policy, PolicySpace
-from matar_tf.results import SearchResult
-from matar_tf.search import (
+from matar_tf.evolution import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
@@ -27,7 +24,10 @@ from matar_tf.search import (
     search,
     search_order,
 )
-from matar_tf.search._pareto import Values, hypervolume
+from matar_tf.evolution._pareto import Values, hypervolume
+from matar_tf.policy import ALL_BITS, Policy, PolicySpace
+from matar_tf.pricing.model import CostModel
+from matar_tf.results import SearchResult
 from matar_tf.targets import load_target
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar, provenance

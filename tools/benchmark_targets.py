@@ -12,9 +12,9 @@ import numpy as np
 from scipy import stats
 
 from matar_tf.artifact import Artifact
-from matar_tf.backends import PolicyCosts
-from matar_tf.cost import CostModel, estimate
 from matar_tf.errors import DataError
+from matar_tf.pricing.model import CostModel, estimate
+from matar_tf.run.costs import PolicyCosts
 from matar_tf.targets import load_target
 from matar_tf.tflite.vela import has_vela
 from tools.bars import Bar

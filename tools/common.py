@@ -80,7 +80,7 @@ def read_policy(spec: str, space: PolicySpace) -> Policy:
       PolicyError: If there is none, or it is not of the space.
     """
     from matar_tf.errors import PolicyError
-    from matar_tf.json_reader import JsonReader
+    from matar_tf.io.json_reader import JsonReader
     from matar_tf.policy import Policy
 
     if not spec.endswith(".json"):

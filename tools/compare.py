@@ -224,7 +224,7 @@ def _accuracies(
 
 def _reestimated(artifact: Artifact, policy: Policy, data: Data) -> float:
     from matar_tf.keras import load_network, reestimate_batch_norm
-    from matar_tf.keras.package import extract_parameters
+    from matar_tf.keras.packaging.package import extract_parameters
 
     network = load_network(artifact)
     samples = data.x_test[: _REESTIMATE.value]

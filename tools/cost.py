@@ -46,10 +46,10 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table."""
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
-    from matar_tf.backends import cost_matrix
     from matar_tf.errors import MatarError
-    from matar_tf.json_reader import json_text
-    from matar_tf.report import matrix_to_csv, matrix_to_json, matrix_to_markdown
+    from matar_tf.io.json_reader import json_text
+    from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
+    from matar_tf.run.costs import cost_matrix
     from matar_tf.targets import list_targets, load_target
 
     for flag in (_POLICIES, _TARGETS):
@@ -77,8 +77,8 @@ def _layer_rows(
     artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
 ) -> list[dict[str, Any]]:
     """Returns one row for each layer of each policy that a target allows."""
-    from matar_tf.cost import CostModel
-    from matar_tf.targets import check_policy
+    from matar_tf.pricing import check_policy
+    from matar_tf.pricing.model import CostModel
 
     rows: list[dict[str, Any]] = []
     for target in targets:
@@ -96,7 +96,7 @@ def _layer_rows(
 def _print_layers(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints rows in the form that is asked for; what is missing stays empty."""
     if _FORMAT.value == "json":
-        from matar_tf.json_reader import json_text
+        from matar_tf.io.json_reader import json_text
 
         print(json_text(rows), end="")
         return

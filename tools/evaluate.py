@@ -83,8 +83,8 @@ def _operator_lines(content: bytes, num_threads: int) -> list[str]:
 
 def _shown(name: str, value: float, num_samples: int) -> str:
     """Returns a metric as printed, a share with its 95 % interval."""
+    from matar_tf.figures import column_of
     from matar_tf.metric_names import is_share
-    from matar_tf.report.columns import column_of
 
     if not is_share(name):
         return f"{value:.4f}"

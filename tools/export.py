@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         )
         metadata["num_samples"] = len(samples)
     if _COMPARE.value == "keras":
-        from matar_tf.keras.package import keras_reference
+        from matar_tf.keras.packaging.package import keras_reference
 
         reference = keras_reference(artifact)
     exported = export_model(
@@ -133,7 +133,8 @@ def _check_output(output: Path) -> None:
 
 def _check_target(artifact: Artifact, policy: Policy, name: str) -> str:
     from matar_tf.errors import ExportError
-    from matar_tf.targets import check_policy, load_target
+    from matar_tf.pricing import check_policy
+    from matar_tf.targets import load_target
 
     target = load_target(name)
     problems = check_policy(artifact.workload, policy, target)
@@ -153,7 +154,7 @@ def _verify(
 
     expected = None
     if _COMPARE.value == "keras":
-        from matar_tf.keras.recording import keras_tensors
+        from matar_tf.keras.packaging.record import keras_tensors
 
         expected = keras_tensors(artifact, policy, samples)
     outcome = verify(content, samples, expected)

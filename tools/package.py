@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import check_free, write_artifact
     from matar_tf.errors import ModelError
-    from matar_tf.run_settings import now
+    from matar_tf.run.settings import now
 
     check_free(_OUTPUT.value, overwrite=_OVERWRITE.value)
     if not Path(_MODEL.value).exists():

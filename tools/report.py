@@ -101,7 +101,7 @@ def _page(run_folder: Path) -> str:
 
 def _plot(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> str:
     from matar_tf.errors import SearchError
-    from matar_tf.report import front_svg
+    from matar_tf.reporting import front_svg
 
     if len(folders) > 1:
         raise SearchError(
@@ -113,8 +113,8 @@ def _plot(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> st
 
 def _tables(folders: Sequence[Path], float_metrics: dict[str, float] | None) -> str:
     """Returns a table for each target; of many as JSON an array, as CSV one table."""
-    from matar_tf.json_reader import json_text
-    from matar_tf.report import to_csv, to_json, to_markdown, to_text
+    from matar_tf.io.json_reader import json_text
+    from matar_tf.reporting import to_csv, to_json, to_markdown, to_text
 
     results = [_result(folder) for folder in folders]
     if _FORMAT.value == "json":
@@ -194,7 +194,7 @@ def _result(folder: Path) -> SearchResult:
 
 def _parsed(path: Path) -> Any:
     from matar_tf.errors import SearchError
-    from matar_tf.json_reader import JsonReader
+    from matar_tf.io.json_reader import JsonReader
 
     return JsonReader(SearchError).parse(path.read_bytes(), str(path))
 

@@ -165,11 +165,11 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
-    from matar_tf.report import to_text
+    from matar_tf.evolution import Limit, SearchOptions
+    from matar_tf.reporting import to_text
     from matar_tf.results import Objective
-    from matar_tf.retarget import check_settings, prepare_output, retarget
-    from matar_tf.run_settings import RunSettings
-    from matar_tf.search import Limit, SearchOptions
+    from matar_tf.run._retarget import check_settings, prepare_output, retarget
+    from matar_tf.run.settings import RunSettings
     from matar_tf.targets import load_target
     from matar_tf.tflite.evaluate import check_data
 
@@ -213,7 +213,7 @@ def main(argv: Sequence[str]) -> int:
     if _COMPARE.value == "keras" or (
         _COMPARE.value == "auto" and has_network and has_tensorflow
     ):
-        from matar_tf.keras.package import keras_reference
+        from matar_tf.keras.packaging.package import keras_reference
 
         reference = keras_reference(artifact)
     print(
@@ -253,7 +253,7 @@ def main(argv: Sequence[str]) -> int:
 def _read_starts(space: PolicySpace) -> dict[str, Policy]:
     """Returns the policies of ``--start`` by the names that tables give them."""
     from matar_tf.errors import SearchError
-    from matar_tf.search import is_front_name
+    from matar_tf.evolution import is_front_name
 
     starts: dict[str, Policy] = {}
     for text in _START.value:

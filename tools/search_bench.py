@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
-from matar_tf.cost import CostModel
-from matar_tf.policy import Policy, PolicySpace
-from matar_tf.results import Provenance, SearchResult
-from matar_tf.search import (
+from matar_tf.evolution import (
     EvaluationStore,
     SearchOptions,
     SearchProblem,
@@ -19,14 +16,13 @@ from matar_tf.search import (
     follow_up,
     search,
 )
-from matar_tf.search._genome import GenomeCodec
-from matar_tf.search._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.targets import (
-    PolicyChecker,
-    legal_pairs,
-    legal_space,
-    load_target,
-)
+from matar_tf.evolution._genome import GenomeCodec
+from matar_tf.evolution._pareto import Values, box, hypervolume, pareto_front
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
+from matar_tf.pricing.model import CostModel
+from matar_tf.results import Provenance, SearchResult
+from matar_tf.targets import load_target
 from matar_tf.workload import Workload
 from tools.bars import provenance
 
@@ -162,7 +158,7 @@ class Bench:
           problem: What is searched.
           options: Of a search from nothing.
           memory: What the searches of other targets left.
-          surrogate: See `matar_tf.search.search`.
+          surrogate: See `matar_tf.evolution.search`.
         """
         settings = follow_up(
             options,

@@ -27,12 +27,8 @@ _SCHEMA = flags.DEFINE_bool("schema", False, "Print the JSON Schema of target fi
 def main(argv: Sequence[str]) -> int:
     """Prints the target whose name or path is the only argument."""
     from matar_tf.errors import TargetError
-    from matar_tf.targets import (
-        describe_catalogue,
-        describe_target,
-        load_target,
-        target_json_schema,
-    )
+    from matar_tf.reporting.target_page import describe_catalogue, describe_target
+    from matar_tf.targets import load_target, target_json_schema
 
     asked = [
         f"--{one.name}" for one in (_LIST, _CHECK, _SCHEMA) if _is_given(one.value)

@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
     from matar_tf.data import read_arrays
     from matar_tf.errors import DataError
-    from matar_tf.files import write_atomically
+    from matar_tf.io.files import write_atomically
 
     arrays = read_arrays(_AUDIO.value, _KEYS)
     if set(arrays) != set(_KEYS):

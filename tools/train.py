@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import check_free, read_artifact, write_artifact
     from matar_tf.errors import MatarError
-    from matar_tf.run_settings import now
+    from matar_tf.run.settings import now
     from recipes.common import load_recipe
 
     config = load_recipe(_RECIPE.value)
@@ -150,7 +150,7 @@ def _check_new_file(path: Path, *, overwrite: bool) -> None:
 
 def _save(network: Any, path: Path) -> None:
     """Saves a network; the file is there when it is complete."""
-    from matar_tf.files import write_atomically
+    from matar_tf.io.files import write_atomically
 
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / path.name

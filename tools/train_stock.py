@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         )
     data = training_data(config, _DATA.value)
 
-    from matar_tf.files import write_atomically
+    from matar_tf.io.files import write_atomically
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
     from matar_tf.tflite.evaluate import evaluate_file

@@ -12,9 +12,8 @@ conversion         the way through the TFLite converter
 """
 
 from matar_tf.keras._compat import keras
-from matar_tf.keras.callbacks import PolicyMetrics, PolicyRandomizer
-from matar_tf.keras.fitting import Schedule
-from matar_tf.keras.package import load_network, package, versions
+from matar_tf.keras.packaging.package import load_network, package, versions
+from matar_tf.keras.packaging.record import keras_tensors
 from matar_tf.keras.quantize import (
     MatarQuantizeScheme,
     calibrate,
@@ -25,11 +24,11 @@ from matar_tf.keras.quantize import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.quantize_configs import MatarQuantizeConfig
-from matar_tf.keras.recording import keras_tensors
-from matar_tf.keras.statistics import KurtosisRegularizer, reestimate_batch_norm
-from matar_tf.keras.trainer import MultiBitTrainer
-from matar_tf.keras.training import (
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.train.batch_norm import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.train.callbacks import PolicyMetrics, PolicyRandomizer
+from matar_tf.keras.train.fit_loop import Schedule
+from matar_tf.keras.train.train import (
     Method,
     evaluate_policies,
     load_float,
@@ -37,6 +36,7 @@ from matar_tf.keras.training import (
     train_float,
     train_multi_bit,
 )
+from matar_tf.keras.train.trainer import MultiBitTrainer
 from matar_tf.samplers import (
     BandSampler,
     IndependentSampler,

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras import graph
 from matar_tf.keras._compat import in_keras_format, keras, tf
-from matar_tf.keras.derived_quantizers import snap_affine
-from matar_tf.keras.quantizers import ActivationQuantizer
-from matar_tf.keras.tracing import active_tracer
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.derived import snap_affine
+from matar_tf.keras.quantizers.learned import ActivationQuantizer
+from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS
 
@@ -219,7 +219,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def evaluate(self, inputs: Any) -> Any:
         """Returns the normalised tensor with the statistics of the policy in force."""
         scale, offset = self.folded()
-        above = graph.producer(self)
+        above = wrapper.producer(self)
         if above is not None:
             scale, offset = snap_affine(scale, offset, above)
         return inputs * scale + offset

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import DataError, ModelError
-from matar_tf.keras import graph
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.layout import check_model, lay_out
-from matar_tf.keras.planning import apply_space, plan_layout
-from matar_tf.keras.quantize_configs import MatarQuantizeConfig
-from matar_tf.keras.tracing import tracing
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.quantizers.tracing import tracing
+from matar_tf.keras.rewrite.layout import check_model, lay_out
+from matar_tf.keras.rewrite.placement import apply_space, plan_layout
 from matar_tf.policy import Policy, PolicySpace
 
 __all__ = [
@@ -196,12 +196,12 @@ class PolicySetter:
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
         for layer in model.layers:
-            for quantizer in graph.all_quantizers(layer):
+            for quantizer in wrapper.all_quantizers(layer):
                 entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
                 entry = quantizer.kind, quantizer.entry, quantizer.bits
                 self._add(quantizer.row, [entry])
-            inner = graph.inner_layer(layer)
+            inner = wrapper.inner_layer(layer)
             if isinstance(inner, MultiBitBatchNormalization):
                 self._add(inner.rows, inner.entries)
         if not self._variables:
@@ -270,7 +270,7 @@ _SETTERS: weakref.WeakKeyDictionary[Any, PolicySetter] = weakref.WeakKeyDictiona
 
 def policy_setter(model: Any) -> PolicySetter:
     """Returns the setter of a model (or of its trainer), made at the first call."""
-    model = graph.multi_bit_network(model)
+    model = wrapper.multi_bit_network(model)
     if model not in _SETTERS:
         _SETTERS[model] = PolicySetter(model)
     return _SETTERS[model]
@@ -352,15 +352,15 @@ def calibrate(model: Any, samples: Any) -> None:
       ModelError: If the model has no multi-bitwidth quantizers, or several inputs.
     """
     policy_setter(model)  # refuses a model without quantizers
-    model = graph.multi_bit_network(model)
+    model = wrapper.multi_bit_network(model)
     shape = tuple(np.shape(samples))
-    if not graph.fits_input(model, shape) or not shape[0]:
+    if not wrapper.fits_input(model, shape) or not shape[0]:
         raise DataError(
             f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; pass "
             "a batch."
         )
-    graph.check_finite_samples(samples)
-    graph.check_magnitude(samples)
+    wrapper.check_finite_samples(samples)
+    wrapper.check_magnitude(samples)
     with tracing(_Calibrator()):
         model.call(tf.convert_to_tensor(samples, tf.float32), training=False)
 
@@ -385,7 +385,7 @@ def _register_tfmot_objects() -> None:
     for objects in _tfmot.quantize_scope().custom_objects:
         keras.utils.get_custom_objects().update(objects)
     wrapper = keras.utils.get_custom_objects()["QuantizeWrapperV2"]
-    graph.honour_freezing(wrapper, MatarQuantizeConfig)
+    wrapper.honour_freezing(wrapper, MatarQuantizeConfig)
     # HDF5 files name the layer inside a wrapper without its package.
     for kind in (InputQuantize, MultiBitBatchNormalization):
         keras.utils.get_custom_objects()[kind.__name__] = kind

@@ -1,11 +1,11 @@
 """Template + policy -> ``.tflite`` bytes, by NumPy and flatbuffers alone.
 
-Integers follow the rules of training (`matar_tf.keras.numerics`): a weight is
-``level * k`` with scale ``s / k``, an activation has its n-bit range at the top of
-int8 (zero point ``127 - qmax``), or, where values below the lowest level must be cut
-off, at its bottom after a saturating QUANTIZE (zero point ``-128 - qmin``). A bias is a
-whole number of ``s_in * s``, the unit in which n-bit hardware accumulates, so that it
-is the same number in every form of storage. A channel whose scale is 0, or so small
+Integers follow the rules of training (`matar_tf.keras.quantizers.fake_quantize`): a
+weight is ``level * k`` with scale ``s / k``, an activation has its n-bit range at the
+top of int8 (zero point ``127 - qmax``), or, where values below the lowest level must be
+cut off, at its bottom after a saturating QUANTIZE (zero point ``-128 - qmin``). A bias
+is a whole number of ``s_in * s``, the unit in which n-bit hardware accumulates, so that
+it is the same number in every form of storage. A channel whose scale is 0, or so small
 that this unit could not hold its bias, passes its bias on and nothing else.
 """
 
@@ -25,12 +25,7 @@ from matar_tf.parameters import (
     weight_range,
 )
 from matar_tf.policy import MAX_BITS, Policy, PolicySpace
-from matar_tf.tflite._schema import (
-    compact,
-    load_model,
-    quantization,
-    write_model,
-)
+from matar_tf.tflite._schema import compact, load_model, quantization, write_model
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
     SMALLEST_UNIT,
@@ -281,7 +276,7 @@ def _passing(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns which channels pass their input on, and the scales of their levels.
 
-    In float32, as `matar_tf.keras.derived_quantizers.snap_affine`.
+    In float32, as `matar_tf.keras.quantizers.derived.snap_affine`.
     """
     least = np.zeros_like(step)
     if offset is not None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.files import write_atomically
+from matar_tf.io.files import write_atomically
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import output_step

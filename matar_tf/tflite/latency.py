@@ -22,8 +22,8 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.files import write_atomically
-from matar_tf.json_reader import json_text
+from matar_tf.io.files import write_atomically
+from matar_tf.io.json_reader import json_text
 from matar_tf.tflite._schema import load_model, op_name, write_model
 from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 

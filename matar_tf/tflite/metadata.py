@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.json_reader import JsonReader
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.tflite._schema import load_model, schema
 
 __all__ = ["METADATA_NAME", "add_metadata", "encode_metadata", "read_metadata"]

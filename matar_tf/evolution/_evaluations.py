@@ -1,0 +1,365 @@
+"""The ledger of a run: every policy it asked for, and what came back.
+
+The store is a transparent memo: whether metrics come from it or from the evaluator
+changes the two counters and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.evolution._genome import Genome, GenomeCodec, LegalPairs
+from matar_tf.evolution._limits import Breach, Limit, breach_of
+from matar_tf.evolution._nsga2 import Member
+from matar_tf.evolution._store import EvaluationStore
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.results import Candidate, Objective, Provenance
+
+__all__ = [
+    "BatchEvaluator",
+    "Evaluator",
+    "Ledger",
+    "SearchProblem",
+    "evaluate_in_turn",
+]
+
+
+class Evaluator(Protocol):
+    """Measures one policy."""
+
+    def __call__(self, policy: Policy, /) -> Mapping[str, float]:
+        """Returns finite metrics by name, such as accuracy in [0, 1] and loss.
+
+        The metrics must depend on the policy alone: the same policy gives the same
+        metrics, in any process and any order.
+        """
+        ...
+
+
+class BatchEvaluator(Protocol):
+    """Measures several policies, perhaps in parallel."""
+
+    def __call__(
+        self, policies: Sequence[Policy], /
+    ) -> Iterable[tuple[Policy, Mapping[str, float]]]:
+        """Yields each policy once with its metrics, in any order.
+
+        Results are kept as they arrive, so yield early.
+        """
+        ...
+
+
+def evaluate_in_turn(evaluator: Evaluator) -> BatchEvaluator:
+    """Returns a batch evaluator that measures one policy after the other."""
+
+    def evaluate_many(
+        policies: Sequence[Policy],
+    ) -> Iterator[tuple[Policy, Mapping[str, float]]]:
+        for policy in policies:
+            yield policy, evaluator(policy)
+
+    return evaluate_many
+
+
+def _no_violations(policy: Policy) -> tuple[str, ...]:
+    del policy
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProblem:
+    """What is searched, for which target.
+
+    Attributes:
+      target: Name of the target, for the result.
+      space: The policies to choose from.
+      costs: Returns the costs of a policy by name; None where the target gives no
+        figure. The names must not depend on the policy.
+      violations: Returns one sentence for each constraint of the target that a
+        policy breaks; such a policy is never in the result, and is evaluated only
+        to learn what one entry's bits do.
+      pairs: The entries of a layer's weights and of its input, for each layer: what
+        their widths cost is decided by both together.
+      legal_pairs: Widths of such entries that may stand together, where not all may:
+        what `violations` would find, known beforehand.
+      seeds: Policies to start from, by name, beside the uniform ones. Those that
+        meet the constraints are among the references of the result.
+      metric_names: Names of the metrics that the evaluator returns.
+    """
+
+    target: str
+    space: PolicySpace
+    costs: Callable[[Policy], Mapping[str, float | None]]
+    violations: Callable[[Policy], tuple[str, ...]] = _no_violations
+    pairs: tuple[tuple[str, str], ...] = ()
+    legal_pairs: LegalPairs = field(
+        default_factory=dict[tuple[str, str], Collection[tuple[int, int]]]
+    )
+    seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    metric_names: tuple[str, ...] = ("accuracy", "loss")
+
+    def codec(self) -> GenomeCodec:
+        """Returns the codec of the legal part of the space."""
+        return GenomeCodec(self.space, self.legal_pairs)
+
+    def breach(self, policy: Policy, limits: Iterable[Limit]) -> Breach:
+        """Returns the constraints and limits on costs that a policy breaks."""
+        texts = self.violations(policy)
+        bounds = [one for one in limits if one.name not in self.metric_names]
+        # What a target does not take has no costs.
+        if texts or not bounds:
+            return Breach(texts)
+        return breach_of(bounds, self.costs(policy))
+
+
+class Ledger:
+    """Measures genomes and remembers them.
+
+    Attributes:
+      codec: The codec of the space.
+      entries: Candidate and member of each evaluated genome within the limits.
+      failed: Those of the evaluated ones that break a limit on a metric.
+      lessons: Metrics of the evaluated ones that break a constraint or a limit on a
+        cost.
+      num_evaluated: Policies measured in this run.
+      num_reused: Policies whose metrics came from the store or the memory.
+      memory: Metrics of all policies that this and earlier searches know.
+    """
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        evaluate_many: BatchEvaluator,
+        *,
+        objectives: tuple[Objective, ...],
+        limits: tuple[Limit, ...] = (),
+        provenance: Provenance,
+        store: EvaluationStore | None,
+        memory: dict[Policy, Mapping[str, float]],
+        on_measured: Callable[[], object],
+    ) -> None:
+        self.codec = problem.codec()
+        self.entries: dict[Genome, tuple[Candidate, Member]] = {}
+        self.failed: dict[Genome, tuple[Candidate, Member]] = {}
+        self.lessons: dict[Genome, Mapping[str, float]] = {}
+        self.num_evaluated = 0
+        self.num_reused = 0
+        self._problem = problem
+        self._evaluate_many = evaluate_many
+        self._objectives = objectives
+        self._limits = limits
+        self._digests = {
+            "artifact_digest": provenance.artifact_digest,
+            "data_digest": provenance.data_digest,
+        }
+        self._store = store
+        self.memory = memory
+        self._on_measured = on_measured
+        self._broken: dict[Genome, Breach] = {}
+
+    @property
+    def num_known(self) -> int:
+        """Number of policies whose metrics are known."""
+        return len(self.entries) + len(self.failed) + len(self.lessons)
+
+    def known(self) -> dict[Genome, Mapping[str, float]]:
+        """Returns the metrics of all evaluated genomes."""
+        both = {**self.entries, **self.failed}
+        metrics = {genome: candidate.metrics for genome, (candidate, _) in both.items()}
+        return {**metrics, **self.lessons}
+
+    def breach(self, policy: Policy) -> Breach:
+        """Returns the constraints and limits on costs that a policy breaks."""
+        return self._problem.breach(policy, self._limits)
+
+    def measure(
+        self,
+        genomes: Sequence[Genome],
+        max_new: int,
+        *,
+        lessons: Collection[Genome] = (),
+        deadline: float = math.inf,
+    ) -> list[Member]:
+        """Returns what is known of new genomes: infeasible ones first.
+
+        Args:
+          genomes: Genomes that were not measured before.
+          max_new: Number of genomes to measure; the others are left out. Infeasible
+            ones are neither measured nor counted, but for the lessons.
+          lessons: Those to measure even if they are infeasible, unless no policy is
+            known to be feasible.
+          deadline: Time of `time.monotonic` after which nothing more is measured.
+
+        Raises:
+          SearchError: If the evaluator or the costs do not return what they must.
+        """
+        members: list[Member] = []
+        for genome in genomes:
+            broken = self.breach(self.codec.decode(genome))
+            if broken.texts:
+                self._broken[genome] = broken
+                members.append(_infeasible(genome, broken))
+        feasible = {genome for genome in genomes if genome not in self._broken}
+        if feasible or self.entries:
+            feasible |= set(lessons)
+        chosen = [genome for genome in genomes if genome in feasible][:max_new]
+        policies = {genome: self.codec.decode(genome) for genome in chosen}
+        metrics: dict[Policy, Mapping[str, float]] = {}
+        try:
+            self._collect(list(policies.values()), metrics, deadline)
+        except KeyboardInterrupt:
+            self._enter_all(policies, metrics)  # what has arrived counts
+            raise
+        members += self._enter_all(policies, metrics)
+        return members
+
+    def describe_infeasible(self) -> str:
+        """Returns why no policy was feasible: which constraint, and the nearest miss.
+
+        Violations that differ in their numbers only are the same constraint.
+        """
+        # What was measured met the constraints on costs, and is nearer.
+        tried = [genome for genome in self._broken if genome in self.failed]
+        tried = tried or list(self._broken)
+        groups: Counter[str] = Counter()
+        nearest: dict[str, tuple[tuple[int, float, int, Genome], str]] = {}
+        for genome in tried:
+            texts, shortfall = self._broken[genome]
+            groups.update({_without_numbers(text) for text in texts})
+            rank = (len(texts), shortfall, sum(genome), genome)
+            for text in texts:
+                group = _without_numbers(text)
+                nearest[group] = min(nearest.get(group, (rank, text)), (rank, text))
+        group, count = min(groups.items(), key=lambda item: (-item[1], item[0]))
+        met = f"{len(tried)} met those on costs. " if self.failed else ""
+        return (
+            f"Expected a policy that meets the constraints of target "
+            f"{self._problem.target!r}, got none among {len(self._broken)} tried. {met}"
+            f"Most often broken, by {count} of them; the nearest miss: "
+            f"{nearest[group][1]!r}. Relax that constraint in the target or the "
+            "request, or allow other widths in the policy space."
+        )
+
+    def _collect(
+        self,
+        policies: list[Policy],
+        metrics: dict[Policy, Mapping[str, float]],
+        deadline: float,
+    ) -> None:
+        """Fills in metrics: from memory, from the store, then from the evaluator."""
+        self._recall(policies, metrics)
+        missing = [policy for policy in policies if policy not in metrics]
+        waiting = set(missing)
+        if not missing:
+            return
+        for policy, measured in self._evaluate_many(missing):
+            if policy not in waiting:
+                raise SearchError(
+                    "Expected each policy of the batch once from the evaluator, got "
+                    f"one that was not asked for or came twice: {policy}."
+                )
+            waiting.remove(policy)
+            checked = self._check_metrics(policy, measured)
+            if self._store is not None:
+                self._store.put(policy, checked, **self._digests)
+            metrics[policy] = checked
+            self.num_evaluated += 1
+            self._on_measured()
+            if time.monotonic() >= deadline:
+                return
+        if waiting:
+            raise SearchError(
+                f"Expected metrics for {len(missing)} policies from the evaluator, got "
+                f"{len(missing) - len(waiting)}; it must yield each policy once."
+            )
+
+    def _recall(
+        self, policies: list[Policy], metrics: dict[Policy, Mapping[str, float]]
+    ) -> None:
+        names = self._problem.metric_names
+        known = {
+            one: self.memory[one]
+            for one in policies
+            if set(names) <= set(self.memory.get(one, ()))
+        }
+        if self._store is not None:
+            others = [policy for policy in policies if policy not in known]
+            known.update(self._store.get(others, metrics=names, **self._digests))
+        for policy in policies:
+            if policy in known:
+                metrics[policy] = known[policy]
+                self.num_reused += 1
+                self._on_measured()
+
+    def _check_metrics(
+        self, policy: Policy, metrics: Mapping[str, float]
+    ) -> dict[str, float]:
+        # Candidate refuses what is not a finite number.
+        name = f"policy {policy.digest()[:12]}"
+        checked = Candidate(name=name, policy=policy, metrics=metrics, costs={}).metrics
+        for name in self._problem.metric_names:
+            if name not in checked:
+                raise SearchError(
+                    f"Expected the metric {name!r} from the evaluator, got "
+                    f"{sorted(metrics)}. {did_you_mean(name, metrics)}"
+                )
+        # No others: a search must see the same whether they come from the store or not.
+        return {name: checked[name] for name in self._problem.metric_names}
+
+    def _enter_all(
+        self,
+        policies: Mapping[Genome, Policy],
+        metrics: Mapping[Policy, Mapping[str, float]],
+    ) -> list[Member]:
+        # In the order of the genomes, never in that of arrival.
+        members: list[Member] = []
+        for genome, policy in policies.items():
+            if policy not in metrics:
+                continue
+            self.memory[policy] = metrics[policy]
+            if genome in self._broken:
+                self.lessons[genome] = metrics[policy]
+            else:
+                members.append(self._enter(genome, policy, metrics[policy]))
+        return members
+
+    def _enter(
+        self, genome: Genome, policy: Policy, metrics: Mapping[str, float]
+    ) -> Member:
+        candidate = Candidate(
+            name=policy.digest()[:12],
+            policy=policy,
+            metrics=metrics,
+            costs=self._problem.costs(policy),
+        )
+        limits = [one for one in self._limits if one.name in candidate.metrics]
+        broken = breach_of(limits, candidate.metrics)
+        if broken.texts:
+            self._broken[genome] = broken
+            member = _infeasible(genome, broken)
+            self.failed[genome] = candidate, member
+            return member
+        values = tuple(
+            objective.to_minimized(candidate.value(objective))
+            for objective in self._objectives
+        )
+        member = Member(genome=genome, values=values)
+        self.entries[genome] = candidate, member
+        return member
+
+
+def _infeasible(genome: Genome, broken: Breach) -> Member:
+    return Member(
+        genome=genome, num_violations=len(broken.texts), shortfall=broken.shortfall
+    )
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"-?\d+(\.\d+)?", "#", text)

@@ -1,0 +1,1 @@
+"""Reading and writing: whole files, archives, JSON; nothing of it knows networks."""

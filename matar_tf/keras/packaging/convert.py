@@ -1,0 +1,273 @@
+"""Quantized Keras model -> TFLite flatbuffer, through the public converter.
+
+Every n-bit tensor is handed to the converter as an 8-bit one with the same step, so
+that the file holds int8 containers: activations with their n-bit range at the top of
+int8 (the upper clamp is saturation), weights as level times k.
+
+Two graphs are made this way. The *template* has an invented, unmistakable scale for
+each tensor: `matar_tf.tflite` finds every tensor of the file by its scale and fills
+policies in. The *reference* has the values of one policy: the long way to the same
+file, for checking the fill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.quantize import get_policy, policy_setter
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.derived import PoolQuantizer, snap_affine, snap_bias
+from matar_tf.keras.quantizers.tracing import Tracer, tracing
+from matar_tf.parameters import activation_range, weight_range
+from matar_tf.policy import MAX_BITS
+from matar_tf.tflite.profiles import largest_factor
+from matar_tf.tflite.template import Fingerprints, Template, read_template
+
+__all__ = ["convert_policy", "make_template"]
+
+_INT8_MAX = 127
+_ACTIVATION_SCALE, _WEIGHT_SCALE, _RATIO = 0.02, 0.0005, 1.003
+
+
+def make_template(model: Any) -> Template:
+    """Converts a quantized model once, so that any policy can be filled in.
+
+    Raises:
+      ModelError: If a layer is not quantized, an input has no fixed size, or the
+        converter left a float kernel.
+    """
+    tracer = _TemplateTracer()
+    content = _convert(model, tracer)
+    return read_template(content, tracer.fingerprints())
+
+
+def convert_policy(model: Any) -> bytes:
+    """Converts a quantized model under the policy in force: slow, for checks.
+
+    Dense kernels come out per tensor only if all channels share a step: the converter
+    refuses per-channel fake quantization there.
+    """
+    wrapper.check_initialized(model)
+    return _convert(model, _PolicyTracer())
+
+
+def _convert(model: Any, tracer: Tracer) -> bytes:
+    _check_ends(model)
+    signature = [
+        tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
+        for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
+    ]
+
+    def infer(*inputs: Any) -> Any:
+        arguments = inputs[0] if len(inputs) == 1 else list(inputs)
+        return model.call(arguments, training=False)
+
+    function = tf.function(infer, input_signature=signature, autograph=False)
+    before = get_policy(model)
+    with tracing(tracer):
+        concrete = function.get_concrete_function()
+    policy_setter(model)(before)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    # By way of a SavedModel the same graph takes 30 times as long and leaves 100 to
+    # 250 MB behind in the process; it adds a signature, as `read_template` does.
+    converter.experimental_lower_to_saved_model = False
+    with _quiet():
+        return bytes(converter.convert())
+
+
+def _check_ends(model: Any) -> None:
+    """Refuses inputs of no fixed size, and several outputs."""
+    if len(model.outputs) > 1:
+        raise ModelError(
+            f"Expected a model of one output, got {len(model.outputs)} in "
+            f"{model.name!r}, which no runner here takes; package a model of one, "
+            "tf_keras.Model(inputs, output)."
+        )
+    for tensor in model.inputs:
+        shape = tuple(tensor.shape.as_list())
+        if None in shape[1:]:
+            raise ModelError(
+                f"Expected inputs of one size, got {shape} for {tensor.name!r}: what a "
+                "network costs, and its file, depend on it; build the model for the "
+                "size that ships."
+            )
+
+
+def _top(x: Any, step: float, qmax: int) -> Any:
+    """An 8-bit fake quantization whose highest level is `qmax`."""
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x, float(np.float32((qmax - 255) * step)), float(np.float32(qmax * step))
+    )
+
+
+def _store_activation(x: Any, step: float, num_bits: int, *, signed: bool) -> Any:
+    """Levels of `num_bits` inside an 8-bit container; see the module docstring."""
+    qmin, qmax = activation_range(num_bits, signed=signed)
+    stored = _top(x, step, qmax)
+    if signed and num_bits < MAX_BITS:
+        clamped = tf.maximum(stored, tf.constant(qmin * step, tf.float32))
+        stored = _top(clamped, step, qmax)
+    return stored
+
+
+def _store_kernel(levels: np.ndarray, scale: np.ndarray, *, per_channel: bool) -> Any:
+    """A constant kernel on an 8-bit grid; exactly one fake quantization.
+
+    Args:
+      levels: Integers in -127..127, shape of the kernel.
+      scale: Per channel, shape of the last axes of the kernel.
+      per_channel: Whether the converter takes one scale per channel.
+    """
+    kernel = tf.constant((levels * scale).astype(np.float32))
+    if not per_channel:
+        high = float(127 * scale.flat[0])
+        return tf.quantization.fake_quant_with_min_max_vars(
+            kernel, -high, high, narrow_range=True
+        )
+    order = list(range(levels.ndim))
+    if scale.ndim == 2 and scale.shape[1] == 1:
+        # Depthwise, [..., in, 1]: the converter wants the channels on the last axis.
+        order[-2:] = order[-1], order[-2]
+    num_channels = levels.shape[order[-1]]
+    high = (127 * scale.reshape(-1)[-num_channels:]).astype(np.float32)
+    stored = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        tf.transpose(kernel, order), -high, high, narrow_range=True
+    )
+    return tf.transpose(stored, order)
+
+
+def _is_dense(quantizer: Any) -> bool:
+    return isinstance(wrapper.inner_layer(quantizer.layer), keras.layers.Dense)
+
+
+def _bits_and_step(quantizer: Any) -> tuple[int, np.ndarray]:
+    with tf.init_scope():
+        return quantizer.bits[int(quantizer.row)], quantizer.step().numpy()
+
+
+class _TemplateTracer:
+    """Gives every tensor an invented scale."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, float] = {}
+        self._activations: dict[str, float] = {}
+        self._signed: list[str] = []
+
+    def fingerprints(self) -> Fingerprints:
+        """Returns the scales that were given out."""
+        return Fingerprints(
+            weights=self._weights,
+            activations=self._activations,
+            signed=tuple(self._signed),
+        )
+
+    def weights(self, quantizer: Any, x: Any) -> Any:
+        scale = np.float32(_WEIGHT_SCALE * _RATIO ** len(self._weights))
+        rng = np.random.default_rng(len(self._weights))
+        self._weights[quantizer.entry] = float(scale)
+        levels = rng.integers(-127, 128, x.shape)
+        # The range of a channel must be used, or the converter may narrow it.
+        levels.reshape(-1, *levels.shape[-quantizer.num_channel_axes :])[0] = 127
+        channels = x.shape[-quantizer.num_channel_axes :]
+        return _store_kernel(
+            levels, np.full(channels, scale), per_channel=not _is_dense(quantizer)
+        )
+
+    def bias(self, quantizer: Any, x: Any) -> Any:
+        return self._offset(x.shape[-1])
+
+    def activation(self, quantizer: Any, x: Any) -> Any:
+        if quantizer.entry not in self._activations:
+            step = np.float32(_ACTIVATION_SCALE * _RATIO ** len(self._activations))
+            self._activations[quantizer.entry] = float(step)
+            if quantizer.signed:
+                self._signed.append(quantizer.entry)
+        step = self._activations[quantizer.entry]
+        return _store_activation(x, step, quantizer.bits[0], signed=quantizer.signed)
+
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
+        if isinstance(quantizer, PoolQuantizer):
+            return x
+        source = quantizer.source()
+        _, qmax = activation_range(source.bits[0], signed=source.signed)
+        if source.entry in self._activations:
+            return _top(x, self._activations[source.entry], qmax)
+        return _top(x, float(_bits_and_step(source)[1]), qmax)
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def batch_norm(self, layer: Any, x: Any) -> Any:
+        return x + self._offset(x.shape[-1])
+
+    def _offset(self, size: int) -> Any:
+        # Never zero, or the converter drops the bias.
+        return tf.constant(np.linspace(1.0, 2.0, size, dtype=np.float32))
+
+
+class _PolicyTracer:
+    """Gives every tensor its values under the policy in force."""
+
+    def weights(self, quantizer: Any, x: Any) -> Any:
+        bits, step = _bits_and_step(quantizer)
+        qmin, qmax = weight_range(bits)
+        with tf.init_scope():
+            kernel = tf.convert_to_tensor(x).numpy()
+        levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
+        factor = largest_factor(bits, _INT8_MAX)
+        return _store_kernel(
+            levels * factor, step / factor, per_channel=not _is_dense(quantizer)
+        )
+
+    def bias(self, quantizer: Any, x: Any) -> Any:
+        with tf.init_scope():
+            bias = tf.convert_to_tensor(x)
+            return tf.constant(snap_bias(bias, quantizer.layer).numpy())
+
+    def activation(self, quantizer: Any, x: Any) -> Any:
+        bits, step = _bits_and_step(quantizer)
+        return _store_activation(x, float(step), bits, signed=quantizer.signed)
+
+    def input_grid(self, quantizer: Any, x: Any) -> Any:
+        if isinstance(quantizer, PoolQuantizer):
+            return x
+        source = quantizer.source()
+        bits, step = _bits_and_step(source)
+        _, qmax = activation_range(bits, signed=source.signed)
+        return _top(x, float(step), qmax)
+
+    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
+        return x
+
+    def batch_norm(self, layer: MultiBitBatchNormalization, x: Any) -> Any:
+        with tf.init_scope():
+            scale, offset = layer.folded()
+            scale, offset = snap_affine(scale, offset, wrapper.producer(layer))
+            scale, offset = scale.numpy(), offset.numpy()
+        return x * tf.constant(scale) + tf.constant(offset)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the converter's C++ log off the terminal; errors are raised anyway."""
+    saved = os.dup(2)
+    with tempfile.TemporaryDirectory() as folder:
+        log = os.open(Path(folder) / "log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(log, 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(log)

@@ -1,0 +1,1 @@
+"""Quantizers, the configs that hand them to tfmot, and its wrapper."""

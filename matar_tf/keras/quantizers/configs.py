@@ -1,0 +1,283 @@
+"""tfmot QuantizeConfigs that give layers multi-bitwidth quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.quantizers.derived import (
+    BiasQuantizer,
+    FixedGridQuantizer,
+    MeanQuantizer,
+    PoolQuantizer,
+    ReluQuantizer,
+    SharedGridQuantizer,
+)
+from matar_tf.keras.quantizers.learned import (
+    ActivationQuantizer,
+    MultiBitQuantizer,
+    WeightQuantizer,
+)
+from matar_tf.policy import ALL_BITS
+
+__all__ = [
+    "FIXED_GRID",
+    "GLOBAL_AVERAGES",
+    "GRID_OF",
+    "INPUT_GRID",
+    "KERNEL_ATTRIBUTES",
+    "MatarQuantizeConfig",
+    "activation_name",
+    "has_known_activation",
+    "is_nonnegative",
+    "kernel_attribute",
+]
+
+INPUT_GRID = "input_grid"
+FIXED_GRID = "fixed_grid"
+GRID_OF = "grid_of:"
+
+_QuantizeConfig: Any = tfmot.quantization.keras.QuantizeConfig
+
+KERNEL_ATTRIBUTES = {
+    keras.layers.Conv1D: "kernel",
+    keras.layers.Conv2D: "kernel",
+    keras.layers.DepthwiseConv1D: "depthwise_kernel",
+    keras.layers.DepthwiseConv2D: "depthwise_kernel",
+    keras.layers.Dense: "kernel",
+}
+GLOBAL_AVERAGES = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+)
+_NONNEGATIVE_INPUTS = {"relu", "relu6"}
+_NONNEGATIVE = {*_NONNEGATIVE_INPUTS, "sigmoid", "softmax", "hard_sigmoid"}
+
+
+def activation_name(layer: Any) -> str:
+    """Returns the name of a layer's activation function; ``linear`` for none."""
+    if isinstance(layer, keras.layers.ReLU):
+        return "relu"
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "linear"
+    name = getattr(activation, "__name__", None)
+    return name if name is not None else type(activation).__name__
+
+
+def has_known_activation(layer: Any) -> bool:
+    """Whether a layer's activation function is the one that its name says."""
+    activation, name = getattr(layer, "activation", None), activation_name(layer)
+    known = [getattr(home, name, None) for home in (keras.activations, tf.nn)]
+    return activation is None or any(activation is one for one in known)
+
+
+def is_nonnegative(layer: Any) -> bool:
+    """Whether a layer's own activation function leaves no values below 0."""
+    return activation_name(layer) in _NONNEGATIVE
+
+
+def kernel_attribute(layer: Any) -> str | None:
+    """Returns the name of the attribute that holds a layer's kernel, or None."""
+    return KERNEL_ATTRIBUTES.get(type(layer))
+
+
+def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+    given = tuple(widths)
+    if not given or given != tuple(sorted(set(given) & set(ALL_BITS))):
+        raise ModelError(
+            f"Expected ascending widths in {ALL_BITS[0]}..{ALL_BITS[-1]} as {name}, "
+            f"got {widths!r}."
+        )
+    return tuple(int(bits) for bits in given)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class MatarQuantizeConfig(_QuantizeConfig):
+    """Makes a layer multi-bitwidth: use with ``quantize_annotate_layer``.
+
+    An adapter around another tfmot QuantizeConfig: what `inner` quantizes at one
+    width, this quantizes at each width of `weight_bits` and `activation_bits`.
+    Without `inner` it quantizes the kernel of a convolution or dense layer, and the
+    layer's output; the bias is rounded to the integer accumulator's grid.
+
+    Compares by identity: Keras would rebuild two equal configs of a saved model as one
+    object, and with it their quantizers.
+
+    Policy entries are named after the layer; where `inner` quantizes several weights
+    or activations, the further ones are named ``layer/attribute``.
+
+    Args:
+      inner: Config whose quantizers are replaced, or None.
+      weight_bits: Allowed widths of weights, ascending, each in 2..8.
+      activation_bits: Allowed widths of activations, ascending, each in 2..8.
+      quantize_output: Whether the layer's output is quantized; only without `inner`.
+        ``"input_grid"`` rounds onto the grid of the layer's input (average pooling, a
+        global one that shares its input's grid, a ReLU that no other operation
+        computes),
+        ``"fixed_grid"`` onto the one that TFLite fixes (sigmoid, tanh, softmax),
+        ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
+      signed: Whether activations have values below 0; None asks the layer's own
+        activation function.
+
+    Raises:
+      ModelError: If an argument is not of these.
+    """
+
+    def __init__(
+        self,
+        inner: Any = None,
+        *,
+        weight_bits: Sequence[int] = ALL_BITS,
+        activation_bits: Sequence[int] = ALL_BITS,
+        quantize_output: bool | str = True,
+        signed: bool | None = None,
+    ) -> None:
+        if not isinstance(quantize_output, bool) and not (
+            str(quantize_output) in (INPUT_GRID, FIXED_GRID)
+            or str(quantize_output).startswith(GRID_OF)
+        ):
+            raise ModelError(
+                f"Expected True, False, {INPUT_GRID!r}, {FIXED_GRID!r} or "
+                f"'{GRID_OF}name' as quantize_output, got {quantize_output!r}."
+            )
+        self.inner = inner
+        self.weight_bits = _widths("weight_bits", weight_bits)
+        self.activation_bits = _widths("activation_bits", activation_bits)
+        self.quantize_output = quantize_output
+        self.signed = signed
+        self.multi_bit_quantizers: list[MultiBitQuantizer] = []
+        self.grid: Any = None  # quantizer of the output that has no bank of its own
+
+    def entries(self, layer: Any) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Returns the policy entries that a built layer gets under this config.
+
+        Returns:
+          ``("weights" or "activations", name, widths)`` for each.
+        """
+        probe = type(self).from_config(self.get_config())
+        probe.get_weights_and_quantizers(layer)
+        probe.get_activations_and_quantizers(layer)
+        probe.get_output_quantizers(layer)
+        return [
+            (quantizer.kind, f"{layer.name}{quantizer.suffix}", quantizer.bits)
+            for quantizer in probe.multi_bit_quantizers
+        ]
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """Returns the kernel (or what `inner` names) and, last, the bias."""
+        self.multi_bit_quantizers = []
+        pairs = [
+            (weight, self._weight_quantizer(weight, layer))
+            for weight in self._weights(layer)
+        ]
+        if self._has_bias(layer):
+            pairs.append((layer.bias, BiasQuantizer()))
+        return pairs
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """Returns the activations that `inner` names, each with its quantizer."""
+        if self.inner is None:
+            return []
+        return [
+            (activation, self._activation_quantizer(layer))
+            for activation, _ in self.inner.get_activations_and_quantizers(layer)
+        ]
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        """Returns the quantizer of the layer's output, if it has one."""
+        if self.inner is not None:
+            outputs = self.inner.get_output_quantizers(layer)
+            return [self._activation_quantizer(layer) for _ in outputs]
+        self.grid = None
+        if self.quantize_output == INPUT_GRID:
+            if isinstance(layer, GLOBAL_AVERAGES):
+                return [MeanQuantizer()]
+            is_relu = activation_name(layer) in _NONNEGATIVE_INPUTS
+            return [ReluQuantizer() if is_relu else PoolQuantizer()]
+        if self.quantize_output == FIXED_GRID:
+            self.grid = FixedGridQuantizer(signed=activation_name(layer) == "tanh")
+        elif isinstance(self.quantize_output, str):
+            self.grid = SharedGridQuantizer(self.quantize_output.removeprefix(GRID_OF))
+        elif self.quantize_output:
+            return [self._activation_quantizer(layer)]
+        return [] if self.grid is None else [self.grid]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Puts quantized tensors where the layer looks for its weights."""
+        weights = list(quantize_weights)
+        if self._has_bias(layer):
+            layer.bias = weights.pop()
+        if self.inner is not None:
+            self.inner.set_quantize_weights(layer, weights)
+        elif weights:
+            setattr(layer, str(kernel_attribute(layer)), weights[0])
+
+    def set_quantize_activations(
+        self, layer: Any, quantize_activations: list[Any]
+    ) -> None:
+        """Puts quantized activations where the layer looks for them."""
+        if self.inner is not None:
+            self.inner.set_quantize_activations(layer, quantize_activations)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        inner = self.inner and keras.utils.legacy.serialize_keras_object(self.inner)
+        return {
+            "inner": inner,
+            "weight_bits": list(self.weight_bits),
+            "activation_bits": list(self.activation_bits),
+            "quantize_output": self.quantize_output,
+            "signed": self.signed,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> MatarQuantizeConfig:
+        """Returns a config made from what `get_config` returned."""
+        arguments = dict(config)
+        if arguments.get("inner"):
+            with tfmot.quantization.keras.quantize_scope():
+                arguments["inner"] = keras.utils.legacy.deserialize_keras_object(
+                    arguments["inner"]
+                )
+        return cls(**arguments)
+
+    def _weights(self, layer: Any) -> list[Any]:
+        if self.inner is not None:
+            return [w for w, _ in self.inner.get_weights_and_quantizers(layer)]
+        attribute = kernel_attribute(layer)
+        return [] if attribute is None else [getattr(layer, attribute)]
+
+    def _has_bias(self, layer: Any) -> bool:
+        return kernel_attribute(layer) is not None and layer.use_bias
+
+    def _weight_quantizer(self, weight: Any, layer: Any) -> WeightQuantizer:
+        if len(weight.shape) < 2:
+            raise ModelError(
+                f"Expected weights with an output channel axis in layer "
+                f"{layer.name!r}, got {weight.name!r} of shape {tuple(weight.shape)}."
+            )
+        attribute = weight.name.rsplit("/", 1)[-1].split(":")[0]
+        num_channel_axes = 2 if "depthwise" in attribute else 1
+        quantizer = WeightQuantizer(self.weight_bits, num_channel_axes)
+        self._add(quantizer, attribute)
+        return quantizer.observe(weight)
+
+    def _activation_quantizer(self, layer: Any) -> ActivationQuantizer:
+        # tfmot quantizes what goes INTO a softmax, sigmoid or tanh that `inner` names.
+        names = _NONNEGATIVE if self.inner is None else _NONNEGATIVE_INPUTS
+        signed = activation_name(layer) not in names
+        quantizer = ActivationQuantizer(
+            self.activation_bits, signed if self.signed is None else self.signed
+        )
+        self._add(quantizer, "output")
+        return quantizer
+
+    def _add(self, quantizer: MultiBitQuantizer, attribute: str) -> None:
+        if any(type(other) is type(quantizer) for other in self.multi_bit_quantizers):
+            quantizer.suffix = f"/{attribute}"
+        self.multi_bit_quantizers.append(quantizer)

@@ -1,0 +1,319 @@
+"""tfmot quantizers that learn nothing: their grids follow from others, or are fixed."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.quantizers import fake_quantize, wrapper
+from matar_tf.keras.quantizers.learned import ActivationQuantizer
+from matar_tf.keras.quantizers.tracing import active_tracer
+from matar_tf.parameters import activation_range
+from matar_tf.policy import MAX_BITS
+from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count
+
+__all__ = [
+    "BiasQuantizer",
+    "FixedGridQuantizer",
+    "MeanQuantizer",
+    "PoolQuantizer",
+    "ReluQuantizer",
+    "SharedGridQuantizer",
+    "snap_affine",
+    "snap_bias",
+]
+
+_Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class SharedGridQuantizer(_Quantizer):
+    """Quantizes a tensor on the grid that another layer's quantizer owns.
+
+    Args:
+      owner: Name of the policy entry that owns the grid.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; the owner has the variables."""
+        self._layer = weakref.ref(layer)
+        wrapper.remember_wrapper(layer)  # a batch norm asks for the layer above it
+        return {}
+
+    def resolve(self) -> ActivationQuantizer | None:
+        """Returns the owner, if the graph is put together already."""
+        return wrapper.find_owner(self._layer(), self.owner)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the owner's grid."""
+        owner = self.resolve()
+        if owner is None:
+            return inputs
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.activation(owner, inputs)
+        return tf.cond(
+            owner.initialized > 0,
+            lambda: owner.fake_quantize(inputs, training=bool(training)),
+            lambda: tf.identity(inputs),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"owner": self.owner}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class FixedGridQuantizer(_Quantizer):
+    """Quantizes to the 8-bit grid that TFLite fixes for sigmoid, softmax and tanh.
+
+    Step 1/256 over 0 .. 255, or, if `signed`, 1/128 over -128 .. 127 (TFLite 8-bit
+    quantization specification).
+
+    Args:
+      signed: Whether it is tanh's grid.
+    """
+
+    def __init__(self, signed: bool = False) -> None:
+        self.signed = signed
+        self.bits = (MAX_BITS,)
+        self.entry = ""  # no policy chooses its width
+        self.initialized = tf.constant(1)
+        self.row = tf.constant(0)
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates nothing: the grid is not learned."""
+        return {}
+
+    def resolve(self) -> FixedGridQuantizer:
+        """Returns itself: it is the owner of its grid."""
+        return self
+
+    def step(self) -> Any:
+        """Returns the step, a scalar."""
+        return tf.constant(1.0 / 128.0 if self.signed else 1.0 / 256.0)
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level, as lists of one."""
+        low, high = activation_range(MAX_BITS, signed=self.signed)
+        return [low], [high]
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the tensor on the grid; straight-through gradient."""
+        (low,), (high,) = self.ranges()
+        quantized = fake_quantize.fake_quantize(
+            x, self.step(), tf.constant(float(low)), tf.constant(float(high))
+        )
+        return x + tf.stop_gradient(quantized - x)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the fixed grid."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.fixed_grid(self, inputs)
+        return self.fake_quantize(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"signed": self.signed}
+
+
+class _InputGridQuantizer(_Quantizer):
+    """Rounds the output of a layer onto the grid of the layer's input."""
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; there are no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def source(self) -> ActivationQuantizer | None:
+        """Returns the quantizer of the layer's input, if the graph knows it."""
+        return wrapper.input_quantizer(self._layer())
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the tensor on the grid of the layer's input."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.input_grid(self, inputs)
+        return self.round_to_grid(inputs)
+
+    def round_to_grid(self, x: Any) -> Any:
+        """Returns the tensor on the grid of the layer's input."""
+        source = self.source()
+        if source is None:
+            return x
+        return tf.cond(
+            source.initialized > 0,
+            lambda: x + tf.stop_gradient(self._rounded(x, source) - x),
+            lambda: tf.identity(x),
+        )
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        raise AssertionError("a subclass says how its operation rounds")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class PoolQuantizer(_InputGridQuantizer):
+    """Rounds the output of an average pool onto the grid of the pool's input.
+
+    Integer average pooling keeps scale and zero point and rounds the mean of the
+    stored integers, halves away from zero. The stored integer of a level ``q`` is
+    ``q + z``, so this rounds ``|q + z|`` half up.
+    """
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return _round_pooled(x, source)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class MeanQuantizer(_InputGridQuantizer):
+    """Rounds the output of a global average pool onto the grid of the pool's input.
+
+    XNNPACK's mean sums the stored integers, multiplies by ``1 / count`` and adds what
+    the zero points make, in float32, and rounds halves to even.
+    """
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return _round_mean(x, source, self._layer().input_shape[1:-1])
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class ReluQuantizer(_InputGridQuantizer):
+    """Puts what a ReLU makes of a quantized tensor on the grid of that tensor.
+
+    The integer ReLU keeps scale and zero point and cuts off what is below the zero
+    point; a ReLU6 also what is above the level nearest to 6.
+    """
+
+    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+        return source.fake_quantize(x)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class BiasQuantizer(_Quantizer):
+    """Rounds a bias onto the grid of the integer accumulator, in evaluation only.
+
+    The grid is ``s_in * s_w[c]``: the step of the layer's input times that of its
+    kernel, the unit in which n-bit hardware accumulates.
+    """
+
+    def __init__(self) -> None:
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The Keras layer that this quantizer was built in."""
+        return self._layer()
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Remembers the layer; a bias has no variables of its own."""
+        self._layer = weakref.ref(layer)
+        return {}
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the bias, rounded if not in training."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.bias(self, inputs)
+        return inputs if training else snap_bias(inputs, self._layer())
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments: none."""
+        return {}
+
+
+def snap_bias(bias: Any, layer: Any) -> Any:
+    """Rounds a bias onto the accumulator grid of a wrapped layer: `snap_affine`."""
+    return snap_affine(tf.ones_like(bias), bias, layer)[1]
+
+
+def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
+    """Rounds the offset of a folded batch norm onto the grid of the accumulator.
+
+    Args:
+      scale: Factors of the output's channels, ``[channels]``, none below 0.
+      offset: What is added to them, ``[channels]``.
+      layer: The wrapped convolution or dense layer whose output that is.
+
+    Returns:
+      The scale, and the offset on the grid ``s_in * s_w * scale``. Where the scale is
+      0, or the grid so small that int32 cannot hold the offset, a scale of 0 and the
+      offset on the finest grid that can. Both as they are while the model is being put
+      together, or where kernel or input are not quantized.
+    """
+    kernel, source = wrapper.kernel_quantizer(layer), wrapper.input_quantizer(layer)
+    if kernel is None or source is None:
+        return scale, offset
+    largest = [np.float32(largest_count(bits)) for bits in kernel.bits]
+    # In the order in which `matar_tf.tflite.build` does the same.
+    step, input_step = tf.reshape(kernel.step(), (-1,)), source.step()
+    least = tf.abs(offset) / input_step / tf.gather(tf.constant(largest), kernel.row)
+    least = tf.where(input_step * least < SMALLEST_UNIT, 0.0, least)
+    scaled = step * scale
+    passes = (scaled >= least) & (input_step * scaled >= SMALLEST_UNIT)
+    finest = tf.where(least > 0.0, least, step)
+    grid = input_step * tf.where(passes, scaled, finest)
+    snapped = tf.floor(offset / grid + 0.5) * grid
+    is_ready = source.initialized > 0
+    return (
+        tf.where(is_ready & ~passes, tf.zeros_like(scale), scale),
+        tf.where(is_ready, snapped, offset),
+    )
+
+
+def _zero_point(source: ActivationQuantizer) -> Any:
+    """Returns the zero point of the file's tensor, a float32 scalar."""
+    qmins, qmaxs = source.ranges()
+    # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
+    zero_points = [
+        -128 - qmin if source.signed else 127 - qmax
+        for qmin, qmax in zip(qmins, qmaxs, strict=True)
+    ]
+    return tf.gather(tf.constant(zero_points, tf.float32), source.row)
+
+
+def _round_mean(x: Any, source: ActivationQuantizer, sizes: Sequence[int]) -> Any:
+    if None in sizes:  # cannot be packaged
+        return source.fake_quantize(x)
+    count = np.float32(math.prod(sizes))
+    share = np.float32(1.0) / count
+    offset, step = _zero_point(source), source.step()
+    # The sum of the stored integers, which are whole numbers but for float noise.
+    total = tf.round(x / step * count) + offset * count
+    stored = total * share + (offset - offset * count * share)
+    return (tf.round(stored) - offset) * step
+
+
+def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+    offset, step = _zero_point(source), source.step()
+    stored = x / step + offset
+    # The mean of integers over an even window hits halves exactly; float noise
+    # must not decide them.
+    half = tf.floor(2.0 * stored + 0.5) / 2.0
+    stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
+    rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
+    return (rounded - offset) * step

@@ -1,0 +1,331 @@
+"""tfmot quantizers whose bit-width is a variable.
+
+Each quantizer holds a bank with one learned step per allowed width (and output
+channel, for weights) and an integer variable that says which row is in force. A
+policy is applied by writing these integers, so one traced graph serves every
+policy.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.quantizers import fake_quantize, wrapper
+from matar_tf.keras.quantizers.tracing import active_tracer
+from matar_tf.parameters import activation_range, weight_range
+from matar_tf.policy import ALL_BITS
+
+__all__ = ["ActivationQuantizer", "MultiBitQuantizer", "WeightQuantizer"]
+
+_Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
+_MAX_SAMPLES = 2**16  # elements of a batch that initialise the step of an activation
+
+
+class MultiBitQuantizer(_Quantizer):
+    """What weight and activation quantizers share: the bank and its row.
+
+    Attributes:
+      kind: ``weights`` or ``activations``: the part of a policy that it answers to.
+      bits: Allowed widths, ascending.
+      suffix: Ending of the entry's name, for the second quantizer of a kind in a layer.
+      entry: Name of the policy entry that chooses the width; set by `build`.
+      row: Integer variable, the index into `bits` in force; set by `build`.
+      log_steps: Variable, ``[len(bits), *channels]``; set by `build`.
+    """
+
+    kind = ""
+
+    def __init__(self, bits: Sequence[int] = ALL_BITS) -> None:
+        self.bits = tuple(int(width) for width in bits)
+        self.suffix = ""
+        self.entry = ""
+        self.row: Any = None
+        self.log_steps: Any = None
+        self._layer: Any = None
+
+    @property
+    def layer(self) -> Any:
+        """The Keras layer that this quantizer was built in."""
+        return self._layer()
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        raise AssertionError("a subclass says which grid it uses")
+
+    def _build_bank(
+        self, name: str, layer: Any, steps: Any, *, trainable: bool = True
+    ) -> dict[str, Any]:
+        """Creates the variables; `steps` is an array ``[len(bits), *channels]``."""
+        self._layer = weakref.ref(layer)
+        self.entry = wrapper.entry_name(layer) + self.suffix
+        wrapper.remember_wrapper(layer)
+        wrapper.track_inner_weights(layer)
+        self.row = layer.add_weight(
+            f"{name}_bits_row",
+            shape=(),
+            dtype=tf.int32,
+            initializer=keras.initializers.Constant(len(self.bits) - 1),
+            trainable=False,
+        )
+        self.log_steps = layer.add_weight(
+            f"{name}_log_steps",
+            shape=steps.shape,
+            dtype=tf.float32,
+            initializer=lambda shape, dtype=None, **_: tf.math.log(steps),
+            trainable=trainable,
+        )
+        return {"row": self.row, "log_steps": self.log_steps}
+
+    def _quantize(self, x: Any, elems_per_step: Any, *, fused: bool = False) -> Any:
+        qmins, qmaxs = self.ranges()
+        # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
+        # elements of a tensor would move their one step much faster than weights.
+        scales = [(elems_per_step * qmax) ** -0.5 for qmax in qmaxs]
+        return fake_quantize.quantize_row(
+            x,
+            self.log_steps,
+            self.row,
+            qmins,
+            qmaxs,
+            scales,
+            fused=fused,
+        )
+
+    def step(self) -> Any:
+        """Returns the step in force as a tensor: ``[*channels]``."""
+        return tf.exp(tf.gather(self.log_steps, self.row))
+
+    def all_steps(self) -> np.ndarray:
+        """Returns the steps of every width, ``[len(bits), *channels]``.
+
+        Computed as `step` computes them, to the last bit: another exponential may
+        round differently, and a bias that lies between two counts would fall on the
+        other side.
+        """
+        rows = range(len(self.bits))
+        return np.stack(
+            [tf.exp(tf.gather(self.log_steps, row)).numpy() for row in rows]
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {"bits": list(self.bits)}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class WeightQuantizer(MultiBitQuantizer):
+    """Quantizes a kernel with a zero point of 0, one step per (width, channel).
+
+    Levels ``-(2**(n - 1) - 1) .. 2**(n - 1) - 1``, at 2 bits ``-2 .. 1``. The steps
+    start at the least squared error of the kernel that the layer has when it is built,
+    those of a kernel of zeros at that of a kernel of variance ``1 / fan_in``.
+    The gradient is that of `matar_tf.keras.quantizers.fake_quantize`.
+
+    Args:
+      bits: Allowed widths, ascending, each in 2..8.
+      num_channel_axes: How many of the last axes are channels: 1 for kernels
+        ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
+    """
+
+    kind = "weights"
+
+    def __init__(
+        self, bits: Sequence[int] = ALL_BITS, num_channel_axes: int = 1
+    ) -> None:
+        super().__init__(bits)
+        self.num_channel_axes = num_channel_axes
+        self._kernel: Any = None
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        pairs = [weight_range(bits) for bits in self.bits]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def observe(self, kernel: Any) -> WeightQuantizer:
+        """Remembers the variable whose values initialise the steps."""
+        self._kernel = kernel
+        return self
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates the bank in `layer`; called by tfmot's wrapper."""
+        channels = tuple(tensor_shape)[-self.num_channel_axes :]
+        with tf.init_scope():
+            if self._kernel is None:
+                steps = tf.ones((len(self.bits), *channels))
+            else:
+                flat = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
+                low, high = (tf.constant(one, tf.float32) for one in self.ranges())
+                magnitudes = {}
+                if not tf.reduce_any(flat != 0.0):
+                    # Where training takes it; tiny steps would hold it back.
+                    fan_in = max(int(tf.shape(flat)[0]), 1)
+                    magnitudes = {"if_zero": math.sqrt(3.0 / fan_in)}
+                steps = fake_quantize.optimal_steps(flat, low, high, **magnitudes)
+            steps = steps.numpy()
+        return self._build_bank(name, layer, steps)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the kernel on the grid of the width in force."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.weights(self, inputs)
+        return self.fake_quantize(inputs)
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the kernel on the grid of the width in force."""
+        num_channels = x.shape[-self.num_channel_axes :].num_elements()
+        return self._quantize(x, x.shape.num_elements() / num_channels)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "num_channel_axes": self.num_channel_axes}
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class ActivationQuantizer(MultiBitQuantizer):
+    """Quantizes an activation tensor, one step per width.
+
+    Levels ``0 .. 2**n - 1``, or ``-2**(n - 1) .. 2**(n - 1) - 1`` if `signed`. The
+    steps start at the least squared error of the first training batch, or of the
+    samples given to `matar_tf.calibrate`; until then the tensor passes unchanged
+    through evaluation. On several replicas (``tf.distribute``) that must come first.
+
+    Args:
+      bits: Allowed widths, ascending, each in 2..8.
+      signed: Whether the tensor has values below 0.
+      trainable: Whether the steps are learned, or stay as they were initialised.
+    """
+
+    kind = "activations"
+
+    def __init__(
+        self,
+        bits: Sequence[int] = ALL_BITS,
+        signed: bool = True,
+        trainable: bool = True,
+    ) -> None:
+        super().__init__(bits)
+        self.signed = signed
+        self.trainable = trainable
+        self.initialized: Any = None
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        pairs = [activation_range(bits, signed=self.signed) for bits in self.bits]
+        return [low for low, _ in pairs], [high for _, high in pairs]
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates the bank in `layer`; called by tfmot's wrapper."""
+        variables = self._build_bank(
+            name, layer, tf.ones(len(self.bits)), trainable=self.trainable
+        )
+        self.initialized = layer.add_weight(
+            f"{name}_initialized",
+            shape=(),
+            dtype=tf.int32,
+            initializer="zeros",
+            trainable=False,
+        )
+        return {**variables, "initialized": self.initialized}
+
+    def initialize(self, x: Any) -> None:
+        """Sets the steps to those with the least squared error on `x`.
+
+        A tensor without any value tells nothing, and tiny steps could not be exported:
+        its steps are those of a largest magnitude of 1.
+        """
+        flat = tf.reshape(x, (-1,))
+        # One value of each stretch, at any place of it: in each stretch at the same
+        # place would be in the same channel wherever sizes are powers of two.
+        stride = tf.maximum(tf.size(flat) // _MAX_SAMPLES, 1)
+        number = tf.size(flat) // stride
+        places = tf.random.stateless_uniform(
+            (number,), seed=(0, 0), maxval=stride, dtype=tf.int32
+        )
+        sample = tf.gather(flat, tf.range(number) * stride + places)
+        low, high = self.ranges()
+        steps = fake_quantize.optimal_steps(
+            tf.ensure_shape(sample, (None,)),
+            tf.constant(low, tf.float32),
+            tf.constant(high, tf.float32),
+            if_zero=1.0,
+        )
+        self.log_steps.assign(tf.math.log(steps))
+        self.initialized.assign(1)
+
+    def __call__(
+        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
+    ) -> Any:
+        """Returns the activation on the grid of the width in force."""
+        tracer = active_tracer()
+        if tracer is not None:
+            return tracer.activation(self, inputs)
+        if not training:
+            return tf.cond(
+                self.initialized > 0,
+                lambda: self.fake_quantize(inputs),
+                lambda: tf.identity(inputs),
+            )
+
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self._check_calibrated()
+            return self.fake_quantize(inputs, training=True)
+
+        def initialize() -> Any:
+            # A ReLU of its own, or the one before would be computed in every step.
+            self.initialize(inputs if self.signed else tf.nn.relu(_before_relu(inputs)))
+            return tf.constant(1)
+
+        initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
+        with tf.control_dependencies([initialized]):
+            return self.fake_quantize(inputs, training=True)
+
+    def _check_calibrated(self) -> None:
+        """Each of several replicas would start from steps of its own samples."""
+        with tf.init_scope():
+            if not int(self.initialized.numpy()):
+                raise ModelError(
+                    f"Expected a calibrated model to train on several replicas, but "
+                    f"{self.entry!r} has seen no samples; call "
+                    "matar_tf.keras.calibrate first."
+                )
+
+    def fake_quantize(self, x: Any, *, training: bool = False) -> Any:
+        """Returns the activation on the grid of the width in force.
+
+        In training by faster kernels, exact up to float32 rounding.
+        """
+        if training and not self.signed:
+            x = _before_relu(x)
+        size = x.shape[1:].num_elements()
+        if size is None:  # sizes that the batch tells
+            size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+        return self._quantize(x, size, fused=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "signed": self.signed,
+            "trainable": self.trainable,
+        }
+
+
+def _before_relu(x: Any) -> Any:
+    """Returns what a ReLU was given, if `x` is what it made of that, or `x`.
+
+    A grid without negative levels cuts off what the ReLU does, and its gradient too.
+    In a traced graph the ReLU then has no reader, and is not computed.
+    """
+    if tf.is_symbolic_tensor(x) and x.op.type == "Relu":
+        return x.op.inputs[0]
+    return x

@@ -1,0 +1,1 @@
+"""Training: callbacks, trainers, schedules, batch norm statistics."""

@@ -1,0 +1,372 @@
+"""Training from a float network to a multi-bitwidth one, with plain ``fit``."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matar_tf.data import Data
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.quantize import (
+    NORM_CONTEXT,
+    calibrate,
+    get_policy_space,
+    policy_setter,
+    quantize_model,
+    set_policy,
+)
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.train.batch_norm import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.train.callbacks import PolicyRandomizer
+from matar_tf.keras.train.fit_loop import (
+    Schedule,
+    accuracy_metric,
+    augment,
+    digest,
+    fit,
+)
+from matar_tf.keras.train.trainer import (
+    MultiBitTrainer,
+    check_soft_labels,
+    gives_probabilities,
+)
+from matar_tf.policy import Policy, PolicySpace
+from matar_tf.samplers import (
+    IndependentSampler,
+    MixtureSampler,
+    Sampler,
+    balanced_policies,
+)
+
+__all__ = [
+    "Method",
+    "evaluate_policies",
+    "load_float",
+    "multi_bit_trainer",
+    "train_float",
+    "train_multi_bit",
+]
+
+_CALIBRATION_SAMPLES = 512
+_ONE_POLICY_PART = 10  # statistics of one policy need a tenth of the batches
+_DEFAULT_SAMPLER = MixtureSampler()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What makes a network good at many policies; each part can be switched off.
+
+    Attributes:
+      sampler: Draws the policy of each batch, or samplers by the epoch from which on
+        they draw; see `PolicyRandomizer`. Not asked for a space of one policy.
+      distillation: Share of soft labels in the loss; see `MultiBitTrainer`.
+      temperature: Of the soft labels.
+      teacher: Who gives them: ``float``, the network that training starts from, or
+        ``sandwich``, its first policy on the same batch.
+      sandwich: Policies that every step sees beside the sampler's: ``widest``,
+        ``narrowest`` and names of uniform ones; each costs a pass.
+      draws: Policies that the sampler draws for every step; each costs a pass.
+      update_every_pass: Whether the optimizer takes a step after each pass, not one
+        for their sum.
+      step_rates: Factors on the learning rate of the quantizers' steps, as pairs of
+        a width and a factor; see `MultiBitTrainer`.
+      norm_context: Number of entries before a layer by whose widths its batch norm
+        keeps statistics apart, beside its own; see `quantize_model`.
+      kurtosis: Rate of a `KurtosisRegularizer` on every kernel; 0 for none.
+      reestimation: Number of batches that batch norm statistics are estimated from
+        again after training, on training samples, a tenth of them for a space of one
+        policy; 0 to keep the moving averages.
+
+    Raises:
+      ModelError: If a field is out of its range.
+    """
+
+    sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
+    distillation: float = 0.5
+    temperature: float = 1.0
+    teacher: str = "float"
+    sandwich: tuple[str, ...] = ()
+    draws: int = 1
+    update_every_pass: bool = False
+    step_rates: tuple[tuple[int, float], ...] = ()
+    norm_context: int = NORM_CONTEXT
+    kurtosis: float = 0.0
+    reestimation: int = 400
+
+    def __post_init__(self) -> None:
+        if self.teacher not in ("float", "sandwich"):
+            raise ModelError(
+                f"Expected the teacher float or sandwich, got {self.teacher!r}."
+            )
+        check_soft_labels(self.distillation, self.temperature)
+        for name, least in (
+            ("draws", 1),
+            ("norm_context", 0),
+            ("kurtosis", 0),
+            ("reestimation", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ModelError(
+                    f"Expected a {name} of at least {least}, got {getattr(self, name)}."
+                )
+
+
+def train_float(
+    build_model: Callable[[tuple[int, ...], int], Any],
+    data: Data,
+    schedule: Schedule | None,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> Any:
+    """Trains a float network with Adam, a cosine schedule and cross-entropy on logits.
+
+    Args:
+      build_model: Function of ``(input_shape, num_classes)``.
+      data: Training data.
+      schedule: How long and in which steps; None for a network with random weights,
+        which `train_multi_bit` takes as well (without a float teacher).
+      seed: Of initial weights, order and augmentation.
+      folder: Where to save after every epoch, or None.
+
+    Returns:
+      The model, trained if there is a schedule.
+
+    Raises:
+      DataError: If there are no training data, or they cannot be augmented.
+      ModelError: If the folder holds another training, or the network's outputs are
+        probabilities.
+    """
+    keras.utils.set_random_seed(seed)
+    x, y = data.training()
+    num_classes = int(max(y.max(), data.y_test.max())) + 1
+    model = build_model(tuple(x.shape[1:]), num_classes)
+    _check_logits(model)
+    if schedule is not None:
+        fit(model, data, schedule, seed, folder, [])
+    return model
+
+
+def load_float(path: str | Path, data: Data) -> Any:
+    """Loads a float network that was trained elsewhere, to start from.
+
+    Compiles it for cross-entropy on logits and accuracy, whatever the file says.
+
+    Args:
+      path: What Keras saved: HDF5, ``.keras`` or a SavedModel.
+      data: What it is to be trained and evaluated on.
+
+    Raises:
+      ModelError: If the file holds no Keras network, or one for other samples or
+        classes, or one whose outputs are probabilities.
+    """
+    try:
+        model: Any = keras.models.load_model(str(path), compile=False)
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"Expected a float network saved by tf_keras at {str(path)!r}, but: "
+            f"{error}."
+        ) from error
+    x, y = data.training()
+    num_classes = int(max(y.max(), data.y_test.max())) + 1
+    if (
+        len(model.inputs) != 1
+        or len(model.outputs) != 1
+        or tuple(model.input_shape[1:]) != x.shape[1:]
+        or len(model.output_shape) != 2
+        or model.output_shape[-1] < num_classes
+        or gives_probabilities(model)
+    ):
+        raise ModelError(
+            f"Expected a network from samples of shape {x.shape[1:]} to logits of "
+            f"{num_classes} classes at {str(path)!r}, got one from {model.input_shape} "
+            f"to {model.output_shape}."
+        )
+    model.compile(
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[accuracy_metric()],
+    )
+    return model
+
+
+def train_multi_bit(
+    model: Any,
+    data: Data,
+    schedule: Schedule,
+    method: Method | None = None,
+    *,
+    space: PolicySpace | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> Any:
+    """Trains a multi-bitwidth copy of a float network under random policies.
+
+    From scratch, if the network is untrained: let it not teach then, by
+    ``distillation=0`` or ``teacher="sandwich"``.
+
+    Args:
+      model: The float network; its outputs are logits.
+      data: Training data.
+      schedule: How long and in which steps.
+      method: What to do beside that; None for the defaults of `Method`.
+      space: Widths of every policy entry; None for the default of the model. A space
+        of one policy trains a network dedicated to it.
+      seed: Of policies, order and augmentation.
+      folder: Where to save after every epoch, or None.
+
+    Returns:
+      The trained model, under its widest policy.
+
+    Raises:
+      DataError: If there are no training data, or they cannot be augmented.
+      ModelError: If the model cannot be quantized, its outputs are probabilities, or
+        the folder holds another training.
+    """
+    method = Method() if method is None else method
+    keras.utils.set_random_seed(seed)
+    x, _ = data.training()
+    quantized = quantize_model(
+        model,
+        space,
+        signed_inputs=bool(x.min() < 0),
+        norm_context=method.norm_context,
+    )
+    _check_logits(model)
+    if method.kurtosis:
+        _regularize_kurtosis(quantized, method.kurtosis)
+    calibrate(quantized, x[:_CALIBRATION_SAMPLES])
+    trainer = multi_bit_trainer(quantized, model, method)
+    trained = get_policy_space(quantized)
+    alone = trained.num_policies == 1
+    randomizer = PolicyRandomizer(
+        IndependentSampler() if alone else method.sampler, seed=seed
+    )
+    fit(
+        trainer,
+        data,
+        schedule,
+        seed,
+        folder,
+        [randomizer],
+        identity={
+            # An object without a name of its own has another address in each process.
+            "method": re.sub(r" at 0x[0-9a-fA-F]+", "", str(method)),
+            # Widths alone: Keras numbers layers without a name anew each time.
+            "space": str([*trained.weights.values(), *trained.activations.values()]),
+            "initial_weights": digest(model.get_weights()),
+        },
+        updates_per_step=trainer.updates_per_step,
+    )
+    if method.reestimation:
+        num_batches = method.reestimation
+        if alone:
+            num_batches = -(-num_batches // _ONE_POLICY_PART)
+        # Half as all of training saw them, half such that no pair of widths is rare.
+        num_seen = num_batches - num_batches // 2
+        seen = _seen_policies(trainer, randomizer, trained, num_seen, schedule, seed)
+        balanced = balanced_policies(trained, num_batches // 2, seed)
+
+        def augmented(batch: Any, number: int) -> Any:
+            return augment(batch, tf.constant([seed, number], tf.int64))
+
+        reestimate_batch_norm(
+            quantized,
+            x,
+            policies=(*seen, *balanced),
+            transform=augmented if schedule.augment else None,
+            seed=seed,
+        )
+    set_policy(quantized, trained.widest())
+    quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
+    return quantized
+
+
+def _check_logits(model: Any) -> None:
+    """Refuses a model whose outputs are not what the loss takes them for.
+
+    Raises:
+      ModelError: If they are probabilities.
+    """
+    if gives_probabilities(model):
+        raise ModelError(
+            f"Expected a network whose outputs are logits, but {model.name!r} ends in "
+            "a softmax or sigmoid, and the loss takes logits; leave that out."
+        )
+
+
+def _seen_policies(
+    trainer: MultiBitTrainer,
+    randomizer: PolicyRandomizer,
+    space: PolicySpace,
+    number: int,
+    schedule: Schedule,
+    seed: int,
+) -> list[Policy]:
+    """Returns policies in the shares in which all of training saw them."""
+    rng = np.random.default_rng(seed)
+    policies: list[Policy] = []
+    for index in range(number):
+        seat = index % trainer.passes_per_step
+        if seat < len(trainer.sandwich):
+            policies.append(trainer.sandwich[seat])
+        else:
+            sampler = randomizer.sampler_of(index * schedule.epochs // number)
+            policies.append(sampler(space, rng))
+    return policies
+
+
+def multi_bit_trainer(model: Any, network: Any, method: Method) -> MultiBitTrainer:
+    """Returns the trainer that a method asks for.
+
+    Args:
+      model: The multi-bitwidth model, calibrated.
+      network: The float network that it was made from; teaches, if the method says so.
+      method: What training does.
+
+    Raises:
+      ModelError: If nothing can give the soft labels, or a field is out of its range.
+      PolicyError: If the model does not have a policy of the sandwich.
+    """
+    return MultiBitTrainer(
+        model,
+        teacher=network if method.teacher == "float" else None,
+        distillation=method.distillation,
+        temperature=method.temperature,
+        sandwich=method.sandwich,
+        draws=method.draws,
+        update_every_pass=method.update_every_pass,
+        step_rates=dict(method.step_rates),
+    )
+
+
+def _regularize_kurtosis(model: Any, rate: float) -> None:
+    regularizer = KurtosisRegularizer(rate)
+    for layer in model.layers:
+        quantizer = wrapper.kernel_quantizer(layer)
+        if quantizer is not None:
+            kernel = wrapper.kernel_variable(layer)
+            model.add_loss(functools.partial(regularizer, kernel))
+
+
+def evaluate_policies(
+    model: Any, x: np.ndarray, y: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Returns loss and accuracy of a compiled model under uniform policies.
+
+    The policy in force stays in force.
+    """
+    setter = policy_setter(model)
+    before = setter.current()
+    rows: dict[str, dict[str, float]] = {}
+    for name in names:
+        setter(name)
+        rows[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
+    setter(before)
+    return rows

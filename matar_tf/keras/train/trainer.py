@@ -1,0 +1,297 @@
+"""One training step under several policies, with soft labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import in_keras_format, keras, tf
+from matar_tf.keras.quantize import PolicySetter, policy_setter
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import activation_name
+from matar_tf.policy import ALL_BITS, Policy, PolicySpace
+
+__all__ = ["MultiBitTrainer"]
+
+
+class MultiBitTrainer(keras.Model):
+    """Trains a multi-bitwidth model; compile and fit it in the model's place.
+
+    A plain ``fit`` of the multi-bitwidth model minimises the labels' loss under the
+    policy in force. This one can add more, each alone or together:
+
+    * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
+      with both softened by the temperature ``T`` (Hinton et al., 2015), and both by
+      the samples' weights. The teacher is a float network, or, in place, the sandwich's
+      first policy on the same batch.
+    * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
+      policy in force and of policies that never change, the widest and the narrowest
+      there, others as well here.
+    * **An update after every pass** instead of one for their sum (Double Rounding,
+      arXiv 2502.01199): as many updates as passes from one reading of the data.
+    * **Rates of steps** (Adaptive learning rate scaling, arXiv 2502.01199): what an
+      optimizer makes of the quantizers' learned steps is multiplied by a factor of
+      their width. So it holds for any optimizer; a factor on the gradient would do
+      nothing under Adam.
+
+    The ``loss`` that Keras prints is the labels' loss, a mean over all passes; other
+    metrics are those of the last pass.
+
+    Args:
+      model: The multi-bitwidth model, calibrated. Its weights are trained, and it is
+        what to save and to package afterwards. For soft labels its output is logits.
+      teacher: A float network with logits as output, or None.
+      distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
+        from the first policy of the sandwich.
+      temperature: ``T``, above 0.
+      sandwich: Policies that every step sees beside the one in force: ``widest``,
+        ``narrowest`` and names of uniform ones. A model of one policy has none.
+      draws: Policies that a `PolicyRandomizer` draws for every step, at least 1; a
+        model of one policy takes one. Without one, all are the policy in force.
+      update_every_pass: Whether the optimizer takes a step after each policy.
+      step_rates: Factor on the learning rate of the quantizers' steps by their width;
+        1 for a width that is not named.
+
+    Attributes:
+      sandwich: The policies of the sandwich.
+
+    Raises:
+      ModelError: If soft labels are asked for and nothing can give them, or an
+        argument is out of its range.
+      PolicyError: If the model does not have a policy of the sandwich.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        teacher: Any = None,
+        distillation: float = 0.0,
+        temperature: float = 1.0,
+        sandwich: Sequence[str] = (),
+        draws: int = 1,
+        update_every_pass: bool = False,
+        step_rates: Mapping[int, float] | None = None,
+    ) -> None:
+        super().__init__(name=f"{model.name}_trainer")
+        check_soft_labels(distillation, temperature)
+        if distillation and teacher is None and not sandwich:
+            raise ModelError(
+                "Expected a teacher for the soft labels: pass a float network, or a "
+                'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
+            )
+        if distillation:
+            _check_logits(model if teacher is None else teacher, model)
+        if draws < 1:
+            raise ModelError(f"Expected at least one draw for every step, got {draws}.")
+        self.multi_bit_network = model
+        # Hidden in a function: Keras would take the teacher's weights for its own.
+        self._teach = None if teacher is None else lambda x: teacher(x, training=False)
+        self._distillation = distillation
+        self._temperature = temperature
+        self._setter: PolicySetter = policy_setter(model)
+        alone = self._setter.space.num_policies == 1
+        self.sandwich = tuple(
+            _policy(self._setter.space, name) for name in (() if alone else sandwich)
+        )
+        self._fixed = [tf.constant(self._setter.rows(one)) for one in self.sandwich]
+        # Passes under drawn policies before that of the policy in force.
+        rows = self._setter.rows_in_force()
+        self._drawn = [
+            tf.Variable(rows, trainable=False, name=f"drawn_{number}")
+            for number in range(0 if alone else draws - 1)
+        ]
+        self._has_drawn: Any = None
+        if self._drawn:
+            self._has_drawn = tf.Variable(
+                tf.constant(False), trainable=False, name="has_drawn"
+            )
+        self._update_every_pass = update_every_pass
+        self._step_factors = _step_factors(model, step_rates or {})
+
+    @property
+    def draws(self) -> int:
+        """Number of policies that a callback draws for every step."""
+        return len(self._drawn) + 1
+
+    @property
+    def updates_per_step(self) -> int:
+        """Number of steps that the optimizer takes for every batch."""
+        return self.passes_per_step if self._update_every_pass else 1
+
+    @property
+    def passes_per_step(self) -> int:
+        """Number of policies that every batch is seen under, the sandwich's first."""
+        return len(self.sandwich) + self.draws
+
+    def assign_draws(self, rows: Sequence[Any]) -> None:
+        """Puts the drawn policies of the next step in force, `draws` of them.
+
+        Args:
+          rows: What `PolicySetter.rows` returns for each.
+        """
+        *others, last = rows
+        for variable, one in zip(self._drawn, others, strict=True):
+            variable.assign(one)
+        if self._has_drawn is not None:
+            self._has_drawn.assign(True)
+        self._setter.assign_rows(last)
+
+    def forget_draws(self) -> None:
+        """Puts the policy in force in the place of those that were drawn."""
+        if self._has_drawn is not None:
+            self._has_drawn.assign(False)
+
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+        """Does what Keras does.
+
+        Raises:
+          ModelError: If the optimizer averages weights, and `step_rates` are given: the
+            average would be of steps that moved at the full rate.
+        """
+        super().compile(optimizer, *args, **kwargs)
+        if self._step_factors and getattr(self.optimizer, "use_ema", False):
+            raise ModelError(
+                "Expected an optimizer without use_ema beside step_rates, got one with "
+                "it; leave one of the two out."
+            )
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """Returns the logits under the policy in force."""
+        return self.multi_bit_network(inputs, training=training)
+
+    def get_config(self) -> Any:
+        """Returns what Keras keeps of a subclassed model.
+
+        Raises:
+          NotImplementedError: If it is for a ``.keras`` file, not begun yet.
+        """
+        if in_keras_format():
+            raise NotImplementedError(
+                "Expected the multi-bitwidth model to be saved, got its trainer; save "
+                "trainer.multi_bit_network as HDF5 or as a SavedModel."
+            )
+        return super().get_config()
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Takes one step; called by Keras."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        soft = None
+        if self._distillation and self._teach is not None:
+            soft = self._teach(x)
+        variables = self.multi_bit_network.trainable_variables
+        gradients: list[Any] = [None] * len(variables)
+        logits = None
+        in_force = self._setter.rows_in_force()
+        # The first can teach the others; the metrics are those of the last.
+        drawn = [tf.where(self._has_drawn, one, in_force) for one in self._drawn]
+        for rows in [*self._fixed, *drawn, in_force]:
+            self._setter.assign_rows(rows)
+            with tf.GradientTape() as tape:
+                logits = self.multi_bit_network(x, training=True)
+                loss = self._loss(x, y, sample_weight, logits, soft)
+            new = tape.gradient(loss, variables)
+            if self._update_every_pass:
+                self._update(new, variables)
+            else:
+                gradients = [_sum(*pair) for pair in zip(gradients, new, strict=True)]
+            if soft is None and self._distillation:
+                soft = tf.stop_gradient(logits)
+        self._setter.assign_rows(in_force)
+        if not self._update_every_pass:
+            self._update(gradients, variables)
+        return self.compute_metrics(x, y, logits, sample_weight)
+
+    def _update(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
+            log_steps.assign(old + factors * (log_steps - old))
+
+    def _loss(self, x: Any, y: Any, sample_weight: Any, logits: Any, soft: Any) -> Any:
+        # Regularisation losses of the network's layers are in compute_loss.
+        loss: Any = self.compute_loss(x, y, logits, sample_weight)
+        if soft is None or not self._distillation:
+            return loss
+        scale = 1.0 / self._temperature
+        divergence = keras.losses.kl_divergence(
+            tf.nn.softmax(soft * scale), tf.nn.softmax(logits * scale)
+        )
+        if sample_weight is not None:
+            weights = tf.cast(sample_weight, divergence.dtype)
+            divergence *= tf.reshape(weights, (-1, *[1] * (len(divergence.shape) - 1)))
+        # Keras divides the other part by the number of replicas, too.
+        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        soft_loss = tf.reduce_mean(divergence) / num_replicas
+        share = self._distillation
+        return (1.0 - share) * loss + share * self._temperature**2 * soft_loss
+
+
+def check_soft_labels(distillation: float, temperature: float) -> None:
+    """Refuses a share or a temperature of soft labels that is out of its range.
+
+    Raises:
+      ModelError: If one is.
+    """
+    if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
+        raise ModelError(
+            "Expected a share of soft labels in 0..1 and a temperature above 0, "
+            f"got {distillation} and {temperature}."
+        )
+
+
+def gives_probabilities(model: Any) -> bool:
+    """Whether the first output of a model is that of a softmax or sigmoid."""
+    last = wrapper.inner_layer(model.outputs[0].node.outbound_layer)
+    return activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
+
+
+def _check_logits(teacher: Any, model: Any) -> None:
+    """Checks that teacher and model have the same output, of logits."""
+    for network in (teacher, model):
+        outputs = network.outputs
+        last = wrapper.inner_layer(outputs[0].node.outbound_layer)
+        shape = tuple(outputs[0].shape)
+        if (
+            len(outputs) != 1
+            or gives_probabilities(network)
+            or shape[-1] < 2
+            or shape != tuple(model.outputs[0].shape)
+        ):
+            raise ModelError(
+                "Expected one output of two or more logits, the same from teacher and "
+                f"model, for soft labels, got {len(outputs)} from {network.name!r}, "
+                f"the first of shape {shape} and activation {activation_name(last)!r}; "
+                "train without them (distillation=0)."
+            )
+
+
+def _policy(space: PolicySpace, name: str) -> Policy:
+    if name == "widest":
+        return space.widest()
+    return space.narrowest() if name == "narrowest" else space.named(name)
+
+
+def _step_factors(model: Any, rates: Mapping[int, float]) -> list[tuple[Any, Any]]:
+    """Returns the banks of steps that some rate changes, each with its factors."""
+    if not all(bits in ALL_BITS and rate >= 0.0 for bits, rate in rates.items()):
+        raise ModelError(
+            f"Expected step_rates of at least 0 for widths in {list(ALL_BITS)}, got "
+            f"{dict(rates)}."
+        )
+    found: list[tuple[Any, Any]] = []
+    for layer in model.layers:
+        for quantizer in wrapper.all_quantizers(layer):
+            factors = [rates.get(bits, 1.0) for bits in quantizer.bits]
+            log_steps = quantizer.log_steps
+            if log_steps.trainable and any(factor != 1.0 for factor in factors):
+                shape = (-1, *[1] * (len(log_steps.shape) - 1))
+                found.append((log_steps, tf.reshape(tf.constant(factors), shape)))
+    return found
+
+
+def _sum(a: Any, b: Any) -> Any:
+    if a is None or b is None:
+        return b if a is None else a
+    return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)

@@ -1,0 +1,20 @@
+"""Reports: search results as tables and a page that people and programs read."""
+
+from __future__ import annotations
+
+from matar_tf.reporting.matrix import matrix_to_csv, matrix_to_json, matrix_to_markdown
+from matar_tf.reporting.page import to_html
+from matar_tf.reporting.plots import front_svg
+from matar_tf.reporting.tables import to_csv, to_json, to_markdown, to_text
+
+__all__ = [
+    "front_svg",
+    "matrix_to_csv",
+    "matrix_to_json",
+    "matrix_to_markdown",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "to_text",
+]

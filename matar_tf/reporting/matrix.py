@@ -1,0 +1,213 @@
+"""Policies by targets: what each policy costs on each target, and where it may not run.
+
+A figure that is missing is a dash, an empty cell or null, never zero; a policy that a
+target does not allow has no figures but the reasons.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from matar_tf.errors import SearchError
+from matar_tf.figures import CostKind, column_of, markdown_row
+
+__all__ = [
+    "CostMatrix",
+    "MatrixEntry",
+    "MatrixTable",
+    "matrix_tables",
+    "matrix_to_csv",
+    "matrix_to_json",
+    "matrix_to_markdown",
+]
+
+_SCHEMA_VERSION: Final = 1
+_SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
+_ILLEGAL: Final = "not allowed"
+_DASH: Final = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixEntry:
+    """One policy on one target.
+
+    Attributes:
+      policy: Name of the policy.
+      target: Name of the target.
+      kind: Where latency, cycles and bytes come from.
+      figures: Costs by name, the unit in the name; empty if the policy is not allowed.
+      violations: The limits that the policy breaks; none if it may run.
+    """
+
+    policy: str
+    target: str
+    kind: CostKind
+    figures: Mapping[str, float | None]
+    violations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.figures) == bool(self.violations):
+            raise SearchError(
+                f"Expected either figures or violations of {self.policy!r} on "
+                f"{self.target!r}, got {len(self.figures)} and {len(self.violations)}."
+            )
+        object.__setattr__(self, "figures", MappingProxyType(dict(self.figures)))
+
+    @property
+    def legal(self) -> bool:
+        """Whether the target allows the policy."""
+        return not self.violations
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostMatrix:
+    """Every policy on every target.
+
+    Attributes:
+      policies: Names of the policies, in order.
+      targets: Names of the targets, in order.
+      entries: One for each pair.
+    """
+
+    policies: tuple[str, ...]
+    targets: tuple[str, ...]
+    entries: tuple[MatrixEntry, ...]
+
+    def __post_init__(self) -> None:
+        if not self.policies or not self.targets:
+            raise SearchError(
+                f"Expected at least one policy and one target, got "
+                f"{len(self.policies)} and {len(self.targets)}."
+            )
+        pairs = [(one.policy, one.target) for one in self.entries]
+        expected = {(p, t) for p in self.policies for t in self.targets}
+        if len(pairs) != len(expected) or set(pairs) != expected:
+            raise SearchError(
+                f"Expected one entry for each of {len(self.policies)} policies and "
+                f"{len(self.targets)} targets, got {len(pairs)}."
+            )
+
+    def entry(self, policy: str, target: str) -> MatrixEntry:
+        """Returns the entry of a pair."""
+        return next(
+            one for one in self.entries if (one.policy, one.target) == (policy, target)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixTable:
+    """One cost of every policy on every target, as printed.
+
+    Attributes:
+      title: The cost and its unit.
+      header: "policy", then each target and where its figures come from.
+      rows: Name and figures of each policy.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
+    """Returns a table for each cost that is printed."""
+    sources: dict[str, CostKind] = {one.target: one.kind for one in matrix.entries}
+
+    def table(name: str) -> MatrixTable:
+        column = column_of(name)
+        kinds = (column.priced_by(sources[one]).kind for one in matrix.targets)
+        targets = zip(matrix.targets, kinds, strict=True)
+        return MatrixTable(
+            title=column.title,
+            header=["policy", *(f"{target} ({kind})" for target, kind in targets)],
+            rows=[
+                [
+                    policy,
+                    *(_cell(matrix.entry(policy, one), name) for one in matrix.targets),
+                ]
+                for policy in matrix.policies
+            ],
+        )
+
+    return [table(name) for name in _SHOWN]
+
+
+def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
+    """Returns the matrix as a JSON object, one entry for each pair."""
+    return {
+        "schema_version": _SCHEMA_VERSION,
+        "policies": list(matrix.policies),
+        "targets": list(matrix.targets),
+        "entries": [
+            {
+                "policy": one.policy,
+                "target": one.target,
+                "kind": one.kind,
+                "legal": one.legal,
+                "figures": dict(one.figures),
+                "violations": list(one.violations),
+            }
+            for one in matrix.entries
+        ],
+    }
+
+
+def matrix_to_csv(matrix: CostMatrix) -> str:
+    """Returns the matrix as CSV, one line for each pair; units are in the names."""
+    names = list(dict.fromkeys(name for one in matrix.entries for name in one.figures))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["policy", "target", "kind", "legal", *names, "violation"])
+    for one in matrix.entries:
+        cells = (one.figures.get(name) for name in names)
+        writer.writerow(
+            [
+                one.policy,
+                one.target,
+                one.kind,
+                "yes" if one.legal else "no",
+                *("" if cell is None else cell for cell in cells),
+                one.violations[0] if one.violations else "",
+            ]
+        )
+    return buffer.getvalue()
+
+
+def matrix_to_markdown(
+    matrix: CostMatrix, failures: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Returns a table for each cost, policies down and targets across, and reasons.
+
+    Args:
+      matrix: What each policy costs on each target.
+      failures: Why targets have no policies of their own, by name.
+    """
+    lines = ["# Policies by targets", ""]
+    for table in matrix_tables(matrix):
+        rule = ["---", *("---:" for _ in matrix.targets)]
+        rows = [table.header, rule, *table.rows]
+        lines += [f"## {table.title}", "", *map(markdown_row, rows), ""]
+    reasons = [
+        f"- {one.policy} on {one.target}: {one.violations[0]}"
+        + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")
+        for one in matrix.entries
+        if one.violations
+    ]
+    if reasons:
+        lines += ["## Not allowed", "", *reasons, ""]
+    if failures:
+        named = [f"- {target}: {why}" for target, why in failures.items()]
+        lines += ["## Targets without a front", "", *named, ""]
+    return "\n".join(lines)
+
+
+def _cell(entry: MatrixEntry, name: str) -> str:
+    if not entry.legal:
+        return _ILLEGAL
+    value = entry.figures.get(name)
+    return _DASH if value is None else column_of(name).text(value)

@@ -1,0 +1,1 @@
+"""One retargeting run, from an artifact and targets to fronts and files."""

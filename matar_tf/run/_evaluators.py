@@ -1,0 +1,96 @@
+"""How a run measures policies: what measures them, and the key of the store."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from matar_tf.artifact import Artifact
+from matar_tf.data import Data
+from matar_tf.evolution import EvaluationStore
+from matar_tf.policy import Policy
+from matar_tf.results import Provenance, SearchResult
+from matar_tf.run._holdout import report_on
+from matar_tf.run.settings import RunSettings, versions
+from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from matar_tf.tflite.metrics import own_metric_digests
+from matar_tf.tflite.profiles import DEFAULT_PROFILE
+from matar_tf.tflite.ray_evaluate import RayEvaluator
+from matar_tf.tflite.runtime import LITERT_PACKAGE
+
+__all__ = [
+    "Executor",
+    "evaluator_maker",
+    "make_executor",
+    "on_held_out",
+    "provenance_of",
+]
+
+Executor: TypeAlias = ParallelEvaluator | RayEvaluator
+
+
+def evaluator_maker(
+    artifact: Artifact, data: Data, settings: RunSettings
+) -> Callable[[], PolicyEvaluator]:
+    """Returns what makes the evaluator of policies on some samples; it pickles."""
+    return functools.partial(
+        PolicyEvaluator,
+        artifact,
+        data.x_test,
+        data.y_test,
+        metrics=settings.metrics,
+        profile=settings.inexact_profile or DEFAULT_PROFILE,
+    )
+
+
+def make_executor(artifact: Artifact, data: Data, settings: RunSettings) -> Executor:
+    """Returns what measures many policies, in processes or on a cluster."""
+    make = evaluator_maker(artifact, data, settings)
+    if settings.executor == "ray":
+        return RayEvaluator(make, settings.num_jobs, settings.ray_address)
+    return ParallelEvaluator(make, settings.num_jobs)
+
+
+def provenance_of(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
+    """Returns where results come from that were measured on some samples."""
+    found = versions()
+    # Metrics belong to the samples, to the kernels that computed them, where a user
+    # wrote the functions, to these, and where not all profiles agree, to that one.
+    measured_by = [data.digest(), LITERT_PACKAGE, found[LITERT_PACKAGE]]
+    measured_by += own_metric_digests(settings.metrics)
+    if settings.inexact_profile is not None:
+        measured_by.append(settings.inexact_profile)
+    return Provenance(
+        seed=settings.options.seed,
+        command=settings.command,
+        versions=found,
+        artifact_digest=artifact.digest(),
+        data_digest=hashlib.sha256(" ".join(measured_by).encode()).hexdigest(),
+        num_samples=len(data.x_test),
+        created=settings.created,
+    )
+
+
+def on_held_out(
+    result: SearchResult,
+    store: EvaluationStore,
+    provenance: Provenance,
+    evaluator: PolicyEvaluator,
+) -> SearchResult:
+    """Measures the policies of a result on the samples held out."""
+    digests = {
+        "artifact_digest": provenance.artifact_digest,
+        "data_digest": provenance.data_digest,
+    }
+    policies = [one.policy for one in (*result.front, *result.references)]
+    measured: dict[Policy, Mapping[str, float]] = {
+        **store.get(policies, metrics=evaluator.metric_names, **digests)
+    }
+    for policy in policies:
+        if policy not in measured:
+            metrics = evaluator(policy)
+            store.put(policy, metrics, **digests)
+            measured[policy] = metrics
+    return report_on(result, measured, provenance.num_samples)

@@ -1,0 +1,159 @@
+"""Costs of an artifact's policies on targets: by the best source that is at hand.
+
+A target with a backend is priced by that tool where it is installed, by the analytic
+model of its file otherwise. Which of the two it was stands beside every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from matar_tf.artifact import Artifact
+from matar_tf.errors import TargetError
+from matar_tf.figures import CostKind
+from matar_tf.policy import Policy
+from matar_tf.pricing import PolicyChecker
+from matar_tf.pricing.model import CostModel
+from matar_tf.reporting.matrix import CostMatrix, MatrixEntry
+from matar_tf.targets import TableCompute, Target, VelaBackend
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
+
+__all__ = ["COST_NAMES", "PolicyCosts", "check_names", "cost_matrix"]
+
+COST_NAMES: Final = (
+    *("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes"),
+    *("bops", "macs", "mean_weight_bits", "mean_activation_bits"),
+)
+_NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
+
+
+class PolicyCosts:
+    """Costs of policies by name: `COST_NAMES`, and ``file_bytes`` if it is asked for.
+
+    Args:
+      artifact: The packaged network.
+      target: The hardware.
+      builder: Makes the files that a compiler is given; one is made if None.
+      file_size: Returns the size of the file that a policy is exported to.
+
+    Attributes:
+      kind: Where latency, cycles and bytes come from.
+      versions: What priced them, by name: a tool's version, a latency table's file.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        target: Target,
+        builder: ModelBuilder | None = None,
+        *,
+        file_size: Callable[[Policy], int] | None = None,
+    ) -> None:
+        self._file_size = file_size
+        self._model = CostModel(artifact.workload, target)
+        self._backend: VelaBackend | None = None
+        if isinstance(target.backend, VelaBackend) and has_vela():
+            self._backend = target.backend
+            self._builder = builder or ModelBuilder(artifact)
+        kind: CostKind = "modelled"
+        versions: dict[str, str] = {}
+        if self._backend is not None:
+            kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
+        elif isinstance(target.compute, TableCompute):
+            kind, versions = "latency table", {"latency table": target.compute.file}
+        self.kind: Final[CostKind] = kind
+        self.versions: Final[Mapping[str, str]] = versions
+
+    def __call__(self, policy: Policy) -> dict[str, float | None]:
+        """Returns the costs of one policy.
+
+        Raises:
+          TargetError: If the compiler leaves operators to a processor that nobody
+            prices, or see `CostModel.totals`.
+          ExportError: If it does not compile the file.
+        """
+        costs: dict[str, float | None] = {
+            **self._model.totals(policy),
+            "macs": self._model.workload.macs,
+            "mean_weight_bits": self._model.mean_weight_bits(policy),
+            "mean_activation_bits": self._model.mean_activation_bits(policy),
+        }
+        if self._file_size is not None:
+            costs["file_bytes"] = self._file_size(policy)
+        if self._backend is None:
+            return costs
+        estimate = compile_with_vela(self._builder.build(policy), self._backend)
+        if estimate.num_cpu_ops > _NUM_FLOAT_OPS:
+            raise TargetError(
+                f"Expected Vela to put all but {_NUM_FLOAT_OPS} operators on the NPU, "
+                f"got {estimate.num_cpu_ops} on the CPU, whose time it does not say; "
+                "change the network, or remove [backend] from the target to model it."
+            )
+        return {
+            **costs,
+            "latency_ms": estimate.latency_ms,
+            "cycles": estimate.cycles,
+            "energy_pj": None,
+            "weight_bytes": estimate.weight_bytes,
+            "peak_activation_bytes": estimate.sram_bytes,
+        }
+
+
+def cost_matrix(
+    artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
+) -> CostMatrix:
+    """Returns the costs of each policy on each target, with what is not allowed.
+
+    A policy that a target has no price for is not allowed, either.
+
+    Raises:
+      PolicyError: If a policy is not of the artifact's network.
+      SearchError: If there are no policies or no targets.
+      TargetError: If two targets have one name, or a target cannot run the network at
+        any widths.
+    """
+    check_names(targets)
+    builder = ModelBuilder(artifact)
+    entries: list[MatrixEntry] = []
+    for target in targets:
+        costs = PolicyCosts(artifact, target, builder)
+        check = PolicyChecker(artifact.workload, target)
+        for name, policy in policies.items():
+            reasons = tuple(one.message for one in check(policy))
+            figures: dict[str, float | None] = {}
+            if not reasons:
+                try:
+                    figures = costs(policy)
+                except TargetError as error:
+                    reasons = (str(error),)
+            entries.append(
+                MatrixEntry(
+                    policy=name,
+                    target=target.name,
+                    kind=costs.kind,
+                    figures=figures,
+                    violations=reasons,
+                )
+            )
+    return CostMatrix(
+        policies=tuple(policies),
+        targets=tuple(target.name for target in targets),
+        entries=tuple(entries),
+    )
+
+
+def check_names(targets: Sequence[Target]) -> None:
+    """Checks that results can be told apart by the names of their targets.
+
+    Raises:
+      TargetError: If two targets have one name.
+    """
+    names = [target.name for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise TargetError(
+                f"Expected targets of distinct names, got {name!r} twice; change the "
+                "key 'name' in one of the files."
+            )
