@@ -1,35 +1,43 @@
-"""The figures that a table can show: header, unit, source, and how they are printed."""
+"""Figures: what is measured of a policy and what it costs, by name.
+
+One row for each says its unit, where it comes from, which way is better and how it is
+printed; search flags, limits, tables, plots and files read it here.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import SearchError
-from matar_tf.metric_names import is_share, top_k_of
 
 __all__ = [
-    "COLUMNS",
-    "Column",
+    "COST_NAMES",
+    "FIGURES",
     "CostKind",
+    "Figure",
     "Kind",
-    "column_of",
+    "figure_of",
+    "is_share",
     "is_taken",
-    "markdown_row",
+    "larger_is_better",
+    "top_k_of",
+    "units_of",
     "wilson_interval",
 ]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
-_ESCAPED_PIPE: Final = r"\|"
+_TOP_K: Final = re.compile(r"top_([1-9]\d*)_accuracy")
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """A figure.
+class Figure:
+    """A figure of a policy.
 
     Attributes:
       name: Name in files, unit included.
@@ -38,6 +46,7 @@ class Column:
       kind: Where the figure comes from.
       scale: What a value is multiplied by to be in that unit.
       form: How it is printed then, as `format` takes it.
+      maximize: Whether larger is better.
     """
 
     name: str
@@ -46,18 +55,19 @@ class Column:
     kind: Kind
     scale: float
     form: str
+    maximize: bool = False
 
     @property
     def title(self) -> str:
         """The header with its unit."""
         return f"{self.header} [{self.unit}]" if self.unit else self.header
 
-    def priced_by(self, source: CostKind) -> Column:
-        """Returns the column, of kind `source` if that is what gives the figure."""
+    def priced_by(self, source: CostKind) -> Figure:
+        """Returns the figure, of kind `source` if that is what gives it."""
         return replace(self, kind=source) if self.name in _GIVEN[source] else self
 
     def text(self, value: float) -> str:
-        """Returns a value in the unit of the column."""
+        """Returns a value in the unit of the figure, as printed."""
         return format(value * self.scale, self.form)
 
     def interval(self, value: float, num_samples: int) -> tuple[float, float] | None:
@@ -108,6 +118,7 @@ _GIVEN: Final[Mapping[CostKind, frozenset[str]]] = {
     "latency table": frozenset({"latency_ms", "cycles"}),
 }
 _KIB: Final = 2.0**-10
+_BETTER_IF_LARGER: Final = ("accuracy", "argmax_agreement")  # ends of names
 _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("accuracy", "accuracy", "%", "measured", 100.0, ",.2f"),
     ("search_accuracy", "searched", "%", "measured", 100.0, ",.2f"),
@@ -126,34 +137,78 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("file_bytes", "file", "KiB", "stored bytes", _KIB, ",.1f"),
     ("peak_activation_bytes", "peak activations", "KiB", "modelled", _KIB, ",.2f"),
 )
-COLUMNS: Final = tuple(
-    Column(name=name, header=header, unit=unit, kind=kind, scale=scale, form=form)
+FIGURES: Final = tuple(
+    Figure(
+        name=name,
+        header=header,
+        unit=unit,
+        kind=kind,
+        scale=scale,
+        form=form,
+        maximize=name.endswith(_BETTER_IF_LARGER),
+    )
     for name, header, unit, kind, scale, form in _FIGURES
 )
-_BY_NAME: Final = {column.name: column for column in COLUMNS}
+_BY_NAME: Final = {figure.name: figure for figure in FIGURES}
 _METRICS: Final = frozenset({"accuracy", "loss"})
+# What `matar_tf.run.costs.PolicyCosts` gives of every policy.
+COST_NAMES: Final = (
+    *("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes"),
+    *("bops", "macs", "mean_weight_bits", "mean_activation_bits"),
+)
+# Units that a figure may be given in, by the end of its name, which says its own.
+_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
+    "_bytes": {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2},
+    "_ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3},
+    "_pj": {"pJ": 1, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9, "J": 1e12},
+}
 _ROW_KEYS: Final = frozenset({"target", "name", "role", "num_samples"})  # of CSV files
 
 
-def column_of(name: str) -> Column:
-    """Returns the column of a figure; an unknown one is shown under its raw name."""
+def figure_of(name: str) -> Figure:
+    """Returns the figure of a name; an unknown one is shown under its raw name."""
     if name in _BY_NAME:
         return _BY_NAME[name]
     k = top_k_of(name)
     if k is not None:
         return replace(_BY_NAME["accuracy"], name=name, header=f"top-{k}")
-    return Column(
-        name=name, header=name, unit="", kind="unknown", scale=1.0, form=".4g"
+    return Figure(
+        name=name,
+        header=name,
+        unit="",
+        kind="unknown",
+        scale=1.0,
+        form=".4g",
+        maximize=larger_is_better(name),
     )
 
 
-def markdown_row(cells: Sequence[str]) -> str:
-    """Returns a row of a table in Markdown."""
-    return f"| {' | '.join(cell.replace('|', _ESCAPED_PIPE) for cell in cells)} |"
+def larger_is_better(name: str) -> bool:
+    """Returns whether more of a figure is better, as its name says."""
+    return name.endswith(_BETTER_IF_LARGER)
+
+
+def top_k_of(name: str) -> int | None:
+    """Returns the K of ``top_K_accuracy``, None for any other name."""
+    match = _TOP_K.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def is_share(name: str) -> bool:
+    """Returns whether a metric is the share of samples that were classified rightly."""
+    return name == "accuracy" or top_k_of(name) is not None
+
+
+def units_of(name: str) -> Mapping[str, float] | None:
+    """Returns how many of a figure's own unit are in each that it may be given in.
+
+    Bytes, times and energies have several; None for a figure without a unit.
+    """
+    return next((_UNITS[end] for end in _UNITS if name.endswith(end)), None)
 
 
 def is_taken(name: str) -> bool:
-    """Returns whether a metric of this name would stand in another figure's column."""
+    """Returns whether a metric of this name would have the name of another figure."""
     is_bound = any(
         name.endswith(end) and is_share(name.removesuffix(end))
         for end in ("_low", "_high")

@@ -1,4 +1,4 @@
-"""Results: the nouns that cross from the search to reports and files.
+"""Results: the nouns that cross from searches to reports and files.
 
 All are frozen and hashable, and `SearchResult` is saved as JSON with a
 ``schema_version``. Readers are strict: a missing or unknown key is an error.
@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import SearchError, did_you_mean
+from matar_tf.figures import larger_is_better
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import Policy
 
@@ -75,7 +76,7 @@ class Objective:
         """
         prefix, colon, name = text.partition(":")
         if not colon:
-            return cls(name=text, maximize=text.endswith("accuracy"))
+            return cls(name=text, maximize=larger_is_better(text))
         if prefix not in ("max", "min"):
             raise SearchError(
                 f"Expected 'max:' or 'min:' before the name of an objective, got "

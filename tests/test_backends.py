@@ -13,11 +13,11 @@ import pytest
 from digits_net import digits_artifact
 from nets import chain, conv, keras_model
 
+from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import ExportError, SearchError, TargetError
 from matar_tf.pricing import check_policy, legal_space
 from matar_tf.pricing.model import estimate
 from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
-from matar_tf.reporting.matrix import CostMatrix, MatrixEntry
 from matar_tf.run.costs import PolicyCosts, cost_matrix
 from matar_tf.targets import Target, load_target
 from matar_tf.tflite.build import ModelBuilder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from matar_tf.errors import did_you_mean
-from matar_tf.run.costs import COST_NAMES
+from matar_tf.figures import COST_NAMES
 
 FIGURES = (*COST_NAMES, "accuracy", "loss", "file_bytes")
 

@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import SearchError
 from matar_tf.policy import Policy
 from matar_tf.reporting import front_svg, matrix_to_markdown, to_html
-from matar_tf.reporting.matrix import CostMatrix, MatrixEntry
 from matar_tf.reporting.plots import history_svg
 from matar_tf.results import (
     Candidate,

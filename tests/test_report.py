@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import COLUMNS, column_of, is_taken, wilson_interval
+from matar_tf.figures import FIGURES, figure_of, is_taken, wilson_interval
 from matar_tf.policy import Policy
 from matar_tf.reporting import to_csv, to_json, to_markdown, to_text
 from matar_tf.results import Candidate, Objective, Provenance, SearchResult, StopReason
@@ -250,8 +250,8 @@ class TestSources:
 
 class TestText:
     def test_known_figures_fit_a_terminal(self, result: SearchResult) -> None:
-        costs = {one.name: 99.0 for one in COLUMNS if one.kind != "measured"}
-        metrics = {one.name: 1.0 for one in COLUMNS if one.kind == "measured"}
+        costs = {one.name: 99.0 for one in FIGURES if one.kind != "measured"}
+        metrics = {one.name: 1.0 for one in FIGURES if one.kind == "measured"}
         text = to_text(_with_front(result, metrics=metrics, costs=costs))
         assert max(map(len, text.splitlines())) <= 120
 
@@ -304,7 +304,7 @@ class TestColumns:
     def test_each_is_printed_in_its_unit(
         self, name: str, value: float, title: str, text: str
     ) -> None:
-        column = column_of(name)
+        column = figure_of(name)
         assert (column.title, column.text(value)) == (title, text)
 
     @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ class TestColumns:
     def test_only_shares_of_samples_have_an_interval(
         self, name: str, value: float, num_samples: int, known: bool
     ) -> None:
-        found = column_of(name).interval(value, num_samples)
+        found = figure_of(name).interval(value, num_samples)
         assert found == (wilson_interval(value, num_samples) if known else None)
 
     @pytest.mark.parametrize(

@@ -26,11 +26,12 @@ from matar_tf.errors import (
     TargetError,
 )
 from matar_tf.evolution import Limit, SearchOptions
+from matar_tf.figures import COST_NAMES
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.run._holdout import split_data
 from matar_tf.run._retarget import Outcome, check_settings, prepare_output, retarget
-from matar_tf.run.costs import COST_NAMES, PolicyCosts
+from matar_tf.run.costs import PolicyCosts
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder

@@ -25,8 +25,8 @@ from scipy import stats
 from matar_tf.artifact import read_artifact
 from matar_tf.errors import SearchError
 from matar_tf.evolution import EvaluationStore
+from matar_tf.figures import COST_NAMES
 from matar_tf.keras import keras, quantize_model
-from matar_tf.run.costs import COST_NAMES
 from matar_tf.samplers import BandSampler
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite import latency, runtime

@@ -83,12 +83,11 @@ def _operator_lines(content: bytes, num_threads: int) -> list[str]:
 
 def _shown(name: str, value: float, num_samples: int) -> str:
     """Returns a metric as printed, a share with its 95 % interval."""
-    from matar_tf.figures import column_of
-    from matar_tf.metric_names import is_share
+    from matar_tf.figures import figure_of, is_share
 
     if not is_share(name):
         return f"{value:.4f}"
-    bounds = column_of(name).interval(value, num_samples)
+    bounds = figure_of(name).interval(value, num_samples)
     if bounds is None:
         return f"{value:.2%}"
     return f"{value:.2%} ({bounds[0]:.2%}..{bounds[1]:.2%}, 95 % interval)"

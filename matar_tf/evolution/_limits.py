@@ -9,16 +9,10 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.metric_names import is_share
+from matar_tf.figures import is_share, units_of
 
 __all__ = ["Breach", "Limit", "breach_of"]
 
-# By the end of a figure's name, which says its own unit.
-_UNITS: Final[Mapping[str, Mapping[str, float]]] = {
-    "_bytes": {"B": 1, "kB": 1000, "MB": 1000**2, "KiB": 1024, "MiB": 1024**2},
-    "_ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3},
-    "_pj": {"pJ": 1, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9, "J": 1e12},
-}
 _TEXT: Final = re.compile(
     r"(?P<name>\w+)\s*=\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[A-Za-zµ]*|%)"
 )
@@ -81,7 +75,7 @@ class Limit:
             return cls(name=name, bound=share, is_minimum=is_minimum)
         if not unit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
-        units = next((_UNITS[end] for end in _UNITS if name.endswith(end)), None)
+        units = units_of(name)
         if units is None:
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from matar_tf.errors import SearchError
-from matar_tf.figures import CostKind, column_of, markdown_row
+from matar_tf.cost_matrix import CostMatrix, MatrixEntry
+from matar_tf.figures import CostKind, figure_of
+from matar_tf.reporting.markdown import markdown_table
 
 __all__ = [
-    "CostMatrix",
-    "MatrixEntry",
     "MatrixTable",
     "matrix_tables",
     "matrix_to_csv",
@@ -30,73 +29,6 @@ _SCHEMA_VERSION: Final = 1
 _SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
 _ILLEGAL: Final = "not allowed"
 _DASH: Final = "-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MatrixEntry:
-    """One policy on one target.
-
-    Attributes:
-      policy: Name of the policy.
-      target: Name of the target.
-      kind: Where latency, cycles and bytes come from.
-      figures: Costs by name, the unit in the name; empty if the policy is not allowed.
-      violations: The limits that the policy breaks; none if it may run.
-    """
-
-    policy: str
-    target: str
-    kind: CostKind
-    figures: Mapping[str, float | None]
-    violations: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if bool(self.figures) == bool(self.violations):
-            raise SearchError(
-                f"Expected either figures or violations of {self.policy!r} on "
-                f"{self.target!r}, got {len(self.figures)} and {len(self.violations)}."
-            )
-        object.__setattr__(self, "figures", MappingProxyType(dict(self.figures)))
-
-    @property
-    def legal(self) -> bool:
-        """Whether the target allows the policy."""
-        return not self.violations
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostMatrix:
-    """Every policy on every target.
-
-    Attributes:
-      policies: Names of the policies, in order.
-      targets: Names of the targets, in order.
-      entries: One for each pair.
-    """
-
-    policies: tuple[str, ...]
-    targets: tuple[str, ...]
-    entries: tuple[MatrixEntry, ...]
-
-    def __post_init__(self) -> None:
-        if not self.policies or not self.targets:
-            raise SearchError(
-                f"Expected at least one policy and one target, got "
-                f"{len(self.policies)} and {len(self.targets)}."
-            )
-        pairs = [(one.policy, one.target) for one in self.entries]
-        expected = {(p, t) for p in self.policies for t in self.targets}
-        if len(pairs) != len(expected) or set(pairs) != expected:
-            raise SearchError(
-                f"Expected one entry for each of {len(self.policies)} policies and "
-                f"{len(self.targets)} targets, got {len(pairs)}."
-            )
-
-    def entry(self, policy: str, target: str) -> MatrixEntry:
-        """Returns the entry of a pair."""
-        return next(
-            one for one in self.entries if (one.policy, one.target) == (policy, target)
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +51,7 @@ def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
     sources: dict[str, CostKind] = {one.target: one.kind for one in matrix.entries}
 
     def table(name: str) -> MatrixTable:
-        column = column_of(name)
+        column = figure_of(name)
         kinds = (column.priced_by(sources[one]).kind for one in matrix.targets)
         targets = zip(matrix.targets, kinds, strict=True)
         return MatrixTable(
@@ -189,9 +121,8 @@ def matrix_to_markdown(
     """
     lines = ["# Policies by targets", ""]
     for table in matrix_tables(matrix):
-        rule = ["---", *("---:" for _ in matrix.targets)]
-        rows = [table.header, rule, *table.rows]
-        lines += [f"## {table.title}", "", *map(markdown_row, rows), ""]
+        rows = markdown_table(table.header, table.rows)
+        lines += [f"## {table.title}", "", *rows, ""]
     reasons = [
         f"- {one.policy} on {one.target}: {one.violations[0]}"
         + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")
@@ -210,4 +141,4 @@ def _cell(entry: MatrixEntry, name: str) -> str:
     if not entry.legal:
         return _ILLEGAL
     value = entry.figures.get(name)
-    return _DASH if value is None else column_of(name).text(value)
+    return _DASH if value is None else figure_of(name).text(value)

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import jinja2
 
+from matar_tf.cost_matrix import CostMatrix
 from matar_tf.errors import SearchError
-from matar_tf.reporting.matrix import CostMatrix, matrix_tables
+from matar_tf.reporting.matrix import matrix_tables
 from matar_tf.reporting.plots import front_svg, history_svg
 from matar_tf.reporting.tables import bits_table, table_of
 from matar_tf.results import Provenance, SearchResult

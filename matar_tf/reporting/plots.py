@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import Column, column_of
+from matar_tf.figures import Figure, figure_of
 from matar_tf.results import Candidate, Objective, SearchResult
 
 __all__ = ["front_svg", "history_svg"]
@@ -62,7 +62,7 @@ def front_svg(
             level = (float_metrics or {}).get(metric.name)
             if level is not None:
                 panel.axhline(
-                    level * column_of(metric.name).scale,
+                    level * figure_of(metric.name).scale,
                     color=_FLOAT_COLOR,
                     linestyle="--",
                     linewidth=1.0,
@@ -76,7 +76,7 @@ def front_svg(
 def history_svg(result: SearchResult) -> str:
     """Returns the hypervolume and the best metric over the policies that were known."""
     known = [row.num_evaluated + row.num_reused for row in result.history]
-    metric = column_of(
+    metric = figure_of(
         next(
             one.name for one in result.objectives if one.name in result.front[0].metrics
         )
@@ -101,7 +101,7 @@ def history_svg(result: SearchResult) -> str:
 def _draw_front(
     panel: Any, result: SearchResult, metric: Objective, cost: Objective
 ) -> None:
-    columns = column_of(metric.name), column_of(cost.name)
+    columns = figure_of(metric.name), figure_of(cost.name)
     points = _points(result.front, metric, cost, columns)
     line = _best_so_far(points, metric)
     panel.step(*zip(*line, strict=True), where="post", color=_FRONT_COLOR, alpha=0.6)
@@ -144,7 +144,7 @@ def _points(
     candidates: Sequence[Candidate],
     metric: Objective,
     cost: Objective,
-    columns: tuple[Column, Column],
+    columns: tuple[Figure, Figure],
 ) -> list[tuple[float, float]]:
     """Returns cost and metric of each, in the units of their columns."""
     return [
@@ -172,7 +172,7 @@ def _has(candidate: Candidate, name: str) -> bool:
 
 
 def _error_bars(
-    result: SearchResult, metric: Objective, column: Column
+    result: SearchResult, metric: Objective, column: Figure
 ) -> tuple[list[float], list[float]] | None:
     """Returns how far each interval of the front reaches down and up from its value.
 

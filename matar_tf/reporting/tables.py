@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from matar_tf.figures import COLUMNS, Column, CostKind, column_of, markdown_row
+from matar_tf.figures import FIGURES, CostKind, Figure, figure_of
 from matar_tf.policy import Policy
+from matar_tf.reporting.markdown import markdown_table
 from matar_tf.results import SearchResult
 
 __all__ = [
@@ -76,7 +77,7 @@ class Table:
     """
 
     sentences: tuple[str, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[Figure, ...]
     rows: tuple[Row, ...]
     num_samples: int
 
@@ -184,7 +185,7 @@ def to_markdown(result: SearchResult, float_metrics: FloatMetrics = None) -> str
     table = table_of(result, float_metrics)
     header = ["policy", *(one.title for one in table.columns)]
     lines = [f"# {result.target}", "", *table.sentences, ""]
-    lines += _markdown(header, table.cells())
+    lines += markdown_table(header, table.cells())
     if result.front:
         lines += ["", "## Bits per layer", "", *_bits(result)]
     return "\n".join(lines) + "\n"
@@ -222,7 +223,7 @@ def _agreement(rows: Sequence[Row]) -> list[str]:
     The share of samples with the same largest output; of a network of one output, with
     one that is at most a step of its grid off (`matar_tf.tflite.metrics`).
     """
-    column = column_of("argmax_agreement")
+    column = figure_of("argmax_agreement")
     known = [row.figures.get(column.name) for row in rows]
     values = [value for value in known if value is not None]
     if not values:
@@ -255,18 +256,18 @@ def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
     return rows
 
 
-def _columns(rows: Sequence[Row], result: SearchResult) -> list[Column]:
+def _columns(rows: Sequence[Row], result: SearchResult) -> list[Figure]:
     names = dict.fromkeys(name for row in rows for name in row.figures)
-    known = [column for column in COLUMNS if column.name in names]
-    others = [name for name in names if name not in {one.name for one in COLUMNS}]
-    columns: list[Column] = [*known, *map(column_of, others)]
+    known = [column for column in FIGURES if column.name in names]
+    others = [name for name in names if name not in {one.name for one in FIGURES}]
+    columns: list[Figure] = [*known, *map(figure_of, others)]
     for tool, source in _SOURCES.items():
         if tool in result.provenance.versions:
             columns = [one.priced_by(source) for one in columns]
     return columns
 
 
-def _cell(row: Row, column: Column, num_samples: int) -> str:
+def _cell(row: Row, column: Figure, num_samples: int) -> str:
     value = row.figures.get(column.name)
     if value is None:
         return _DASH
@@ -276,7 +277,7 @@ def _cell(row: Row, column: Column, num_samples: int) -> str:
     return f"{column.text(value)} ({'..'.join(map(column.text, bounds))})"
 
 
-def _interval(row: Row, column: Column, num_samples: int) -> tuple[float, float] | None:
+def _interval(row: Row, column: Figure, num_samples: int) -> tuple[float, float] | None:
     value = row.figures.get(column.name)
     # The float row was measured elsewhere, on a number of samples not known here.
     if value is None or row.policy is None:
@@ -285,7 +286,7 @@ def _interval(row: Row, column: Column, num_samples: int) -> tuple[float, float]
 
 
 def _sentences(
-    result: SearchResult, rows: Sequence[Row], columns: Sequence[Column]
+    result: SearchResult, rows: Sequence[Row], columns: Sequence[Figure]
 ) -> list[str]:
     provenance = result.provenance
     with_float = any(row.policy is None for row in rows)
@@ -306,16 +307,11 @@ def _sentences(
     ]
 
 
-def _markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return [markdown_row(row) for row in (header, rule, *cells)]
-
-
 def _bits(result: SearchResult) -> list[str]:
     """Returns the widths of each policy: W for weights, A for activations."""
     names, rows = bits_table(result)
     if len(names) <= _MAX_ENTRIES:
-        return _markdown(["policy", *names], rows)
+        return markdown_table(["policy", *names], rows)
     return [
         f"- {policy}: "
         + ", ".join(

@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from matar_tf.artifact import Artifact
 from matar_tf.errors import DataError, MatarError, SearchError
 from matar_tf.evolution import SearchProblem, check_request, fix_entries
-from matar_tf.figures import is_taken
+from matar_tf.figures import COST_NAMES, is_taken
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.run._export import export_metadata
 from matar_tf.run._holdout import PREFIX
 from matar_tf.run._record import check_folder_names
-from matar_tf.run.costs import COST_NAMES, PolicyCosts, check_names
+from matar_tf.run.costs import PolicyCosts, check_names
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import Target
 from matar_tf.tflite.build import ModelBuilder

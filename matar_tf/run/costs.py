@@ -10,27 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from matar_tf.artifact import Artifact
+from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import TargetError
 from matar_tf.figures import CostKind
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker
 from matar_tf.pricing.model import CostModel
-from matar_tf.reporting.matrix import CostMatrix, MatrixEntry
 from matar_tf.targets import TableCompute, Target, VelaBackend
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
-__all__ = ["COST_NAMES", "PolicyCosts", "check_names", "cost_matrix"]
+__all__ = ["PolicyCosts", "check_names", "cost_matrix"]
 
-COST_NAMES: Final = (
-    *("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes"),
-    *("bops", "macs", "mean_weight_bits", "mean_activation_bits"),
-)
 _NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
 
 class PolicyCosts:
-    """Costs of policies by name: `COST_NAMES`, and ``file_bytes`` if it is asked for.
+    """Costs of policies by name.
+
+    Those of `matar_tf.figures.COST_NAMES`, and ``file_bytes`` if it is asked for.
 
     Args:
       artifact: The packaged network.

@@ -20,7 +20,7 @@ import numpy as np
 
 from matar_tf.data import import_function
 from matar_tf.errors import DataError, did_you_mean
-from matar_tf.metric_names import is_share, top_k_of
+from matar_tf.figures import is_share, top_k_of
 
 __all__ = [
     "METRIC_NAMES",
