@@ -384,8 +384,8 @@ def _register_tfmot_objects() -> None:
     """Lets Keras load tfmot's wrapper without a ``quantize_scope``, and freeze it."""
     for objects in _tfmot.quantize_scope().custom_objects:
         keras.utils.get_custom_objects().update(objects)
-    wrapper = keras.utils.get_custom_objects()["QuantizeWrapperV2"]
-    wrapper.honour_freezing(wrapper, MatarQuantizeConfig)
+    kind = keras.utils.get_custom_objects()["QuantizeWrapperV2"]
+    wrapper.honour_freezing(kind, MatarQuantizeConfig)
     # HDF5 files name the layer inside a wrapper without its package.
     for kind in (InputQuantize, MultiBitBatchNormalization):
         keras.utils.get_custom_objects()[kind.__name__] = kind
