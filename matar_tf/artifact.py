@@ -22,7 +22,7 @@ from matar_tf.io.archive import check_size, read_members
 from matar_tf.io.files import new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
-from matar_tf.policy import PolicySpace
+from matar_tf.space import PolicySpace
 from matar_tf.workload import Workload
 
 __all__ = [

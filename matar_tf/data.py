@@ -1,8 +1,9 @@
-"""Samples and labels, from what ``--data`` names.
+"""Samples and labels: arrays that fit together, and where they come from.
 
-Three forms: ``digits`` (scikit-learn's scans of handwritten digits, inside the
-package), a path to an ``.npz`` file, or ``package.module:function``, a function of the
-user's own.
+`as_data` takes them as a user has them: ``(x, y)``, a mapping of arrays, `Data`, or the
+name of what `load_data` reads: ``digits`` (scikit-learn's scans of handwritten digits,
+inside the package), the path of an ``.npz`` file, or ``package.module:function``, a
+function of the user's own.
 """
 
 from __future__ import annotations
@@ -15,19 +16,28 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from matar_tf.errors import DataError
 
-__all__ = ["DIGITS", "Data", "import_function", "load_data", "read_arrays"]
+__all__ = [
+    "DIGITS",
+    "Data",
+    "DataLike",
+    "as_data",
+    "import_function",
+    "load_data",
+    "read_arrays",
+]
 
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _NUM_TEST_DIGITS = 500
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
+DataLike: TypeAlias = "Data | str | Path | tuple[Any, Any] | Mapping[str, Any]"
 _DAMAGE: Final = (
     EOFError,
     KeyError,  # a member that is not where the archive says
@@ -45,14 +55,20 @@ _DAMAGE: Final = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """Arrays of one data set.
+    """Arrays of one data set, checked when it is made.
+
+    Unsigned bytes are scaled to [0, 1], floats are taken as they are; labels may have a
+    second axis of length 1, which is dropped.
 
     Attributes:
       name: What was asked for.
       x_test: Evaluation samples, float32, ``[num_samples, ...]``.
-      y_test: Integer labels, ``[num_samples]``.
+      y_test: Integer labels, int64, ``[num_samples]``.
       x_train: Training samples, or None.
       y_train: Training labels, or None.
+
+    Raises:
+      DataError: If arrays are not of these kinds, not finite, or do not fit together.
     """
 
     name: str
@@ -60,6 +76,27 @@ class Data:
     y_test: np.ndarray
     x_train: np.ndarray | None = None
     y_train: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.x_train is None) != (self.y_train is None):
+            raise DataError(
+                f"Expected both x_train and y_train in {self.name!r}, or neither, got "
+                f"only {'y_train' if self.x_train is None else 'x_train'}."
+            )
+        for part in ("test", "train"):
+            if getattr(self, f"x_{part}") is None:
+                continue
+            samples = _as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
+            samples = _check_samples(self.name, part, samples)
+            labels = _as_array(self.name, f"y_{part}", getattr(self, f"y_{part}"))
+            labels = _check_labels(self.name, part, labels, len(samples))
+            object.__setattr__(self, f"x_{part}", samples)
+            object.__setattr__(self, f"y_{part}", labels)
+        if self.x_train is not None and self.x_train.shape[1:] != self.x_test.shape[1:]:
+            raise DataError(
+                f"Expected samples of one shape in x_train and x_test of "
+                f"{self.name!r}, got {self.x_train.shape} and {self.x_test.shape}."
+            )
 
     def digest(self) -> str:
         """Returns the SHA-256 of the evaluation samples and labels."""
@@ -98,10 +135,35 @@ class Data:
         )
 
 
+def as_data(value: DataLike, *, training: bool = False) -> Data:
+    """Returns samples and labels in whichever of the usual forms they come.
+
+    Args:
+      value: `Data`; ``(x, y)``; a mapping with the keys of an ``.npz`` file; or what
+        `load_data` takes.
+      training: Whether the training samples of a file are read, too.
+
+    Raises:
+      DataError: If it is none of these, or see `Data`.
+    """
+    if isinstance(value, Data):
+        return value
+    if isinstance(value, (str, Path)):
+        return load_data(str(value), training=training)
+    if isinstance(value, tuple) and len(value) == 2:
+        return Data(name="(x, y)", x_test=value[0], y_test=value[1])
+    if isinstance(value, Mapping) or hasattr(value, "as_numpy_iterator"):
+        return _from_arrays("arrays", value)
+    shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    raise DataError(
+        "Expected samples and labels as (x, y), a mapping of arrays, the path of an "
+        f".npz file or matar_tf.data.Data, got {type(value).__name__}{shape}; add the "
+        "labels."
+    )
+
+
 def load_data(spec: str, *, training: bool = True) -> Data:
     """Loads a data set.
-
-    Unsigned bytes are scaled to [0, 1]; floats are taken as they are.
 
     Args:
       spec: ``digits``, the path of an ``.npz`` file, or ``package.module:function``.
@@ -201,26 +263,7 @@ def _from_arrays(name: str, value: Any) -> Data:
             f"Expected the arrays x_test and y_test (and x_train, y_train for "
             f"training) from {name!r}, got {found}."
         )
-    if ("x_train" in value) != ("y_train" in value):
-        raise DataError(
-            f"Expected both x_train and y_train from {name!r}, or neither, got "
-            f"{list(value)}."
-        )
-    arrays: dict[str, np.ndarray] = {}
-    for part in ("test", "train"):
-        if f"x_{part}" in value:
-            samples = _as_array(name, f"x_{part}", value)
-            samples = _check_samples(name, part, samples)
-            labels = _as_array(name, f"y_{part}", value)
-            arrays[f"x_{part}"] = samples
-            arrays[f"y_{part}"] = _check_labels(name, part, labels, len(samples))
-    train_shape = arrays.get("x_train", arrays["x_test"]).shape
-    if train_shape[1:] != arrays["x_test"].shape[1:]:
-        raise DataError(
-            f"Expected samples of one shape in x_train and x_test of {name!r}, got "
-            f"{train_shape} and {arrays['x_test'].shape}."
-        )
-    return Data(name=name, **arrays)
+    return Data(name=name, **{key: value[key] for key in _KEYS if key in value})
 
 
 def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
@@ -243,9 +286,9 @@ def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _as_array(name: str, key: str, values: Mapping[str, Any]) -> np.ndarray:
+def _as_array(name: str, key: str, value: Any) -> np.ndarray:
     try:
-        return np.asarray(values[key])
+        return np.asarray(value)
     except ValueError as error:
         raise DataError(
             f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
@@ -267,7 +310,7 @@ def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
             f"{samples.dtype}."
         )
     with np.errstate(over="ignore"):
-        samples = samples.astype(np.float32)
+        samples = samples.astype(np.float32, copy=False)
     if not np.isfinite(samples).all():
         raise DataError(
             f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity "
@@ -291,4 +334,4 @@ def _check_labels(
             f"Expected labels from 0 to {_LARGEST_LABEL} in y_{part} of {name!r}, got "
             f"{low}..{high}."
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64, copy=False)

@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from matar_tf.errors import PolicyError
-from matar_tf.policy import ALL_BITS, Policy, PolicySpace, parse_uniform_name
+from matar_tf.policy import ALL_BITS, Policy, parse_uniform_name
+from matar_tf.space import PolicySpace
 
 __all__ = [
     "BandSampler",

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from matar_tf.keras import keras, policy_space
-from matar_tf.policy import ALL_BITS, PolicySpace
+from matar_tf.policy import ALL_BITS
+from matar_tf.space import PolicySpace
 
 L = keras.layers
 IMAGE, SEQUENCE = (8, 8, 3), (16, 3)

@@ -21,7 +21,8 @@ from matar_tf.parameters import (
     norm_places,
     num_norm_rows,
 )
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from matar_tf.evolution import SearchProblem
 from matar_tf.evolution._genome import GenomeCodec
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 from tools.baselines import (
     greedy_policies,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from matar_tf.evolution._genome import GenomeCodec
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from tools.benchmark_luck import _Imagined
 
 SPACE = PolicySpace(

@@ -12,11 +12,12 @@ from test_blocking import BUFFERS, TARGET, blocking, nest
 from test_retarget import run_all
 
 from matar_tf.errors import TargetError
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy, legal_pairs, legal_space
 from matar_tf.pricing.blocking import fits_buffers
 from matar_tf.pricing.model import CostModel
 from matar_tf.run.costs import PolicyCosts, cost_matrix
+from matar_tf.space import PolicySpace
 from matar_tf.targets import Target, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 

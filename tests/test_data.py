@@ -315,7 +315,7 @@ class TestData:
         with pytest.raises(DataError, match="1 to 3 evaluation samples"):
             load_data(f"{__name__}:arrays").head(num_samples)
 
-    def test_digest_changes_with_samples_labels_and_type(self):
+    def test_digest_changes_with_samples_labels_and_shape(self):
         def digest(x, y):
             return Data(name="a", x_test=x, y_test=y).digest()
 
@@ -324,9 +324,10 @@ class TestData:
             digest(SAMPLES + 1, LABELS),
             digest(SAMPLES, LABELS[::-1]),
             digest(SAMPLES.reshape(3, 4), LABELS),
-            digest(SAMPLES, LABELS.astype(np.int32)),
         }
-        assert len(digests) == 5
+        assert len(digests) == 4
+        # Types are what `Data` makes of them: equal values, equal data.
+        assert digest(SAMPLES, LABELS.astype(np.int32)) in digests
 
     def test_digest_does_not_depend_on_the_layout_in_memory(self):
         one = Data(name="a", x_test=SAMPLES, y_test=LABELS)

@@ -429,9 +429,12 @@ class TestData:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"x_test": DATA.x_test[:, :4]}, "samples of shape"),
+            (
+                {"x_test": DATA.x_test[:, :4], "x_train": None, "y_train": None},
+                "samples of shape",
+            ),
             ({"y_test": DATA.y_test + 1}, "labels in 0..9"),
-            ({"y_test": DATA.y_test - 1}, "labels in 0..9"),
+            ({"y_test": DATA.y_test + 9}, "labels in 0..9"),
         ],
     )
     def test_refuses_what_does_not_fit(self, change, message):

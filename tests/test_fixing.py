@@ -4,7 +4,7 @@ import pytest
 
 from matar_tf.errors import PolicyError
 from matar_tf.evolution import fix_entries
-from matar_tf.policy import PolicySpace
+from matar_tf.space import PolicySpace
 
 BITS = (2, 4, 8)
 SPACE = PolicySpace(
@@ -42,7 +42,7 @@ def test_later_texts_narrow_further():
         ("weights:stem=", "such as 'weights:stem=8'"),
         ("biases:stem=8", "such as 'weights:stem=8'"),
         ("weights:stm=8", "Did you mean 'stem'"),
-        ("activations:top=8", "got none that match 'top'"),
+        ("activations:top=8", "that matches some, got 'top'"),
         ("weights:stem=3", r"out of \[2, 4, 8\] .* got \[3\]"),
         ("weights:block_*=2", r"out of \[4, 8\] for the weights entry 'block_b'"),
         ("weights:*=4,8", r"of the 4 entries .* have these widths: all but 'top'\."),

@@ -12,9 +12,9 @@ from matar_tf.artifact import read_artifact
 from matar_tf.evolution import evaluate_in_turn, hypervolume
 from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.evolution._knapsack import budget_ladder
-from matar_tf.policy import PolicySpace
 from matar_tf.pricing import check_policy, legal_pairs, legal_space
 from matar_tf.results import StopReason
+from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 
 SHIPPED = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"

@@ -19,7 +19,8 @@ from matar_tf.evolution._nsga2 import (
     select_survivors,
     tournament,
 )
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 
 INF = math.inf
 

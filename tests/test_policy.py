@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from matar_tf.errors import PolicyError
-from matar_tf.policy import Policy, PolicySpace, parse_uniform_name
+from matar_tf.policy import Policy, parse_uniform_name
+from matar_tf.space import PolicySpace
 
 SPACE = PolicySpace(
     weights={"first": (8,), "middle": (2, 4, 8)},

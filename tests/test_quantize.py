@@ -201,7 +201,7 @@ class TestPolicies:
     def test_unknown_and_missing_names_are_refused(self) -> None:
         net = build_net(NET)
         space = policy_space(net)
-        from matar_tf.policy import PolicySpace
+        from matar_tf.space import PolicySpace
 
         extra = {**space.weights, "dense_9": (8,)}
         with pytest.raises(PolicyError, match="dense_9"):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from matar_tf.errors import PolicyError
-from matar_tf.policy import PolicySpace
 from matar_tf.samplers import (
     BandSampler,
     IndependentSampler,
@@ -15,6 +14,7 @@ from matar_tf.samplers import (
     balanced_policies,
     draw_policies,
 )
+from matar_tf.space import PolicySpace
 
 SPACE = PolicySpace(
     weights={"first": (8,), "a": (2, 4, 8), "b": (2, 3, 4, 5, 6, 7, 8)},

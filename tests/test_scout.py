@@ -33,8 +33,9 @@ from matar_tf.evolution._seeding import (
     sensitivity_genomes,
 )
 from matar_tf.evolution._surrogate import Surrogate
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.results import Objective
+from matar_tf.space import PolicySpace
 
 SPACE = PolicySpace(weights={"a": (2, 4, 8), "b": (4, 8)}, activations={"x": (8,)})
 CODEC = GenomeCodec(SPACE)

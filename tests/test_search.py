@@ -36,8 +36,9 @@ from matar_tf.evolution import _run as search_run
 from matar_tf.evolution._evaluations import Ledger
 from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.evolution._pareto import box
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.results import Objective, StopReason
+from matar_tf.space import PolicySpace
 
 INF = math.inf
 NAN = math.nan

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from matar_tf.errors import PolicyError, TargetError
-from matar_tf.policy import ALL_BITS, Policy, PolicySpace
+from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.pricing import CONSTRAINTS, check_policy, legal_space
 from matar_tf.pricing.memory import (
     Liveness,
@@ -20,6 +20,7 @@ from matar_tf.pricing.memory import (
     tensor_bits,
 )
 from matar_tf.pricing.model import estimate
+from matar_tf.space import PolicySpace
 from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 

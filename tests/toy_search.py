@@ -4,8 +4,8 @@ import functools
 import math
 
 from matar_tf.evolution import SearchOptions, SearchProblem, evaluate_in_turn, search
-from matar_tf.policy import PolicySpace
 from matar_tf.results import Provenance
+from matar_tf.space import PolicySpace
 
 # A toy network. Accuracy falls with 4**-bits, by a different amount for each entry;
 # latency is a sum of products of bits, as on bit-serial hardware.

@@ -23,7 +23,8 @@ from matar_tf.evolution._seeding import (
     interpolate_damages,
     sensitivity_genomes,
 )
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from matar_tf.workload import Workload
 
 __all__ = [

@@ -25,9 +25,10 @@ from matar_tf.evolution import (
     search_order,
 )
 from matar_tf.evolution._pareto import Values, hypervolume
-from matar_tf.policy import ALL_BITS, Policy, PolicySpace
+from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.pricing.model import CostModel
 from matar_tf.results import SearchResult
+from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.bars import Bar, provenance

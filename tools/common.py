@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from matar_tf.data import Data
-    from matar_tf.policy import Policy, PolicySpace
+    from matar_tf.policy import Policy
+    from matar_tf.space import PolicySpace
     from recipes.common import RecipeConfig
 
 __all__ = [

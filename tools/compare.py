@@ -22,7 +22,8 @@ if __name__ == "__main__":
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
     from matar_tf.data import Data
-    from matar_tf.policy import Policy, PolicySpace
+    from matar_tf.policy import Policy
+    from matar_tf.space import PolicySpace
 
 from tools.common import check_flags_only, reports_errors, run
 

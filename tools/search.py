@@ -26,7 +26,8 @@ from tools.common import (
 )
 
 if TYPE_CHECKING:
-    from matar_tf.policy import Policy, PolicySpace
+    from matar_tf.policy import Policy
+    from matar_tf.space import PolicySpace
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _TARGETS = flags.DEFINE_list(

@@ -18,10 +18,11 @@ from matar_tf.evolution import (
 )
 from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.evolution._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
 from matar_tf.pricing.model import CostModel
 from matar_tf.results import Provenance, SearchResult
+from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 from matar_tf.workload import Workload
 from tools.bars import provenance

@@ -19,8 +19,9 @@ from matar_tf.evolution._genome import Genome, GenomeCodec, LegalPairs
 from matar_tf.evolution._limits import Breach, Limit, breach_of
 from matar_tf.evolution._nsga2 import Member
 from matar_tf.evolution._store import EvaluationStore
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.results import Candidate, Objective, Provenance
+from matar_tf.space import PolicySpace
 
 __all__ = [
     "BatchEvaluator",

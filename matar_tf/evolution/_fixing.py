@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from matar_tf.errors import PolicyError, did_you_mean
-from matar_tf.policy import PolicySpace
+from matar_tf.errors import PolicyError
+from matar_tf.patterns import matching
+from matar_tf.space import PolicySpace
 
 __all__ = ["fix_entries"]
 
@@ -39,13 +39,7 @@ def fix_entries(space: PolicySpace, texts: Iterable[str]) -> PolicySpace:
             )
         bits = sorted({int(one) for one in match["bits"].split(",")})
         entries: Mapping[str, tuple[int, ...]] = getattr(space, match["kind"])
-        names = fnmatch.filter(entries, match["names"])
-        if not names:
-            raise PolicyError(
-                f"Expected {text!r} to name {match['kind']} of the network, got none "
-                f"that match {match['names']!r}. "
-                f"{did_you_mean(match['names'], entries)}"
-            )
+        names = matching(entries, match["names"], match["kind"])
         without = [name for name in names if not set(bits) <= set(entries[name])]
         if without:
             raise PolicyError(

@@ -16,7 +16,8 @@ from typing import TypeAlias
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution._repair import Legality, Tie
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 
 __all__ = ["Genome", "GenomeCodec", "LegalPairs", "with_choices"]
 

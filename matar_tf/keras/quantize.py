@@ -16,7 +16,8 @@ from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.quantizers.tracing import tracing
 from matar_tf.keras.rewrite.layout import check_model, lay_out
 from matar_tf.keras.rewrite.placement import apply_space, plan_layout
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 
 __all__ = [
     "NORM_CONTEXT",

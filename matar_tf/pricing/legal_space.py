@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from matar_tf.errors import TargetError
-from matar_tf.policy import MAX_BITS, PolicySpace
+from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.constraints import has_room, is_measured, names_of
 from matar_tf.pricing.memory import check_entries
+from matar_tf.space import PolicySpace
 from matar_tf.targets.target import Target
 from matar_tf.workload import LayerWorkload, Workload
 

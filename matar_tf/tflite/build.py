@@ -24,7 +24,8 @@ from matar_tf.parameters import (
     activation_range,
     weight_range,
 )
-from matar_tf.policy import MAX_BITS, Policy, PolicySpace
+from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.space import PolicySpace
 from matar_tf.tflite._schema import compact, load_model, quantization, write_model
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (

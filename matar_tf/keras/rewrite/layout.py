@@ -27,7 +27,8 @@ from matar_tf.keras.rewrite.kinds import (
     nodes_of,
 )
 from matar_tf.keras.rewrite.replacements import Builder, Context
-from matar_tf.policy import MAX_BITS, PolicySpace
+from matar_tf.policy import MAX_BITS
+from matar_tf.space import PolicySpace
 
 __all__ = ["Layout", "check_model", "lay_out"]
 

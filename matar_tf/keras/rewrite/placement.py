@@ -35,7 +35,8 @@ from matar_tf.keras.rewrite.kinds import (
 )
 from matar_tf.keras.rewrite.layout import Layout
 from matar_tf.keras.rewrite.replacements import Context
-from matar_tf.policy import ALL_BITS, MAX_BITS, PolicySpace
+from matar_tf.policy import ALL_BITS, MAX_BITS
+from matar_tf.space import PolicySpace
 
 __all__ = ["Plan", "apply_space", "plan_layout"]
 

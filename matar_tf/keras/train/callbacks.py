@@ -12,8 +12,9 @@ from matar_tf.keras._compat import keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.quantizers.wrapper import is_initialized, multi_bit_network
 from matar_tf.keras.train.trainer import MultiBitTrainer
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.samplers import MixtureSampler, Sampler
+from matar_tf.space import PolicySpace
 
 __all__ = ["PolicyMetrics", "PolicyRandomizer"]
 

@@ -37,13 +37,14 @@ from matar_tf.keras.train.trainer import (
     check_soft_labels,
     gives_probabilities,
 )
-from matar_tf.policy import Policy, PolicySpace
+from matar_tf.policy import Policy
 from matar_tf.samplers import (
     IndependentSampler,
     MixtureSampler,
     Sampler,
     balanced_policies,
 )
+from matar_tf.space import PolicySpace
 
 __all__ = [
     "Method",

@@ -10,7 +10,8 @@ from matar_tf.keras._compat import in_keras_format, keras, tf
 from matar_tf.keras.quantize import PolicySetter, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
-from matar_tf.policy import ALL_BITS, Policy, PolicySpace
+from matar_tf.policy import ALL_BITS, Policy
+from matar_tf.space import PolicySpace
 
 __all__ = ["MultiBitTrainer"]
 

@@ -1,0 +1,309 @@
+"""Policy spaces: the widths that each entry of a policy may take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
+
+from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.patterns import matching
+from matar_tf.policy import (
+    MAX_BITS,
+    SCHEMA_VERSION,
+    Policy,
+    check_bits,
+    parse_uniform_name,
+    read_entries,
+    read_policy,
+)
+
+__all__ = ["PolicySpace"]
+
+_Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpace:
+    """The widths that each entry may take.
+
+    Invariants: each tuple of widths is not empty, strictly ascending and within
+    2..8; the order of the entries is the order of the network.
+
+    Attributes:
+      weights: Allowed bits of the weights, by layer name.
+      activations: Allowed bits of the activations, by tensor name.
+    """
+
+    weights: Mapping[str, tuple[int, ...]]
+    activations: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for field in ("weights", "activations"):
+            entries = cast("Mapping[str, Iterable[int]]", getattr(self, field))
+            checked = {
+                name: _check_choices(choices, f"{field} entry {name!r}")
+                for name, choices in entries.items()
+            }
+            object.__setattr__(self, field, MappingProxyType(checked))
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_json(), sort_keys=True))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_space, (dict(self.weights), dict(self.activations))
+
+    @property
+    def num_policies(self) -> int:
+        """The number of policies in the space."""
+        choices = (*self.weights.values(), *self.activations.values())
+        return math.prod(len(widths) for widths in choices)
+
+    def validate(self, policy: Policy) -> None:
+        """Checks that a policy has exactly the entries and widths of this space.
+
+        Raises:
+          PolicyError: If an entry is missing, matches nothing, or takes a width
+            that the space does not allow.
+        """
+        for field in ("weights", "activations"):
+            allowed = cast("Mapping[str, tuple[int, ...]]", getattr(self, field))
+            chosen = cast("Mapping[str, int]", getattr(policy, field))
+            for name in chosen:
+                if name not in allowed:
+                    raise PolicyError(
+                        f"The policy has the {field} entry {name!r}, which matches "
+                        f"nothing in this network. {did_you_mean(name, allowed)}"
+                    )
+            for name, widths in allowed.items():
+                if name not in chosen:
+                    raise PolicyError(
+                        f"The policy has no {field} entry for {name!r}; give it one "
+                        f"of {list(widths)} bits."
+                    )
+                if chosen[name] not in widths:
+                    raise PolicyError(
+                        f"Expected one of {list(widths)} bits for the {field} entry "
+                        f"{name!r}, got {chosen[name]}."
+                    )
+
+    def contains(self, policy: Policy) -> bool:
+        """Returns whether a policy belongs to this space."""
+        try:
+            self.validate(policy)
+        except PolicyError:
+            return False
+        return True
+
+    def uniform(self, weight_bits: int, activation_bits: int) -> Policy:
+        """Returns the policy with one width for all free entries.
+
+        Entries with a single allowed width keep it: a first layer fixed at 8 bits
+        stays at 8 in ``w4a4``.
+
+        Raises:
+          PolicyError: If a free entry does not allow the width.
+        """
+        return Policy(
+            weights=_uniform(self.weights, weight_bits, "weights"),
+            activations=_uniform(self.activations, activation_bits, "activations"),
+        )
+
+    def named(self, name: str) -> Policy:
+        """Returns the uniform policy of a name such as ``w4a8``."""
+        return self.uniform(*parse_uniform_name(name))
+
+    def policy(
+        self,
+        policy: Policy | str | Path,
+        *,
+        weights: Mapping[str, int] | None = None,
+        activations: Mapping[str, int] | None = None,
+    ) -> Policy:
+        """Returns a policy of this space, from whatever names one.
+
+        Args:
+          policy: A policy, the name of a uniform one (``w4a8``), or the path of a
+            ``.json`` file.
+          weights: Bits of single weight entries, by name or pattern of names (as of
+            files: ``stem*``); later ones win.
+          activations: The same of activation entries.
+
+        Raises:
+          PolicyError: If there is no such policy, a pattern matches nothing, or the
+            result is not of this space.
+        """
+        if not isinstance(policy, Policy):
+            is_file = str(policy).endswith(".json")
+            policy = read_policy(policy) if is_file else self.named(str(policy))
+        if weights or activations:
+            policy = Policy(
+                weights=_changed(policy.weights, weights, "weights"),
+                activations=_changed(policy.activations, activations, "activations"),
+            )
+        self.validate(policy)
+        return policy
+
+    def only(self, policy: Policy) -> PolicySpace:
+        """Returns the space of one policy of this one.
+
+        Raises:
+          PolicyError: If the policy is not of this space.
+        """
+        self.validate(policy)
+        return PolicySpace(
+            weights={name: (bits,) for name, bits in policy.weights.items()},
+            activations={name: (bits,) for name, bits in policy.activations.items()},
+        )
+
+    def widest(self) -> Policy:
+        """Returns the policy with the most bits everywhere."""
+        return self._extreme(-1)
+
+    def narrowest(self) -> Policy:
+        """Returns the policy with the fewest bits everywhere."""
+        return self._extreme(0)
+
+    def _extreme(self, place: int) -> Policy:
+        return Policy(
+            weights={name: bits[place] for name, bits in self.weights.items()},
+            activations={name: bits[place] for name, bits in self.activations.items()},
+        )
+
+    def uniform_names(self, *, mixed: bool = False) -> tuple[str, ...]:
+        """Returns the names of the uniform policies, widest first.
+
+        Where no entry has a choice, its one width beside the usual 8 bits of the first
+        and last layer counts; several of them count as 8 bits beside a choice on the
+        other side, and without any choice no policy is uniform.
+
+        Args:
+          mixed: Whether weights and activations may differ (``w4a8``).
+        """
+        otherwise = (MAX_BITS,) if self.num_policies > 1 else ()
+        weight_bits = _common_widths(self.weights.values(), otherwise)
+        activation_bits = _common_widths(self.activations.values(), otherwise)
+        return tuple(
+            f"w{weights}a{activations}"
+            for weights in reversed(weight_bits)
+            for activations in reversed(activation_bits)
+            if mixed or weights == activations
+        )
+
+    def with_choices(
+        self,
+        *,
+        weights: Mapping[str, Iterable[int]] | None = None,
+        activations: Mapping[str, Iterable[int]] | None = None,
+    ) -> PolicySpace:
+        """Returns a copy in which some entries take other widths.
+
+        Raises:
+          PolicyError: If a name matches nothing.
+        """
+        changed: list[dict[str, tuple[int, ...]]] = []
+        for field, current, changes in (
+            ("weights", self.weights, weights or {}),
+            ("activations", self.activations, activations or {}),
+        ):
+            entries = dict(current)
+            for name, choices in changes.items():
+                if name not in entries:
+                    raise PolicyError(
+                        f"No {field} entry is named {name!r}. "
+                        f"{did_you_mean(name, entries)}"
+                    )
+                entries[name] = tuple(choices)
+            changed.append(entries)
+        return PolicySpace(weights=changed[0], activations=changed[1])
+
+    def to_json(self) -> _Json:
+        """Returns the JSON object that `from_json` reads."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "weights": {name: list(widths) for name, widths in self.weights.items()},
+            "activations": {
+                name: list(widths) for name, widths in self.activations.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> PolicySpace:
+        """Reads what `to_json` returned.
+
+        Raises:
+          PolicyError: If a key is missing or unknown, or widths are malformed.
+        """
+        weights, activations = read_entries(value, "policy space")
+        return cls(
+            weights=cast("dict[str, tuple[int, ...]]", weights),
+            activations=cast("dict[str, tuple[int, ...]]", activations),
+        )
+
+
+def _make_space(
+    weights: dict[str, tuple[int, ...]], activations: dict[str, tuple[int, ...]]
+) -> PolicySpace:
+    return PolicySpace(weights=weights, activations=activations)
+
+
+def _changed(
+    bits: Mapping[str, int], changes: Mapping[str, int] | None, kind: str
+) -> dict[str, int]:
+    """Returns bits by entry, with those that patterns name replaced."""
+    changed = dict(bits)
+    for pattern, width in (changes or {}).items():
+        changed |= dict.fromkeys(matching(bits, pattern, kind), width)
+    return changed
+
+
+def _check_choices(choices: object, where: str) -> tuple[int, ...]:
+    if isinstance(choices, str) or not isinstance(choices, Iterable):
+        raise PolicyError(
+            f"Expected a list of widths for the {where}, got {choices!r}."
+        )
+    widths = tuple(
+        check_bits(bits, where) for bits in cast("Iterable[object]", choices)
+    )
+    if not widths or list(widths) != sorted(set(widths)):
+        raise PolicyError(
+            f"Expected ascending, distinct widths for the {where}, got {list(widths)}."
+        )
+    return widths
+
+
+def _uniform(
+    entries: Mapping[str, tuple[int, ...]], bits: int, field: str
+) -> dict[str, int]:
+    chosen: dict[str, int] = {}
+    for name, widths in entries.items():
+        if len(widths) == 1:
+            chosen[name] = widths[0]
+        elif bits in widths:
+            chosen[name] = bits
+        else:
+            raise PolicyError(
+                f"The {field} entry {name!r} allows {list(widths)} bits, so there is "
+                f"no uniform policy with {bits}."
+            )
+    return chosen
+
+
+def _common_widths(
+    choices: Iterable[tuple[int, ...]], otherwise: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Returns the widths that all entries with a choice have.
+
+    Without any choice, the one width beside the usual 8 bits of the first and last
+    layer; `otherwise` if there are several.
+    """
+    every = list(choices)
+    free = [set(widths) for widths in every if len(widths) > 1]
+    if free:
+        return tuple(sorted(set[int].intersection(*free)))
+    fixed = {widths[0] for widths in every} - {MAX_BITS} or {MAX_BITS}
+    return tuple(fixed) if len(fixed) == 1 else otherwise
