@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.policy import Policy as Policy
     from matar_tf.pricing.model import estimate as estimate
-    from matar_tf.run._retarget import retarget as retarget
+    from matar_tf.run.retarget import retarget as retarget
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import load_target as load_target
 

@@ -66,11 +66,11 @@ class TestFailures:
 
         output = tmp_path / "run"
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.run._retarget.search", fail)
+            patch.setattr("matar_tf.run.searches.search", fail)
             run_all(output, FAST, SLOW)
         assert set(failures_in(output)) == {FAST, SLOW}
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.run._retarget.search", stop)
+            patch.setattr("matar_tf.run.searches.search", stop)
             with pytest.raises(KeyboardInterrupt):
                 run_all(output, FAST, SLOW, resume=True)
         assert set(failures_in(output)) == {FAST, SLOW}

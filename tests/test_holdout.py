@@ -11,8 +11,9 @@ from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import DataError
 from matar_tf.evolution import SearchOptions
-from matar_tf.run._holdout import split_data
-from matar_tf.run._retarget import prepare_output, retarget
+from matar_tf.run.holdout import split_data
+from matar_tf.run.plan import make_run
+from matar_tf.run.retarget import retarget
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -71,8 +72,7 @@ def test_a_run_reports_on_what_the_search_did_not_see(tmp_path: Path):
     )
     artifact = digits_artifact()
     target = load_target("bismo_ultra96")
-    prepare_output(tmp_path, artifact, [target], DATA, settings)
-    (result,) = retarget(artifact, [target], DATA, tmp_path, settings).results
+    (result,) = retarget(make_run(artifact, [target], DATA, settings), tmp_path).results
     search, report = split_data(DATA, 0.4, 3)
     assert result.provenance.num_samples == len(report.x_test) == 40
     builder = ModelBuilder(artifact)

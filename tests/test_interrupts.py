@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from matar_tf.run._interrupts import Interrupts
+from matar_tf.run.interrupts import Interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from matar_tf.data import Data
 from matar_tf.errors import MatarError, PolicyError
 from matar_tf.evolution import SearchOptions
 from matar_tf.policy import Policy
-from matar_tf.run._retarget import prepare_output, retarget
+from matar_tf.run.plan import make_run
+from matar_tf.run.retarget import retarget
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -248,18 +249,18 @@ class TestCluster:
             )
             output = tmp_path / executor
             target = load_target("bismo_ultra96")
-            prepare_output(output, network(), [target], data, settings)
+            run = make_run(network(), [target], data, settings)
             if executor == "ray":
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
-                    "matar_tf.run._evaluators.PolicyEvaluator",
+                    "matar_tf.run.evaluators.PolicyEvaluator",
                     functools.partial(make_slow_to_die, tmp_path / "pids"),
                 )
                 killer = threading.Thread(
                     target=kill_victim, args=(tmp_path / "pids", killed)
                 )
                 killer.start()
-            (result,) = retarget(network(), [target], data, output, settings).results
+            (result,) = retarget(run, output).results
             fronts[executor] = [
                 (one.policy, dict(one.metrics), dict(one.costs)) for one in result.front
             ]

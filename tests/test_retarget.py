@@ -29,9 +29,11 @@ from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.figures import COST_NAMES
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
-from matar_tf.run._holdout import split_data
-from matar_tf.run._retarget import Outcome, check_settings, prepare_output, retarget
 from matar_tf.run.costs import PolicyCosts
+from matar_tf.run.folder import prepare_folder
+from matar_tf.run.holdout import split_data
+from matar_tf.run.plan import Run, make_run
+from matar_tf.run.retarget import Outcome, retarget
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
@@ -60,18 +62,22 @@ def run_all(output: Path, *targets: str, **changes: Any) -> Outcome:
     reference = changes.pop("reference", None)
     chosen = settings(**changes)
     found = [load_target(name) for name in targets]
-    artifact = digits_artifact()
-    prepare_output(
-        output, artifact, found, DATA, chosen, resume=resume, overwrite=overwrite
-    )
+    run = make_run(digits_artifact(), found, DATA, chosen)
     return retarget(
-        artifact,
-        found,
-        DATA,
-        output,
-        chosen,
-        reference=reference,
+        run, output, resume=resume, overwrite=overwrite, reference=reference
     )
+
+
+def planned(*targets: Any, chosen: RunSettings | None = None) -> Run:
+    return make_run(digits_artifact(), targets, DATA, chosen or settings())
+
+
+def begin(
+    output: Path, targets: Any, data: Any, chosen: RunSettings, **how: bool
+) -> str:
+    """Begins a run in a folder, but searches nothing; returns what it says."""
+    run = make_run(digits_artifact(), targets, data, chosen)
+    return prepare_folder(run, output, **how)[1]
 
 
 def other_outputs(policy: Policy, samples: np.ndarray) -> np.ndarray:
@@ -108,10 +114,9 @@ class TestTargets:
         low = dict.fromkeys(artifact.space.weights, (3,))
         narrow = replace(artifact, space=artifact.space.with_choices(weights=low))
         targets = [load_target("bismo_ultra96"), load_target("cortex_m4_cmsis_nn")]
-        prepare_output(tmp_path, narrow, targets, DATA, settings())
         with pytest.raises((PolicyError, SearchError, ValueError), match="cortex_m4"):
-            retarget(narrow, targets, DATA, tmp_path, settings())
-        assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+            make_run(narrow, targets, DATA, settings())
+        assert not any(tmp_path.iterdir())
 
     def test_costs_of_the_front_are_those_of_its_files(self, tmp_path: Path) -> None:
         (result,) = run(tmp_path / "run", "bitfusion_16x32", profile="packed-litert")
@@ -174,7 +179,7 @@ class TestTargets:
             objectives = (Objective(name="accuracy"), Objective(name=name))
             chosen = settings(options=SearchOptions(objectives=objectives))
             with pytest.raises(SearchError, match="mean 'file_bytes'"):
-                check_settings(digits_artifact(), [load_target("mpic")], chosen)
+                planned(load_target("mpic"), chosen=chosen)
 
     def test_no_other_search_pays_for_sizes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -182,7 +187,7 @@ class TestTargets:
         def refuse(*args: object, **kwargs: object) -> None:
             raise AssertionError("built a file to know its size")
 
-        monkeypatch.setattr("matar_tf.run._problems.FileSizes", refuse)
+        monkeypatch.setattr("matar_tf.run.plan.FileSizes", refuse)
         (result,) = run(tmp_path / "run", "mpic")
         assert all(one.costs["file_bytes"] for one in result.front)
 
@@ -195,7 +200,7 @@ class TestTargets:
     def test_two_of_one_name_end_the_run_before_measuring(self, tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="got 'mpic' twice"):
             run(tmp_path / "run", "mpic", "mpic")
-        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+        assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(
         ("names", "what"),
@@ -209,12 +214,13 @@ class TestTargets:
         ],
     )
     def test_whose_folder_cannot_have_its_name_is_refused(
-        self, names: list[str], what: str
+        self, tmp_path: Path, names: list[str], what: str
     ) -> None:
         target = load_target("mpic")
         targets = [target.model_copy(update={"name": name}) for name in names]
         with pytest.raises(TargetError, match=f"got '{names[-1]}', which {what} has"):
-            check_settings(digits_artifact(), targets, settings())
+            begin(tmp_path / "run", targets, DATA, settings())
+        assert not (tmp_path / "run").exists()
 
     def test_none_are_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(SearchError, match="one or more targets, got none"):
@@ -379,7 +385,7 @@ class TestPreparing:
         self, tmp_path: Path, key: str, change: dict[str, Any]
     ) -> None:
         target = load_target("cortex_m4_cmsis_nn")
-        ask = functools.partial(prepare_output, tmp_path / "run", digits_artifact())
+        ask = functools.partial(begin, tmp_path / "run")
         ask([target], DATA, settings())
         assert "Resuming" in ask([target], DATA, settings(num_jobs=2), resume=True)
         changed = target
@@ -405,7 +411,7 @@ class TestPreparing:
             "neither": {},
         }[counted]
         asked = settings(options=replace(settings().options, **changes))
-        ask = functools.partial(prepare_output, tmp_path / "run", digits_artifact())
+        ask = functools.partial(begin, tmp_path / "run")
         targets = [load_target("cortex_m4_cmsis_nn")]
         ask(targets, DATA, asked)
         packed = replace(asked, profile="packed-litert")
@@ -489,10 +495,10 @@ class TestCtrlC:
     @pytest.mark.parametrize(
         ("place", "num_jobs"),
         [
-            ("matar_tf.run._evaluators.report_on", 2),
-            ("matar_tf.run._export.export_model", 1),
-            ("matar_tf.run._export.to_csv", 1),
-            ("matar_tf.run._retarget.write_history", 1),
+            ("matar_tf.run.evaluators.report_on", 2),
+            ("matar_tf.run.export.export_model", 1),
+            ("matar_tf.run.export.to_csv", 1),
+            ("matar_tf.run.retarget.write_record", 1),
         ],
     )
     def test_once_the_front_is_known_it_waits_for_its_files(
@@ -517,7 +523,7 @@ class TestCtrlC:
     def test_it_counts_while_the_last_tables_are_written(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run._export.cost_matrix")
+        press_at("matar_tf.run.export.cost_matrix")
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert len(outcome.results) == 2
@@ -527,7 +533,7 @@ class TestCtrlC:
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
         output = tmp_path / "run"
-        press_at("matar_tf.run._export.export_model", times=2)
+        press_at("matar_tf.run.export.export_model", times=2)
         with pytest.raises(KeyboardInterrupt):
             run_all(output, *self.NAMES)
         assert {path.name for path in output.iterdir()} == {
@@ -539,7 +545,7 @@ class TestCtrlC:
     def test_before_a_later_target_knows_anything_the_others_keep_their_tables(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run._retarget.search", nth=2)
+        press_at("matar_tf.run.searches.search", nth=2)
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -548,7 +554,7 @@ class TestCtrlC:
     def test_before_anything_is_known_it_ends_the_run(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run._retarget.search")
+        press_at("matar_tf.run.searches.search")
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "run", *self.NAMES)
 
@@ -576,7 +582,7 @@ class TestResume:
         output = tmp_path / "run"
         _, later = run(output, *self.NAMES)
         before = json.loads((output / "run.json").read_text())["searches"]
-        press_at("matar_tf.run._export.export_model")
+        press_at("matar_tf.run.export.export_model")
         options = SearchOptions(max_evaluations=30, population_size=8)
         outcome = run_all(output, *self.NAMES, options=options, resume=True)
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -596,7 +602,7 @@ class TestResume:
         output = tmp_path / "run"
         run(output, *self.NAMES)
         (output / "bismo_ultra96/result.json").write_text("{")
-        press_at("matar_tf.run._export.export_model")
+        press_at("matar_tf.run.export.export_model")
         assert run_all(output, *self.NAMES, resume=True).interrupted
         assert "bismo_ultra96/" not in (output / "matrix.csv").read_text()
 
@@ -687,10 +693,10 @@ class TestOwnMetrics:
         )
         metrics = ("accuracy", f"{module.stem}:f1_low", f"{module.stem}:my_name")
         target = load_target("mpic")
-        check_settings(digits_artifact(), [target], settings(metrics=metrics))
+        planned(target, chosen=settings(metrics=metrics))
         metrics = ("accuracy", f"{module.stem}:{name}")
         with pytest.raises(DataError, match=f"no other column for, got '{name}'"):
-            check_settings(digits_artifact(), [target], settings(metrics=metrics))
+            planned(target, chosen=settings(metrics=metrics))
 
     def test_a_metric_that_returns_nothing(self, tmp_path: Path, module: Path) -> None:
         module.write_text(MY_METRICS.format(share=0))

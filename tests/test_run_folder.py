@@ -13,7 +13,8 @@ from digits_net import digits_artifact, few_digits
 
 from matar_tf.errors import SearchError, TargetError
 from matar_tf.evolution import SearchOptions
-from matar_tf.run._retarget import check_settings, prepare_output
+from matar_tf.run.folder import prepare_folder
+from matar_tf.run.plan import make_run
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 
@@ -34,7 +35,8 @@ def prepare(output: Path, **changes: Any) -> str:
     options = SearchOptions(max_evaluations=12, population_size=8)
     asked = RunSettings(**{"options": options, "progress": False, **changes})
     targets = [load_target(TARGET)]
-    return prepare_output(output, digits_artifact(), targets, DATA, asked, **how)
+    run = make_run(digits_artifact(), targets, DATA, asked)
+    return prepare_folder(run, output, **how)[1]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -83,9 +85,9 @@ def test_a_start_is_not_called_as_the_float_network() -> None:
     for name in ("float", "w8a8", "policy_00"):
         asked = RunSettings(options=SearchOptions(), starts={name: policy})
         with pytest.raises(SearchError, match=f"nother name.*'{name}'.*; rename"):
-            check_settings(digits_artifact(), [load_target(TARGET)], asked)
+            make_run(digits_artifact(), [load_target(TARGET)], DATA, asked)
     asked = RunSettings(options=SearchOptions(), starts={"floating": policy})
-    check_settings(digits_artifact(), [load_target(TARGET)], asked)
+    make_run(digits_artifact(), [load_target(TARGET)], DATA, asked)
 
 
 class TestOverwrite:

@@ -10,7 +10,6 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -20,14 +19,9 @@ if __name__ == "__main__":
 from tools.common import (
     check_flags_only,
     command_line,
-    read_policy,
     reports_errors,
     run,
 )
-
-if TYPE_CHECKING:
-    from matar_tf.policy import Policy
-    from matar_tf.space import PolicySpace
 
 _ARTIFACT = flags.DEFINE_string("artifact", None, "Directory or .matar file.")
 _TARGETS = flags.DEFINE_list(
@@ -166,48 +160,42 @@ def main(argv: Sequence[str]) -> int:
     check_flags_only(argv)
     from matar_tf.artifact import read_artifact
     from matar_tf.data import load_data
-    from matar_tf.evolution import Limit, SearchOptions
     from matar_tf.reporting import to_text
-    from matar_tf.results import Objective
-    from matar_tf.run._retarget import check_settings, prepare_output, retarget
-    from matar_tf.run.settings import RunSettings
+    from matar_tf.run.plan import make_run
+    from matar_tf.run.retarget import retarget
+    from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
-    from matar_tf.tflite.evaluate import check_data
 
     artifact = read_artifact(_ARTIFACT.value)
     targets = [load_target(name) for name in _TARGETS.value]
     data = load_data(_DATA.value, training=False)
     if _NUM_SAMPLES.value is not None:
         data = data.head(_NUM_SAMPLES.value)
-    check_data(artifact, data)
-    settings = RunSettings(
-        options=SearchOptions(
-            seed=_SEED.value,
-            max_evaluations=_MAX_EVALUATIONS.value,
-            population_size=_POPULATION.value,
-            objectives=tuple(map(Objective.parse, _OBJECTIVES.value)),
-            sensitivity=_SENSITIVITY.value,
-            oversampling=_OVERSAMPLING.value,
-            max_minutes=_MAX_MINUTES.value,
-            patience=_PATIENCE.value or None,
-            limits=(
-                *map(Limit.parse, _MAX.value),
-                *(Limit.parse(text, is_minimum=True) for text in _MIN.value),
-            ),
-        ),
-        metrics=tuple(_METRICS.value),
+    settings = settings_of(
+        artifact.space,
+        seed=_SEED.value,
+        objectives=_OBJECTIVES.value,
+        max=_MAX.value,
+        min=_MIN.value,
+        metrics=_METRICS.value,
+        max_evaluations=_MAX_EVALUATIONS.value,
+        max_minutes=_MAX_MINUTES.value,
+        patience=_PATIENCE.value or None,
+        population_size=_POPULATION.value,
         follow_up_share=_FOLLOW_UP.value,
-        fixed=tuple(_FIX.value),
-        starts=_read_starts(artifact.space),
+        sensitivity=_SENSITIVITY.value,
+        oversampling=_OVERSAMPLING.value,
+        fix=_FIX.value,
+        start=_START.value,
         holdout=_HOLDOUT.value,
         profile=_PROFILE.value,
-        num_jobs=_JOBS.value,
+        jobs=_JOBS.value,
         executor=_EXECUTOR.value,
         ray_address=_RAY_ADDRESS.value,
-        store=None if _STORE.value is None else Path(_STORE.value),
+        store=_STORE.value,
         command=command_line(),
     )
-    check_settings(artifact, targets, settings)
+    planned = make_run(artifact, targets, data, settings)
     reference = None
     has_network = "network.json" in artifact.extras
     has_tensorflow = importlib.util.find_spec("tensorflow") is not None
@@ -217,25 +205,14 @@ def main(argv: Sequence[str]) -> int:
         from matar_tf.keras.packaging.package import keras_reference
 
         reference = keras_reference(artifact)
-    print(
-        prepare_output(
-            _OUTPUT.value,
-            artifact,
-            targets,
-            data,
-            settings,
-            resume=_RESUME.value,
-            overwrite=_OVERWRITE.value,
-        )
-    )
     float_metrics = artifact.accuracy.get("float")
     outcome = retarget(
-        artifact,
-        targets,
-        data,
+        planned,
         _OUTPUT.value,
-        settings,
+        resume=_RESUME.value,
+        overwrite=_OVERWRITE.value,
         reference=reference,
+        on_start=print,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
     evaluated = sum(result.num_evaluated for result in outcome.results)
@@ -249,33 +226,6 @@ def main(argv: Sequence[str]) -> int:
     if outcome.interrupted:
         return 130
     return 1 if outcome.failures else 0
-
-
-def _read_starts(space: PolicySpace) -> dict[str, Policy]:
-    """Returns the policies of ``--start`` by the names that tables give them."""
-    from matar_tf.errors import SearchError
-    from matar_tf.evolution import is_front_name
-
-    starts: dict[str, Policy] = {}
-    for text in _START.value:
-        path = Path(text)
-        if path.suffix != ".json":
-            raise SearchError(
-                f"Expected the path of a .json file with a policy in --start, got "
-                f"{text!r}; uniform policies need none, every search starts from them "
-                "already."
-            )
-        name = path.stem
-        if is_front_name(name):
-            # As exported by a search: that of this one will have files of such names.
-            name = f"{path.resolve().parent.name}_{name}"
-        if name in starts:
-            raise SearchError(
-                f"Expected policies to start from in files of different names, got "
-                f"{name!r} twice; rename one."
-            )
-        starts[name] = read_policy(text, space)
-    return starts
 
 
 if __name__ == "__main__":

@@ -100,11 +100,20 @@ class PolicyCosts:
 
 
 def cost_matrix(
-    artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
+    artifact: Artifact,
+    policies: Mapping[str, Policy],
+    targets: Sequence[Target],
+    builder: ModelBuilder | None = None,
 ) -> CostMatrix:
     """Returns the costs of each policy on each target, with what is not allowed.
 
     A policy that a target has no price for is not allowed, either.
+
+    Args:
+      artifact: The packaged network.
+      policies: Policies by name.
+      targets: Hardware.
+      builder: Makes the files that a compiler is given; one is made if None.
 
     Raises:
       PolicyError: If a policy is not of the artifact's network.
@@ -113,7 +122,7 @@ def cost_matrix(
         any widths.
     """
     check_names(targets)
-    builder = ModelBuilder(artifact)
+    builder = builder or ModelBuilder(artifact)
     entries: list[MatrixEntry] = []
     for target in targets:
         costs = PolicyCosts(artifact, target, builder)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar, cast
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.evolution import SearchOptions
+from matar_tf.evolution import Limit, SearchOptions, is_front_name
 from matar_tf.policy import Policy
+from matar_tf.results import Objective
+from matar_tf.space import PolicySpace
 from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
-__all__ = ["DEFAULT_FOLLOW_UP_SHARE", "EXECUTORS", "RunSettings", "now", "versions"]
+__all__ = [
+    "DEFAULT_FOLLOW_UP_SHARE",
+    "EXECUTORS",
+    "RunSettings",
+    "now",
+    "settings_of",
+    "versions",
+]
 
 DEFAULT_FOLLOW_UP_SHARE: Final = 0.15
 EXECUTORS: Final = ("local", "ray")
+_T = TypeVar("_T")
 
 
 def now() -> str:
@@ -80,6 +90,12 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
+        get_profile(self.profile)
+        if not 0 <= self.holdout < 1:
+            raise SearchError(
+                f"Expected a holdout of at least 0 and below 1, got {self.holdout}; it "
+                "is a share of the samples."
+            )
         if not 0 < self.follow_up_share <= 1:  # nor what is no number
             raise SearchError(
                 f"Expected a follow_up_share above 0 and of 1 at most, got "
@@ -95,34 +111,149 @@ class RunSettings:
         """
         return None if get_profile(self.profile).exact else self.profile
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns what the run is asked for, for its record."""
-        options = self.options
-        return {
-            "command": self.command,
-            "created": self.created,
-            "seed": options.seed,
-            "max_evaluations": options.max_evaluations,
-            "max_minutes": options.max_minutes,
-            "patience": options.patience,
-            "population_size": options.population_size,
-            "sensitivity": options.sensitivity,
-            "oversampling": options.oversampling,
-            "crossover_prob": options.crossover_prob,
-            "mutation_prob": options.mutation_prob,
-            "metrics": list(self.metrics),
-            "objectives": [one.to_json() for one in options.objectives],
-            "limits": [
-                f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
-                for one in options.limits
-            ],
-            "follow_up_share": self.follow_up_share,
-            "fixed": list(self.fixed),
-            "starts": {name: one.to_json() for name, one in self.starts.items()},
-            "holdout": self.holdout,
-            "profile": self.profile,
-            "store": None if self.store is None else str(self.store),
-        }
+
+# Each is a keyword of `matar_tf.search` and `matar_tf.retarget`.
+def settings_of(  # noqa: PLR0913
+    space: PolicySpace,
+    *,
+    seed: int = 0,
+    objectives: Iterable[str | Objective] = ("accuracy", "latency_ms"),
+    max: Mapping[str, str | float] | Iterable[str] = (),
+    min: Mapping[str, str | float] | Iterable[str] = (),
+    metrics: Iterable[str] = METRIC_NAMES,
+    max_evaluations: int = 400,
+    max_minutes: float | None = None,
+    patience: int | None = 15,
+    population_size: int = 40,
+    follow_up_share: float = DEFAULT_FOLLOW_UP_SHARE,
+    sensitivity: bool = True,
+    oversampling: int = 8,
+    fix: Iterable[str] = (),
+    start: Mapping[str, Policy | str | Path] | Iterable[str | Path] = (),
+    holdout: float = 0.0,
+    profile: str = DEFAULT_PROFILE,
+    jobs: int = 1,
+    executor: str = "local",
+    ray_address: str | None = None,
+    store: str | Path | None = None,
+    progress: bool = True,
+    command: str = "",
+) -> RunSettings:
+    """Returns what a run is asked for, from the words that a user has for it.
+
+    Args:
+      space: The policies of the network.
+      seed: Of everything random.
+      objectives: Metrics and costs to make better, at least one of each, by name
+        (`matar_tf.figures`): ``accuracy``, ``latency_ms``, ``max:f1``.
+      max: Largest figures of a policy: ``{"weight_bytes": "40KiB"}``, or texts such as
+        ``latency_ms=250us``.
+      min: Smallest figures, likewise: ``{"accuracy": "85%"}``.
+      metrics: What is measured: ``accuracy``, ``loss``, ``top_5_accuracy``, or
+        ``package.module:function``.
+      max_evaluations: Largest number of policies measured per target.
+      max_minutes: Time per target; the front then depends on the machine.
+      patience: Cohorts without a gain before a search stops; None for never.
+      population_size: Policies of a generation.
+      follow_up_share: Share of `max_evaluations` that each target after the first may
+        measure anew, beside what the others know.
+      sensitivity: Whether to start from the best sums of single-entry measurements.
+      oversampling: Policies bred for each that is measured; 1 for no surrogate.
+      fix: Widths that entries keep: ``weights:stem=8``, ``activations:stack1_*=4,8``.
+      start: Policies to start from: by name, or paths of ``.json`` files, whose names
+        stand in the tables.
+      holdout: Share of the samples that the search does not see and that tables report
+        on; 0 to search and report on all.
+      profile: How files store kernels.
+      jobs: Processes that measure.
+      executor: Where these are: ``local`` or ``ray``.
+      ray_address: Address of the cluster.
+      store: Evaluation store to read and extend, shared by any number of runs.
+      progress: Whether to show progress bars.
+      command: How the run was started, for the record.
+
+    Raises:
+      MatarError: If one of them cannot be had.
+    """
+    return RunSettings(
+        options=SearchOptions(
+            seed=seed,
+            max_evaluations=max_evaluations,
+            population_size=population_size,
+            objectives=tuple(
+                Objective.parse(one) if isinstance(one, str) else one
+                for one in _listed(objectives, "objectives")
+            ),
+            limits=(
+                *(Limit.parse(text) for text in _texts(max, "max")),
+                *(Limit.parse(text, is_minimum=True) for text in _texts(min, "min")),
+            ),
+            sensitivity=sensitivity,
+            oversampling=oversampling,
+            max_minutes=max_minutes,
+            patience=patience,
+        ),
+        metrics=_listed(metrics, "metrics"),
+        follow_up_share=follow_up_share,
+        fixed=_listed(fix, "fix"),
+        starts=_starts(space, start),
+        holdout=holdout,
+        profile=profile,
+        num_jobs=jobs,
+        executor=executor,
+        ray_address=ray_address,
+        store=None if store is None else Path(store),
+        command=command,
+        progress=progress,
+    )
+
+
+def _listed(values: Iterable[_T], what: str) -> tuple[_T, ...]:
+    """Returns values; of a text, whose letters would be taken, the text alone."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise SearchError(
+            f"Expected a list for {what}, got {values!r}; write {what}=[{values!r}]."
+        )
+    return tuple(values)
+
+
+def _texts(
+    bounds: Mapping[str, str | float] | Iterable[str], what: str
+) -> tuple[str, ...]:
+    """Returns bounds as texts: ``weight_bytes=40KiB``."""
+    if isinstance(bounds, Mapping):
+        return tuple(f"{name}={bound}" for name, bound in bounds.items())
+    return _listed(bounds, what)
+
+
+def _starts(
+    space: PolicySpace,
+    given: Mapping[str, Policy | str | Path] | Iterable[str | Path],
+) -> dict[str, Policy]:
+    """Returns the policies to start from by the names that tables give them."""
+    if isinstance(given, Mapping):
+        named = cast("Mapping[str, Policy | str | Path]", given)
+        return {name: space.policy(policy) for name, policy in named.items()}
+    starts: dict[str, Policy] = {}
+    for text in _listed(given, "start"):
+        path = Path(text)
+        if path.suffix != ".json":
+            raise SearchError(
+                "Expected the path of a .json file with a policy to start from, got "
+                f"{str(text)!r}; uniform policies need none, every search starts from "
+                "them already."
+            )
+        name = path.stem
+        if is_front_name(name):
+            # As exported by a search: that of this one will have files of such names.
+            name = f"{path.resolve().parent.name}_{name}"
+        if name in starts:
+            raise SearchError(
+                f"Expected policies to start from in files of different names, got "
+                f"{name!r} twice; rename one."
+            )
+        starts[name] = space.policy(path)
+    return starts
 
 
 def versions() -> dict[str, str]:

@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.evolution import EvaluationStore
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult
-from matar_tf.run._holdout import report_on
-from matar_tf.run.settings import RunSettings, versions
+from matar_tf.run.holdout import report_on
+from matar_tf.run.plan import Run
+from matar_tf.run.settings import versions
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from matar_tf.tflite.metrics import own_metric_digests
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
@@ -31,31 +31,29 @@ __all__ = [
 Executor: TypeAlias = ParallelEvaluator | RayEvaluator
 
 
-def evaluator_maker(
-    artifact: Artifact, data: Data, settings: RunSettings
-) -> Callable[[], PolicyEvaluator]:
+def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
     """Returns what makes the evaluator of policies on some samples; it pickles."""
     return functools.partial(
         PolicyEvaluator,
-        artifact,
+        run.artifact,
         data.x_test,
         data.y_test,
-        metrics=settings.metrics,
-        profile=settings.inexact_profile or DEFAULT_PROFILE,
+        metrics=run.settings.metrics,
+        profile=run.settings.inexact_profile or DEFAULT_PROFILE,
     )
 
 
-def make_executor(artifact: Artifact, data: Data, settings: RunSettings) -> Executor:
+def make_executor(run: Run) -> Executor:
     """Returns what measures many policies, in processes or on a cluster."""
-    make = evaluator_maker(artifact, data, settings)
+    make, settings = evaluator_maker(run, run.searched), run.settings
     if settings.executor == "ray":
         return RayEvaluator(make, settings.num_jobs, settings.ray_address)
     return ParallelEvaluator(make, settings.num_jobs)
 
 
-def provenance_of(artifact: Artifact, data: Data, settings: RunSettings) -> Provenance:
+def provenance_of(run: Run, data: Data) -> Provenance:
     """Returns where results come from that were measured on some samples."""
-    found = versions()
+    found, settings = versions(), run.settings
     # Metrics belong to the samples, to the kernels that computed them, where a user
     # wrote the functions, to these, and where not all profiles agree, to that one.
     measured_by = [data.digest(), LITERT_PACKAGE, found[LITERT_PACKAGE]]
@@ -66,7 +64,7 @@ def provenance_of(artifact: Artifact, data: Data, settings: RunSettings) -> Prov
         seed=settings.options.seed,
         command=settings.command,
         versions=found,
-        artifact_digest=artifact.digest(),
+        artifact_digest=run.artifact.digest(),
         data_digest=hashlib.sha256(" ".join(measured_by).encode()).hexdigest(),
         num_samples=len(data.x_test),
         created=settings.created,
@@ -75,7 +73,7 @@ def provenance_of(artifact: Artifact, data: Data, settings: RunSettings) -> Prov
 
 def on_held_out(
     result: SearchResult,
-    store: EvaluationStore,
+    store: EvaluationStore | None,
     provenance: Provenance,
     evaluator: PolicyEvaluator,
 ) -> SearchResult:
@@ -85,12 +83,12 @@ def on_held_out(
         "data_digest": provenance.data_digest,
     }
     policies = [one.policy for one in (*result.front, *result.references)]
-    measured: dict[Policy, Mapping[str, float]] = {
-        **store.get(policies, metrics=evaluator.metric_names, **digests)
-    }
+    measured: dict[Policy, Mapping[str, float]] = {}
+    if store is not None:
+        measured |= store.get(policies, metrics=evaluator.metric_names, **digests)
     for policy in policies:
         if policy not in measured:
-            metrics = evaluator(policy)
-            store.put(policy, metrics, **digests)
-            measured[policy] = metrics
+            measured[policy] = evaluator(policy)
+            if store is not None:
+                store.put(policy, measured[policy], **digests)
     return report_on(result, measured, provenance.num_samples)

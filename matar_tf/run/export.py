@@ -1,4 +1,4 @@
-"""The folder of a run: what `matar_tf.retarget` writes, and where.
+"""What a run writes of its results: files of policies, tables, the page.
 
 A target's folder appears under its name when it is complete; other files are written
 to a temporary name and renamed.
@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matar_tf.artifact import Artifact
-from matar_tf.data import Data
 from matar_tf.errors import MatarError, SearchError
 from matar_tf.io.files import new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader, json_text
@@ -26,33 +24,33 @@ from matar_tf.reporting import (
     to_markdown,
 )
 from matar_tf.results import Candidate, SearchResult
-from matar_tf.run._record import (
-    FILE_SIZE,
-    LATENCY_FILE,
-    MATRIX_FILES,
-    PAGE_FILE,
-    RESULT_FILE,
-    read_failures,
-)
 from matar_tf.run.costs import cost_matrix
+from matar_tf.run.folder import LATENCY_FILE, MATRIX_FILES, PAGE_FILE, RESULT_FILE
+from matar_tf.run.plan import Run, export_metadata
 from matar_tf.targets import LitertBackend, Target
-from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.export import Reference, export_model
 from matar_tf.tflite.latency import LatencyCache
 
-__all__ = ["export_metadata", "write_overview", "write_target"]
+__all__ = ["with_file_sizes", "write_overview", "write_target"]
+
+_FILE_SIZE = "file_bytes"
 
 
 def write_target(
-    artifact: Artifact,
-    data: Data,
-    output: Path,
+    run: Run,
+    index: int,
     result: SearchResult,
-    profile: str,
-    reference: Reference | None,
-    target: Target,
+    output: Path,
+    reference: Reference | None = None,
 ) -> SearchResult:
     """Exports every policy of a front and writes the tables of a target.
+
+    Args:
+      run: The run.
+      index: Of the target among those of the run.
+      result: What its search found, on the samples that tables report on.
+      output: Folder of the run.
+      reference: Outputs that files must agree with, or None.
 
     Returns:
       The result with file sizes, agreement and measured latency filled in.
@@ -61,48 +59,13 @@ def write_target(
       MatarError: If an export fails; nothing is left of the target's folder then.
     """
     with new_folder(output / result.target) as folder:
-        builder = ModelBuilder(artifact)
-
-        def about(candidate: Candidate) -> dict[str, Any]:
-            number = result.provenance.num_samples
-            return export_metadata(result.target, candidate.metrics, number)
-
-        def export(candidate: Candidate) -> Candidate:
-            policy_json = json_text(candidate.policy.to_json())
-            path = folder / f"{candidate.name}.json"
-            path.write_text(policy_json, encoding="utf-8")
-            exported = export_model(
-                builder,
-                candidate.policy,
-                folder / f"{candidate.name}.tflite",
-                profile=profile,
-                metadata=about(candidate),
-                samples=data.x_test,
-                reference=reference,
-            )
-            metrics = dict(candidate.metrics)
-            if exported.agreement is not None:
-                metrics["argmax_agreement"] = exported.agreement
-            costs = {**candidate.costs, FILE_SIZE: exported.num_bytes}
-            return replace(candidate, metrics=metrics, costs=costs)
-
-        def size(candidate: Candidate) -> Candidate:
-            metadata = about(candidate)
-            content = builder.build(candidate.policy, metadata, profile=profile)
-            costs = {**candidate.costs, FILE_SIZE: len(content)}
-            return replace(candidate, costs=costs)
-
-        result = replace(
-            result,
-            front=_with_measured_latency(
-                [export(candidate) for candidate in result.front],
-                folder,
-                target,
-                output / LATENCY_FILE,
-            ),
-            references=tuple(size(candidate) for candidate in result.references),
-        )
-        float_metrics = artifact.accuracy.get("float")
+        result = with_file_sizes(run, result)
+        front = [_exported(run, result, one, folder, reference) for one in result.front]
+        target = run.targets[index]
+        cache = output / LATENCY_FILE
+        front = _with_measured_latency(front, folder, target, cache)
+        result = replace(result, front=tuple(front))
+        float_metrics = run.artifact.accuracy.get("float")
         for name, content in (
             ("front.json", json_text(to_json(result, float_metrics))),
             ("front.csv", to_csv(result, float_metrics)),
@@ -113,39 +76,86 @@ def write_target(
     return result
 
 
-def export_metadata(
-    target: str, metrics: Mapping[str, float], num_samples: int
-) -> dict[str, Any]:
-    """Returns what the file of a policy says of the search that found it."""
-    return {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
+def with_file_sizes(run: Run, result: SearchResult) -> SearchResult:
+    """Returns a result with the size of the file that each policy is exported to."""
+
+    def sized(candidate: Candidate) -> Candidate:
+        metadata = _metadata(result, candidate)
+        content = run.builder.build(
+            candidate.policy, metadata, profile=run.settings.profile
+        )
+        costs = {**candidate.costs, _FILE_SIZE: len(content)}
+        return replace(candidate, costs=costs)
+
+    return replace(
+        result,
+        front=tuple(map(sized, result.front)),
+        references=tuple(map(sized, result.references)),
+    )
+
+
+def _exported(
+    run: Run,
+    result: SearchResult,
+    candidate: Candidate,
+    folder: Path,
+    reference: Reference | None,
+) -> Candidate:
+    """Writes the files of a policy; returns it with its agreement."""
+    policy_json = json_text(candidate.policy.to_json())
+    path = folder / f"{candidate.name}.json"
+    path.write_text(policy_json, encoding="utf-8")
+    exported = export_model(
+        run.builder,
+        candidate.policy,
+        path.with_suffix(".tflite"),
+        profile=run.settings.profile,
+        metadata=_metadata(result, candidate),
+        samples=run.reported.x_test,
+        reference=reference,
+    )
+    if exported.agreement is None:
+        return candidate
+    metrics = {**candidate.metrics, "argmax_agreement": exported.agreement}
+    return replace(candidate, metrics=metrics)
+
+
+def _metadata(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
+    number = result.provenance.num_samples
+    return export_metadata(result.target, candidate.metrics, number)
 
 
 def write_overview(
-    artifact: Artifact,
-    targets: Sequence[Target],
+    run: Run,
     results: Sequence[SearchResult],
     output: Path,
+    failures: Mapping[str, str],
 ) -> None:
     """Writes what every policy costs on every target, and the page of the run.
 
-    Both say which targets have no result, and why, as it is on record. Those without
-    one in this call keep the one that an earlier call has left in the folder.
+    Both say which targets have no result, and why. Those without one in this call keep
+    the one that an earlier call has left in the folder.
+
+    Args:
+      run: The run.
+      results: What its searches found.
+      output: Folder of the run.
+      failures: Why targets have no result, as it is on record.
     """
     new = {result.target: result for result in results}
-    found = (new.get(one.name) or _read_result(output, one.name) for one in targets)
+    found = (new.get(one.name) or _read_result(output, one.name) for one in run.targets)
     results = [result for result in found if result is not None]
     policies = {
         f"{result.target}/{candidate.name}": candidate.policy
         for result in results
         for candidate in result.front
     }
-    failures = read_failures(output)
-    matrix = cost_matrix(artifact, policies, targets)
+    matrix = cost_matrix(run.artifact, policies, run.targets, run.builder)
     contents = (
         json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
         matrix_to_markdown(matrix, failures),
-        to_html(results, matrix, artifact.accuracy.get("float"), failures),
+        to_html(results, matrix, run.artifact.accuracy.get("float"), failures),
     )
     for name, content in zip((*MATRIX_FILES, PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())
@@ -153,16 +163,16 @@ def write_overview(
 
 def _with_measured_latency(
     candidates: Sequence[Candidate], folder: Path, target: Target, cache: Path
-) -> tuple[Candidate, ...]:
+) -> list[Candidate]:
     """Adds the latency of the exported files, if the target is this machine."""
     if not isinstance(target.backend, LitertBackend):
-        return tuple(candidates)
+        return list(candidates)
     found = LatencyCache(cache).measure(
         {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
         num_threads=target.backend.num_threads,
         num_repeats=target.backend.num_repeats,
     )
-    return tuple(
+    return [
         replace(
             one,
             costs={
@@ -172,7 +182,7 @@ def _with_measured_latency(
             },
         )
         for one in candidates
-    )
+    ]
 
 
 def _read_result(output: Path, target: str) -> SearchResult | None:

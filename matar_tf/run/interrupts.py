@@ -15,7 +15,7 @@ __all__ = ["Interrupts"]
 _STDERR: Final = 2
 _NOTICE: Final = (
     "\nCtrl-C: what is found so far is written, then this run ends. A second Ctrl-C "
-    "stops at once; --resume goes on in any case.\n"
+    "stops at once; resuming goes on in any case.\n"
 )
 
 

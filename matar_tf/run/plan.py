@@ -1,0 +1,187 @@
+"""A run, made once: network, targets, data and settings, checked against each other."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matar_tf.artifact import Artifact
+from matar_tf.data import Data
+from matar_tf.errors import DataError, MatarError, SearchError
+from matar_tf.evolution import SearchProblem, check_request, fix_entries
+from matar_tf.figures import COST_NAMES, is_taken
+from matar_tf.policy import Policy
+from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
+from matar_tf.reporting.tables import FLOAT_NAME
+from matar_tf.run.costs import PolicyCosts, check_names
+from matar_tf.run.holdout import PREFIX, split_data
+from matar_tf.run.settings import RunSettings
+from matar_tf.space import PolicySpace
+from matar_tf.targets import Target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import check_data
+from matar_tf.tflite.file_size import FileSizes
+from matar_tf.tflite.metrics import get_metrics
+
+__all__ = ["Run", "export_metadata", "make_run", "of_target"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run; `make_run` makes it.
+
+    Attributes:
+      artifact: The packaged network.
+      targets: Hardware to search for.
+      data: Samples and labels.
+      searched: Those that policies are measured on while a search goes on.
+      reported: Those that tables report on; the same without a holdout.
+      settings: What the run is asked for.
+      builder: Makes the file of a policy.
+      problems: What is searched, for each target.
+      tool_versions: Versions of what prices policies, for each target.
+    """
+
+    artifact: Artifact
+    targets: tuple[Target, ...]
+    data: Data
+    searched: Data
+    reported: Data
+    settings: RunSettings
+    builder: ModelBuilder
+    problems: tuple[SearchProblem, ...]
+    tool_versions: tuple[Mapping[str, str], ...]
+
+
+def make_run(
+    artifact: Artifact, targets: Sequence[Target], data: Data, settings: RunSettings
+) -> Run:
+    """Returns a run; what cannot be done is found here, before anything is measured.
+
+    Raises:
+      MatarError: If samples or labels do not fit the network, a target cannot run it,
+        or has no figure that is asked for.
+    """
+    if not targets:
+        raise SearchError(
+            "Expected one or more targets, got none; name some of the catalogue, or "
+            "files."
+        )
+    if FLOAT_NAME in settings.starts:
+        raise SearchError(
+            f"Expected another name for a policy to start from than {FLOAT_NAME!r}, "
+            "that of the float network in the tables; rename its file."
+        )
+    check_names(targets)
+    check_data(artifact, data)
+    searched = reported = data
+    if settings.holdout:
+        searched, reported = split_data(data, settings.holdout, settings.options.seed)
+    space = fix_entries(artifact.space, settings.fixed)
+    metric_names = _metric_names(settings.metrics)
+    builder = ModelBuilder(artifact)
+    problems: list[SearchProblem] = []
+    tool_versions: list[Mapping[str, str]] = []
+    for target in targets:
+        sizes = _file_sizes(
+            builder, target.name, settings, metric_names, len(reported.x_test)
+        )
+        costs = PolicyCosts(artifact, target, builder, file_size=sizes)
+        problem = _problem(artifact, target, space, costs, settings, metric_names)
+        problems.append(problem)
+        tool_versions.append(costs.versions)
+    return Run(
+        artifact=artifact,
+        targets=tuple(targets),
+        data=data,
+        searched=searched,
+        reported=reported,
+        settings=settings,
+        builder=builder,
+        problems=tuple(problems),
+        tool_versions=tuple(tool_versions),
+    )
+
+
+def export_metadata(
+    target: str, metrics: Mapping[str, float], num_samples: int
+) -> dict[str, Any]:
+    """Returns what the file of a policy says of the search that found it."""
+    return {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
+
+
+def of_target(target: Target, error: MatarError) -> str:
+    """Returns the text of an error that says which target it is about."""
+    text = str(error)
+    return text if repr(target.name) in text else f"Target {target.name!r}: {text}"
+
+
+def _problem(
+    artifact: Artifact,
+    target: Target,
+    space: PolicySpace,
+    costs: PolicyCosts,
+    settings: RunSettings,
+    metric_names: tuple[str, ...],
+) -> SearchProblem:
+    legal = legal_space(space, artifact.workload, target)
+    check = PolicyChecker(artifact.workload, target)
+    problem = SearchProblem(
+        target=target.name,
+        space=legal,
+        costs=costs,
+        violations=functools.partial(_violations, check),
+        pairs=artifact.workload.entry_pairs(),
+        legal_pairs=legal_pairs(legal, artifact.workload, target),
+        seeds=settings.starts,
+        metric_names=metric_names,
+    )
+    try:
+        check_request(problem, settings.options)
+    except MatarError as error:
+        raise type(error)(of_target(target, error)) from error
+    return problem
+
+
+def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of figures of metrics, each with a column of its own."""
+    names = tuple(get_metrics(metrics, probabilities=False))
+    for name in names:
+        if is_taken(name) or name.startswith(PREFIX):
+            raise DataError(
+                f"Expected a metric of a name that tables have no other column for, "
+                f"got {name!r}; rename the function."
+            )
+    return names
+
+
+def _file_sizes(
+    builder: ModelBuilder,
+    target: str,
+    settings: RunSettings,
+    metric_names: Collection[str],
+    num_samples: int,
+) -> FileSizes | None:
+    """Returns the sizes of the files that a run will write, if asked for.
+
+    They are if a name is no other figure's, be it ``file_bytes`` or misspelt.
+    """
+    options = settings.options
+    names = {one.name for one in (*options.objectives, *options.limits)}
+    if names <= {*metric_names, *COST_NAMES}:
+        return None
+    metrics = dict.fromkeys(metric_names, 0.0)
+    if settings.holdout:
+        searched = [one.name for one in options.objectives if one.name in metrics]
+        metrics |= {PREFIX + name: 0.0 for name in searched}
+    return FileSizes(
+        builder,
+        profile=settings.profile,
+        metadata=export_metadata(target, metrics, num_samples),
+    )
+
+
+def _violations(check: PolicyChecker, policy: Policy) -> tuple[str, ...]:
+    return tuple(violation.message for violation in check(policy))

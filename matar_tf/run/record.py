@@ -1,0 +1,322 @@
+"""The record of a run, ``run.json``: what it was asked for, what its searches did."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from matar_tf.errors import SearchError
+from matar_tf.io.json_reader import JsonReader
+from matar_tf.results import SearchResult
+from matar_tf.run.plan import Run
+from matar_tf.run.settings import versions
+from matar_tf.tflite.profiles import PROFILES
+
+__all__ = ["RUN_FILE", "RunRecord", "read_record", "record_of"]
+
+RUN_SCHEMA_VERSION: Final = 1
+RUN_FILE: Final = "run.json"
+_READER: Final = JsonReader(SearchError)
+_Json: TypeAlias = dict[str, Any]
+_NUMBER: Final = (int, float)
+_OPTIONAL_NUMBER: Final = (int, float, type(None))
+# What stands under each key; keys that some records of 0.1.0 lack have a default.
+_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "command": (str,),
+    "created": (str,),
+    "seed": (int,),
+    "max_evaluations": (int,),
+    "max_minutes": _OPTIONAL_NUMBER,
+    "patience": (int, type(None)),
+    "population_size": (int,),
+    "sensitivity": (bool,),
+    "oversampling": (int,),
+    "crossover_prob": _NUMBER,
+    "mutation_prob": _OPTIONAL_NUMBER,
+    "metrics": (list,),
+    "objectives": (list,),
+    "limits": (list,),
+    "follow_up_share": _NUMBER,
+    "fixed": (list,),
+    "starts": (dict,),
+    "holdout": _NUMBER,
+    "profile": (str,),
+    "store": (str, type(None)),
+    "targets": (dict,),
+    "artifact_digest": (str,),
+    "float_metrics": (dict, type(None)),
+    "data": (str,),
+    "data_digest": (str,),
+    "versions": (dict,),
+    "planned_evaluations": (int,),
+    "searches": (dict,),
+    "failures": (dict,),
+}
+_NAMES: Final = {int: "number", float: "number", str: "text", dict: "object"}
+# Of two runs in one folder, the second must ask for the same in these. It may have
+# more evaluations, more time, more processes, and other files.
+_SAME_WHEN_RESUMED: Final = (
+    "artifact_digest",
+    "data_digest",
+    "seed",
+    "metrics",
+    "objectives",
+    "limits",
+    "fixed",
+    "starts",
+    "holdout",
+    "targets",
+    "follow_up_share",
+    "population_size",
+    "sensitivity",
+    "oversampling",
+    "crossover_prob",
+    "mutation_prob",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run was asked for, and what its searches did; fields are keys of the file.
+
+    Attributes:
+      command: How the run was started.
+      created: ISO time at which it was started.
+      seed: Of everything random.
+      max_evaluations: Largest number of policies per target.
+      max_minutes: Time per target, or None.
+      patience: Cohorts without a gain before a search stops, or None.
+      population_size: Policies of a generation.
+      sensitivity: Whether single entries were measured first.
+      oversampling: Policies bred for each that is measured.
+      crossover_prob: Probability that a child has two parents.
+      mutation_prob: Probability that a gene changes, or None.
+      metrics: What was measured.
+      objectives: What was made better, each as JSON.
+      limits: Bounds, each as text.
+      follow_up_share: What later targets may measure anew.
+      fixed: Widths that entries keep, each as text.
+      starts: Policies to start from, each as JSON, by name.
+      holdout: Share of the samples that tables report on.
+      profile: How files store kernels.
+      store: Path of a shared evaluation store, or None.
+      targets: SHA-256 of each target's description, by name.
+      artifact_digest: SHA-256 of the network.
+      float_metrics: What the float network reaches, or None.
+      data: Name of the data.
+      data_digest: SHA-256 of samples and labels.
+      versions: Version by name of each package that matters.
+      planned_evaluations: What the run that began in the folder was planned for.
+      searches: What each search did, by target.
+      failures: Why targets have no result, by name.
+    """
+
+    command: str
+    created: str
+    seed: int
+    max_evaluations: int
+    max_minutes: float | None
+    patience: int | None
+    population_size: int
+    sensitivity: bool
+    oversampling: int
+    crossover_prob: float
+    mutation_prob: float | None
+    metrics: list[str]
+    objectives: list[_Json]
+    limits: list[str]
+    follow_up_share: float
+    fixed: list[str]
+    starts: Mapping[str, _Json]
+    holdout: float
+    profile: str
+    store: str | None
+    targets: Mapping[str, str]
+    artifact_digest: str
+    float_metrics: Mapping[str, float] | None
+    data: str
+    data_digest: str
+    versions: Mapping[str, str]
+    planned_evaluations: int
+    searches: Mapping[str, _Json] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            kinds, value = _KINDS[one.name], getattr(self, one.name)
+            is_flag = isinstance(value, bool) and bool not in kinds
+            if is_flag or not isinstance(value, kinds):
+                name = _NAMES.get(kinds[0], kinds[0].__name__)
+                raise SearchError(f"{one.name} is no {name}, but {value!r}")
+        for key in ("max_evaluations", "planned_evaluations"):
+            if getattr(self, key) < 1:
+                raise SearchError(f"{key} is no number above 0")
+        if any(not name or Path(name).name != name for name in self.targets):
+            raise SearchError("targets are no names of folders")
+        for value in (self.float_metrics or {}).values():
+            is_number = type(value) in (int, float)
+            if not is_number or not abs(value) < math.inf:
+                raise SearchError(f"float_metrics has {value!r} for a number")
+
+    def to_json(self) -> _Json:
+        """Returns the JSON object that `from_json` reads."""
+        return {"schema_version": RUN_SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: object) -> RunRecord:
+        """Reads what `to_json` returned.
+
+        Raises:
+          SearchError: If a key is missing or unknown, or a value of another kind.
+        """
+        keys = ["schema_version", *_KINDS]
+        if isinstance(value, dict) and "max_evaluations" in value:
+            value = {
+                "planned_evaluations": value["max_evaluations"],
+                "searches": {},
+                "failures": {},
+                **value,
+            }
+        document = dict(_READER.object(value, "record of a run", keys))
+        version = document.pop("schema_version")
+        if version != RUN_SCHEMA_VERSION:
+            raise SearchError(f"its schema_version is {version!r}")
+        return cls(**document)
+
+    def resumed_from(self, earlier: RunRecord) -> RunRecord:
+        """Returns the record of this run as one that goes on with an earlier one.
+
+        It is planned for as many evaluations as the run that began, if they were fewer
+        than a generation's: generations of other sizes would be another search, which
+        might lack what was found.
+        """
+        plan = earlier.planned_evaluations
+        return replace(
+            self,
+            searches=earlier.searches,
+            failures=earlier.failures,
+            planned_evaluations=plan
+            if plan < earlier.population_size
+            else self.max_evaluations,
+        )
+
+    def difference(self, earlier: RunRecord) -> str | None:
+        """Returns why this run is another than an earlier one, None if it is not."""
+        by_profile = ["profile"] if self._depends_on_profile(earlier) else []
+        for key in (*_SAME_WHEN_RESUMED, *by_profile):
+            here, there = getattr(self, key), getattr(earlier, key)
+            if here != there:
+                return (
+                    f"Expected to resume a run with the same {key}, but the one that "
+                    f"is there has {there!r} and this run {here!r}"
+                )
+        if self.max_evaluations < earlier.max_evaluations:
+            return (
+                "Expected to resume a run with at least as many evaluations, but the "
+                f"one that is there has a max_evaluations of {earlier.max_evaluations} "
+                f"and this run {self.max_evaluations}, with which policies would be "
+                "lost"
+            )
+        return None
+
+    def _depends_on_profile(self, earlier: RunRecord) -> bool:
+        """Returns whether fronts follow from how files store kernels.
+
+        They do where sizes of files count, or outputs differ from other profiles'.
+        """
+        exact = [name for name, profile in PROFILES.items() if profile.exact]
+        return "file_bytes" in str([self.objectives, self.limits]) or any(
+            one.profile not in exact for one in (self, earlier)
+        )
+
+    def with_history(
+        self,
+        results: Iterable[SearchResult],
+        left_out: Mapping[str, Mapping[str, str]],
+        failures: Mapping[str, str],
+    ) -> RunRecord:
+        """Returns the record with what searches did, generation by generation.
+
+        A failure stays on record until the target has a result.
+
+        Args:
+          results: What they found.
+          left_out: Why policies with a name are in no table, by target and name.
+          failures: Why targets have no result, by name.
+        """
+        searches = {
+            result.target: {
+                "num_evaluated": result.num_evaluated,
+                "num_reused": result.num_reused,
+                "stop_reason": result.stop_reason.value,
+                "left_out": dict(left_out.get(result.target, {})),
+                "history": [asdict(row) for row in result.history],
+            }
+            for result in results
+        }
+        failed = {**self.failures, **failures}
+        return replace(
+            self,
+            searches={**self.searches, **searches},
+            failures={one: why for one, why in failed.items() if one not in searches},
+        )
+
+
+def record_of(run: Run) -> RunRecord:
+    """Returns the record of a run that begins."""
+    settings, options = run.settings, run.settings.options
+    return RunRecord(
+        command=settings.command,
+        created=settings.created,
+        seed=options.seed,
+        max_evaluations=options.max_evaluations,
+        max_minutes=options.max_minutes,
+        patience=options.patience,
+        population_size=options.population_size,
+        sensitivity=options.sensitivity,
+        oversampling=options.oversampling,
+        crossover_prob=options.crossover_prob,
+        mutation_prob=options.mutation_prob,
+        metrics=list(settings.metrics),
+        objectives=[one.to_json() for one in options.objectives],
+        limits=[
+            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
+            for one in options.limits
+        ],
+        follow_up_share=settings.follow_up_share,
+        fixed=list(settings.fixed),
+        starts={name: one.to_json() for name, one in settings.starts.items()},
+        holdout=settings.holdout,
+        profile=settings.profile,
+        store=None if settings.store is None else str(settings.store),
+        targets={
+            one.name: hashlib.sha256(one.model_dump_json().encode()).hexdigest()
+            for one in run.targets
+        },
+        artifact_digest=run.artifact.digest(),
+        float_metrics=run.artifact.accuracy.get("float"),
+        data=run.data.name,
+        data_digest=run.data.digest(),
+        versions=versions(),
+        planned_evaluations=options.max_evaluations,
+    )
+
+
+def read_record(output: Path) -> RunRecord:
+    """Returns the record of the run in a folder.
+
+    Raises:
+      SearchError: If there is none, or it cannot be read.
+    """
+    try:
+        content = (output / RUN_FILE).read_bytes()
+        return RunRecord.from_json(_READER.parse(content, RUN_FILE))
+    except (OSError, SearchError) as error:
+        raise SearchError(
+            f"Expected an empty output, or one with the {RUN_FILE} of an earlier run, "
+            f"but {output} holds other files ({error}); choose another output."
+        ) from error

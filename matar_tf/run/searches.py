@@ -1,0 +1,131 @@
+"""The searches of a run, one after the other: what one measures, the next one knows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from matar_tf.evolution import (
+    EvaluationStore,
+    SearchOptions,
+    absent_names,
+    follow_up,
+    from_nothing,
+    search,
+    search_order,
+)
+from matar_tf.policy import Policy
+from matar_tf.results import SearchResult, StopReason
+from matar_tf.run.evaluators import (
+    Executor,
+    evaluator_maker,
+    make_executor,
+    on_held_out,
+    provenance_of,
+)
+from matar_tf.run.plan import Run
+from matar_tf.tflite.evaluate import PolicyEvaluator
+
+__all__ = ["Searches", "search_one"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searches:
+    """What the searches of a run share.
+
+    Attributes:
+      run: The run.
+      evaluate_many: Measures policies.
+      store: Metrics of this and other runs, or None to keep nothing.
+      memory: Metrics of all policies that the searches so far know.
+      found: What the searches so far have found, as they found it.
+    """
+
+    run: Run
+    evaluate_many: Executor
+    store: EvaluationStore | None = None
+    memory: dict[Policy, Mapping[str, float]] = field(default_factory=dict)
+    found: list[SearchResult] = field(default_factory=list)
+
+    def order(self) -> list[int]:
+        """Returns the indices of the targets in the order to search them.
+
+        The target with the fewest policies comes first: what it measures, the later
+        ones can mostly run as well, and not the other way round.
+        """
+        return search_order(self.run.problems)
+
+    def search(self, index: int) -> SearchResult:
+        """Searches for the target of an index."""
+        run, tools = self.run, self.run.tool_versions[index]
+        provenance = provenance_of(run, run.searched)
+        result = search(
+            run.problems[index],
+            self.evaluate_many,
+            options=self._options(index),
+            provenance=replace(provenance, versions={**provenance.versions, **tools}),
+            store=self.store,
+            memory=self.memory,
+            progress=run.settings.progress,
+        )
+        self.found.append(result)
+        return result
+
+    def left_out(self, index: int, result: SearchResult) -> dict[str, str]:
+        """Returns why policies with a name are not in a result, by name."""
+        limits = self.run.settings.options.limits
+        return absent_names(self.run.problems[index], limits, result, self.memory)
+
+    def reported(self, result: SearchResult) -> SearchResult:
+        """Returns a result as tables have it: few references, samples held out."""
+        references = tuple(
+            one
+            for one in result.references
+            if one.name in self.run.settings.starts or _is_diagonal(one.name)
+        )
+        result = replace(result, references=references)
+        if not self.run.settings.holdout:
+            return result
+        provenance = provenance_of(self.run, self.run.reported)
+        return on_held_out(result, self.store, provenance, self._held_out)
+
+    @functools.cached_property
+    def _held_out(self) -> PolicyEvaluator:
+        return evaluator_maker(self.run, self.run.reported)()
+
+    def _options(self, index: int) -> SearchOptions:
+        """Returns the options of a search; a follow-up if earlier ones can teach it."""
+        settings = self.run.settings
+        options = from_nothing(settings.options)
+        # A space that was enumerated is too small to teach the others.
+        if all(one.stop_reason is StopReason.ENUMERATED for one in self.found):
+            return options
+        num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
+        problem = self.run.problems[index]
+        return follow_up(options, problem, self.memory, num_new=num_new)
+
+
+def search_one(run: Run) -> SearchResult:
+    """Searches for the first target of a run; writes nothing but a store.
+
+    Ctrl-C ends the search with the front so far.
+
+    Raises:
+      MatarError: If no policy meets the constraints, or nothing can be measured.
+    """
+    path = run.settings.store
+    store = None if path is None else EvaluationStore(path)
+    try:
+        with make_executor(run) as evaluate_many:
+            searches = Searches(run=run, evaluate_many=evaluate_many, store=store)
+            return searches.reported(searches.search(0))
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _is_diagonal(name: str) -> bool:
+    """Whether a uniform policy has equal widths: reference rows are only those."""
+    weights, _, activations = name.removeprefix("w").partition("a")
+    return weights == activations
