@@ -1,33 +1,36 @@
 """matar_tf: train one Keras network for many bit-widths, retarget it by search.
 
-After MATAR (Mori et al., DATE 2024). Three parts, one direction:
+After MATAR (Mori et al., DATE 2024). A network developer trains and packages::
 
-keras/        quantizers, configs, callbacks, packaging; the only part with TensorFlow
-policy        policies and policy spaces
-samplers      drawing policies at random
-workload      what a network asks of hardware
-parameters    trained numbers of a network
-artifact      the distributable: read, write, verify
-targets/      hardware as data
-cost          workload + policy + target -> cycles, energy, bytes
-search/       NSGA-II over policies
-results       what a search found
-report/       results as tables
-tflite/       ``.tflite`` files for policies, and running them; no TensorFlow
-backends      costs by a target's own tool, or by its model
-retarget      all of it: an artifact and targets in, fronts and files out
+    model = matar_tf.quantize_model(float_model)  # needs TensorFlow
+    model.fit(x, y, callbacks=[matar_tf.PolicyRandomizer(seed=0)])
+    matar_tf.write_artifact(matar_tf.package(model), "net.matar")
 
-Importing this package loads nothing heavy: the names below are imported when used.
+and anyone retargets, without TensorFlow::
+
+    net = matar_tf.load_artifact("net.matar")
+    result = matar_tf.search(net, "mpic", (x, y), max_evaluations=300)
+    matar_tf.export(net, result.front[0], "net.tflite")
+
+Importing this package loads nothing heavy: names are imported when they are used.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from matar_tf.artifact import read_artifact as read_artifact
+    from matar_tf.api import cost as cost
+    from matar_tf.api import evaluate as evaluate
+    from matar_tf.api import export as export
+    from matar_tf.api import inspect as inspect
+    from matar_tf.api import load_artifact as load_artifact
+    from matar_tf.api import report as report
+    from matar_tf.api import retarget as retarget
+    from matar_tf.api import search as search
     from matar_tf.artifact import write_artifact as write_artifact
+    from matar_tf.data import Data as Data
     from matar_tf.errors import MatarError as MatarError
     from matar_tf.keras import MatarQuantizeConfig as MatarQuantizeConfig
     from matar_tf.keras import MatarQuantizeScheme as MatarQuantizeScheme
@@ -43,12 +46,15 @@ if TYPE_CHECKING:
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.policy import Policy as Policy
-    from matar_tf.pricing.model import estimate as estimate
-    from matar_tf.run.retarget import retarget as retarget
+    from matar_tf.pricing import estimate as estimate
     from matar_tf.space import PolicySpace as PolicySpace
+    from matar_tf.targets import list_targets as list_targets
     from matar_tf.targets import load_target as load_target
 
+# No name is that of a module of this package: which of the two it meant would depend on
+# what was imported before.
 _HOMES = {
+    "Data": "data",
     "MatarError": "errors",
     "MatarQuantizeConfig": "keras",
     "MatarQuantizeScheme": "keras",
@@ -57,17 +63,24 @@ _HOMES = {
     "PolicyRandomizer": "keras",
     "PolicySpace": "space",
     "calibrate": "keras",
-    "estimate": "cost",
+    "cost": "api",
+    "estimate": "pricing",
+    "evaluate": "api",
+    "export": "api",
     "get_policy": "keras",
     "get_policy_space": "keras",
+    "inspect": "api",
+    "list_targets": "targets",
+    "load_artifact": "api",
     "load_model": "keras",
     "load_target": "targets",
     "package": "keras",
     "policy_space": "keras",
     "quantize_model": "keras",
-    "read_artifact": "artifact",
     "reestimate_batch_norm": "keras",
-    "retarget": "retarget",
+    "report": "api",
+    "retarget": "api",
+    "search": "api",
     "set_policy": "keras",
     "write_artifact": "artifact",
 }
@@ -75,12 +88,39 @@ _HOMES = {
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+class _Unavailable:
+    """Stands for a name whose packages are missing; says so where it is used.
+
+    An error where the name is read would break ``dir``, ``hasattr`` and completion.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self._name = name
+        self._reason = reason
+
+    def __repr__(self) -> str:
+        return f"<matar_tf.{self._name} is not available: {self._reason}>"
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise ModuleNotFoundError(self._reason)
+
+    def __mro_entries__(self, bases: tuple[object, ...]) -> NoReturn:
+        raise ModuleNotFoundError(self._reason)
+
+
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'matar_tf' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"matar_tf.{_HOMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"matar_tf.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if _HOMES[name] != "keras":
+            raise
+        return _Unavailable(name, str(error))
+    value = globals()[name] = getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

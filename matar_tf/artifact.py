@@ -65,6 +65,8 @@ class Artifact:
       accuracy: Metrics that the developer measured, by name (``float``, ``w8a8``).
       provenance: Recipe, seed, versions and command that made the network.
       extras: Optional members by file name, such as ``network.json``.
+      name: What the network is called where it is shown: that of the file it was read
+        from.
     """
 
     space: PolicySpace
@@ -75,6 +77,29 @@ class Artifact:
     accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
+    name: str = "network"
+
+    def __repr__(self) -> str:
+        workload, space = self.workload, self.space
+        source, output = workload.inputs[0], workload.outputs[0]
+        num_bytes = sum(
+            layer.weight_elems + 4 * layer.bias_elems for layer in workload.layers
+        )
+        lines = [
+            f"{self.name}: {len(workload.layers)} layers, {workload.macs:,} MACs, "
+            f"{num_bytes:,} bytes of weights at 8 bits",
+            f"  input {workload.tensors[source].shape}, output "
+            f"{workload.tensors[output].shape}",
+            f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
+            f"{len(space.activations)} activations in {_widths(space.activations)} "
+            f"bits: {space.num_policies:.3g} policies",
+        ]
+        lines += [
+            f"  {name:8s} "
+            + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
+            for name, row in self.accuracy.items()
+        ]
+        return "\n".join(lines)
 
     def members(self) -> dict[str, bytes]:
         """Returns the files of the artifact, the manifest last."""
@@ -119,6 +144,12 @@ class Artifact:
         # Not of the bytes of a file, which follow from the zlib that packed them.
         total.update(self.parameters.digest())
         return total.hexdigest()
+
+
+def _widths(entries: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns the widths that entries take, from the narrowest to the widest."""
+    widths = sorted({bits for choices in entries.values() for bits in choices})
+    return "/".join(map(str, widths))
 
 
 def write_artifact(
@@ -168,7 +199,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     if not overwrite:
         raise ArtifactError(
             f"Expected a free path for the artifact, but {path} exists; choose another "
-            "or pass --overwrite."
+            "or pass overwrite=True."
         )
     is_artifact = (
         (path / _MANIFEST).is_file() if path.is_dir() else path.suffix == _SUFFIX
@@ -214,6 +245,7 @@ def _parse(members: dict[str, bytes], path: Path) -> Artifact:
             accuracy=_read_accuracy(manifest["accuracy"]),
             provenance=_READER.field(manifest, "provenance", dict),
             extras=members,
+            name=path.stem,
         )
     except KeyError as error:
         raise ArtifactError(
@@ -267,7 +299,7 @@ def _read_members(path: Path) -> dict[str, bytes]:
     else:
         raise ArtifactError(
             f"Expected an artifact (a directory or a .matar file) at {path}, found "
-            "nothing; make one with tools/train.py or tools/package.py."
+            "nothing; make one with matar_tf.package or `matar train`."
         )
     if _MANIFEST not in members:
         raise ArtifactError(f"Expected a {_MANIFEST} in {path}; it is not an artifact.")

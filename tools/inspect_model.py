@@ -11,8 +11,6 @@ if __name__ == "__main__":
 
 from tools.common import reports_errors, run
 
-_HEADER = ("output", "operator", "weights", "W bits", "stored as", "A bits", "scale")
-
 
 @reports_errors
 def main(argv: Sequence[str]) -> int:
@@ -24,37 +22,8 @@ def main(argv: Sequence[str]) -> int:
         raise ExportError(
             f"Expected the path of one .tflite file, got {list(argv[1:])}."
         )
-    content = Path(argv[1]).read_bytes()
-    metadata, operators = inspect_model(content)
-    print(f"{argv[1]}: {len(content)} bytes")
-    for key in ("profile", "target", "artifact_digest", "metrics", "num_samples"):
-        if key in metadata:
-            print(f"  {key}: {metadata[key]}")
-    for entry, note in metadata.get("notes", {}).items():
-        print(f"  {entry}: stored wider than its width: {note}")
-    rows = [
-        (
-            one.output,
-            one.op,
-            one.entry or "",
-            _text(one.weight_bits),
-            one.storage or "",
-            _text(one.activation_bits),
-            "" if one.scale is None else f"{one.scale:.6g}",
-            str(one.num_bytes) if one.num_bytes else "",
-        )
-        for one in operators
-    ]
-    table = [(*_HEADER, "bytes"), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    print(f"{argv[1]}: {inspect_model(Path(argv[1]).read_bytes())!r}")
     return 0
-
-
-def _text(value: int | None) -> str:
-    return "" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ from matar_tf.tflite.export import Reference
 __all__ = ["Outcome", "retarget"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Outcome:
-    """What a run came to.
+    """What a run came to; printed as the tables of its results.
 
     Attributes:
       results: The result of each target that was searched, in the order in which the
@@ -47,6 +47,10 @@ class Outcome:
     failures: Mapping[str, str]
     left_out: Mapping[str, Mapping[str, str]]
     interrupted: bool
+
+    def __repr__(self) -> str:
+        failures = [f"No front for {one}: {why}" for one, why in self.failures.items()]
+        return "\n".join([*map(repr, self.results), *failures])
 
 
 def retarget(

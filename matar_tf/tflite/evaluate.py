@@ -35,6 +35,7 @@ __all__ = [
     "check_data",
     "check_labels",
     "evaluate_file",
+    "evaluate_model",
     "gives_probabilities",
     "output_step",
 ]
@@ -111,6 +112,34 @@ def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
             f"Expected labels in 0..{num_classes - 1} for this network, got "
             f"{low}..{high} in {data.name!r}."
         )
+
+
+def evaluate_model(
+    content: bytes,
+    data: Data,
+    *,
+    metrics: Iterable[str] = METRIC_NAMES,
+    runtime: str = "litert",
+    num_threads: int = 1,
+) -> dict[str, float]:
+    """Returns the metrics of a ``.tflite`` file on samples and labels that fit it.
+
+    Args:
+      content: The file.
+      data: Its evaluation samples and labels count.
+      metrics: See `get_metrics`.
+      runtime: See `Runner`.
+      num_threads: See `Runner`.
+
+    Raises:
+      DataError: If samples or labels do not fit, or there is no such metric.
+      ExportError: If the runtime does not run the file.
+    """
+    functions = get_metrics(metrics, probabilities=gives_probabilities(content))
+    runner = Runner(content, runtime=runtime, num_threads=num_threads)
+    outputs = runner.predict(data.x_test)
+    check_labels(data, outputs.shape[1:])
+    return compute_metrics(functions, outputs, data.y_test)
 
 
 def evaluate_file(

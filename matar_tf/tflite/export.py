@@ -28,7 +28,9 @@ __all__ = [
     "MIN_AGREEMENT",
     "ExportedModel",
     "Reference",
+    "check_output",
     "export_model",
+    "read_model",
 ]
 
 EXPECTED_AGREEMENT: Final = 0.995
@@ -54,6 +56,43 @@ class ExportedModel:
     num_bytes: int
     agreement: float | None
     notes: Mapping[str, str]
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+    """Checks that a ``.tflite`` file may be written at a path.
+
+    Raises:
+      ExportError: If the path has another ending, a folder is there, or a file is and
+        `overwrite` is False.
+    """
+    path = Path(path)
+    if path.suffix != ".tflite":
+        raise ExportError(f"Expected a path that ends in .tflite, got {path}.")
+    if path.is_dir():
+        raise ExportError(
+            f"Expected a free path or a file at {path}, got a folder; choose another "
+            "path."
+        )
+    if path.exists() and not overwrite:
+        raise ExportError(
+            f"Expected a free path, but {path} exists; choose another or pass "
+            "overwrite=True."
+        )
+
+
+def read_model(model: str | Path | bytes) -> bytes:
+    """Returns the bytes of a ``.tflite`` file, given them or its path.
+
+    Raises:
+      ExportError: If there is no file.
+    """
+    if isinstance(model, bytes):
+        return model
+    if not Path(model).is_file():
+        raise ExportError(
+            f"Expected the path of one .tflite file, got {model}, where there is none."
+        )
+    return Path(model).read_bytes()
 
 
 def export_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,20 @@ from matar_tf.errors import ExportError
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
 from matar_tf.tflite.metadata import read_metadata
 
-__all__ = ["Operator", "inspect_model"]
+__all__ = ["ModelInfo", "Operator", "inspect_model"]
 
 _TYPE_NAMES = {
     value: name
     for name, value in vars(schema.TensorType).items()
     if isinstance(value, int)
 }
+
+
+_SHOWN = ("profile", "target", "artifact_digest", "metrics", "num_samples")
+_HEADER = (
+    *("output", "operator", "weights", "W bits", "stored as", "A bits", "scale"),
+    "bytes",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +53,53 @@ class Operator:
     num_bytes: int
 
 
-def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]:
-    """Returns the metadata of a file and its operators in execution order.
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModelInfo:
+    """What is in a file; printed as a table.
+
+    Attributes:
+      metadata: What the file says of itself: profile, policy, target, metrics, ...
+      operators: In execution order.
+      num_bytes: Size of the file.
+    """
+
+    metadata: Mapping[str, Any]
+    operators: tuple[Operator, ...]
+    num_bytes: int
+
+    def __repr__(self) -> str:
+        lines = [f"{self.num_bytes} bytes"]
+        lines += [
+            f"  {key}: {self.metadata[key]}" for key in _SHOWN if key in self.metadata
+        ]
+        lines += [
+            f"  {entry}: stored wider than its width: {note}"
+            for entry, note in self.metadata.get("notes", {}).items()
+        ]
+        rows = [_HEADER, *map(_cells, self.operators)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
+        for row in rows:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+
+def _cells(operator: Operator) -> tuple[str, ...]:
+    values = (
+        operator.output,
+        operator.op,
+        operator.entry,
+        operator.weight_bits,
+        operator.storage,
+        operator.activation_bits,
+        None if operator.scale is None else f"{operator.scale:.6g}",
+        operator.num_bytes or None,
+    )
+    return tuple("" if value is None else str(value) for value in values)
+
+
+def inspect_model(content: bytes) -> ModelInfo:
+    """Returns what is in a file.
 
     Raises:
       ExportError: If the file was not exported by matar_tf.
@@ -91,7 +144,7 @@ def inspect_model(content: bytes) -> tuple[dict[str, Any], tuple[Operator, ...]]
                 num_bytes=num_bytes,
             )
         )
-    return metadata, tuple(rows)
+    return ModelInfo(metadata=metadata, operators=tuple(rows), num_bytes=len(content))
 
 
 def _object(document: dict[str, Any], key: str) -> dict[str, Any]:

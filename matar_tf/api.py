@@ -1,0 +1,341 @@
+"""The front door: an artifact in; searches, files, figures and reports out.
+
+A few lines each over the wings of the house. None of it needs TensorFlow. Data are
+``(x, y)``, a mapping of arrays, the path of an ``.npz`` file or `Data`; policies are
+names (``w4a8``), paths of ``.json`` files, `Policy` or what a search found; targets are
+names of the catalogue, paths of ``.toml`` files or `Target`.
+"""
+
+from __future__ import annotations
+
+import inspect as _inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from matar_tf.artifact import Artifact, read_artifact
+from matar_tf.data import DataLike, as_data
+from matar_tf.errors import ExportError, PolicyError, SearchError, did_you_mean
+from matar_tf.policy import Policy
+from matar_tf.pricing import check_policy
+from matar_tf.reporting.shown import ShownMatrix, ShownResult
+from matar_tf.results import Candidate
+from matar_tf.run.costs import cost_matrix
+from matar_tf.run.export import with_file_sizes
+from matar_tf.run.plan import make_run
+from matar_tf.run.report import RunReport, read_report
+from matar_tf.run.retarget import Outcome
+from matar_tf.run.retarget import retarget as _retarget
+from matar_tf.run.searches import search_one
+from matar_tf.run.settings import settings_of
+from matar_tf.targets import Target, list_targets, load_target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_model
+from matar_tf.tflite.export import (
+    ExportedModel,
+    Reference,
+    check_output,
+    export_model,
+    read_model,
+)
+from matar_tf.tflite.inspect import ModelInfo, inspect_model
+from matar_tf.tflite.metrics import METRIC_NAMES
+from matar_tf.tflite.profiles import DEFAULT_PROFILE
+
+__all__ = [
+    "cost",
+    "evaluate",
+    "export",
+    "inspect",
+    "load_artifact",
+    "report",
+    "retarget",
+    "search",
+]
+
+Network: TypeAlias = "Artifact | str | Path"
+PolicyLike: TypeAlias = "Policy | Candidate | str | Path"
+TargetLike: TypeAlias = "Target | str | Path"
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _takes_options(function: _F) -> _F:
+    """Shows the options of a run in the signature of a function, for completion."""
+    options = list(_inspect.signature(settings_of).parameters.values())[1:]
+    signature = _inspect.signature(function)
+    own = [
+        one
+        for one in signature.parameters.values()
+        if one.kind is not _inspect.Parameter.VAR_KEYWORD
+    ]
+    names = {one.name for one in own}
+    added = [one for one in options if one.name not in names]
+    function.__signature__ = signature.replace(parameters=[*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Returns a packaged network: a directory, or one ``.matar`` file.
+
+    Raises:
+      ArtifactError: If a part is missing, unknown, altered or malformed.
+    """
+    return read_artifact(path)
+
+
+@_takes_options
+def search(
+    network: Network, target: TargetLike, data: DataLike, **options: Any
+) -> ShownResult:
+    """Searches the policies with the best trade-offs on a target; writes no files.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+      target: The hardware.
+      data: Samples and labels to measure accuracy on.
+      **options: As of `retarget`.
+
+    Returns:
+      The front and policies to compare with; printed as a table.
+
+    Raises:
+      MatarError: If something does not fit, or no policy meets the limits.
+    """
+    artifact = _network(network)
+    settings = settings_of(artifact.space, **_options(options, "search"))
+    run = make_run(artifact, [_target(target)], as_data(data), settings)
+    result = with_file_sizes(run, search_one(run))
+    return ShownResult.of(result, artifact.accuracy.get("float"))
+
+
+@_takes_options
+def retarget(
+    network: Network,
+    targets: TargetLike | Sequence[TargetLike],
+    data: DataLike,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    reference: Reference | None = None,
+    **options: Any,
+) -> Outcome:
+    """Searches policies for targets, exports them, writes tables and a page.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+      targets: Hardware.
+      data: Samples and labels to measure accuracy on.
+      output: Folder to write; made if there is none.
+      resume: Whether to go on with the run that is there.
+      overwrite: Whether to replace the run that is there.
+      reference: Outputs that exported files must agree with, or None.
+      **options: ``objectives``, ``max``, ``min``, ``max_evaluations`` and so on:
+        `matar_tf.run.settings.settings_of` describes each.
+
+    Returns:
+      The results; printed as tables. `report` reads them from the folder again.
+
+    Raises:
+      MatarError: If something does not fit, or the folder holds anything else.
+    """
+    artifact = _network(network)
+    settings = settings_of(artifact.space, **_options(options, "retarget"))
+    run = make_run(artifact, _targets(targets), as_data(data), settings)
+    outcome = _retarget(
+        run, output, resume=resume, overwrite=overwrite, reference=reference
+    )
+    float_metrics = artifact.accuracy.get("float")
+    results = tuple(ShownResult.of(one, float_metrics) for one in outcome.results)
+    return replace(outcome, results=results)
+
+
+def export(
+    network: Network,
+    policy: PolicyLike,
+    path: str | Path,
+    *,
+    profile: str = DEFAULT_PROFILE,
+    target: TargetLike | None = None,
+    data: DataLike | None = None,
+    reference: Reference | None = None,
+    overwrite: bool = False,
+) -> ExportedModel:
+    """Writes the ``.tflite`` file of a policy.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+      policy: The policy.
+      path: Where to write; ends in ``.tflite``.
+      profile: How the file stores kernels; see `matar_tf.tflite.profiles`.
+      target: Hardware that must take the policy, and that the file will name.
+      data: Samples and labels whose metrics the file will carry, or None.
+      reference: Outputs that the file must agree with on `data`, or None.
+      overwrite: Whether to replace a file that is there.
+
+    Raises:
+      MatarError: If a file is there, or the policy does not fit network or target.
+    """
+    artifact = _network(network)
+    chosen = _policy(artifact, policy)
+    check_output(path, overwrite=overwrite)
+    builder = ModelBuilder(artifact)
+    metadata: dict[str, Any] = {}
+    if target is not None:
+        metadata["target"] = _checked_target(artifact, chosen, target)
+    samples = None
+    if data is not None:
+        given = as_data(data)
+        samples = given.x_test
+        content = builder.build(chosen, profile=profile)
+        metadata["metrics"] = evaluate_model(content, given)
+        metadata["num_samples"] = len(samples)
+    return export_model(
+        builder,
+        chosen,
+        path,
+        profile=profile,
+        metadata=metadata,
+        samples=samples,
+        reference=reference,
+    )
+
+
+def evaluate(
+    model: str | Path | bytes,
+    data: DataLike,
+    *,
+    metrics: Iterable[str] = METRIC_NAMES,
+    runtime: str = "litert",
+    threads: int = 1,
+) -> dict[str, float]:
+    """Returns the metrics of a ``.tflite`` file.
+
+    Args:
+      model: Path of the file, or its bytes.
+      data: Samples and labels.
+      metrics: ``accuracy``, ``loss``, ``top_5_accuracy``, ``package.module:function``.
+      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
+      threads: Threads of the interpreter.
+
+    Raises:
+      MatarError: If the file cannot be run, or the data do not fit it.
+    """
+    return evaluate_model(
+        read_model(model),
+        as_data(data),
+        metrics=metrics,
+        runtime=runtime,
+        num_threads=threads,
+    )
+
+
+def cost(
+    network: Network,
+    policies: PolicyLike | Sequence[PolicyLike] | Mapping[str, PolicyLike],
+    targets: TargetLike | Sequence[TargetLike] | None = None,
+) -> ShownMatrix:
+    """Returns what policies cost on targets, and why one may not run.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+      policies: One or more, or a mapping that names them.
+      targets: Hardware, one or more; None for the whole catalogue.
+
+    Returns:
+      The figures by policy and target (`CostMatrix.entry`); printed as tables.
+
+    Raises:
+      MatarError: If a policy is not of the network, or a target cannot run it.
+    """
+    artifact = _network(network)
+    named = _named(artifact, policies)
+    chosen = list_targets() if targets is None else targets
+    return ShownMatrix.of(cost_matrix(artifact, named, _targets(chosen)))
+
+
+def inspect(model: str | Path | bytes) -> ModelInfo:
+    """Returns what is in a ``.tflite`` file: policy, storage, scales, bytes per layer.
+
+    Args:
+      model: Path of the file, or its bytes.
+
+    Raises:
+      ExportError: If the file was not exported by matar_tf.
+    """
+    return inspect_model(read_model(model))
+
+
+def report(run: str | Path) -> RunReport:
+    """Returns the results that `retarget` has left in a folder; printed as tables.
+
+    Raises:
+      SearchError: If there are none, or a file is damaged.
+    """
+    return read_report(run)
+
+
+def _options(options: Mapping[str, Any], function: str) -> Mapping[str, Any]:
+    """Returns the options of a run; a misspelt one is refused with the nearest."""
+    known = list(_inspect.signature(settings_of).parameters)[1:]
+    for name in options:
+        if name not in known:
+            raise SearchError(
+                f"{function}() has no option {name!r}. {did_you_mean(name, known)}"
+            )
+    return {"command": f"matar_tf.{function}", **options}
+
+
+def _network(network: Network) -> Artifact:
+    return network if isinstance(network, Artifact) else read_artifact(network)
+
+
+def _policy(artifact: Artifact, policy: PolicyLike) -> Policy:
+    if isinstance(policy, Candidate):
+        policy = policy.policy
+    return artifact.space.policy(policy)
+
+
+def _named(
+    artifact: Artifact,
+    policies: PolicyLike | Sequence[PolicyLike] | Mapping[str, PolicyLike],
+) -> dict[str, Policy]:
+    """Returns policies by the names that tables give them."""
+    if isinstance(policies, Mapping):
+        return {name: _policy(artifact, one) for name, one in policies.items()}
+    if isinstance(policies, (Policy, Candidate, str, Path)):
+        policies = [policies]
+    named: dict[str, Policy] = {}
+    for number, one in enumerate(policies):
+        name = one.name if isinstance(one, Candidate) else str(one)
+        if isinstance(one, Policy):
+            name = f"policy {number}"
+        if name in named:
+            raise PolicyError(
+                f"Expected policies of different names, got {name!r} twice; pass a "
+                "mapping that names them."
+            )
+        named[name] = _policy(artifact, one)
+    return named
+
+
+def _target(target: TargetLike) -> Target:
+    return target if isinstance(target, Target) else load_target(target)
+
+
+def _targets(targets: TargetLike | Sequence[TargetLike]) -> list[Target]:
+    if isinstance(targets, (Target, str, Path)):
+        targets = [targets]
+    return [_target(one) for one in targets]
+
+
+def _checked_target(artifact: Artifact, policy: Policy, target: TargetLike) -> str:
+    """Returns the name of a target that takes a policy."""
+    chosen = _target(target)
+    problems = check_policy(artifact.workload, policy, chosen)
+    if problems:
+        raise ExportError(
+            f"Expected a policy that {chosen.name} takes, but: {problems[0].message}"
+        )
+    return chosen.name

@@ -1,0 +1,152 @@
+"""What a finished run has left in its folder, read back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matar_tf.errors import MatarError, SearchError, did_you_mean
+from matar_tf.io.json_reader import JsonReader
+from matar_tf.reporting import to_csv, to_json, to_markdown
+from matar_tf.reporting.shown import ShownResult
+from matar_tf.results import SearchResult
+from matar_tf.run.folder import PAGE_FILE, RESULT_FILE
+from matar_tf.run.record import RUN_FILE, read_record
+
+__all__ = ["RunReport", "read_report"]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class RunReport:
+    """The results of a run, by target; printed as their tables.
+
+    Attributes:
+      folder: Of the run.
+      results: One for each target that has a front, by name in order.
+      failures: Why others have none, by name.
+    """
+
+    folder: Path
+    results: tuple[ShownResult, ...]
+    failures: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self.results)
+
+    def __getitem__(self, target: str) -> ShownResult:
+        for one in self.results:
+            if one.target == target:
+                return one
+        if target in self.failures:
+            raise SearchError(_no_front(target, self.failures[target]))
+        names = [one.target for one in self.results]
+        raise SearchError(
+            f"Expected a target of the run in {self.folder}, got {target!r}. "
+            f"{did_you_mean(target, names)}"
+        )
+
+    def only(self, target: str) -> RunReport:
+        """Returns the report of one target.
+
+        Raises:
+          SearchError: If the run has no front for it.
+        """
+        return RunReport(folder=self.folder, results=(self[target],), failures={})
+
+    def to_text(self) -> str:
+        """Returns a table for each target, aligned, and the targets without one."""
+        return self._joined([repr(one) for one in self.results])
+
+    def to_markdown(self) -> str:
+        """Returns the same in Markdown, with the bits of every policy."""
+        return self._joined(
+            [to_markdown(one, one.float_metrics) for one in self.results]
+        )
+
+    def to_json(self) -> Any:
+        """Returns a JSON object for a single target, an array for several."""
+        documents = [to_json(one, one.float_metrics) for one in self.results]
+        return documents if len(documents) > 1 else documents[0]
+
+    def to_csv(self) -> str:
+        """Returns one table; of several targets, with them in its first column."""
+        texts = {one.target: to_csv(one, one.float_metrics) for one in self.results}
+        if len(texts) == 1:
+            return next(iter(texts.values()))
+        rows = [
+            {"target": target, **row}
+            for target, text in texts.items()
+            for row in csv.DictReader(io.StringIO(text, newline=""))
+        ]
+        header = dict.fromkeys(name for row in rows for name in row)
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return buffer.getvalue()
+
+    def page(self) -> str:
+        """Returns the page of the run, HTML.
+
+        Raises:
+          SearchError: If there is none.
+        """
+        try:
+            return (self.folder / PAGE_FILE).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise SearchError(
+                f"Expected the page of a finished run in {self.folder / PAGE_FILE}, "
+                "found none; search again with resume=True."
+            ) from None
+
+    def _joined(self, tables: Sequence[str]) -> str:
+        failures = [_no_front(*one) for one in self.failures.items()]
+        return "".join(f"{one}\n" for one in (*tables, *failures))
+
+
+def read_report(folder: str | Path) -> RunReport:
+    """Reads what a run has left in its folder.
+
+    Raises:
+      SearchError: If there is no result, or a file is damaged.
+    """
+    folder = Path(folder)
+    float_metrics: Mapping[str, float] | None = None
+    failures: Mapping[str, str] = {}
+    if (folder / RUN_FILE).exists():
+        record = read_record(folder)
+        float_metrics, failures = record.float_metrics, record.failures
+    # A hidden one is what a process that was killed had begun to write.
+    paths = sorted(
+        path
+        for path in folder.glob(f"*/{RESULT_FILE}")
+        if not path.parent.name.startswith(".")
+    )
+    results = tuple(ShownResult.of(_read_result(one), float_metrics) for one in paths)
+    if not results:
+        for one in failures.items():
+            raise SearchError(_no_front(*one))
+        raise SearchError(
+            f"Expected the output folder of a search in {folder}, found no results; "
+            "search first."
+        )
+    return RunReport(folder=folder, results=results, failures=failures)
+
+
+def _no_front(target: str, reason: str) -> str:
+    return f"No front for {target}: {reason}"
+
+
+def _read_result(path: Path) -> SearchResult:
+    document = JsonReader(SearchError).parse(path.read_bytes(), str(path))
+    try:
+        return SearchResult.from_json(document)
+    except (MatarError, OverflowError) as error:
+        raise SearchError(f"{path} is damaged: {error}") from error
