@@ -5,13 +5,6 @@ costs and constraints of one target) and an evaluator of policies, and returns a
 `matar_tf.results.SearchResult`.
 """
 
-from matar_tf.evolution._evaluations import (
-    BatchEvaluator,
-    Evaluator,
-    SearchProblem,
-    evaluate_in_turn,
-)
-from matar_tf.evolution._fixing import fix_entries
 from matar_tf.evolution._limits import Limit
 from matar_tf.evolution._pareto import dominates, hypervolume, pareto_front
 from matar_tf.evolution._request import absent_names, check_request, is_front_name
@@ -19,6 +12,13 @@ from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
 from matar_tf.evolution.options import SearchOptions, follow_up, from_nothing
+from matar_tf.evolution.problem import (
+    BatchEvaluator,
+    Evaluator,
+    SearchProblem,
+    evaluate_in_turn,
+    fix_entries,
+)
 from matar_tf.results import Objective
 
 __all__ = [

@@ -10,114 +10,20 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.evolution._genome import Genome, GenomeCodec, LegalPairs
+from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._limits import Breach, Limit, breach_of
 from matar_tf.evolution._nsga2 import Member
 from matar_tf.evolution._store import EvaluationStore
+from matar_tf.evolution.problem import BatchEvaluator, SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, Objective, Provenance
-from matar_tf.space import PolicySpace
 
 __all__ = [
-    "BatchEvaluator",
-    "Evaluator",
     "Ledger",
-    "SearchProblem",
-    "evaluate_in_turn",
 ]
-
-
-class Evaluator(Protocol):
-    """Measures one policy."""
-
-    def __call__(self, policy: Policy, /) -> Mapping[str, float]:
-        """Returns finite metrics by name, such as accuracy in [0, 1] and loss.
-
-        The metrics must depend on the policy alone: the same policy gives the same
-        metrics, in any process and any order.
-        """
-        ...
-
-
-class BatchEvaluator(Protocol):
-    """Measures several policies, perhaps in parallel."""
-
-    def __call__(
-        self, policies: Sequence[Policy], /
-    ) -> Iterable[tuple[Policy, Mapping[str, float]]]:
-        """Yields each policy once with its metrics, in any order.
-
-        Results are kept as they arrive, so yield early.
-        """
-        ...
-
-
-def evaluate_in_turn(evaluator: Evaluator) -> BatchEvaluator:
-    """Returns a batch evaluator that measures one policy after the other."""
-
-    def evaluate_many(
-        policies: Sequence[Policy],
-    ) -> Iterator[tuple[Policy, Mapping[str, float]]]:
-        for policy in policies:
-            yield policy, evaluator(policy)
-
-    return evaluate_many
-
-
-def _no_violations(policy: Policy) -> tuple[str, ...]:
-    del policy
-    return ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchProblem:
-    """What is searched, for which target.
-
-    Attributes:
-      target: Name of the target, for the result.
-      space: The policies to choose from.
-      costs: Returns the costs of a policy by name; None where the target gives no
-        figure. The names must not depend on the policy.
-      violations: Returns one sentence for each constraint of the target that a
-        policy breaks; such a policy is never in the result, and is evaluated only
-        to learn what one entry's bits do.
-      pairs: The entries of a layer's weights and of its input, for each layer: what
-        their widths cost is decided by both together.
-      legal_pairs: Widths of such entries that may stand together, where not all may:
-        what `violations` would find, known beforehand.
-      seeds: Policies to start from, by name, beside the uniform ones. Those that
-        meet the constraints are among the references of the result.
-      metric_names: Names of the metrics that the evaluator returns.
-    """
-
-    target: str
-    space: PolicySpace
-    costs: Callable[[Policy], Mapping[str, float | None]]
-    violations: Callable[[Policy], tuple[str, ...]] = _no_violations
-    pairs: tuple[tuple[str, str], ...] = ()
-    legal_pairs: LegalPairs = field(
-        default_factory=dict[tuple[str, str], Collection[tuple[int, int]]]
-    )
-    seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
-    metric_names: tuple[str, ...] = ("accuracy", "loss")
-
-    def codec(self) -> GenomeCodec:
-        """Returns the codec of the legal part of the space."""
-        return GenomeCodec(self.space, self.legal_pairs)
-
-    def breach(self, policy: Policy, limits: Iterable[Limit]) -> Breach:
-        """Returns the constraints and limits on costs that a policy breaks."""
-        texts = self.violations(policy)
-        bounds = [one for one in limits if one.name not in self.metric_names]
-        # What a target does not take has no costs.
-        if texts or not bounds:
-            return Breach(texts)
-        return breach_of(bounds, self.costs(policy))
 
 
 class Ledger:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from matar_tf.evolution._evaluations import SearchProblem
 from matar_tf.evolution._genome import Genome, GenomeCodec, with_choices
+from matar_tf.evolution.problem import SearchProblem
 
 __all__ = ["budget_ladder", "gene_pairs"]
 

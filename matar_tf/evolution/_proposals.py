@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from matar_tf.evolution._acquisition import choose_widening
-from matar_tf.evolution._evaluations import Ledger, SearchProblem
+from matar_tf.evolution._evaluations import Ledger
 from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._knapsack import budget_ladder, gene_pairs
 from matar_tf.evolution._nsga2 import Breeder, Member, Ranked, select_survivors
@@ -25,6 +25,7 @@ from matar_tf.evolution._surrogate import (
     SurrogateFactory,
 )
 from matar_tf.evolution.options import SearchOptions
+from matar_tf.evolution.problem import SearchProblem
 from matar_tf.results import Objective
 
 __all__ = ["Scout"]

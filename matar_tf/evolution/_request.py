@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from matar_tf.errors import PolicyError, SearchError, did_you_mean
-from matar_tf.evolution._evaluations import SearchProblem
 from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._limits import Limit, breach_of
 from matar_tf.evolution.options import SearchOptions
+from matar_tf.evolution.problem import SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import Objective, SearchResult
 

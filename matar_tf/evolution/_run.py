@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from tqdm import tqdm
 
 from matar_tf.errors import SearchError
-from matar_tf.evolution._evaluations import BatchEvaluator, Ledger, SearchProblem
+from matar_tf.evolution._evaluations import Ledger
 from matar_tf.evolution._genome import Genome, GenomeCodec
 from matar_tf.evolution._nsga2 import Member, generations
 from matar_tf.evolution._pareto import Values, box, hypervolume, pareto_front
@@ -27,6 +27,7 @@ from matar_tf.evolution._request import check_request, named_genomes
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
 from matar_tf.evolution.options import SearchOptions
+from matar_tf.evolution.problem import BatchEvaluator, SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import (
     Candidate,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
 from matar_tf.errors import SearchError
-from matar_tf.evolution._evaluations import SearchProblem
 from matar_tf.evolution._limits import Limit
+from matar_tf.evolution.problem import SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 
