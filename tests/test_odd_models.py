@@ -18,7 +18,7 @@ from matar_tf.keras import (
     reestimate_batch_norm,
 )
 from matar_tf.keras._compat import tf
-from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.checks import check_initialized, is_initialized
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 
 L = keras.layers
@@ -37,10 +37,10 @@ def normed() -> Any:
 def test_a_trainer_in_the_place_of_its_model() -> None:
     model, other = normed(), normed()
     trainer = MultiBitTrainer(model)
-    assert not wrapper.is_initialized(trainer)
+    assert not is_initialized(trainer)
     for one in (model, other):
         calibrate(one, IMAGES)
-    wrapper.check_initialized(trainer)
+    check_initialized(trainer)
     policies = [get_policy_space(model).named("w4a4")] * 2
     reestimate_batch_norm(trainer, IMAGES, policies=policies, batch_size=16)
     reestimate_batch_norm(other, IMAGES, policies=policies, batch_size=16)

@@ -13,7 +13,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model, set_policy
-from matar_tf.keras.packaging.package import keras_reference
+from matar_tf.keras.packaging.network import keras_reference
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     PolicyEvaluator,

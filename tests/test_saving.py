@@ -31,7 +31,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras.packaging.package import _check_network
+from matar_tf.keras.packaging.network import _checked
 from matar_tf.samplers import draw_policies
 
 LOAD = """
@@ -248,9 +248,7 @@ class TestNetworkInTheArtifact:
 
     @pytest.mark.parametrize("name", sorted(ALL_NETS))
     def test_every_kind_of_layer_may_be_named(self, name: str) -> None:
-        _check_network(
-            json.loads(json.dumps(quantize_model(build_net(name)).get_config()))
-        )
+        _checked(json.loads(json.dumps(quantize_model(build_net(name)).get_config())))
 
     def test_a_missing_network(self, artifact: Artifact) -> None:
         with pytest.raises(ArtifactError, match="include_network"):

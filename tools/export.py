@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         )
         metadata["num_samples"] = len(samples)
     if _COMPARE.value == "keras":
-        from matar_tf.keras.packaging.package import keras_reference
+        from matar_tf.keras.packaging.network import keras_reference
 
         reference = keras_reference(artifact)
     exported = export_model(

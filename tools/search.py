@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> int:
     if _COMPARE.value == "keras" or (
         _COMPARE.value == "auto" and has_network and has_tensorflow
     ):
-        from matar_tf.keras.packaging.package import keras_reference
+        from matar_tf.keras.packaging.network import keras_reference
 
         reference = keras_reference(artifact)
     float_metrics = artifact.accuracy.get("float")

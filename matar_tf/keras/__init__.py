@@ -1,33 +1,30 @@
 """The Keras part: multi-bitwidth quantization for tfmot. Needs TensorFlow.
 
-quantize           float model -> multi-bitwidth model; set and get its policy
-quantize_configs   `MatarQuantizeConfig` for single layers
-callbacks          a new policy for every batch; metrics of named policies
-trainer            a training step with soft labels and several policies
-statistics         batch norm statistics estimated again; kurtosis of kernels
-training           float and multi-bitwidth training, resumable
-package            trained model -> artifact
-recording          what a packaged network computes, tensor by tensor
-conversion         the way through the TFLite converter
+quantize      float model -> multi-bitwidth model
+policies      which policy a model is under; set, get, space
+calibration   first steps of activations, from samples
+layers        the input's quantizer, batch norm that follows the policy
+checks        samples, weights and steps that can be computed with
+saving        loading whole models
+quantizers/   fake quantization, tfmot quantizers, tfmot's wrapper, tracers
+rewrite/      the model is laid out, quantizers are placed
+train/        fit under random policies, soft labels, batch norm statistics
+packaging/    trained model -> artifact, and its network back
 """
 
 from matar_tf.keras._compat import keras
-from matar_tf.keras.packaging.package import load_network, package, versions
+from matar_tf.keras.calibration import calibrate
+from matar_tf.keras.packaging.network import load_network
+from matar_tf.keras.packaging.package import package, versions
 from matar_tf.keras.packaging.record import keras_tensors
-from matar_tf.keras.quantize import (
-    MatarQuantizeScheme,
-    calibrate,
-    get_policy,
-    get_policy_space,
-    load_model,
-    policy_space,
-    quantize_model,
-    set_policy,
-)
+from matar_tf.keras.policies import get_policy, get_policy_space, set_policy
+from matar_tf.keras.quantize import MatarQuantizeScheme, policy_space, quantize_model
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
-from matar_tf.keras.train.batch_norm import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.saving import load_model
+from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyMetrics, PolicyRandomizer
 from matar_tf.keras.train.fit_loop import Schedule
+from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 from matar_tf.keras.train.train import (
     Method,
     evaluate_policies,

@@ -8,6 +8,7 @@ tfmot works on Keras 2 (`tf_keras`) and decides at its own import, by the variab
 from __future__ import annotations
 
 import os
+from typing import Any, TypeAlias
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,7 +26,23 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["in_keras_format", "keras", "tf", "tfmot"]
+__all__ = [
+    "KerasLayer",
+    "KerasModel",
+    "Shape",
+    "Tensor",
+    "in_keras_format",
+    "keras",
+    "tf",
+    "tfmot",
+]
+
+# TensorFlow and tf_keras make their classes at run time, so that type checkers know
+# little of them; these names say what a function takes.
+KerasLayer: TypeAlias = Any
+KerasModel: TypeAlias = Any
+Tensor: TypeAlias = Any  # also a variable, or an array where Keras takes one
+Shape: TypeAlias = Any  # of a tensor, None for a size that the batch tells
 
 if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer):
     raise ImportError(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras._compat import in_keras_format, keras, tf
+from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.derived import snap_affine
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
@@ -80,14 +80,14 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
         self.entry = entry
         is_learned = tuple(bits) != (MAX_BITS,)
         self.multi_bit_quantizers = (ActivationQuantizer(bits, signed, is_learned),)
-        self._variables: dict[str, Any] = {}
+        self._variables: dict[str, Tensor] = {}
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the quantizer's variables."""
         self._variables = self.multi_bit_quantizers[0].build(input_shape, "input", self)
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
+    def call(self, inputs: Tensor, training: Any = None) -> Tensor:
         """Returns the quantized samples."""
         if training is None:
             training = keras.backend.learning_phase()
@@ -172,7 +172,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def _sizes(self) -> list[int]:
         return [len(bits) for _, _, bits in self.entries]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the banks; see `matar_tf.parameters.NormParameters`."""
         channels = int(input_shape[-1])
         # `norm_places` is affine in the rows; as one product it takes few kernels.
@@ -203,7 +203,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         )
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
+    def call(self, inputs: Tensor, training: Any = None) -> Tensor:
         """Returns the normalised tensor, channels last."""
         tracer = active_tracer()
         if tracer is not None:
@@ -216,7 +216,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             return outputs
         return self.evaluate(inputs)
 
-    def evaluate(self, inputs: Any) -> Any:
+    def evaluate(self, inputs: Tensor) -> Tensor:
         """Returns the normalised tensor with the statistics of the policy in force."""
         scale, offset = self.folded()
         above = wrapper.producer(self)
@@ -224,12 +224,12 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             scale, offset = snap_affine(scale, offset, above)
         return inputs * scale + offset
 
-    def places(self) -> Any:
+    def places(self) -> Tensor:
         """Returns the row in force of each term of the statistics, ``[num_terms]``."""
         steps, first = self._place_map
         return tf.reduce_sum(self.rows * steps, axis=1) + first
 
-    def folded(self) -> tuple[Any, Any]:
+    def folded(self) -> tuple[Tensor, Tensor]:
         """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``.
 
         In float64 until the end, as `NormParameters.folded`.
@@ -240,7 +240,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         offset = beta - mean * scale
         return tf.cast(scale, tf.float32), tf.cast(offset, tf.float32)
 
-    def normalize_batch(self, inputs: Any) -> tuple[Any, Any, Any]:
+    def normalize_batch(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the tensor normalised with its own statistics, mean and variance."""
         # Never negative: the sign would go into kernels, where -2 has no opposite.
         # Not `tf.abs`, whose gradient is 0 at 0: residual blocks start from there.
@@ -258,14 +258,14 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             )
         return outputs, mean, variance
 
-    def _statistics(self) -> tuple[Any, Any]:
+    def _statistics(self) -> tuple[Tensor, Tensor]:
         """Returns mean and variance under the policy in force, float64."""
         places = self.places()
         means = tf.cast(tf.gather(self.moving_mean, places), tf.float64)
         variances = tf.cast(tf.gather(self.moving_variance, places), tf.float64)
         return tf.reduce_sum(means, axis=0), tf.reduce_prod(variances, axis=0)
 
-    def _update(self, mean: Any, variance: Any) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         replica: Any = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             # All replicas keep the same statistics: those of all of the batch.
@@ -288,7 +288,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         terms = tf.maximum(variances * factor, _TINY)
         self.moving_variance.scatter_update(tf.IndexedSlices(terms, places))
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Returns the shape of the input."""
         return input_shape
 

@@ -17,17 +17,24 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.layers import MultiBitBatchNormalization
-from matar_tf.keras.quantize import get_policy, policy_setter
+from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
+from matar_tf.keras.checks import check_initialized
+from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.derived import PoolQuantizer, snap_affine, snap_bias
-from matar_tf.keras.quantizers.tracing import Tracer, tracing
+from matar_tf.keras.quantizers.grids import (
+    ActivationGrid,
+    BiasGrid,
+    FoldedNorm,
+    InputGrid,
+    KernelGrid,
+    LearnedGrid,
+)
+from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
 from matar_tf.tflite.profiles import largest_factor
@@ -39,7 +46,7 @@ _INT8_MAX = 127
 _ACTIVATION_SCALE, _WEIGHT_SCALE, _RATIO = 0.02, 0.0005, 1.003
 
 
-def make_template(model: Any) -> Template:
+def make_template(model: KerasModel) -> Template:
     """Converts a quantized model once, so that any policy can be filled in.
 
     Raises:
@@ -51,24 +58,24 @@ def make_template(model: Any) -> Template:
     return read_template(content, tracer.fingerprints())
 
 
-def convert_policy(model: Any) -> bytes:
+def convert_policy(model: KerasModel) -> bytes:
     """Converts a quantized model under the policy in force: slow, for checks.
 
     Dense kernels come out per tensor only if all channels share a step: the converter
     refuses per-channel fake quantization there.
     """
-    wrapper.check_initialized(model)
+    check_initialized(model)
     return _convert(model, _PolicyTracer())
 
 
-def _convert(model: Any, tracer: Tracer) -> bytes:
+def _convert(model: KerasModel, tracer: Tracer) -> bytes:
     _check_ends(model)
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
     ]
 
-    def infer(*inputs: Any) -> Any:
+    def infer(*inputs: Tensor) -> Tensor:
         arguments = inputs[0] if len(inputs) == 1 else list(inputs)
         return model.call(arguments, training=False)
 
@@ -86,7 +93,7 @@ def _convert(model: Any, tracer: Tracer) -> bytes:
         return bytes(converter.convert())
 
 
-def _check_ends(model: Any) -> None:
+def _check_ends(model: KerasModel) -> None:
     """Refuses inputs of no fixed size, and several outputs."""
     if len(model.outputs) > 1:
         raise ModelError(
@@ -104,14 +111,14 @@ def _check_ends(model: Any) -> None:
             )
 
 
-def _top(x: Any, step: float, qmax: int) -> Any:
+def _top(x: Tensor, step: float, qmax: int) -> Tensor:
     """An 8-bit fake quantization whose highest level is `qmax`."""
     return tf.quantization.fake_quant_with_min_max_vars(
         x, float(np.float32((qmax - 255) * step)), float(np.float32(qmax * step))
     )
 
 
-def _store_activation(x: Any, step: float, num_bits: int, *, signed: bool) -> Any:
+def _store_activation(x: Tensor, step: float, num_bits: int, *, signed: bool) -> Tensor:
     """Levels of `num_bits` inside an 8-bit container; see the module docstring."""
     qmin, qmax = activation_range(num_bits, signed=signed)
     stored = _top(x, step, qmax)
@@ -121,7 +128,9 @@ def _store_activation(x: Any, step: float, num_bits: int, *, signed: bool) -> An
     return stored
 
 
-def _store_kernel(levels: np.ndarray, scale: np.ndarray, *, per_channel: bool) -> Any:
+def _store_kernel(
+    levels: np.ndarray, scale: np.ndarray, *, per_channel: bool
+) -> Tensor:
     """A constant kernel on an 8-bit grid; exactly one fake quantization.
 
     Args:
@@ -147,16 +156,23 @@ def _store_kernel(levels: np.ndarray, scale: np.ndarray, *, per_channel: bool) -
     return tf.transpose(stored, order)
 
 
-def _is_dense(quantizer: Any) -> bool:
+def _is_dense(quantizer: KernelGrid) -> bool:
     return isinstance(wrapper.inner_layer(quantizer.layer), keras.layers.Dense)
 
 
-def _bits_and_step(quantizer: Any) -> tuple[int, np.ndarray]:
+def _bits_and_step(quantizer: KernelGrid | ActivationGrid) -> tuple[int, np.ndarray]:
     with tf.init_scope():
         return quantizer.bits[int(quantizer.row)], quantizer.step().numpy()
 
 
-class _TemplateTracer:
+def _source(quantizer: InputGrid) -> ActivationGrid:
+    source = quantizer.source()
+    if source is None:
+        raise AssertionError("a converted model has been put together")
+    return source
+
+
+class _TemplateTracer(FloatTracer):
     """Gives every tensor an invented scale."""
 
     def __init__(self) -> None:
@@ -172,7 +188,7 @@ class _TemplateTracer:
             signed=tuple(self._signed),
         )
 
-    def weights(self, quantizer: Any, x: Any) -> Any:
+    def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
         scale = np.float32(_WEIGHT_SCALE * _RATIO ** len(self._weights))
         rng = np.random.default_rng(len(self._weights))
         self._weights[quantizer.entry] = float(scale)
@@ -184,10 +200,10 @@ class _TemplateTracer:
             levels, np.full(channels, scale), per_channel=not _is_dense(quantizer)
         )
 
-    def bias(self, quantizer: Any, x: Any) -> Any:
+    def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
         return self._offset(x.shape[-1])
 
-    def activation(self, quantizer: Any, x: Any) -> Any:
+    def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         if quantizer.entry not in self._activations:
             step = np.float32(_ACTIVATION_SCALE * _RATIO ** len(self._activations))
             self._activations[quantizer.entry] = float(step)
@@ -196,30 +212,27 @@ class _TemplateTracer:
         step = self._activations[quantizer.entry]
         return _store_activation(x, step, quantizer.bits[0], signed=quantizer.signed)
 
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: InputGrid, x: Tensor) -> Tensor:
         if isinstance(quantizer, PoolQuantizer):
             return x
-        source = quantizer.source()
+        source = _source(quantizer)
         _, qmax = activation_range(source.bits[0], signed=source.signed)
         if source.entry in self._activations:
             return _top(x, self._activations[source.entry], qmax)
         return _top(x, float(_bits_and_step(source)[1]), qmax)
 
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return x
-
-    def batch_norm(self, layer: Any, x: Any) -> Any:
+    def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
         return x + self._offset(x.shape[-1])
 
-    def _offset(self, size: int) -> Any:
+    def _offset(self, size: int) -> Tensor:
         # Never zero, or the converter drops the bias.
         return tf.constant(np.linspace(1.0, 2.0, size, dtype=np.float32))
 
 
-class _PolicyTracer:
+class _PolicyTracer(FloatTracer):
     """Gives every tensor its values under the policy in force."""
 
-    def weights(self, quantizer: Any, x: Any) -> Any:
+    def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
         bits, step = _bits_and_step(quantizer)
         qmin, qmax = weight_range(bits)
         with tf.init_scope():
@@ -230,27 +243,24 @@ class _PolicyTracer:
             levels * factor, step / factor, per_channel=not _is_dense(quantizer)
         )
 
-    def bias(self, quantizer: Any, x: Any) -> Any:
+    def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
         with tf.init_scope():
             bias = tf.convert_to_tensor(x)
             return tf.constant(snap_bias(bias, quantizer.layer).numpy())
 
-    def activation(self, quantizer: Any, x: Any) -> Any:
+    def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         bits, step = _bits_and_step(quantizer)
         return _store_activation(x, float(step), bits, signed=quantizer.signed)
 
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
+    def input_grid(self, quantizer: InputGrid, x: Tensor) -> Tensor:
         if isinstance(quantizer, PoolQuantizer):
             return x
-        source = quantizer.source()
+        source = _source(quantizer)
         bits, step = _bits_and_step(source)
         _, qmax = activation_range(bits, signed=source.signed)
         return _top(x, float(step), qmax)
 
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return x
-
-    def batch_norm(self, layer: MultiBitBatchNormalization, x: Any) -> Any:
+    def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
         with tf.init_scope():
             scale, offset = layer.folded()
             scale, offset = snap_affine(scale, offset, wrapper.producer(layer))

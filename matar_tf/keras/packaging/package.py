@@ -3,85 +3,33 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
-import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.errors import ArtifactError
-from matar_tf.io.archive import read_arrays
-from matar_tf.io.json_reader import JsonReader
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras
+from matar_tf.keras.checks import check_finite_weights, check_initialized
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.packaging.convert import make_template
-from matar_tf.keras.quantize import get_policy_space, set_policy
+from matar_tf.keras.packaging.network import network_members
+from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.rewrite.kinds import KINDS
+from matar_tf.keras.quantizers.grids import KernelGrid
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
     Parameters,
     TensorParameters,
 )
-from matar_tf.policy import Policy
 from matar_tf.tflite.workload import read_workload
 
-__all__ = [
-    "extract_parameters",
-    "keras_reference",
-    "load_network",
-    "package",
-    "versions",
-]
-
-# Keras makes of a config whatever class or function its names ask for; here only the
-# classes that a multi-bitwidth network is made of may be named.
-_MAX_DEPTH: Final = 50  # a quantized layer's config takes 9
-_PACKAGE: Final = "matar_tf>"
-_KERAS_CLASSES: Final = {
-    "keras.layers": {
-        kind.__name__ for kind in KINDS if not kind.__module__.startswith("matar_tf.")
-    },
-    "keras.initializers": {
-        "Constant",
-        "GlorotNormal",
-        "GlorotUniform",
-        "HeNormal",
-        "HeUniform",
-        "Identity",
-        "LecunNormal",
-        "LecunUniform",
-        "Ones",
-        "Orthogonal",
-        "RandomNormal",
-        "RandomUniform",
-        "TruncatedNormal",
-        "VarianceScaling",
-        "Zeros",
-    },
-    "keras.regularizers": {"L1", "L1L2", "L2", "OrthogonalRegularizer"},
-    "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
-    "keras.mixed_precision": {"Policy"},
-}
-_REBUILD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,  # RecursionError and NotImplementedError too
-    TypeError,
-    ValueError,
-    tf.errors.OpError,
-)
+__all__ = ["extract_parameters", "package", "versions"]
 
 
 def package(
-    model: Any,
+    model: KerasModel,
     *,
     accuracy: Mapping[str, Mapping[str, float]] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -101,10 +49,10 @@ def package(
         diverged.
     """
     model = wrapper.multi_bit_network(model)
-    wrapper.check_initialized(model)
-    wrapper.check_finite_weights(model)
+    check_initialized(model)
+    check_finite_weights(model)
     template = make_template(model)
-    extras = _network_members(model) if include_network else {}
+    extras = network_members(model) if include_network else {}
     return Artifact(
         space=get_policy_space(model),
         workload=read_workload(template),
@@ -117,7 +65,7 @@ def package(
     )
 
 
-def extract_parameters(model: Any) -> Parameters:
+def extract_parameters(model: KerasModel) -> Parameters:
     """Returns the trained numbers of a multi-bitwidth model."""
     norms = {
         inner.entry: inner
@@ -146,170 +94,8 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def load_network(artifact: Artifact) -> Any:
-    """Rebuilds the Keras network of an artifact, to compare with or to train on.
-
-    Raises:
-      ArtifactError: If the artifact holds no network, one whose weights do not fit its
-        layers, or one with a layer that could run foreign code.
-    """
-    for name in ("network.json", "network.npz"):
-        if name not in artifact.extras:
-            raise ArtifactError(
-                f"The artifact holds no Keras network ({name} is missing); package the "
-                "model with include_network=True."
-            )
-    config = JsonReader(ArtifactError).parse(
-        artifact.extras["network.json"], "network.json"
-    )
-    _check_network(config)
-    arrays = read_arrays(artifact.extras["network.npz"], "network.npz")
-    try:
-        model = keras.Model.from_config(config)
-        weights = [arrays[str(i)] for i in range(len(arrays))]
-    except _REBUILD_ERRORS as error:
-        raise ArtifactError(
-            "Expected a Keras network that can be rebuilt here, got one that cannot "
-            f"({error!r}); load the artifact with the version that wrote it."
-        ) from error
-    try:
-        model.set_weights(weights)
-    except ValueError as error:
-        raise ArtifactError(
-            "Expected weights of the shapes that the network's layers have here, got "
-            f"others ({error}); load the artifact with the version that wrote it."
-        ) from error
-    return model
-
-
-def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.ndarray]:
-    """Returns a function that runs the artifact's Keras network under a policy.
-
-    Raises:
-      ArtifactError: If the artifact holds no network.
-    """
-    model = load_network(artifact)
-
-    def predict(policy: Policy, samples: np.ndarray) -> np.ndarray:
-        set_policy(model, policy)
-        return model.predict(samples, batch_size=256, verbose=0)
-
-    return predict
-
-
-def _network_members(model: Any) -> dict[str, bytes]:
-    buffer = io.BytesIO()
-    weights = model.get_weights()
-    np.savez_compressed(buffer, **{str(i): value for i, value in enumerate(weights)})
-    config = json.dumps(model.get_config(), default=keras.utils.serialize_keras_object)
-    return {"network.json": config.encode(), "network.npz": buffer.getvalue()}
-
-
-def _check_network(config: Any) -> None:
-    """Refuses a config of which Keras could make more than a known network.
-
-    Args:
-      config: JSON value, as from ``model.get_config()``.
-
-    Raises:
-      ArtifactError: If it names a class or a node that no multi-bitwidth network has.
-    """
-    _check_classes(config, _allowed_classes(), 0)
-    if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
-        raise ArtifactError(
-            "Expected a network with a list of layers in network.json, got none; "
-            "package the model again."
-        )
-    num_nodes: dict[str, int] = {}
-    for layer in config["layers"]:
-        _check_layer(layer, num_nodes)
-
-
-def _allowed_classes() -> set[tuple[str, str]]:
-    """Returns module ("" for one that is not named) and name of the known classes."""
-    allowed = {
-        (module, name) for module, names in _KERAS_CLASSES.items() for name in names
-    }
-    for name, kind in keras.utils.get_custom_objects().items():
-        if name.startswith(_PACKAGE) and kind.__module__.startswith("matar_tf."):
-            allowed |= {(kind.__module__, kind.__name__), ("", name)}
-    for objects in tfmot.quantization.keras.quantize_scope().custom_objects:
-        for name, kind in objects.items():
-            if kind.__module__.startswith("tensorflow_model_optimization."):
-                allowed |= {(kind.__module__, name)}
-    return allowed | {("", name) for _, name in allowed}
-
-
-def _check_classes(value: Any, allowed: set[tuple[str, str]], depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise ArtifactError(
-            f"Expected a network.json of at most {_MAX_DEPTH} levels, got a deeper "
-            "one; package the model again."
-        )
-    if isinstance(value, dict):
-        if "class_name" in value and not _is_allowed(value, allowed):
-            raise ArtifactError(
-                "Expected classes of a multi-bitwidth network in network.json, got "
-                f"{value.get('module')}.{value['class_name']}, which could run foreign "
-                "code; matar_tf does not load it."
-            )
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _check_classes(item, allowed, depth + 1)
-
-
-def _is_allowed(value: dict[str, Any], allowed: set[tuple[str, str]]) -> bool:
-    name, module = value["class_name"], value.get("module") or ""
-    # Keras prefers the registered name.
-    registered = value.get("registered_name") or name
-    return (
-        all(isinstance(text, str) for text in (name, module, registered))
-        and (module, name) in allowed
-        and registered in (name, _PACKAGE + name)
-        and "compile_config" not in value
-    )
-
-
-def _check_layer(layer: Any, num_nodes: dict[str, int]) -> None:
-    """Checks that a layer reads outputs of layers before it, and adds it to them."""
-    nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
-    if (
-        not isinstance(nodes, list)
-        or "class_name" not in layer
-        or not isinstance(layer.get("name"), str)
-        or layer["name"] in num_nodes
-    ):
-        raise ArtifactError(
-            "Expected layers with a class, a name of their own and inbound nodes in "
-            "network.json, got another; package the model again."
-        )
-    for node in nodes:
-        sources = node if isinstance(node, list) and node else [None]
-        if not all(_is_known_output(source, num_nodes) for source in sources):
-            raise ArtifactError(
-                f"Expected inputs of {layer['name']!r} in network.json that layers "
-                f"before it make, got {str(node)[:80]}; package the model again."
-            )
-    num_nodes[layer["name"]] = len(nodes) or 1
-
-
-def _is_known_output(source: Any, num_nodes: dict[str, int]) -> bool:
-    if not isinstance(source, list) or not 3 <= len(source) <= 4:
-        return False
-    name, node, tensor, *arguments = source
-    return (
-        isinstance(name, str)
-        and name in num_nodes
-        and type(node) is int
-        and type(tensor) is int
-        and 0 <= node < num_nodes[name]
-        and not any(arguments)
-    )
-
-
 def _layer_parameters(
-    layer: Any, kernel: Any, norms: Mapping[str, Any]
+    layer: KerasLayer, kernel: KernelGrid, norms: Mapping[str, KerasLayer]
 ) -> LayerParameters:
     inner = wrapper.inner_layer(layer)
     values, channel_axis = _tflite_layout(inner, wrapper.kernel_variable(layer).numpy())
@@ -325,7 +111,7 @@ def _layer_parameters(
     )
 
 
-def _norm_parameters(norm: Any) -> NormParameters:
+def _norm_parameters(norm: KerasLayer) -> NormParameters:
     return NormParameters(
         entries=norm.entries,
         gamma=norm.gamma.numpy(),
@@ -336,11 +122,11 @@ def _norm_parameters(norm: Any) -> NormParameters:
     )
 
 
-def _bias(layer: Any) -> np.ndarray:
+def _bias(layer: KerasLayer) -> np.ndarray:
     return layer._weight_vars[-1][0].numpy()
 
 
-def _tflite_layout(layer: Any, kernel: np.ndarray) -> tuple[np.ndarray, int]:
+def _tflite_layout(layer: KerasLayer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns a kernel as TFLite stores it, and its channel axis."""
     if isinstance(layer, keras.layers.Dense):
         return kernel.T.copy(), 0

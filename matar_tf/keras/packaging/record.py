@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.keras._compat import tf
-from matar_tf.keras.packaging.package import load_network
-from matar_tf.keras.quantize import set_policy
-from matar_tf.keras.quantizers.derived import snap_bias
-from matar_tf.keras.quantizers.tracing import tracing
+from matar_tf.keras._compat import Tensor, tf
+from matar_tf.keras.packaging.network import load_network
+from matar_tf.keras.policies import set_policy
+from matar_tf.keras.quantizers.grids import InputGrid, LearnedGrid
+from matar_tf.keras.quantizers.tracing import Tracer, tracing
 from matar_tf.policy import Policy
 
 __all__ = ["keras_tensors"]
 
 
-class _Recorder:
+class _Recorder(Tracer):
     """A tracer that evaluates as usual and keeps every quantized activation."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, list[np.ndarray]] = {}
 
-    def weights(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
+    def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
+        return self._kept(quantizer.entry, super().activation(quantizer, x))
 
-    def bias(self, quantizer: Any, x: Any) -> Any:
-        return snap_bias(x, quantizer.layer)
+    def input_grid(self, quantizer: InputGrid, x: Tensor) -> Tensor:
+        source = quantizer.source()
+        entry = "" if source is None else source.entry
+        return self._kept(entry, super().input_grid(quantizer, x))
 
-    def activation(self, quantizer: Any, x: Any) -> Any:
-        return self._kept(quantizer.entry, quantizer.fake_quantize(x))
-
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
-        return self._kept(quantizer.source().entry, quantizer.round_to_grid(x))
-
-    def _kept(self, entry: str, x: Any) -> Any:
+    def _kept(self, entry: str, x: Tensor) -> Tensor:
         if entry:  # a fixed grid has none
             self.tensors.setdefault(entry, []).append(x.numpy())
         return x
-
-    def batch_norm(self, layer: Any, x: Any) -> Any:
-        return layer.evaluate(x)
 
 
 def keras_tensors(

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers import fake_quantize, wrapper
-from matar_tf.keras.quantizers.learned import ActivationQuantizer
+from matar_tf.keras.quantizers.grids import ActivationGrid, LearnedGrid
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
@@ -43,19 +43,21 @@ class SharedGridQuantizer(_Quantizer):
         self.owner = owner
         self._layer: Any = None
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Remembers the layer; the owner has the variables."""
         self._layer = weakref.ref(layer)
         wrapper.remember_wrapper(layer)  # a batch norm asks for the layer above it
         return {}
 
-    def resolve(self) -> ActivationQuantizer | None:
+    def resolve(self) -> LearnedGrid | None:
         """Returns the owner, if the graph is put together already."""
         return wrapper.find_owner(self._layer(), self.owner)
 
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the tensor on the owner's grid."""
         owner = self.resolve()
         if owner is None:
@@ -92,7 +94,9 @@ class FixedGridQuantizer(_Quantizer):
         self.initialized = tf.constant(1)
         self.row = tf.constant(0)
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Creates nothing: the grid is not learned."""
         return {}
 
@@ -100,7 +104,7 @@ class FixedGridQuantizer(_Quantizer):
         """Returns itself: it is the owner of its grid."""
         return self
 
-    def step(self) -> Any:
+    def step(self) -> Tensor:
         """Returns the step, a scalar."""
         return tf.constant(1.0 / 128.0 if self.signed else 1.0 / 256.0)
 
@@ -109,7 +113,7 @@ class FixedGridQuantizer(_Quantizer):
         low, high = activation_range(MAX_BITS, signed=self.signed)
         return [low], [high]
 
-    def fake_quantize(self, x: Any) -> Any:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the tensor on the grid; straight-through gradient."""
         (low,), (high,) = self.ranges()
         quantized = fake_quantize.fake_quantize(
@@ -118,8 +122,8 @@ class FixedGridQuantizer(_Quantizer):
         return x + tf.stop_gradient(quantized - x)
 
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the tensor on the fixed grid."""
         tracer = active_tracer()
         if tracer is not None:
@@ -137,25 +141,27 @@ class _InputGridQuantizer(_Quantizer):
     def __init__(self) -> None:
         self._layer: Any = None
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Remembers the layer; there are no variables of its own."""
         self._layer = weakref.ref(layer)
         return {}
 
-    def source(self) -> ActivationQuantizer | None:
+    def source(self) -> ActivationGrid | None:
         """Returns the quantizer of the layer's input, if the graph knows it."""
         return wrapper.input_quantizer(self._layer())
 
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the tensor on the grid of the layer's input."""
         tracer = active_tracer()
         if tracer is not None:
             return tracer.input_grid(self, inputs)
         return self.round_to_grid(inputs)
 
-    def round_to_grid(self, x: Any) -> Any:
+    def round_to_grid(self, x: Tensor) -> Tensor:
         """Returns the tensor on the grid of the layer's input."""
         source = self.source()
         if source is None:
@@ -166,7 +172,7 @@ class _InputGridQuantizer(_Quantizer):
             lambda: tf.identity(x),
         )
 
-    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+    def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
         raise AssertionError("a subclass says how its operation rounds")
 
     def get_config(self) -> dict[str, Any]:
@@ -183,7 +189,7 @@ class PoolQuantizer(_InputGridQuantizer):
     ``q + z``, so this rounds ``|q + z|`` half up.
     """
 
-    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+    def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
         return _round_pooled(x, source)
 
 
@@ -195,7 +201,7 @@ class MeanQuantizer(_InputGridQuantizer):
     the zero points make, in float32, and rounds halves to even.
     """
 
-    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+    def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
         return _round_mean(x, source, self._layer().input_shape[1:-1])
 
 
@@ -207,7 +213,7 @@ class ReluQuantizer(_InputGridQuantizer):
     point; a ReLU6 also what is above the level nearest to 6.
     """
 
-    def _rounded(self, x: Any, source: ActivationQuantizer) -> Any:
+    def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
         return source.fake_quantize(x)
 
 
@@ -223,35 +229,43 @@ class BiasQuantizer(_Quantizer):
         self._layer: Any = None
 
     @property
-    def layer(self) -> Any:
+    def layer(self) -> KerasLayer:
         """The Keras layer that this quantizer was built in."""
         return self._layer()
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Remembers the layer; a bias has no variables of its own."""
         self._layer = weakref.ref(layer)
         return {}
 
+    def snap(self, x: Tensor) -> Tensor:
+        """Returns the bias on the grid."""
+        return snap_bias(x, self._layer())
+
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the bias, rounded if not in training."""
         tracer = active_tracer()
         if tracer is not None:
             return tracer.bias(self, inputs)
-        return inputs if training else snap_bias(inputs, self._layer())
+        return inputs if training else self.snap(inputs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments: none."""
         return {}
 
 
-def snap_bias(bias: Any, layer: Any) -> Any:
+def snap_bias(bias: Tensor, layer: KerasLayer) -> Tensor:
     """Rounds a bias onto the accumulator grid of a wrapped layer: `snap_affine`."""
     return snap_affine(tf.ones_like(bias), bias, layer)[1]
 
 
-def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
+def snap_affine(
+    scale: Tensor, offset: Tensor, layer: KerasLayer
+) -> tuple[Tensor, Tensor]:
     """Rounds the offset of a folded batch norm onto the grid of the accumulator.
 
     Args:
@@ -285,7 +299,7 @@ def snap_affine(scale: Any, offset: Any, layer: Any) -> tuple[Any, Any]:
     )
 
 
-def _zero_point(source: ActivationQuantizer) -> Any:
+def _zero_point(source: ActivationGrid) -> Tensor:
     """Returns the zero point of the file's tensor, a float32 scalar."""
     qmins, qmaxs = source.ranges()
     # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
@@ -296,7 +310,7 @@ def _zero_point(source: ActivationQuantizer) -> Any:
     return tf.gather(tf.constant(zero_points, tf.float32), source.row)
 
 
-def _round_mean(x: Any, source: ActivationQuantizer, sizes: Sequence[int]) -> Any:
+def _round_mean(x: Tensor, source: ActivationGrid, sizes: Sequence[int]) -> Tensor:
     if None in sizes:  # cannot be packaged
         return source.fake_quantize(x)
     count = np.float32(math.prod(sizes))
@@ -308,7 +322,7 @@ def _round_mean(x: Any, source: ActivationQuantizer, sizes: Sequence[int]) -> An
     return (tf.round(stored) - offset) * step
 
 
-def _round_pooled(x: Any, source: ActivationQuantizer) -> Any:
+def _round_pooled(x: Tensor, source: ActivationGrid) -> Tensor:
     offset, step = _zero_point(source), source.step()
     stored = x / step + offset
     # The mean of integers over an even window hits halves exactly; float noise

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers import fake_quantize, wrapper
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import activation_range, weight_range
@@ -46,12 +46,12 @@ class MultiBitQuantizer(_Quantizer):
         self.bits = tuple(int(width) for width in bits)
         self.suffix = ""
         self.entry = ""
-        self.row: Any = None
-        self.log_steps: Any = None
+        self.row: Tensor = None
+        self.log_steps: Tensor = None
         self._layer: Any = None
 
     @property
-    def layer(self) -> Any:
+    def layer(self) -> KerasLayer:
         """The Keras layer that this quantizer was built in."""
         return self._layer()
 
@@ -60,8 +60,8 @@ class MultiBitQuantizer(_Quantizer):
         raise AssertionError("a subclass says which grid it uses")
 
     def _build_bank(
-        self, name: str, layer: Any, steps: Any, *, trainable: bool = True
-    ) -> dict[str, Any]:
+        self, name: str, layer: KerasLayer, steps: Tensor, *, trainable: bool = True
+    ) -> dict[str, Tensor]:
         """Creates the variables; `steps` is an array ``[len(bits), *channels]``."""
         self._layer = weakref.ref(layer)
         self.entry = wrapper.entry_name(layer) + self.suffix
@@ -83,7 +83,9 @@ class MultiBitQuantizer(_Quantizer):
         )
         return {"row": self.row, "log_steps": self.log_steps}
 
-    def _quantize(self, x: Any, elems_per_step: Any, *, fused: bool = False) -> Any:
+    def _quantize(
+        self, x: Tensor, elems_per_step: Any, *, fused: bool = False
+    ) -> Tensor:
         qmins, qmaxs = self.ranges()
         # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
         # elements of a tensor would move their one step much faster than weights.
@@ -98,7 +100,7 @@ class MultiBitQuantizer(_Quantizer):
             fused=fused,
         )
 
-    def step(self) -> Any:
+    def step(self) -> Tensor:
         """Returns the step in force as a tensor: ``[*channels]``."""
         return tf.exp(tf.gather(self.log_steps, self.row))
 
@@ -141,19 +143,21 @@ class WeightQuantizer(MultiBitQuantizer):
     ) -> None:
         super().__init__(bits)
         self.num_channel_axes = num_channel_axes
-        self._kernel: Any = None
+        self._kernel: Tensor = None
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level of each width."""
         pairs = [weight_range(bits) for bits in self.bits]
         return [low for low, _ in pairs], [high for _, high in pairs]
 
-    def observe(self, kernel: Any) -> WeightQuantizer:
+    def observe(self, kernel: Tensor) -> WeightQuantizer:
         """Remembers the variable whose values initialise the steps."""
         self._kernel = kernel
         return self
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Creates the bank in `layer`; called by tfmot's wrapper."""
         channels = tuple(tensor_shape)[-self.num_channel_axes :]
         with tf.init_scope():
@@ -172,15 +176,15 @@ class WeightQuantizer(MultiBitQuantizer):
         return self._build_bank(name, layer, steps)
 
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the kernel on the grid of the width in force."""
         tracer = active_tracer()
         if tracer is not None:
             return tracer.weights(self, inputs)
         return self.fake_quantize(inputs)
 
-    def fake_quantize(self, x: Any) -> Any:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the kernel on the grid of the width in force."""
         num_channels = x.shape[-self.num_channel_axes :].num_elements()
         return self._quantize(x, x.shape.num_elements() / num_channels)
@@ -216,14 +220,16 @@ class ActivationQuantizer(MultiBitQuantizer):
         super().__init__(bits)
         self.signed = signed
         self.trainable = trainable
-        self.initialized: Any = None
+        self.initialized: Tensor = None
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level of each width."""
         pairs = [activation_range(bits, signed=self.signed) for bits in self.bits]
         return [low for low, _ in pairs], [high for _, high in pairs]
 
-    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+    def build(
+        self, tensor_shape: Shape, name: str, layer: KerasLayer
+    ) -> dict[str, Tensor]:
         """Creates the bank in `layer`; called by tfmot's wrapper."""
         variables = self._build_bank(
             name, layer, tf.ones(len(self.bits)), trainable=self.trainable
@@ -237,7 +243,7 @@ class ActivationQuantizer(MultiBitQuantizer):
         )
         return {**variables, "initialized": self.initialized}
 
-    def initialize(self, x: Any) -> None:
+    def initialize(self, x: Tensor) -> None:
         """Sets the steps to those with the least squared error on `x`.
 
         A tensor without any value tells nothing, and tiny steps could not be exported:
@@ -263,8 +269,8 @@ class ActivationQuantizer(MultiBitQuantizer):
         self.initialized.assign(1)
 
     def __call__(
-        self, inputs: Any, training: Any, weights: Mapping[str, Any], **_: Any
-    ) -> Any:
+        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
+    ) -> Tensor:
         """Returns the activation on the grid of the width in force."""
         tracer = active_tracer()
         if tracer is not None:
@@ -280,7 +286,7 @@ class ActivationQuantizer(MultiBitQuantizer):
             self._check_calibrated()
             return self.fake_quantize(inputs, training=True)
 
-        def initialize() -> Any:
+        def initialize() -> Tensor:
             # A ReLU of its own, or the one before would be computed in every step.
             self.initialize(inputs if self.signed else tf.nn.relu(_before_relu(inputs)))
             return tf.constant(1)
@@ -299,7 +305,7 @@ class ActivationQuantizer(MultiBitQuantizer):
                     "matar_tf.keras.calibrate first."
                 )
 
-    def fake_quantize(self, x: Any, *, training: bool = False) -> Any:
+    def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
         """Returns the activation on the grid of the width in force.
 
         In training by faster kernels, exact up to float32 rounding.
@@ -320,7 +326,7 @@ class ActivationQuantizer(MultiBitQuantizer):
         }
 
 
-def _before_relu(x: Any) -> Any:
+def _before_relu(x: Tensor) -> Tensor:
     """Returns what a ReLU was given, if `x` is what it made of that, or `x`.
 
     A grid without negative levels cuts off what the ReLU does, and its gradient too.

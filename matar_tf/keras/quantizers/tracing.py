@@ -11,49 +11,77 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from matar_tf.keras import layers
-    from matar_tf.keras.quantizers import derived, learned
+from matar_tf.keras._compat import Tensor
+from matar_tf.keras.quantizers.grids import (
+    ActivationGrid,
+    BiasGrid,
+    FoldedNorm,
+    InputGrid,
+    KernelGrid,
+    LearnedGrid,
+)
 
-__all__ = ["Tracer", "active_tracer", "tracing"]
+__all__ = ["FloatTracer", "Tracer", "active_tracer", "tracing"]
 
 _STATE = threading.local()
 
 
-class Tracer(Protocol):
-    """Replaces what quantizers and batch norms compute."""
+class Tracer:
+    """Replaces what quantizers and batch norms compute; by itself, it evaluates."""
 
-    def weights(self, quantizer: learned.WeightQuantizer, x: Any) -> Any:
+    def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
         """Returns the kernel that the layer is to use."""
-        ...
+        return quantizer.fake_quantize(x)
 
-    def bias(self, quantizer: derived.BiasQuantizer, x: Any) -> Any:
+    def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
         """Returns the bias that the layer is to use."""
-        ...
+        return quantizer.snap(x)
 
-    def activation(self, quantizer: learned.ActivationQuantizer, x: Any) -> Any:
+    def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         """Returns the quantized activation."""
-        ...
+        return quantizer.fake_quantize(x)
 
-    def fixed_grid(self, quantizer: derived.FixedGridQuantizer, x: Any) -> Any:
+    def fixed_grid(self, quantizer: ActivationGrid, x: Tensor) -> Tensor:
         """Returns an activation whose grid TFLite fixes."""
-        ...
+        return quantizer.fake_quantize(x)
 
-    def input_grid(
-        self,
-        quantizer: derived.MeanQuantizer
-        | derived.PoolQuantizer
-        | derived.ReluQuantizer,
-        x: Any,
-    ) -> Any:
+    def input_grid(self, quantizer: InputGrid, x: Tensor) -> Tensor:
         """Returns an activation on the grid of the input that it was computed from."""
-        ...
+        return quantizer.round_to_grid(x)
 
-    def batch_norm(self, layer: layers.MultiBitBatchNormalization, x: Any) -> Any:
+    def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
         """Returns the normalised activation."""
-        ...
+        return layer.evaluate(x)
+
+
+class FloatTracer(Tracer):
+    """Computes the network without any quantization, with folded batch norms."""
+
+    def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
+        """Returns the kernel as it is."""
+        return x
+
+    def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
+        """Returns the bias as it is."""
+        return x
+
+    def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
+        """Returns the activation as it is."""
+        return x
+
+    def fixed_grid(self, quantizer: ActivationGrid, x: Tensor) -> Tensor:
+        """Returns the activation as it is."""
+        return x
+
+    def input_grid(self, quantizer: InputGrid, x: Tensor) -> Tensor:
+        """Returns the activation as it is."""
+        return x
+
+    def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
+        """Returns the activation times the scale, plus the offset."""
+        scale, offset = layer.folded()
+        return x * scale + offset
 
 
 def active_tracer() -> Tracer | None:

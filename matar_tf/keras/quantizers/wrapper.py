@@ -1,37 +1,25 @@
-"""Reading the graph of a quantized Keras model: who feeds whom, which entry is whose.
+"""tfmot's wrapper, mended, and the graph of a quantized model that it stands in.
 
-The questions are asked while a layer is being traced, after the model was put
-together; Keras keeps the answer in the layer's inbound nodes, also in a model that
-was loaded from a file.
+Who feeds whom, which quantizer is whose: asked while a layer is being traced, after
+the model was put together. Keras keeps the answer in the layer's inbound nodes, also
+in a model that was loaded from a file.
 """
 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from matar_tf.errors import DataError, ModelError
-from matar_tf.keras._compat import keras, tf, tfmot
-from matar_tf.keras.quantizers.fake_quantize import SMALLEST_MAGNITUDE
-
-if TYPE_CHECKING:
-    from matar_tf.keras.quantizers.learned import ActivationQuantizer, WeightQuantizer
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
+from matar_tf.keras.quantizers.grids import ActivationGrid, KernelGrid, LearnedGrid
 
 __all__ = [
     "all_quantizers",
-    "check_finite_samples",
-    "check_finite_weights",
-    "check_initialized",
-    "check_magnitude",
     "entry_name",
     "find_owner",
-    "fits_input",
     "honour_freezing",
     "inner_layer",
     "input_quantizer",
-    "is_initialized",
     "is_quantized",
     "kernel_quantizer",
     "kernel_variable",
@@ -45,88 +33,28 @@ __all__ = [
 _Wrapper = tfmot.quantization.keras.QuantizeWrapper
 
 
-def inner_layer(layer: Any) -> Any:
+def inner_layer(layer: KerasLayer) -> KerasLayer:
     """Returns the layer inside tfmot's wrapper, or the layer itself."""
     return layer.layer if isinstance(layer, _Wrapper) else layer
 
 
-def is_quantized(layer: Any) -> bool:
+def is_quantized(layer: KerasLayer) -> bool:
     """Returns whether a layer quantizes something, by tfmot's means or ours."""
     return isinstance(layer, _Wrapper) or bool(all_quantizers(layer))
 
 
-def multi_bit_network(model: Any) -> Any:
+def multi_bit_network(model: KerasModel) -> KerasModel:
     """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
     return getattr(model, "multi_bit_network", model)
 
 
-def fits_input(model: Any, shape: tuple[int, ...]) -> bool:
-    """Returns whether an array of a shape is a batch for a model's only input.
-
-    Raises:
-      ModelError: If the model has several inputs.
-    """
-    if len(model.inputs) > 1:
-        raise ModelError(
-            f"Expected a model of one input, got {len(model.inputs)} in "
-            f"{model.name!r}; the first batch of fit sets the steps of such a model."
-        )
-    expected = tuple(model.input_shape)
-    return len(shape) == len(expected) and all(
-        size in (None, given)
-        for size, given in zip(expected[1:], shape[1:], strict=True)
-    )
-
-
-def check_finite_samples(samples: Any) -> None:
-    """Refuses samples from which nothing can be estimated.
-
-    Raises:
-      DataError: If there is NaN or infinity among them.
-    """
-    if not np.isfinite(np.asarray(samples, np.float32)).all():
-        raise DataError(
-            "Expected finite samples, got NaN or infinity as float32; remove or mend "
-            "them."
-        )
-
-
-def check_magnitude(samples: Any) -> None:
-    """Refuses samples that would all be quantized to zero.
-
-    Raises:
-      DataError: If there are values other than 0, but none of a sufficient size.
-    """
-    largest = float(np.abs(np.asarray(samples, np.float32)).max(initial=0.0))
-    if 0.0 < largest < SMALLEST_MAGNITUDE:
-        raise DataError(
-            f"Expected samples of a magnitude of {SMALLEST_MAGNITUDE:g} or more, got "
-            f"{largest:.3g} at most, which counts as zero; scale the samples."
-        )
-
-
-def check_finite_weights(model: Any) -> None:
-    """Refuses a model that nothing can be computed with.
-
-    Raises:
-      ModelError: If there is NaN or infinity among its weights.
-    """
-    for weight in model.weights:
-        if not np.isfinite(weight.numpy()).all():
-            raise ModelError(
-                f"Expected finite weights, got NaN or infinity in {weight.name!r}: "
-                "training diverged, or saw samples that are not finite; train again, "
-                "in smaller steps or on mended samples."
-            )
-
-
-def entry_name(layer: Any) -> str:
+def entry_name(layer: KerasLayer) -> str:
     """Returns the name of the policy entry that a layer's quantizer answers to."""
     named = getattr(layer, "entry", None)
     return named if isinstance(named, str) else inner_layer(layer).name
 
 
-def all_quantizers(layer: Any) -> tuple[Any, ...]:
+def all_quantizers(layer: KerasLayer) -> tuple[Any, ...]:
     """Returns the multi-bitwidth quantizers of a layer; none for plain layers."""
     owner = layer.quantize_config if isinstance(layer, _Wrapper) else layer
     # tfmot wraps the config of a layer above an annotated one in OutputOnlyConfig.
@@ -134,19 +62,19 @@ def all_quantizers(layer: Any) -> tuple[Any, ...]:
     return tuple(getattr(owner, "multi_bit_quantizers", ()))
 
 
-def kernel_quantizer(layer: Any) -> WeightQuantizer | None:
+def kernel_quantizer(layer: KerasLayer) -> KernelGrid | None:
     """Returns the quantizer of a layer's kernel, or None."""
     found = [q for q in all_quantizers(layer) if q.kind == "weights"]
     return found[0] if found else None
 
 
-def kernel_variable(layer: Any) -> Any:
+def kernel_variable(layer: KerasLayer) -> Tensor:
     """Returns the float kernel of a layer that has a `kernel_quantizer`."""
     quantizer = kernel_quantizer(layer)
     return next(one for one, other, _ in layer._weight_vars if other is quantizer)
 
 
-def output_quantizer(layer: Any) -> ActivationQuantizer | None:
+def output_quantizer(layer: KerasLayer) -> ActivationGrid | None:
     """Returns the quantizer on whose grid a layer puts its output, or None."""
     grid = getattr(getattr(layer, "quantize_config", None), "grid", None)
     if grid is not None:
@@ -155,34 +83,7 @@ def output_quantizer(layer: Any) -> ActivationQuantizer | None:
     return found[-1] if found else None
 
 
-def is_initialized(model: Any) -> bool:
-    """Returns whether every activation of a model, or of a trainer's, has its steps."""
-    return _uninitialized(model) is None
-
-
-def check_initialized(model: Any) -> None:
-    """Checks that every activation of a model, or of a trainer's, has its steps.
-
-    Raises:
-      ModelError: If one has not.
-    """
-    quantizer = _uninitialized(model)
-    if quantizer is not None:
-        raise ModelError(
-            f"Expected trained activation ranges, but {quantizer.entry!r} has seen no "
-            "samples; train the model or call matar_tf.calibrate(model, samples)."
-        )
-
-
-def _uninitialized(model: Any) -> ActivationQuantizer | None:
-    for layer in multi_bit_network(model).layers:
-        quantizer = output_quantizer(layer)
-        if quantizer is not None and not int(quantizer.initialized.numpy()):
-            return quantizer
-    return None
-
-
-def find_owner(layer: Any, entry: str) -> ActivationQuantizer | None:
+def find_owner(layer: KerasLayer, entry: str) -> LearnedGrid | None:
     """Returns the quantizer of an entry elsewhere in the graph of a layer, or None."""
     seen: set[int] = set()
     waiting = [layer]
@@ -200,14 +101,14 @@ def find_owner(layer: Any, entry: str) -> ActivationQuantizer | None:
     return None
 
 
-def remember_wrapper(wrapper: Any) -> None:
+def remember_wrapper(wrapper: KerasLayer) -> None:
     """Lets the layer inside a wrapper find its place in the graph: the wrapper's."""
     inner = inner_layer(wrapper)
     if inner is not wrapper:
         inner.matar_wrapper = weakref.ref(wrapper)
 
 
-def track_inner_weights(wrapper: Any) -> None:
+def track_inner_weights(wrapper: KerasLayer) -> None:
     """Puts the inner layer's weights before the wrapper's own, on every path.
 
     tfmot's wrapper does so only if the inner layer was built before; a loaded model,
@@ -224,7 +125,7 @@ def track_inner_weights(wrapper: Any) -> None:
     )
 
 
-def honour_freezing(wrapper_kind: Any, config_kind: Any) -> None:
+def honour_freezing(wrapper_kind: type[Any], config_kind: type[Any]) -> None:
     """Lets tfmot's wrapper have no trainable weights while it is frozen, as in Keras.
 
     tfmot 0.8.1 lists them all the same, so that training moves them, and the inner
@@ -239,14 +140,14 @@ def honour_freezing(wrapper_kind: Any, config_kind: Any) -> None:
     trained = wrapper_kind.trainable_weights.fget
     others = wrapper_kind.non_trainable_weights.fget
 
-    def is_frozen(wrapper: Any) -> bool:
+    def is_frozen(wrapper: KerasLayer) -> bool:
         config = getattr(wrapper, "quantize_config", None)
         return isinstance(config, config_kind) and not wrapper.trainable
 
-    def trainable_weights(wrapper: Any) -> list[Any]:
+    def trainable_weights(wrapper: KerasLayer) -> list[Tensor]:
         return [] if is_frozen(wrapper) else trained(wrapper)
 
-    def non_trainable_weights(wrapper: Any) -> list[Any]:
+    def non_trainable_weights(wrapper: KerasLayer) -> list[Tensor]:
         frozen = trained(wrapper) if is_frozen(wrapper) else []
         return wrapper._dedup_weights([*frozen, *others(wrapper)])
 
@@ -254,7 +155,7 @@ def honour_freezing(wrapper_kind: Any, config_kind: Any) -> None:
     wrapper_kind.non_trainable_weights = property(non_trainable_weights)
 
 
-def producer(layer: Any) -> Any:
+def producer(layer: KerasLayer) -> KerasLayer | None:
     """Returns the layer that makes the first input of `layer`, or None.
 
     Layers with several inputs either have a grid of their own (sums), or inputs that
@@ -270,7 +171,7 @@ def producer(layer: Any) -> Any:
     return parents[0]
 
 
-def input_quantizer(layer: Any) -> ActivationQuantizer | None:
+def input_quantizer(layer: KerasLayer) -> ActivationGrid | None:
     """Returns the quantizer whose grid the input of `layer` lies on.
 
     Walks up through layers that keep the grid (pooling, reshaping, dropout).

@@ -1,4 +1,4 @@
-"""Batch norm statistics and kernel statistics of a multi-bitwidth model."""
+"""Batch norm statistics of a multi-bitwidth model, estimated again."""
 
 from __future__ import annotations
 
@@ -6,45 +6,36 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from matar_tf.errors import DataError
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.quantize import get_policy, policy_setter
+from matar_tf.keras._compat import KerasModel, Tensor, tf
+from matar_tf.keras.checks import check_finite_samples, check_initialized, fits_input
+from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.tracing import tracing
+from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
+from matar_tf.keras.quantizers.tracing import Tracer, tracing
 from matar_tf.policy import Policy
 from matar_tf.samplers import balanced_policies
 
-__all__ = ["KurtosisRegularizer", "fit_terms", "reestimate_batch_norm"]
+__all__ = ["fit_terms", "reestimate_batch_norm"]
 
 _NUM_BATCHES = 490  # ten for each pair of seven widths
 _SHRINKAGE = 0.01  # of a batch: what the present terms weigh against new ones
 _TINY = 1e-20  # keeps a variance of 0 out of the logarithm
 
 
-class _Estimator:
+class _Estimator(Tracer):
     """A tracer that normalises with the batch and tells what it saw of it."""
 
     def __init__(self) -> None:
         self.layers: dict[str, Any] = {}
-        self.seen: dict[str, tuple[Any, Any, Any]] = {}
+        self.seen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def weights(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def bias(self, quantizer: Any, x: Any) -> Any:
+    def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
         return x
 
-    def activation(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def fixed_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.fake_quantize(x)
-
-    def input_grid(self, quantizer: Any, x: Any) -> Any:
-        return quantizer.round_to_grid(x)
-
-    def batch_norm(self, layer: Any, x: Any) -> Any:
+    def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
         outputs, mean, variance = layer.normalize_batch(x)
         self.layers[layer.name] = layer
         self.seen[layer.name] = (layer.places(), mean, variance)
@@ -89,12 +80,12 @@ def fit_terms(
 
 
 def reestimate_batch_norm(
-    model: Any,
-    samples: Any,
+    model: KerasModel,
+    samples: ArrayLike,
     *,
     policies: Sequence[Policy] | None = None,
     batch_size: int = 256,
-    transform: Callable[[Any, int], Any] | None = None,
+    transform: Callable[[Tensor, int], Tensor] | None = None,
     seed: int = 0,
 ) -> None:
     """Fits the statistics of all batch norms to what training samples show.
@@ -122,7 +113,7 @@ def reestimate_batch_norm(
     """
     setter = policy_setter(model)
     model = wrapper.multi_bit_network(model)
-    wrapper.check_initialized(model)
+    check_initialized(model)
     if policies is None:
         policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
     samples = _as_samples(samples, model)
@@ -135,7 +126,7 @@ def reestimate_batch_norm(
     estimator = _Estimator()
 
     @tf.function(reduce_retracing=True)
-    def observe(batch: Any) -> dict[str, tuple[Any, Any, Any]]:
+    def observe(batch: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         with tracing(estimator):
             model.call(batch, training=False)
         return dict(estimator.seen)
@@ -169,44 +160,17 @@ def reestimate_batch_norm(
         layer.moving_variance.assign(variance)
 
 
-def _as_samples(samples: Any, model: Any) -> np.ndarray:
+def _as_samples(samples: ArrayLike, model: KerasModel) -> np.ndarray:
     """Returns samples as an array, if they are of a model's input shape."""
     try:
         found = np.asarray(samples)
     except (TypeError, ValueError):
         found = np.empty(0)
-    if not wrapper.fits_input(model, found.shape) or found.dtype.kind not in "fiu":
+    if not fits_input(model, found.shape) or found.dtype.kind not in "fiu":
         raise DataError(
             f"Expected samples of shape {tuple(model.input_shape)} as one array, got "
             f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
             "has to be read into one."
         )
-    wrapper.check_finite_samples(found)
+    check_finite_samples(found)
     return found
-
-
-@keras.utils.register_keras_serializable(package="matar_tf")
-class KurtosisRegularizer(keras.regularizers.Regularizer):
-    """Draws the distribution of a kernel towards a uniform one, which quantizes best.
-
-    ``rate * (kurtosis(kernel) - target)**2`` (KURE, Shkolnik et al., NeurIPS 2020). A
-    plain Keras regularizer: give it to the layers of the float model.
-
-    Args:
-      rate: Factor on the penalty.
-      target: Kurtosis aimed at; 1.8 is that of a uniform distribution, 3 of a normal.
-    """
-
-    def __init__(self, rate: float = 0.015, target: float = 1.8) -> None:
-        self.rate = rate
-        self.target = target
-
-    def __call__(self, x: Any) -> Any:
-        """Returns the penalty of a kernel, a scalar."""
-        mean, variance = tf.nn.moments(tf.reshape(x, (-1,)), [0])
-        kurtosis = tf.reduce_mean(((x - mean) ** 2 / (variance + 1e-12)) ** 2)
-        return self.rate * (kurtosis - self.target) ** 2
-
-    def get_config(self) -> dict[str, float]:
-        """Returns the constructor's arguments."""
-        return {"rate": self.rate, "target": self.target}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import DataError, ModelError
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.quantize import PolicySetter, policy_setter
-from matar_tf.keras.quantizers.wrapper import is_initialized, multi_bit_network
+from matar_tf.keras._compat import KerasModel, keras, tf
+from matar_tf.keras.checks import is_initialized
+from matar_tf.keras.policies import PolicySetter, policy_setter
 from matar_tf.keras.train.trainer import MultiBitTrainer
 from matar_tf.policy import Policy
 from matar_tf.samplers import MixtureSampler, Sampler
@@ -89,7 +89,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Returns the sampler that draws in an epoch."""
         return self._samplers[max(one for one in self._samplers if one <= epoch)]
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: KerasModel) -> None:
         """Finds the quantizers of the model; called by Keras."""
         super().set_model(model)
         setter = policy_setter(model)
@@ -104,7 +104,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
           ModelError: If the model runs several batches in one execution.
           PolicyError: If the evaluation policy does not fit the model.
         """
-        model: Any = self.model
+        model: KerasModel = self.model
         # Under tf.distribute, Keras keeps one variable for each replica.
         num_steps = int(keras.backend.get_value(model.steps_per_execution))
         if model.autotune_steps_per_execution or num_steps != 1:
@@ -112,7 +112,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "Expected a model compiled with steps_per_execution=1, so that every "
                 "batch gets a policy of its own; compile it so."
             )
-        self._calibrates = not is_initialized(multi_bit_network(model))
+        self._calibrates = not is_initialized(model)
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 
@@ -239,7 +239,7 @@ class PolicyMetrics(keras.callbacks.Callback):
         return {name: space.named(name) for name in self._policies}
 
     def _evaluate(self) -> dict[str, float]:
-        model: Any = self.model
+        model: KerasModel = self.model
         if isinstance(self._data, tuple):
             x, y = self._data
             return model.evaluate(

@@ -7,23 +7,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.quantize import (
-    NORM_CONTEXT,
-    calibrate,
-    get_policy_space,
-    policy_setter,
-    quantize_model,
-    set_policy,
-)
+from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
+from matar_tf.keras.calibration import calibrate
+from matar_tf.keras.policies import get_policy_space, policy_setter, set_policy
+from matar_tf.keras.quantize import NORM_CONTEXT, quantize_model
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.train.batch_norm import KurtosisRegularizer, reestimate_batch_norm
+from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyRandomizer
 from matar_tf.keras.train.fit_loop import (
     Schedule,
@@ -32,6 +26,7 @@ from matar_tf.keras.train.fit_loop import (
     digest,
     fit,
 )
+from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 from matar_tf.keras.train.trainer import (
     MultiBitTrainer,
     check_soft_labels,
@@ -120,13 +115,13 @@ class Method:
 
 
 def train_float(
-    build_model: Callable[[tuple[int, ...], int], Any],
+    build_model: Callable[[tuple[int, ...], int], KerasModel],
     data: Data,
     schedule: Schedule | None,
     *,
     seed: int = 0,
     folder: str | Path | None = None,
-) -> Any:
+) -> KerasModel:
     """Trains a float network with Adam, a cosine schedule and cross-entropy on logits.
 
     Args:
@@ -155,7 +150,7 @@ def train_float(
     return model
 
 
-def load_float(path: str | Path, data: Data) -> Any:
+def load_float(path: str | Path, data: Data) -> KerasModel:
     """Loads a float network that was trained elsewhere, to start from.
 
     Compiles it for cross-entropy on logits and accuracy, whatever the file says.
@@ -169,7 +164,7 @@ def load_float(path: str | Path, data: Data) -> Any:
         classes, or one whose outputs are probabilities.
     """
     try:
-        model: Any = keras.models.load_model(str(path), compile=False)
+        model: KerasModel = keras.models.load_model(str(path), compile=False)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise ModelError(
             f"Expected a float network saved by tf_keras at {str(path)!r}, but: "
@@ -198,7 +193,7 @@ def load_float(path: str | Path, data: Data) -> Any:
 
 
 def train_multi_bit(
-    model: Any,
+    model: KerasModel,
     data: Data,
     schedule: Schedule,
     method: Method | None = None,
@@ -206,7 +201,7 @@ def train_multi_bit(
     space: PolicySpace | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
-) -> Any:
+) -> KerasModel:
     """Trains a multi-bitwidth copy of a float network under random policies.
 
     From scratch, if the network is untrained: let it not teach then, by
@@ -274,7 +269,7 @@ def train_multi_bit(
         seen = _seen_policies(trainer, randomizer, trained, num_seen, schedule, seed)
         balanced = balanced_policies(trained, num_batches // 2, seed)
 
-        def augmented(batch: Any, number: int) -> Any:
+        def augmented(batch: Tensor, number: int) -> Tensor:
             return augment(batch, tf.constant([seed, number], tf.int64))
 
         reestimate_batch_norm(
@@ -289,7 +284,7 @@ def train_multi_bit(
     return quantized
 
 
-def _check_logits(model: Any) -> None:
+def _check_logits(model: KerasModel) -> None:
     """Refuses a model whose outputs are not what the loss takes them for.
 
     Raises:
@@ -323,7 +318,9 @@ def _seen_policies(
     return policies
 
 
-def multi_bit_trainer(model: Any, network: Any, method: Method) -> MultiBitTrainer:
+def multi_bit_trainer(
+    model: KerasModel, network: KerasModel, method: Method
+) -> MultiBitTrainer:
     """Returns the trainer that a method asks for.
 
     Args:
@@ -347,7 +344,7 @@ def multi_bit_trainer(model: Any, network: Any, method: Method) -> MultiBitTrain
     )
 
 
-def _regularize_kurtosis(model: Any, rate: float) -> None:
+def _regularize_kurtosis(model: KerasModel, rate: float) -> None:
     regularizer = KurtosisRegularizer(rate)
     for layer in model.layers:
         quantizer = wrapper.kernel_quantizer(layer)
@@ -357,7 +354,7 @@ def _regularize_kurtosis(model: Any, rate: float) -> None:
 
 
 def evaluate_policies(
-    model: Any, x: np.ndarray, y: np.ndarray, names: Sequence[str]
+    model: KerasModel, x: np.ndarray, y: np.ndarray, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Returns loss and accuracy of a compiled model under uniform policies.
 

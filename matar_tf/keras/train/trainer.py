@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import in_keras_format, keras, tf
-from matar_tf.keras.quantize import PolicySetter, policy_setter
+from matar_tf.keras._compat import KerasModel, Tensor, in_keras_format, keras, tf
+from matar_tf.keras.policies import PolicySetter, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
 from matar_tf.policy import ALL_BITS, Policy
@@ -65,9 +65,9 @@ class MultiBitTrainer(keras.Model):
 
     def __init__(
         self,
-        model: Any,
+        model: KerasModel,
         *,
-        teacher: Any = None,
+        teacher: KerasModel | None = None,
         distillation: float = 0.0,
         temperature: float = 1.0,
         sandwich: Sequence[str] = (),
@@ -126,7 +126,7 @@ class MultiBitTrainer(keras.Model):
         """Number of policies that every batch is seen under, the sandwich's first."""
         return len(self.sandwich) + self.draws
 
-    def assign_draws(self, rows: Sequence[Any]) -> None:
+    def assign_draws(self, rows: Sequence[Tensor]) -> None:
         """Puts the drawn policies of the next step in force, `draws` of them.
 
         Args:
@@ -158,7 +158,7 @@ class MultiBitTrainer(keras.Model):
                 "it; leave one of the two out."
             )
 
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    def call(self, inputs: Tensor, training: Any = None, mask: Any = None) -> Tensor:
         """Returns the logits under the policy in force."""
         return self.multi_bit_network(inputs, training=training)
 
@@ -204,13 +204,15 @@ class MultiBitTrainer(keras.Model):
             self._update(gradients, variables)
         return self.compute_metrics(x, y, logits, sample_weight)
 
-    def _update(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    def _update(self, gradients: Sequence[Tensor], variables: Sequence[Tensor]) -> None:
         before = [tf.identity(log_steps) for log_steps, _ in self._step_factors]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         for (log_steps, factors), old in zip(self._step_factors, before, strict=True):
             log_steps.assign(old + factors * (log_steps - old))
 
-    def _loss(self, x: Any, y: Any, sample_weight: Any, logits: Any, soft: Any) -> Any:
+    def _loss(
+        self, x: Tensor, y: Tensor, sample_weight: Tensor, logits: Tensor, soft: Tensor
+    ) -> Tensor:
         # Regularisation losses of the network's layers are in compute_loss.
         loss: Any = self.compute_loss(x, y, logits, sample_weight)
         if soft is None or not self._distillation:
@@ -242,13 +244,13 @@ def check_soft_labels(distillation: float, temperature: float) -> None:
         )
 
 
-def gives_probabilities(model: Any) -> bool:
+def gives_probabilities(model: KerasModel) -> bool:
     """Whether the first output of a model is that of a softmax or sigmoid."""
     last = wrapper.inner_layer(model.outputs[0].node.outbound_layer)
     return activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
 
 
-def _check_logits(teacher: Any, model: Any) -> None:
+def _check_logits(teacher: KerasModel, model: KerasModel) -> None:
     """Checks that teacher and model have the same output, of logits."""
     for network in (teacher, model):
         outputs = network.outputs
@@ -274,14 +276,16 @@ def _policy(space: PolicySpace, name: str) -> Policy:
     return space.narrowest() if name == "narrowest" else space.named(name)
 
 
-def _step_factors(model: Any, rates: Mapping[int, float]) -> list[tuple[Any, Any]]:
+def _step_factors(
+    model: KerasModel, rates: Mapping[int, float]
+) -> list[tuple[Tensor, Tensor]]:
     """Returns the banks of steps that some rate changes, each with its factors."""
     if not all(bits in ALL_BITS and rate >= 0.0 for bits, rate in rates.items()):
         raise ModelError(
             f"Expected step_rates of at least 0 for widths in {list(ALL_BITS)}, got "
             f"{dict(rates)}."
         )
-    found: list[tuple[Any, Any]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for layer in model.layers:
         for quantizer in wrapper.all_quantizers(layer):
             factors = [rates.get(bits, 1.0) for bits in quantizer.bits]
@@ -292,7 +296,7 @@ def _step_factors(model: Any, rates: Mapping[int, float]) -> list[tuple[Any, Any
     return found
 
 
-def _sum(a: Any, b: Any) -> Any:
+def _sum(a: Tensor, b: Tensor) -> Tensor:
     if a is None or b is None:
         return b if a is None else a
     return tf.convert_to_tensor(a) + tf.convert_to_tensor(b)

@@ -1,0 +1,152 @@
+"""What others ask of a quantizer or a batch norm, whatever class it is of."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from matar_tf.keras._compat import KerasLayer, Tensor
+
+__all__ = [
+    "ActivationGrid",
+    "BiasGrid",
+    "FoldedNorm",
+    "InputGrid",
+    "KernelGrid",
+    "LearnedGrid",
+]
+
+
+class _Grid(Protocol):
+    """A grid of one width of several."""
+
+    @property
+    def entry(self) -> str:
+        """Name of the policy entry that chooses the width, "" if none does."""
+        ...
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Allowed widths, ascending."""
+        ...
+
+    @property
+    def row(self) -> Tensor:
+        """Index into `bits` of the width in force."""
+        ...
+
+    def step(self) -> Tensor:
+        """Returns the step in force."""
+        ...
+
+    def ranges(self) -> tuple[list[int], list[int]]:
+        """Returns the lowest and the highest level of each width."""
+        ...
+
+
+class KernelGrid(_Grid, Protocol):
+    """The grid of a kernel."""
+
+    @property
+    def layer(self) -> KerasLayer:
+        """The layer that the kernel is of."""
+        ...
+
+    @property
+    def num_channel_axes(self) -> int:
+        """How many of the last axes are channels."""
+        ...
+
+    def all_steps(self) -> np.ndarray:
+        """Returns the steps of every width, ``[len(bits), *channels]``."""
+        ...
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Returns the kernel on the grid of the width in force."""
+        ...
+
+
+class ActivationGrid(_Grid, Protocol):
+    """The grid of an activation, learned or fixed."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether there are levels below 0."""
+        ...
+
+    @property
+    def initialized(self) -> Tensor:
+        """Above 0 once there are steps."""
+        ...
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Returns the activation on the grid of the width in force."""
+        ...
+
+
+class LearnedGrid(ActivationGrid, Protocol):
+    """The grid of an activation that has its steps from samples."""
+
+    @property
+    def log_steps(self) -> Tensor:
+        """Variable, ``[len(bits)]``."""
+        ...
+
+    def initialize(self, x: Tensor) -> None:
+        """Sets the steps to those with the least squared error on `x`."""
+        ...
+
+    def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
+        """Returns the activation on the grid of the width in force."""
+        ...
+
+
+class BiasGrid(Protocol):
+    """The grid of a bias: that of the accumulator."""
+
+    @property
+    def layer(self) -> KerasLayer:
+        """The layer that the bias is of."""
+        ...
+
+    def snap(self, x: Tensor) -> Tensor:
+        """Returns the bias on the grid."""
+        ...
+
+
+class InputGrid(Protocol):
+    """The grid of a layer's input, onto which its output is put."""
+
+    def source(self) -> ActivationGrid | None:
+        """Returns the grid, if the graph is put together already."""
+        ...
+
+    def round_to_grid(self, x: Tensor) -> Tensor:
+        """Returns the output on the grid, rounded as the operation does."""
+        ...
+
+
+class FoldedNorm(Protocol):
+    """A batch norm whose statistics follow the policy."""
+
+    @property
+    def name(self) -> str:
+        """Name of the layer."""
+        ...
+
+    def places(self) -> Tensor:
+        """Returns the row in force of each term of the statistics."""
+        ...
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Returns scale and offset of every channel in evaluation."""
+        ...
+
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Returns the tensor normalised with the statistics in force."""
+        ...
+
+    def normalize_batch(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the tensor normalised with its own statistics, mean, variance."""
+        ...
