@@ -21,7 +21,7 @@ import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
 
 __all__ = ["Schedule", "accuracy_metric", "augment", "digest", "fit"]
 
@@ -92,7 +92,7 @@ def accuracy_metric() -> Any:
 
 
 def fit(
-    model: Any,
+    model: KerasModel,
     data: Data,
     schedule: Schedule,
     seed: int,
@@ -187,7 +187,7 @@ class _Backup(keras.callbacks.Callback):
       description: What tells this training from others, as JSON.
     """
 
-    def __init__(self, model: Any, folder: Path, description: str) -> None:
+    def __init__(self, model: KerasModel, folder: Path, description: str) -> None:
         super().__init__()
         self._description = description
         self._file = folder / "training.json"
@@ -243,7 +243,11 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
 
 
 def _describe(
-    model: Any, data: Data, schedule: Schedule, seed: int, identity: Mapping[str, str]
+    model: KerasModel,
+    data: Data,
+    schedule: Schedule,
+    seed: int,
+    identity: Mapping[str, str],
 ) -> str:
     description = {
         "model": model.name,
@@ -265,7 +269,7 @@ def _batches(
     """Returns the batches of all epochs from `first_epoch` on, one after the other."""
     samples, labels = tf.constant(x), tf.constant(y)
 
-    def epoch_batches(epoch: Any) -> Any:
+    def epoch_batches(epoch: Tensor) -> Any:
         order = _random.experimental.stateless_shuffle(
             tf.range(len(x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
         )
@@ -274,7 +278,7 @@ def _batches(
             lambda number, index: (tf.stack([epoch, number]), index)
         )
 
-    def batch(place: Any, index: Any) -> tuple[Any, Any]:
+    def batch(place: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         images = tf.gather(samples, index)
         if schedule.augment:
             key = tf.stack([tf.constant(seed, tf.int64), place[0]])
@@ -289,7 +293,7 @@ def _batches(
     )
 
 
-def augment(images: Any, key: Any) -> Any:
+def augment(images: Tensor, key: Tensor) -> Tensor:
     """Mirrors half of the images, shifts each by up to 4 pixels; zeros come in.
 
     Args:
