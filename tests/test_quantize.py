@@ -338,7 +338,7 @@ class TestQuantizers:
             return [outputs, *map(tf.convert_to_tensor, gradients)]
 
         traced = tf.function(learn).get_concrete_function(tf.constant(samples))
-        relus = [op for op in traced.wrapper.get_operations() if op.type == "Relu"]
+        relus = [op for op in traced.graph.get_operations() if op.type == "Relu"]
         assert relus
         assert not any(op.outputs[0].consumers() for op in relus)
         for ours, plain in zip(

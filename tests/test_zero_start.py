@@ -87,14 +87,14 @@ def test_steps_of_kernels_that_are_not_all_zero_stay() -> None:
     kernel, bias = float_model.get_layer("last").get_weights()
     kernel[:, 0] = 0.0
     float_model.get_layer("last").set_weights([kernel, bias])
-    wrapper = quantize_model(float_model).get_layer("quant_last")
-    quantizer = wrapper.kernel_quantizer(wrapper)
+    layer = quantize_model(float_model).get_layer("quant_last")
+    quantizer = wrapper.kernel_quantizer(layer)
     assert quantizer is not None
     np.testing.assert_allclose(quantizer.all_steps()[-1, 0], 1e-6 / 127, rtol=1e-5)
     kernel[:] = 0.0
     float_model.get_layer("last").set_weights([kernel, bias])
-    wrapper = quantize_model(float_model).get_layer("quant_last")
-    quantizer = wrapper.kernel_quantizer(wrapper)
+    layer = quantize_model(float_model).get_layer("quant_last")
+    quantizer = wrapper.kernel_quantizer(layer)
     assert quantizer is not None
     steps = quantizer.all_steps()  # a uniform kernel of variance 1 / 8
     np.testing.assert_allclose(steps[-1], np.sqrt(3 / 8) / 127, rtol=1e-5)
