@@ -7,11 +7,22 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from pathlib import Path
+
 import pytest
 from absl import flags
+from fixtures.digits import write_digits
 
 
 @pytest.fixture(autouse=True)
 def _parsed_flags() -> None:
     """Lets programs be called through `main` without a command line."""
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the artifact net.matar and the digits data.npz; only read it."""
+    folder = tmp_path_factory.mktemp("files")
+    write_digits(folder)
+    return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.paths import TARGETS
 
 from matar_tf.errors import ModelError, PolicyError, TargetError
 from matar_tf.pricing import check_policy
@@ -444,7 +445,7 @@ class TestTotals:
 
 
 def catalogue_text(name: str) -> str:
-    path = Path(__file__).parent.parent / "matar_tf/targets/data" / f"{name}.toml"
+    path = TARGETS / f"{name}.toml"
     return path.read_text(encoding="utf-8")
 
 

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from digits_net import digits_artifact
-from nets import chain, conv, keras_model
+from fixtures.digits import digits_artifact
+from fixtures.paths import TARGETS
+from fixtures.samples import net_artifact
 
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import ExportError, SearchError, TargetError
@@ -121,13 +121,8 @@ class TestPolicyCosts:
         }
 
     def test_an_operator_that_runs_elsewhere_is_not_free(self):
-        from matar_tf.keras import calibrate, package, quantize_model
-
         # The NPU takes strides up to 4.
-        body = chain(conv(), conv(strides=5))
-        model = quantize_model(keras_model((16, 16, 3), body))
-        calibrate(model, np.zeros((4, 16, 16, 3), np.float32))
-        artifact = package(model, include_network=False)
+        artifact = net_artifact("stride_of_five")
         costs = PolicyCosts(artifact, TARGET)
         with pytest.raises(TargetError, match="3 on the CPU"):
             costs(artifact.space.named("w8a8"))
@@ -200,7 +195,7 @@ def table_target(folder: Path, without: str = "") -> Target:
         if one.weights and one.name != without
     )
     (folder / "table.csv").write_text(rows)
-    path = Path(__file__).parent.parent / "matar_tf/targets/data/mpic.toml"
+    path = TARGETS / "mpic.toml"
     text = path.read_text()
     start, stop = text.index("[compute]"), text.index("[[ops]]")
     compute = '[compute]\nkind = "table"\nfile = "table.csv"\nsource = "x"\n\n'

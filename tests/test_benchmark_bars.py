@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_net import build_net, digits_artifact, few_digits
-from programs import call, load
+from fixtures.digits import digits_artifact, few_digits
+from fixtures.digits_training import build_net
+from fixtures.programs import call, load
 
 from matar_tf.artifact import write_artifact
 from matar_tf.data import DIGITS

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 import tomllib
+from fixtures.paths import ROOT, TARGETS
 
 from matar_tf.errors import DataError
 from matar_tf.targets import list_targets, load_target, target_json_schema
@@ -25,7 +25,6 @@ from tools.reference_networks import (
     resnet8,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 POINTS = points()
 
 
@@ -133,7 +132,7 @@ class TestSchema:
     def test_every_file_of_the_catalogue_fits(self):
         schema = target_json_schema()
         for name in list_targets():
-            path = ROOT / "matar_tf/targets/data" / f"{name}.toml"
+            path = TARGETS / f"{name}.toml"
             jsonschema.validate(tomllib.loads(path.read_text("utf-8")), schema)
 
     @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ class TestSchema:
         ],
     )
     def test_a_mistake_does_not(self, old, new):
-        text = (ROOT / "matar_tf/targets/data/mpic.toml").read_text("utf-8")
+        text = (TARGETS / "mpic.toml").read_text("utf-8")
         assert old in text
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(

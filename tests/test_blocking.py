@@ -5,37 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from fixtures.blocking import (
+    BUFFERS,
+    PADDED_BUFFERS,
+    PUBLISHED_BUFFERS,
+    blocking,
+    nest,
+)
 
 from matar_tf.errors import TargetError
-from matar_tf.pricing.blocking import LoopNest, best_blocking
-from matar_tf.targets import load_target
-
-TARGET = load_target("bitfusion_16x32")
-BUFFERS = TARGET.buffers
-PUBLISHED_BUFFERS = BUFFERS.model_copy(
-    update={"stores_accumulators": True, "pads_weights": True}
-)
-PADDED_BUFFERS = BUFFERS.model_copy(update={"pads_weights": True})
-
-
-def nest(**fields) -> LoopNest:
-    return LoopNest(
-        **{
-            "batch_size": 1,
-            "output_size": (1, 1),
-            "kernel_size": (1, 1),
-            "strides": (1, 1),
-            "in_channels": 1,
-            "out_channels": 1,
-            "unrolled": False,
-            "channelwise": False,
-            **fields,
-        }
-    )
-
-
-def blocking(loops, widths=(8, 8, 8), buffers=BUFFERS, port=192):
-    return best_blocking(loops, widths, TARGET.compute, buffers, port)
 
 
 class TestByHand:

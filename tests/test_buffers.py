@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from digits_net import digits_artifact
-from test_blocking import BUFFERS, TARGET, blocking, nest
-from test_retarget import run_all
+from fixtures.blocking import BUFFERS, TARGET, blocking, nest
+from fixtures.digits import digits_artifact
+from fixtures.paths import TARGETS
+from fixtures.runs import run_all
 
 from matar_tf.errors import TargetError
 from matar_tf.policy import Policy
@@ -160,9 +161,7 @@ class TestPolicies:
 class TestRun:
     def test_other_policies_are_priced_and_searched(self, tmp_path: Path) -> None:
         artifact, path = digits_artifact(), tmp_path / "small.toml"
-        text = (Path(__file__).parent.parent / "matar_tf/targets/data").joinpath(
-            "bitfusion_16x32.toml"
-        )
+        text = TARGETS / "bitfusion_16x32.toml"
         path.write_text(
             text.read_text().replace("weight_bytes = 65_536", "weight_bytes = 1024")
         )

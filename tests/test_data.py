@@ -24,29 +24,6 @@ def arrays(**changes):
     return {key: value for key, value in both.items() if value is not None}
 
 
-def as_dataset():
-    """Called by the tests of the form package.module:function."""
-    from matar_tf.keras._compat import tf
-
-    return tf.data.Dataset.from_tensor_slices((SAMPLES, LABELS)).batch(2)
-
-
-def endless_dataset():
-    return as_dataset().repeat()
-
-
-def unlabelled_dataset():
-    return as_dataset().map(lambda x, y: {"x": x})
-
-
-def unbatched_dataset():
-    return as_dataset().unbatch()
-
-
-def empty_dataset():
-    return as_dataset().take(0)
-
-
 def failing():
     raise RuntimeError("the user's own")
 
@@ -258,19 +235,9 @@ class TestFunction:
         np.testing.assert_array_equal(data.training()[1], LABELS)
         assert data.name == f"{__name__}:arrays"
 
-    def test_returns_a_tensorflow_data_set(self):
-        data = load_data(f"{__name__}:as_dataset")
-        np.testing.assert_array_equal(data.x_test, SAMPLES)
-        np.testing.assert_array_equal(data.y_test, LABELS)
-        assert data.x_train is None
-
     @pytest.mark.parametrize(
         ("function", "message"),
         [
-            ("endless_dataset", "without repeat"),
-            ("unlabelled_dataset", "batches of \\(samples, labels\\)"),
-            ("unbatched_dataset", "batch the data set"),
-            ("empty_dataset", "empty data set"),
             ("returns_list", "got list"),
             ("ragged_samples", "an array in x_test of .* one shape"),
             ("ragged_labels", "an array in y_test of .* one shape"),

@@ -6,7 +6,7 @@ import importlib
 import re
 
 import pytest
-from documents import (
+from fixtures.documents import (
     commands,
     documents,
     fenced,
@@ -17,7 +17,7 @@ from documents import (
     tables,
     unknown_flags,
 )
-from programs import flags_of
+from fixtures.programs import flags_of
 
 from matar_tf.pricing import CONSTRAINTS
 from matar_tf.pricing import constraints as _constraints

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits
+from fixtures.paths import ROOT
 
 from matar_tf.artifact import write_artifact
 
-ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ("mpic", "cortex_m4_cmsis_nn")
 ASCII: dict[str, dict[str, str]] = {
     "locale": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},

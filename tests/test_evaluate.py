@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits
+from fixtures.paths import ROOT
 
 from matar_tf.errors import DataError, ExportError, MatarError, PolicyError
-from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, write_model
 from matar_tf.tflite.build import ModelBuilder
@@ -135,30 +135,6 @@ class TestGetMetrics:
     def test_refuses(self, names, message):
         with pytest.raises(DataError, match=message):
             get_metrics(names, probabilities=False)
-
-
-@pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("logits", False)])
-def test_knows_a_network_that_gives_probabilities(name, expected):
-    inputs = keras.layers.Input((6, 6, 1))
-    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3)(inputs))
-    x = keras.layers.Dense(4, activation="softmax" if expected else None)(x)
-    model = quantize_model(keras.Model(inputs, x))
-    samples = np.random.default_rng(0).normal(size=(16, 6, 6, 1)).astype(np.float32)
-    calibrate(model, samples)
-    artifact = package(model, include_network=False)
-    policy = artifact.space.named("w8a8")
-    content = ModelBuilder(artifact).build(policy)
-    assert gives_probabilities(content) is expected
-    labels = np.arange(16) % 4
-    measured = PolicyEvaluator(artifact, samples, labels)(policy)["loss"]
-    logits = Runner(content).predict(samples)
-    loss = negative_log_likelihood if expected else cross_entropy
-    assert measured == loss(logits, labels)
-    expected_loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=not expected
-    )(labels, logits)
-    # Keras divides probabilities by their sum, which the 8-bit grid leaves near 1.
-    assert measured == pytest.approx(float(expected_loss), rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -379,7 +355,7 @@ class TestParallelEvaluator:
     def test_a_process_that_cannot_start_is_an_error(self, tmp_path):
         script = tmp_path / "script.py"
         script.write_text(UNGUARDED)
-        root = str(Path(__file__).parent.parent)
+        root = str(ROOT)
         done = subprocess.run(
             [sys.executable, str(script)],
             env={**os.environ, "PYTHONPATH": root},
@@ -399,7 +375,7 @@ class TestParallelEvaluator:
     def test_a_killed_parent_leaves_no_processes(self, tmp_path):
         script = tmp_path / "script.py"
         script.write_text(ORPHANS)
-        root = str(Path(__file__).parent.parent)
+        root = str(ROOT)
         with subprocess.Popen(
             [sys.executable, str(script)],
             env={**os.environ, "PYTHONPATH": root},

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_retarget import run_all, settings
-from test_tools import call, fails
+from fixtures.programs import call, fails
+from fixtures.runs import run_all, settings
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution import Limit

@@ -5,19 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nets import (
-    all_kernels,
-    build_net,
-    chain,
-    conv,
-    free_space,
-    keras_model,
-    samples_for,
-)
+from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import PolicyError
-from matar_tf.keras import calibrate, package, quantize_model
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
@@ -25,22 +16,13 @@ from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.metadata import encode_metadata, read_metadata
 from matar_tf.tflite.profiles import PROFILES, narrowest_container
 
-NETWORKS = {
-    "mixed": lambda: all_kernels(conv(7, 3, activation="relu", use_bias=False)),
-    # Their sums and concatenations are signed: below 8 bits operators cut them off.
-    "concat_shared": lambda: build_net("concat_shared"),
-    "residual_bn": lambda: build_net("residual_bn"),
-}
+# Sums and concatenations are signed: below 8 bits operators cut them off.
+NETWORKS = ("kernels_wide", "concat_shared_wide", "residual_bn_wide")
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def artifact(request: pytest.FixtureRequest) -> Artifact:
-    network = NETWORKS[request.param]()
-    space = free_space(network)
-    space = space.with_choices(weights=dict.fromkeys(space.weights, ALL_BITS))
-    model = quantize_model(network, space)
-    calibrate(model, samples_for("conv"))
-    return package(model, include_network=False)
+    return net_artifact(request.param)
 
 
 def drawn(artifact: Artifact, number: int) -> list[Policy]:
@@ -78,11 +60,7 @@ def test_sizes_are_those_of_the_files(
 @pytest.mark.parametrize("profile", PROFILES)
 def test_few_files_are_built(profile: str) -> None:
     """One for each rest of the length of the text, where only kernels change."""
-    body = chain(*(conv(8, 3, activation="relu") for _ in range(6)))
-    network = keras_model((8, 8, 4), body)
-    model = quantize_model(network)
-    calibrate(model, samples_for("conv")[..., [0, 1, 2, 0]])
-    artifact = package(model, include_network=False)
+    artifact = net_artifact("six_convs")
     sizes = FileSizes(ModelBuilder(artifact), profile=profile)
     policies = drawn(artifact, 100)
     values = {sizes(policy) for policy in policies}

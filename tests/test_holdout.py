@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits
 
 from matar_tf.errors import DataError
 from matar_tf.evolution import SearchOptions

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from digits_net import digits_artifact
+from fixtures.digits import digits_artifact
 
 from matar_tf.errors import ExportError
 from matar_tf.tflite._schema import load_model, op_name

@@ -3,10 +3,10 @@
 import itertools
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from toy_search import run, toy_problem
+from fixtures.paths import SHIPPED
+from fixtures.toy_search import run, toy_problem
 
 from matar_tf.artifact import read_artifact
 from matar_tf.evolution import evaluate_in_turn, hypervolume
@@ -17,7 +17,6 @@ from matar_tf.results import StopReason
 from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 
-SHIPPED = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"
 EQUAL = frozenset({(4, 4), (8, 8)})
 
 

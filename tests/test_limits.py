@@ -1,7 +1,7 @@
 """Constraints of targets, and limits that are asked for."""
 
 import pytest
-from toy_search import (
+from fixtures.toy_search import (
     Counting,
     options,
     run,

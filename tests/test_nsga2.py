@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from toy_search import toy_space
+from fixtures.toy_search import toy_space
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution._genome import GenomeCodec

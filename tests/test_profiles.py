@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import all_kernels, build_net, conv, samples_for
+from fixtures.samples import image_samples, net_artifact
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
-from matar_tf.keras import calibrate, package, quantize_model
 from matar_tf.policy import Policy
 from matar_tf.tflite import profiles
 from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
@@ -23,10 +22,7 @@ POLICIES = ("w8a8", "w4a4", "w3a3", "w2a2")
 
 @pytest.fixture(scope="module")
 def artifact() -> Artifact:
-    net = all_kernels(conv(8, 3, activation="relu"))
-    model = quantize_model(net)
-    calibrate(model, samples_for("conv"))
-    return package(model, include_network=False)
+    return net_artifact("kernels")
 
 
 def storage_types(content: bytes) -> list[tuple[str, int]]:
@@ -50,7 +46,7 @@ def test_exact_profiles_equal_int8(
     artifact: Artifact, profile: str, policy: str
 ) -> None:
     builder = ModelBuilder(artifact)
-    samples = samples_for("conv")
+    samples = image_samples()
     expected = Runner(builder.build(artifact.space.named(policy))).predict(samples)
     packed = builder.build(artifact.space.named(policy), profile=profile)
     np.testing.assert_array_equal(Runner(packed).predict(samples), expected)
@@ -64,7 +60,7 @@ def test_the_simulator_reproduces_every_profile(
     content = ModelBuilder(artifact).build(
         artifact.space.named(policy), profile=profile
     )
-    samples = samples_for("conv")
+    samples = image_samples()
     outcome = verify(content, samples)
     assert outcome.runtime_share == 0.0
     assert outcome.agreement == 1.0
@@ -111,7 +107,7 @@ def test_portable_packs_convolutions_into_int4(artifact: Artifact) -> None:
     assert types == [int8, int4, int4, int4, int4, int4, int8, int8]
     # Inexact by at most a few levels of the output; see the profile's description.
     expected = Runner(builder.build(artifact.space.named("w3a3")))
-    samples = samples_for("conv")
+    samples = image_samples()
     outputs = Runner(content).predict(samples)
     correlation = np.corrcoef(outputs.ravel(), expected.predict(samples).ravel())
     assert correlation[0, 1] > 0.8
@@ -170,7 +166,5 @@ def test_unknown_profiles_are_refused(artifact: Artifact) -> None:
 
 
 def test_a_file_without_metadata_is_refused() -> None:
-    model = quantize_model(build_net("dense"))
-    calibrate(model, samples_for("dense"))
     with pytest.raises(ExportError, match="not exported"):
-        read_metadata(package(model, include_network=False).template)
+        read_metadata(net_artifact("dense").template)

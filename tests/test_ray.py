@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.paths import ROOT, SHIPPED
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data
@@ -35,14 +36,12 @@ from matar_tf.tflite.runtime import Runner
 
 ray: Any = pytest.importorskip("ray")
 
-ROOT = Path(__file__).resolve().parent.parent
-ARTIFACT = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
 NAMES = ("w8a8", "w2a2", "w4a4", "w3a8")
 
 
 @functools.cache
 def network() -> Artifact:
-    return read_artifact(ARTIFACT)
+    return read_artifact(SHIPPED)
 
 
 def policies() -> list[Policy]:
@@ -187,7 +186,7 @@ def search_command(files: Path, output: Path, *flags: str) -> list[str]:
     return [
         sys.executable,
         str(ROOT / "tools/search.py"),
-        f"--artifact={ARTIFACT}",
+        f"--artifact={SHIPPED}",
         f"--data={files / 'data.npz'}",
         "--targets=bismo_ultra96",
         "--max_evaluations=40",

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_tools import call, fails, files
+from fixtures.paths import TARGETS
+from fixtures.programs import call, fails
 
 from matar_tf.errors import SearchError, TargetError
 from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.targets import load_target
 
-__all__ = ["files"]
-
-MPIC = Path(__file__).parent.parent / "matar_tf/targets/data/mpic.toml"
+MPIC = TARGETS / "mpic.toml"
 
 
 class TestCost:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_retarget import run
+from fixtures.runs import run
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution import SearchOptions

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact
+from fixtures.runs import DATA, run, run_all, settings
 
 from matar_tf.errors import (
     DataError,
@@ -33,39 +34,12 @@ from matar_tf.run.costs import PolicyCosts
 from matar_tf.run.folder import prepare_folder
 from matar_tf.run.holdout import split_data
 from matar_tf.run.plan import Run, make_run
-from matar_tf.run.retarget import Outcome, retarget
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import evaluate_file
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
-
-DATA = few_digits().head(60)
-
-
-def settings(**changes: Any) -> RunSettings:
-    options = SearchOptions(max_evaluations=12, population_size=8)
-    return RunSettings(**{"options": options, "progress": False, **changes})
-
-
-def run(output: Path, *targets: str, **changes: Any) -> Any:
-    outcome = run_all(output, *targets, **changes)
-    assert not outcome.failures
-    assert not outcome.interrupted
-    return outcome.results
-
-
-def run_all(output: Path, *targets: str, **changes: Any) -> Outcome:
-    resume = changes.pop("resume", False)
-    overwrite = output.exists() and not resume
-    reference = changes.pop("reference", None)
-    chosen = settings(**changes)
-    found = [load_target(name) for name in targets]
-    run = make_run(digits_artifact(), found, DATA, chosen)
-    return retarget(
-        run, output, resume=resume, overwrite=overwrite, reference=reference
-    )
 
 
 def planned(*targets: Any, chosen: RunSettings | None = None) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits
 
 from matar_tf.errors import SearchError, TargetError
 from matar_tf.evolution import SearchOptions

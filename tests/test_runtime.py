@@ -1,33 +1,19 @@
 import importlib.util
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits
+from fixtures.paths import TARGETS
+from fixtures.processes import predict_alone
 
 from matar_tf.errors import DataError, ExportError, TargetError
-from matar_tf.keras._compat import keras, tf
 from matar_tf.targets import load_target
 from matar_tf.targets.fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.runtime import MAX_THREADS, RUNTIMES, Runner
+from matar_tf.tflite.runtime import MAX_THREADS, Runner
 
 SAMPLES = few_digits().x_test
-
-# Runs a file in a process of its own, as a device's program would.
-PROGRAM = """
-import sys
-from pathlib import Path
-import numpy as np
-from matar_tf.tflite.runtime import Runner
-model, runtime, samples, outputs = sys.argv[1:]
-runner = Runner(Path(model).read_bytes(), runtime=runtime)
-np.save(outputs, runner.predict(np.load(samples)))
-if runtime != "tensorflow" and "tensorflow" in sys.modules:
-    sys.exit("TensorFlow was imported")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +22,6 @@ def contents():
     builder = ModelBuilder(artifact)
     names = ("w8a8", "w4a4")
     return {name: builder.build(artifact.space.named(name)) for name in names}
-
-
-def convert(model) -> bytes:
-    return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
 class TestLitert:
@@ -78,20 +60,11 @@ class TestLitert:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["tflite_runtime", "tensorflow"])
-def test_other_runtimes_agree_with_litert(runtime, contents, tmp_path):
-    if importlib.util.find_spec(RUNTIMES[runtime].partition(".")[0]) is None:
-        pytest.skip(f"{runtime} is not installed")
-    model, samples, outputs = (tmp_path / n for n in ("m.tflite", "x.npy", "y.npy"))
-    model.write_bytes(contents["w8a8"])
-    np.save(samples, SAMPLES)
-    command = [sys.executable, "-c", PROGRAM, model, runtime, samples, outputs]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        list(map(str, command)), cwd=root, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    ours, theirs = Runner(contents["w8a8"]).predict(SAMPLES), np.load(outputs)
+def test_tflite_runtime_agrees_with_litert(contents, tmp_path):
+    if importlib.util.find_spec("tflite_runtime") is None:
+        pytest.skip("tflite_runtime is not installed")
+    ours = Runner(contents["w8a8"]).predict(SAMPLES)
+    theirs = predict_alone(contents["w8a8"], SAMPLES, "tflite_runtime", tmp_path)
     assert np.mean(ours.argmax(1) == theirs.argmax(1)) >= 0.97
 
 
@@ -105,10 +78,6 @@ class TestErrors:
         with pytest.raises(ExportError, match="'litert' is not installed"):
             Runner(contents["w8a8"])
 
-    def test_tflite_runtime_after_tensorflow(self, contents):
-        with pytest.raises(ExportError, match="a process of its own"):
-            Runner(contents["w8a8"], runtime="tflite_runtime")
-
     @pytest.mark.parametrize("kept", [0, 3, 8, 100, -1000])
     def test_truncated_file(self, contents, kept):
         with pytest.raises(ExportError, match="refuses the model"):
@@ -117,18 +86,6 @@ class TestErrors:
     def test_file_of_another_kind(self):
         with pytest.raises(ExportError, match="refuses the model"):
             Runner(b"PK\x03\x04" + bytes(1000))
-
-    def test_file_with_two_inputs(self):
-        inputs = [keras.layers.Input((2,)), keras.layers.Input((2,))]
-        model = keras.Model(inputs, keras.layers.Add()(inputs))
-        with pytest.raises(ExportError, match="one float32 input"):
-            Runner(convert(model))
-
-    def test_file_with_another_input_type(self):
-        inputs = keras.layers.Input((2,), dtype=tf.int32)
-        model = keras.Model(inputs, keras.layers.Add()([inputs, inputs]))
-        with pytest.raises(ExportError, match="int32"):
-            Runner(convert(model))
 
     @pytest.mark.parametrize(
         "shape", [(2, 8, 8), (2, 8, 8, 3), (8, 8, 1), (0, 8, 8, 1)]
@@ -156,7 +113,7 @@ class TestThreads:
     @pytest.mark.parametrize("num_threads", [0, 1, MAX_THREADS, MAX_THREADS + 1])
     def test_a_target_has_as_many(self, num_threads, tmp_path):
         assert MAX_THREADS_OF_TARGETS == MAX_THREADS
-        shipped = Path(__file__).parent.parent / "matar_tf/targets/data"
+        shipped = TARGETS
         text = (shipped / "host_litert.toml").read_text()
         path = tmp_path / "host.toml"
         path.write_text(
@@ -167,28 +124,3 @@ class TestThreads:
         else:
             with pytest.raises(TargetError, match=r"backend\.num_threads: expected"):
                 load_target(path)
-
-
-def fixed_reshape(x):
-    return tf.reshape(x, (1, 2, 2))
-
-
-class TestForeignFiles:
-    @pytest.mark.parametrize(
-        ("function", "message"),
-        [
-            (fixed_reshape, "takes 3 samples at a time, but the runtime"),
-            (tf.reduce_sum, r"each of 3 samples, got outputs of shape \(\)"),
-            (
-                lambda x: tf.reduce_sum(x, 0),
-                r"of 3 samples, got outputs of shape \(4,\)",
-            ),
-        ],
-    )
-    def test_without_one_row_for_each_sample(self, function, message):
-        signature = tf.TensorSpec((1, 4), tf.float32)
-        made = tf.function(function).get_concrete_function(signature)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([made])
-        runner = Runner(converter.convert())
-        with pytest.raises(ExportError, match=message):
-            runner.predict(np.ones((3, 4), np.float32))

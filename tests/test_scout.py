@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from toy_search import (
+from fixtures.toy_search import (
     Counting,
     options,
     provenance,

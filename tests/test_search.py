@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_search import (
+from fixtures.toy_search import (
     Counting,
     options,
     plain_run,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from digits_net import digits_artifact
+from fixtures.digits import digits_artifact
 
 from matar_tf.evolution import EvaluationStore
 from matar_tf.policy import Policy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import call, fails, load
+from fixtures.programs import call, fails, load
 from scipy.fft import dct
 
 RATE = 8000

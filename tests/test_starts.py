@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from digits_net import digits_artifact
-from test_retarget import run_all
+from fixtures.digits import digits_artifact
+from fixtures.runs import run_all
 
 from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.policy import Policy

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from toy_search import (
+from fixtures.paths import ROOT
+from fixtures.toy_search import (
     Counting,
     options,
     plain_run,
@@ -26,8 +26,6 @@ from matar_tf.errors import SearchError
 from matar_tf.evolution import EvaluationStore, evaluate_in_turn, search
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class TestStore:
@@ -123,7 +121,7 @@ class TestStore:
         script = f"""
 import sys, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-import toy_search
+from fixtures import toy_search
 from matar_tf.evolution import EvaluationStore, evaluate_in_turn
 
 num_measured = 0

@@ -7,56 +7,21 @@ import dataclasses
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.paths import SHIPPED
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, ModelError
 from matar_tf.io.archive import read_array, read_members
-from matar_tf.keras import load_network
 from matar_tf.tflite._schema import load_model, write_model
 from matar_tf.tflite.build import ModelBuilder
-
-_SHIPPED = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"
 
 
 @pytest.fixture(scope="module")
 def shipped() -> Artifact:
-    return read_artifact(_SHIPPED)
-
-
-class TestNetwork:
-    @pytest.mark.parametrize(
-        "layer",
-        [
-            {"module": "keras.layers", "class_name": "TFOpLambda"},
-            {"class_name": "TFOpLambda"},
-            {"module": "keras.layers", "class_name": "Lambda"},
-            {"module": "os", "class_name": "Conv2D"},
-            {"module": "keras.utils", "class_name": "get_file"},
-            {"module": "keras.layers", "class_name": "Add", "registered_name": "x>y"},
-        ],
-    )
-    def test_other_classes_are_not_built(self, shipped, layer, tmp_path):
-        target = tmp_path / "written.txt"
-        config = json.loads(shipped.extras["network.json"])
-        config["layers"].append(
-            {
-                **layer,
-                "name": "extra",
-                "config": {"name": "extra", "function": "io.write_file"},
-                "inbound_nodes": [[["input", 0, 0, {"contents": str(target)}]]],
-            }
-        )
-        extras = {**shipped.extras, "network.json": json.dumps(config).encode()}
-        with pytest.raises(ArtifactError, match="foreign code"):
-            load_network(dataclasses.replace(shipped, extras=extras))
-        assert not target.exists()
-
-    def test_the_shipped_one_is_built(self, shipped):
-        assert load_network(shipped).count_params() > 0
+    return read_artifact(SHIPPED)
 
 
 class TestArchive:

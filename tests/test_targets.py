@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from fixtures.paths import TARGETS
 
 from matar_tf.errors import PolicyError, TargetError
 from matar_tf.policy import ALL_BITS, Policy
@@ -24,7 +25,6 @@ from matar_tf.space import PolicySpace
 from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
-CATALOGUE_FOLDER = Path(__file__).parent.parent / "matar_tf/targets/data"
 CATALOGUE = (
     "bismo_haq",
     "bismo_ultra96",
@@ -784,7 +784,7 @@ TABLE_HEADER = "layer,weight_bits,activation_bits,value,unit\n"
 
 
 def load_with_table(folder: Path, file: str) -> Target:
-    text = (CATALOGUE_FOLDER / "mpic.toml").read_text()
+    text = (TARGETS / "mpic.toml").read_text()
     start, stop = text.index("[compute]"), text.index("[[ops]]")
     compute = f'[compute]\nkind = "table"\n{file}\nsource = "x"\n\n'
     (folder / "mine.toml").write_text(text[:start] + compute + text[stop:])
@@ -872,7 +872,7 @@ class TestStrangeFiles:
         ],
     )
     def test_a_strange_number_is_a_mistake(self, frequency, message, tmp_path):
-        text = (CATALOGUE_FOLDER / "mpic.toml").read_text()
+        text = (TARGETS / "mpic.toml").read_text()
         old = "frequency_hz = 250_000_000"
         (tmp_path / "a.toml").write_text(
             edited(text, old, f"frequency_hz = {frequency}")

@@ -7,10 +7,9 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from digits_net import digits_artifact
-from nets import build_net
+from fixtures.digits import digits_artifact
+from fixtures.samples import net_artifact
 
 from matar_tf.errors import ModelError
 from matar_tf.pricing.demand import demand_of
@@ -176,11 +175,7 @@ def test_a_changed_layer_changes_the_workload() -> None:
 
 def test_a_global_maximum_looks_at_all_of_its_input() -> None:
     """8x8x4 -> 4: each output is the largest of 64 elements."""
-    from matar_tf.keras import calibrate, package, quantize_model
-
-    model = quantize_model(build_net("global_max"))
-    calibrate(model, np.zeros((4, 8, 8, 3), np.float32))
-    workload = package(model, include_network=False).workload
+    workload = net_artifact("global_max").workload
     pool = next(one for one in workload.layers if one.kind is OpKind.MAX_POOL)
     source, output = (workload.tensors[n] for n in (pool.inputs[0], pool.output))
     assert pool.kernel_size == source.shape[:2] == (8, 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import build_net, free_space, samples_for
+from fixtures.nets import build_net, free_space, samples_for
 
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model

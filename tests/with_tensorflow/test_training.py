@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from digits_net import build_net, few_digits, trained_pair
+from fixtures.digits import few_digits
+from fixtures.digits_training import build_net, trained_pair
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras import (

@@ -5,7 +5,8 @@ import types
 
 import numpy as np
 import pytest
-from digits_net import build_net, few_digits
+from fixtures.digits import few_digits
+from fixtures.digits_training import build_net
 
 from matar_tf.errors import DataError, ModelError, PolicyError
 from matar_tf.keras import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build_net, free_space, samples_for
+from fixtures.nets import build_net, free_space, samples_for
 
 from matar_tf.errors import ModelError, PolicyError
 from matar_tf.keras import (

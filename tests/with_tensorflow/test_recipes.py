@@ -1,9 +1,9 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_net import few_digits
+from fixtures.digits import few_digits
+from fixtures.paths import ROOT
 
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.data import Data, load_data
@@ -28,8 +28,6 @@ from recipes.models import (
     mlperf_tiny_resnet8,
 )
 from tools.common import float_network
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class TestLoading:

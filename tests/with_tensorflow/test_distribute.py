@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from fixtures.paths import ROOT
 
 # Two logical CPUs can only be made before TensorFlow is used.
 SCRIPT = """
@@ -88,7 +88,7 @@ else:
 def test_on_two_replicas(check: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT + CHECKS[check]],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

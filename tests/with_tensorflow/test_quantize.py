@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from nets import L, build_net, free_space, keras_model, samples_for
+from fixtures.nets import L, build_net, free_space, keras_model, samples_for
+from fixtures.paths import ROOT
 
 from matar_tf.errors import DataError, ModelError, PolicyError
 from matar_tf.keras import (
@@ -542,7 +542,7 @@ class TestBadModels:
         )
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,

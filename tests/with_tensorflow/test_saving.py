@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import NETS as ALL_NETS
-from nets import build_net, free_space, samples_for
-from test_tools import load
+from fixtures.nets import NETS as ALL_NETS
+from fixtures.nets import build_net, free_space, samples_for
+from fixtures.paths import ROOT
+from fixtures.programs import load
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
@@ -73,7 +74,7 @@ def test_whole_models_in_a_new_process(tmp_path: Path, name: str, form: str) -> 
     files = [path, tmp_path / "samples.npy", tmp_path / "outputs.npy"]
     subprocess.run(
         [sys.executable, "-c", LOAD, *map(str, files)],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         check=True,
         capture_output=True,
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_net import build_net
-from programs import call
+from fixtures.digits_training import build_net
+from fixtures.programs import call
 
 import recipes.common
 from matar_tf.artifact import read_artifact

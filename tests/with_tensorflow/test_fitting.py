@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from digits_net import few_digits
+from fixtures.digits import few_digits
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError

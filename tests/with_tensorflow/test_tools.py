@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from digits_net import digits_artifact, few_digits, trained_pair, write_digits
-from programs import call, fails, load
+from fixtures.digits import digits_artifact, few_digits, write_digits
+from fixtures.digits_training import trained_pair
+from fixtures.paths import ROOT, TARGETS
+from fixtures.programs import call, fails, load
 from scipy import stats
 
 from matar_tf.artifact import read_artifact
@@ -37,7 +39,6 @@ from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.runtime import Runner
 from recipes.common import load_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
 # Blocks what the integrator does not have, then runs a program.
 WITHOUT_TENSORFLOW = """
 import runpy, sys
@@ -1171,7 +1172,7 @@ class TestShowTarget:
     def test_checks_a_file(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        source = ROOT / "matar_tf/targets/data/mpic.toml"
+        source = TARGETS / "mpic.toml"
         path = tmp_path / "mine.target"
         path.write_text(source.read_text())
         assert call("show_target", check=str(path)) == 0

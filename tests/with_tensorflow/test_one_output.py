@@ -23,7 +23,13 @@ from matar_tf.tflite.evaluate import (
     output_step,
 )
 from matar_tf.tflite.export import export_model
-from matar_tf.tflite.metrics import argmax_agreement, get_metrics
+from matar_tf.tflite.metrics import (
+    argmax_agreement,
+    cross_entropy,
+    get_metrics,
+    negative_log_likelihood,
+)
+from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.verify import verify
 
 L = keras.layers
@@ -89,6 +95,30 @@ def test_which_outputs_are_probabilities(
 ) -> None:
     _, artifact = network(0, L.Dense(units, activation=activation, name="last"))
     assert gives_probabilities(artifact.template) is is_probability
+
+
+@pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("logits", False)])
+def test_knows_a_network_that_gives_probabilities(name, expected):
+    inputs = keras.layers.Input((6, 6, 1))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3)(inputs))
+    x = keras.layers.Dense(4, activation="softmax" if expected else None)(x)
+    model = quantize_model(keras.Model(inputs, x))
+    samples = np.random.default_rng(0).normal(size=(16, 6, 6, 1)).astype(np.float32)
+    calibrate(model, samples)
+    artifact = package(model, include_network=False)
+    policy = artifact.space.named("w8a8")
+    content = ModelBuilder(artifact).build(policy)
+    assert gives_probabilities(content) is expected
+    labels = np.arange(16) % 4
+    measured = PolicyEvaluator(artifact, samples, labels)(policy)["loss"]
+    logits = Runner(content).predict(samples)
+    loss = negative_log_likelihood if expected else cross_entropy
+    assert measured == loss(logits, labels)
+    expected_loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=not expected
+    )(labels, logits)
+    # Keras divides probabilities by their sum, which the 8-bit grid leaves near 1.
+    assert measured == pytest.approx(float(expected_loss), rel=1e-3)
 
 
 def test_metrics_of_two_classes_by_hand() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from digits_net import digits_artifact, few_digits, write_digits
-from programs import call, fails, load
+from fixtures.digits import digits_artifact, few_digits, write_digits
+from fixtures.programs import call, fails, load
 
 from matar_tf.artifact import Artifact, write_artifact
 from matar_tf.keras import load_network, package, set_policy

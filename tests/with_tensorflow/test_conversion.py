@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from nets import NETS, L, build_net, chain, conv, free_space, samples_for
+from fixtures.nets import NETS, L, build_net, chain, conv, free_space, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ModelError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import build_net, samples_for
+from fixtures.nets import build_net, samples_for
 
 from matar_tf.keras import calibrate, keras, keras_tensors, package, quantize_model
 from matar_tf.tflite._schema import load_model, schema, tensor_array
