@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.nets import NETS as ALL_NETS
-from fixtures.nets import build_net, free_space, samples_for
+from fixtures.nets import build_net, calibrated, free_space, samples_for
 from fixtures.paths import ROOT
 from fixtures.programs import load
 
@@ -36,49 +37,57 @@ from matar_tf.keras.packaging.network import _checked
 from matar_tf.samplers import draw_policies
 
 LOAD = """
-import sys, numpy as np, warnings
+import pathlib, sys, numpy as np, warnings
 warnings.simplefilter("ignore")
 import matar_tf.keras
 import tf_keras
-model = tf_keras.models.load_model(sys.argv[1])
-samples = np.load(sys.argv[2])
-np.save(sys.argv[3], model.predict(samples, verbose=0))
-model.compile("adam", "mse")
-model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
+for path in map(pathlib.Path, sys.argv[1:]):
+    model = tf_keras.models.load_model(path)
+    samples = np.load(path.parent / "samples.npy")
+    np.save(path.with_suffix(".npy"), model.predict(samples, verbose=0))
+    model.compile("adam", "mse")
+    model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
 """
 NETS = ("residual_bn", "concat_shared", "concat_norms", "average_pool")
+FORMS = {"model.h5": "h5", "saved_model": "tf"}
 
 
+@functools.cache
 def trained(name: str) -> Any:
-    """A model after a training step, under a mixed policy."""
+    """A model after a training step, under a mixed policy; do not change it."""
     net = build_net(name)
-    model = quantize_model(net, free_space(net))
+    model = calibrated(net, samples_for(name), free_space(net))
+    model.compile("adam", "mse", run_eagerly=True)
     samples = samples_for(name)
-    calibrate(model, samples)
-    model.compile("adam", "mse")
     model.fit(samples, np.zeros((len(samples), 5)), verbose=0)
     policy = draw_policies(get_policy_space(model), IndependentSampler(), 1, 3)[0]
     set_policy(model, policy)
     return model
 
 
-@pytest.mark.parametrize("form", ["model.h5", "saved_model"])
-@pytest.mark.parametrize("name", NETS)
-def test_whole_models_in_a_new_process(tmp_path: Path, name: str, form: str) -> None:
-    model = trained(name)
-    samples = samples_for(name)
-    expected = model.predict(samples, verbose=0)
-    path = tmp_path / form
-    model.save(path, **({} if form.endswith("h5") else {"save_format": "tf"}))
-    np.save(tmp_path / "samples.npy", samples)
-    files = [path, tmp_path / "samples.npy", tmp_path / "outputs.npy"]
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What whole models predict that a new process has loaded, a folder for each."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in NETS:
+        (folder / name).mkdir()
+        np.save(folder / name / "samples.npy", samples_for(name))
+        for path, form in FORMS.items():
+            trained(name).save(folder / name / path, save_format=form)
+    paths = [str(folder / name / path) for name in NETS for path in FORMS]
     subprocess.run(
-        [sys.executable, "-c", LOAD, *map(str, files)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+        [sys.executable, "-c", LOAD, *paths], cwd=ROOT, check=True, capture_output=True
     )
-    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), expected)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", NETS)
+def test_whole_models_in_a_new_process(loaded: Path, name: str, form: str) -> None:
+    found = np.load((loaded / name / form).with_suffix(".npy"))
+    expected = trained(name).predict(samples_for(name), verbose=0)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("form", ["weights.h5", "checkpoint"])

@@ -28,6 +28,7 @@ NAME = "residual_bn"
 X = samples_for(NAME)
 Y = np.arange(len(X)) % 5
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def fresh() -> tuple[Any, Any]:
@@ -79,6 +80,33 @@ def test_without_parts_it_is_a_plain_step() -> None:
     _, other = fresh()
     set_policy(other, "w4a4")
     assert_close(one_step(other), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update_every_pass", [False, True])
+def test_a_traced_step_is_the_one_that_runs_as_it_stands(
+    update_every_pass: bool,
+) -> None:
+    """With all parts at once; the other tests look at parts of steps as they stand."""
+    moves = []
+    for eager in (True, False):
+        tf.config.run_functions_eagerly(eager)
+        network, model = fresh()
+        set_policy(model, "w3a5")
+        moves.append(
+            one_step(
+                model,
+                teacher=network,
+                distillation=0.5,
+                temperature=2.0,
+                sandwich=("widest", "narrowest"),
+                draws=2,
+                update_every_pass=update_every_pass,
+                step_rates={3: 0.5},
+            )
+        )
+    assert_close(*moves)
+    assert max(np.abs(one).max() for one in moves[0]) > 1e-2
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(1.0, 1.0), (0.25, 2.0)])

@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ FEW = replace(
     y_train=few_digits().training()[1][:96],
 )  # fmt: skip
 SHORT = Schedule(epochs=3, learning_rate=1e-2, batch_size=32)
+eagerly = pytest.mark.usefixtures("eager")
 
 
 def build_small(input_shape, num_classes):
@@ -59,6 +61,12 @@ def build_linear(input_shape, num_classes):
     inputs = keras.layers.Input(input_shape)
     x = keras.layers.Flatten()(inputs)
     return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name="linear")
+
+
+@functools.cache
+def small_network():
+    """Trained for an epoch; do not change it."""
+    return train_float(build_small, FEW, replace(SHORT, epochs=1))
 
 
 def assert_same_weights(one, other):
@@ -171,6 +179,7 @@ class TestLearning:
         assert rows["w4a4"]["accuracy"] > 0.85
         assert rows["w2a2"]["accuracy"] > 0.7
 
+    @eagerly
     def test_an_untrained_network_depends_on_the_seed_alone(self):
         first, again, other = (
             train_float(build_small, FEW, None, seed=seed) for seed in (0, 0, 1)
@@ -182,9 +191,10 @@ class TestLearning:
         quantized = trained_pair()[1]
         assert get_policy(quantized) == get_policy_space(quantized).named("w8a8")
 
+    @eagerly
     def test_accuracy_is_that_of_classes_after_saving(self, tmp_path):
         """Saving makes Keras build metrics; by name it guesses one-hot labels."""
-        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        network = small_network()
         model = train_multi_bit(network, FEW, replace(SHORT, epochs=1))
         model.save(tmp_path / "model.h5")
         right = np.argmax(model.predict(FEW.x_test, verbose=0), axis=1) == FEW.y_test
@@ -197,6 +207,7 @@ class TestLearning:
         evaluate_policies(quantized, data.x_test[:8], data.y_test[:8], ("w2a2",))
         assert get_policy(quantized) == before
 
+    @eagerly
     def test_float_network_is_not_changed(self):
         network = train_float(build_small, FEW, SHORT)
         before = network.get_weights()
@@ -204,13 +215,15 @@ class TestLearning:
         for ours, theirs in zip(network.get_weights(), before, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
+    @eagerly
     def test_classes_that_only_the_test_part_has_get_an_output(self):
         y = np.where(FEW.y_test == 0, 11, FEW.y_test)
         network = train_float(build_linear, replace(FEW, y_test=y), SHORT)
         assert network.output_shape == (None, 12)
 
+    @eagerly
     def test_space_and_sampler_are_used(self):
-        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        network = small_network()
         space = policy_space(network).with_choices(weights={"stem": (3, 5)})
         used = []
 
@@ -224,10 +237,11 @@ class TestLearning:
         # Half of the policies of the statistics are the sampler's.
         assert used == [space] * (9 + 1)
 
+    @eagerly
     def test_one_policy_needs_a_tenth_of_the_batches_of_statistics(
         self, statistics_policies
     ):
-        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        network = small_network()
         space = policy_space(network)
         space = space.only(space.narrowest())
         # Neither the sampler nor the sandwich has a policy of this space.
@@ -240,6 +254,7 @@ class TestLearning:
         train_multi_bit(network, FEW, schedule, method, space=space)
         assert statistics_policies == [space.narrowest()] * 5  # 41 / 10, rounded up
 
+    @eagerly
     def test_statistics_are_those_of_all_samplers_of_a_curriculum(
         self, statistics_policies
     ):
@@ -255,10 +270,11 @@ class TestLearning:
         assert statistics_policies[:4] == [drawn[0], drawn[0], drawn[1], drawn[1]]
         assert len(statistics_policies) == 8
 
+    @eagerly
     def test_statistics_see_the_sandwich_as_often_as_training(
         self, statistics_policies
     ):
-        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+        network = small_network()
         space = policy_space(network)
         space = space.with_choices(weights=dict.fromkeys(space.weights, (2, 3, 4)))
         drawn = space.named("w3a8")
@@ -282,18 +298,25 @@ class TestLearning:
             train_multi_bit(trained_pair()[0], data, SHORT)
 
 
+@eagerly
 class TestMethod:
     """Every part matters, and alone."""
 
     PLAIN = Method(distillation=0.0, norm_context=0, reestimation=0)
 
-    def train(self, **changes):
-        network = train_float(build_small, FEW, replace(SHORT, epochs=1))
+    @classmethod
+    def train(cls, **changes):
+        network = small_network()
         schedule = replace(SHORT, epochs=1)
         space = policy_space(network).with_choices(weights={"stem": (2, 8)})
         return train_multi_bit(
-            network, FEW, schedule, replace(self.PLAIN, **changes), space=space
+            network, FEW, schedule, replace(cls.PLAIN, **changes), space=space
         )
+
+    @classmethod
+    @functools.cache
+    def plain(cls):
+        return cls.train()
 
     @pytest.mark.parametrize(
         "changes",
@@ -309,7 +332,7 @@ class TestMethod:
         ids=lambda changes: ",".join(changes),
     )
     def test_part_changes_the_result(self, changes):
-        assert not have_same_weights(self.train(), self.train(**changes))
+        assert not have_same_weights(self.plain(), self.train(**changes))
 
     def test_an_update_after_every_pass(self):
         """The learning rate falls over all updates, four times as many of them."""
@@ -321,12 +344,13 @@ class TestMethod:
             optimizers.append(make(*args, **kwargs))
             return optimizers[-1]
 
+        small_network()  # made before its optimizer would be remembered
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(fitting._OPTIMIZERS, "adam", remembered)
             summed = self.train(**method)
             after_each = self.train(**method, update_every_pass=True)
         assert not have_same_weights(summed, after_each)
-        _, once, _, often = optimizers  # those of the float networks left out
+        once, often = optimizers
         assert int(often.iterations) == 4 * int(once.iterations)
         for optimizer in (once, often):  # by the rate of the last update
             done = (int(optimizer.iterations) - 1) / int(optimizer.iterations)
@@ -402,6 +426,7 @@ class TestMethod:
             replace(SHORT, **changes)
 
 
+@eagerly
 class TestDeterminism:
     def test_same_seed_gives_the_same_float_weights(self):
         schedule = replace(SHORT, augment=True)
@@ -417,6 +442,7 @@ def _widest():
     return lambda space, _: space.widest()
 
 
+@eagerly
 class TestFolder:
     def test_float_goes_on_to_the_same_weights(self, tmp_path, kill_in_epoch):
         schedule = replace(SHORT, augment=True)
