@@ -26,6 +26,7 @@ NUM_SAMPLES = 32
 @pytest.mark.parametrize(
     ("name", "shape", "build"),
     [
+        # To trace its steps takes longer than all the rest: they run as they stand.
         ("fsdd_dscnn", (49, 10, 1), None),
         # To trace the steps of the residual networks takes minutes: the training of the
         # one is done with a small network, and artifacts of both are shipped.
@@ -33,6 +34,7 @@ NUM_SAMPLES = 32
     ],
 )
 def test_a_quick_run_ends_in_an_artifact_that_the_runtime_runs(
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -44,6 +46,8 @@ def test_a_quick_run_ends_in_an_artifact_that_the_runtime_runs(
         return replace(config, build_model=build or config.build_model)
 
     monkeypatch.setattr(recipes.common, "load_recipe", load)
+    if build is None:
+        request.getfixturevalue("eager")
     samples = np.random.default_rng(0).random((NUM_SAMPLES, *shape), np.float32)
     labels = np.arange(NUM_SAMPLES) % 10
     parts = {f"x_{part}": samples for part in ("train", "test")}
