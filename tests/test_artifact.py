@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from matar_tf import artifact as artifact_module
+from matar_tf import parameters as parameters_module
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.parameters import (
@@ -343,9 +345,9 @@ class TestDamage:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         size = sum(map(len, read_artifact(written).members().values()))
-        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", size)
+        monkeypatch.setattr(artifact_module, "_MAX_BYTES", size)
         read_artifact(written)
-        monkeypatch.setattr("matar_tf.artifact._MAX_BYTES", size - 1)
+        monkeypatch.setattr(artifact_module, "_MAX_BYTES", size - 1)
         with pytest.raises(ArtifactError, match=f"at most {size - 1} bytes"):
             read_artifact(written)
         with pytest.raises(ArtifactError, match=f"at most {size - 1} bytes"):
@@ -376,7 +378,7 @@ class TestDamage:
         monkeypatch: pytest.MonkeyPatch,
         name: str,
     ) -> None:
-        monkeypatch.setattr("matar_tf.parameters.MAX_ARRAY_BYTES", 1000)
+        monkeypatch.setattr(parameters_module, "MAX_ARRAY_BYTES", 1000)
         with pytest.raises(ArtifactError, match="at most 1000 bytes"):
             write_artifact(artifact, tmp_path / name)
         assert not list(tmp_path.iterdir())
@@ -385,7 +387,7 @@ class TestDamage:
         self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         content = artifact.parameters.to_npz()
-        monkeypatch.setattr("matar_tf.parameters.MAX_ARRAY_BYTES", 1000)
+        monkeypatch.setattr(parameters_module, "MAX_ARRAY_BYTES", 1000)
         with pytest.raises(ArtifactError, match="at most 1000 bytes"):
             Parameters.from_npz(content)
 

@@ -13,6 +13,7 @@ from fixtures.runs import run_all, settings
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution import Limit
+from matar_tf.run import searches
 
 SLOW, FAST = "cortex_m4_cmsis_nn", "bitfusion_16x32"
 LIMITED = replace(settings().options, limits=(Limit.parse("latency_ms=0.1"),))
@@ -66,11 +67,11 @@ class TestFailures:
 
         output = tmp_path / "run"
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.run.searches.search", fail)
+            patch.setattr(searches, "search", fail)
             run_all(output, FAST, SLOW)
         assert set(failures_in(output)) == {FAST, SLOW}
         with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.run.searches.search", stop)
+            patch.setattr(searches, "search", stop)
             with pytest.raises(KeyboardInterrupt):
                 run_all(output, FAST, SLOW, resume=True)
         assert set(failures_in(output)) == {FAST, SLOW}

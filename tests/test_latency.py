@@ -42,7 +42,8 @@ class TestMeasureLatencies:
         # each file has a time of its own; run one after the other, both would mix.
         ticks = iter(range(10**6))
         monkeypatch.setattr(
-            "matar_tf.tflite.latency.time.perf_counter",
+            time,
+            "perf_counter",
             lambda: float(1 if (tick := next(ticks)) % 4 == 3 else 1000 * (tick % 4)),
         )
         first, second = measure_latencies([content, content], num_repeats=5)

@@ -25,6 +25,7 @@ from matar_tf.data import Data
 from matar_tf.errors import MatarError, PolicyError
 from matar_tf.evolution import SearchOptions
 from matar_tf.policy import Policy
+from matar_tf.run import evaluators
 from matar_tf.run.plan import make_run
 from matar_tf.run.retarget import retarget
 from matar_tf.run.settings import RunSettings
@@ -252,7 +253,8 @@ class TestCluster:
             if executor == "ray":
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
-                    "matar_tf.run.evaluators.PolicyEvaluator",
+                    evaluators,
+                    "PolicyEvaluator",
                     functools.partial(make_slow_to_die, tmp_path / "pids"),
                 )
                 killer = threading.Thread(

@@ -26,10 +26,12 @@ from matar_tf.errors import (
     StoreError,
     TargetError,
 )
-from matar_tf.evolution import Limit, SearchOptions
+from matar_tf.evolution import EvaluationStore, Limit, SearchOptions
 from matar_tf.figures import COST_NAMES
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
+from matar_tf.run import evaluators, export, plan, searches
+from matar_tf.run import retarget as retargeting
 from matar_tf.run.costs import PolicyCosts
 from matar_tf.run.folder import prepare_folder
 from matar_tf.run.holdout import split_data
@@ -161,7 +163,7 @@ class TestTargets:
         def refuse(*args: object, **kwargs: object) -> None:
             raise AssertionError("built a file to know its size")
 
-        monkeypatch.setattr("matar_tf.run.plan.FileSizes", refuse)
+        monkeypatch.setattr(plan, "FileSizes", refuse)
         (result,) = run(tmp_path / "run", "mpic")
         assert all(one.costs["file_bytes"] for one in result.front)
 
@@ -444,9 +446,8 @@ def press_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Presses Ctrl-C, once or more often, when a function of a module is called."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def press_at(place: str, times: int = 1, nth: int = 1) -> None:
-        module, _, name = place.rpartition(".")
-        called = getattr(importlib.import_module(module), name)
+    def press_at(module: Any, name: str, times: int = 1, nth: int = 1) -> None:
+        called = getattr(module, name)
         num_calls = 0
 
         def pressed(*args: Any, **kwargs: Any) -> Any:
@@ -457,7 +458,7 @@ def press_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
                     signal.raise_signal(signal.SIGINT)
             return called(*args, **kwargs)
 
-        monkeypatch.setattr(place, pressed)
+        monkeypatch.setattr(module, name, pressed)
 
     yield press_at
     signal.signal(signal.SIGINT, before)
@@ -467,19 +468,24 @@ class TestCtrlC:
     NAMES = ("bitfusion_16x32", "bismo_ultra96")  # in the order of the search
 
     @pytest.mark.parametrize(
-        ("place", "num_jobs"),
+        ("module", "name", "num_jobs"),
         [
-            ("matar_tf.run.evaluators.report_on", 2),
-            ("matar_tf.run.export.export_model", 1),
-            ("matar_tf.run.export.to_csv", 1),
-            ("matar_tf.run.retarget.write_record", 1),
+            (evaluators, "report_on", 2),
+            (export, "export_model", 1),
+            (export, "to_csv", 1),
+            (retargeting, "write_record", 1),
         ],
     )
     def test_once_the_front_is_known_it_waits_for_its_files(
-        self, tmp_path: Path, press_at: Callable[..., None], place: str, num_jobs: int
+        self,
+        tmp_path: Path,
+        press_at: Callable[..., None],
+        module: Any,
+        name: str,
+        num_jobs: int,
     ) -> None:
         output = tmp_path / "run"
-        press_at(place)
+        press_at(module, name)
         outcome = run_all(output, *self.NAMES, holdout=0.5, num_jobs=num_jobs)
         assert outcome.interrupted
         (result,) = outcome.results
@@ -497,7 +503,7 @@ class TestCtrlC:
     def test_it_counts_while_the_last_tables_are_written(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run.export.cost_matrix")
+        press_at(export, "cost_matrix")
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert len(outcome.results) == 2
@@ -507,7 +513,7 @@ class TestCtrlC:
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
         output = tmp_path / "run"
-        press_at("matar_tf.run.export.export_model", times=2)
+        press_at(export, "export_model", times=2)
         with pytest.raises(KeyboardInterrupt):
             run_all(output, *self.NAMES)
         assert {path.name for path in output.iterdir()} == {
@@ -519,7 +525,7 @@ class TestCtrlC:
     def test_before_a_later_target_knows_anything_the_others_keep_their_tables(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run.searches.search", nth=2)
+        press_at(searches, "search", nth=2)
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -528,7 +534,7 @@ class TestCtrlC:
     def test_before_anything_is_known_it_ends_the_run(
         self, tmp_path: Path, press_at: Callable[..., None]
     ) -> None:
-        press_at("matar_tf.run.searches.search")
+        press_at(searches, "search")
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "run", *self.NAMES)
 
@@ -556,7 +562,7 @@ class TestResume:
         output = tmp_path / "run"
         _, later = run(output, *self.NAMES)
         before = json.loads((output / "run.json").read_text())["searches"]
-        press_at("matar_tf.run.export.export_model")
+        press_at(export, "export_model")
         options = SearchOptions(max_evaluations=30, population_size=8)
         outcome = run_all(output, *self.NAMES, options=options, resume=True)
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
@@ -576,7 +582,7 @@ class TestResume:
         output = tmp_path / "run"
         run(output, *self.NAMES)
         (output / "bismo_ultra96/result.json").write_text("{")
-        press_at("matar_tf.run.export.export_model")
+        press_at(export, "export_model")
         assert run_all(output, *self.NAMES, resume=True).interrupted
         assert "bismo_ultra96/" not in (output / "matrix.csv").read_text()
 
@@ -613,7 +619,7 @@ class TestFailures:
         def full(*_: Any, **__: Any) -> None:
             raise StoreError("The disk is full.")
 
-        monkeypatch.setattr("matar_tf.evolution.EvaluationStore.put", full)
+        monkeypatch.setattr(EvaluationStore, "put", full)
         with pytest.raises(StoreError, match="full"):
             run_all(tmp_path / "run", "bismo_ultra96", "bitfusion_16x32")
 

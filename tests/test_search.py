@@ -25,6 +25,7 @@ from matar_tf.errors import SearchError
 from matar_tf.evolution import (
     EvaluationStore,
     Limit,
+    _nsga2,
     evaluate_in_turn,
     follow_up,
     from_nothing,
@@ -155,7 +156,8 @@ class TestResult:
             result = run(store=store, progress=True, max_minutes=10.0)
         bar = capsys.readouterr().err
         assert "160/160 [" in bar
-        shown = bar.rsplit("generation=")[-1].rstrip("]\n")
+        # What follows the bracket wipes out a longer line before.
+        shown = bar.rsplit("generation=")[-1].partition("]")[0]
         figures = dict(pair.split("=") for pair in f"generation={shown}".split(", "))
         last = result.history[-1]
         assert last.num_reused == 40
@@ -459,7 +461,7 @@ class TestSearchOptions:
         assert next(count) < 100 < size
 
     def test_search_ends_when_no_new_policy_can_be_found(self, monkeypatch):
-        monkeypatch.setattr("matar_tf.evolution._nsga2._ATTEMPTS_PER_CHILD", 0)
+        monkeypatch.setattr(_nsga2, "_ATTEMPTS_PER_CHILD", 0)
         result = run(sensitivity=False)
         assert result.stop_reason is StopReason.EXHAUSTED
         assert result.num_evaluated == len(result.references) == 9

@@ -193,13 +193,10 @@ with EvaluationStore({str(path)!r}) as store:
             )
         assert [known[policy]["index"] for policy in policies] == list(range(250))
 
-    def test_a_store_that_another_process_holds_is_an_error_with_advice(
-        self, tmp_path, monkeypatch
-    ):
-        monkeypatch.setattr("matar_tf.evolution._store._BUSY_TIMEOUT_S", 0.05)
+    def test_a_store_that_another_process_holds_is_an_error_with_advice(self, tmp_path):
         path = tmp_path / "store.sqlite"
         policy, metrics = toy_space().named("w8a8"), {"accuracy": 1.0}
-        with EvaluationStore(path) as store:
+        with EvaluationStore(path, timeout_s=0.05) as store:
             other = sqlite3.connect(path, isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(SearchError, match=r"locked.*other processes"):
@@ -210,18 +207,13 @@ with EvaluationStore({str(path)!r}) as store:
             other.close()
             store.put(policy, metrics, artifact_digest="a", data_digest="d")
 
-    def test_opening_waits_for_another_process_that_is_opening(
-        self, tmp_path, monkeypatch
-    ):
+    def test_opening_waits_for_another_process_that_is_opening(self, tmp_path):
         path = tmp_path / "store.sqlite"
         other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN")
         other.execute("SELECT * FROM sqlite_master").fetchall()  # a reader's lock
-        with monkeypatch.context() as patch:
-            patch.setattr("matar_tf.evolution._store._WAL_ATTEMPTS", 2)
-            patch.setattr("matar_tf.evolution._store._BUSY_TIMEOUT_S", 0.01)
-            with pytest.raises(SearchError, match="locked"):
-                EvaluationStore(path)
+        with pytest.raises(SearchError, match="locked"):
+            EvaluationStore(path, timeout_s=0.02)
         later = threading.Timer(0.1, other.execute, ["COMMIT"])
         later.start()
         with EvaluationStore(path) as store:

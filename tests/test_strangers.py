@@ -82,11 +82,11 @@ class TestArchive:
         with pytest.raises(ArtifactError, match="an array of numbers in it"):
             read_array(content[:6] + b"\x03" + content[7:], "it")
 
-    def test_the_number_of_members_is_bounded(self, monkeypatch):
-        monkeypatch.setattr("matar_tf.io.archive._MAX_MEMBERS", 2)
-        assert len(read_members(self.zipped("a", "b"), "it", max_bytes=999)) == 2
+    def test_the_number_of_members_is_bounded(self):
+        limits = {"max_bytes": 999, "max_members": 2}
+        assert len(read_members(self.zipped("a", "b"), "it", **limits)) == 2
         with pytest.raises(ArtifactError, match="at most 2 members of different names"):
-            read_members(self.zipped("a", "b", "c"), "it", max_bytes=999)
+            read_members(self.zipped("a", "b", "c"), "it", **limits)
 
     @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
     def test_two_members_of_one_name_are_refused(self):

@@ -22,7 +22,7 @@ from matar_tf.pricing.memory import (
 )
 from matar_tf.pricing.model import estimate
 from matar_tf.space import PolicySpace
-from matar_tf.targets import Target, list_targets, load_target
+from matar_tf.targets import Target, latency_table, list_targets, load_target
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 CATALOGUE = (
@@ -838,9 +838,9 @@ class TestStrangeFiles:
     def test_the_size_of_a_table_is_bounded(self, tmp_path, monkeypatch):
         text = TABLE_HEADER + "c,8,8,7,cycles\n"
         (tmp_path / "a.csv").write_text(text)
-        monkeypatch.setattr("matar_tf.targets.latency_table._MAX_BYTES", len(text))
+        monkeypatch.setattr(latency_table, "_MAX_BYTES", len(text))
         assert load_with_table(tmp_path, 'file = "a.csv"').compute.entries
-        monkeypatch.setattr("matar_tf.targets.latency_table._MAX_BYTES", len(text) - 1)
+        monkeypatch.setattr(latency_table, "_MAX_BYTES", len(text) - 1)
         with pytest.raises(TargetError, match=f"of at most {len(text) - 1} bytes"):
             load_with_table(tmp_path, 'file = "a.csv"')
 

@@ -61,8 +61,12 @@ class EvaluationStore:
       path: The SQLite file; made if there is none.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, timeout_s: float = _BUSY_TIMEOUT_S) -> None:
         """Opens or makes the file.
+
+        Args:
+          path: The file.
+          timeout_s: How long to wait for other processes that hold it.
 
         Raises:
           StoreError: If the file is not an evaluation store, is corrupt, or cannot
@@ -76,8 +80,9 @@ class EvaluationStore:
             )
         with self._errors():
             self._connection = sqlite3.connect(
-                self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+                self.path, timeout=timeout_s, isolation_level=None
             )
+        self._timeout_s = timeout_s
         try:
             with self._errors():
                 self._prepare()
@@ -200,11 +205,12 @@ class EvaluationStore:
 
     def _use_wal(self) -> None:
         # The switch to WAL does not wait for other processes by itself.
-        for attempt in range(_WAL_ATTEMPTS):
+        attempts = min(_WAL_ATTEMPTS, 1 + int(self._timeout_s / _WAL_PAUSE_S))
+        for attempt in range(attempts):
             try:
                 self._connection.execute("PRAGMA journal_mode = WAL")
             except sqlite3.OperationalError:
-                if attempt == _WAL_ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     raise
                 time.sleep(_WAL_PAUSE_S)
             else:

@@ -38,7 +38,12 @@ _DAMAGE = (
 
 
 def read_members(
-    source: Path | bytes, what: str, *, max_bytes: int, known: Iterable[str] = ()
+    source: Path | bytes,
+    what: str,
+    *,
+    max_bytes: int,
+    max_members: int = _MAX_MEMBERS,
+    known: Iterable[str] = (),
 ) -> dict[str, bytes]:
     """Returns the members of a zip file by name.
 
@@ -46,6 +51,7 @@ def read_members(
       source: Its path or its bytes.
       what: Its name in errors.
       max_bytes: The most that the members may take together, uncompressed.
+      max_members: The most that there may be of them.
       known: The names that may be there; any without it.
 
     Raises:
@@ -63,9 +69,9 @@ def read_members(
                     f"Expected the members {sorted(allowed)} in {what}, got "
                     f"{other[0]!r}."
                 )
-            if len(set(names)) < len(names) or len(names) > _MAX_MEMBERS:
+            if len(set(names)) < len(names) or len(names) > max_members:
                 raise ArtifactError(
-                    f"Expected at most {_MAX_MEMBERS} members of different names in "
+                    f"Expected at most {max_members} members of different names in "
                     f"{what}, got {len(names)}; package the model again."
                 )
             check_size(sum(info.file_size for info in infos), what, max_bytes)
