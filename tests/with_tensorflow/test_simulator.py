@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from fixtures.nets import build_net, free_space, samples_for
+from fixtures.nets import calibrated, packaged, samples_for
 
+from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
-from matar_tf.keras import calibrate, keras, package, quantize_model
+from matar_tf.keras import keras, package
 from matar_tf.tflite import _rounding, simulator
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
@@ -48,10 +51,7 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
 def test_builtin_kernels_are_reproduced_tensor_for_tensor(
     name: str, policy: str
 ) -> None:
-    net = build_net(name)
-    model = quantize_model(net, free_space(net))
-    calibrate(model, samples_for(name))
-    artifact = package(model, include_network=False)
+    artifact = packaged(name, free=True)
     content = ModelBuilder(artifact).build(artifact.space.named(policy))
     samples = samples_for(name, 8)
     expected = run_builtin(content, samples)
@@ -64,19 +64,24 @@ def test_builtin_kernels_are_reproduced_tensor_for_tensor(
         )
 
 
+@functools.cache
+def pooled(num_channels: int) -> tuple[Artifact, np.ndarray]:
+    """A network that takes the mean of some channels, and samples for it."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.layers.Input((6, 7, 3))
+    x = keras.layers.Conv2D(num_channels, 3, padding="same")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    network = keras.Model(inputs, keras.layers.Conv2D(4, 1)(x))
+    samples = np.random.default_rng(0).normal(size=(512, 6, 7, 3)).astype(np.float32)
+    return package(calibrated(network, samples[:64]), include_network=False), samples
+
+
 @pytest.mark.parametrize("num_channels", [6, 16, 20])
 @pytest.mark.parametrize("policy", ["w8a8", "w8a5", "w4a4"])
 def test_mean_of_whole_and_broken_blocks_of_channels(
     num_channels: int, policy: str
 ) -> None:
-    keras.utils.set_random_seed(0)
-    inputs = keras.layers.Input((6, 7, 3))
-    x = keras.layers.Conv2D(num_channels, 3, padding="same")(inputs)
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
-    model = quantize_model(keras.Model(inputs, keras.layers.Conv2D(4, 1)(x)))
-    samples = np.random.default_rng(0).normal(size=(512, 6, 7, 3)).astype(np.float32)
-    calibrate(model, samples[:64])
-    artifact = package(model, include_network=False)
+    artifact, samples = pooled(num_channels)
     content = ModelBuilder(artifact).build(artifact.space.named(policy))
     parsed = load_model(content)
     operators = parsed.subgraphs[0].operators

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import numpy as np
 import pytest
-from fixtures.nets import build_net, samples_for
+from fixtures.nets import build_net, calibrated, packaged, samples_for
 
-from matar_tf.keras import calibrate, keras, keras_tensors, package, quantize_model
+from matar_tf.artifact import Artifact
+from matar_tf.keras import keras, keras_tensors, package
 from matar_tf.tflite._schema import load_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import (
@@ -47,10 +48,7 @@ def test_the_first_difference_is_the_earliest_of_its_kind() -> None:
 
 
 def test_a_level_that_keras_has_elsewhere_is_found() -> None:
-    model = quantize_model(build_net("residual_bn"))
-    samples = samples_for("residual_bn")
-    calibrate(model, samples)
-    artifact = package(model, include_network=False)
+    samples, artifact = samples_for("residual_bn"), packaged("residual_bn")
     content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
     names = [one.name for one in verify(content, samples).layers]
     tensors = load_model(content).subgraphs[0].tensors
@@ -92,8 +90,7 @@ def test_all_tensors_of_a_shared_grid_are_compared(name: str, bits: str) -> None
 
 def test_a_difference_that_begins_in_a_part_is_found_there() -> None:
     """The first tensor of the grid is right, and so is all before the second."""
-    model, samples = _calibrated("concat_norms")
-    artifact = package(model)
+    samples, artifact = samples_for("concat_norms"), _artifact("concat_norms")
     policy = artifact.space.named("w4a4")
     tensors = keras_tensors(artifact, policy, samples)
     (shared,) = [of for of in tensors.values() if len(of) > 1]
@@ -107,16 +104,14 @@ def test_a_difference_that_begins_in_a_part_is_found_there() -> None:
     assert found.keras_share == pytest.approx(1 / shared[1].size)
 
 
-def _calibrated(name: str) -> tuple[Any, np.ndarray]:
-    model = quantize_model(build_net(name))
-    samples = samples_for(name)
-    calibrate(model, samples)
-    return model, samples
+@functools.cache
+def _artifact(name: str) -> Artifact:
+    """With its network, which gives the tensors of Keras."""
+    return package(calibrated(build_net(name), samples_for(name)))
 
 
 def _verified(name: str, bits: str) -> tuple[dict[str, list[np.ndarray]], Verification]:
-    model, samples = _calibrated(name)
-    artifact = package(model)
+    samples, artifact = samples_for(name), _artifact(name)
     policy = artifact.space.named(bits)
     tensors = keras_tensors(artifact, policy, samples)
     return tensors, verify(ModelBuilder(artifact).build(policy), samples, tensors)
@@ -125,9 +120,8 @@ def _verified(name: str, bits: str) -> tuple[dict[str, list[np.ndarray]], Verifi
 def test_dense_layers_of_a_sequence() -> None:
     inputs = keras.layers.Input((16, 4))
     x = keras.layers.Dense(5, activation="relu")(inputs)
-    model = quantize_model(keras.Model(inputs, keras.layers.Dense(3)(x)))
     samples = np.random.default_rng(0).normal(size=(8, 16, 4)).astype(np.float32)
-    calibrate(model, samples)
+    model = calibrated(keras.Model(inputs, keras.layers.Dense(3)(x)), samples)
     artifact = package(model, include_network=False)
     content = ModelBuilder(artifact).build(artifact.space.widest())
     assert verify(content, samples).runtime_share == 0.0
