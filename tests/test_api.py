@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.paths import ROOT
 
 import matar_tf as mt
 from matar_tf.data import Data
 from matar_tf.results import Candidate, SearchResult
 from matar_tf.tflite.metadata import read_metadata
 
-ARTIFACT = Path(__file__).parent.parent / "recipes/artifacts/cifar10_resnet8.matar"
+ARTIFACT = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
 OPTIONS: dict[str, Any] = {"max_evaluations": 8, "progress": False}
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.paths import GOLDEN, ROOT
+from fixtures.programs import call
 from golden.shipped import digests
-from programs import call
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.policy import Policy
@@ -21,8 +22,6 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden"
 TARGETS = ("mpic", "ne16_gap9")
 _DESCRIBED = {
     "artifact_digest",

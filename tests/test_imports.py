@@ -55,7 +55,7 @@ def text_needs_tensorflow(text: str, *, of_tests: bool) -> bool:
         if any(name == one or name.startswith(f"{one}.") for one in NAMES):
             return True
         place = Path(*name.split(".")).with_suffix(".py")
-        if name.partition(".")[0] in ("fixtures", "recipes", "tools") and any(
+        if name.partition(".")[0] in ("fixtures", "golden", "recipes", "tools") and any(
             needs_tensorflow(folder / place) for folder in (TESTS, ROOT)
         ):
             return True

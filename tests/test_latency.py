@@ -13,14 +13,12 @@ from matar_tf.errors import ExportError
 from matar_tf.tflite._schema import load_model, op_name
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.latency import (
-    Latency,
     LatencyCache,
     measure_latencies,
     measure_latency_ms,
     profile_operators,
 )
 from matar_tf.tflite.runtime import Runner
-from tools import benchmark_host
 
 
 @pytest.fixture(scope="module")
@@ -80,36 +78,6 @@ class TestProfileOperators:
         assert sum(one.own_ms for one in profile) == pytest.approx(profile[-1].total_ms)
         assert profile[0].own_ms == profile[0].total_ms > 0
         assert {"stem_relu", "hidden_relu"} <= {one.name for one in profile}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("turned", "rank", "held"), [(1, 1.0, True), (-1, -1.0, False)]
-)
-def test_the_benchmark_ranks_random_networks(monkeypatch, turned, rank, held):
-    """Clocks that go by the model of this machine, and against it."""
-    priced: list[float] = []
-    estimate = benchmark_host.estimate
-
-    def estimated(*args):
-        found = estimate(*args)
-        priced.append(found.latency_ms)
-        return found
-
-    def measured(contents, **_):
-        assert len(contents) == len(priced)
-        runs = {"num_repeats": 1, "num_threads": 1}
-        return [
-            Latency(median_ms=ms, low_ms=ms, high_ms=ms, **runs)
-            for ms in (one**turned for one in priced)
-        ]
-
-    monkeypatch.setattr(benchmark_host, "estimate", estimated)
-    monkeypatch.setattr(benchmark_host, "measure_latencies", measured)
-    (bar,) = benchmark_host.measure_host(seed=0, num_networks=3)
-    assert "3 random networks" in bar.name
-    assert float(bar.figure.split()[0]) == pytest.approx(rank)
-    assert bar.held == held
 
 
 class TestLatencyCache:

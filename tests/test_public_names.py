@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from fixtures.paths import ROOT
 
 import matar_tf
 
-ROOT = Path(__file__).resolve().parent.parent
 NEEDS_TENSORFLOW = {name for name, home in matar_tf._HOMES.items() if home == "keras"}
 _IMPORT_ALL = """
 import importlib, pkgutil

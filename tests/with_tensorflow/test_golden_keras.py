@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.paths import GOLDEN
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError
@@ -23,7 +23,6 @@ from matar_tf.keras import (
 )
 from matar_tf.policy import Policy
 
-GOLDEN = Path(__file__).parent / "golden"
 _FOREIGN = {
     "class_name": "Popen",
     "config": {"args": ["touch", "x"]},
