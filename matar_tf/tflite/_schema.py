@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
+from matar_tf.layer_kinds import OPERATORS, CostShape
 
 __all__ = [
     "COMPUTE_OPS",
@@ -52,7 +53,9 @@ _DTYPES = {
     schema.TensorType.INT32: np.int32,
     schema.TensorType.FLOAT32: np.float32,
 }
-COMPUTE_OPS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+COMPUTE_OPS = tuple(
+    name for name, row in OPERATORS.items() if row.shape is CostShape.KERNEL
+)
 
 
 def load_model(content: bytes) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
+from matar_tf.layer_kinds import OPERATORS, Grid
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     compact,
@@ -30,24 +31,10 @@ from matar_tf.tflite._schema import (
 __all__ = ["Fingerprints", "Kernel", "Template", "read_template"]
 
 _SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
-# Integer kernels whose output scale the TFLite specification fixes.
-_FIXED_OUTPUT_OPS = {"SOFTMAX", "LOGISTIC", "TANH"}
+_FIXED_OUTPUT_OPS = {name for name, row in OPERATORS.items() if row.grid is Grid.FIXED}
 _SAME_GRID_OPS = {
-    "AVERAGE_POOL_2D",
-    "CONCATENATION",
-    "EXPAND_DIMS",
-    "MAX_POOL_2D",
-    "PAD",
-    "REDUCE_MAX",
-    "RELU",
-    "RELU6",
-    "RESHAPE",
-    "SQUEEZE",
-    "STRIDED_SLICE",
-    "TRANSPOSE",
+    name for name, row in OPERATORS.items() if row.grid in (Grid.KEPT, Grid.INPUT)
 }
-_OTHER_OPS = {"ADD", "DEQUANTIZE", "MAXIMUM", "MEAN", "QUANTIZE"}
-_KNOWN_OPS = {*COMPUTE_OPS, *_FIXED_OUTPUT_OPS, *_SAME_GRID_OPS, *_OTHER_OPS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,10 +215,10 @@ def _check_operators(model: Any) -> None:
     for operator in graph.operators:
         name = op_name(model, operator)
         label = (graph.tensors[operator.outputs[0]].name or b"?").decode()
-        if name not in _KNOWN_OPS:
+        if name not in OPERATORS:
             raise ModelError(
                 f"The converter made the operator {name} ({label!r}), which has no "
-                f"integer kernel here. Known: {sorted(_KNOWN_OPS)}."
+                f"integer kernel here. Known: {sorted(OPERATORS)}."
             )
         stored = [graph.tensors[index].type for index in _tensors_of(operator)]
         is_border = name in ("QUANTIZE", "DEQUANTIZE")

@@ -5,35 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from matar_tf.errors import ModelError
+from matar_tf.layer_kinds import OPERATORS, CostShape
 from matar_tf.tflite._schema import load_model, op_name, tensor_array
 from matar_tf.tflite.template import Template
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 __all__ = ["read_workload"]
-
-_KINDS = {
-    "ADD": OpKind.ADD,
-    "AVERAGE_POOL_2D": OpKind.AVERAGE_POOL,
-    "CONCATENATION": OpKind.CONCAT,
-    "CONV_2D": OpKind.CONV,
-    "DEPTHWISE_CONV_2D": OpKind.DEPTHWISE_CONV,
-    "EXPAND_DIMS": OpKind.RESHAPE,
-    "FULLY_CONNECTED": OpKind.DENSE,
-    "LOGISTIC": OpKind.ACTIVATION,
-    "MAX_POOL_2D": OpKind.MAX_POOL,
-    "MEAN": OpKind.MEAN,
-    "PAD": OpKind.PAD,
-    "QUANTIZE": OpKind.ACTIVATION,
-    "REDUCE_MAX": OpKind.MAX_POOL,
-    "RELU": OpKind.ACTIVATION,
-    "RELU6": OpKind.ACTIVATION,
-    "RESHAPE": OpKind.RESHAPE,
-    "SOFTMAX": OpKind.SOFTMAX,
-    "SQUEEZE": OpKind.RESHAPE,
-    "STRIDED_SLICE": OpKind.RESHAPE,
-    "TANH": OpKind.ACTIVATION,
-    "TRANSPOSE": OpKind.RESHAPE,
-}
 
 
 def read_workload(template: Template) -> Workload:
@@ -90,7 +68,7 @@ def read_workload(template: Template) -> Workload:
         layers.append(
             LayerWorkload(
                 name=name,
-                kind=_KINDS[kind],
+                kind=_cost(kind),
                 inputs=tuple(sources),
                 output=output,
                 **_arithmetic(model, operator, kind),
@@ -105,19 +83,30 @@ def read_workload(template: Template) -> Workload:
     )
 
 
+def _cost(operator: str) -> OpKind:
+    cost = OPERATORS[operator].cost
+    if cost is None:
+        raise ModelError(
+            f"Expected an operator that has a price, got {operator}, which is none of "
+            "the integer graph; package the network again."
+        )
+    return cost
+
+
 def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
     """Multiply-accumulates, element counts and windows of an operator."""
     graph = model.subgraphs[0]
     options = operator.builtinOptions
     out_shape = graph.tensors[operator.outputs[0]].shape
-    if kind.endswith("_POOL_2D"):
+    cost = OPERATORS[kind]
+    if cost.shape is CostShape.WINDOW:
         return {
             "kernel_size": (options.filterHeight, options.filterWidth),
             "strides": (options.strideH, options.strideW),
         }
-    if kind == "REDUCE_MAX":
+    if cost.shape is CostShape.REDUCED:
         return {"kernel_size": _reduced_window(graph, operator)}
-    if kind not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+    if cost.shape is not CostShape.KERNEL:
         return {}
     shape = [int(size) for size in graph.tensors[operator.inputs[1]].shape]
     bias_elems = 0
@@ -125,11 +114,11 @@ def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
         bias = tensor_array(model, graph.tensors[operator.inputs[2]])
         bias_elems = 0 if bias is None else bias.size
     counts = {"weight_elems": math.prod(shape), "bias_elems": bias_elems}
-    if kind == "FULLY_CONNECTED":
+    if cost.cost is OpKind.DENSE:
         rows = math.prod(int(size) for size in out_shape[:-1])
         return {**counts, "macs": rows * math.prod(shape)}
     positions = int(out_shape[1]) * int(out_shape[2])
-    depthwise = kind == "DEPTHWISE_CONV_2D"
+    depthwise = cost.cost is OpKind.DEPTHWISE_CONV
     in_channels = int(graph.tensors[operator.inputs[0]].shape[-1])
     return {
         **counts,

@@ -1,0 +1,320 @@
+"""Layer kinds: what each becomes in the integer graph, one row a kind.
+
+A layer kind is named as Keras names its class, an operator as TFLite's schema does.
+Modules that act on kinds read these rows, and register their functions by the names
+here: how a kind is laid out (`matar_tf.keras.rewrite.replacements`), how values round
+(`matar_tf.keras.quantizers.derived`), what an operator computes
+(`matar_tf.tflite.simulator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from matar_tf.workload import OpKind
+
+__all__ = [
+    "ACTIVATIONS",
+    "GRID_OF",
+    "LAYER_KINDS",
+    "OPERATORS",
+    "Activation",
+    "CostShape",
+    "Grid",
+    "KernelLayout",
+    "KernelStorage",
+    "LayerKind",
+    "Operator",
+    "Rounding",
+    "rounding_of",
+]
+
+
+class Grid(str, Enum):
+    """On which grid an output lies; two of the values are saved in configs."""
+
+    OWN = "own_grid"  # of a step of its own
+    KEPT = "kept_grid"  # the input's values as they are, or a choice of them
+    INPUT = "input_grid"  # new values on the grid of the input
+    FIXED = "fixed_grid"  # one that TFLite fixes: 8 bits, 1/256 or 1/128
+
+
+GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
+
+
+class Rounding(Enum):
+    """By which rule a kernel brings new values onto a grid, if not to the nearest."""
+
+    POOL = "pool"
+    MEAN = "mean"
+    RELU = "relu"
+
+
+class KernelLayout(Enum):
+    """How Keras stores a kernel, channels last."""
+
+    DENSE = "dense"  # [in, out]
+    CONV = "conv"  # [h, w, in, out]
+    DEPTHWISE = "depthwise"  # [h, w, in, multiplier]
+
+
+class CostShape(Enum):
+    """What the cost of an operator depends on beside its tensors."""
+
+    TENSORS = "tensors"  # nothing
+    WINDOW = "window"  # the window and strides of its options
+    REDUCED = "reduced"  # how many elements it makes one of
+    KERNEL = "kernel"  # its kernel: it multiplies
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelStorage:
+    """The weights of a layer that multiplies.
+
+    Attributes:
+      attribute: Under which name the Keras layer has them.
+      layout: How they are stored there.
+    """
+
+    attribute: str
+    layout: KernelLayout
+
+    @property
+    def num_channel_axes(self) -> int:
+        """Number of last axes that make up the output channels."""
+        return 2 if self.layout is KernelLayout.DEPTHWISE else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """An operator of TFLite.
+
+    Attributes:
+      cost: As what it is priced; None for one that costs nothing.
+      grid: On which grid it writes; ``OWN`` for any.
+      shape: What its cost depends on.
+    """
+
+    cost: OpKind | None
+    grid: Grid = Grid.OWN
+    shape: CostShape = CostShape.TENSORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation:
+    """An activation function.
+
+    Attributes:
+      operator: What computes it alone; None for one that changes nothing.
+      grid: On which grid its values lie when it is computed alone; None for a function
+        that no integer kernel computes.
+      is_fused: Whether the operator before it can compute it.
+      is_nonnegative: Whether it leaves no values below 0.
+      is_function: Whether layers take it by this name.
+      rounding: How its kernel rounds.
+    """
+
+    operator: str | None = None
+    grid: Grid | None
+    is_fused: bool = False
+    is_nonnegative: bool = False
+    is_function: bool = True
+    rounding: Rounding | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerKind:
+    """A kind of layer.
+
+    Attributes:
+      operators: What the converter makes of it; none for a layer of training, for one
+        that is laid out as others, and for one that is its activation function.
+      grid: On which grid its values lie, before an activation function.
+      kernel: Its weights, if it multiplies.
+      rounding: How its kernel rounds where it writes onto the grid of its input.
+      activation: The activation function that it is, by name; ``""`` for the one that
+        its arguments name.
+      lifted: The two-dimensional kind that does the same on a height of 1.
+      keeps_lifted: Whether it does the same to a tensor with an axis of height 1.
+      can_fuse: Whether its operator can compute an activation function as well.
+      is_identity: Whether it changes nothing once the network is trained.
+      min_inputs: Number of tensors that it reads at least.
+      is_ours: Whether the class is of this package, not of Keras.
+    """
+
+    operators: tuple[str, ...] = ()
+    grid: Grid = Grid.OWN
+    kernel: KernelStorage | None = None
+    rounding: Rounding | None = None
+    activation: str | None = None
+    lifted: str | None = None
+    keeps_lifted: bool = False
+    can_fuse: bool = False
+    is_identity: bool = False
+    min_inputs: int = 1
+    is_ours: bool = False
+
+
+_RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
+_CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
+_DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
+_DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEPTHWISE)
+
+
+def _multiplies(
+    operator: str, kernel: KernelStorage, lifted: str | None = None
+) -> LayerKind:
+    return LayerKind(operators=(operator,), kernel=kernel, lifted=lifted, can_fuse=True)
+
+
+def _keeps(*operators: str, lifted: str | None = None) -> LayerKind:
+    return LayerKind(operators=operators, grid=Grid.KEPT, lifted=lifted)
+
+
+def _average(lifted: str | None = None) -> LayerKind:
+    return LayerKind(
+        operators=("AVERAGE_POOL_2D",),
+        grid=Grid.INPUT,
+        rounding=Rounding.POOL,
+        lifted=lifted,
+    )
+
+
+def _mean(lifted: str | None = None) -> LayerKind:
+    return LayerKind(operators=("MEAN",), rounding=Rounding.MEAN, lifted=lifted)
+
+
+def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKind:
+    return LayerKind(
+        grid=Grid.KEPT, is_identity=True, lifted=lifted, keeps_lifted=keeps_lifted
+    )
+
+
+LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
+    {
+        "Activation": LayerKind(activation="", keeps_lifted=True),
+        "Add": LayerKind(
+            operators=("ADD",), keeps_lifted=True, can_fuse=True, min_inputs=2
+        ),
+        "AveragePooling1D": _average("AveragePooling2D"),
+        "AveragePooling2D": _average(),
+        "BatchNormalization": LayerKind(keeps_lifted=True, can_fuse=True),
+        "Concatenate": LayerKind(
+            operators=("CONCATENATION",), keeps_lifted=True, min_inputs=2
+        ),
+        "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
+        "Conv2D": _multiplies("CONV_2D", _CONV),
+        "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
+        "DepthwiseConv1D": _multiplies(
+            "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
+        ),
+        "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
+        "Dropout": _drops(keeps_lifted=True),
+        "Flatten": _keeps(*_RESHAPES),
+        "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
+        "GlobalAveragePooling2D": _mean(),
+        "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
+        "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
+        "InputLayer": LayerKind(min_inputs=0),
+        "InputQuantize": LayerKind(operators=("QUANTIZE",), is_ours=True),
+        "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
+        "MaxPooling2D": _keeps("MAX_POOL_2D"),
+        "MultiBitBatchNormalization": LayerKind(
+            keeps_lifted=True, can_fuse=True, is_ours=True
+        ),
+        "ReLU": LayerKind(activation="relu", keeps_lifted=True),
+        "Reshape": _keeps(*_RESHAPES),
+        "SeparableConv1D": LayerKind(lifted="SeparableConv2D"),
+        "SeparableConv2D": LayerKind(),
+        "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
+        "SpatialDropout1D": _drops("SpatialDropout2D"),
+        "SpatialDropout2D": _drops(),
+        "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
+        "ZeroPadding2D": _keeps("PAD"),
+    }
+)
+
+ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
+    {
+        "hard_sigmoid": Activation(grid=None, is_nonnegative=True),
+        "linear": Activation(grid=Grid.KEPT, is_fused=True),
+        "relu": Activation(
+            operator="RELU",
+            grid=Grid.INPUT,
+            is_fused=True,
+            is_nonnegative=True,
+            rounding=Rounding.RELU,
+        ),
+        "relu6": Activation(
+            operator="RELU6",
+            grid=Grid.INPUT,
+            is_fused=True,
+            is_nonnegative=True,
+            rounding=Rounding.RELU,
+        ),
+        "sigmoid": Activation(
+            operator="LOGISTIC", grid=Grid.FIXED, is_nonnegative=True
+        ),
+        "softmax": Activation(operator="SOFTMAX", grid=Grid.FIXED, is_nonnegative=True),
+        "tanh": Activation(operator="TANH", grid=Grid.FIXED),
+    }
+)
+
+
+def _reshapes() -> Operator:
+    return Operator(cost=OpKind.RESHAPE, grid=Grid.KEPT)
+
+
+OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
+    {
+        "ADD": Operator(cost=OpKind.ADD),
+        "AVERAGE_POOL_2D": Operator(
+            cost=OpKind.AVERAGE_POOL, grid=Grid.INPUT, shape=CostShape.WINDOW
+        ),
+        "CONCATENATION": Operator(cost=OpKind.CONCAT, grid=Grid.KEPT),
+        "CONV_2D": Operator(cost=OpKind.CONV, shape=CostShape.KERNEL),
+        "DEPTHWISE_CONV_2D": Operator(
+            cost=OpKind.DEPTHWISE_CONV, shape=CostShape.KERNEL
+        ),
+        "DEQUANTIZE": Operator(cost=None),
+        "EXPAND_DIMS": _reshapes(),
+        "FULLY_CONNECTED": Operator(cost=OpKind.DENSE, shape=CostShape.KERNEL),
+        "LOGISTIC": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
+        "MAXIMUM": Operator(cost=None),  # a clamp, which becomes a QUANTIZE
+        "MAX_POOL_2D": Operator(
+            cost=OpKind.MAX_POOL, grid=Grid.KEPT, shape=CostShape.WINDOW
+        ),
+        "MEAN": Operator(cost=OpKind.MEAN),
+        "PAD": Operator(cost=OpKind.PAD, grid=Grid.KEPT),
+        "QUANTIZE": Operator(cost=OpKind.ACTIVATION),
+        "REDUCE_MAX": Operator(
+            cost=OpKind.MAX_POOL, grid=Grid.KEPT, shape=CostShape.REDUCED
+        ),
+        "RELU": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
+        "RELU6": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
+        "RESHAPE": _reshapes(),
+        "SOFTMAX": Operator(cost=OpKind.SOFTMAX, grid=Grid.FIXED),
+        "SQUEEZE": _reshapes(),
+        "STRIDED_SLICE": _reshapes(),
+        "TANH": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
+        "TRANSPOSE": _reshapes(),
+    }
+)
+
+
+def rounding_of(kind: str, activation: str) -> Rounding | None:
+    """Returns how a layer's kernel rounds.
+
+    Args:
+      kind: Its kind, maybe an unknown one.
+      activation: Its activation function, maybe an unknown one.
+    """
+    for rows, name in ((LAYER_KINDS, kind), (ACTIVATIONS, activation)):
+        row = rows.get(name)
+        if row is not None and row.rounding is not None:
+            return row.rounding
+    return None

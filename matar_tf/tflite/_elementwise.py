@@ -1,0 +1,179 @@
+"""What operators without kernels compute, in NumPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from matar_tf.tflite._rounding import (
+    multiply_away_from_zero,
+    multiply_twice_rounded,
+    quantized_multiplier,
+    requantize,
+)
+from matar_tf.tflite._site import (
+    Site,
+    saturate,
+    scale_of,
+    simulates,
+    zero_point_of,
+)
+
+__all__: list[str] = []  # they register themselves
+
+
+@simulates("ADD")
+def _add(site: Site) -> np.ndarray:
+    a, b = site.levels(0), site.levels(1)
+    scale_a, scale_b = scale_of(site.tensor(0))[0], scale_of(site.tensor(1))[0]
+    scale = scale_of(site.out)[0]
+    if site.kernels == "xnnpack":
+        ratios = (scale_a / scale, scale_b / scale)
+        shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
+        factors = [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
+        acc = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1]
+        return saturate(((acc + (1 << (shift - 1))) >> shift).astype(np.int32), site)
+    twice = 2.0 * max(float(scale_a), float(scale_b))
+    parts = [
+        multiply_twice_rounded(
+            x.astype(np.int64) << 20, *quantized_multiplier(np.float64(one) / twice)
+        )
+        for x, one in ((a, scale_a), (b, scale_b))
+    ]
+    final = quantized_multiplier(np.float64(twice / ((1 << 20) * float(scale))))
+    return saturate(multiply_twice_rounded(parts[0] + parts[1], *final), site)
+
+
+def _reduced_axes(site: Site) -> tuple[int, ...]:
+    axes = np.asarray(site.constant(1)).reshape(-1)
+    return tuple(int(axis) % site.x.ndim for axis in axes)
+
+
+@simulates("MEAN")
+def _mean(site: Site) -> np.ndarray:
+    axes = _reduced_axes(site)
+    count = math.prod(site.x.shape[axis] for axis in axes)
+    keep = bool(site.options.keepDims)
+    acc = site.levels().sum(axis=axes, keepdims=keep)
+    if site.kernels == "xnnpack":
+        # This kernel sums stored integers and rounds with the zero points added.
+        real = scale_of(site.tensor(0)) / scale_of(site.out) / np.float32(count)
+        part_of_zero = np.float32(zero_point_of(site.tensor(0)) * count) * real
+        total = site.x.sum(axis=axes, keepdims=keep, dtype=np.int32).astype(np.float32)
+        stored = total * real + (np.float32(zero_point_of(site.out)) - part_of_zero)
+        return np.clip(np.rint(stored), *site.limits()).astype(np.int8)
+    if keep and site.x.ndim == 4 and set(axes) == {1, 2}:
+        return _builtin_spatial_mean(site, count)
+    ratio = float(scale_of(site.tensor(0))[0]) / float(scale_of(site.out)[0])
+    real = np.array([ratio / count])
+    return saturate(requantize(acc, real, site.kernels), site)
+
+
+def _builtin_spatial_mean(site: Site, count: int) -> np.ndarray:
+    """The kernel of ``optimized/integer_ops/mean.h``.
+
+    It sums stored integers and rounds the zero point's part by itself. Whole blocks of
+    16 channels go through vector code, which rounds halves up, the rest does not.
+    """
+    scale_in, scale_out = scale_of(site.tensor(0))[0], scale_of(site.out)[0]
+    shift_of_zero = np.float32(zero_point_of(site.tensor(0))) * scale_in / scale_out
+    half = np.float32(0.5)
+    rounded = int(shift_of_zero + (half if shift_of_zero > 0 else -half))
+    factor = quantized_multiplier(scale_in / (np.float32(count) * scale_out))
+    acc = site.x.astype(np.int64).sum(axis=(1, 2), keepdims=True)
+    num_in_blocks = acc.shape[-1] // 16 * 16
+    parts = (
+        multiply_twice_rounded(acc[..., :num_in_blocks], *factor),
+        multiply_away_from_zero(acc[..., num_in_blocks:], *factor),
+    )
+    return saturate(np.concatenate(parts, axis=-1) - rounded, site)
+
+
+@simulates("REDUCE_MAX")
+def _reduce_max(site: Site) -> np.ndarray:
+    return site.x.max(axis=_reduced_axes(site), keepdims=bool(site.options.keepDims))
+
+
+@simulates("RELU")
+def _relu(site: Site) -> np.ndarray:
+    return _rectify(site, math.inf)
+
+
+@simulates("RELU6")
+def _relu6(site: Site) -> np.ndarray:
+    return _rectify(site, 6.0)
+
+
+def _rectify(site: Site, limit: float) -> np.ndarray:
+    """A ReLU on the grid of its input."""
+    highest = np.rint(np.float32(limit) / scale_of(site.out))
+    return saturate(np.clip(site.levels(), 0, highest), site)
+
+
+@simulates("QUANTIZE")
+def _quantize(site: Site) -> np.ndarray:
+    scale = scale_of(site.out)[0]
+    if site.x.dtype == np.int8:
+        ratio = scale_of(site.tensor(0)) / scale
+        return saturate(requantize(site.levels(), ratio, site.kernels), site)
+    if site.kernels == "xnnpack":
+        return saturate(np.rint(site.x * (np.float32(1.0) / scale)).astype(int), site)
+    x = site.x / scale
+    return saturate((np.sign(x) * np.floor(np.abs(x) + 0.5)).astype(int), site)
+
+
+@simulates("DEQUANTIZE")
+def _dequantize(site: Site) -> np.ndarray:
+    tensor, scale = site.tensor(0), scale_of(site.tensor(0))
+    levels = site.levels().astype(np.float32)
+    if len(scale) > 1:
+        shape = [1] * levels.ndim
+        shape[tensor.quantization.quantizedDimension] = -1
+        scale = scale.reshape(shape)
+    return levels * scale
+
+
+@simulates("CONCATENATION")
+def _concatenate(site: Site) -> np.ndarray:
+    return np.concatenate([np.asarray(x) for x in site.inputs], axis=site.options.axis)
+
+
+@simulates("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
+def _reshape(site: Site) -> np.ndarray:
+    return site.x.reshape(-1, *(int(size) for size in site.out.shape[1:]))
+
+
+@simulates("PAD")
+def _pad(site: Site) -> np.ndarray:
+    widths = np.asarray(site.constant(1)).tolist()
+    return np.pad(site.x, widths, constant_values=zero_point_of(site.tensor(0)))
+
+
+@simulates("LOGISTIC")
+def _sigmoid(site: Site) -> np.ndarray:
+    return _through_float(site, lambda x: 1.0 / (1.0 + np.exp(-x)))
+
+
+@simulates("SOFTMAX")
+def _softmax(site: Site) -> np.ndarray:
+    def softmax(x: np.ndarray) -> np.ndarray:
+        powers = np.exp(x - x.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+    return _through_float(site, softmax)
+
+
+@simulates("TANH")
+def _tanh(site: Site) -> np.ndarray:
+    return _through_float(site, np.tanh)
+
+
+def _through_float(
+    site: Site, function: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """A kernel given by a table or in higher precision: exact to one level."""
+    x = site.levels().astype(np.float64) * float(scale_of(site.tensor(0))[0])
+    levels = np.rint(function(x) / float(scale_of(site.out)[0]))
+    return saturate(levels.astype(np.int32), site)

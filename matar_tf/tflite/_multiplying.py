@@ -1,0 +1,125 @@
+"""What operators with kernels compute, in NumPy, and windows over images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from matar_tf.tflite._rounding import requantize
+from matar_tf.tflite._schema import schema
+from matar_tf.tflite._site import Site, saturate, scale_of, simulates, zero_point_of
+
+__all__: list[str] = []  # they register themselves
+
+
+def _accumulator_scale(site: Site) -> np.ndarray:
+    product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
+    if site.kernels == "builtin":
+        product = scale_of(site.tensor(0)).astype(np.float64) * scale_of(site.tensor(1))
+        return product / scale_of(site.out).astype(np.float64)
+    return product / scale_of(site.out)
+
+
+def _finish(site: Site, acc: np.ndarray) -> np.ndarray:
+    bias = site.constant(2)
+    if bias is not None:
+        acc = acc + bias
+    if site.out.type == schema.TensorType.FLOAT32:
+        return _activate(acc.astype(np.float32), site.options)
+    return saturate(requantize(acc, _accumulator_scale(site), site.kernels), site)
+
+
+def _activate(values: np.ndarray, options: Any) -> np.ndarray:
+    kinds, kind = schema.ActivationFunctionType, options.fusedActivationFunction
+    if kind == kinds.NONE:
+        return values
+    return np.clip(values, 0.0, 6.0 if kind == kinds.RELU6 else None)
+
+
+def _windows(
+    site: Site, size: tuple[int, int], fill: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the input into windows.
+
+    Returns:
+      Levels ``[n, oh, ow, kh, kw, c]``, padding filled, and which of a window's places
+      are inside the input, ``[oh, ow, kh, kw]``.
+    """
+    x = site.operand(0)
+    strides = (site.options.strideH, site.options.strideW)
+    dilations = (
+        getattr(site.options, "dilationHFactor", 1),
+        getattr(site.options, "dilationWFactor", 1),
+    )
+    same = site.options.padding == schema.Padding.SAME
+    padded, inside, indices = x, np.ones(x.shape[1:3], bool), []
+    for axis in (0, 1):
+        extent, length = (size[axis] - 1) * dilations[axis] + 1, x.shape[axis + 1]
+        count = (
+            -(-length // strides[axis])
+            if same
+            else (length - extent) // strides[axis] + 1
+        )
+        total = max((count - 1) * strides[axis] + extent - length, 0)
+        before = total // 2 if same else 0
+        after = total - before
+        widths = [(0, 0)] * 4
+        widths[axis + 1] = (before, after)
+        padded = np.pad(padded, widths, constant_values=fill)
+        inside = np.pad(inside, widths[1:3], constant_values=False)
+        starts = np.arange(count) * strides[axis]
+        indices.append(starts[:, None] + np.arange(size[axis]) * dilations[axis])
+    rows, columns = indices[0][:, None, :, None], indices[1][None, :, None, :]
+    return padded[:, rows, columns], inside[rows, columns]
+
+
+@simulates("CONV_2D")
+def _conv(site: Site) -> np.ndarray:
+    kernel = site.operand(1)
+    windows, _ = _windows(site, (kernel.shape[1], kernel.shape[2]), 0)
+    groups = site.x.shape[-1] // kernel.shape[3]
+    parts = [
+        np.tensordot(part, weights, axes=((3, 4, 5), (1, 2, 3)))
+        for part, weights in zip(
+            np.split(windows, groups, axis=-1),
+            np.split(kernel, groups, axis=0),
+            strict=True,
+        )
+    ]
+    return _finish(site, np.concatenate(parts, axis=-1))
+
+
+@simulates("DEPTHWISE_CONV_2D")
+def _depthwise(site: Site) -> np.ndarray:
+    kernel = site.operand(1)[0]
+    windows, _ = _windows(site, (kernel.shape[0], kernel.shape[1]), 0)
+    windows = np.repeat(windows, kernel.shape[2] // windows.shape[-1], axis=-1)
+    return _finish(site, np.einsum("nhwijc,ijc->nhwc", windows, kernel))
+
+
+@simulates("FULLY_CONNECTED")
+def _dense(site: Site) -> np.ndarray:
+    x, kernel = site.operand(0), site.operand(1)
+    if not site.options.keepNumDims:
+        x = x.reshape(-1, kernel.shape[1])
+    return _finish(site, x @ kernel.T)
+
+
+@simulates("AVERAGE_POOL_2D")
+def _average_pool(site: Site) -> np.ndarray:
+    size = (site.options.filterHeight, site.options.filterWidth)
+    windows, inside = _windows(site, size, 0)
+    counts = inside.sum(axis=(2, 3))[None, :, :, None]
+    # The kernel averages stored integers, zero point included.
+    total = windows.sum(axis=(3, 4)) + counts * zero_point_of(site.tensor(0))
+    stored = np.sign(total) * ((np.abs(total) + counts // 2) // counts)
+    low, high = site.limits()
+    return np.clip(stored, low, high).astype(np.int8)
+
+
+@simulates("MAX_POOL_2D")
+def _max_pool(site: Site) -> np.ndarray:
+    size = (site.options.filterHeight, site.options.filterWidth)
+    windows, _ = _windows(site, size, -(2**30))
+    return saturate(windows.max(axis=(3, 4)), site)

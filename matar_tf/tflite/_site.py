@@ -1,0 +1,91 @@
+"""An operator of a ``.tflite`` file with its tensors, as a simulated kernel sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from matar_tf.tflite._schema import schema, tensor_array
+
+__all__ = ["SIMULATED", "Site", "saturate", "scale_of", "simulates", "zero_point_of"]
+
+
+class Site:
+    """An operator with its tensors."""
+
+    def __init__(
+        self, model: Any, operator: Any, values: dict[int, np.ndarray], kernels: str
+    ) -> None:
+        self.graph = model.subgraphs[0]
+        self.model = model
+        self.operator = operator
+        self.options = operator.builtinOptions
+        self.kernels = kernels
+        self.inputs = [values.get(int(i)) for i in operator.inputs]
+        self.x: np.ndarray = self.inputs[0]  # type: ignore[assignment]
+        self.out = self.graph.tensors[operator.outputs[0]]
+
+    def tensor(self, position: int) -> Any:
+        """Returns the tensor at an input position."""
+        return self.graph.tensors[self.operator.inputs[position]]
+
+    def constant(self, position: int) -> np.ndarray | None:
+        """Returns the constant at an input position, or None."""
+        inputs = self.operator.inputs
+        if position >= len(inputs) or inputs[position] < 0:
+            return None
+        return tensor_array(self.model, self.tensor(position))
+
+    def levels(self, position: int = 0) -> np.ndarray:
+        """Returns an input with its zero point taken off, int32."""
+        value = self.inputs[position]
+        if value is None:
+            value = self.constant(position)
+        return np.asarray(value, np.int32) - zero_point_of(self.tensor(position))
+
+    def operand(self, position: int) -> np.ndarray:
+        """Returns an input as it is multiplied: its levels, or double precision."""
+        if self.tensor(position).type == schema.TensorType.FLOAT32:
+            return np.asarray(self.inputs[position], np.float64)
+        return self.levels(position)
+
+    def limits(self) -> tuple[int, int]:
+        """Returns the int8 range of the output under its fused activation."""
+        scale, zero_point = scale_of(self.out)[0], zero_point_of(self.out)
+        activation = getattr(self.options, "fusedActivationFunction", 0)
+        kinds = schema.ActivationFunctionType
+        low, high = -128, 127
+        if activation in (kinds.RELU, kinds.RELU6):
+            low = max(low, zero_point)
+        if activation == kinds.RELU6:
+            high = min(high, zero_point + int(np.rint(np.float32(6.0) / scale)))
+        return low, high
+
+
+Computation: TypeAlias = "Callable[[Site], np.ndarray]"
+SIMULATED: Final[dict[str, Computation]] = {}  # by the operator's name
+
+
+def simulates(*operators: str) -> Callable[[Computation], Computation]:
+    """Registers a function as what these operators compute."""
+
+    def register(computation: Computation) -> Computation:
+        SIMULATED.update(dict.fromkeys(operators, computation))
+        return computation
+
+    return register
+
+
+def scale_of(tensor: Any) -> np.ndarray:
+    return np.asarray(tensor.quantization.scale, np.float32)
+
+
+def zero_point_of(tensor: Any) -> int:
+    return int(tensor.quantization.zeroPoint[0])
+
+
+def saturate(levels: np.ndarray, site: Site) -> np.ndarray:
+    low, high = site.limits()
+    return np.clip(levels + zero_point_of(site.out), low, high).astype(np.int8)
