@@ -3,14 +3,14 @@
 A layer kind is named as Keras names its class, an operator as TFLite's schema does.
 Modules that act on kinds read these rows, and register their functions by the names
 here: how a kind is laid out (`matar_tf.keras.rewrite.replacements`), how values round
-(`matar_tf.keras.quantizers.derived`), what an operator computes
+(`matar_tf.keras.quantizers.rounding`), what an operator computes
 (`matar_tf.tflite.simulator`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
@@ -40,6 +40,7 @@ class Grid(str, Enum):
     OWN = "own_grid"  # of a step of its own
     KEPT = "kept_grid"  # the input's values as they are, or a choice of them
     INPUT = "input_grid"  # new values on the grid of the input
+    SHARED = "shared_grid"  # that of a tensor which it is joined with
     FIXED = "fixed_grid"  # one that TFLite fixes: 8 bits, 1/256 or 1/128
 
 
@@ -141,8 +142,11 @@ class LayerKind:
       lifted: The two-dimensional kind that does the same on a height of 1.
       keeps_lifted: Whether it does the same to a tensor with an axis of height 1.
       can_fuse: Whether its operator can compute an activation function as well.
+      folds_norm: Whether a batch norm after it can be folded into it.
+      can_go_negative: Whether it makes values below 0 of values that are not.
       is_identity: Whether it changes nothing once the network is trained.
       min_inputs: Number of tensors that it reads at least.
+      ranges: Least and largest value of an argument that its kernel takes, by name.
       is_ours: Whether the class is of this package, not of Keras.
     """
 
@@ -154,8 +158,13 @@ class LayerKind:
     lifted: str | None = None
     keeps_lifted: bool = False
     can_fuse: bool = False
+    folds_norm: bool = False
+    can_go_negative: bool = False
     is_identity: bool = False
     min_inputs: int = 1
+    ranges: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict[str, tuple[float, float]]
+    )
     is_ours: bool = False
 
 
@@ -168,7 +177,14 @@ _DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEP
 def _multiplies(
     operator: str, kernel: KernelStorage, lifted: str | None = None
 ) -> LayerKind:
-    return LayerKind(operators=(operator,), kernel=kernel, lifted=lifted, can_fuse=True)
+    return LayerKind(
+        operators=(operator,),
+        kernel=kernel,
+        lifted=lifted,
+        can_fuse=True,
+        folds_norm=True,
+        can_go_negative=True,
+    )
 
 
 def _keeps(*operators: str, lifted: str | None = None) -> LayerKind:
@@ -188,6 +204,16 @@ def _mean(lifted: str | None = None) -> LayerKind:
     return LayerKind(operators=("MEAN",), rounding=Rounding.MEAN, lifted=lifted)
 
 
+def _norm(*, is_ours: bool) -> LayerKind:
+    return LayerKind(
+        keeps_lifted=True, can_fuse=True, can_go_negative=True, is_ours=is_ours
+    )
+
+
+def _separable(lifted: str | None = None) -> LayerKind:
+    return LayerKind(lifted=lifted, folds_norm=True, can_go_negative=True)
+
+
 def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKind:
     return LayerKind(
         grid=Grid.KEPT, is_identity=True, lifted=lifted, keeps_lifted=keeps_lifted
@@ -202,7 +228,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         ),
         "AveragePooling1D": _average("AveragePooling2D"),
         "AveragePooling2D": _average(),
-        "BatchNormalization": LayerKind(keeps_lifted=True, can_fuse=True),
+        "BatchNormalization": _norm(is_ours=False),
         "Concatenate": LayerKind(
             operators=("CONCATENATION",), keeps_lifted=True, min_inputs=2
         ),
@@ -219,17 +245,19 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "GlobalAveragePooling2D": _mean(),
         "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
         "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
-        "InputLayer": LayerKind(min_inputs=0),
+        "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
         "InputQuantize": LayerKind(operators=("QUANTIZE",), is_ours=True),
         "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
         "MaxPooling2D": _keeps("MAX_POOL_2D"),
-        "MultiBitBatchNormalization": LayerKind(
-            keeps_lifted=True, can_fuse=True, is_ours=True
+        "MultiBitBatchNormalization": _norm(is_ours=True),
+        "ReLU": LayerKind(
+            activation="relu",
+            keeps_lifted=True,
+            ranges={"negative_slope": (0.0, 0.0), "threshold": (0.0, 0.0)},
         ),
-        "ReLU": LayerKind(activation="relu", keeps_lifted=True),
         "Reshape": _keeps(*_RESHAPES),
-        "SeparableConv1D": LayerKind(lifted="SeparableConv2D"),
-        "SeparableConv2D": LayerKind(),
+        "SeparableConv1D": _separable("SeparableConv2D"),
+        "SeparableConv2D": _separable(),
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),

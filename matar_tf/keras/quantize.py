@@ -8,8 +8,7 @@ from typing import Any
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import tfmot
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
-from matar_tf.keras.rewrite.layout import check_model, lay_out
-from matar_tf.keras.rewrite.placement import apply_space, plan_layout
+from matar_tf.keras.rewrite.prepare import check_model, default_space, prepare_model
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -45,23 +44,13 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             name: _own_config(entry.get("quantize_config"))
             for name, entry in layer_quantize_map.items()
         }
-        check_model(model, only=given)
-        plan = plan_layout(
-            lay_out(model, only=given), given=given, signed_inputs=self._signed_inputs
-        )
-        if self._space is not None:
-            plan = apply_space(plan, self._space)
-        layout = lay_out(
+        return prepare_model(
             model,
-            only=given,
-            space=plan.space,
-            contexts=plan.contexts(self._norm_context),
+            given,
+            space=self._space,
             signed_inputs=self._signed_inputs,
+            norm_context=self._norm_context,
         )
-        configs = {
-            name: {"quantize_config": config} for name, config in plan.configs.items()
-        }
-        return layout.model, configs
 
 
 class _Registry(_tfmot.QuantizeRegistry):
@@ -132,8 +121,7 @@ def policy_space(model: Any) -> PolicySpace:
     Raises:
       ModelError: If the model cannot be quantized.
     """
-    check_model(model)
-    return plan_layout(lay_out(model)).space
+    return default_space(model)
 
 
 def quantize_model(

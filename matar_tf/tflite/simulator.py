@@ -22,7 +22,7 @@ from matar_tf.tflite import _elementwise, _multiplying
 from matar_tf.tflite._schema import load_model, op_name, schema
 from matar_tf.tflite._site import SIMULATED, Site
 
-__all__ = ["KERNELS", "simulate", "simulate_tensors"]
+__all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
 KERNELS: Final = ("xnnpack", "builtin")
 _REGISTERED: Final = (_elementwise, _multiplying)  # each fills SIMULATED

@@ -496,6 +496,10 @@ class TestBadModels:
             (lambda: keras_model((4,), L.BatchNormalization()), "right after"),
             (lambda: keras_model((8, 2), L.Conv1D(2, 3, padding="causal")), "causal"),
             (lambda: keras_model((4,), L.ReLU(3.0)), "ReLU6"),
+            (
+                lambda: keras_model((4,), L.ReLU(threshold=0.5)),
+                "threshold of layer .* to be 0, got 0.5",
+            ),
             (lambda: _told(), r"'norm' to be called .* \{'training': False\}"),
             (lambda: keras_model((4,), L.Dense(2, dtype="float64")), "in float32"),
             (lambda: keras_model((4,), L.Dense(2, dtype="mixed_bfloat16")), "float32"),

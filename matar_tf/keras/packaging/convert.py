@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
+from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
@@ -156,8 +156,8 @@ def _store_kernel(
     return tf.transpose(stored, order)
 
 
-def _is_dense(quantizer: KernelGrid) -> bool:
-    return isinstance(wrapper.inner_layer(quantizer.layer), keras.layers.Dense)
+def _is_per_channel(kernel: Tensor) -> bool:
+    return len(kernel.shape) > 2  # the converter refuses it for dense kernels
 
 
 def _bits_and_step(quantizer: KernelGrid | ActivationGrid) -> tuple[int, np.ndarray]:
@@ -197,7 +197,7 @@ class _TemplateTracer(FloatTracer):
         levels.reshape(-1, *levels.shape[-quantizer.num_channel_axes :])[0] = 127
         channels = x.shape[-quantizer.num_channel_axes :]
         return _store_kernel(
-            levels, np.full(channels, scale), per_channel=not _is_dense(quantizer)
+            levels, np.full(channels, scale), per_channel=_is_per_channel(x)
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ class _PolicyTracer(FloatTracer):
         levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
         factor = largest_factor(bits, _INT8_MAX)
         return _store_kernel(
-            levels * factor, step / factor, per_channel=not _is_dense(quantizer)
+            levels * factor, step / factor, per_channel=_is_per_channel(x)
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from matar_tf.io.archive import read_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tf, tfmot
 from matar_tf.keras.policies import set_policy
-from matar_tf.keras.rewrite.kinds import KINDS
+from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
 __all__ = ["keras_reference", "load_network", "network_members"]
@@ -38,9 +38,7 @@ _MODULES_OF_0_1: Final = {
     ),
 }
 _KERAS_CLASSES: Final = {
-    "keras.layers": {
-        kind.__name__ for kind in KINDS if not kind.__module__.startswith("matar_tf.")
-    },
+    "keras.layers": {name for name, row in LAYER_KINDS.items() if not row.is_ours},
     "keras.initializers": {
         "Constant",
         "GlorotNormal",

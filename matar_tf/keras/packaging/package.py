@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.keras._compat import KerasLayer, KerasModel, keras
+from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.checks import check_finite_weights, check_initialized
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.network import network_members
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.quantizers.grids import KernelGrid
+from matar_tf.layer_kinds import LAYER_KINDS, KernelLayout
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
@@ -128,9 +130,14 @@ def _bias(layer: KerasLayer) -> np.ndarray:
 
 def _tflite_layout(layer: KerasLayer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     """Returns a kernel as TFLite stores it, and its channel axis."""
-    if isinstance(layer, keras.layers.Dense):
+    row = LAYER_KINDS.get(kind_of(layer))
+    if row is not None and row.kernel is not None:
+        layout = row.kernel.layout
+    else:
+        layout = KernelLayout.DENSE if kernel.ndim == 2 else KernelLayout.CONV
+    if layout is KernelLayout.DENSE:
         return kernel.T.copy(), 0
-    if "Depthwise" in type(layer).__name__:
+    if layout is KernelLayout.DEPTHWISE:
         height, width = kernel.shape[:2]
         return kernel.reshape(1, height, width, -1), 3
     return np.transpose(kernel, (3, 0, 1, 2)).copy(), 0

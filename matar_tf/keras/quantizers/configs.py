@@ -10,9 +10,6 @@ from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.quantizers.derived import (
     BiasQuantizer,
     FixedGridQuantizer,
-    MeanQuantizer,
-    PoolQuantizer,
-    ReluQuantizer,
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers.learned import (
@@ -20,48 +17,60 @@ from matar_tf.keras.quantizers.learned import (
     MultiBitQuantizer,
     WeightQuantizer,
 )
+from matar_tf.keras.quantizers.rounding import ROUNDING_QUANTIZERS
+from matar_tf.layer_kinds import (
+    ACTIVATIONS,
+    GRID_OF,
+    LAYER_KINDS,
+    Grid,
+    Rounding,
+    rounding_of,
+)
 from matar_tf.policy import ALL_BITS
 
 __all__ = [
-    "FIXED_GRID",
-    "GLOBAL_AVERAGES",
-    "GRID_OF",
-    "INPUT_GRID",
-    "KERNEL_ATTRIBUTES",
     "MatarQuantizeConfig",
     "activation_name",
+    "class_of",
     "has_known_activation",
-    "is_nonnegative",
     "kernel_attribute",
+    "kind_of",
+    "variable_name",
 ]
 
-INPUT_GRID = "input_grid"
-FIXED_GRID = "fixed_grid"
-GRID_OF = "grid_of:"
-
 _QuantizeConfig: Any = tfmot.quantization.keras.QuantizeConfig
+_SAVED_GRIDS = (Grid.INPUT.value, Grid.FIXED.value)
+_OURS = "matar_tf>"  # before the registered names of our classes
 
-KERNEL_ATTRIBUTES = {
-    keras.layers.Conv1D: "kernel",
-    keras.layers.Conv2D: "kernel",
-    keras.layers.DepthwiseConv1D: "depthwise_kernel",
-    keras.layers.DepthwiseConv2D: "depthwise_kernel",
-    keras.layers.Dense: "kernel",
-}
-GLOBAL_AVERAGES = (
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-)
-_NONNEGATIVE_INPUTS = {"relu", "relu6"}
-_NONNEGATIVE = {*_NONNEGATIVE_INPUTS, "sigmoid", "softmax", "hard_sigmoid"}
+
+def class_of(kind: str) -> Any:
+    """Returns the Keras class of a layer kind."""
+    if LAYER_KINDS[kind].is_ours:
+        return keras.utils.get_custom_objects()[f"{_OURS}{kind}"]
+    return getattr(keras.layers, kind)
+
+
+def kind_of(layer: Any) -> str:
+    """Returns the name of a layer's class, with its module if it is not the known one.
+
+    A subclass is of a kind of its own.
+    """
+    name = type(layer).__name__
+    if name not in LAYER_KINDS or type(layer) is class_of(name):
+        return name
+    return f"{type(layer).__module__}.{name}"
+
+
+def variable_name(variable: Any) -> str:
+    """Returns the name of a variable inside its layer."""
+    return str(variable.name).rsplit("/", 1)[-1].split(":")[0]
 
 
 def activation_name(layer: Any) -> str:
     """Returns the name of a layer's activation function; ``linear`` for none."""
-    if isinstance(layer, keras.layers.ReLU):
-        return "relu"
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
+    row = LAYER_KINDS.get(kind_of(layer))
+    if row is not None and row.activation:
+        return row.activation
     activation = getattr(layer, "activation", None)
     if activation is None:
         return "linear"
@@ -76,14 +85,14 @@ def has_known_activation(layer: Any) -> bool:
     return activation is None or any(activation is one for one in known)
 
 
-def is_nonnegative(layer: Any) -> bool:
-    """Whether a layer's own activation function leaves no values below 0."""
-    return activation_name(layer) in _NONNEGATIVE
-
-
 def kernel_attribute(layer: Any) -> str | None:
     """Returns the name of the attribute that holds a layer's kernel, or None."""
-    return KERNEL_ATTRIBUTES.get(type(layer))
+    row = LAYER_KINDS.get(kind_of(layer))
+    return row.kernel.attribute if row is not None and row.kernel is not None else None
+
+
+def _rounding(layer: Any) -> Rounding | None:
+    return rounding_of(kind_of(layer), activation_name(layer))
 
 
 def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
@@ -138,11 +147,11 @@ class MatarQuantizeConfig(_QuantizeConfig):
         signed: bool | None = None,
     ) -> None:
         if not isinstance(quantize_output, bool) and not (
-            str(quantize_output) in (INPUT_GRID, FIXED_GRID)
+            str(quantize_output) in _SAVED_GRIDS
             or str(quantize_output).startswith(GRID_OF)
         ):
             raise ModelError(
-                f"Expected True, False, {INPUT_GRID!r}, {FIXED_GRID!r} or "
+                f"Expected True, False, {_SAVED_GRIDS[0]!r}, {_SAVED_GRIDS[1]!r} or "
                 f"'{GRID_OF}name' as quantize_output, got {quantize_output!r}."
             )
         self.inner = inner
@@ -194,15 +203,17 @@ class MatarQuantizeConfig(_QuantizeConfig):
             outputs = self.inner.get_output_quantizers(layer)
             return [self._activation_quantizer(layer) for _ in outputs]
         self.grid = None
-        if self.quantize_output == INPUT_GRID:
-            if isinstance(layer, GLOBAL_AVERAGES):
-                return [MeanQuantizer()]
-            is_relu = activation_name(layer) in _NONNEGATIVE_INPUTS
-            return [ReluQuantizer() if is_relu else PoolQuantizer()]
-        if self.quantize_output == FIXED_GRID:
-            self.grid = FixedGridQuantizer(signed=activation_name(layer) == "tanh")
+        if self.quantize_output == Grid.INPUT.value:
+            rounding = _rounding(layer) or Rounding.POOL
+            return [ROUNDING_QUANTIZERS[Grid.INPUT, rounding]()]
+        if self.quantize_output == Grid.FIXED.value:
+            row = ACTIVATIONS.get(activation_name(layer))
+            signed = row is not None and not row.is_nonnegative
+            self.grid = FixedGridQuantizer(signed=signed)
         elif isinstance(self.quantize_output, str):
-            self.grid = SharedGridQuantizer(self.quantize_output.removeprefix(GRID_OF))
+            kind = ROUNDING_QUANTIZERS.get((Grid.SHARED, _rounding(layer)))
+            owner = self.quantize_output.removeprefix(GRID_OF)
+            self.grid = (kind or SharedGridQuantizer)(owner)
         elif self.quantize_output:
             return [self._activation_quantizer(layer)]
         return [] if self.grid is None else [self.grid]
@@ -268,10 +279,13 @@ class MatarQuantizeConfig(_QuantizeConfig):
         return quantizer.observe(weight)
 
     def _activation_quantizer(self, layer: Any) -> ActivationQuantizer:
-        # tfmot quantizes what goes INTO a softmax, sigmoid or tanh that `inner` names.
-        names = _NONNEGATIVE if self.inner is None else _NONNEGATIVE_INPUTS
-        signed = activation_name(layer) not in names
-        quantizer = ActivationQuantizer(
+        row = ACTIVATIONS.get(activation_name(layer))
+        signed = row is None or not row.is_nonnegative
+        if self.inner is not None and row is not None and not row.is_fused:
+            # tfmot quantizes what goes INTO a softmax, sigmoid or tanh of `inner`.
+            signed = True
+        own_kind = ROUNDING_QUANTIZERS.get((Grid.OWN, _rounding(layer)))
+        quantizer = (own_kind or ActivationQuantizer)(
             self.activation_bits, signed if self.signed is None else self.signed
         )
         self._add(quantizer, "output")

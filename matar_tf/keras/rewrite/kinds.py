@@ -1,182 +1,106 @@
-"""Layer kinds: what each does to a tensor's grid, and how 1-D layers are lifted."""
+"""What a node does to the grid of a tensor, by the row of its kind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantizers.configs import (
-    GLOBAL_AVERAGES,
-    KERNEL_ATTRIBUTES,
-    activation_name,
+from matar_tf.keras.rewrite.graph import Graph, Node
+from matar_tf.layer_kinds import (
+    ACTIVATIONS,
+    LAYER_KINDS,
+    Activation,
+    Grid,
+    LayerKind,
+    Rounding,
 )
 
 __all__ = [
-    "AVERAGE_POOLS",
-    "COMPUTE",
-    "FIXED_GRID_ACTIVATIONS",
-    "FUSED_ACTIVATIONS",
-    "KINDS",
-    "NORMS",
-    "SEPARABLE",
-    "SUPPORTED_ACTIVATIONS",
-    "consumers_of",
+    "CONCATENATE",
+    "INPUT",
+    "INPUT_QUANTIZER",
+    "NORM",
+    "activation_row",
+    "grid_of",
     "is_activation",
+    "is_compute",
+    "is_global_average",
     "is_identity",
-    "is_lifted_kind",
     "is_relu",
     "keeps_grid",
     "keeps_lifted",
-    "lifted_axis",
-    "lifted_layer",
-    "nodes_of",
-    "parents_of",
+    "rounds_by_itself",
+    "row_of",
 ]
 
-_L = keras.layers
-FUSED_ACTIVATIONS = {"linear", "relu", "relu6"}
-# TFLite fixes the grid of their output: 1/256 or 1/128, 8 bits.
-FIXED_GRID_ACTIVATIONS = {"sigmoid", "softmax", "tanh"}
-SUPPORTED_ACTIVATIONS = FUSED_ACTIVATIONS | FIXED_GRID_ACTIVATIONS
-COMPUTE = tuple(KERNEL_ATTRIBUTES)
-SEPARABLE = (_L.SeparableConv1D, _L.SeparableConv2D)
-AVERAGE_POOLS = (_L.AveragePooling1D, _L.AveragePooling2D)
-_DROPOUTS = (_L.Dropout, _L.SpatialDropout1D, _L.SpatialDropout2D)
-_KEEPS_GRID = (
-    *_DROPOUTS,
-    _L.MaxPooling1D,
-    _L.MaxPooling2D,
-    _L.GlobalMaxPooling1D,
-    _L.GlobalMaxPooling2D,
-    _L.Flatten,
-    _L.Reshape,
-    _L.ZeroPadding1D,
-    _L.ZeroPadding2D,
-)
-NORMS = (_L.BatchNormalization, MultiBitBatchNormalization)
-KINDS = (
-    *COMPUTE,
-    *SEPARABLE,
-    *AVERAGE_POOLS,
-    *GLOBAL_AVERAGES,
-    *_KEEPS_GRID,
-    *NORMS,
-    _L.Activation,
-    _L.ReLU,
-    _L.Softmax,
-    _L.Add,
-    _L.Concatenate,
-    _L.InputLayer,
-    InputQuantize,
-)
-_LIFTED_KINDS = {
-    _L.AveragePooling1D: _L.AveragePooling2D,
-    _L.Conv1D: _L.Conv2D,
-    _L.DepthwiseConv1D: _L.DepthwiseConv2D,
-    _L.GlobalAveragePooling1D: _L.GlobalAveragePooling2D,
-    _L.GlobalMaxPooling1D: _L.GlobalMaxPooling2D,
-    _L.MaxPooling1D: _L.MaxPooling2D,
-    _L.SeparableConv1D: _L.SeparableConv2D,
-    _L.SpatialDropout1D: _L.SpatialDropout2D,
-    _L.ZeroPadding1D: _L.ZeroPadding2D,
-}
-_KEEPS_LIFTED = (
-    *NORMS,
-    _L.Activation,
-    _L.Add,
-    _L.Concatenate,
-    _L.Dropout,
-    _L.ReLU,
-    _L.Softmax,
-)
+# The kinds that placing and laying out treat by themselves.
+CONCATENATE = "Concatenate"
+INPUT = "InputLayer"
+INPUT_QUANTIZER = "InputQuantize"
+NORM = "MultiBitBatchNormalization"
+
+_FOREIGN_KIND = LayerKind()
+_FOREIGN_FUNCTION = Activation(grid=Grid.OWN)
 
 
-def nodes_of(model: Any) -> Iterator[Any]:
-    """Yields the model's nodes in execution order."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from model._nodes_by_depth[depth]
+def row_of(node: Node) -> LayerKind:
+    """Returns the row of a node's kind; a foreign kind's promises nothing."""
+    return LAYER_KINDS.get(node.kind, _FOREIGN_KIND)
 
 
-def parents_of(layer: Any) -> list[Any]:
-    """Returns the layers that a layer reads, in order; none for an input layer."""
-    if isinstance(layer, _L.InputLayer):
-        return []
-    return list(tf.nest.flatten(layer.inbound_nodes[-1].inbound_layers))
+def activation_row(node: Node) -> Activation:
+    """Returns the row of a node's activation function, that of none if it has none."""
+    return ACTIVATIONS.get(node.activation, _FOREIGN_FUNCTION)
 
 
-def consumers_of(model: Any) -> dict[str, list[Any]]:
-    """Returns the layers that read each layer's output, by the latter's name."""
-    consumers: dict[str, list[Any]] = {}
-    for node in nodes_of(model):
-        if isinstance(node.outbound_layer, _L.InputLayer):
-            continue
-        for above in tf.nest.flatten(node.inbound_layers):
-            consumers.setdefault(above.name, []).append(node.outbound_layer)
-    return consumers
+def is_activation(node: Node) -> bool:
+    """Whether a node is an activation function by itself."""
+    return row_of(node).activation is not None
 
 
-def is_activation(layer: Any) -> bool:
-    """Whether a layer is an activation function by itself."""
-    return isinstance(layer, (_L.Activation, _L.ReLU, _L.Softmax))
+def is_compute(node: Node) -> bool:
+    """Whether a node multiplies by a kernel."""
+    return row_of(node).kernel is not None
 
 
-def is_relu(layer: Any) -> bool:
-    """Whether a layer is a ReLU or ReLU6 by itself."""
-    return is_activation(layer) and activation_name(layer) in ("relu", "relu6")
+def is_global_average(node: Node) -> bool:
+    """Whether a node is a mean over all places."""
+    return row_of(node).rounding is Rounding.MEAN
 
 
-def is_identity(layer: Any) -> bool:
-    """Whether a layer changes nothing once the network is trained."""
-    is_linear = isinstance(layer, _L.Activation) and activation_name(layer) == "linear"
-    return is_linear or isinstance(layer, _DROPOUTS)
+def is_identity(node: Node) -> bool:
+    """Whether a node changes nothing once the network is trained."""
+    is_linear = is_activation(node) and activation_row(node).operator is None
+    return row_of(node).is_identity or (is_linear and activation_row(node).is_fused)
 
 
-def keeps_grid(layer: Any) -> bool:
-    """Whether what a layer makes lies on the grid of its input as it is."""
+def is_relu(node: Node) -> bool:
+    """Whether a node is a function by itself that the one before it can compute."""
+    return is_activation(node) and activation_row(node).grid is Grid.INPUT
+
+
+def grid_of(graph: Graph, node: Node) -> Grid:
+    """Returns on which grid a node computes, if it computes its values by itself."""
+    if is_activation(node):
+        return activation_row(node).grid or Grid.OWN
     # The converter drops a mean of one pixel.
-    is_copy = isinstance(layer, GLOBAL_AVERAGES) and layer.keepdims
-    is_copy = is_copy and set(layer.input_shape[1:-1]) == {1}
-    return is_copy or is_identity(layer) or isinstance(layer, _KEEPS_GRID)
+    if is_global_average(node) and node.attributes.get("keepdims"):
+        is_copy = set(graph.input_shape(node)[1:-1]) == {1}
+        return Grid.KEPT if is_copy else Grid.OWN
+    return row_of(node).grid
 
 
-def is_lifted_kind(layer: Any) -> bool:
-    """Whether a layer is one-dimensional and becomes a two-dimensional one."""
-    return type(layer) in _LIFTED_KINDS
+def rounds_by_itself(node: Node) -> bool:
+    """Whether a function by itself rounds by a rule of its own on a grid of its own."""
+    row = activation_row(node)
+    is_own = row.grid is Grid.OWN and row.rounding is not None
+    return is_activation(node) and is_own
 
 
-def keeps_lifted(layer: Any) -> bool:
-    """Whether a layer does the same to a tensor with an axis of height 1."""
+def keeps_grid(graph: Graph, node: Node) -> bool:
+    """Whether what a node makes lies on the grid of its input as it is."""
+    return grid_of(graph, node) is Grid.KEPT
+
+
+def keeps_lifted(node: Node) -> bool:
+    """Whether a node does the same to a tensor with an axis of height 1."""
     # A noise shape counts the axes of the tensor as it was.
-    has_shape = getattr(layer, "noise_shape", None) is not None
-    return isinstance(layer, _KEEPS_LIFTED) and not has_shape
-
-
-def lifted_layer(layer: Any) -> Any:
-    """Returns the two-dimensional layer of height 1 that does what a 1-D one does."""
-    config = layer.get_config()
-    for key in ("kernel_size", "pool_size", "dilation_rate", "strides"):
-        if key in config:
-            length = config[key]
-            length = length[0] if isinstance(length, (list, tuple)) else length
-            config[key] = (1, length)
-    if "depthwise_initializer" in config:
-        # Depthwise kernels step equally on both axes; there is one row to step on.
-        config["strides"] = (config["strides"][1],) * 2
-    if isinstance(layer, _L.ZeroPadding1D):
-        config["padding"] = ((0, 0), config["padding"])
-    lifted = _LIFTED_KINDS[type(layer)].from_config(config)
-    shape = layer.input_shape
-    lifted.build((shape[0], 1, *shape[1:]))
-    lifted.set_weights(
-        [value[None] if value.ndim > 1 else value for value in layer.get_weights()]
-    )
-    return lifted
-
-
-def lifted_axis(layer: Any) -> Any:
-    """Returns a layer that counts its axis on tensors with an axis of height 1."""
-    if not isinstance(layer, _L.Concatenate) or layer.axis < 1:
-        return layer
-    return _L.Concatenate.from_config({**layer.get_config(), "axis": layer.axis + 1})
+    has_shape = node.attributes.get("noise_shape") is not None
+    return row_of(node).keeps_lifted and not has_shape

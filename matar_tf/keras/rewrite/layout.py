@@ -1,288 +1,218 @@
-"""Laying a float model out for quantization: one operation a layer.
+"""Laying a float network out for quantization: one operation a node.
 
-`lay_out` rebuilds a Functional or Sequential model so that every tensor that the
-integer model stores has exactly one place where it can be quantized, as TFLite's
-integer kernels have it: activation functions that cannot be fused stand alone,
-separable convolutions are split as tfmot splits them, one-dimensional layers become
-two-dimensional ones, batch norms become multi-bitwidth ones, inputs are quantized.
+`lay_out` makes a graph in which every tensor that the integer model stores has exactly
+one place where it can be quantized, as TFLite's integer kernels have it: activation
+functions that cannot be fused stand alone, separable convolutions are split as tfmot
+splits them, one-dimensional layers become two-dimensional ones, batch norms become
+multi-bitwidth ones, inputs are quantized. `with_widths` then gives banks their rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
-from matar_tf.errors import ModelError, did_you_mean
-from matar_tf.keras._compat import keras, tf
-from matar_tf.keras.layers import InputQuantize
-from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.configs import activation_name, has_known_activation
+import numpy as np
+
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs, refs_in
 from matar_tf.keras.rewrite.kinds import (
-    KINDS,
-    SEPARABLE,
-    SUPPORTED_ACTIVATIONS,
-    consumers_of,
-    nodes_of,
+    INPUT,
+    INPUT_QUANTIZER,
+    NORM,
+    keeps_lifted,
+    row_of,
 )
-from matar_tf.keras.rewrite.replacements import Builder, Context
-from matar_tf.policy import MAX_BITS
+from matar_tf.keras.rewrite.lifting import (
+    lifted_axis,
+    lifted_node,
+    lifted_shape,
+    reshape_node,
+)
+from matar_tf.keras.rewrite.plan import Entries
+from matar_tf.keras.rewrite.replacements import LAYOUTS, Site
+from matar_tf.parameters import num_norm_rows
+from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
 
-__all__ = ["Layout", "check_model", "lay_out"]
-
-_L = keras.layers
+__all__ = ["lay_out", "with_widths"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """A laid-out model.
-
-    Attributes:
-      model: Functional model with one operation a layer.
-      origins: Name of the original layer, by the name of each new layer.
-    """
-
-    model: Any
-    origins: Mapping[str, str]
-
-
-def check_model(model: Any, *, only: Mapping[str, Any] | None = None) -> None:
-    """Refuses what cannot be quantized, saying what to do.
+def lay_out(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
+    """Returns a float network with one operation a node.
 
     Args:
-      model: What is to be quantized.
-      only: The layers to be quantized, by name, each with the config that the user
-        chose or None; None for all. A layer of any kind may come with a config that
-        has an inner one: it says what to quantize.
-
-    Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
-        of mixed precision, a layer that is used twice, or a layer kind or activation
-        that has no integer kernel here.
-    """
-    if not isinstance(model, keras.Model):
-        origin = type(model).__module__.split(".")[0]
-        hint = (
-            "it is a Keras 3 object; build it with tf_keras, or set "
-            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
-            if origin == "keras"
-            else "pass a model"
-        )
-        raise ModelError(
-            f"Expected a tf_keras model, got {type(model).__module__}."
-            f"{type(model).__name__}: {hint}."
-        )
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise ModelError(
-            f"Expected a built model, but {model.name!r} has no input shape yet; give "
-            "its first layer an input_shape or call build()."
-        )
-    if any(wrapper.is_quantized(layer) for layer in model.layers):
-        raise ModelError(
-            f"Expected a float model, but {model.name!r} is quantized already; pass "
-            "the model that it was made from."
-        )
-    if not getattr(model, "_is_graph_network", False):
-        raise ModelError(
-            f"Expected a Functional or Sequential model, got the subclassed "
-            f"{type(model).__name__} {model.name!r}; rebuild it with "
-            "tf_keras.Model(inputs, outputs)."
-        )
-    if keras.mixed_precision.global_policy().name != "float32":
-        raise ModelError(
-            "Expected Keras' global policy to be float32, got "
-            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
-            "take it over."
-        )
-    uses: dict[str, int] = {}
-    for node in nodes_of(model):
-        layer = node.outbound_layer
-        uses[layer.name] = uses.get(layer.name, 0) + 1
-        if uses[layer.name] > 1:
-            raise ModelError(
-                f"Expected each layer to be used once, but {layer.name!r} is shared; "
-                "make a second layer, because its inputs differ in scale."
-            )
-        if only is None or layer.name in only:
-            chosen = (only or {}).get(layer.name)
-            if chosen is None or chosen.inner is None:
-                _check_layer(layer)
-                _check_call(node)
-
-
-def lay_out(
-    model: Any,
-    *,
-    only: Collection[str] | None = None,
-    space: PolicySpace | None = None,
-    contexts: Mapping[str, Context] = MappingProxyType({}),
-    signed_inputs: bool = True,
-) -> Layout:
-    """Rebuilds a float model with one operation a layer; weights are copied.
-
-    Args:
-      model: A float model that passed `check_model`.
+      graph: A float network that passed `check_graph`.
       only: Names of the layers to prepare; None for all. Others stay as they are.
-      space: Widths of the policy entries; None for a layout that is only planned on.
+    """
+    return _Layout(graph, only).graph()
+
+
+def with_widths(
+    graph: Graph,
+    space: PolicySpace,
+    contexts: Mapping[str, Entries],
+    *,
+    signed_inputs: bool,
+) -> Graph:
+    """Returns a laid-out network whose batch norms and inputs have their widths.
+
+    Args:
+      graph: What `lay_out` returned.
+      space: Widths of the policy entries.
       contexts: What the statistics of batch norms depend on beside the widths of the
         layer's own weights, by the name of the layer whose output they normalise.
       signed_inputs: Whether the samples have values below 0.
-
-    Returns:
-      A new model in which batch norms after convolutions and dense layers have become
-      `MultiBitBatchNormalization` and inputs pass through `InputQuantize`.
     """
-    consumers = consumers_of(model)
-    weights = space.weights if space else {}
-    activations = space.activations if space else {}
-    names = {layer.name for layer in model.layers}
-    builder = Builder(consumers, weights, contexts, names)
-    tensors: dict[int, Any] = {}
-    origins: dict[str, str] = {}
-    for tensor in model.inputs:
-        layer = tensor.node.outbound_layer
-        new = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name)
-        tensors[id(tensor)] = new
-        readers = [other.name for other in consumers.get(layer.name, ())]
-        if only is None or any(name in only for name in readers):
-            tensors[id(tensor)] = InputQuantize(
-                layer.name,
-                activations.get(layer.name, (MAX_BITS,)),
-                signed_inputs,
-                name=builder.free_name(f"{layer.name}_quantize"),
-            )(new)
 
-    def renew(value: Any) -> Any:
-        return tensors.get(id(value), value)
+    def widened(node: Node) -> Node:
+        if node.kind == INPUT_QUANTIZER:
+            entry = str(node.attributes["entry"])
+            bits = space.activations.get(entry, (MAX_BITS,))
+            widths = {"bits": bits, "signed": signed_inputs}
+            return replace(node, attributes={**node.attributes, **widths})
+        if node.kind == NORM and not node.is_copy:
+            entry = str(node.attributes["entry"])
+            bits = space.weights.get(entry, ALL_BITS)
+            return _with_rows(node, bits, contexts.get(entry, ()))
+        return node
 
-    for node in nodes_of(model):
-        layer = node.outbound_layer
-        if isinstance(layer, _L.InputLayer):
-            continue
-        args, kwargs = tf.nest.map_structure(
-            renew, (list(node.call_args), dict(node.call_kwargs))
+    return replace(graph, nodes=tuple(map(widened, graph.nodes)))
+
+
+def _with_rows(node: Node, bits: Sequence[int], context: Entries) -> Node:
+    """Returns a batch norm whose rows all are equal to the float batch norm."""
+    sizes = [len(bits), *(len(widths) for _, _, widths in context)]
+    rows = np.arange(num_norm_rows(sizes))[:, np.newaxis]
+    # The first term has it all; the others start without effect.
+    first = rows < num_norm_rows(sizes[:2])
+    weights = {
+        **node.weights,
+        "moving_mean": np.where(first, node.weights["moving_mean"], 0.0),
+        "moving_variance": np.where(first, node.weights["moving_variance"], 1.0),
+    }
+    attributes = {**node.attributes, "bits": bits, "context": context}
+    return replace(node, attributes=attributes, weights=weights)
+
+
+class _Layout:
+    """Replaces the nodes of a float network one after the other."""
+
+    def __init__(self, graph: Graph, only: Collection[str] | None) -> None:
+        self._graph = graph
+        self._only = only
+        self._names = set(graph.by_name)  # and of those made for it
+        self._nodes: dict[str, Node] = {}
+        self._tensors: dict[TensorRef, TensorRef] = {}  # new ones by old ones
+        self._lifted: set[TensorRef] = set()  # of height 1
+        self._lifted_of: dict[TensorRef, TensorRef] = {}
+        self._lowered_of: dict[TensorRef, TensorRef] = {}
+
+    def graph(self) -> Graph:
+        """Returns the new network."""
+        for ref in self._graph.inputs:
+            self._feed(self._graph.by_name[ref.node])
+        for node in self._graph.nodes:
+            if node.kind != INPUT:
+                self._replace(node)
+        outputs = [
+            self._lower(self._tensors[ref], self._graph.by_name[ref.node].origin)
+            for ref in self._graph.outputs
+        ]
+        return Graph(
+            name=self._graph.name,
+            nodes=tuple(self._nodes.values()),
+            inputs=self._graph.inputs,
+            outputs=tuple(outputs),
         )
-        touched = only is None or layer.name in only
-        builder.made.clear()
-        outputs = builder.renewed(layer, args, kwargs, touched=touched)
-        origins.update({name: str(layer.name) for name in builder.made})
-        for old, new in zip(
-            tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True
-        ):
-            tensors[id(old)] = new
-    builder.made.clear()
-    outputs = tf.nest.map_structure(lambda t: builder.lowered(renew(t)), model.outputs)
-    origins.update(
-        {name: str(model.outputs[0].node.outbound_layer.name) for name in builder.made}
-    )
-    laid_out = keras.Model(
-        [_input_of(tensors[id(tensor)]) for tensor in model.inputs],
-        outputs,
-        name=model.name,
-    )
-    return Layout(model=laid_out, origins=origins)
 
-
-def _check_parts(layer: Any) -> None:
-    """Refuses regularizers and constraints that quantizing would lose."""
-    if getattr(layer, "activity_regularizer", None) is not None:
-        raise ModelError(
-            f"Expected no activity_regularizer in {layer.name!r}, got one, which "
-            "tfmot's wrapper does not train; leave it out, or penalise the output in "
-            "the loss."
-        )
-    if not isinstance(layer, (_L.BatchNormalization, *SEPARABLE)):
-        return
-    for key, value in layer.get_config().items():
-        if value is not None and key.endswith(("_regularizer", "_constraint")):
-            raise ModelError(
-                f"Expected no {key} in {layer.name!r}, which is replaced by a layer of "
-                "another kind, got one; leave it out of the model to quantize."
+    def _feed(self, node: Node) -> None:
+        """Adds an input, and its quantizer if a layer to be quantized reads it."""
+        self._nodes[node.name] = node
+        self._tensors[node.output] = node.output
+        readers = self._graph.consumers(node)
+        if self._only is None or any(one.name in self._only for one in readers):
+            name = self._free_name(f"{node.name}_quantize")
+            quantizer = Node(
+                name=name,
+                kind=INPUT_QUANTIZER,
+                origin=node.name,
+                shapes=node.shapes,
+                arguments=(node.output,),
+                attributes={"name": name, "entry": node.name},
             )
+            self._nodes[name] = quantizer
+            self._tensors[node.output] = quantizer.output
 
+    def _replace(self, original: Node) -> None:
+        """Adds what replaces a layer.
 
-def _check_call(node: Any) -> None:
-    """Refuses calls that the replacement of a layer cannot take.
+        Tensors stay *lifted*, with a height of 1, as long as layers take them so.
+        """
+        is_touched = self._only is None or original.name in self._only
+        arguments = map_refs(original.arguments, self._tensors.__getitem__)
+        is_lifted = [ref in self._lifted for ref in refs_in(arguments)]
+        lifts = is_touched and row_of(original).lifted is not None
+        keeps = is_touched and keeps_lifted(original) and all(is_lifted)
+        node = original if is_touched else replace(original, is_copy=True)
+        node = lifted_node(node) if lifts else node
+        node = lifted_axis(node) if keeps else node
 
-    What a batch norm is told where it is called, its replacement is not.
-    """
-    layer, kwargs = node.outbound_layer, dict(node.call_kwargs)
-    if isinstance(layer, (_L.Add, _L.Concatenate)) and len(node.keras_inputs) < 2:
-        raise ModelError(
-            f"Expected at least two tensors for {layer.name!r} "
-            f"({type(layer).__name__}), got one; leave the layer out."
-        )
-    told = {name: value for name, value in kwargs.items() if value is not None}
-    if isinstance(layer, _L.BatchNormalization) and told:
-        raise ModelError(
-            f"Expected the batch norm {layer.name!r} to be called on a tensor alone, "
-            f"got {told}; leave that out, and freeze the quantized model's by "
-            "layer.trainable."
-        )
+        def taken(ref: TensorRef) -> TensorRef:
+            new = self._tensors[ref]
+            if lifts:
+                return self._lift(new, original.origin)
+            return new if keeps else self._lower(new, original.origin)
 
+        node = replace(
+            node,
+            arguments=cast("tuple[object, ...]", map_refs(node.arguments, taken)),
+            keywords=cast("dict[str, object]", map_refs(node.keywords, taken)),
+        )
+        new = [node]
+        if not node.is_copy and node.kind in LAYOUTS:
+            site = Site(
+                graph=self._graph,
+                original=original,
+                free_name=self._free_name,
+                maker=lambda ref: self._nodes[ref.node],
+            )
+            new = list(LAYOUTS[node.kind](node, site))
+        self._nodes.update({one.name: one for one in new})
+        last = new[-1]
+        for index, shape in enumerate(last.shapes):
+            ref = TensorRef(last.name, index)
+            self._tensors[TensorRef(original.name, index)] = ref
+            if keeps or (lifts and len(shape) == 4):
+                self._lifted.add(ref)
 
-def _check_layer(layer: Any) -> None:
-    if isinstance(layer, keras.Model):
-        raise ModelError(
-            f"Expected a flat model, but {layer.name!r} is a model inside the model; "
-            "call its layers on the outer model's tensors."
-        )
-    if type(layer) not in KINDS:
-        ours = __name__.partition(".")[0]
-        known = {one.__name__ for one in KINDS if not one.__module__.startswith(ours)}
-        raise ModelError(
-            f"Layer {layer.name!r} is of kind {type(layer).__name__}, which has no "
-            f"integer kernel here. {did_you_mean(type(layer).__name__, known)}"
-        )
-    if layer.weights and not layer.trainable:
-        raise ModelError(
-            f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
-            "trainable to True, and freeze the quantized model by model.trainable."
-        )
-    if {layer.dtype, layer.compute_dtype} - {"float32", None}:
-        raise ModelError(
-            f"Expected a layer in float32, but {layer.name!r} has variables in "
-            f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
-            "under keras.mixed_precision.set_global_policy('float32')."
-        )
-    _check_parts(layer)
-    name = activation_name(layer)
-    if name not in SUPPORTED_ACTIVATIONS:
-        raise ModelError(
-            f"Layer {layer.name!r} has the activation {name!r}, which has no integer "
-            f"kernel here. {did_you_mean(name, SUPPORTED_ACTIVATIONS)}"
-        )
-    if not has_known_activation(layer):
-        raise ModelError(
-            f"Expected the activation {name!r} of tf_keras or tf.nn in layer "
-            f"{layer.name!r}, got another function of that name; give it another name "
-            "if it computes something else, or pass the name as a string."
-        )
-    channels_last = getattr(layer, "data_format", None) in (None, "channels_last")
-    axis = getattr(layer, "axis", -1)
-    axis = axis[0] if isinstance(axis, (list, tuple)) and len(axis) == 1 else axis
-    if not channels_last or axis not in (-1, len(layer.output_shape) - 1):
-        raise ModelError(
-            f"Expected channels on the last axis in layer {layer.name!r}, got "
-            f"data_format {getattr(layer, 'data_format', None)!r} and axis {axis!r}."
-        )
-    if getattr(layer, "padding", None) == "causal":
-        raise ModelError(
-            f"Expected padding 'same' or 'valid' in layer {layer.name!r}, got "
-            "'causal'; put a ZeroPadding1D before it."
-        )
-    if isinstance(layer, _L.ReLU) and (
-        layer.negative_slope or layer.threshold or layer.max_value not in (None, 6.0)
-    ):
-        raise ModelError(
-            f"Expected a ReLU or ReLU6 in layer {layer.name!r}, got max_value "
-            f"{layer.max_value}, negative_slope {float(layer.negative_slope)}, "
-            f"threshold {float(layer.threshold)}."
-        )
+    def _free_name(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
 
+    def _lift(self, tensor: TensorRef, origin: str) -> TensorRef:
+        if tensor in self._lifted:
+            return tensor
+        if tensor not in self._lifted_of:
+            shape = lifted_shape(self._nodes[tensor.node].shapes[tensor.index])
+            name = self._free_name(f"{tensor.node}_lifted")
+            node = reshape_node(name, tensor, shape, origin)
+            self._nodes[name] = node
+            self._lifted.add(node.output)
+            self._lifted_of[tensor] = node.output
+        return self._lifted_of[tensor]
 
-def _input_of(tensor: Any) -> Any:
-    layer = tensor.node.outbound_layer
-    return layer.input if isinstance(layer, InputQuantize) else tensor
+    def _lower(self, tensor: TensorRef, origin: str) -> TensorRef:
+        if tensor not in self._lifted:
+            return tensor
+        if tensor not in self._lowered_of:
+            shape = self._nodes[tensor.node].shapes[tensor.index]
+            name = self._free_name(f"{tensor.node}_lowered")
+            node = reshape_node(name, tensor, (shape[0], *shape[2:]), origin)
+            self._nodes[name] = node
+            self._lowered_of[tensor] = node.output
+        return self._lowered_of[tensor]

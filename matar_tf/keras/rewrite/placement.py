@@ -1,85 +1,40 @@
-"""Planning where a laid-out model is quantized, and which widths are allowed there."""
+"""Planning where a laid-out network is quantized, and with which widths."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from matar_tf.errors import PolicyError, did_you_mean
-from matar_tf.keras._compat import keras
-from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.quantizers.configs import (
-    FIXED_GRID,
-    GLOBAL_AVERAGES,
-    GRID_OF,
-    INPUT_GRID,
-    MatarQuantizeConfig,
-    activation_name,
-    is_nonnegative,
-    kernel_attribute,
-)
+from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import (
-    AVERAGE_POOLS,
-    COMPUTE,
-    FIXED_GRID_ACTIVATIONS,
-    FUSED_ACTIVATIONS,
-    NORMS,
-    consumers_of,
-    is_activation,
+    CONCATENATE,
+    INPUT,
+    INPUT_QUANTIZER,
+    NORM,
+    activation_row,
+    grid_of,
+    is_compute,
+    is_global_average,
     is_identity,
     is_relu,
     keeps_grid,
-    nodes_of,
-    parents_of,
+    rounds_by_itself,
+    row_of,
 )
-from matar_tf.keras.rewrite.layout import Layout
-from matar_tf.keras.rewrite.replacements import Context
+from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan
+from matar_tf.layer_kinds import GRID_OF, Grid
 from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
 
-__all__ = ["Plan", "apply_space", "plan_layout"]
-
-_L = keras.layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Where a laid-out model is quantized.
-
-    Attributes:
-      configs: The config of each layer that tfmot is to wrap, by layer name.
-      space: The widths of each policy entry.
-      above: Kind and name of the policy entries before each compute layer, the
-        nearest first, by layer name.
-    """
-
-    configs: Mapping[str, MatarQuantizeConfig]
-    space: PolicySpace
-    above: Mapping[str, Sequence[tuple[str, str]]]
-
-    def contexts(self, size: int) -> dict[str, Context]:
-        """Returns kind, name and widths of the nearest entries before each layer.
-
-        Args:
-          size: How many at most; entries without a choice are left out.
-        """
-        found: dict[str, Context] = {}
-        for layer, entries in self.above.items():
-            widths = [
-                (kind, name, getattr(self.space, kind)[name]) for kind, name in entries
-            ]
-            found[layer] = [one for one in widths if len(one[2]) > 1][:size]
-        return found
+__all__ = ["plan_layout"]
 
 
 def plan_layout(
-    layout: Layout,
+    graph: Graph,
     *,
-    given: Mapping[str, MatarQuantizeConfig | None] | None = None,
+    given: Mapping[str, Choice | None] | None = None,
     signed_inputs: bool = True,
 ) -> Plan:
-    """Decides where a laid-out model is quantized, and the default policy space.
+    """Decides where a laid-out network is quantized, and the default policy space.
 
     First and last compute layer, network input, the last compute layer's input and
     the output stay at 8 bits, and so do tensors that no compute layer reads, such as
@@ -87,15 +42,12 @@ def plan_layout(
     else may take 2..8.
 
     Args:
-      layout: What `lay_out` returned.
-      given: The layers to quantize, by original name, each with a config that the
-        user chose for it or None; None for all layers.
+      graph: What `lay_out` returned.
+      given: The layers to quantize, by original name, each with what the user chose
+        for it or None; None for all layers.
       signed_inputs: Whether the samples have values below 0.
-
-    Returns:
-      The plan.
     """
-    return _Planner(layout, given, signed_inputs).plan()
+    return _Planner(graph, given, signed_inputs).plan()
 
 
 class _Planner:
@@ -103,19 +55,17 @@ class _Planner:
 
     def __init__(
         self,
-        layout: Layout,
-        given: Mapping[str, MatarQuantizeConfig | None] | None,
+        graph: Graph,
+        given: Mapping[str, Choice | None] | None,
         signed_inputs: bool,
     ) -> None:
-        self._layout = layout
+        self._graph = graph
         self._given = given
-        self._consumers = consumers_of(layout.model)
-        self._order = [node.outbound_layer for node in nodes_of(layout.model)]
         self._nonnegative: dict[str, bool] = {}
-        for layer in self._order:
+        for layer in self._graph.nodes:
             self._nonnegative[layer.name] = self._is_nonnegative(layer, signed_inputs)
         # ReLUs that the operation before them computes; others keep their input's grid.
-        fused = map(self._fused_relu, self._order)
+        fused = map(self._fused_relu, graph.nodes)
         self._fused = {layer.name for layer in fused if layer is not None}
         # Tensors that share a grid: the layer that owns it, by the name of each.
         self._owners: dict[str, str] = {}
@@ -123,262 +73,238 @@ class _Planner:
         self._share_grids()
 
     def plan(self) -> Plan:
-        quantized = [layer for layer in self._order if self._is_quantized(layer)]
+        quantized = [layer for layer in self._graph.nodes if self._is_quantized(layer)]
         fixed_weights, fixed_tensors = self._fixed(quantized)
-        configs: dict[str, MatarQuantizeConfig] = {}
+        placements: dict[str, Placement] = {}
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
         entry_of: dict[str, str] = {}  # of the tensor that a layer makes
         for layer in quantized:
-            if isinstance(layer, InputQuantize):
-                activations[layer.entry] = (MAX_BITS,)
-                entry_of[layer.name] = layer.entry
+            if layer.kind == INPUT_QUANTIZER:
+                entry = str(layer.attributes["entry"])
+                activations[entry] = (MAX_BITS,)
+                entry_of[layer.name] = entry
                 continue
-            config = self._config(
+            placement = self._place(
                 layer,
                 (MAX_BITS,) if layer.name in fixed_weights else ALL_BITS,
                 (MAX_BITS,) if layer.name in fixed_tensors else ALL_BITS,
             )
-            if config is None:
+            if placement is None:
                 continue
-            configs[layer.name] = config
-            for kind, name, bits in config.entries(layer):
+            placements[layer.name] = placement
+            for kind, name, bits in self._entries(layer, placement):
                 entries = weights if kind == "weights" else activations
                 entries[name] = bits
                 if kind == "activations":
                     entry_of[layer.name] = name
         return Plan(
-            configs=configs,
+            placements=placements,
             space=PolicySpace(weights=weights, activations=activations),
             above=self._above(quantized, weights, entry_of),
         )
 
     def _above(
         self,
-        quantized: list[Any],
+        quantized: list[Node],
         weights: Mapping[str, tuple[int, ...]],
         entry_of: Mapping[str, str],
     ) -> dict[str, list[tuple[str, str]]]:
         """Returns the entries before each compute layer, by distance in layers."""
         found: dict[str, list[tuple[str, str]]] = {}
         for start in quantized:
-            if not isinstance(start, COMPUTE):
+            if not is_compute(start):
                 continue
             entries: dict[tuple[str, str], None] = {}
-            waiting, seen = list(parents_of(start)), set[str]()
+            waiting, seen = list(self._graph.parents(start)), set[str]()
             while waiting:
                 layer = waiting.pop(0)
-                if layer.name in seen or isinstance(layer, _L.InputLayer):
+                if layer.name in seen or layer.kind == INPUT:
                     continue
                 seen.add(layer.name)
-                owner = self._owners.get(layer.name, str(layer.name))
+                owner = self._owners.get(layer.name, layer.name)
                 if owner in entry_of:
                     entries["activations", entry_of[owner]] = None
                 if layer.name in weights:
-                    entries["weights", str(layer.name)] = None
-                waiting += parents_of(layer)
+                    entries["weights", layer.name] = None
+                waiting += self._graph.parents(layer)
             found[start.name] = list(entries)
         return found
 
-    def _config(
-        self, layer: Any, weight_bits: tuple[int, ...], tensor_bits: tuple[int, ...]
-    ) -> MatarQuantizeConfig | None:
-        chosen = (self._given or {}).get(self._layout.origins[layer.name])
-        placement = self._placement(layer)
-        if chosen is None and kernel_attribute(layer) is None and placement is False:
+    def _place(
+        self, node: Node, weight_bits: tuple[int, ...], tensor_bits: tuple[int, ...]
+    ) -> Placement | None:
+        choice = (self._given or {}).get(node.origin)
+        placement = self._placement(node)
+        if choice is None and not is_compute(node) and placement is False:
             return None
-        if chosen is not None:
-            weight_bits, tensor_bits = chosen.weight_bits, chosen.activation_bits
-        owner = self._owners.get(layer.name, str(layer.name))
-        signed = not self._nonnegative[owner]
-        return MatarQuantizeConfig(
-            None if chosen is None else chosen.inner,
+        signed = not self._nonnegative[self._owners.get(node.name, node.name)]
+        if choice is not None:
+            weight_bits, tensor_bits = choice.weight_bits, choice.activation_bits
+            signed = signed if choice.signed is None else choice.signed
+        return Placement(
             weight_bits=weight_bits,
             activation_bits=tensor_bits,
             quantize_output=placement,
-            signed=signed if chosen is None or chosen.signed is None else chosen.signed,
+            signed=signed,
         )
 
-    def _is_quantized(self, layer: Any) -> bool:
-        if isinstance(layer, _L.InputLayer):
-            return False
-        if self._given is None or isinstance(layer, InputQuantize):
-            return True
-        return self._layout.origins[layer.name] in self._given
+    def _entries(self, node: Node, placement: Placement) -> Entries:
+        choice = (self._given or {}).get(node.origin)
+        if choice is not None and choice.entries_of is not None:
+            return choice.entries_of(node, placement)
+        entries: list[tuple[str, str, tuple[int, ...]]] = []
+        if is_compute(node):
+            entries.append(("weights", node.name, placement.weight_bits))
+        if placement.quantize_output is True:
+            entries.append(("activations", node.name, placement.activation_bits))
+        return entries
 
-    def _is_nonnegative(self, layer: Any, signed_inputs: bool) -> bool:
-        if isinstance(layer, InputQuantize):
+    def _is_quantized(self, node: Node) -> bool:
+        if node.kind == INPUT:
+            return False
+        if self._given is None or node.kind == INPUT_QUANTIZER:
+            return True
+        return node.origin in self._given
+
+    def _is_nonnegative(self, layer: Node, signed_inputs: bool) -> bool:
+        if layer.kind == INPUT_QUANTIZER:
             return not signed_inputs
-        if is_nonnegative(layer):
+        if activation_row(layer).is_nonnegative:
             return True
-        if isinstance(layer, (*COMPUTE, *NORMS, _L.InputLayer)):
+        if row_of(layer).can_go_negative or layer.activation != "linear":
             return False
-        if activation_name(layer) != "linear":
-            return False
-        return all(self._nonnegative[above.name] for above in parents_of(layer))
+        return all(
+            self._nonnegative[above.name] for above in self._graph.parents(layer)
+        )
 
-    def _placement(self, layer: Any) -> bool | str:
+    def _placement(self, layer: Node) -> bool | str:
         """Returns how the output of `layer` is quantized; see `MatarQuantizeConfig`."""
         if layer.name in self._passing:
             return False
         if layer.name in self._owners:
             owner = self._owners[layer.name]
             if self._shares_with_input(layer):
-                return INPUT_GRID
+                return Grid.INPUT.value
             return True if owner == layer.name else f"{GRID_OF}{owner}"
-        if keeps_grid(layer):
+        if keeps_grid(self._graph, layer):
             return False
         if self._rounds_onto_input(layer):
-            return INPUT_GRID
-        below = self._consumers.get(layer.name, ())
-        if is_activation(layer) and activation_name(layer) in FIXED_GRID_ACTIVATIONS:
+            return Grid.INPUT.value
+        below = self._graph.consumers(layer)
+        if grid_of(self._graph, layer) is Grid.FIXED:
             # After the last layer the float output is what the user wants.
-            return FIXED_GRID if below else False
-        consumer = below[0] if len(below) == 1 else None
-        if isinstance(consumer, MultiBitBatchNormalization):
+            return Grid.FIXED.value if below else False
+        consumer = below[0].kind if len(below) == 1 else None
+        if consumer == NORM:
             return False
-        if isinstance(consumer, _L.Concatenate):
+        if consumer == CONCATENATE:
             # The parts of a concatenation lie on its grid, or on a shared one.
-            return isinstance(layer, InputQuantize)
+            return layer.kind == INPUT_QUANTIZER
         return self._fused_relu(layer) is None
 
-    def _fused_relu(self, layer: Any) -> Any:
+    def _fused_relu(self, layer: Node) -> Node | None:
         """Returns the ReLU that the operation of a layer computes as well, or None."""
-        is_fusable = isinstance(layer, (*COMPUTE, *NORMS, _L.Add))
-        if not is_fusable or activation_name(layer) != "linear":
+        if not row_of(layer).can_fuse or layer.activation != "linear":
             return None
-        below = self._consumers.get(layer.name, ())
+        below = self._graph.consumers(layer)
         while len(below) == 1 and is_identity(below[0]):
-            below = self._consumers.get(below[0].name, ())
+            below = self._graph.consumers(below[0])
         return below[0] if len(below) == 1 and is_relu(below[0]) else None
 
-    def _rounds_onto_input(self, layer: Any) -> bool:
+    def _rounds_onto_input(self, layer: Node) -> bool:
         """Whether a layer computes new values on the grid of its input."""
-        is_free = is_relu(layer) and layer.name not in self._fused
-        return is_free or isinstance(layer, AVERAGE_POOLS)
+        is_fused = layer.name in self._fused
+        return grid_of(self._graph, layer) is Grid.INPUT and not is_fused
 
     def _share_grids(self) -> None:
         """Finds the concatenations whose parts carry one grid themselves.
 
         Integer concatenation wants all parts on one grid. Parts that feed nothing else
-        simply take the grid of the result. If a part is also read elsewhere, or comes
-        through a pool, all parts carry the grid themselves, and the concatenation
-        passes it on.
+        simply take the grid of the result. If a part is also read elsewhere, comes
+        through a pool, or rounds by a rule of its own, all parts carry the grid
+        themselves, and the concatenation passes it on.
         """
-        for concat in self._order:
-            if not isinstance(concat, _L.Concatenate):
+        for concat in self._graph.nodes:
+            if concat.kind != CONCATENATE:
                 continue
-            above = parents_of(concat)
+            above = self._graph.parents(concat)
             makers = [self._grid_maker(part) for part in above]
             if makers == above and all(
-                len(self._consumers[part.name]) == 1 and part.name not in self._owners
+                len(self._graph.consumers(part)) == 1
+                and part.name not in self._owners
+                and not rounds_by_itself(part)
                 for part in above
             ):
                 continue
             names = [
-                self._owners.get(str(maker.name), str(maker.name))
+                self._owners.get(maker.name, maker.name)
                 for maker in makers
-                if not isinstance(maker, InputQuantize)
+                if maker.kind != INPUT_QUANTIZER
             ]
             if not names:
                 continue
             # A global average may be on its input's grid, which it cannot own.
-            averages = {one.name for one in makers if isinstance(one, GLOBAL_AVERAGES)}
+            averages = {one.name for one in makers if is_global_average(one)}
             owner = next((name for name in names if name not in averages), names[0])
             joined = {name for name, other in self._owners.items() if other in names}
-            for name in (*joined, *names, str(concat.name)):
+            for name in (*joined, *names, concat.name):
                 self._owners[name] = owner
             self._passing.add(concat.name)
             self._nonnegative[owner] = all(self._nonnegative[name] for name in names)
 
-    def _shares_with_input(self, layer: Any) -> bool:
+    def _shares_with_input(self, layer: Node) -> bool:
         """Whether a layer is a global average on the grid of its own input."""
-        if not isinstance(layer, GLOBAL_AVERAGES):
+        if not is_global_average(layer):
             return False
-        maker = self._grid_maker(parents_of(layer)[0])
+        maker = self._grid_maker(self._graph.parents(layer)[0])
         return self._owners.get(maker.name) == self._owners[layer.name]
 
-    def _grid_maker(self, layer: Any) -> Any:
+    def _grid_maker(self, layer: Node) -> Node:
         """Returns the layer above that puts a tensor on its grid."""
-        while keeps_grid(layer) or self._rounds_onto_input(layer):
-            layer = parents_of(layer)[0]
+        while keeps_grid(self._graph, layer) or self._rounds_onto_input(layer):
+            layer = self._graph.parents(layer)[0]
         return layer
 
-    def _fixed(self, quantized: list[Any]) -> tuple[set[str], set[str]]:
+    def _fixed(self, quantized: list[Node]) -> tuple[set[str], set[str]]:
         """Returns the layers and the tensors that stay at 8 bits."""
         first = {
             layer.name
             for layer in quantized
-            if isinstance(layer, COMPUTE)
-            and isinstance(self._tensor(parents_of(layer)[0]), InputQuantize)
+            if is_compute(layer)
+            and self._tensor(self._graph.parents(layer)[0]).kind == INPUT_QUANTIZER
         }
         last: set[str] = set()
         multiplied = {
-            self._tensor_name(parents_of(layer)[0])
-            for layer in self._order
-            if isinstance(layer, COMPUTE)
+            self._tensor_name(self._graph.parents(layer)[0])
+            for layer in self._graph.nodes
+            if is_compute(layer)
         }
-        tensors = {self._tensor_name(layer) for layer in self._order} - multiplied
-        for output in self._layout.model.outputs:
-            layer = output.node.outbound_layer
-            while is_activation(layer) and activation_name(layer) != "linear":
-                if activation_name(layer) in FUSED_ACTIVATIONS:
-                    break
-                layer = parents_of(layer)[0]
+        tensors = {self._tensor_name(layer) for layer in self._graph.nodes} - multiplied
+        for output in self._graph.outputs:
+            layer = self._graph.by_name[output.node]
+            while grid_of(self._graph, layer) is Grid.FIXED:
+                layer = self._graph.parents(layer)[0]
             tensors.add(self._tensor_name(layer))
-            while not isinstance(layer, COMPUTE) and len(parents_of(layer)) == 1:
-                layer = parents_of(layer)[0]
-            if isinstance(layer, COMPUTE):
+            while not is_compute(layer) and len(self._graph.parents(layer)) == 1:
+                layer = self._graph.parents(layer)[0]
+            if is_compute(layer):
                 last.add(layer.name)
-                tensors.add(self._tensor_name(parents_of(layer)[0]))
+                tensors.add(self._tensor_name(self._graph.parents(layer)[0]))
         return first | last, tensors
 
-    def _tensor_name(self, layer: Any) -> str:
+    def _tensor_name(self, layer: Node) -> str:
         """Returns the layer that owns the grid of what `layer` passes on, by name."""
         name = str(self._tensor(layer).name)
         return self._owners.get(name, name)
 
-    def _tensor(self, layer: Any) -> Any:
+    def _tensor(self, layer: Node) -> Node:
         """Returns the layer that quantizes the tensor which `layer` passes on."""
-        while not isinstance(layer, (InputQuantize, _L.InputLayer)):
+        while layer.kind not in (INPUT_QUANTIZER, INPUT):
             placement = self._placement(layer)
-            if placement is True or len(parents_of(layer)) != 1:
+            if placement is True or len(self._graph.parents(layer)) != 1:
                 break
-            if isinstance(placement, str) and placement != INPUT_GRID:
+            if isinstance(placement, str) and placement != Grid.INPUT.value:
                 break
-            layer = parents_of(layer)[0]
+            layer = self._graph.parents(layer)[0]
         return layer
-
-
-def apply_space(plan: Plan, space: PolicySpace) -> Plan:
-    """Returns the plan with the widths of a space.
-
-    Raises:
-      PolicyError: If the entries of the space are not those of the model.
-    """
-    for field_name in ("weights", "activations"):
-        here = getattr(plan.space, field_name)
-        there = getattr(space, field_name)
-        for name in there:
-            if name not in here:
-                raise PolicyError(
-                    f"The policy space has the {field_name} entry {name!r}, which "
-                    f"matches nothing in this model. {did_you_mean(name, here)}"
-                )
-        for name in here:
-            if name not in there:
-                raise PolicyError(
-                    f"The policy space has no {field_name} entry for {name!r} of this "
-                    "model; start from matar_tf.policy_space(model)."
-                )
-    configs = {
-        name: MatarQuantizeConfig(
-            config.inner,
-            weight_bits=space.weights.get(name, config.weight_bits),
-            activation_bits=space.activations.get(name, config.activation_bits),
-            quantize_output=config.quantize_output,
-            signed=config.signed,
-        )
-        for name, config in plan.configs.items()
-    }
-    return Plan(configs=configs, space=space, above=plan.above)

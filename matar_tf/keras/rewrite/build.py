@@ -1,0 +1,64 @@
+"""Graph -> Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.quantizers.configs import class_of, variable_name
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
+from matar_tf.keras.rewrite.kinds import INPUT
+
+__all__ = ["build_layer", "build_model"]
+
+
+def build_model(graph: Graph, originals: Mapping[str, Any]) -> Any:
+    """Returns a Functional model of new layers, with the weights of the graph.
+
+    Args:
+      graph: A network.
+      originals: The layers that nodes may be copies of, by name.
+    """
+    tensors: dict[TensorRef, Any] = {}
+    for node in graph.nodes:
+        outputs = _outputs(node, originals, tensors.__getitem__)
+        for index, tensor in enumerate(tf.nest.flatten(outputs)):
+            tensors[TensorRef(node.name, index)] = tensor
+    inputs, results = (
+        [tensors[ref] for ref in refs] for refs in (graph.inputs, graph.outputs)
+    )
+    return keras.Model(inputs, results, name=graph.name)
+
+
+def build_layer(node: Node, graph: Graph, originals: Mapping[str, Any]) -> Any:
+    """Returns the layer of a node, built for the shapes that it reads in a graph."""
+
+    def fed(ref: TensorRef) -> Any:
+        return keras.Input(batch_shape=graph.shape(ref))
+
+    return _outputs(node, originals, fed).node.outbound_layer
+
+
+def _outputs(
+    node: Node, originals: Mapping[str, Any], tensor_of: Callable[[TensorRef], Any]
+) -> Any:
+    """Returns what a new layer makes of the tensors that a node reads."""
+    if node.kind == INPUT:
+        dtype = node.attributes["dtype"]
+        return keras.Input(batch_shape=node.shapes[0], dtype=dtype, name=node.name)
+    if node.is_copy:
+        original = originals[node.origin]
+        layer = type(original).from_config(original.get_config())
+    else:
+        layer = class_of(node.kind).from_config(dict(node.attributes))
+    arguments = cast("tuple[Any, ...]", map_refs(node.arguments, tensor_of))
+    keywords = cast("dict[str, Any]", map_refs(node.keywords, tensor_of))
+    outputs = layer(*arguments, **keywords)
+    if node.is_copy:
+        layer.set_weights(originals[node.origin].get_weights())
+    else:
+        for variable in layer.weights:
+            if variable_name(variable) in node.weights:
+                variable.assign(node.weights[variable_name(variable)])
+    return outputs

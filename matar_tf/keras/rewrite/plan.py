@@ -1,0 +1,106 @@
+"""What a plan says: where a laid-out network is quantized, with which widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.keras.rewrite.graph import Node
+from matar_tf.space import PolicySpace
+
+__all__ = ["Choice", "Entries", "Placement", "Plan", "apply_space"]
+
+# Kind (``weights`` or ``activations``), name and widths of policy entries.
+Entries: TypeAlias = "Sequence[tuple[str, str, tuple[int, ...]]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a user chose for a layer.
+
+    Attributes:
+      weight_bits: Widths of its weights.
+      activation_bits: Widths of its activations.
+      signed: Whether activations have values below 0; None for what the network says.
+      entries_of: Returns the entries of a node in the layer's place, where the user
+        says what is quantized; None where its kind says it.
+    """
+
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    signed: bool | None
+    entries_of: Callable[[Node, Placement], Entries] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a node is quantized; see `MatarQuantizeConfig`."""
+
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    quantize_output: bool | str
+    signed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Where a laid-out network is quantized.
+
+    Attributes:
+      placements: How each node that is to be wrapped is quantized, by name.
+      space: The widths of each policy entry.
+      above: Kind and name of the policy entries before each compute layer, the
+        nearest first, by layer name.
+    """
+
+    placements: Mapping[str, Placement]
+    space: PolicySpace
+    above: Mapping[str, Sequence[tuple[str, str]]]
+
+    def contexts(self, size: int) -> dict[str, Entries]:
+        """Returns kind, name and widths of the nearest entries before each layer.
+
+        Args:
+          size: How many at most; entries without a choice are left out.
+        """
+        found: dict[str, Entries] = {}
+        for layer, entries in self.above.items():
+            widths = [
+                (kind, name, getattr(self.space, kind)[name]) for kind, name in entries
+            ]
+            found[layer] = [one for one in widths if len(one[2]) > 1][:size]
+        return found
+
+
+def apply_space(plan: Plan, space: PolicySpace) -> Plan:
+    """Returns the plan with the widths of a space.
+
+    Raises:
+      PolicyError: If the entries of the space are not those of the model.
+    """
+    for field_name in ("weights", "activations"):
+        here = getattr(plan.space, field_name)
+        there = getattr(space, field_name)
+        for name in there:
+            if name not in here:
+                raise PolicyError(
+                    f"The policy space has the {field_name} entry {name!r}, which "
+                    f"matches nothing in this model. {did_you_mean(name, here)}"
+                )
+        for name in here:
+            if name not in there:
+                raise PolicyError(
+                    f"The policy space has no {field_name} entry for {name!r} of this "
+                    "model; start from matar_tf.policy_space(model)."
+                )
+    placements = {
+        name: replace(
+            one,
+            weight_bits=space.weights.get(name, one.weight_bits),
+            activation_bits=space.activations.get(name, one.activation_bits),
+        )
+        for name, one in plan.placements.items()
+    }
+    return Plan(placements=placements, space=space, above=plan.above)

@@ -1,0 +1,157 @@
+"""Keras model -> graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matar_tf.errors import ModelError
+from matar_tf.keras._compat import keras, tf
+from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import (
+    activation_name,
+    has_known_activation,
+    kind_of,
+    variable_name,
+)
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef
+from matar_tf.layer_kinds import LAYER_KINDS
+
+__all__ = ["read_graph"]
+
+
+def read_graph(model: Any) -> Graph:
+    """Returns the graph of a float model; its weights are those of now.
+
+    Raises:
+      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
+        of mixed precision, or a layer that is used twice.
+    """
+    _check_model(model)
+    refs: dict[int, TensorRef] = {}
+    nodes: dict[str, Node] = {}
+    for call in _calls(model):
+        node = _read_node(call, refs)
+        if node.name in nodes:
+            raise ModelError(
+                f"Expected each layer to be used once, but {node.name!r} is shared; "
+                "make a second layer, because its inputs differ in scale."
+            )
+        nodes[node.name] = node
+        for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
+            refs[id(tensor)] = TensorRef(node.name, index)
+    return Graph(
+        name=model.name,
+        nodes=tuple(nodes.values()),
+        inputs=tuple(refs[id(tensor)] for tensor in model.inputs),
+        outputs=tuple(refs[id(tensor)] for tensor in model.outputs),
+    )
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        origin = type(model).__module__.split(".")[0]
+        hint = (
+            "it is a Keras 3 object; build it with tf_keras, or set "
+            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
+            if origin == "keras"
+            else "pass a model"
+        )
+        raise ModelError(
+            f"Expected a tf_keras model, got {type(model).__module__}."
+            f"{type(model).__name__}: {hint}."
+        )
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ModelError(
+            f"Expected a built model, but {model.name!r} has no input shape yet; give "
+            "its first layer an input_shape or call build()."
+        )
+    if any(wrapper.is_quantized(layer) for layer in model.layers):
+        raise ModelError(
+            f"Expected a float model, but {model.name!r} is quantized already; pass "
+            "the model that it was made from."
+        )
+    if not getattr(model, "_is_graph_network", False):
+        raise ModelError(
+            f"Expected a Functional or Sequential model, got the subclassed "
+            f"{type(model).__name__} {model.name!r}; rebuild it with "
+            "tf_keras.Model(inputs, outputs)."
+        )
+    if keras.mixed_precision.global_policy().name != "float32":
+        raise ModelError(
+            "Expected Keras' global policy to be float32, got "
+            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
+            "take it over."
+        )
+
+
+def _calls(model: Any) -> Iterator[Any]:
+    """Yields the nodes of Keras in execution order."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
+
+
+def _read_node(call: Any, refs: dict[int, TensorRef]) -> Node:
+    layer = call.outbound_layer
+    kind = kind_of(layer)
+    is_input = isinstance(layer, keras.layers.InputLayer)
+    arguments, keywords = tf.nest.map_structure(
+        lambda value: refs.get(id(value), value),
+        ([], {}) if is_input else (list(call.call_args), dict(call.call_kwargs)),
+    )
+    is_known = kind in LAYER_KINDS
+    return Node(
+        name=layer.name,
+        kind=kind,
+        origin=layer.name,
+        shapes=tuple(
+            tuple(tensor.shape.as_list()) for tensor in tf.nest.flatten(call.outputs)
+        ),
+        arguments=tuple(arguments),
+        keywords=keywords,
+        activation=activation_name(layer),
+        attributes=layer.get_config() if is_known else {},
+        weights=_weights(layer) if is_known else {},
+        is_copy=not is_known,
+        refusal=_refusal(layer, is_known=is_known),
+    )
+
+
+def _weights(layer: Any) -> dict[str, Any]:
+    names = [variable_name(variable) for variable in layer.weights]
+    return dict(zip(names, layer.get_weights(), strict=True))
+
+
+def _refusal(layer: Any, *, is_known: bool) -> str:
+    """Returns why a layer cannot be quantized, if Keras alone can tell."""
+    if isinstance(layer, keras.Model):
+        return (
+            f"Expected a flat model, but {layer.name!r} is a model inside the model; "
+            "call its layers on the outer model's tensors."
+        )
+    if not is_known:
+        return ""
+    if layer.weights and not layer.trainable:
+        return (
+            f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
+            "trainable to True, and freeze the quantized model by model.trainable."
+        )
+    if {layer.dtype, layer.compute_dtype} - {"float32", None}:
+        return (
+            f"Expected a layer in float32, but {layer.name!r} has variables in "
+            f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
+            "under keras.mixed_precision.set_global_policy('float32')."
+        )
+    if getattr(layer, "activity_regularizer", None) is not None:
+        return (
+            f"Expected no activity_regularizer in {layer.name!r}, got one, which "
+            "tfmot's wrapper does not train; leave it out, or penalise the output in "
+            "the loss."
+        )
+    if not has_known_activation(layer):
+        return (
+            f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
+            f"in layer {layer.name!r}, got another function of that name; give it "
+            "another name if it computes something else, or pass the name as a string."
+        )
+    return ""
