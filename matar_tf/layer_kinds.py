@@ -9,6 +9,7 @@ here: how a kind is laid out (`matar_tf.keras.rewrite.replacements`), how values
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -53,6 +54,7 @@ class Rounding(Enum):
     POOL = "pool"
     MEAN = "mean"
     RELU = "relu"
+    LEAKY_RELU = "leaky_relu"
 
 
 class KernelLayout(Enum):
@@ -247,6 +249,11 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
         "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
         "InputQuantize": LayerKind(operators=("QUANTIZE",), is_ours=True),
+        "LeakyReLU": LayerKind(
+            activation="leaky_relu",
+            keeps_lifted=True,
+            ranges={"alpha": (1e-6, math.inf)},  # 0 is a ReLU
+        ),
         "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
         "MaxPooling2D": _keeps("MAX_POOL_2D"),
         "MultiBitBatchNormalization": _norm(is_ours=True),
@@ -269,6 +276,12 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
         "hard_sigmoid": Activation(grid=None, is_nonnegative=True),
+        "leaky_relu": Activation(
+            operator="LEAKY_RELU",
+            grid=Grid.OWN,
+            is_function=False,
+            rounding=Rounding.LEAKY_RELU,
+        ),
         "linear": Activation(grid=Grid.KEPT, is_fused=True),
         "relu": Activation(
             operator="RELU",
@@ -311,6 +324,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "DEQUANTIZE": Operator(cost=None),
         "EXPAND_DIMS": _reshapes(),
         "FULLY_CONNECTED": Operator(cost=OpKind.DENSE, shape=CostShape.KERNEL),
+        "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION),
         "LOGISTIC": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
         "MAXIMUM": Operator(cost=None),  # a clamp, which becomes a QUANTIZE
         "MAX_POOL_2D": Operator(

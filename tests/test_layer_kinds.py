@@ -87,6 +87,7 @@ class TestKinds:
         assert rounding_of("AveragePooling2D", "linear") is Rounding.POOL
         assert rounding_of("GlobalAveragePooling1D", "linear") is Rounding.MEAN
         assert rounding_of("ReLU", "relu") is Rounding.RELU
+        assert rounding_of("LeakyReLU", "leaky_relu") is Rounding.LEAKY_RELU
         assert rounding_of("Conv2D", "linear") is None
         assert rounding_of("Mine", "mine") is None
 

@@ -112,6 +112,26 @@ def _rectify(site: Site, limit: float) -> np.ndarray:
     return saturate(np.clip(site.levels(), 0, highest), site)
 
 
+@simulates("LEAKY_RELU")
+def _leaky_relu(site: Site) -> np.ndarray:
+    """XNNPACK's factors have 8 bits after the point; it takes no others."""
+    levels = site.levels().astype(np.int64)
+    ratio = scale_of(site.tensor(0))[0] / scale_of(site.out)[0]
+    low, high = np.float32(1.0 / 256.0), np.float32(128.0)
+    below = ratio * np.float32(site.options.alpha)
+    is_taken = low <= ratio <= high and low <= abs(below) <= high
+    if site.kernels == "xnnpack" and is_taken:
+        factors = np.rint(256 * np.array([ratio, below])).astype(np.int64)
+        products = levels * np.where(levels < 0, factors[1], factors[0])
+        return saturate((products + 128) >> 8, site)
+    scaled = scale_of(site.tensor(0))[0] * np.float32(site.options.alpha)
+    parts = [
+        multiply_away_from_zero(levels, *quantized_multiplier(one))
+        for one in (ratio, scaled / scale_of(site.out)[0])
+    ]
+    return saturate(np.where(levels < 0, parts[1], parts[0]), site)
+
+
 @simulates("QUANTIZE")
 def _quantize(site: Site) -> np.ndarray:
     scale = scale_of(site.out)[0]

@@ -496,6 +496,8 @@ class TestBadModels:
             (lambda: keras_model((4,), L.BatchNormalization()), "right after"),
             (lambda: keras_model((8, 2), L.Conv1D(2, 3, padding="causal")), "causal"),
             (lambda: keras_model((4,), L.ReLU(3.0)), "ReLU6"),
+            (lambda: keras_model((4,), L.LeakyReLU(0.0)), "alpha of layer .* got 0"),
+            (lambda: keras_model((4,), L.LeakyReLU(-0.1)), "alpha of layer .* -0.1"),
             (
                 lambda: keras_model((4,), L.ReLU(threshold=0.5)),
                 "threshold of layer .* to be 0, got 0.5",

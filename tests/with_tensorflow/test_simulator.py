@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from fixtures.nets import calibrated, packaged, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
-from matar_tf.keras import keras, package
+from matar_tf.keras import calibrate, keras, package, quantize_model
+from matar_tf.keras._compat import tf
 from matar_tf.tflite import _rounding, simulator
-from matar_tf.tflite._schema import load_model, op_name
+from matar_tf.tflite._schema import load_model, op_name, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import run_all_tensors
 
@@ -45,6 +47,7 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
         "concat",
         "global_average",
         "preactivation",
+        "leaky_relu",
     ],
 )
 @pytest.mark.parametrize("policy", ["w8a8", "w4a4", "w2a2"])
@@ -91,6 +94,76 @@ def test_mean_of_whole_and_broken_blocks_of_channels(
         simulated = simulator.simulate_tensors(content, samples, kernels=kernels)
         expected = run(content, samples)[output]
         np.testing.assert_array_equal(simulated[output], expected, err_msg=kernels)
+
+
+def leaky_relu_file(slope: float) -> bytes:
+    """A file of one leaky ReLU on 256 values."""
+    store = tf.quantization.fake_quant_with_min_max_vars
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 256))], autograph=False)
+    def network(x: Any) -> Any:
+        x = store(x, -128 * 0.02, 127 * 0.02)
+        return store(tf.nn.leaky_relu(x, slope), -128 * 0.03, 127 * 0.03)
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [network.get_concrete_function()]
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return bytes(converter.convert())
+
+
+def on_grids(content: bytes, grids: list[tuple[float, int]]) -> bytes:
+    """Gives input and output of the leaky ReLU of a file their steps and zeros."""
+    model = load_model(content)
+    (operator,) = [
+        one
+        for one in model.subgraphs[0].operators
+        if op_name(model, one) == "LEAKY_RELU"
+    ]
+    places = (operator.inputs[0], operator.outputs[0])
+    for place, (step, zero_point) in zip(places, grids, strict=True):
+        quantization = model.subgraphs[0].tensors[place].quantization
+        quantization.scale = np.array([step], np.float32)
+        quantization.zeroPoint = np.array([zero_point], np.int64)
+    return write_model(model)
+
+
+class TestLeakyRelu:
+    def test_by_hand(self) -> None:
+        """Steps 0.5 and 1, slope 0.3: factors 128 and 38 of 256, or 0.5 and 0.15."""
+        content = on_grids(leaky_relu_file(0.3), [(0.5, 0), (1.0, 0)])
+        samples = np.zeros((1, 256), np.float32)
+        samples[0, :5] = np.array([3, 4, -3, -10, -20]) * 0.5
+        # 1.5 is a half. -10 * 38 = -380, and + 128 is within -256 .. -1.
+        coarse = simulator.simulate(content, samples, kernels="xnnpack")
+        np.testing.assert_array_equal(coarse[0, :5], [2, 2, 0, -1, -3])
+        # 0.15 is 0.6 / 4: -1.8, -6 and -12 become -2, -6 and -12, and then quarters.
+        exact = simulator.simulate(content, samples, kernels="builtin")
+        np.testing.assert_array_equal(exact[0, :5], [2, 2, -1, -2, -3])
+
+    @pytest.mark.parametrize("slope", [0.01, 0.2, 0.95, 1.7])
+    def test_all_levels_on_many_grids(self, slope: float) -> None:
+        plain, rng = leaky_relu_file(slope), np.random.default_rng(0)
+        kinds = set()
+        for ratio in np.exp(np.linspace(-6.0, 6.0, 24)):
+            step = np.float32(np.exp(rng.uniform(-5.0, 0.0)))
+            zero_points = rng.integers(-128, 128, 2).tolist()
+            grids = [(step, zero_points[0]), (step / np.float32(ratio), zero_points[1])]
+            content = on_grids(plain, grids)
+            levels = np.arange(-128, 128) - zero_points[0]
+            samples = (levels * step).astype(np.float32)[np.newaxis]
+            for kernels, run in (
+                ("builtin", run_builtin),
+                ("xnnpack", run_all_tensors),
+            ):
+                simulated = simulator.simulate_tensors(
+                    content, samples, kernels=kernels
+                )
+                for index, expected in run(content, samples).items():
+                    if expected.dtype == np.int8:
+                        np.testing.assert_array_equal(simulated[index], expected)
+            kinds.add(1 / 256 <= min(ratio, ratio * slope) <= 128)
+        assert kinds == {True, False}  # those that XNNPACK takes, and others
 
 
 class TestRounding:
