@@ -107,7 +107,7 @@ def test_a_right_command_is_left_alone(command: str) -> None:
 
 
 def test_wrong_flags_paths_and_links_are_found() -> None:
-    text = "`--max=a=1` `--maximum` `keras/layout.py` `keras/lay.py` `tests/no.py`"
+    text = "`--max=a=1` `--maximum` `keras/layers.py` `keras/lay.py` `tests/no.py`"
     text += " `layout.py` `lay.py` [a](README.md) [b](READYOU.md) [c](https://x.y/z)"
     assert unknown_flags(text) == ["maximum"]
     wrong = ["READYOU.md", "keras/lay.py", "tests/no.py", "lay.py"]
