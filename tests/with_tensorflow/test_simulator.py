@@ -11,7 +11,7 @@ from fixtures.nets import calibrated, packaged, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
-from matar_tf.keras import calibrate, keras, package, quantize_model
+from matar_tf.keras import keras, package
 from matar_tf.keras._compat import tf
 from matar_tf.tflite import _rounding, simulator
 from matar_tf.tflite._schema import load_model, op_name, write_model

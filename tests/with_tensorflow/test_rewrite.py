@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from nets import IMAGE, L, build_net, keras_model, samples_for
+from fixtures.nets import IMAGE, L, build_net, keras_model, samples_for
+from fixtures.paths import ROOT
 
 from matar_tf.errors import ModelError
 from matar_tf.keras import keras
@@ -230,8 +230,7 @@ class TestKeras:
 
 def test_the_table_needs_no_tensorflow() -> None:
     code = "import sys, matar_tf.layer_kinds\nprint('tensorflow' in sys.modules)"
-    root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "False\n", done.stderr
