@@ -6,8 +6,8 @@ INSTALLED := .venv/installed
 .PHONY: demo test clean
 
 demo: $(INSTALLED)
-	$(BIN)/python tools/train.py --recipe=digits_resnet8 --output=runs/demo/artifact --reuse
-	$(BIN)/python tools/search.py --artifact=runs/demo/artifact --data=digits \
+	$(BIN)/matar train --recipe=digits_resnet8 --output=runs/demo/artifact --reuse
+	$(BIN)/matar search --artifact=runs/demo/artifact --data=digits \
 	  --targets=cortex_m4_cmsis_nn,bitfusion_16x32,bismo_ultra96 \
 	  --output=runs/demo/search --max_evaluations=200 --resume
 

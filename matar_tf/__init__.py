@@ -20,6 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, NoReturn
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from matar_tf.api import cost as cost
     from matar_tf.api import evaluate as evaluate

@@ -11,7 +11,7 @@ Price: on two CPU cores with bfloat16 (AVX512_BF16), an epoch of the float netwo
 57 to 70 s, one of the multi-bitwidth network, three policies a step, 280 s, the
 statistics after it 7 minutes.
 Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
-Command: python tools/train.py --recipe=cifar10_resnet20:bfloat16 --data=cifar10.npz \
+Command: matar train --recipe=cifar10_resnet20:bfloat16 --data=cifar10.npz \
   --output=runs/resnet20
 Variants: cifar10_resnet20:quick, one epoch of each kind.
 """
@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from matar_tf.keras import Schedule
-from recipes.common import FEW_PASSES, RecipeConfig
+from matar_tf.keras import RecipeConfig, Schedule
+from recipes.common import FEW_PASSES
 from recipes.models import cifar_resnet20
 
 

@@ -8,7 +8,7 @@ Price: on two CPU cores with bfloat16 (AVX512_BF16), an epoch of the multi-bitwi
 network, five policies a step, takes 145 s, the statistics after it 5 minutes; in
 float32 an epoch of the float network takes about 40 s, one for one policy 45 s.
 Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
-Command: python tools/train.py --recipe=cifar10_resnet8:bfloat16 --data=cifar10.npz \
+Command: matar train --recipe=cifar10_resnet8:bfloat16 --data=cifar10.npz \
   --output=runs/cifar10
 Variants: cifar10_resnet8:quick, one epoch of each kind.
 Reference: mlcommons/tiny, image classification.
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from matar_tf.keras import Schedule
-from recipes.common import EVERY_WIDTH, RecipeConfig
+from matar_tf.keras import RecipeConfig, Schedule
+from recipes.common import EVERY_WIDTH
 from recipes.models import mlperf_tiny_resnet8
 
 

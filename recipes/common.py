@@ -1,15 +1,13 @@
-"""What every recipe shares: the form of a config, and finding a recipe by name."""
+"""What recipes share: the methods of training, and finding a recipe by name."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from matar_tf.errors import MatarError, did_you_mean
-from matar_tf.keras import Method, Schedule
+from matar_tf.keras import Method, RecipeConfig, with_variants
 from matar_tf.samplers import (
     BandSampler,
     IndependentSampler,
@@ -20,16 +18,9 @@ from matar_tf.samplers import (
 __all__ = [
     "EVERY_WIDTH",
     "FEW_PASSES",
-    "RecipeConfig",
-    "from_scratch",
-    "in_bfloat16",
     "list_recipes",
     "load_recipe",
-    "quick",
 ]
-
-_DEFAULT_METHOD = Method()
-_FEW_BATCHES = 50
 
 
 def _mixture(*uniform: str) -> MixtureSampler:
@@ -61,68 +52,6 @@ FEW_PASSES = replace(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecipeConfig:
-    """A training run: everything but the data and the seed.
-
-    Attributes:
-      name: Name of the recipe, with its variant.
-      data: Default for ``--data``, or None where the user must name it.
-      build_model: Function of ``(input_shape, num_classes)`` that returns a float
-        tf_keras model with logits as output.
-      float_schedule: Training of the float network; None to start from scratch.
-      multi_bit_schedule: Training of the multi-bitwidth network.
-      method: What the multi-bitwidth training does beside that.
-      evaluate_policies: Names of the uniform policies that go on record.
-    """
-
-    name: str
-    data: str | None
-    build_model: Callable[[tuple[int, ...], int], Any]
-    float_schedule: Schedule | None
-    multi_bit_schedule: Schedule
-    method: Method = _DEFAULT_METHOD
-    evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
-
-
-def quick(config: RecipeConfig) -> RecipeConfig:
-    """Returns the smoke run of a recipe: one epoch of each kind, few statistics."""
-
-    def short(schedule: Schedule) -> Schedule:
-        return replace(schedule, epochs=1, warmup_epochs=0)
-
-    return replace(
-        config,
-        float_schedule=config.float_schedule and short(config.float_schedule),
-        multi_bit_schedule=short(config.multi_bit_schedule),
-        method=replace(
-            config.method, reestimation=min(config.method.reestimation, _FEW_BATCHES)
-        ),
-    )
-
-
-def from_scratch(config: RecipeConfig) -> RecipeConfig:
-    """Returns the multi-bitwidth training of a recipe alone: labels teach, no network.
-
-    It begins with random weights; the rest is as after a float training.
-    """
-    method = replace(config.method, distillation=0.0)
-    return replace(config, float_schedule=None, method=method)
-
-
-def in_bfloat16(config: RecipeConfig) -> RecipeConfig:
-    """Returns the same training with products in bfloat16; see `Schedule`."""
-    return replace(
-        config,
-        float_schedule=config.float_schedule
-        and replace(config.float_schedule, bfloat16=True),
-        multi_bit_schedule=replace(config.multi_bit_schedule, bfloat16=True),
-    )
-
-
-_VARIANTS = {"quick": quick, "scratch": from_scratch, "bfloat16": in_bfloat16}
-
-
 def list_recipes() -> tuple[str, ...]:
     """Returns the names of all recipes."""
     return tuple(
@@ -146,12 +75,5 @@ def load_recipe(spec: str) -> RecipeConfig:
             f"Expected the name of a recipe, got {name!r}. "
             f"{did_you_mean(name, list_recipes())}"
         )
-    if len(set(variants)) < len(variants) or not set(variants) <= set(_VARIANTS):
-        raise MatarError(
-            f"Expected variants of the recipe {name!r} among {', '.join(_VARIANTS)}, "
-            f"each at most once, got {':'.join(variants)!r}."
-        )
     config: RecipeConfig = importlib.import_module(f"recipes.{name}").get_config()
-    for variant in variants:
-        config = _VARIANTS[variant](config)
-    return replace(config, name=spec)
+    return with_variants(config, variants)

@@ -2,15 +2,14 @@
 
 Claim: 98 % and more of 500 digits at w8a8 to w2a2, within a point of the float network.
 Price: about two minutes on two CPU cores.
-Command: python tools/train.py --recipe=digits_resnet8 --output=runs/digits
+Command: matar train --recipe=digits_resnet8 --output=runs/digits
 Variants: digits_resnet8:quick, one epoch of each kind, to see that it runs.
 """
 
 from __future__ import annotations
 
 from matar_tf.data import DIGITS
-from matar_tf.keras import Schedule
-from recipes.common import RecipeConfig
+from matar_tf.keras import RecipeConfig, Schedule
 from recipes.models import digits_resnet
 
 

@@ -6,8 +6,8 @@ below float (98.7 %, 300 samples), w2a2 at 99.0 %; networks for one policy alone
 Price: on two CPU cores, an epoch of the float network takes three seconds, one of the
 multi-bitwidth network, five policies a step, ten.
 Data: cepstral coefficients, made from the recordings by
-  python tools/speech_features.py --audio=fsdd.npz --output=spoken_digits.npz
-Command: python tools/train.py --recipe=fsdd_dscnn --data=spoken_digits.npz \
+  python tools/benchmarks/speech_features.py --audio=fsdd.npz --output=spoken_digits.npz
+Command: matar train --recipe=fsdd_dscnn --data=spoken_digits.npz \
   --output=runs/fsdd
 Variants: fsdd_dscnn:quick, one epoch of each kind.
 Reference: Free Spoken Digit Dataset, 3,000 recordings; takes 0 to 4 of each speaker
@@ -16,8 +16,8 @@ and digit are the test set.
 
 from __future__ import annotations
 
-from matar_tf.keras import Schedule
-from recipes.common import EVERY_WIDTH, RecipeConfig
+from matar_tf.keras import RecipeConfig, Schedule
+from recipes.common import EVERY_WIDTH
 from recipes.models import mlperf_tiny_dscnn
 
 

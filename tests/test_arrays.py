@@ -17,7 +17,11 @@ from matar_tf.pricing.model import CostModel, estimate
 from matar_tf.reporting.target_page import describe_target
 from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import OpKind
-from tools.reference_networks import NetworkBuilder, mobilenet_v1, uniform_policy
+from tools.benchmarks.reference_networks import (
+    NetworkBuilder,
+    mobilenet_v1,
+    uniform_policy,
+)
 
 
 def conv_net(kernel=3, size=9, inputs=20, outputs=40, *, bias=True, depthwise=False):

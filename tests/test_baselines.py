@@ -11,7 +11,7 @@ from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
-from tools.baselines import (
+from tools.benchmarks.baselines import (
     greedy_policies,
     integer_program_policies,
     policy_damages,

@@ -6,7 +6,7 @@ import pytest
 from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
-from tools.benchmark_luck import _Imagined
+from tools.benchmarks.luck import _Imagined
 
 SPACE = PolicySpace(
     weights={"conv": (2, 4, 8), "dense": (4, 8)}, activations={"image": (8,)}

@@ -12,10 +12,9 @@ from fixtures.paths import ROOT, TARGETS
 
 from matar_tf.errors import DataError
 from matar_tf.targets import list_targets, load_target, target_json_schema
-from tools.benchmark_points import kernel_cycles, points, to_markdown
-from tools.benchmark_targets import check_points, measure_reference_data
-from tools.reference_bitfusion import PUBLISHED_CYCLES, bitfusion_networks
-from tools.reference_networks import (
+from tools.benchmarks.points import kernel_cycles, points, to_markdown
+from tools.benchmarks.reference_bitfusion import PUBLISHED_CYCLES, bitfusion_networks
+from tools.benchmarks.reference_networks import (
     autoencoder,
     ds_cnn,
     inception_v1,
@@ -24,6 +23,7 @@ from tools.reference_networks import (
     mobilenet_v2,
     resnet8,
 )
+from tools.benchmarks.targets import check_points, measure_reference_data
 
 POINTS = points()
 

@@ -37,13 +37,13 @@ class TestShowTarget:
     def test_two_questions(
         self, other: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        message = fails(capsys, "show_target", check="none.toml", **{other: True})
+        message = fails(capsys, "targets", check="none.toml", **{other: True})
         _, got = message.split("Expected one of --list, --check and --schema, got ")
         asked, _ = got.split(";")
         assert set(asked.split(" and ")) == {"--check", f"--{other}"}
 
     def test_one_question_at_a_time(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert call("show_target", check=str(MPIC), list=False) == 0
+        assert call("targets", check=str(MPIC), list=False) == 0
         assert "no mistakes" in capsys.readouterr().out
 
 

@@ -1,1 +1,1 @@
-"""Programs; run as ``python tools/<name>.py`` or ``python -m tools.<name>``."""
+"""Programs; run as ``python tools/NAME.py``; most are the commands of ``matar``."""

@@ -25,6 +25,7 @@ from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyMetrics, PolicyRandomizer
 from matar_tf.keras.train.fit_loop import Schedule
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
+from matar_tf.keras.train.recipe import RecipeConfig, with_variants
 from matar_tf.keras.train.train import (
     Method,
     evaluate_policies,
@@ -55,6 +56,7 @@ __all__ = [
     "MultiBitTrainer",
     "PolicyMetrics",
     "PolicyRandomizer",
+    "RecipeConfig",
     "Sampler",
     "Schedule",
     "UniformSampler",
@@ -76,4 +78,5 @@ __all__ = [
     "train_float",
     "train_multi_bit",
     "versions",
+    "with_variants",
 ]

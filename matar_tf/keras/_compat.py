@@ -7,11 +7,27 @@ tfmot works on Keras 2 (`tf_keras`) and decides at its own import, by the variab
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from typing import Any, TypeAlias
+import re
+import shlex
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _install_command() -> str:
+    """Returns what installs the requirements of training that the package declares."""
+    try:
+        declared = importlib.metadata.requires("matar_tf") or []
+    except importlib.metadata.PackageNotFoundError:
+        declared = []
+    found = [one for one in declared if re.search(r"extra == .train\b", one)]
+    names = [one.partition(";")[0].strip() for one in found]
+    # Not by the name of the package, which nobody holds in the public index.
+    return f"pip install {shlex.join(names or ['.[train]'])}"
+
 
 try:
     import tensorflow as tf
@@ -21,8 +37,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"Expected TensorFlow 2.21, tf_keras and tensorflow-model-optimization for "
-        f"training, but {error.name!r} is not installed; run "
-        "pip install 'matar_tf[train]'.",
+        f"training, but {error.name!r} is not installed; run {_install_command()}.",
         name=error.name,
     ) from error
 

@@ -26,8 +26,16 @@ from matar_tf.policy import Policy
 from matar_tf.results import Candidate
 from matar_tf.tflite.evaluate import ParallelEvaluator
 from recipes.common import load_recipe
-from tools import benchmark_memory, benchmark_training, benchmark_workers
-from tools.bars import Bar
+from tools.benchmarks import (
+    memory as benchmark_memory,
+)
+from tools.benchmarks import (
+    training as benchmark_training,
+)
+from tools.benchmarks import (
+    workers as benchmark_workers,
+)
+from tools.benchmarks.bars import Bar
 
 SECONDS = {
     "recipe": 0.4,
@@ -52,8 +60,8 @@ def test_each_bar_is_a_line_and_one_that_falls_short_is_the_status(
     status: int,
 ) -> None:
     bars = [bar(f"claim {i}", held=one) for i, one in enumerate(held)]
-    suites = load("benchmark")._SUITE_BARS
-    monkeypatch.setitem(suites, "host", lambda: iter(bars))
+    suites = load("benchmark").SUITES
+    monkeypatch.setitem(suites, "host", lambda _: iter(bars))
     assert call("benchmark", "host") == status
     words = {True: "held        ", False: "falls short "}
     assert capsys.readouterr().out.splitlines() == [
@@ -382,7 +390,7 @@ def test_the_suite_search_ends_with_the_workers(
         seen.append({"paths": paths, **values})
         yield bar("workers", held=True)
 
-    monkeypatch.setattr("tools.benchmark_search.measure_search", lambda *_, **__: ())
+    monkeypatch.setattr("tools.benchmarks.search.measure_search", lambda *_, **__: ())
     monkeypatch.setattr(benchmark_workers, "measure_workers", workers)
     values = {"artifact": "net.matar", "num_samples": 5000, "seed": 2}
     assert call("benchmark", "search", **values) == 0

@@ -73,7 +73,7 @@ def test_every_recipe_with_a_variant_can_be_loaded(name: str) -> None:
         ("python tools/train.py --recipe=digits_resnet9", "digits_resnet9"),
         ("python tools/train.py --recipe=digits_resnet8:slow", "slow"),
         ("python tools/train.py --float=recipes/artifacts/no.h5", "no.h5"),
-        ("python tools/train.py digits", "takes no digits"),
+        ("python tools/train.py digits", "digits"),
         ("python tools/search.py --targets=mpic,mpik", "no target mpik"),
         ("python tools/export.py --profile=packed", "should be one of"),
         ("python tools/report.py --format=pdf", "--format=pdf"),
@@ -81,6 +81,13 @@ def test_every_recipe_with_a_variant_can_be_loaded(name: str) -> None:
         ("tools/benchmark.py memory --artifact=a --seed=1", "memory has no --seed"),
         ("show_target.py mpik", "no target mpik"),
         ("python tools/search.py --noresum", "search.py has no --noresum"),
+        ("python tools/ablate.py --epochs=3", "no program tools/ablate.py"),
+        ("tools/benchmarks/search.py --seed=1", "no program tools/benchmarks/search"),
+        ("matar serch --resume", "no command matar serch"),
+        ("matar search --noresum", "matar search has no --noresum"),
+        ("python -m matar_tf search --seed=one", "--seed=one"),
+        ("matar targets mpik", "no target mpik"),
+        ("matar report runs/a runs/b --run=c", "matar report takes no"),
     ],
 )
 def test_a_wrong_command_is_found(command: str, problem: str) -> None:
@@ -99,7 +106,13 @@ def test_a_wrong_command_is_found(command: str, problem: str) -> None:
         "python tools/benchmark.py memory --artifact=ART --num_samples=2000",
         "show_target.py NAME",
         "tools/search.py --help",
-        "tools/bars.py",
+        "tools/benchmarks/bars.py",
+        "python tools/benchmarks/ablate.py --epochs=3",
+        "matar search runs/net --targets=mpic --noresume",
+        "matar export runs/net --policy=w4a8 --policies=w4a8 --output=a.tflite",
+        "matar targets show NAME",
+        "matar verify a.tflite --artifact=runs/net",
+        "python -m matar_tf report runs/a --format=md",
     ],
 )
 def test_a_right_command_is_left_alone(command: str) -> None:

@@ -6,6 +6,7 @@ from fixtures.digits import few_digits
 from fixtures.paths import ROOT
 
 from matar_tf.artifact import read_artifact, write_artifact
+from matar_tf.commands._training import float_network
 from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError, MatarError
 from matar_tf.keras import (
@@ -27,7 +28,6 @@ from recipes.models import (
     mlperf_tiny_dscnn,
     mlperf_tiny_resnet8,
 )
-from tools.common import float_network
 
 
 class TestLoading:

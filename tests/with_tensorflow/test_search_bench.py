@@ -10,9 +10,9 @@ from fixtures.digits import digits_artifact
 
 from matar_tf.evolution import EvaluationStore
 from matar_tf.policy import Policy
-from tools.benchmark_core import _memory
-from tools.benchmark_search import _num_met
-from tools.search_bench import Bench, Enumerated, Measured, num_follow_up
+from tools.benchmarks.core import _memory
+from tools.benchmarks.search import _num_met
+from tools.benchmarks.search_bench import Bench, Enumerated, Measured, num_follow_up
 
 
 def accuracy(policy: Policy) -> float:

@@ -18,7 +18,7 @@ from matar_tf.evolution import SearchOptions, SearchProblem, search
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, Objective
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
-from tools.bars import Bar, provenance
+from tools.benchmarks.bars import Bar, provenance
 
 __all__ = ["best_within", "budget_bar", "measure_memory", "time_bar"]
 

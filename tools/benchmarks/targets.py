@@ -17,8 +17,8 @@ from matar_tf.pricing.model import CostModel, estimate
 from matar_tf.run.costs import PolicyCosts
 from matar_tf.targets import load_target
 from matar_tf.tflite.vela import has_vela
-from tools.bars import Bar
-from tools.benchmark_points import (
+from tools.benchmarks.bars import Bar
+from tools.benchmarks.points import (
     TINY_LATENCY_MS,
     VELA_CYCLES,
     Point,
@@ -26,11 +26,11 @@ from tools.benchmark_points import (
     kernel_cycles,
     published_bitfusion,
 )
-from tools.reference_bitfusion import (
+from tools.benchmarks.reference_bitfusion import (
     BATCH_SIZE,
     bitfusion_networks,
 )
-from tools.reference_networks import (
+from tools.benchmarks.reference_networks import (
     mobilenet_v2,
     resnet8,
     uniform_policy,

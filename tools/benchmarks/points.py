@@ -18,13 +18,13 @@ from matar_tf.pricing.model import estimate
 from matar_tf.pricing.roofline import terms_of
 from matar_tf.targets import Target, load_target
 from matar_tf.workload import LayerWorkload, Workload
-from tools.reference_bitfusion import (
+from tools.benchmarks.reference_bitfusion import (
     BATCH_SIZE,
     PUBLISHED_CYCLES,
     QuantizedNetwork,
     bitfusion_networks,
 )
-from tools.reference_networks import (
+from tools.benchmarks.reference_networks import (
     autoencoder,
     ds_cnn,
     inception_v1,

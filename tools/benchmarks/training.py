@@ -13,7 +13,7 @@ from matar_tf import keras as matar
 from matar_tf.data import Data, load_data
 from matar_tf.keras._compat import keras, tfmot
 from recipes.common import RecipeConfig, load_recipe
-from tools.bars import Bar
+from tools.benchmarks.bars import Bar
 
 __all__ = ["interleaved", "measure_training", "training_bars"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from matar_tf.workload import Workload
-from tools.reference_networks import NetworkBuilder
+from tools.benchmarks.reference_networks import NetworkBuilder
 
 __all__ = ["BATCH_SIZE", "PUBLISHED_CYCLES", "QuantizedNetwork", "bitfusion_networks"]
 

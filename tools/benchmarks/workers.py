@@ -22,7 +22,7 @@ from matar_tf.data import load_data
 from matar_tf.policy import Policy
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
-from tools.bars import Bar
+from tools.benchmarks.bars import Bar
 
 __all__ = ["kills_bar", "measure_workers", "workers_bar"]
 

@@ -8,47 +8,36 @@ rates of the recipe's multi-bitwidth training. Prints their accuracy on LiteRT.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import flags
+from typing import TYPE_CHECKING, Final
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.common import (
-    check_flags_only,
-    float_network,
-    reports_errors,
-    run,
-    training_data,
-)
+from matar_tf.commands import _flags
+from matar_tf.commands._program import Command, Given, main_of
+from matar_tf.commands._training import float_network, load_recipe, training_data
 
-_RECIPE = flags.DEFINE_string("recipe", None, "Name of a recipe: cifar10_resnet8.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; it must be new.")
-_DATA = flags.DEFINE_string(
-    "data",
-    None,
-    "'digits', a path.npz, or package.module:function; default the recipe's.",
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
-_FLOAT = flags.DEFINE_string(
-    "float", None, "A trained float network (.h5) to start from; default: train one."
-)
-flags.mark_flags_as_required(["recipe", "output"])
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
 
 _NUM_REPRESENTATIVE = 512
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
-    """Trains, converts, writes, measures."""
-    check_flags_only(argv)
-    from matar_tf.errors import ExportError
-    from recipes.common import load_recipe
+def _define(values: FlagValues) -> None:
+    _flags.recipe(values)
+    _flags.output(values, "Folder to write to; it must be new.")
+    _flags.data(values, default=None, otherwise="; default the recipe's")
+    _flags.seed(values, "everything random")
+    _flags.float_network(values)
 
-    config = load_recipe(_RECIPE.value)
-    output = Path(_OUTPUT.value)
+
+def _run(given: Given) -> int:
+    """Trains, converts, writes, measures."""
+    from matar_tf.errors import ExportError
+
+    config = load_recipe(given.recipe)
+    output = Path(given.output)
     if output.exists():
         raise ExportError(
             f"Expected a new folder as --output, but {output} exists; choose another."
@@ -58,20 +47,20 @@ def main(argv: Sequence[str]) -> int:
             f"Expected a recipe that trains a float network, got {config.name!r}, "
             "which starts from scratch; leave its variant out."
         )
-    data = training_data(config, _DATA.value)
+    data = training_data(config, given.data)
 
     from matar_tf.io.files import write_atomically
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
     from matar_tf.tflite.evaluate import evaluate_file
-    from tools.stock import convert_stock
+    from tools.benchmarks.stock import convert_stock
 
-    network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
+    network = float_network(given.float, config, data, seed=given.seed)
     stock = train_float(
         lambda *_: tfmot.quantization.keras.quantize_model(network),
         data,
         config.multi_bit_schedule,
-        seed=_SEED.value,
+        seed=given.seed,
     )
     contents = {
         "ptq": convert_stock(
@@ -88,5 +77,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+COMMAND: Final = Command(
+    text=__doc__, define=_define, run=_run, required=("recipe", "output")
+)
+
 if __name__ == "__main__":
-    run(main)
+    main_of(COMMAND, "tools/benchmarks/train_stock.py")

@@ -16,7 +16,7 @@ from matar_tf.samplers import draw_policies
 from matar_tf.targets import LitertBackend, load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.latency import measure_latencies
-from tools.bars import Bar
+from tools.benchmarks.bars import Bar
 
 __all__ = ["measure_host", "random_network"]
 

@@ -31,16 +31,16 @@ from matar_tf.results import SearchResult
 from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
-from tools.bars import Bar, provenance
-from tools.baselines import (
+from tools.benchmarks.bars import Bar, provenance
+from tools.benchmarks.baselines import (
     greedy_policies,
     integer_program_policies,
     policy_damages,
     random_policies,
     sensitivity_policies,
 )
-from tools.reference_networks import mobilenet_v2
-from tools.search_bench import (
+from tools.benchmarks.reference_networks import mobilenet_v2
+from tools.benchmarks.search_bench import (
     PLAIN,
     TARGETS,
     Bench,

@@ -14,39 +14,26 @@ import io
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from matar_tf.commands import _flags
+from matar_tf.commands._program import Command, Given, main_of
+from matar_tf.commands._training import float_network, load_recipe, training_data
 
 if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
     from matar_tf.data import Data
     from matar_tf.keras import Method
     from matar_tf.policy import Policy
 
-from tools.common import (
-    check_flags_only,
-    float_network,
-    reports_errors,
-    run,
-    training_data,
-)
-
-_RECIPE = flags.DEFINE_string("recipe", "digits_resnet8", "Name of the recipe.")
-_DATA = flags.DEFINE_string(
-    "data", None, "Data to train and to evaluate on; default the recipe's."
-)
-_EPOCHS = flags.DEFINE_integer("epochs", 12, "Of each variant.", lower_bound=3)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
-_FLOAT = flags.DEFINE_string(
-    "float", None, "A trained float network (.h5) to start from; default: train one."
-)
-_VARIANTS = flags.DEFINE_list("variants", [], "Names of variants; default all.")
 _NUM_RANDOM = 20
 _REESTIMATION = 400  # more would outlast so short a training
 # Double Rounding, arXiv 2502.01199, section 4.
@@ -56,8 +43,31 @@ _UNIFORM = ("w8a8", "w4a4", "w3a3", "w2a2")
 _SCHEDULE_CHANGES = {"averaged weights": {"ema": 0.999}}
 
 
-def variants(default: Method) -> dict[str, Method]:
-    """Returns the methods that are compared, by name; each changes one part."""
+def _define(values: FlagValues) -> None:
+    _flags.recipe(values, "digits_resnet8")
+    _flags.data(
+        values,
+        "Data to train and to evaluate on",
+        default=None,
+        otherwise="; default the recipe's",
+    )
+    flags.DEFINE_integer(
+        "epochs", 12, "Of each variant.", lower_bound=3, flag_values=values
+    )
+    _flags.seed(values, "everything random")
+    _flags.float_network(values)
+    flags.DEFINE_list(
+        "variants", [], "Names of variants; default all.", flag_values=values
+    )
+
+
+def variants(default: Method, epochs: int) -> dict[str, Method]:
+    """Returns the methods that are compared, by name; each changes one part.
+
+    Args:
+      default: The method of the recipe.
+      epochs: Of a variant whose steps show one policy.
+    """
     from matar_tf.samplers import IndependentSampler, MixtureSampler, UniformSampler
 
     independent = IndependentSampler()
@@ -67,7 +77,7 @@ def variants(default: Method) -> dict[str, Method]:
     ends = ("widest", "narrowest")
     curriculum = {
         0: UniformSampler(),
-        max(1, _num_epochs(default) // 3): default.sampler,
+        max(1, _num_epochs(default, epochs) // 3): default.sampler,
     }
     plain = replace(
         default, distillation=0.0, norm_context=0, reestimation=0, sandwich=(), draws=1
@@ -110,9 +120,9 @@ def _without_bands(method: Method) -> Any:
     return replace(method.sampler, samplers=tuple(samplers))
 
 
-def _num_epochs(method: Method) -> int:
+def _num_epochs(method: Method, epochs: int) -> int:
     """Returns the epochs in which a method sees as many policies as all others."""
-    return max(1, _EPOCHS.value // (method.draws + len(method.sandwich)))
+    return max(1, epochs // (method.draws + len(method.sandwich)))
 
 
 def _families() -> dict[str, Any]:
@@ -122,26 +132,23 @@ def _families() -> dict[str, Any]:
     return {"8/4/2": IndependentSampler(bits=(2, 4, 8)), "bands": BandSampler()}
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
+def _run(given: Given) -> int:
     """Trains every variant; prints a line for each as it is done."""
-    check_flags_only(argv)
     from matar_tf.errors import MatarError, did_you_mean
-    from recipes.common import load_recipe
 
-    config = load_recipe(_RECIPE.value)
+    config = load_recipe(given.recipe)
     default = replace(
         config.method, reestimation=min(config.method.reestimation, _REESTIMATION)
     )
-    chosen = variants(default)
-    for name in _VARIANTS.value:
+    chosen = variants(default, given.epochs)
+    for name in given.variants:
         if name not in chosen:
             raise MatarError(
                 f"Expected the name of a variant, got {name!r}. "
                 f"{did_you_mean(name, chosen)}"
             )
-    data = training_data(config, _DATA.value)
-    network = float_network(_FLOAT.value, config, data, seed=_SEED.value)
+    data = training_data(config, given.data)
+    network = float_network(given.float, config, data, seed=given.seed)
     families = "".join(f"{name:>9s} mean, worst" for name in _families())
     print(f"{'variant':36s} {'  '.join(_UNIFORM)}{families}   minutes")
     distinct = [
@@ -149,24 +156,26 @@ def main(argv: Sequence[str]) -> int:
         for name, method in chosen.items()
         if method != default or name in ("default", *_SCHEDULE_CHANGES)
     ]
-    for name in _VARIANTS.value or distinct:
-        print(_line(name, network, data, config, chosen[name]), flush=True)
+    for name in given.variants or distinct:
+        print(_line(name, network, data, config, chosen[name], given), flush=True)
     return 0
 
 
-def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> str:
+def _line(
+    name: str, network: Any, data: Data, config: Any, method: Method, given: Given
+) -> str:
     from matar_tf.keras import get_policy_space, train_multi_bit
     from matar_tf.samplers import draw_policies
 
     schedule = replace(
         config.multi_bit_schedule,
-        epochs=_num_epochs(method),
+        epochs=_num_epochs(method, given.epochs),
         warmup_epochs=0,
         **_SCHEDULE_CHANGES.get(name, {}),
     )
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        model = train_multi_bit(network, data, schedule, method, seed=_SEED.value)
+        model = train_multi_bit(network, data, schedule, method, seed=given.seed)
     minutes = (time.perf_counter() - start) / 60.0
     space = get_policy_space(model)
     uniform = [_accuracy(model, space.named(one), data) for one in _UNIFORM]
@@ -174,7 +183,7 @@ def _line(name: str, network: Any, data: Data, config: Any, method: Method) -> s
     for sampler in _families().values():
         random = [
             _accuracy(model, policy, data)
-            for policy in draw_policies(space, sampler, _NUM_RANDOM, _SEED.value)
+            for policy in draw_policies(space, sampler, _NUM_RANDOM, given.seed)
         ]
         shown += f"{statistics.mean(random):14.1f}, {min(random):5.1f}"
     return f"{name:36s} {shown}   {minutes:7.1f}"
@@ -190,5 +199,7 @@ def _accuracy(model: Any, policy: Policy, data: Data) -> float:
     return 100.0 * measured["accuracy"]
 
 
+COMMAND: Final = Command(text=__doc__, define=_define, run=_run)
+
 if __name__ == "__main__":
-    run(main)
+    main_of(COMMAND, "tools/benchmarks/ablate.py")

@@ -10,23 +10,20 @@ from __future__ import annotations
 import io
 import itertools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from matar_tf.commands import _flags
+from matar_tf.commands._program import Command, Given, main_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-from tools.common import check_flags_only, reports_errors, run
-
-_AUDIO = flags.DEFINE_string("audio", None, "The recordings, an .npz file.")
-_OUTPUT = flags.DEFINE_string("output", None, "Path of the .npz file to write.")
-flags.mark_flags_as_required(["audio", "output"])
+    from absl.flags import FlagValues
 
 _RATE = 8000  # samples a second
 _LENGTH = 8000  # samples: recordings are cut or padded to one second
@@ -65,24 +62,29 @@ def mel_cepstrum(audio: np.ndarray) -> np.ndarray:
     return coefficients[..., :_NUM_COEFFICIENTS, None].numpy()
 
 
-@reports_errors
-def main(argv: Sequence[str]) -> int:
+def _define(values: FlagValues) -> None:
+    flags.DEFINE_string(
+        "audio", None, "The recordings, an .npz file.", flag_values=values
+    )
+    _flags.output(values, "Path of the .npz file to write.")
+
+
+def _run(given: Given) -> int:
     """Writes x_train, y_train, x_test, y_test; prints their shapes."""
-    check_flags_only(argv)
     import numpy as np
 
     from matar_tf.data import read_arrays
     from matar_tf.errors import DataError
     from matar_tf.io.files import write_atomically
 
-    arrays = read_arrays(_AUDIO.value, _KEYS)
+    arrays = read_arrays(given.audio, _KEYS)
     if set(arrays) != set(_KEYS):
         raise DataError(
-            f"Expected the arrays {', '.join(_KEYS)} in {_AUDIO.value}, got "
+            f"Expected the arrays {', '.join(_KEYS)} in {given.audio}, got "
             f"{sorted(arrays)}; see the module's docstring."
         )
-    if Path(_OUTPUT.value).exists():
-        raise DataError(f"Expected a free path, but {_OUTPUT.value} exists.")
+    if Path(given.output).exists():
+        raise DataError(f"Expected a free path, but {given.output} exists.")
     audio, offsets = arrays["audio"], arrays["offsets"]
     clips = np.zeros((len(offsets) - 1, _LENGTH), np.float32)
     for row, (start, stop) in enumerate(itertools.pairwise(offsets)):
@@ -99,11 +101,15 @@ def main(argv: Sequence[str]) -> int:
     written |= {f"y_{part}": labels[chosen] for part, chosen in parts.items()}
     buffer = io.BytesIO()
     np.savez(buffer, **written)
-    write_atomically(Path(_OUTPUT.value), buffer.getvalue())
+    write_atomically(Path(given.output), buffer.getvalue())
     for name, value in written.items():
         print(f"{name}  {value.shape}")
     return 0
 
 
+COMMAND: Final = Command(
+    text=__doc__, define=_define, run=_run, required=("audio", "output")
+)
+
 if __name__ == "__main__":
-    run(main)
+    main_of(COMMAND, "tools/benchmarks/speech_features.py")

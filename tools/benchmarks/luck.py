@@ -36,9 +36,9 @@ from matar_tf.evolution._surrogate import Array
 from matar_tf.policy import Policy
 from matar_tf.results import SearchResult
 from matar_tf.tflite.evaluate import PolicyEvaluator
-from tools.bars import Bar
-from tools.baselines import policy_damages, sensitivity_policies
-from tools.search_bench import (
+from tools.benchmarks.bars import Bar
+from tools.benchmarks.baselines import policy_damages, sensitivity_policies
+from tools.benchmarks.search_bench import (
     FOLLOW_UP,
     PLAIN,
     TARGETS,

@@ -25,7 +25,7 @@ from matar_tf.results import Provenance, SearchResult
 from matar_tf.space import PolicySpace
 from matar_tf.targets import load_target
 from matar_tf.workload import Workload
-from tools.bars import provenance
+from tools.benchmarks.bars import provenance
 
 __all__ = [
     "FOLLOW_UP",

@@ -28,8 +28,8 @@ from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.models import mlperf_tiny_resnet8
-from tools.bars import Bar
-from tools.stock import convert_stock
+from tools.benchmarks.bars import Bar
+from tools.benchmarks.stock import convert_stock
 
 __all__ = ["measure_core"]
 

@@ -1,0 +1,74 @@
+"""What commands read of their flags: samples of data, and names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matar_tf.artifact import Artifact
+    from matar_tf.commands._program import Given
+    from matar_tf.data import Data
+
+__all__ = ["check_names", "only_policy", "only_target", "read_data"]
+
+
+def read_data(given: Given, artifact: Artifact | None = None) -> Data:
+    """Returns the evaluation samples that ``--data`` and ``--num_samples`` name.
+
+    Raises:
+      DataError: If there are none, or not so many, or they do not fit the artifact.
+    """
+    from matar_tf.data import load_data
+    from matar_tf.tflite.evaluate import check_data
+
+    data = load_data(given.data, training=False)
+    if given.num_samples is not None:
+        data = data.head(given.num_samples)
+    if artifact is not None:
+        check_data(artifact, data)
+    return data
+
+
+def only_policy(given: Given) -> str | None:
+    """Returns the one policy of ``--policies``, None where that is not given.
+
+    Raises:
+      MatarError: If there are more, or none.
+    """
+    return _only(given.policies, "policies")
+
+
+def only_target(given: Given) -> str | None:
+    """Returns the one target of ``--targets``, None where that is not given.
+
+    Raises:
+      MatarError: If there are more, or none.
+    """
+    return _only(given.targets, "targets")
+
+
+def _only(names: list[str] | None, flag: str) -> str | None:
+    from matar_tf.errors import MatarError
+
+    if names is not None and len(names) != 1:
+        raise MatarError(
+            f"Expected one name in --{flag}, got {','.join(names) or 'none'}; name "
+            "just one."
+        )
+    return None if names is None else names[0]
+
+
+def check_names(given: Given, *flags: str) -> None:
+    """Refuses lists of names that are given and empty.
+
+    Raises:
+      MatarError: If one is.
+    """
+    from matar_tf.errors import MatarError
+
+    for flag in flags:
+        if getattr(given, flag) == []:
+            raise MatarError(
+                f"Expected one or more names in --{flag}, got none; leave the flag out "
+                "for its default."
+            )

@@ -1,0 +1,218 @@
+"""What every command shares: how it is declared, called, and how it fails."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from absl import flags
+
+from matar_tf.commands._flags import ALIASES
+from matar_tf.commands._help import command_page
+from matar_tf.errors import MatarError
+
+__all__ = ["Command", "Given", "call", "in_flags", "main_of"]
+
+_HELP: Final = frozenset({"help", "helpfull", "helpshort", "h"})
+
+
+class Given:
+    """What a command line asks for: the values of its flags, as attributes.
+
+    Attributes:
+      words: What stands there beside flags, but for the subject.
+      command: The command line, for the record.
+    """
+
+    def __init__(
+        self, values: flags.FlagValues, words: Sequence[str], command: str
+    ) -> None:
+        self._values = values
+        self.words = tuple(words)
+        self.command = command
+
+    def __getattr__(self, name: str) -> Any:
+        return self._values[name].value
+
+    def is_given(self, name: str) -> bool:
+        """Returns whether a flag stands in the command line."""
+        return not self._values[name].using_default_value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program of `matar`, or one of ``tools/``.
+
+    Attributes:
+      text: What it does: the docstring of its module.
+      define: Defines its flags.
+      run: Does it; returns the exit status.
+      subject: The flag that a word by itself stands for, if any.
+      required: The flags that must have a value.
+      words: How other words that it takes are shown in its help; empty for none.
+    """
+
+    text: str | None
+    define: Callable[[flags.FlagValues], None]
+    run: Callable[[Given], int]
+    subject: str | None = None
+    required: tuple[str, ...] = ()
+    words: str = ""
+
+    def flags(self) -> flags.FlagValues:
+        """Returns its flags with their defaults, in the order of their definition."""
+        values = flags.FlagValues()
+        self.define(values)
+        return values
+
+
+def call(command: Command, name: str, words: Sequence[str]) -> int:
+    """Runs a command as its command line says.
+
+    Args:
+      command: The command.
+      name: What it is called by, such as ``matar search``.
+      words: The rest of the command line.
+
+    Returns:
+      The exit status. What the user can mend is printed as one line, with status 1.
+    """
+    values = command.flags()
+    if any(one.startswith("-") and one.lstrip("-") in _HELP for one in words):
+        print(command_page(command, name, values))
+        return 0
+    try:
+        return command.run(_parsed(command, name, words, values))
+    except (MatarError, ModuleNotFoundError, OSError) as error:
+        sentence = in_flags(_sentence(error), {*values, *ALIASES})
+        print(f"{type(error).__name__}: {sentence}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def main_of(command: Command, path: str) -> None:
+    """Runs a program of ``tools/`` as this process; ends it with the exit status."""
+    show_any_letter()
+    sys.exit(call(command, f"python {path}", sys.argv[1:]))
+
+
+def show_any_letter() -> None:
+    """Lets what the terminal or the file has no letter for be printed as '?'."""
+    # The other stream writes an escape there, whatever its encoding.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def in_flags(sentence: str, names: Collection[str]) -> str:
+    """Returns a sentence that speaks of arguments in the words of a command line.
+
+    ``resume=True`` becomes ``--resume``, ``resume=False`` ``--noresume`` and ``seed=``
+    ``--seed=``, for the names that are given; all else stays.
+    """
+    return re.sub(
+        r"(?<![\w.:'\"/=-])([a-z]\w*)=(?![=\s])(True\b|False\b)?",
+        functools.partial(_in_flag, names),
+        sentence,
+    )
+
+
+def _in_flag(names: Collection[str], match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    if name not in names:
+        return match[0]
+    return f"--{'no' if value == 'False' else ''}{name}{'' if value else '='}"
+
+
+def _sentence(error: Exception) -> str:
+    """Returns what an error says; of a file, which one, and what to do."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return (
+        f"Expected to read or write {error.filename}, got: {error.strerror}; check the "
+        "path, its permissions and the space on the disk."
+    )
+
+
+def _parsed(
+    command: Command, name: str, words: Sequence[str], values: flags.FlagValues
+) -> Given:
+    """Returns what a command line asks for.
+
+    Raises:
+      MatarError: If there is no such flag, one cannot have its value, one that is
+        required has none, or there are words that the command does not take.
+    """
+    try:
+        rest = values([name, *_without_aliases(words, values)])[1:]
+    except flags.Error as error:
+        sentence = " ".join(str(error).split()).rstrip(".").replace(" ?", "?")
+        dot = "" if sentence.endswith("?") else "."
+        raise MatarError(f"{sentence}{dot} See `{name} --help`.") from error
+    if command.subject is not None and rest:
+        _take_subject(command.subject, rest, values)
+        rest = []
+    if rest and not command.words:
+        raise MatarError(
+            f"Expected flags only, got {shlex.join(rest)!r}; see `{name} --help`."
+        )
+    missing = [one for one in command.required if values[one].value is None]
+    if missing:
+        hint = ", or as a word by itself" if command.subject in missing else ""
+        raise MatarError(
+            f"Expected {' and '.join(f'--{one}' for one in missing)}{hint}, got none; "
+            f"see `{name} --help`."
+        )
+    return Given(values, rest, shlex.join([*name.split(" "), *words]))
+
+
+def _without_aliases(words: Sequence[str], values: flags.FlagValues) -> list[str]:
+    """Returns a command line with the first name of each flag.
+
+    Raises:
+      MatarError: If a flag is given by both its names.
+    """
+    found: list[str] = []
+    used: dict[str, str] = {}
+    for number, word in enumerate(words):
+        if word == "--":
+            return [*found, *words[number:]]
+        name, equals, value = word.lstrip("-").partition("=")
+        flag = ALIASES.get(name, name)
+        if not word.startswith("-") or flag not in values:
+            found.append(word)
+            continue
+        if used.setdefault(flag, name) != name:
+            raise MatarError(
+                f"Expected --{flag} or --{name}, which mean the same, got both; leave "
+                "one out."
+            )
+        found.append(f"--{flag}{equals}{value}")
+    return found
+
+
+def _take_subject(subject: str, words: Sequence[str], values: flags.FlagValues) -> None:
+    """Makes the only word the value of a flag.
+
+    Raises:
+      MatarError: If there are more words, or the flag has a value.
+    """
+    if len(words) > 1:
+        raise MatarError(
+            f"Expected one word beside flags, the --{subject}, got "
+            f"{shlex.join(words)!r}; leave the others out."
+        )
+    if not values[subject].using_default_value:
+        raise MatarError(
+            f"Expected --{subject} or a word by itself, which mean the same, got both: "
+            f"{values[subject].value!r} and {words[0]!r}; leave one out."
+        )
+    values[subject].value = words[0]
+    values[subject].using_default_value = False

@@ -1,0 +1,116 @@
+"""Prices policies of an artifact on targets: a table of policies by targets.
+
+With ``--layers``, one line for each layer of each policy that a target allows, by the
+target's analytic model. Needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from matar_tf.commands import _flags
+from matar_tf.commands._common import check_names
+from matar_tf.commands._program import Command, Given
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+    from matar_tf.artifact import Artifact
+    from matar_tf.policy import Policy
+    from matar_tf.targets import Target
+
+__all__ = ["COMMAND"]
+
+_LAYER_FIGURES: Final = (
+    *("name", "kind", "unit", "weight_bits", "activation_bits", "macs", "bops"),
+    *("cycles", "bound", "energy_pj", "weight_bytes"),
+)
+
+
+def _define(values: FlagValues) -> None:
+    _flags.artifact(values)
+    _flags.policies(values, ["w8a8", "w4a4", "w2a2"], "What is priced")
+    _flags.targets(
+        values, "Names of the catalogue, or paths of .toml files; default: all."
+    )
+    _flags.form(values, ["md", "csv", "json"])
+    flags.DEFINE_bool("layers", False, "One line for each layer.", flag_values=values)
+
+
+def _run(given: Given) -> int:
+    """Prints the table."""
+    from matar_tf.artifact import read_artifact
+    from matar_tf.io.json_reader import json_text
+    from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
+    from matar_tf.run.costs import cost_matrix
+    from matar_tf.targets import list_targets, load_target
+
+    check_names(given, "policies", "targets")
+    artifact = read_artifact(given.artifact)
+    policies = {name: artifact.space.policy(name) for name in given.policies}
+    targets = [load_target(name) for name in given.targets or list_targets()]
+    if given.layers:
+        _print_layers(_layer_rows(artifact, policies, targets), given.format)
+        return 0
+    matrix = cost_matrix(artifact, policies, targets)
+    if given.format == "json":
+        print(json_text(matrix_to_json(matrix)), end="")
+    else:
+        to_text = matrix_to_csv if given.format == "csv" else matrix_to_markdown
+        print(to_text(matrix), end="")
+    return 0
+
+
+def _layer_rows(
+    artifact: Artifact, policies: Mapping[str, Policy], targets: Sequence[Target]
+) -> list[dict[str, Any]]:
+    """Returns one row for each layer of each policy that a target allows."""
+    from matar_tf.pricing import check_policy
+    from matar_tf.pricing.model import CostModel
+
+    rows: list[dict[str, Any]] = []
+    for target in targets:
+        model = CostModel(artifact.workload, target)
+        for name, policy in policies.items():
+            if check_policy(artifact.workload, policy, target):
+                continue
+            for layer in model.estimate(policy).layers:
+                figures = {figure: getattr(layer, figure) for figure in _LAYER_FIGURES}
+                figures["kind"] = layer.kind.value
+                rows.append({"policy": name, "target": target.name, **figures})
+    return rows
+
+
+def _print_layers(rows: Sequence[Mapping[str, Any]], form: str) -> None:
+    """Prints rows in the form that is asked for; what is missing stays empty."""
+    if form == "json":
+        from matar_tf.io.json_reader import json_text
+
+        print(json_text(rows), end="")
+        return
+    header = ["policy", "target", *_LAYER_FIGURES]
+    cells = [
+        ["" if row[name] is None else row[name] for name in header] for row in rows
+    ]
+    if form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([header, *cells])
+        return
+    rule = ["---" for _ in header]
+    for line in (header, rule, *cells):
+        texts = (f"{one:,.1f}" if isinstance(one, float) else str(one) for one in line)
+        print(f"| {' | '.join(texts)} |")
+
+
+COMMAND: Final = Command(
+    text=__doc__,
+    define=_define,
+    run=_run,
+    subject="artifact",
+    required=("artifact",),
+)

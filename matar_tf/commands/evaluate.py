@@ -1,0 +1,111 @@
+"""Runs a ``.tflite`` file: accuracy, size, latency. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from absl import flags
+
+from matar_tf.commands import _flags
+from matar_tf.commands._common import read_data
+from matar_tf.commands._program import Command, Given
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+__all__ = ["COMMAND"]
+
+
+def _define(values: FlagValues) -> None:
+    _flags.model(values, "Path of the .tflite file.")
+    _flags.data(values)
+    _flags.num_samples(values)
+    _flags.metrics(values)
+    flags.DEFINE_enum(
+        "runtime",
+        "litert",
+        ["litert", "tflite_runtime", "tensorflow"],
+        "Interpreter.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "threads",
+        1,
+        "Threads of it.",
+        lower_bound=1,
+        upper_bound=1024,
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "operators",
+        False,
+        "Print the latency of each operator, in LiteRT.",
+        flag_values=values,
+    )
+
+
+def _run(given: Given) -> int:
+    """Evaluates; prints metrics, size and median latency."""
+    from matar_tf.errors import DataError
+    from matar_tf.tflite.evaluate import check_labels, gives_probabilities
+    from matar_tf.tflite.latency import measure_latency_ms
+    from matar_tf.tflite.metrics import compute_metrics, get_metrics
+    from matar_tf.tflite.runtime import Runner
+
+    path = Path(given.model)
+    if given.operators and given.runtime != "litert":
+        raise DataError(
+            f"Expected --runtime=litert beside --operators, got {given.runtime}; leave "
+            "one of them out."
+        )
+    if not path.is_file():
+        raise DataError(f"Expected a .tflite file at {path}, found nothing.")
+    content = path.read_bytes()
+    metrics = get_metrics(given.metrics, probabilities=gives_probabilities(content))
+    # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
+    runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
+    data = read_data(given)
+    outputs = runner.predict(data.x_test)
+    check_labels(data, outputs.shape[1:])
+    print(f"model     {path} ({len(content)} bytes)")
+    print(f"runtime   {given.runtime}, {given.threads} thread(s)")
+    print(f"data      {len(data.x_test)} samples of {data.name}")
+    for name, value in compute_metrics(metrics, outputs, data.y_test).items():
+        print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
+    print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
+    if given.operators:
+        for line in _operator_lines(content, given.threads):
+            print(line)
+    return 0
+
+
+def _operator_lines(content: bytes, num_threads: int) -> list[str]:
+    """Returns what each operator takes, one a line."""
+    from matar_tf.tflite.latency import profile_operators
+
+    return [
+        f"{1e3 * one.own_ms:8.1f} us  {one.operator:24s} {one.name}"
+        for one in profile_operators(content, num_threads=num_threads)
+    ]
+
+
+def _shown(name: str, value: float, num_samples: int) -> str:
+    """Returns a metric as printed, a share with its 95 % interval."""
+    from matar_tf.figures import figure_of, is_share
+
+    if not is_share(name):
+        return f"{value:.4f}"
+    bounds = figure_of(name).interval(value, num_samples)
+    if bounds is None:
+        return f"{value:.2%}"
+    return f"{value:.2%} ({bounds[0]:.2%}..{bounds[1]:.2%}, 95 % interval)"
+
+
+COMMAND: Final = Command(
+    text=__doc__,
+    define=_define,
+    run=_run,
+    subject="model",
+    required=("model",),
+)

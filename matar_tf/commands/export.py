@@ -1,0 +1,188 @@
+"""Exports one policy of an artifact as a ``.tflite`` file. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from absl import flags
+
+from matar_tf.commands import _flags
+from matar_tf.commands._common import only_policy, only_target, read_data
+from matar_tf.commands._program import Command, Given
+
+if TYPE_CHECKING:
+    import numpy as np
+    from absl.flags import FlagValues
+
+    from matar_tf.artifact import Artifact
+    from matar_tf.policy import Policy
+
+__all__ = ["COMMAND"]
+
+_VERIFY_SAMPLES: Final = 256
+
+
+def _define(values: FlagValues) -> None:
+    _flags.artifact(values)
+    _flags.policies(values, None, "The one policy to export")
+    _flags.output(values, "Path of the .tflite file to write.")
+    _flags.overwrite(values)
+    _flags.data(values, "Samples to measure and compare on")
+    _flags.num_samples(values)
+    _flags.compare(values, "none", ["keras", "none"])
+    _flags.profile(values)
+    _flags.targets(
+        values,
+        "Name or .toml file of the one target that the file is for; it must take the "
+        "policy.",
+    )
+    flags.DEFINE_bool(
+        "verify",
+        False,
+        "Compare runtime, simulator and (with --compare=keras) the Keras network layer "
+        "by layer, and name the first layer that differs.",
+        flag_values=values,
+    )
+
+
+def _run(given: Given) -> int:
+    """Exports; prints the size of the file, its metrics and its agreement."""
+    from matar_tf.artifact import read_artifact
+    from matar_tf.tflite.build import ModelBuilder
+    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
+
+    name, target = str(only_policy(given)), only_target(given)
+    artifact = read_artifact(given.artifact)
+    policy = artifact.space.policy(name)
+    output = Path(given.output)
+    _check_output(output, overwrite=given.overwrite)
+    metadata: dict[str, Any] = {}
+    if target is not None:
+        metadata["target"] = _check_target(artifact, policy, target)
+    builder = ModelBuilder(artifact)
+    samples = reference = None
+    if given.compare == "keras" or given.verify or _names_samples(given):
+        data = read_data(given, artifact)
+        samples = data.x_test
+        metadata["metrics"] = evaluate_file(
+            builder.build(policy, profile=given.profile), samples, data.y_test
+        )
+        metadata["num_samples"] = len(samples)
+    if given.compare == "keras":
+        from matar_tf.keras.packaging.package import keras_reference
+
+        reference = keras_reference(artifact)
+    exported = export_model(
+        builder,
+        policy,
+        output,
+        profile=given.profile,
+        metadata=metadata,
+        samples=samples,
+        reference=reference,
+    )
+    print(f"Wrote {output}: {exported.num_bytes} bytes.")
+    for entry, note in exported.notes.items():
+        print(f"  {entry}: stored wider than its width: {note}.")
+    for metric, value in metadata.get("metrics", {}).items():
+        print(f"  {metric}: {value:.4f} on {metadata['num_samples']} samples")
+    if exported.agreement is not None and samples is not None:
+        verdict = "as expected" if exported.agreement >= EXPECTED_AGREEMENT else "low"
+        print(
+            f"Agreement with the Keras network on {len(samples)} samples: "
+            f"{exported.agreement:.2%} ({verdict})."
+        )
+    if given.verify and samples is not None:
+        expected = None
+        if given.compare == "keras":
+            from matar_tf.keras.packaging.record import keras_tensors
+
+            expected = keras_tensors(artifact, policy, samples[:_VERIFY_SAMPLES])
+        _verify(output.read_bytes(), samples[:_VERIFY_SAMPLES], expected)
+    return 0
+
+
+def _names_samples(given: Given) -> bool:
+    return given.is_given("data") or given.is_given("num_samples")
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    from matar_tf.errors import ExportError
+
+    if output.suffix != ".tflite":
+        raise ExportError(f"Expected a path that ends in .tflite, got {output}.")
+    if output.is_dir():
+        raise ExportError(
+            f"Expected a free path or a file at {output}, got a folder; choose another "
+            "path."
+        )
+    if output.exists() and not overwrite:
+        raise ExportError(
+            f"Expected a free path, but {output} exists; choose another or pass "
+            "--overwrite."
+        )
+
+
+def _check_target(artifact: Artifact, policy: Policy, name: str) -> str:
+    from matar_tf.errors import ExportError
+    from matar_tf.pricing import check_policy
+    from matar_tf.targets import load_target
+
+    target = load_target(name)
+    problems = check_policy(artifact.workload, policy, target)
+    if problems:
+        raise ExportError(
+            f"Expected a policy that {target.name} takes, but: {problems[0].message}"
+        )
+    return target.name
+
+
+def _verify(
+    content: bytes,
+    samples: np.ndarray,
+    expected: Mapping[str, Sequence[np.ndarray]] | None,
+) -> None:
+    """Prints where runtime, simulator and the Keras network differ, layer by layer.
+
+    Raises:
+      ExportError: If runtime and simulator differ on too many samples.
+    """
+    from matar_tf.errors import ExportError
+    from matar_tf.tflite.export import MIN_AGREEMENT
+    from matar_tf.tflite.verify import verify
+
+    outcome = verify(content, samples, expected)
+    print(f"Verified on {len(samples)} samples; share of levels that differ:")
+    print(f"  {'tensor':40.40s} {'operator':17s} runtime/simulator  Keras/simulator")
+    for layer in outcome.layers:
+        runtime = f"{layer.runtime_share:.4%} ({layer.runtime_levels})"
+        keras = "-"
+        if layer.keras_share is not None:
+            keras = f"{layer.keras_share:.4%} ({layer.keras_levels})"
+        print(f"  {layer.name:40.40s} {layer.operator:17s} {runtime:17s}  {keras}")
+    print(f"Runtime and simulator differ on {outcome.runtime_share:.4%} of outputs.")
+    first = outcome.first_runtime_difference
+    where = "none" if first is None else first.name
+    print(f"First layer on which runtime and simulator differ: {where}.")
+    if expected is not None:
+        first = outcome.first_keras_difference
+        name = "none" if first is None else first.name
+        print(f"First layer that differs from Keras: {name}.")
+    if outcome.agreement < MIN_AGREEMENT:
+        raise ExportError(
+            f"Expected runtime and simulator to agree on at least {MIN_AGREEMENT:.1%} "
+            f"of the samples, got {outcome.agreement:.1%}; the first layer that "
+            f"differs is {where}. The file was written, but do not ship it."
+        )
+
+
+COMMAND: Final = Command(
+    text=__doc__,
+    define=_define,
+    run=_run,
+    subject="artifact",
+    required=("artifact", "policies", "output"),
+)

@@ -1,0 +1,54 @@
+"""Packages a trained multi-bitwidth Keras model, saved as HDF5 or SavedModel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from matar_tf.commands import _flags
+from matar_tf.commands._program import Command, Given
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+__all__ = ["COMMAND"]
+
+
+def _define(values: FlagValues) -> None:
+    _flags.model(values, "Path of the saved model.")
+    _flags.output(values, "Artifact to write: a directory or a .matar file.")
+    _flags.overwrite(values)
+
+
+def _run(given: Given) -> int:
+    """Packages; prints the size of the policy space."""
+    from matar_tf.artifact import check_free, write_artifact
+    from matar_tf.errors import ModelError
+    from matar_tf.run.settings import now
+
+    check_free(given.output, overwrite=given.overwrite)
+    if not Path(given.model).exists():
+        raise ModelError(f"Expected a saved model at {given.model}, found nothing.")
+
+    from matar_tf import keras
+
+    # Losses and optimizers may be of the user's own, and are not needed.
+    model = keras.load_model(given.model, compile=False)
+    provenance = {
+        "command": given.command,
+        "created": now(),
+        "versions": keras.versions(),
+    }
+    artifact = keras.package(model, provenance=provenance)
+    write_artifact(artifact, given.output, overwrite=given.overwrite)
+    print(f"Wrote {given.output}: {artifact.space.num_policies:.3g} policies.")
+    return 0
+
+
+COMMAND: Final = Command(
+    text=__doc__,
+    define=_define,
+    run=_run,
+    subject="model",
+    required=("model", "output"),
+)

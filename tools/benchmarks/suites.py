@@ -1,0 +1,239 @@
+"""Measures what the project claims, side by side in one run; prints each bar.
+
+Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact of
+MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
+against published figures; needs no TensorFlow. ``host``: the model of this machine
+against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
+``search``: fronts against enumeration, plain NSGA-II and each other. ``luck``: how
+much of that is the luck of samples, and what no search can do better. ``memory``:
+accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from absl import flags
+
+from matar_tf.commands import _flags
+from matar_tf.commands._program import Command, Given
+from tools.benchmarks.bars import Bar
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+__all__ = ["COMMAND", "SUITES", "SUITE_FLAGS"]
+
+_MAX_WORKER_SAMPLES: Final = 1000  # of the searches that are killed, forty in all
+
+
+def _define(values: FlagValues) -> None:
+    _flags.artifact(
+        values,
+        "The artifact; core: with its Keras network; targets: to compare the Ethos-U "
+        "models with Vela",
+    )
+    _flags.data(
+        values,
+        "Data that the artifact was trained on, default digits; training: of the "
+        "recipe, default random images of CIFAR-10's size, since no time depends on "
+        "their values",
+        default=None,
+    )
+    _flags.seed(values, "core, host, training, and the workers of search")
+    flags.DEFINE_integer(
+        "policies",
+        100,
+        "Policies compared with the converter.",
+        lower_bound=3,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "networks",
+        30,
+        "host: random networks that are timed.",
+        lower_bound=3,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "reference_data",
+        None,
+        "targets: folder with haq_bismo_mobilenetv2_batch16.npy and "
+        "bitfusion_sweep.csv.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "recipe", "cifar10_resnet8", "training: name of the recipe.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "num_samples",
+        500,
+        "search, luck, memory: samples of a search.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "evaluations",
+        300,
+        "search, luck, memory: policies of a search.",
+        lower_bound=40,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "store",
+        None,
+        "search: file that keeps what was measured, for a later run.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "markdown", None, "targets: file for the table.", flag_values=values
+    )
+
+
+def _run(given: Given) -> int:
+    """Runs the suite that is named; prints one line per bar."""
+    from matar_tf.errors import MatarError, did_you_mean
+
+    if len(given.words) != 1 or given.words[0] not in SUITES:
+        raise MatarError(
+            f"Expected the name of a suite, got {list(given.words)}. "
+            f"{did_you_mean(' '.join(given.words), SUITES)}"
+        )
+    suite = given.words[0]
+    _check_flags(suite, given)
+    all_held = True
+    for bar in SUITES[suite](given):
+        all_held &= bar.held
+        verdict = "held" if bar.held else "falls short"
+        print(f"{verdict:12s} {bar.name}: {bar.figure} (bar: {bar.limit})", flush=True)
+    return 0 if all_held else 1
+
+
+def _core(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.core import measure_core
+
+    yield from measure_core(
+        _required_artifact("core", given),
+        given.data or "digits",
+        seed=given.seed,
+        num_policies=given.policies,
+    )
+
+
+def _targets(given: Given) -> Iterator[Bar]:
+    from matar_tf.artifact import read_artifact
+    from tools.benchmarks import points, targets
+
+    found = points.points()
+    table = points.to_markdown(found)
+    print(table)
+    if given.markdown is not None:
+        Path(given.markdown).write_text(table, encoding="utf-8")
+    yield from targets.check_points(found)
+    if given.artifact is not None:
+        artifact = read_artifact(given.artifact)
+        yield from targets.compare_with_vela(artifact)
+    if given.reference_data is not None:
+        yield from targets.measure_reference_data(given.reference_data)
+
+
+def _host(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.host import measure_host
+
+    yield from measure_host(seed=given.seed, num_networks=given.networks)
+
+
+def _training(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.training import measure_training
+
+    yield from measure_training(given.recipe, given.data, seed=given.seed)
+
+
+def _search(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.search import measure_search
+    from tools.benchmarks.workers import measure_workers
+
+    yield from measure_search(
+        _required_artifact("search", given),
+        given.data or "digits",
+        num_samples=given.num_samples,
+        num_evaluations=given.evaluations,
+        store_path=given.store,
+    )
+    yield from measure_workers(
+        _required_artifact("search", given),
+        given.data or "digits",
+        num_samples=min(given.num_samples, _MAX_WORKER_SAMPLES),
+        seed=given.seed,
+    )
+
+
+def _luck(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.luck import measure_luck
+
+    yield from measure_luck(
+        _required_artifact("luck", given),
+        given.data or "digits",
+        num_samples=given.num_samples,
+        num_evaluations=given.evaluations,
+    )
+
+
+def _memory(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.memory import measure_memory
+
+    yield from measure_memory(
+        _required_artifact("memory", given),
+        given.data or "digits",
+        num_samples=given.num_samples,
+        num_evaluations=given.evaluations,
+    )
+
+
+def _required_artifact(suite: str, given: Given) -> str:
+    from matar_tf.errors import MatarError
+
+    if given.artifact is None:
+        raise MatarError(f"Expected --artifact for the suite {suite!r}, got none.")
+    return given.artifact
+
+
+def _check_flags(suite: str, given: Given) -> None:
+    """Refuses flags that a suite would not look at."""
+    from matar_tf.errors import MatarError
+
+    known = SUITE_FLAGS[suite]
+    for name in sorted(set().union(*SUITE_FLAGS.values()) - known):
+        if given.is_given(name):
+            raise MatarError(
+                f"Expected flags of the suite {suite!r} "
+                f"({', '.join(sorted(known))}), got --{name}; leave it "
+                "out."
+            )
+
+
+_SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
+SUITE_FLAGS: Final = {
+    "core": frozenset({"artifact", "data", "seed", "policies"}),
+    "host": frozenset({"seed", "networks"}),
+    "luck": _SEARCHED,
+    "memory": _SEARCHED,
+    "search": _SEARCHED | {"store", "seed"},
+    "targets": frozenset({"artifact", "reference_data", "markdown"}),
+    "training": frozenset({"recipe", "data", "seed"}),
+}
+SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
+    "core": _core,
+    "host": _host,
+    "luck": _luck,
+    "memory": _memory,
+    "search": _search,
+    "targets": _targets,
+    "training": _training,
+}
+
+COMMAND: Final = Command(
+    text=__doc__, define=_define, run=_run, words=" | ".join(SUITES)
+)
