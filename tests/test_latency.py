@@ -19,7 +19,6 @@ from matar_tf.tflite.latency import (
     profile_operators,
 )
 from matar_tf.tflite.runtime import Runner
-from tools.benchmarks import host as benchmark_host
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from matar_tf.tflite.latency import Latency
-from tools import benchmark_host
+from tools.benchmarks import host as benchmark_host
 
 
 @pytest.mark.slow

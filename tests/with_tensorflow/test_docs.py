@@ -87,7 +87,7 @@ def test_every_recipe_with_a_variant_can_be_loaded(name: str) -> None:
         ("matar search --noresum", "matar search has no --noresum"),
         ("python -m matar_tf search --seed=one", "--seed=one"),
         ("matar targets mpik", "no target mpik"),
-        ("matar report runs/a runs/b --run=c", "matar report takes no"),
+        ("matar report runs/a --run=c", "matar report takes no runs/a"),
     ],
 )
 def test_a_wrong_command_is_found(command: str, problem: str) -> None:
@@ -120,7 +120,9 @@ def test_a_right_command_is_left_alone(command: str) -> None:
 
 
 def test_wrong_flags_paths_and_links_are_found() -> None:
-    text = "`--max=a=1` `--maximum` `keras/layers.py` `keras/lay.py` `tests/no.py`"
+    text = (
+        "`--max=a=1` `--maximum` `keras/rewrite/layout.py` `keras/lay.py` `tests/no.py`"
+    )
     text += " `layout.py` `lay.py` [a](README.md) [b](READYOU.md) [c](https://x.y/z)"
     assert unknown_flags(text) == ["maximum"]
     wrong = ["READYOU.md", "keras/lay.py", "tests/no.py", "lay.py"]
