@@ -191,8 +191,8 @@ def _without_aliases(words: Sequence[str], values: flags.FlagValues) -> list[str
             continue
         if used.setdefault(flag, name) != name:
             raise MatarError(
-                f"Expected --{flag} or --{name}, which mean the same, got both; leave "
-                "one out."
+                f"Expected --{used[flag]} or --{name}, which mean the same, got both; "
+                "leave one out."
             )
         found.append(f"--{flag}{equals}{value}")
     return found

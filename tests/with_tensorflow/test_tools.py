@@ -440,7 +440,7 @@ class TestSearch:
             ({"objectives": ["accuracy", "latency"]}, "latency_ms"),
             ({"num_samples": 100_000}, "1 to 200"),
             ({"max": ["weigth_bytes=40KiB"]}, "Did you mean 'weight_bytes'"),
-            ({"fix": ["weights:nosuch=8"]}, "none that match 'nosuch'"),
+            ({"fix": ["weights:nosuch=8"]}, "got 'nosuch'"),
             ({"objectives": ["accuracy", "ms"]}, "Did you mean 'latency_ms'"),
             ({"objectives": ["accuracy", "BOPs"]}, "Did you mean 'bops'"),
             ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
