@@ -20,6 +20,8 @@ from matar_tf.errors import MatarError
 __all__ = ["Command", "Given", "call", "in_flags", "main_of"]
 
 _HELP: Final = frozenset({"help", "helpfull", "helpshort", "h"})
+# Errors of other commands may send the user to a search.
+_OF_SEARCHES: Final = frozenset({"resume", "overwrite"})
 
 
 class Given:
@@ -90,7 +92,7 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
     try:
         return command.run(_parsed(command, name, words, values))
     except (MatarError, ModuleNotFoundError, OSError) as error:
-        sentence = in_flags(_sentence(error), {*values, *ALIASES})
+        sentence = in_flags(_sentence(error), {*values, *ALIASES, *_OF_SEARCHES})
         print(f"{type(error).__name__}: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
@@ -15,9 +14,6 @@ from matar_tf.commands._program import Command, Given
 if TYPE_CHECKING:
     import numpy as np
     from absl.flags import FlagValues
-
-    from matar_tf.artifact import Artifact
-    from matar_tf.policy import Policy
 
 __all__ = ["COMMAND"]
 
@@ -49,95 +45,59 @@ def _define(values: FlagValues) -> None:
 
 def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
+    from matar_tf.api import export
     from matar_tf.artifact import read_artifact
-    from matar_tf.tflite.build import ModelBuilder
-    from matar_tf.tflite.evaluate import evaluate_file
-    from matar_tf.tflite.export import EXPECTED_AGREEMENT, export_model
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
+    from matar_tf.tflite.metadata import read_metadata
 
     name, target = str(only_policy(given)), only_target(given)
     artifact = read_artifact(given.artifact)
     policy = artifact.space.policy(name)
-    output = Path(given.output)
-    _check_output(output, overwrite=given.overwrite)
-    metadata: dict[str, Any] = {}
-    if target is not None:
-        metadata["target"] = _check_target(artifact, policy, target)
-    builder = ModelBuilder(artifact)
-    samples = reference = None
+    check_output(given.output, overwrite=given.overwrite)
+    data = reference = None
     if given.compare == "keras" or given.verify or _names_samples(given):
         data = read_data(given, artifact)
-        samples = data.x_test
-        metadata["metrics"] = evaluate_file(
-            builder.build(policy, profile=given.profile), samples, data.y_test
-        )
-        metadata["num_samples"] = len(samples)
     if given.compare == "keras":
         from matar_tf.keras.packaging.package import keras_reference
 
         reference = keras_reference(artifact)
-    exported = export_model(
-        builder,
+    exported = export(
+        artifact,
         policy,
-        output,
+        given.output,
         profile=given.profile,
-        metadata=metadata,
-        samples=samples,
+        target=target,
+        data=data,
         reference=reference,
+        overwrite=given.overwrite,
     )
-    print(f"Wrote {output}: {exported.num_bytes} bytes.")
+    print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
+    content = exported.path.read_bytes()
+    metadata = read_metadata(content)
     for metric, value in metadata.get("metrics", {}).items():
         print(f"  {metric}: {value:.4f} on {metadata['num_samples']} samples")
-    if exported.agreement is not None and samples is not None:
+    if data is None:
+        return 0
+    if exported.agreement is not None:
         verdict = "as expected" if exported.agreement >= EXPECTED_AGREEMENT else "low"
         print(
-            f"Agreement with the Keras network on {len(samples)} samples: "
+            f"Agreement with the Keras network on {len(data.x_test)} samples: "
             f"{exported.agreement:.2%} ({verdict})."
         )
-    if given.verify and samples is not None:
-        expected = None
+    if given.verify:
+        samples, expected = data.x_test[:_VERIFY_SAMPLES], None
         if given.compare == "keras":
             from matar_tf.keras.packaging.record import keras_tensors
 
-            expected = keras_tensors(artifact, policy, samples[:_VERIFY_SAMPLES])
-        _verify(output.read_bytes(), samples[:_VERIFY_SAMPLES], expected)
+            expected = keras_tensors(artifact, policy, samples)
+        _verify(content, samples, expected)
     return 0
 
 
 def _names_samples(given: Given) -> bool:
     return given.is_given("data") or given.is_given("num_samples")
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    from matar_tf.errors import ExportError
-
-    if output.suffix != ".tflite":
-        raise ExportError(f"Expected a path that ends in .tflite, got {output}.")
-    if output.is_dir():
-        raise ExportError(
-            f"Expected a free path or a file at {output}, got a folder; choose another "
-            "path."
-        )
-    if output.exists() and not overwrite:
-        raise ExportError(
-            f"Expected a free path, but {output} exists; choose another or pass "
-            "--overwrite."
-        )
-
-
-def _check_target(artifact: Artifact, policy: Policy, name: str) -> str:
-    from matar_tf.errors import ExportError
-    from matar_tf.pricing import check_policy
-    from matar_tf.targets import load_target
-
-    target = load_target(name)
-    problems = check_policy(artifact.workload, policy, target)
-    if problems:
-        raise ExportError(
-            f"Expected a policy that {target.name} takes, but: {problems[0].message}"
-        )
-    return target.name
 
 
 def _verify(

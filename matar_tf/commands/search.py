@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands._common import read_data
@@ -18,10 +16,7 @@ from matar_tf.commands._search_flags import define_search_flags
 
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
-    from matar_tf.evolution import SearchOptions
-    from matar_tf.policy import Policy
-    from matar_tf.run._retarget import Outcome
-    from matar_tf.space import PolicySpace
+    from matar_tf.run.retarget import Outcome
     from matar_tf.tflite.export import Reference
 
 __all__ = ["COMMAND"]
@@ -31,71 +26,50 @@ def _run(given: Given) -> int:
     """Runs the search; prints one table per target."""
     from matar_tf.artifact import read_artifact
     from matar_tf.reporting import to_text
-    from matar_tf.run._retarget import check_settings, prepare_output, retarget
-    from matar_tf.run.settings import RunSettings
+    from matar_tf.run.plan import make_run
+    from matar_tf.run.retarget import retarget
+    from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
 
     artifact = read_artifact(given.artifact)
     targets = [load_target(name) for name in given.targets]
-    data = read_data(given, artifact)
-    settings = RunSettings(
-        options=_options(given),
-        metrics=tuple(given.metrics),
+    data = read_data(given)
+    settings = settings_of(
+        artifact.space,
+        seed=given.seed,
+        objectives=given.objectives,
+        max=given.max,
+        min=given.min,
+        metrics=given.metrics,
+        max_evaluations=given.max_evaluations,
+        max_minutes=given.max_minutes,
+        patience=given.patience or None,
+        population_size=given.population_size,
         follow_up_share=given.follow_up_share,
-        fixed=tuple(given.fix),
-        starts=_read_starts(given.start, artifact.space),
+        sensitivity=given.sensitivity,
+        oversampling=given.oversampling,
+        fix=given.fix,
+        start=given.start,
         holdout=given.holdout,
         profile=given.profile,
-        num_jobs=given.jobs,
+        jobs=given.jobs,
         executor=given.executor,
         ray_address=given.ray_address,
-        store=None if given.store is None else Path(given.store),
+        store=given.store,
         command=given.command,
     )
-    check_settings(artifact, targets, settings)
-    reference = _reference(given.compare, artifact)
-    print(
-        prepare_output(
-            given.output,
-            artifact,
-            targets,
-            data,
-            settings,
-            resume=given.resume,
-            overwrite=given.overwrite,
-        )
-    )
+    planned = make_run(artifact, targets, data, settings)
     float_metrics = artifact.accuracy.get("float")
     outcome = retarget(
-        artifact,
-        targets,
-        data,
+        planned,
         given.output,
-        settings,
-        reference=reference,
+        resume=given.resume,
+        overwrite=given.overwrite,
+        reference=_reference(given.compare, artifact),
+        on_start=print,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
     return _report(outcome)
-
-
-def _options(given: Given) -> SearchOptions:
-    from matar_tf.evolution import Limit, SearchOptions
-    from matar_tf.results import Objective
-
-    return SearchOptions(
-        seed=given.seed,
-        max_evaluations=given.max_evaluations,
-        population_size=given.population_size,
-        objectives=tuple(map(Objective.parse, given.objectives)),
-        sensitivity=given.sensitivity,
-        oversampling=given.oversampling,
-        max_minutes=given.max_minutes,
-        patience=given.patience or None,
-        limits=(
-            *map(Limit.parse, given.max),
-            *(Limit.parse(text, is_minimum=True) for text in given.min),
-        ),
-    )
 
 
 def _reference(compare: str, artifact: Artifact) -> Reference | None:
@@ -124,37 +98,6 @@ def _report(outcome: Outcome) -> int:
     if outcome.interrupted:
         return 130
     return 1 if outcome.failures else 0
-
-
-def _read_starts(texts: Sequence[str], space: PolicySpace) -> dict[str, Policy]:
-    """Returns policies to start from, by the names that tables give them.
-
-    Raises:
-      SearchError: If one is in no file, or two have one name.
-    """
-    from matar_tf.errors import SearchError
-    from matar_tf.evolution import is_front_name
-
-    starts: dict[str, Policy] = {}
-    for text in texts:
-        path = Path(text)
-        if path.suffix != ".json":
-            raise SearchError(
-                f"Expected the path of a .json file with a policy in --start, got "
-                f"{text!r}; uniform policies need none, every search starts from them "
-                "already."
-            )
-        name = path.stem
-        if is_front_name(name):
-            # As exported by a search: that of this one will have files of such names.
-            name = f"{path.resolve().parent.name}_{name}"
-        if name in starts:
-            raise SearchError(
-                f"Expected policies to start from in files of different names, got "
-                f"{name!r} twice; rename one."
-            )
-        starts[name] = space.policy(text)
-    return starts
 
 
 COMMAND: Final = Command(
