@@ -423,7 +423,7 @@ class TestRecipes:
             "from matar_tf.keras import RecipeConfig, Schedule\n"
             "from nearby import NAME\n"
             "def get_config():\n"
-            "    few = Schedule(epochs=1, learning_rate=0.1)\n"
+            "    few = Schedule(epochs=1, learning_rate=0.1, batch_size=4)\n"
             "    return RecipeConfig(name=NAME, data=None, build_model=None,\n"
             "                        float_schedule=few, multi_bit_schedule=few)\n"
         )

@@ -63,7 +63,7 @@ def _text(report: RunReport, form: str, asked: Sequence[str] | None) -> str:
             raise SearchError(
                 f"Expected one target in --targets beside --format=svg, of {names}."
             )
-        result = report.results[0]
+        result = next(iter(report.results))
         return front_svg(result, result.float_metrics)
     if form == "json":
         return json_text(report.to_json())
