@@ -10,14 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from pathlib import Path
 
 import pytest
-from absl import flags
 from fixtures.digits import write_digits
-
-
-@pytest.fixture(autouse=True)
-def _parsed_flags() -> None:
-    """Lets programs be called through `main` without a command line."""
-    flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="session")

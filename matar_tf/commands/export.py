@@ -58,7 +58,7 @@ def _run(given: Given) -> int:
     if given.compare == "keras" or given.verify or _names_samples(given):
         data = read_data(given, artifact)
     if given.compare == "keras":
-        from matar_tf.keras.packaging.package import keras_reference
+        from matar_tf.keras.packaging.network import keras_reference
 
         reference = keras_reference(artifact)
     exported = export(

@@ -80,7 +80,7 @@ def _reference(compare: str, artifact: Artifact) -> Reference | None:
         compare == "auto" and not (has_network and has_tensorflow)
     ):
         return None
-    from matar_tf.keras.packaging.package import keras_reference
+    from matar_tf.keras.packaging.network import keras_reference
 
     return keras_reference(artifact)
 

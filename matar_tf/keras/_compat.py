@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from typing import Any, TypeAlias
 import re
 import shlex
+from typing import Any, TypeAlias
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

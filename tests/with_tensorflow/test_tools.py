@@ -653,7 +653,7 @@ class TestReport:
         ):
             (run / "run.json").write_text(text)
             message = fails(capsys, "report", run=str(run))
-            assert "numbers under 'float_metrics' in" in message
+            assert f"run.json of an earlier run, but {run} holds" in message
         (run / "run.json").write_text(record)
         assert call("report", run=str(run)) == 0
 
