@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import statistics
@@ -20,8 +21,10 @@ from matar_tf import cli
 from matar_tf.artifact import read_artifact
 from matar_tf.commands import COMMANDS
 from matar_tf.commands._program import in_flags
+from matar_tf.run.settings import EXECUTORS, settings_of
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
+from matar_tf.tflite.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = str(ROOT / "recipes/artifacts/cifar10_resnet8.matar")
@@ -298,6 +301,19 @@ class TestVocabulary:
         assert owners.keys() == places.keys()
         for flag, commands in owners.items():
             assert len(commands) == 1 or places[flag] == {"_flags"}, flag
+
+    def test_flags_say_what_the_library_does(self) -> None:
+        """Choices and defaults stand in both, since help loads nothing heavy."""
+        found = flags_of("search")
+        assert found["profile"].parser.enum_values == list(PROFILES)
+        assert found["executor"].parser.enum_values == list(EXECUTORS)
+        options = list(inspect.signature(settings_of).parameters.values())[1:]
+        without_a_flag = {"progress", "command"}
+        for one in options:
+            if one.name not in without_a_flag:
+                default = found[one.name].default
+                plain = tuple(default) if isinstance(default, list) else default
+                assert plain == (one.default or type(plain)()), one.name
 
     def test_all_that_take_samples_take_a_number_of_them(self) -> None:
         for name in COMMANDS:
