@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import call, fails, flags_of, load
+from fixtures.programs import call, fails, flags_of, load
 
 import matar_tf
 from matar_tf import cli
