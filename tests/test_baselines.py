@@ -14,7 +14,7 @@ from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 from tools.benchmarks.baselines import (
     greedy_policies,
     integer_program_policies,
-    policy_damages,
+    policy_drops,
     random_policies,
     sensitivity_policies,
 )
@@ -66,12 +66,12 @@ PROBLEM = SearchProblem(
     costs=lambda policy: {"latency_ms": sum(layer_costs(policy).values())},
 )
 CODEC = GenomeCodec(SPACE)
-DAMAGES = [[6.0, 1.0, 0.0], [2.5, 2.0, 0.0], [7.0, 3.0, 0.0], [0.5, 0.0]]
+DROPS = [[6.0, 1.0, 0.0], [2.5, 2.0, 0.0], [7.0, 3.0, 0.0], [0.5, 0.0]]
 
 
-def damage(policy: Policy) -> float:
+def drop(policy: Policy) -> float:
     genome = CODEC.encode(policy)
-    return sum(one[gene] for one, gene in zip(DAMAGES, genome, strict=True))
+    return sum(one[gene] for one, gene in zip(DROPS, genome, strict=True))
 
 
 def cost(policy: Policy) -> float:
@@ -82,35 +82,35 @@ EVERY = [CODEC.decode(genome) for genome in CODEC.all_genomes()]
 
 
 def test_integer_program_finds_the_least_sum_for_every_budget() -> None:
-    found = integer_program_policies(PROBLEM, DAMAGES, NETWORK, layer_costs, 7)
+    found = integer_program_policies(PROBLEM, DROPS, NETWORK, layer_costs, 7)
     low, high = min(map(cost, EVERY)), max(map(cost, EVERY))
     best = []
     for rung in range(7):
         budget = low + (high - low) * rung / 6
-        best.append(min(damage(one) for one in EVERY if cost(one) <= budget))
-    assert list(dict.fromkeys(best)) == [damage(one) for one in found]
+        best.append(min(drop(one) for one in EVERY if cost(one) <= budget))
+    assert list(dict.fromkeys(best)) == [drop(one) for one in found]
     assert cost(found[0]) == low
 
 
 def test_greedy_descends_from_widest_to_narrowest() -> None:
-    found = greedy_policies(PROBLEM, DAMAGES, "latency_ms", 6)
+    found = greedy_policies(PROBLEM, DROPS, "latency_ms", 6)
     assert found[0] == SPACE.widest()
     assert cost(found[-1]) == min(map(cost, EVERY))
     costs = [cost(one) for one in found]
     assert costs == sorted(costs, reverse=True)
 
 
-def test_damages_are_differences_to_the_widest() -> None:
-    losses = {one: 1.0 + damage(one) for one in sensitivity_policies(SPACE)}
+def test_drops_are_differences_to_the_widest() -> None:
+    losses = {one: 1.0 + drop(one) for one in sensitivity_policies(SPACE)}
     assert len(losses) == 1 + 4 + 3
-    damages = policy_damages(SPACE, losses)
-    assert damages == [pytest.approx(one) for one in DAMAGES]
+    drops = policy_drops(SPACE, losses)
+    assert drops == [pytest.approx(one) for one in DROPS]
 
 
-def test_damages_need_a_choice() -> None:
+def test_drops_need_a_choice() -> None:
     space = SPACE.only(SPACE.widest())
     with pytest.raises(ValueError, match="more than one policy"):
-        policy_damages(space, {space.widest(): 0.0})
+        policy_drops(space, {space.widest(): 0.0})
 
 
 def test_random_policies_differ_and_follow_the_seed() -> None:

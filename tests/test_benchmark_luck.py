@@ -1,4 +1,4 @@
-"""Imagined accuracies: sums of damages, and a luck that repeats."""
+"""Imagined accuracies: sums of drops, and a luck that repeats."""
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ POLICIES = [
 def imagined(luck=0, deviation=0.01):
     codec = GenomeCodec(SPACE)
     # Of each entry of more than one width, the narrowest choice first.
-    damages = {(2, 4, 8): [0.2, 0.05, 0.0], (4, 8): [0.1, 0.0], (8,): [0.0]}
+    drops = {(2, 4, 8): [0.2, 0.05, 0.0], (4, 8): [0.1, 0.0], (8,): [0.0]}
     return _Imagined(
         codec=codec,
-        damages=[damages[widths] for widths in codec.widths],
+        drops=[drops[widths] for widths in codec.widths],
         accuracy=0.9,
         deviation=deviation,
         luck=luck,
@@ -35,7 +35,7 @@ def accuracies(of):
     return [metrics["accuracy"] for _, metrics in of.measure(POLICIES)]
 
 
-def test_damages_add_up():
+def test_drops_add_up():
     expected = [0.6, 0.7, 0.75, 0.85, 0.8, 0.9]
     assert imagined().known(POLICIES) == pytest.approx(expected)
     assert accuracies(imagined(deviation=0.0)) == pytest.approx(expected)

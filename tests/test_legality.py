@@ -185,23 +185,23 @@ class TestSearch:
     def test_seeds_are_solved_for_legal_policies(self):
         problem = tied_problem(6)
         codec = problem.codec()
-        damages = [[float(gene + 1), 0.0] for gene in range(len(codec.sizes))]
+        drops = [[float(gene + 1), 0.0] for gene in range(len(codec.sizes))]
 
         def cost(genome):
             return problem.costs(codec.decode(codec.mended(genome)))["latency_ms"]
 
         pairs = [codec.gene_pair(*names) for names in problem.pairs]
-        found = budget_ladder(codec, damages, cost, pairs, 8)
+        found = budget_ladder(codec, drops, cost, pairs, 8)
         assert len(found) > 4
         for genome in found:
             assert codec.is_legal(genome)
-            damage = sum(damages[i][c] for i, c in enumerate(genome))
+            drop = sum(drops[i][c] for i, c in enumerate(genome))
             same = [
-                sum(damages[i][c] for i, c in enumerate(one))
+                sum(drops[i][c] for i, c in enumerate(one))
                 for one in codec.all_genomes()
                 if cost(one) <= cost(genome)
             ]
-            assert damage == min(same)
+            assert drop == min(same)
 
 
 def test_pairs_of_a_target_are_what_its_check_finds():

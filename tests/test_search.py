@@ -34,7 +34,7 @@ from matar_tf.evolution import (
     search,
 )
 from matar_tf.evolution import _run as search_run
-from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import GenomeCodec
 from matar_tf.evolution._pareto import box
 from matar_tf.policy import Policy
@@ -213,7 +213,7 @@ class TestDiary:
         def set_postfix(self, figures):
             self.shown.append(figures)
 
-    def diary(self, deadline=math.inf):
+    def convergence(self, deadline=math.inf):
         space = PolicySpace(weights={"a": (2, 3, 4, 5, 6)}, activations={})
         problem = toy_problem(
             space=space,
@@ -221,7 +221,7 @@ class TestDiary:
             costs=lambda one: {"latency_ms": self.POINTS[one.weights["a"] - 2][1]},
         )
         objectives = (Objective.parse("latency_ms"), Objective.parse("loss"))
-        ledger = Ledger(
+        evaluations = Evaluations(
             problem,
             evaluate_in_turn(
                 lambda one: {"loss": self.POINTS[one.weights["a"] - 2][0]}
@@ -233,43 +233,45 @@ class TestDiary:
             on_measured=lambda: None,
         )
         bar = self.Bar()
-        diary = search_run._Diary(ledger, objectives, ("loss",), bar, deadline)
-        return ledger, diary, bar
+        convergence = search_run._Convergence(
+            evaluations, objectives, ("loss",), bar, deadline
+        )
+        return evaluations, convergence, bar
 
     def test_only_gains_renew_the_patience(self):
-        ledger, diary, _ = self.diary()
+        evaluations, convergence, _ = self.convergence()
         idle = []
         for genome in range(5):
-            ledger.measure([(genome,)], 1)
-            assert diary.is_behind
-            diary.close_generation()
-            assert not diary.is_behind
-            idle.append(diary.num_idle)
+            evaluations.measure([(genome,)], 1)
+            assert convergence.is_behind
+            convergence.close_generation()
+            assert not convergence.is_behind
+            idle.append(convergence.num_idle)
         # The second is dominated, the third widens the front, the fourth by a
         # hundredth of a thousandth only, the last by a quarter of its box.
         assert idle == [0, 1, 0, 1, 0]
-        diary.close_generation()
-        assert diary.num_idle == 0  # nothing was measured
+        convergence.close_generation()
+        assert convergence.num_idle == 0  # nothing was measured
 
     def test_patience_counts_every_generation_without_a_gain(self):
-        ledger, diary, _ = self.diary()
+        evaluations, convergence, _ = self.convergence()
         for genome in (4, 1, 3):
-            ledger.measure([(genome,)], 1)
-            diary.close_generation()
-        assert [row.num_evaluated for row in diary.history()] == [1, 2, 3]
-        assert diary.num_idle == 0
-        ledger, diary, _ = self.diary()
+            evaluations.measure([(genome,)], 1)
+            convergence.close_generation()
+        assert [row.num_evaluated for row in convergence.history()] == [1, 2, 3]
+        assert convergence.num_idle == 0
+        evaluations, convergence, _ = self.convergence()
         for genomes in ([(0,), (2,), (4,)], [(1,)], [(3,)]):
-            ledger.measure(genomes, 3)
-            diary.close_generation()
-        assert diary.num_idle == 2
+            evaluations.measure(genomes, 3)
+            convergence.close_generation()
+        assert convergence.num_idle == 2
 
     def test_history_by_hand(self):
-        ledger, diary, _ = self.diary()
+        evaluations, convergence, _ = self.convergence()
         for genome in (0, 2, 4):
-            ledger.measure([(genome,)], 1)
-            diary.close_generation()
-        rows = diary.history()
+            evaluations.measure([(genome,)], 1)
+            convergence.close_generation()
+        rows = convergence.history()
         assert [row.generation for row in rows] == [0, 1, 2]
         assert [row.best_metric for row in rows] == [1.0, 1.0, 1.0]
         # Strips of 0.1 by 1.1 that overlap in 0.1 by 0.1, and a square of 0.6 by 0.6
@@ -284,10 +286,10 @@ class TestDiary:
     )
     def test_the_bar_shows_the_last_row(self, deadline, shown, monkeypatch):
         monkeypatch.setattr("time.monotonic", lambda: 0.0)
-        ledger, diary, bar = self.diary(deadline)
-        diary.close_generation()  # of nothing
-        ledger.measure([(0,)], 1)
-        diary.close_generation()
+        evaluations, convergence, bar = self.convergence(deadline)
+        convergence.close_generation()  # of nothing
+        evaluations.measure([(0,)], 1)
+        convergence.close_generation()
         assert bar.shown == [
             {"generation": 0, "evaluated": 0, "reused": 0, **shown},
             {

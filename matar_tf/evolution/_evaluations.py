@@ -1,4 +1,4 @@
-"""The ledger of a run: every policy it asked for, and what came back.
+"""The evaluations of a run: every policy it asked for, and what came back.
 
 The store is a transparent memo: whether metrics come from it or from the evaluator
 changes the two counters and nothing else.
@@ -22,18 +22,18 @@ from matar_tf.policy import Policy
 from matar_tf.results import Candidate, Objective, Provenance
 
 __all__ = [
-    "Ledger",
+    "Evaluations",
 ]
 
 
-class Ledger:
+class Evaluations:
     """Measures genomes and remembers them.
 
     Attributes:
       codec: The codec of the space.
       entries: Candidate and member of each evaluated genome within the limits.
       failed: Those of the evaluated ones that break a limit on a metric.
-      lessons: Metrics of the evaluated ones that break a constraint or a limit on a
+      probes: Metrics of the evaluated ones that break a constraint or a limit on a
         cost.
       num_evaluated: Policies measured in this run.
       num_reused: Policies whose metrics came from the store or the memory.
@@ -55,7 +55,7 @@ class Ledger:
         self.codec = problem.codec()
         self.entries: dict[Genome, tuple[Candidate, Member]] = {}
         self.failed: dict[Genome, tuple[Candidate, Member]] = {}
-        self.lessons: dict[Genome, Mapping[str, float]] = {}
+        self.probes: dict[Genome, Mapping[str, float]] = {}
         self.num_evaluated = 0
         self.num_reused = 0
         self._problem = problem
@@ -74,13 +74,13 @@ class Ledger:
     @property
     def num_known(self) -> int:
         """Number of policies whose metrics are known."""
-        return len(self.entries) + len(self.failed) + len(self.lessons)
+        return len(self.entries) + len(self.failed) + len(self.probes)
 
     def known(self) -> dict[Genome, Mapping[str, float]]:
         """Returns the metrics of all evaluated genomes."""
         both = {**self.entries, **self.failed}
         metrics = {genome: candidate.metrics for genome, (candidate, _) in both.items()}
-        return {**metrics, **self.lessons}
+        return {**metrics, **self.probes}
 
     def breach(self, policy: Policy) -> Breach:
         """Returns the constraints and limits on costs that a policy breaks."""
@@ -91,7 +91,7 @@ class Ledger:
         genomes: Sequence[Genome],
         max_new: int,
         *,
-        lessons: Collection[Genome] = (),
+        probes: Collection[Genome] = (),
         deadline: float = math.inf,
     ) -> list[Member]:
         """Returns what is known of new genomes: infeasible ones first.
@@ -99,8 +99,8 @@ class Ledger:
         Args:
           genomes: Genomes that were not measured before.
           max_new: Number of genomes to measure; the others are left out. Infeasible
-            ones are neither measured nor counted, but for the lessons.
-          lessons: Those to measure even if they are infeasible, unless no policy is
+            ones are neither measured nor counted, but for the probes.
+          probes: Those to measure even if they are infeasible, unless no policy is
             known to be feasible.
           deadline: Time of `time.monotonic` after which nothing more is measured.
 
@@ -115,7 +115,7 @@ class Ledger:
                 members.append(_infeasible(genome, broken))
         feasible = {genome for genome in genomes if genome not in self._broken}
         if feasible or self.entries:
-            feasible |= set(lessons)
+            feasible |= set(probes)
         chosen = [genome for genome in genomes if genome in feasible][:max_new]
         policies = {genome: self.codec.decode(genome) for genome in chosen}
         metrics: dict[Policy, Mapping[str, float]] = {}
@@ -232,7 +232,7 @@ class Ledger:
                 continue
             self.memory[policy] = metrics[policy]
             if genome in self._broken:
-                self.lessons[genome] = metrics[policy]
+                self.probes[genome] = metrics[policy]
             else:
                 members.append(self._enter(genome, policy, metrics[policy]))
         return members

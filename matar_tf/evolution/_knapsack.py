@@ -1,4 +1,4 @@
-"""Policies of least summed damage for a ladder of budgets, by dynamic programming.
+"""Policies of least summed drop for a ladder of budgets, by dynamic programming.
 
 A cost is taken to be that of the widest policy, plus what each entry changes alone,
 plus what the entries of a layer's weights and of its input change together: exact where
@@ -38,26 +38,26 @@ def gene_pairs(problem: SearchProblem, codec: GenomeCodec) -> list[tuple[int, in
 
 def budget_ladder(
     codec: GenomeCodec,
-    damages: Sequence[Sequence[float]],
+    drops: Sequence[Sequence[float]],
     cost: Callable[[Genome], float],
     pairs: Iterable[tuple[int, int]],
     num_rungs: int,
 ) -> list[Genome]:
-    """Returns the genomes of least damage for a ladder of budgets.
+    """Returns the genomes of least drop for a ladder of budgets.
 
     Budgets evenly spaced in cost, from low to high, then those that bring evenly spaced
-    damages: where few bits save little time, damage falls steeply between two of the
+    drops: where few bits save little time, drop falls steeply between two of the
     former. Budgets are met to within the rounding of the costs to 2,000 steps.
 
     Args:
       codec: The codec of the space.
-      damages: Of each choice of each gene; see `matar_tf.evolution._seeding`.
+      drops: Of each choice of each gene; see `matar_tf.evolution._seeding`.
       cost: What is to be saved, of a genome; of one whose widths may not stand
         together, that of the mended one.
       pairs: Genes whose choices decide a part of the cost together: one of weights, in
         its first pair only, and one of an activation, in any number of pairs.
       num_rungs: How many budgets between the least and the largest cost, and how many
-        damages between those of their policies; the lowest cost alone if 1.
+        drops between those of their policies; the lowest cost alone if 1.
     """
     groups = _groups(codec, cost, pairs)
     low = sum(float(one.reach(np.min).min()) for one in groups)
@@ -68,13 +68,13 @@ def budget_ladder(
     least = np.zeros(_NUM_STEPS + 1)
     solved: list[_Solved] = []
     for group in groups:
-        least, choices = _solve(group, damages, step, least)
+        least, choices = _solve(group, drops, step, least)
         solved.append(choices)
     shares = [rung / max(num_rungs - 1, 1) for rung in range(num_rungs)]
     places = [round(_NUM_STEPS * share) for share in shares]
     # Never rises from one budget to the next.
-    damage = [least[0] + (least[-1] - least[0]) * share for share in shares]
-    places += [int(np.argmax(least <= one)) for one in damage]
+    drop = [least[0] + (least[-1] - least[0]) * share for share in shares]
+    places += [int(np.argmax(least <= one)) for one in drop]
     found: dict[Genome, None] = {}
     for place in places:
         genome = [0] * len(codec.sizes)
@@ -170,16 +170,16 @@ def _groups(
 
 
 def _solve(
-    group: _Group, damages: Sequence[Sequence[float]], step: float, least: Array
+    group: _Group, drops: Sequence[Sequence[float]], step: float, least: Array
 ) -> tuple[Array, _Solved]:
-    """Adds a group to the least damages ``[num_steps + 1]`` of those before it."""
+    """Adds a group to the least drops ``[num_steps + 1]`` of those before it."""
     # Costs of members count from the least of them, the rest falls to the group's gene.
     owner = group.reach(np.min)
     steps = np.rint((owner - owner.min()) / step).astype(np.int64)
     rows: list[Array] = []
     chosen: list[tuple[tuple[Steps, Steps], ...]] = []
     for choice, taken in enumerate(steps):
-        row = _shifted(least, int(taken)) + damages[group.gene][choice]
+        row = _shifted(least, int(taken)) + drops[group.gene][choice]
         traces: list[tuple[Steps, Steps]] = []
         for gene, costs in group.members:
             offsets = (costs[choice] - costs[choice].min()) / step
@@ -187,8 +187,8 @@ def _solve(
             member_steps = np.rint(np.minimum(offsets, _NUM_STEPS + 1)).astype(np.int64)
             options = np.stack(
                 [
-                    _shifted(row, int(one)) + damage
-                    for one, damage in zip(member_steps, damages[gene], strict=True)
+                    _shifted(row, int(one)) + drop
+                    for one, drop in zip(member_steps, drops[gene], strict=True)
                 ]
             )
             traces.append((options.argmin(axis=0), member_steps))

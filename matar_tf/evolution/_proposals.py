@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from matar_tf.evolution._acquisition import choose_widening
-from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._knapsack import budget_ladder, gene_pairs
 from matar_tf.evolution._nsga2 import Breeder, Member, Ranked, select_survivors
 from matar_tf.evolution._pareto import Values, pareto_front
 from matar_tf.evolution._seeding import (
     greedy_ladder,
-    interpolate_damages,
+    interpolate_drops,
     sensitivity_genomes,
 )
 from matar_tf.evolution._surrogate import (
@@ -28,45 +28,47 @@ from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import SearchProblem
 from matar_tf.results import Objective
 
-__all__ = ["Scout"]
+__all__ = ["Proposer"]
 
 _SENSITIVITY_SHARE = 3  # a third of the evaluations at most
-_NUM_BUDGETS = 10  # for each cost, and as many damages, that the sum is solved for
+_NUM_BUDGETS = 10  # for each cost, and as many drops, that the sum is solved for
 _BRED = 20  # policies of a generation that the surrogate stands in for, at least
-_TAUGHT = 2  # times as many generations where others have taught the surrogate
-_LESSONS = 3  # in a generation: the surrogate learns from each before it proposes again
-_SHORTEST_LESSON = 5  # policies
+_WARM = 2  # times as many generations where others have taught the surrogate
+_NUM_BATCHES = (
+    3  # in a generation: the surrogate learns from each before it proposes again
+)
+_SMALLEST_BATCH = 5  # policies
 
 
-class Scout:
-    """Plans and makes the proposals of a search from what its ledger holds.
+class Proposer:
+    """Plans and makes the proposals of a search from what was evaluated.
 
     Args:
       problem: What is searched.
-      ledger: What was measured so far.
+      evaluations: What was measured so far.
       options: The settings of the search.
       surrogate: Makes the guess of metrics from those measured.
 
     Attributes:
-      lessons: Genomes that tell what each entry's bits do alone: to measure even
+      probes: Genomes that tell what each entry's bits do alone: to measure even
         where the target does not take them, or they break a limit.
     """
 
     def __init__(
         self,
         problem: SearchProblem,
-        ledger: Ledger,
+        evaluations: Evaluations,
         options: SearchOptions,
         surrogate: SurrogateFactory = Surrogate,
     ) -> None:
         self._problem = problem
-        self._ledger = ledger
+        self._evaluations = evaluations
         self._options = options
         self._make_surrogate = surrogate
-        self._taught = tuple(ledger.memory)
-        self._is_taught = len(self._taught) >= MIN_SAMPLES
+        self._warm = tuple(evaluations.memory)
+        self._is_warm = len(self._warm) >= MIN_SAMPLES
         is_metric = [one.name in problem.metric_names for one in options.objectives]
-        self.lessons: frozenset[Genome] = frozenset()
+        self.probes: frozenset[Genome] = frozenset()
         self._metrics = [index for index, one in enumerate(is_metric) if one]
         self._costs = [index for index, one in enumerate(is_metric) if not one]
 
@@ -80,11 +82,11 @@ class Scout:
         Args:
           named: Policies to start from, and uniform ones.
         """
-        codec = self._ledger.codec
-        if self._is_taught:
+        codec = self._evaluations.codec
+        if self._is_warm:
             known = [
                 codec.encode(policy)
-                for policy in self._taught
+                for policy in self._warm
                 if codec.space.contains(policy)
             ]
             asked = {*self._problem.seeds, *codec.space.uniform_names()}
@@ -93,28 +95,28 @@ class Scout:
             return list(named.values())
         limit = self._options.plan // _SENSITIVITY_SHARE
         alone = sensitivity_genomes(codec, limit)
-        self.lessons = frozenset(alone)
+        self.probes = frozenset(alone)
         return [*named.values(), *alone]
 
     def plan(self) -> list[Genome]:
-        """Returns what a sum of damages makes best, for each cost objective.
+        """Returns what a sum of drops makes best, for each cost objective.
 
-        The best sums of damages for a few budgets, then greedy ones.
+        The best sums of drops for a few budgets, then greedy ones.
         """
         if not self._options.sensitivity:
             return []
-        known = self._ledger.known()
-        # The loss tells small damages apart, the accuracy of few samples does not.
-        damage = Objective(name="loss")
-        if any(damage.name not in metrics for metrics in known.values()):
-            damage = self._options.objectives[self._metrics[0]]
+        known = self._evaluations.known()
+        # The loss tells small drops apart, the accuracy of few samples does not.
+        drop = Objective(name="loss")
+        if any(drop.name not in metrics for metrics in known.values()):
+            drop = self._options.objectives[self._metrics[0]]
         values = {
-            genome: damage.to_minimized(metrics[damage.name])
+            genome: drop.to_minimized(metrics[drop.name])
             for genome, metrics in known.items()
         }
-        codec = self._ledger.codec
-        damages = interpolate_damages(codec, values)
-        if damages is None:
+        codec = self._evaluations.codec
+        drops = interpolate_drops(codec, values)
+        if drops is None:
             return []
         number = self._options.population_size // len(self._costs)
         pairs = gene_pairs(self._problem, codec)
@@ -125,12 +127,12 @@ class Scout:
             )
             # Few measurements are left where others have taught: the surrogate's turn.
             num_budgets = min(_NUM_BUDGETS, number)
-            solved = budget_ladder(codec, damages, cost, pairs, num_budgets)
+            solved = budget_ladder(codec, drops, cost, pairs, num_budgets)
             found += solved
             # A compiler may price the costs of a descent: none for nothing.
             rungs = _num_rungs(number - len(solved))
             if rungs:
-                found += greedy_ladder(codec, damages, cost, rungs)
+                found += greedy_ladder(codec, drops, cost, rungs)
         return [codec.mended(genome) for genome in found]
 
     def propose(
@@ -143,15 +145,18 @@ class Scout:
         they could not be measured. Without enough measurements, or if oversampling is
         off, returns children of the population.
         """
-        if self._options.oversampling == 1 or len(self._ledger.memory) < MIN_SAMPLES:
+        if (
+            self._options.oversampling == 1
+            or len(self._evaluations.memory) < MIN_SAMPLES
+        ):
             return breed(population, size)
         surrogate = self._surrogate()
-        size = max(size // _LESSONS, min(size, _SHORTEST_LESSON))
+        size = max(size // _NUM_BATCHES, min(size, _SMALLEST_BATCH))
         number = max(size, _BRED)
-        known = [member for _, member in self._ledger.entries.values()]
+        known = [member for _, member in self._evaluations.entries.values()]
         parents = select_survivors(known, number) or population
         found: dict[Genome, Member] = {}
-        times = _TAUGHT if self._is_taught else 1
+        times = _WARM if self._is_warm else 1
         for _ in range(times * self._options.oversampling):
             children = breed(parents, number, found)
             members = self._predicted(children, surrogate)
@@ -164,7 +169,7 @@ class Scout:
         return self._choose(list(found.values()), size, surrogate)
 
     def _surrogate(self) -> Surrogate:
-        memory = self._ledger.memory
+        memory = self._evaluations.memory
         objectives = [self._options.objectives[index] for index in self._metrics]
         figures = [
             [one.to_minimized(metrics[one.name]) for one in objectives]
@@ -176,11 +181,13 @@ class Scout:
         self, genomes: Sequence[Genome], surrogate: Surrogate
     ) -> list[Member]:
         """Returns the feasible ones as members, their metrics by the surrogate."""
-        policies = {genome: self._ledger.codec.decode(genome) for genome in genomes}
+        policies = {
+            genome: self._evaluations.codec.decode(genome) for genome in genomes
+        }
         feasible = [
             genome
             for genome, policy in policies.items()
-            if not self._ledger.breach(policy).texts
+            if not self._evaluations.breach(policy).texts
         ]
         if not feasible:
             return []
@@ -208,12 +215,12 @@ class Scout:
         self, candidates: list[Member], size: int, surrogate: Surrogate
     ) -> list[Genome]:
         """Returns the genomes of the candidates that would widen the front most."""
-        known = [member.values for _, member in self._ledger.entries.values()]
+        known = [member.values for _, member in self._evaluations.entries.values()]
         front = [known[index] for index in pareto_front(known)]
         guessed = [one for one in candidates if not one.num_violations]
         chosen: dict[Genome, None] = {}
         if front and guessed:
-            policies = [self._ledger.codec.decode(one.genome) for one in guessed]
+            policies = [self._evaluations.codec.decode(one.genome) for one in guessed]
             found = choose_widening(
                 front,
                 [one.values for one in guessed],
@@ -238,7 +245,7 @@ class Scout:
 
     def _cost(self, objective: Objective, genome: Genome) -> float:
         """Returns a cost of a genome, mended if its widths may not stand together."""
-        codec = self._ledger.codec
+        codec = self._evaluations.codec
         costs = self._problem.costs(codec.decode(codec.mended(genome)))
         cost = costs[objective.name]
         # That there is a figure was checked before anything was measured.

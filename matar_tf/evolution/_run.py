@@ -18,11 +18,11 @@ from typing import Any, Final, cast
 from tqdm import tqdm
 
 from matar_tf.errors import SearchError
-from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome, GenomeCodec
 from matar_tf.evolution._nsga2 import Member, generations
 from matar_tf.evolution._pareto import Values, box, hypervolume, pareto_front
-from matar_tf.evolution._proposals import Scout
+from matar_tf.evolution._proposals import Proposer
 from matar_tf.evolution._request import check_request, named_genomes
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
@@ -89,7 +89,7 @@ def search(
     total = min(options.max_evaluations, problem.codec().num_genomes)
     # The parts of tqdm that are typed are not the ones used here.
     with cast("Any", tqdm)(total=total, unit="policy", disable=not progress) as bar:
-        ledger = Ledger(
+        evaluations = Evaluations(
             problem,
             evaluate_many,
             objectives=options.objectives,
@@ -101,34 +101,38 @@ def search(
         )
         minutes = math.inf if options.max_minutes is None else options.max_minutes
         deadline = time.monotonic() + 60.0 * minutes
-        diary = _Diary(ledger, options.objectives, problem.metric_names, bar, deadline)
+        convergence = _Convergence(
+            evaluations, options.objectives, problem.metric_names, bar, deadline
+        )
 
         def found(stop_reason: StopReason) -> SearchResult:
-            if not ledger.entries:
-                raise SearchError(ledger.describe_infeasible())
+            if not evaluations.entries:
+                raise SearchError(evaluations.describe_infeasible())
             return SearchResult(
                 target=problem.target,
                 objectives=options.objectives,
-                front=_front(ledger, options.objectives, problem.metric_names),
+                front=_front(evaluations, options.objectives, problem.metric_names),
                 references=tuple(
-                    replace(ledger.entries[genome][0], name=name)
+                    replace(evaluations.entries[genome][0], name=name)
                     for name, genome in named.items()
-                    if genome in ledger.entries
+                    if genome in evaluations.entries
                 ),
-                num_evaluated=ledger.num_evaluated,
-                num_reused=ledger.num_reused,
+                num_evaluated=evaluations.num_evaluated,
+                num_reused=evaluations.num_reused,
                 stop_reason=stop_reason,
-                history=diary.history(),
+                history=convergence.history(),
                 provenance=provenance,
             )
 
         try:
-            return found(_explore(problem, ledger, diary, named, options, surrogate))
+            return found(
+                _explore(problem, evaluations, convergence, named, options, surrogate)
+            )
         except KeyboardInterrupt:  # also while the front is picked
-            if not ledger.entries:
+            if not evaluations.entries:
                 raise
-            if diary.is_behind:
-                diary.close_generation()
+            if convergence.is_behind:
+                convergence.close_generation()
             return found(StopReason.INTERRUPTED)
 
 
@@ -146,19 +150,19 @@ def search_order(problems: Sequence[SearchProblem]) -> list[int]:
     return sorted(range(len(problems)), key=key)
 
 
-class _Diary:
+class _Convergence:
     """The state of the front after each generation."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        evaluations: Evaluations,
         objectives: tuple[Objective, ...],
         metric_names: tuple[str, ...],
         bar: Any,
         deadline: float,
     ) -> None:
         self.deadline = deadline
-        self._ledger = ledger
+        self._evaluations = evaluations
         self._metric_index = next(
             i for i, one in enumerate(objectives) if one.name in metric_names
         )
@@ -173,19 +177,19 @@ class _Diary:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the ledger has learned something since a generation was closed."""
-        now = self._ledger.num_known, len(self._ledger.entries)
+        """Whether something was measured since a generation was closed."""
+        now = self._evaluations.num_known, len(self._evaluations.entries)
         return now != (self._num_known, self._num_seen)
 
     def close_generation(self) -> None:
-        """Takes in what the ledger has learned since the last call."""
-        members = [member for _, member in self._ledger.entries.values()]
+        """Takes in what the evaluations have learned since the last call."""
+        members = [member for _, member in self._evaluations.entries.values()]
         points = self._front + [one.values for one in members[self._num_seen :]]
-        num_new = self._ledger.num_known - self._num_known
-        self._num_known = self._ledger.num_known
+        num_new = self._evaluations.num_known - self._num_known
+        self._num_known = self._evaluations.num_known
         self._num_seen = len(members)
         self._front = [points[index] for index in pareto_front(points)]
-        counts = self._ledger.num_evaluated, self._ledger.num_reused
+        counts = self._evaluations.num_evaluated, self._evaluations.num_reused
         self._rows.append((*counts, self._front))
         # Old and new front in the same box, so that the box may grow with the front.
         if self._share(self._front, self._front) > (1 + _MIN_GAIN) * self._share(
@@ -247,54 +251,58 @@ class _Diary:
 
 def _explore(
     problem: SearchProblem,
-    ledger: Ledger,
-    diary: _Diary,
+    evaluations: Evaluations,
+    convergence: _Convergence,
     named: Mapping[str, Genome],
     options: SearchOptions,
     surrogate: SurrogateFactory,
 ) -> StopReason:
-    """Fills the ledger, generation by generation, until there is a reason to stop."""
-    codec = ledger.codec
-    scout: Scout | None = None
+    """Measures generation by generation, until there is a reason to stop."""
+    codec = evaluations.codec
+    proposer: Proposer | None = None
     if codec.num_genomes <= options.max_evaluations:
         proposals = _enumeration(codec, named.values(), options.population_size)
         patience = None
     else:
-        scout = Scout(problem, ledger, options, surrogate)
+        proposer = Proposer(problem, evaluations, options, surrogate)
         proposals = generations(
             codec,
-            scout.first_genomes(named),
+            proposer.first_genomes(named),
             population_size=options.population_size,
             crossover_prob=options.crossover_prob,
             mutation_prob=options.mutation_prob,
             rng=random.Random(options.seed),
-            guide=scout,
+            guide=proposer,
         )
         patience = options.patience
-    lessons = frozenset[Genome]() if scout is None else scout.lessons
+    probes = frozenset[Genome]() if proposer is None else proposer.probes
     num_seen = num_barren = 0
     cohort = next(proposals)
     while True:
-        num_known = ledger.num_known
-        members = ledger.measure(
+        num_known = evaluations.num_known
+        members = evaluations.measure(
             cohort,
             options.max_evaluations - num_known,
-            lessons=lessons,
-            deadline=diary.deadline,
+            probes=probes,
+            deadline=convergence.deadline,
         )
         num_seen += len(members)
-        num_barren = 0 if ledger.num_known > num_known else num_barren + 1
-        diary.close_generation()
+        num_barren = 0 if evaluations.num_known > num_known else num_barren + 1
+        convergence.close_generation()
         if num_seen == codec.num_genomes:
             return StopReason.ENUMERATED
-        if ledger.num_known == options.max_evaluations:
+        if evaluations.num_known == options.max_evaluations:
             return StopReason.MAX_EVALUATIONS
-        if time.monotonic() >= diary.deadline:
+        if time.monotonic() >= convergence.deadline:
             return StopReason.MAX_MINUTES
-        if patience is not None and ledger.entries and diary.num_idle >= patience:
+        if (
+            patience is not None
+            and evaluations.entries
+            and convergence.num_idle >= patience
+        ):
             return StopReason.PATIENCE
         # An enumeration ends by itself.
-        if scout is not None and num_barren >= _MAX_BARREN_COHORTS:
+        if proposer is not None and num_barren >= _MAX_BARREN_COHORTS:
             return StopReason.EXHAUSTED
         try:
             cohort = proposals.send(members)
@@ -315,10 +323,12 @@ def _enumeration(
 
 
 def _front(
-    ledger: Ledger, objectives: tuple[Objective, ...], metric_names: tuple[str, ...]
+    evaluations: Evaluations,
+    objectives: tuple[Objective, ...],
+    metric_names: tuple[str, ...],
 ) -> tuple[Candidate, ...]:
     """Returns the Pareto front of all that was measured, cheapest first."""
-    entries = [ledger.entries[genome] for genome in sorted(ledger.entries)]
+    entries = [evaluations.entries[genome] for genome in sorted(evaluations.entries)]
     kept = [
         entries[index] for index in pareto_front([one.values for _, one in entries])
     ]

@@ -1,8 +1,8 @@
 """Where a search starts: what each entry's bits do alone, and the best sum of that.
 
-The *damage* of a choice is how much worse a metric gets when one entry of the widest
-policy takes it. Damages are taken to add up, and a greedy descent gives up at each
-step the bits that cost the least damage for what they save. Costs are the target's
+The *drop* of a choice is how much worse a metric gets when one entry of the widest
+policy takes it. Drops are taken to add up, and a greedy descent gives up at each
+step the bits that cost the least drop for what they save. Costs are the target's
 own, so that bits that save nothing are not given up.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matar_tf.evolution._genome import Genome, GenomeCodec, with_choices
 
-__all__ = ["greedy_ladder", "interpolate_damages", "sensitivity_genomes"]
+__all__ = ["greedy_ladder", "interpolate_drops", "sensitivity_genomes"]
 
 _TINY = 1e-12
 _SLACK = 1.05  # a rate this much above the next best is still taken
@@ -42,13 +42,13 @@ def sensitivity_genomes(codec: GenomeCodec, max_genomes: int) -> list[Genome]:
     return list(genomes) if len(genomes) > 1 else []
 
 
-def interpolate_damages(
+def interpolate_drops(
     codec: GenomeCodec, values: Mapping[Genome, float]
 ) -> list[list[float]] | None:
-    """Returns the damage of every choice of every gene, or None if some are unknown.
+    """Returns the drop of every choice of every gene, or None if some are unknown.
 
-    Between measured choices a damage follows ``4**-bits``, the power of the noise of
-    rounding. Damages are at least 0 and do not fall with fewer bits.
+    Between measured choices a drop follows ``4**-bits``, the power of the noise of
+    rounding. Drops are at least 0 and do not fall with fewer bits.
 
     Args:
       codec: The codec of the space.
@@ -57,7 +57,7 @@ def interpolate_damages(
     widest = tuple(size - 1 for size in codec.sizes)
     if widest not in values:
         return None
-    damages: list[list[float]] = []
+    drops: list[list[float]] = []
     for gene, widths in enumerate(codec.widths):
         known = {len(widths) - 1: 0.0}
         for choice in range(len(widths) - 1):
@@ -66,12 +66,12 @@ def interpolate_damages(
                 known[choice] = max(values[genome] - values[widest], 0.0)
         if 0 not in known:
             return None
-        damages.append(_interpolate(widths, known))
-    return damages
+        drops.append(_interpolate(widths, known))
+    return drops
 
 
 def _interpolate(widths: Sequence[int], known: Mapping[int, float]) -> list[float]:
-    """Returns the damage of each choice, the narrowest first."""
+    """Returns the drop of each choice, the narrowest first."""
     power = [4.0**-width for width in widths]
     found: list[float] = []
     for choice in range(len(widths)):
@@ -87,7 +87,7 @@ def _interpolate(widths: Sequence[int], known: Mapping[int, float]) -> list[floa
 
 def greedy_ladder(
     codec: GenomeCodec,
-    damages: Sequence[Sequence[float]],
+    drops: Sequence[Sequence[float]],
     cost: Callable[[Genome], float],
     num_rungs: int,
 ) -> list[Genome]:
@@ -95,7 +95,7 @@ def greedy_ladder(
 
     Args:
       codec: The codec of the space.
-      damages: Of each choice of each gene; see `interpolate_damages`.
+      drops: Of each choice of each gene; see `interpolate_drops`.
       cost: What is to be saved, of a genome.
       num_rungs: How many genomes to return, at most.
     """
@@ -103,11 +103,16 @@ def greedy_ladder(
     path = [(cost(genome), genome)]
 
     def rated(gene: int, lower: int) -> tuple[float, float, int, int]:
-        # What saves nothing comes last, the least damage first.
+        # What saves nothing comes last, the least drop first.
         saved = path[-1][0] - cost(with_choices(genome, (gene, lower)))
-        damage = damages[gene][lower] - damages[gene][genome[gene]]
+        drop = drops[gene][lower] - drops[gene][genome[gene]]
         is_saving = saved > _TINY * abs(path[-1][0])
-        return damage / saved if is_saving else float("inf"), damage, gene, lower
+        return (
+            drop / saved if is_saving else float("inf"),
+            drop,
+            gene,
+            lower,
+        )
 
     # Rates change little from step to step: only the one on top is computed again.
     waiting = [

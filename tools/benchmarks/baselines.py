@@ -1,7 +1,7 @@
 """What searches are compared with: random policies, greedy descent, an integer program.
 
-The last two do as the peers do: they measure once how much each entry's bits damage
-the network (the damages of `matar_tf.evolution`), take damages to add up, and solve for
+The last two do as the peers do: they measure once how much each entry's bits cost
+the network (the drops of `matar_tf.evolution`), take drops to add up, and solve for
 the least sum under a budget.
 """
 
@@ -20,7 +20,7 @@ from matar_tf.evolution import SearchProblem
 from matar_tf.evolution._genome import Genome, GenomeCodec
 from matar_tf.evolution._seeding import (
     greedy_ladder,
-    interpolate_damages,
+    interpolate_drops,
     sensitivity_genomes,
 )
 from matar_tf.policy import Policy
@@ -30,13 +30,13 @@ from matar_tf.workload import Workload
 __all__ = [
     "greedy_policies",
     "integer_program_policies",
-    "policy_damages",
+    "policy_drops",
     "random_policies",
     "sensitivity_policies",
 ]
 
 _optimize = cast("Any", scipy.optimize)  # its types know no arrays as bounds
-Damages = Sequence[Sequence[float]]
+Drops = Sequence[Sequence[float]]
 LayerCosts = Callable[[Policy], Mapping[str, float]]
 
 
@@ -50,8 +50,8 @@ def sensitivity_policies(space: PolicySpace) -> list[Policy]:
     return [codec.decode(genome) for genome in genomes]
 
 
-def policy_damages(space: PolicySpace, losses: Mapping[Policy, float]) -> Damages:
-    """Returns the damage of each choice of each entry of more than one width.
+def policy_drops(space: PolicySpace, losses: Mapping[Policy, float]) -> Drops:
+    """Returns the drop of each choice of each entry of more than one width.
 
     Args:
       space: The space.
@@ -61,22 +61,22 @@ def policy_damages(space: PolicySpace, losses: Mapping[Policy, float]) -> Damage
       ValueError: If there is nothing to choose.
     """
     codec = GenomeCodec(space)
-    damages = interpolate_damages(
+    drops = interpolate_drops(
         codec, {codec.encode(policy): loss for policy, loss in losses.items()}
     )
-    if not damages:
+    if not drops:
         raise ValueError("Expected a space with more than one policy, got one of one.")
-    return damages
+    return drops
 
 
 def greedy_policies(
-    problem: SearchProblem, damages: Damages, cost_name: str, number: int
+    problem: SearchProblem, drops: Drops, cost_name: str, number: int
 ) -> list[Policy]:
-    """Returns policies that gave up the bits of least damage for the cost, one by one.
+    """Returns policies that gave up the bits of least drop for the cost, one by one.
 
     Args:
       problem: The space and its costs.
-      damages: See `policy_damages`.
+      drops: See `policy_drops`.
       cost_name: The cost that bits are given up for.
       number: How many policies, evenly spaced in cost, at most.
     """
@@ -86,7 +86,7 @@ def greedy_policies(
     def cost(genome: Genome) -> float:
         return float(problem.costs(codec.decode(genome))[cost_name] or 0.0)
 
-    ladder = greedy_ladder(codec, damages, cost, number)
+    ladder = greedy_ladder(codec, drops, cost, number)
     return [codec.decode(genome) for genome in ladder]
 
 
@@ -101,19 +101,19 @@ def random_policies(problem: SearchProblem, number: int, seed: int) -> list[Poli
 
 def integer_program_policies(
     problem: SearchProblem,
-    damages: Damages,
+    drops: Drops,
     workload: Workload,
     layer_costs: LayerCosts,
     number: int,
 ) -> list[Policy]:
-    """Returns the policies of least summed damage for evenly spaced budgets.
+    """Returns the policies of least summed drop for evenly spaced budgets.
 
     The cost of a layer is taken from the bits of its weights and of its first input,
     all other tensors at their widest; the program is exact for that.
 
     Args:
       problem: The space.
-      damages: See `policy_damages`.
+      drops: See `policy_drops`.
       workload: The network.
       layer_costs: Returns the cost of each layer under a policy.
       number: How many budgets between the narrowest and the widest policy.
@@ -122,7 +122,7 @@ def integer_program_policies(
       Hubara et al., Accurate Post Training Quantization With Small Calibration Sets,
       ICML 2021: mixed precision by integer programming.
     """
-    program = _Program(problem, damages, workload, layer_costs)
+    program = _Program(problem, drops, workload, layer_costs)
     low, high = program.cost_range
     budgets = [low + (high - low) * rung / (number - 1) for rung in range(number)]
     return list(dict.fromkeys(program.solve(budget) for budget in budgets))
@@ -134,7 +134,7 @@ class _Program:
     def __init__(
         self,
         problem: SearchProblem,
-        damages: Damages,
+        drops: Drops,
         workload: Workload,
         layer_costs: LayerCosts,
     ) -> None:
@@ -145,7 +145,7 @@ class _Program:
         first = np.cumsum([0, *self._codec.sizes])
         self._start = {key: int(first[i]) for i, key in enumerate(free)}
         self._num_choices = int(first[-1])
-        self._damage = [one for row in damages for one in row]
+        self._drop = [one for row in drops for one in row]
         self._costs = [0.0] * self._num_choices
         self._rows: list[dict[int, float]] = []
         self._sums: list[float] = []
@@ -177,7 +177,7 @@ class _Program:
                     activations={**widest.activations, **a},
                 )
                 self._costs.append(layer_costs(policy)[name])
-                self._damage.append(0.0)
+                self._drop.append(0.0)
         shares = np.arange(begin, len(self._costs)).reshape(
             len(w_entries), len(a_entries)
         )
@@ -195,8 +195,8 @@ class _Program:
                     self._sums.append(0.0)
 
     def solve(self, budget: float) -> Policy:
-        """Returns the policy of least damage at no more than a cost."""
-        found = self._milp(np.asarray(self._damage), budget)
+        """Returns the policy of least drop at no more than a cost."""
+        found = self._milp(np.asarray(self._drop), budget)
         genome: list[int] = []
         for start, choices in zip(self._start.values(), self._codec.sizes, strict=True):
             genome.append(int(np.argmax(found[start : start + choices])))

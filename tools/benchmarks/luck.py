@@ -3,7 +3,7 @@
 Two policies that are equally good on all images differ on some of them. A front takes
 the luckiest of what was measured, so that the hypervolumes of two searches differ by
 luck, and more measurements are luckier. Here the accuracies are imagined: what the
-damages of a network's entries add up to, and a luck as large as the network's own. So
+drops of a network's entries add up to, and a luck as large as the network's own. So
 the same searches can be repeated with other luck, and with a surrogate that knows every
 accuracy beforehand, which no search can do better than.
 """
@@ -37,7 +37,7 @@ from matar_tf.policy import Policy
 from matar_tf.results import SearchResult
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from tools.benchmarks.bars import Bar
-from tools.benchmarks.baselines import policy_damages, sensitivity_policies
+from tools.benchmarks.baselines import policy_drops, sensitivity_policies
 from tools.benchmarks.search_bench import (
     FOLLOW_UP,
     PLAIN,
@@ -57,18 +57,18 @@ _NEARLY = 0.99  # of what a search comes to whose surrogate knows everything
 
 @dataclass(frozen=True)
 class _Imagined:
-    """Accuracies of policies: sums of damages, and the luck of some samples.
+    """Accuracies of policies: sums of drops, and the luck of some samples.
 
     Attributes:
       codec: Of the network's space.
-      damages: Accuracy that each choice of each entry costs.
+      drops: Accuracy that each choice of each entry costs.
       accuracy: Of the widest policy.
       deviation: Of the luck.
       luck: Its seed.
     """
 
     codec: GenomeCodec
-    damages: Sequence[Sequence[float]]
+    drops: Sequence[Sequence[float]]
     accuracy: float
     deviation: float
     luck: int
@@ -78,9 +78,9 @@ class _Imagined:
         return [
             self.accuracy
             - sum(
-                damage[choice]
-                for damage, choice in zip(
-                    self.damages, self.codec.encode(policy), strict=True
+                drop[choice]
+                for drop, choice in zip(
+                    self.drops, self.codec.encode(policy), strict=True
                 )
             )
             for policy in policies
@@ -122,7 +122,7 @@ def measure_luck(
     """Yields one bar after the other as it is measured.
 
     Args:
-      artifact_path: The network whose damages and luck are measured.
+      artifact_path: The network whose drops and luck are measured.
       data_spec: The data that it was trained on, at least `num_samples` twice.
       num_samples: That the imagined searches see.
       num_evaluations: Of each search from nothing.
@@ -179,7 +179,7 @@ def measure_luck(
 
 
 def _imagine(artifact: Artifact, data: Data, num_samples: int) -> _Imagined:
-    """Measures damages on all samples, and how much two parts of these disagree."""
+    """Measures drops on all samples, and how much two parts of these disagree."""
     if len(data.x_test) < 2 * num_samples:
         raise DataError(
             f"Expected data with twice the {num_samples} samples of a search, got "
@@ -195,7 +195,7 @@ def _imagine(artifact: Artifact, data: Data, num_samples: int) -> _Imagined:
     errors = dict(zip(policies, (1.0 - (first + second) / 2.0).tolist(), strict=True))
     return _Imagined(
         codec=GenomeCodec(space),
-        damages=policy_damages(space, errors),
+        drops=policy_drops(space, errors),
         accuracy=1.0 - errors[space.widest()],
         # Both parts have luck of their own; what differs for all policies is none.
         deviation=float(np.std(first - second, ddof=1) / np.sqrt(2.0)),

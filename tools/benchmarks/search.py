@@ -35,7 +35,7 @@ from tools.benchmarks.bars import Bar, provenance
 from tools.benchmarks.baselines import (
     greedy_policies,
     integer_program_policies,
-    policy_damages,
+    policy_drops,
     random_policies,
     sensitivity_policies,
 )
@@ -221,7 +221,7 @@ def _against_others(
     )
     measured = sensitivity_policies(problem.space)
     losses = zip(measured, bench.metric("loss", measured), strict=True)
-    damages = policy_damages(problem.space, dict(losses))
+    drops = policy_drops(problem.space, dict(losses))
     workload = bench.artifact.workload
     model = CostModel(workload, load_target(problem.target))
 
@@ -229,11 +229,11 @@ def _against_others(
         return {one.name: one.cycles for one in model.estimate(policy).layers}
 
     for method, policies in (
-        ("greedy", greedy_policies(problem, damages, "latency_ms", _NUM_BUDGETS)),
+        ("greedy", greedy_policies(problem, drops, "latency_ms", _NUM_BUDGETS)),
         (
             "integer program",
             integer_program_policies(
-                problem, damages, workload, layer_costs, _NUM_BUDGETS
+                problem, drops, workload, layer_costs, _NUM_BUDGETS
             ),
         ),
     ):

@@ -1,4 +1,4 @@
-"""What a search knows beforehand: damages, ladders, the surrogate."""
+"""What a search knows beforehand: drops, ladders, the surrogate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fixtures.toy_search import (
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution import Limit, evaluate_in_turn, search
-from matar_tf.evolution._evaluations import Ledger
+from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome, GenomeCodec
 from matar_tf.evolution._knapsack import budget_ladder, gene_pairs
 from matar_tf.evolution._pareto import box, hypervolume
-from matar_tf.evolution._proposals import Scout, _num_rungs
+from matar_tf.evolution._proposals import Proposer, _num_rungs
 from matar_tf.evolution._seeding import (
     greedy_ladder,
-    interpolate_damages,
+    interpolate_drops,
     sensitivity_genomes,
 )
 from matar_tf.evolution._surrogate import Surrogate
@@ -50,51 +50,57 @@ class TestSensitivity:
         assert sensitivity_genomes(CODEC, 3) == [(2, 1), (0, 1), (2, 0)]
         assert sensitivity_genomes(CODEC, 2) == []
 
-    def test_damages_between_measured_choices_follow_the_noise(self) -> None:
+    def test_drops_between_measured_choices_follow_the_noise(self) -> None:
         codec = GenomeCodec(PolicySpace(weights={"a": (2, 3, 8)}, activations={}))
-        damages = interpolate_damages(codec, {(2,): 1.0, (0,): 3.0})
-        assert damages is not None
+        drops = interpolate_drops(codec, {(2,): 1.0, (0,): 3.0})
+        assert drops is not None
         # 2 at two bits, 0 at eight; three bits have a quarter of the noise power.
         share = (4.0**-3 - 4.0**-8) / (4.0**-2 - 4.0**-8)
-        assert damages[0] == pytest.approx([2.0, 2.0 * share, 0.0])
+        assert drops[0] == pytest.approx([2.0, 2.0 * share, 0.0])
 
-    def test_damages_between_the_narrowest_and_the_middle(self) -> None:
+    def test_drops_between_the_narrowest_and_the_middle(self) -> None:
         codec = GenomeCodec(PolicySpace(weights={"a": (2, 3, 4, 8)}, activations={}))
-        damages = interpolate_damages(codec, {(3,): 1.0, (0,): 6.0, (2,): 2.0})
-        assert damages is not None
+        drops = interpolate_drops(codec, {(3,): 1.0, (0,): 6.0, (2,): 2.0})
+        assert drops is not None
         share = (4.0**-3 - 4.0**-4) / (4.0**-2 - 4.0**-4)
-        assert damages[0] == pytest.approx([5.0, 1.0 + 4.0 * share, 1.0, 0.0])
+        assert drops[0] == pytest.approx([5.0, 1.0 + 4.0 * share, 1.0, 0.0])
 
-    def test_damages_neither_rise_with_bits_nor_fall_below_zero(self) -> None:
+    def test_drops_neither_rise_with_bits_nor_fall_below_zero(self) -> None:
         values = {(2, 1): 1.0, (0, 1): 1.5, (1, 1): 2.0, (2, 0): 0.5}
-        assert interpolate_damages(CODEC, values) == [[1.0, 1.0, 0.0], [0.0, 0.0]]
+        assert interpolate_drops(CODEC, values) == [[1.0, 1.0, 0.0], [0.0, 0.0]]
 
     @pytest.mark.parametrize("missing", [(2, 1), (0, 1), (2, 0)])
-    def test_unknown_damages_are_none(self, missing: tuple[int, int]) -> None:
+    def test_unknown_drops_are_none(self, missing: tuple[int, int]) -> None:
         values = {(2, 1): 1.0, (0, 1): 1.5, (2, 0): 0.5}
         del values[missing]
-        assert interpolate_damages(CODEC, values) is None
+        assert interpolate_drops(CODEC, values) is None
 
 
 class TestGreedyLadder:
     def test_by_hand(self) -> None:
-        """`a` saves 4 and 2 for a damage of 1 and 5, `b` 4 for 2."""
+        """`a` saves 4 and 2 for a drop of 1 and 5, `b` 4 for 2."""
         costs = {(2, 1): 10, (1, 1): 6, (0, 1): 4, (2, 0): 6, (1, 0): 2, (0, 0): 0}
-        damages = [[6.0, 1.0, 0.0], [2.0, 0.0]]
-        path = greedy_ladder(CODEC, damages, lambda genome: costs[genome], 11)
+        drops = [[6.0, 1.0, 0.0], [2.0, 0.0]]
+        path = greedy_ladder(CODEC, drops, lambda genome: costs[genome], 11)
         assert path == [(2, 1), (1, 1), (1, 0), (0, 0)]
-        assert greedy_ladder(CODEC, damages, costs.__getitem__, 2) == [(2, 1), (0, 0)]
+        assert greedy_ladder(CODEC, drops, costs.__getitem__, 2) == [
+            (2, 1),
+            (0, 0),
+        ]
 
     def test_the_best_rate_comes_first_wherever_its_entry_stands(self) -> None:
-        """Each entry saves 1 of the cost for the damage below."""
-        damages = [5.0, 4.0, 3.0, 2.0, 1.0, 6.0]
+        """Each entry saves 1 of the cost for the drop below."""
+        drops = [5.0, 4.0, 3.0, 2.0, 1.0, 6.0]
         codec = GenomeCodec(
             PolicySpace(weights={f"w{i}": (2, 8) for i in range(6)}, activations={})
         )
         path = greedy_ladder(
-            codec, [[damage, 0.0] for damage in damages], lambda one: 1.0 + sum(one), 7
+            codec,
+            [[drop, 0.0] for drop in drops],
+            lambda one: 1.0 + sum(one),
+            7,
         )
-        order = sorted(range(6), key=damages.__getitem__)
+        order = sorted(range(6), key=drops.__getitem__)
         expected = [
             tuple(int(gene not in order[:number]) for gene in range(6))
             for number in range(7)
@@ -115,20 +121,20 @@ class TestGreedyLadder:
             PolicySpace(weights={f"w{i}": (2, 4, 8) for i in range(6)}, activations={})
         )
         sizes = [rng.uniform(1, 5) for _ in range(6)]
-        damages = [[rng.uniform(2, 9), rng.uniform(0, 2), 0.0] for _ in range(6)]
+        drops = [[rng.uniform(2, 9), rng.uniform(0, 2), 0.0] for _ in range(6)]
         bits = (2, 4, 8)
 
         def cost(genome: tuple[int, ...]) -> float:
             return sum(n * bits[g] for n, g in zip(sizes, genome, strict=True))
 
-        def damage(genome: tuple[int, ...]) -> float:
-            return sum(one[g] for one, g in zip(damages, genome, strict=True))
+        def drop(genome: tuple[int, ...]) -> float:
+            return sum(one[g] for one, g in zip(drops, genome, strict=True))
 
-        ladder = greedy_ladder(codec, damages, cost, 10)
+        ladder = greedy_ladder(codec, drops, cost, 10)
         every = list(itertools.product(range(3), repeat=6))
-        _, worst = box([(cost(one), damage(one)) for one in every])
-        best = hypervolume([(cost(one), damage(one)) for one in every], worst)
-        found = hypervolume([(cost(one), damage(one)) for one in ladder], worst)
+        _, worst = box([(cost(one), drop(one)) for one in every])
+        best = hypervolume([(cost(one), drop(one)) for one in every], worst)
+        found = hypervolume([(cost(one), drop(one)) for one in ladder], worst)
         assert found > 0.93 * best
 
 
@@ -142,53 +148,49 @@ class TestBudgetLadder:
         )
     )
     PAIRS = ((0, 2), (1, 2))
-    DAMAGES = ([6.0, 1.0, 0.0], [2.5, 2.0, 0.0], [7.0, 3.0, 0.0], [0.5, 0.0])
+    DROPS = ([6.0, 1.0, 0.0], [2.5, 2.0, 0.0], [7.0, 3.0, 0.0], [0.5, 0.0])
 
     def cost(self, genome: Genome) -> float:
         policy = self.CODEC.decode(genome)
         (a, b, c), (x, y) = policy.weights.values(), policy.activations.values()
         return 7.0 + 3.0 * a * x + 5.0 * b * x + 2.0 * c * y
 
-    def damage(self, genome: Genome) -> float:
-        return sum(one[g] for one, g in zip(self.DAMAGES, genome, strict=True))
+    def drop(self, genome: Genome) -> float:
+        return sum(one[g] for one, g in zip(self.DROPS, genome, strict=True))
 
     @pytest.mark.parametrize("num_rungs", [1, 2, 7, 40])
     def test_is_the_best_sum_of_all_for_every_budget(self, num_rungs: int) -> None:
         every = list(self.CODEC.all_genomes())
         low, high = min(map(self.cost, every)), max(map(self.cost, every))
         slack = len(self.CODEC.sizes) / 2 * (high - low) / 2000  # costs are rounded
-        found = budget_ladder(
-            self.CODEC, self.DAMAGES, self.cost, self.PAIRS, num_rungs
-        )
+        found = budget_ladder(self.CODEC, self.DROPS, self.cost, self.PAIRS, num_rungs)
         assert len(found) <= 2 * num_rungs
         for rung in range(num_rungs):
             budget = low + (high - low) * rung / max(num_rungs - 1, 1)
             affordable = [one for one in every if self.cost(one) <= budget - slack]
-            least = min(map(self.damage, affordable), default=math.inf)
+            least = min(map(self.drop, affordable), default=math.inf)
             assert any(
-                self.cost(one) <= budget + slack and self.damage(one) <= least
+                self.cost(one) <= budget + slack and self.drop(one) <= least
                 for one in found
             )
 
     @pytest.mark.parametrize("num_rungs", [1, 2, 7, 40])
-    def test_is_the_cheapest_of_all_for_every_damage(self, num_rungs: int) -> None:
+    def test_is_the_cheapest_of_all_for_every_drop(self, num_rungs: int) -> None:
         every = list(self.CODEC.all_genomes())
         costs = list(map(self.cost, every))
         slack = len(self.CODEC.sizes) * (max(costs) - min(costs)) / 2000
-        found = budget_ladder(
-            self.CODEC, self.DAMAGES, self.cost, self.PAIRS, num_rungs
-        )
-        top = self.damage(min(every, key=lambda one: (self.cost(one), one)))
+        found = budget_ladder(self.CODEC, self.DROPS, self.cost, self.PAIRS, num_rungs)
+        top = self.drop(min(every, key=lambda one: (self.cost(one), one)))
         for rung in range(num_rungs):
             level = top * (1.0 - rung / max(num_rungs - 1, 1)) + 1e-9
-            least = min(self.cost(one) for one in every if self.damage(one) <= level)
+            least = min(self.cost(one) for one in every if self.drop(one) <= level)
             assert any(
-                self.damage(one) <= level and self.cost(one) <= least + slack
+                self.drop(one) <= level and self.cost(one) <= least + slack
                 for one in found
             )
 
     def test_without_its_pairs_a_product_is_taken_for_a_sum(self) -> None:
-        arguments = self.CODEC, self.DAMAGES, self.cost
+        arguments = self.CODEC, self.DROPS, self.cost
         paired = budget_ladder(*arguments, self.PAIRS, 7)
         assert budget_ladder(*arguments, (), 7) != paired
 
@@ -206,11 +208,11 @@ class TestBudgetLadder:
         codec = GenomeCodec(problem.space)
         genomes = sensitivity_genomes(codec, 99)
         losses = {one: toy_metrics(codec.decode(one))["loss"] for one in genomes}
-        damages = interpolate_damages(codec, losses)
-        assert damages is not None
+        drops = interpolate_drops(codec, losses)
+        assert drops is not None
         solved = budget_ladder(
             codec,
-            damages,
+            drops,
             lambda genome: toy_costs(codec.decode(genome))["latency_ms"],
             gene_pairs(problem, codec),
             10,
@@ -308,11 +310,11 @@ class TestPlan:
         codec = GenomeCodec(problem.space)
         genomes = sensitivity_genomes(codec, 99)
         losses = {one: toy_metrics(codec.decode(one))["loss"] for one in genomes}
-        damages = interpolate_damages(codec, losses)
-        assert damages is not None
+        drops = interpolate_drops(codec, losses)
+        assert drops is not None
         ladder = greedy_ladder(
             codec,
-            damages,
+            drops,
             lambda genome: toy_costs(codec.decode(genome))["latency_ms"],
             10,
         )
@@ -421,7 +423,9 @@ class TestProposals:
 
     SPACE = PolicySpace(weights={"a": ALL, "b": ALL, "c": ALL}, activations={})
 
-    def scout(self, surrogate: object, closed: Sequence[str] = (), **changes: object):
+    def proposer(
+        self, surrogate: object, closed: Sequence[str] = (), **changes: object
+    ):
         def costs(policy: Policy) -> dict[str, float]:
             return {"latency_ms": float(sum(policy.weights.values()))}
 
@@ -436,7 +440,7 @@ class TestProposals:
         )
         names = ("loss", "latency_ms")
         settings = options(objectives=tuple(map(Objective.parse, names)), **changes)
-        ledger = Ledger(
+        evaluations = Evaluations(
             problem,
             evaluate_in_turn(metrics),
             objectives=settings.objectives,
@@ -446,25 +450,25 @@ class TestProposals:
             on_measured=lambda: None,
         )
         # A straight front: losses of 24 to 6 for latencies of 6 to 24.
-        ledger.measure([(n, n, n) for n in range(7)], 99)
-        ledger.measure([(n + 1, n, n) for n in range(6)], 99)
-        return Scout(problem, ledger, settings, surrogate), ledger.codec
+        evaluations.measure([(n, n, n) for n in range(7)], 99)
+        evaluations.measure([(n + 1, n, n) for n in range(6)], 99)
+        return Proposer(problem, evaluations, settings, surrogate), evaluations.codec
 
     @pytest.mark.parametrize(("size", "number"), [(30, 10), (12, 5), (5, 5), (3, 3)])
     def test_are_a_third_of_a_generation_and_five_at_least(
         self, size: int, number: int
     ) -> None:
-        scout, codec = self.scout(Surrogate)
+        proposer, codec = self.proposer(Surrogate)
         rng = random.Random(0)
 
         def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
             return [codec.random_genome(rng) for _ in range(number)]
 
-        assert len(scout.propose((), breed, size)) == number
+        assert len(proposer.propose((), breed, size)) == number
 
     def test_are_children_where_none_is_feasible(self) -> None:
         closed: list[str] = []
-        scout, _ = self.scout(Surrogate, closed)
+        proposer, _ = self.proposer(Surrogate, closed)
         closed.append("No.")
         calls: list[tuple[object, int]] = []
 
@@ -472,7 +476,7 @@ class TestProposals:
             calls.append((population, number))
             return [(0, 1, 2)]
 
-        assert scout.propose((), breed, 12) == [(0, 1, 2)]
+        assert proposer.propose((), breed, 12) == [(0, 1, 2)]
         assert calls[-1] == ((), 5)
 
     @pytest.mark.parametrize(
@@ -488,19 +492,19 @@ class TestProposals:
         self, table: dict[Genome, tuple[float, float]], best: Genome
     ) -> None:
         told = Told({})
-        scout, codec = self.scout(told)
+        proposer, codec = self.proposer(told)
         told.table.update((codec.decode(one), guess) for one, guess in table.items())
         waiting = list(table)
 
         def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
             return [waiting.pop() for _ in range(min(number, len(waiting)))]
 
-        assert scout.propose((), breed, 1) == [best]
+        assert proposer.propose((), breed, 1) == [best]
 
     def test_guesses_that_break_a_limit_come_last(self) -> None:
         told = Told({})
         limit = Limit(name="loss", bound=19.5)
-        scout, codec = self.scout(told, limits=(limit,))
+        proposer, codec = self.proposer(told, limits=(limit,))
         table = {
             (0, 0, 5): (20.0, 1e-6),
             (0, 5, 0): (18.0, 1e-6),
@@ -512,7 +516,7 @@ class TestProposals:
         def breed(population: object, number: int, avoid: object = ()) -> list[Genome]:
             return [waiting.pop() for _ in range(min(number, len(waiting)))]
 
-        assert scout.propose((), breed, 5) == [(0, 5, 0), (0, 0, 5), (5, 0, 0)]
+        assert proposer.propose((), breed, 5) == [(0, 5, 0), (0, 0, 5), (5, 0, 0)]
 
 
 class TestMemory:
@@ -537,7 +541,7 @@ class TestMemory:
         shared = {one.policy for one in first.front}
         assert shared & {one.policy for one in again.front}
 
-    def test_damages_that_others_measured_are_summed_for_these_costs(self) -> None:
+    def test_drops_that_others_measured_are_summed_for_these_costs(self) -> None:
         def costs(policy: Policy) -> dict[str, float]:
             bits = policy.weights
             return {"latency_ms": float(bits["layer1"] + bits["layer3"])}
@@ -566,7 +570,7 @@ class TestMemory:
     def test_generations_of_a_taught_search_are_twice_as_many(self) -> None:
         problem, settings = toy_problem(), options(oversampling=3)
         memory: dict = {}
-        ledger = Ledger(
+        evaluations = Evaluations(
             problem,
             evaluate_in_turn(toy_metrics),
             objectives=settings.objectives,
@@ -575,19 +579,19 @@ class TestMemory:
             memory=memory,
             on_measured=lambda: None,
         )
-        untaught = Scout(problem, ledger, settings)
-        rng, codec = random.Random(0), ledger.codec
-        ledger.measure([codec.random_genome(rng) for _ in range(20)], 20)
-        taught = Scout(problem, ledger, settings)
+        untaught = Proposer(problem, evaluations, settings)
+        rng, codec = random.Random(0), evaluations.codec
+        evaluations.measure([codec.random_genome(rng) for _ in range(20)], 20)
+        taught = Proposer(problem, evaluations, settings)
 
-        def num_generations(scout: Scout) -> int:
+        def num_generations(proposer: Proposer) -> int:
             calls: list[int] = []
 
             def breed(population: object, number: int, avoid: object = ()) -> list:
                 calls.append(number)
                 return [codec.random_genome(rng) for _ in range(number)]
 
-            scout.propose((), breed, 10)
+            proposer.propose((), breed, 10)
             return len(calls)
 
         assert num_generations(untaught) == 3
