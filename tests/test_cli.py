@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.paths import ROOT
 from fixtures.programs import call, fails, flags_of, load
 
 import matar_tf
@@ -26,7 +27,6 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.profiles import PROFILES
 
-ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = str(ROOT / "recipes/artifacts/cifar10_resnet8.matar")
 MATAR = [sys.executable, "-m", "matar_tf"]
 # What a command may not load before it runs: no help needs arrays.

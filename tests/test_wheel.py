@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.paths import ROOT
 
 import matar_tf
 from matar_tf.commands import COMMANDS
 
-ROOT = Path(__file__).resolve().parent.parent
 ARTIFACT = ROOT / "recipes/artifacts/cifar10_resnet8.matar"
 TRAINING = re.compile(r"tensorflow|tf_keras|keras|tensorflow_model_optimization")
 
