@@ -23,6 +23,7 @@ from matar_tf.io.files import new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
+from matar_tf.template_map import TemplateMap
 from matar_tf.workload import Workload
 
 __all__ = [
@@ -73,7 +74,7 @@ class Artifact:
     workload: Workload
     parameters: Parameters
     template: bytes
-    template_map: Mapping[str, Any]
+    template_map: TemplateMap
     accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
@@ -117,7 +118,7 @@ class Artifact:
             "schema_version": SCHEMA_VERSION,
             "space": self.space.to_json(),
             "workload": self.workload.to_json(),
-            "template_map": dict(self.template_map),
+            "template_map": self.template_map.to_json(),
             "accuracy": {name: dict(row) for name, row in self.accuracy.items()},
             "provenance": dict(self.provenance),
             "sha256": {
@@ -137,7 +138,7 @@ class Artifact:
         total = hashlib.sha256()
         for part in (
             self.template,
-            json.dumps(self.template_map, sort_keys=True).encode(),
+            json.dumps(self.template_map.to_json(), sort_keys=True).encode(),
             json.dumps(self.space.to_json(), sort_keys=True).encode(),
         ):
             total.update(hashlib.sha256(part).digest())
@@ -241,7 +242,7 @@ def _parse(members: dict[str, bytes], path: Path) -> Artifact:
             workload=Workload.from_json(manifest["workload"]),
             parameters=Parameters.from_npz(members.pop(_PARAMETERS)),
             template=members.pop(_TEMPLATE),
-            template_map=_READER.field(manifest, "template_map", dict),
+            template_map=TemplateMap.from_json(manifest["template_map"]),
             accuracy=_read_accuracy(manifest["accuracy"]),
             provenance=_READER.field(manifest, "provenance", dict),
             extras=members,
@@ -361,19 +362,12 @@ def _check_map(artifact: Artifact, path: Path) -> None:
     """Checks that the template map has a place for each entry, and for no other."""
     places = artifact.template_map
     activations = set(artifact.space.activations)
-    kernels = places.get("kernels")
-    tensors, clamps = places.get("tensors"), places.get("clamps")
+    inputs = {place.input for place in places.kernels.values()} - {None}
     if (
-        not isinstance(kernels, dict)
-        or set(kernels) != set(artifact.space.weights)
-        or not all(isinstance(place, dict) for place in kernels.values())
-        or not all(
-            place.get("input") in (None, *activations) for place in kernels.values()
-        )
-        or not isinstance(tensors, dict)
-        or not activations.issuperset(map(str, tensors.values()))
-        or not isinstance(clamps, dict)
-        or not activations.issuperset(clamps)
+        set(places.kernels) != set(artifact.space.weights)
+        or not activations.issuperset(inputs)
+        or not activations.issuperset(places.tensors.values())
+        or not activations.issuperset(places.clamps)
     ):
         raise ArtifactError(
             f"Expected a template_map with a place for each entry of the policy in "

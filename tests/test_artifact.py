@@ -25,6 +25,7 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
+from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 
@@ -74,15 +75,18 @@ def artifact() -> Artifact:
         workload=workload,
         parameters=Parameters(layers={"dense": layer}, tensors=tensors),
         template=b"template",
-        template_map={
-            "tensors": {"0": "input"},
-            "kernels": {"dense": {"operator": 0, "input": "input"}},
-            "clamps": {},
-            "before_clamps": [],
-        },
+        template_map=TemplateMap(
+            tensors={0: "input"},
+            kernels={"dense": KernelPlace(operator=0, input="input")},
+            clamps={},
+            before_clamps=(),
+        ),
         accuracy={"float": {"accuracy": 0.5}},
         provenance={"seed": 0},
     )
+
+
+NO_PLACES = {"tensors": {}, "kernels": {}, "clamps": {}, "before_clamps": []}
 
 
 def npz_members(artifact: Artifact) -> dict[str, bytes]:
@@ -426,7 +430,14 @@ class TestDamage:
             ("provenance", [1], "provenance"),
             ("sha256", [1], "sha256"),
             ("template_map", 3, "template_map"),
-            ("template_map", {"tensors": {}, "kernels": {}, "clamps": {}}, "a place"),
+            ("template_map", {**NO_PLACES, "colour": {}}, "colour"),
+            ("template_map", {**NO_PLACES, "tensors": {"01": "input"}}, "indices of"),
+            (
+                "template_map",
+                {**NO_PLACES, "clamps": {"input": [1.5]}},
+                "list of ind",
+            ),
+            ("template_map", NO_PLACES, "a place for each"),
             ("colour", "red", "colour"),
         ],
     )
@@ -510,7 +521,7 @@ class TestDamage:
 
 class TestOverwriting:
     def test_is_refused_unless_allowed(self, written: Path, artifact: Artifact) -> None:
-        with pytest.raises(ArtifactError, match="--overwrite"):
+        with pytest.raises(ArtifactError, match="overwrite=True"):
             write_artifact(artifact, written)
         other = replace(artifact, provenance={"seed": 7})
         write_artifact(other, written, overwrite=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import json
 import zipfile
 
 import numpy as np
@@ -13,8 +12,9 @@ import pytest
 from fixtures.paths import SHIPPED
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.errors import ArtifactError, ExportError, ModelError
+from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
 from matar_tf.io.archive import read_array, read_members
+from matar_tf.template_map import TemplateMap
 from matar_tf.tflite._schema import load_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 
@@ -109,27 +109,36 @@ class TestModelFile:
             load_model(write_model(model))
 
 
+def builder_of(artifact, places):
+    """The builder of an artifact with another template map, as JSON."""
+    changed = TemplateMap.from_json(places)
+    return ModelBuilder(dataclasses.replace(artifact, template_map=changed))
+
+
 class TestTemplateMap:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             (lambda at: at["kernels"]["stem"].update(operator=0), "the template has a"),
             (lambda at: at["kernels"]["stem"].update(operator=9999), "points outside"),
-            (lambda at: at["kernels"]["stem"].update(operator="x"), "malformed"),
+            (
+                lambda at: at["kernels"]["stem"].update(operator="x"),
+                "Expected int",
+            ),
             (lambda at: at["clamps"].update(stem_relu=[1]), "one of .'QUANTIZE'"),
             (lambda at: at["tensors"].update({"9999": "stem_relu"}), "points outside"),
             (lambda at: at["before_clamps"].append(-1), "points outside"),
         ],
     )
     def test_places_of_other_kinds(self, shipped, change, message):
-        at = json.loads(json.dumps(shipped.template_map))
+        at = shipped.template_map.to_json()
         change(at)
-        with pytest.raises(ModelError, match=message):
-            ModelBuilder(dataclasses.replace(shipped, template_map=at))
+        with pytest.raises(MatarError, match=message):
+            builder_of(shipped, at)
 
     def test_kernels_of_other_shapes(self, shipped):
-        at = json.loads(json.dumps(shipped.template_map))
+        at = shipped.template_map.to_json()
         first, *_, last = at["kernels"].values()
         first["operator"], last["operator"] = last["operator"], first["operator"]
         with pytest.raises(ModelError, match="Expected a kernel and a bias"):
-            ModelBuilder(dataclasses.replace(shipped, template_map=at))
+            builder_of(shipped, at)

@@ -58,7 +58,7 @@ class ModelBuilder:
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self._digest = artifact.digest()
-        self._template = Template.from_json(artifact.template, artifact.template_map)
+        self._template = Template.of(artifact.template, artifact.template_map)
         _check_kernels(artifact, self._template)
 
     def build(

@@ -9,13 +9,14 @@ positions guessed from the converter's habits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from matar_tf.errors import ModelError
 from matar_tf.layer_kinds import OPERATORS, Grid
+from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     compact,
@@ -28,7 +29,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["Fingerprints", "Kernel", "Template", "read_template"]
+__all__ = ["Fingerprints", "Template", "read_template"]
 
 _SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
 _FIXED_OUTPUT_OPS = {name for name, row in OPERATORS.items() if row.grid is Grid.FIXED}
@@ -53,73 +54,33 @@ class Fingerprints:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """Where a weight entry sits in the template.
-
-    Attributes:
-      operator: Index of the operator.
-      input: Activation entry of the operator's input; None for an input whose scale
-        TFLite fixes.
-    """
-
-    operator: int
-    input: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Template:
+class Template(TemplateMap):
     """A converted network and the places where a policy goes.
 
     Attributes:
       content: The ``.tflite`` bytes; their weights and scales mean nothing.
-      tensors: Activation entry of each tensor, by tensor index.
-      kernels: Place of each weight entry.
-      clamps: Indices of the QUANTIZE operators that cut off what lies below the lowest
-        level of signed tensors, by activation entry.
-      before_clamps: Indices of tensors that a clamp has not reached yet.
     """
 
     content: bytes
-    tensors: Mapping[int, str]
-    kernels: Mapping[str, Kernel]
-    clamps: Mapping[str, tuple[int, ...]]
-    before_clamps: tuple[int, ...]
 
-    def map_to_json(self) -> dict[str, Any]:
-        """Returns everything but the bytes, for `from_json`."""
-        return {
-            "tensors": {str(index): name for index, name in self.tensors.items()},
-            "kernels": {
-                name: {"operator": kernel.operator, "input": kernel.input}
-                for name, kernel in self.kernels.items()
-            },
-            "clamps": {name: list(indices) for name, indices in self.clamps.items()},
-            "before_clamps": list(self.before_clamps),
-        }
+    @property
+    def places(self) -> TemplateMap:
+        """Everything but the bytes."""
+        return TemplateMap(
+            **{one.name: getattr(self, one.name) for one in fields(TemplateMap)}
+        )
 
     @classmethod
-    def from_json(cls, content: bytes, value: Mapping[str, Any]) -> Template:
-        """Reads what `map_to_json` returned.
+    def of(cls, content: bytes, places: TemplateMap) -> Template:
+        """Returns the template of some bytes.
 
         Raises:
-          ModelError: If it is malformed, or points outside the model.
+          ModelError: If a place is outside the model, or an operator of another kind.
         """
-        try:
-            template = cls(
-                content=content,
-                tensors={int(i): str(name) for i, name in value["tensors"].items()},
-                kernels={
-                    name: Kernel(operator=int(at["operator"]), input=at["input"])
-                    for name, at in value["kernels"].items()
-                },
-                clamps={
-                    name: tuple(int(i) for i in indices)
-                    for name, indices in value["clamps"].items()
-                },
-                before_clamps=tuple(int(i) for i in value["before_clamps"]),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"The template map is malformed: {error!r}.") from error
+        template = cls(
+            content=content,
+            **{one.name: getattr(places, one.name) for one in fields(TemplateMap)},
+        )
         model = load_model(content)
         graph = model.subgraphs[0]
         operators = [kernel.operator for kernel in template.kernels.values()]
@@ -332,9 +293,9 @@ def _maker(model: Any, index: int) -> Any:
 
 def _match_kernels(
     model: Any, fingerprints: Fingerprints, tensors: Mapping[int, str]
-) -> dict[str, Kernel]:
+) -> dict[str, KernelPlace]:
     graph = model.subgraphs[0]
-    kernels: dict[str, Kernel] = {}
+    kernels: dict[str, KernelPlace] = {}
     for index, operator in enumerate(graph.operators):
         if op_name(model, operator) not in COMPUTE_OPS:
             continue
@@ -346,7 +307,7 @@ def _match_kernels(
                 f"The kernel {(kernel.name or b'?').decode()!r} of the converted model "
                 "belongs to no weight entry."
             )
-        kernels[entry] = Kernel(operator=index, input=source)
+        kernels[entry] = KernelPlace(operator=index, input=source)
     return kernels
 
 

@@ -60,7 +60,7 @@ def package(
         workload=read_workload(template),
         parameters=extract_parameters(model),
         template=template.content,
-        template_map=template.map_to_json(),
+        template_map=template.places,
         accuracy=accuracy or {},
         provenance=provenance or {},
         extras=extras,

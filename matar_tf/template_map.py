@@ -1,0 +1,109 @@
+"""Where the entries of a policy sit in the template of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from matar_tf.errors import ArtifactError
+from matar_tf.io.json_reader import JsonReader
+
+__all__ = ["KernelPlace", "TemplateMap"]
+
+_READER: Final = JsonReader(ArtifactError)
+_KEYS: Final = ("tensors", "kernels", "clamps", "before_clamps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelPlace:
+    """Where a weight entry sits in the template.
+
+    Attributes:
+      operator: Index of the operator.
+      input: Activation entry of the operator's input; None for an input whose scale
+        TFLite fixes.
+    """
+
+    operator: int
+    input: str | None
+
+    @classmethod
+    def from_json(cls, value: object) -> KernelPlace:
+        """Reads an object with both keys."""
+        document = _READER.object(value, "kernel's place", ("operator", "input"))
+        entry = document["input"]
+        return cls(
+            operator=_READER.field(document, "operator", int),
+            input=None if entry is None else _READER.field(document, "input", str),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateMap:
+    """The places in a template, in which a policy is filled in.
+
+    Attributes:
+      tensors: Activation entry of each tensor, by tensor index.
+      kernels: Place of each weight entry.
+      clamps: Indices of the QUANTIZE operators that cut off what lies below the lowest
+        level of signed tensors, by activation entry.
+      before_clamps: Indices of tensors that a clamp has not reached yet.
+    """
+
+    tensors: Mapping[int, str]
+    kernels: Mapping[str, KernelPlace]
+    clamps: Mapping[str, tuple[int, ...]]
+    before_clamps: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object that `from_json` reads."""
+        return {
+            "tensors": {str(index): name for index, name in self.tensors.items()},
+            "kernels": {
+                name: {"operator": place.operator, "input": place.input}
+                for name, place in self.kernels.items()
+            },
+            "clamps": {name: list(indices) for name, indices in self.clamps.items()},
+            "before_clamps": list(self.before_clamps),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> TemplateMap:
+        """Reads what `to_json` returned.
+
+        Raises:
+          ArtifactError: If a key is missing or unknown, or a value of another kind.
+        """
+        document = _READER.object(value, "template_map", _KEYS)
+        tensors = _READER.field(document, "tensors", dict)
+        clamps = _READER.field(document, "clamps", dict)
+        kernels = _READER.field(document, "kernels", dict)
+        return cls(
+            tensors={_index(key): _READER.field(tensors, key, str) for key in tensors},
+            kernels={
+                name: KernelPlace.from_json(place) for name, place in kernels.items()
+            },
+            clamps={name: _indices(clamps, name) for name in clamps},
+            before_clamps=_indices(document, "before_clamps"),
+        )
+
+
+def _index(key: str) -> int:
+    # As `to_json` writes it, so that reading and writing are inverse.
+    if not (key.isascii() and key.isdecimal() and str(int(key)) == key):
+        raise ArtifactError(
+            f"Expected indices of tensors in the template_map, got {key[:80]!r}; "
+            "package the model again."
+        )
+    return int(key)
+
+
+def _indices(document: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    values = _READER.field(document, key, list)
+    if not all(type(value) is int for value in values):
+        raise ArtifactError(
+            f"Expected a list of indices under {key!r} in the template_map, got "
+            f"{str(values)[:80]}; package the model again."
+        )
+    return tuple(values)
