@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
 from matar_tf.keras.quantizers.configs import class_of, variable_name
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
 from matar_tf.keras.rewrite.kinds import INPUT
@@ -13,14 +13,14 @@ from matar_tf.keras.rewrite.kinds import INPUT
 __all__ = ["build_layer", "build_model"]
 
 
-def build_model(graph: Graph, originals: Mapping[str, Any]) -> Any:
+def build_model(graph: Graph, originals: Mapping[str, KerasLayer]) -> KerasModel:
     """Returns a Functional model of new layers, with the weights of the graph.
 
     Args:
       graph: A network.
       originals: The layers that nodes may be copies of, by name.
     """
-    tensors: dict[TensorRef, Any] = {}
+    tensors: dict[TensorRef, Tensor] = {}
     for node in graph.nodes:
         outputs = _outputs(node, originals, tensors.__getitem__)
         for index, tensor in enumerate(tf.nest.flatten(outputs)):
@@ -31,17 +31,21 @@ def build_model(graph: Graph, originals: Mapping[str, Any]) -> Any:
     return keras.Model(inputs, results, name=graph.name)
 
 
-def build_layer(node: Node, graph: Graph, originals: Mapping[str, Any]) -> Any:
+def build_layer(
+    node: Node, graph: Graph, originals: Mapping[str, KerasLayer]
+) -> KerasLayer:
     """Returns the layer of a node, built for the shapes that it reads in a graph."""
 
-    def fed(ref: TensorRef) -> Any:
+    def fed(ref: TensorRef) -> Tensor:
         return keras.Input(batch_shape=graph.shape(ref))
 
     return _outputs(node, originals, fed).node.outbound_layer
 
 
 def _outputs(
-    node: Node, originals: Mapping[str, Any], tensor_of: Callable[[TensorRef], Any]
+    node: Node,
+    originals: Mapping[str, KerasLayer],
+    tensor_of: Callable[[TensorRef], Tensor],
 ) -> Any:
     """Returns what a new layer makes of the tensors that a node reads."""
     if node.kind == INPUT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_layer, build_model
 from matar_tf.keras.rewrite.check import check_graph
@@ -18,7 +19,7 @@ from matar_tf.space import PolicySpace
 __all__ = ["check_model", "default_space", "prepare_model"]
 
 
-def check_model(model: Any, *, only: Collection[str] | None = None) -> Graph:
+def check_model(model: KerasModel, *, only: Collection[str] | None = None) -> Graph:
     """Refuses what cannot be quantized, saying what to do; returns the model's graph.
 
     Args:
@@ -35,19 +36,19 @@ def check_model(model: Any, *, only: Collection[str] | None = None) -> Graph:
     return graph
 
 
-def default_space(model: Any) -> PolicySpace:
+def default_space(model: KerasModel) -> PolicySpace:
     """Returns the default policy space of a float model; see `check_model`."""
     return plan_layout(lay_out(check_model(model))).space
 
 
 def prepare_model(
-    model: Any,
+    model: KerasModel,
     given: Mapping[str, MatarQuantizeConfig | None],
     *,
     space: PolicySpace | None,
     signed_inputs: bool,
     norm_context: int,
-) -> tuple[Any, dict[str, dict[str, Any]]]:
+) -> tuple[KerasModel, dict[str, dict[str, Any]]]:
     """Lays a float model out and places quantizers.
 
     Args:
@@ -83,7 +84,7 @@ def prepare_model(
 
 
 def _choice(
-    config: MatarQuantizeConfig, graph: Graph, originals: Mapping[str, Any]
+    config: MatarQuantizeConfig, graph: Graph, originals: Mapping[str, KerasLayer]
 ) -> Choice:
     def entries_of(node: Node, placement: Placement) -> Entries:
         layer = build_layer(node, graph, originals)

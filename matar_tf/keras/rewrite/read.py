@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import (
     activation_name,
@@ -14,13 +14,13 @@ from matar_tf.keras.quantizers.configs import (
     kind_of,
     variable_name,
 )
-from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef
+from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = ["read_graph"]
 
 
-def read_graph(model: Any) -> Graph:
+def read_graph(model: KerasModel) -> Graph:
     """Returns the graph of a float model; its weights are those of now.
 
     Raises:
@@ -85,7 +85,7 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _calls(model: Any) -> Iterator[Any]:
+def _calls(model: KerasModel) -> Iterator[Any]:
     """Yields the nodes of Keras in execution order."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from model._nodes_by_depth[depth]
@@ -117,12 +117,12 @@ def _read_node(call: Any, refs: dict[int, TensorRef]) -> Node:
     )
 
 
-def _weights(layer: Any) -> dict[str, Any]:
+def _weights(layer: KerasLayer) -> dict[str, Array]:
     names = [variable_name(variable) for variable in layer.weights]
     return dict(zip(names, layer.get_weights(), strict=True))
 
 
-def _refusal(layer: Any, *, is_known: bool) -> str:
+def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
     """Returns why a layer cannot be quantized, if Keras alone can tell."""
     if isinstance(layer, keras.Model):
         return (
