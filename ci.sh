@@ -6,4 +6,5 @@ ruff format --check .
 ruff check .
 lint-imports --no-cache
 pyright
-python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered "$@"
+python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+  --cov --cov-report=term:skip-covered "$@"

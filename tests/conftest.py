@@ -19,3 +19,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     write_digits(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files of slow tests first: none is begun when others have ended."""
+    slow = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or "with_tensorflow" in item.path.parts
+    }
+    items.sort(key=lambda item: item.path not in slow)

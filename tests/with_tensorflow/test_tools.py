@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.digits import digits_artifact, few_digits, write_digits
+from fixtures.digits import digits_artifact, few_digits
 from fixtures.digits_training import trained_pair
 from fixtures.paths import ROOT, TARGETS
 from fixtures.programs import call, fails, load
@@ -48,14 +48,6 @@ for name in ("tensorflow", "tf_keras", "keras", "tensorflow_model_optimization",
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact and a data file."""
-    folder = tmp_path_factory.mktemp("files")
-    write_digits(folder)
-    return folder
 
 
 def arguments(files: Path, output: Path, **changes: Any) -> dict[str, Any]:
