@@ -16,7 +16,7 @@ from fixtures.paths import ROOT
 
 from matar_tf.errors import DataError, ExportError, MatarError, PolicyError
 from matar_tf.policy import Policy
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, write_model
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
@@ -148,7 +148,7 @@ class TestForeignFiles:
     def test_a_truncated_file(self, content, size):
         size = size if size > 1 else int(size * len(content))
         with pytest.raises(ExportError, match="Expected a"):
-            load_model(content[:size])
+            parse_model(content[:size])
 
     def test_damage_is_never_a_traceback(self, content):
         rng = np.random.default_rng(0)
@@ -173,13 +173,13 @@ class TestForeignFiles:
         ],
     )
     def test_an_index_outside(self, content, change):
-        model = load_model(content)
+        model = parse_model(content)
         change(model)
         with pytest.raises(ExportError, match="points outside"):
-            load_model(write_model(model))
+            parse_model(write_model(model))
 
     def test_a_kernel_that_is_left_out(self, content):
-        model = load_model(content)
+        model = parse_model(content)
         for operator in model.subgraphs[0].operators:
             if op_name(model, operator) in COMPUTE_OPS:
                 operator.inputs[1] = -1
@@ -187,11 +187,11 @@ class TestForeignFiles:
             inspect_model(write_model(model))
 
     def test_a_tensor_that_is_made_twice(self, content):
-        model = load_model(content)
+        model = parse_model(content)
         first, second = model.subgraphs[0].operators[:2]
         second.outputs = first.outputs
         with pytest.raises(ExportError, match="makes what another makes"):
-            load_model(write_model(model))
+            parse_model(write_model(model))
 
     @pytest.mark.parametrize(
         ("document", "message"),
@@ -210,7 +210,7 @@ class TestForeignFiles:
         ],
     )
     def test_malformed_metadata(self, content, document, message):
-        model = load_model(content)
+        model = parse_model(content)
         add_metadata(model, document)
         with pytest.raises(ExportError, match=message):
             inspect_model(write_model(model))

@@ -10,7 +10,7 @@ import pytest
 from fixtures.digits import digits_artifact
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite._schema import load_model, op_name
+from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.latency import (
     LatencyCache,
@@ -70,7 +70,7 @@ class TestMeasureLatencyMs:
 class TestProfileOperators:
     def test_each_operator_has_its_share(self, content):
         profile = profile_operators(content, num_repeats=5)
-        model = load_model(content)
+        model = parse_model(content)
         operators = model.subgraphs[0].operators
         assert [one.operator for one in profile] == [
             op_name(model, operator) for operator in operators

@@ -10,7 +10,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
 from matar_tf.policy import Policy
 from matar_tf.tflite import profiles
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.profiles import PROFILES
@@ -26,7 +26,7 @@ def artifact() -> Artifact:
 
 
 def storage_types(content: bytes) -> list[tuple[str, int]]:
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     found = []
     for operator in graph.operators:
@@ -66,7 +66,7 @@ def test_the_simulator_reproduces_every_profile(
     assert outcome.agreement == 1.0
     assert outcome.first_runtime_difference is None
     assert len(outcome.layers) >= 9  # the input and each layer
-    last = int(load_model(content).subgraphs[0].outputs[0])
+    last = int(parse_model(content).subgraphs[0].outputs[0])
     np.testing.assert_array_equal(
         run_all_tensors(content, samples)[last],
         Runner(content).predict(samples, batch_size=len(samples)),

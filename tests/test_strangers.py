@@ -15,7 +15,7 @@ from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
 from matar_tf.io.archive import read_array, read_members
 from matar_tf.template_map import TemplateMap
-from matar_tf.tflite._schema import load_model, write_model
+from matar_tf.tflite._schema import parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 
 
@@ -96,17 +96,17 @@ class TestArchive:
 
 class TestModelFile:
     def test_a_file_that_was_cut_off(self, shipped):
-        assert load_model(shipped.template).subgraphs
+        assert parse_model(shipped.template).subgraphs
         for size in (8, 100, len(shipped.template) // 2):
             with pytest.raises(ExportError, match="damaged"):
-                load_model(shipped.template[:size])
+                parse_model(shipped.template[:size])
 
     def test_an_operator_that_reads_what_comes_later(self, shipped):
-        model = load_model(shipped.template)
+        model = parse_model(shipped.template)
         first = model.subgraphs[0].operators[0]
         first.inputs[0] = first.outputs[0]
         with pytest.raises(ExportError, match="reads what is made later"):
-            load_model(write_model(model))
+            parse_model(write_model(model))
 
 
 def builder_of(artifact, places):

@@ -37,7 +37,7 @@ def _run(given: Given) -> int:
     provenance = {
         "command": given.command,
         "created": now(),
-        "versions": keras.versions(),
+        "versions": keras.training_versions(),
     }
     artifact = keras.package(model, provenance=provenance)
     write_artifact(artifact, given.output, overwrite=given.overwrite)

@@ -109,7 +109,7 @@ def _run(given: Given) -> int:
         "seed": given.seed,
         "command": given.command,
         "created": now(),
-        "versions": keras.versions(),
+        "versions": keras.training_versions(),
     }
     artifact = keras.package(quantized, accuracy=accuracy, provenance=provenance)
     write_artifact(artifact, output, overwrite=given.overwrite)

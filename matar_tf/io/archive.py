@@ -18,8 +18,8 @@ from matar_tf.errors import ArtifactError
 __all__ = [
     "MAX_ARRAY_BYTES",
     "check_size",
+    "parse_arrays",
     "read_array",
-    "read_arrays",
     "read_members",
 ]
 
@@ -98,7 +98,7 @@ def check_size(num_bytes: int, what: str, max_bytes: int) -> None:
         )
 
 
-def read_arrays(content: bytes, what: str) -> dict[str, np.ndarray]:
+def parse_arrays(content: bytes, what: str) -> dict[str, np.ndarray]:
     """Returns the arrays of an ``.npz`` file by name.
 
     Raises:

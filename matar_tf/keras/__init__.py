@@ -15,7 +15,7 @@ packaging/    trained model -> artifact, and its network back
 from matar_tf.keras._compat import keras
 from matar_tf.keras.calibration import calibrate
 from matar_tf.keras.packaging.network import load_network
-from matar_tf.keras.packaging.package import package, versions
+from matar_tf.keras.packaging.package import package, training_versions
 from matar_tf.keras.packaging.record import keras_tensors
 from matar_tf.keras.policies import get_policy, get_policy_space, set_policy
 from matar_tf.keras.quantize import MatarQuantizeScheme, policy_space, quantize_model
@@ -77,6 +77,6 @@ __all__ = [
     "set_policy",
     "train_float",
     "train_multi_bit",
-    "versions",
+    "training_versions",
     "with_variants",
 ]

@@ -18,8 +18,8 @@ __all__ = [
     "add_tensor",
     "compact",
     "find_operator_code",
-    "load_model",
     "op_name",
+    "parse_model",
     "quantization",
     "schema",
     "set_buffer",
@@ -58,7 +58,7 @@ COMPUTE_OPS = tuple(
 )
 
 
-def load_model(content: bytes) -> Any:
+def parse_model(content: bytes) -> Any:
     """Returns the mutable object form of a ``.tflite`` file.
 
     Raises:

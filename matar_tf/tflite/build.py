@@ -26,7 +26,7 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
-from matar_tf.tflite._schema import compact, load_model, quantization, write_model
+from matar_tf.tflite._schema import compact, parse_model, quantization, write_model
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
     SMALLEST_UNIT,
@@ -100,7 +100,7 @@ class ModelBuilder:
           ExportError: If there is no such profile, or a tensor has too fine a step.
         """
         policy = self._in_order(policy)
-        model = load_model(self._template.content)
+        model = parse_model(self._template.content)
         kernels = [
             self._kernel(model, entry, bits, policy)
             for entry, bits in policy.weights.items()
@@ -227,7 +227,7 @@ class ModelBuilder:
 
 def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
-    graph = load_model(template.content).subgraphs[0]
+    graph = parse_model(template.content).subgraphs[0]
     for entry, layer in artifact.parameters.layers.items():
         operator = graph.operators[template.kernels[entry].operator]
         shapes = [

@@ -23,7 +23,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.errors import DataError, MatarError
 from matar_tf.policy import Policy
-from matar_tf.tflite._schema import load_model, op_name
+from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metrics import METRIC_NAMES, compute_metrics, get_metrics
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
@@ -49,7 +49,7 @@ def gives_probabilities(content: bytes) -> bool:
     They are where it ends in a softmax, or in a sigmoid of one output, which tells two
     classes apart.
     """
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     makers = {int(one.outputs[0]): one for one in graph.operators}
     index = int(graph.outputs[0])
@@ -63,7 +63,7 @@ def gives_probabilities(content: bytes) -> bool:
 
 def output_step(content: bytes) -> float:
     """Returns the step of the grid of a ``.tflite`` file's output; 0 for float ones."""
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     makers = {int(one.outputs[0]): one for one in graph.operators}
     maker = makers.get(int(graph.outputs[0]))

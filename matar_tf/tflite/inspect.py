@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
 from matar_tf.tflite.metadata import read_metadata
 
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
@@ -105,7 +105,7 @@ def inspect_model(content: bytes) -> ModelInfo:
       ExportError: If the file was not exported by matar_tf.
     """
     metadata = read_metadata(content)
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     kernels = _object(metadata, "kernels")
     policy = _object(metadata, "policy")

@@ -24,7 +24,7 @@ import numpy as np
 from matar_tf.errors import ExportError
 from matar_tf.io.files import write_atomically
 from matar_tf.io.json_reader import json_text
-from matar_tf.tflite._schema import load_model, op_name, write_model
+from matar_tf.tflite._schema import op_name, parse_model, write_model
 from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 
 __all__ = [
@@ -212,7 +212,7 @@ def profile_operators(
       num_threads: Threads of the interpreter.
       num_repeats: Timed runs of each cut file.
     """
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     cut = [_cut_after(model, index) for index in range(len(graph.operators))]
     found = measure_latencies(cut, num_threads=num_threads, num_repeats=num_repeats)

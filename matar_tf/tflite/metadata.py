@@ -10,7 +10,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.io.json_reader import JsonReader
-from matar_tf.tflite._schema import load_model, schema
+from matar_tf.tflite._schema import parse_model, schema
 
 __all__ = ["METADATA_NAME", "add_metadata", "encode_metadata", "read_metadata"]
 
@@ -64,7 +64,7 @@ def read_metadata(content: bytes) -> dict[str, Any]:
     Raises:
       ExportError: If the file is no TFLite model, or carries nothing of ours.
     """
-    model = load_model(content)
+    model = parse_model(content)
     for entry in model.metadata or []:
         if _is_ours(entry):
             stored = _stored(model.buffers[entry.buffer])

@@ -19,7 +19,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.tflite import _elementwise, _multiplying
-from matar_tf.tflite._schema import load_model, op_name, schema
+from matar_tf.tflite._schema import op_name, parse_model, schema
 from matar_tf.tflite._site import SIMULATED, Site
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
@@ -40,7 +40,7 @@ def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -
       ExportError: If the file has an operator that is not simulated.
     """
     tensors = simulate_tensors(content, samples, kernels=kernels)
-    model = load_model(content)
+    model = parse_model(content)
     return tensors[int(model.subgraphs[0].outputs[0])]
 
 
@@ -50,7 +50,7 @@ def simulate_tensors(
     """Returns every computed tensor of a file, by tensor index; see `simulate`."""
     if kernels not in KERNELS:
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     values: dict[int, np.ndarray] = {int(graph.inputs[0]): samples}
     for operator in graph.operators:

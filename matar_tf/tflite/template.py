@@ -21,8 +21,8 @@ from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     compact,
     find_operator_code,
-    load_model,
     op_name,
+    parse_model,
     schema,
     set_buffer,
     tensor_array,
@@ -81,7 +81,7 @@ class Template(TemplateMap):
             content=content,
             **{one.name: getattr(places, one.name) for one in fields(TemplateMap)},
         )
-        model = load_model(content)
+        model = parse_model(content)
         graph = model.subgraphs[0]
         operators = [kernel.operator for kernel in template.kernels.values()]
         operators += [i for indices in template.clamps.values() for i in indices]
@@ -123,7 +123,7 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
     Raises:
       ModelError: If a layer came out in float, or an entry cannot be found.
     """
-    model = load_model(content)
+    model = parse_model(content)
     _check_operators(model)
     clamps = _replace_clamps(model, fingerprints)
     _free_batch(model)

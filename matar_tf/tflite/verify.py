@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.tflite._schema import load_model, op_name, schema, write_model
+from matar_tf.tflite._schema import op_name, parse_model, schema, write_model
 from matar_tf.tflite.evaluate import output_step
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import make_interpreter
@@ -101,7 +101,7 @@ def verify(
       ExportError: If the simulator does not know an operator, or LiteRT refuses the
         file.
     """
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     simulated = simulate_tensors(content, samples)
     measured = run_all_tensors(content, samples)
@@ -197,7 +197,7 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
     Raises:
       ExportError: If LiteRT refuses the file.
     """
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     made = [int(operator.outputs[0]) for operator in graph.operators]
     int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]

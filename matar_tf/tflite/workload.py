@@ -7,7 +7,7 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.layer_kinds import OPERATORS, CostShape
-from matar_tf.tflite._schema import load_model, op_name, tensor_array
+from matar_tf.tflite._schema import op_name, parse_model, tensor_array
 from matar_tf.tflite.template import Template
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
@@ -19,7 +19,7 @@ def read_workload(template: Template) -> Workload:
 
     Clamps are left out: hardware with n-bit tensors clamps for free.
     """
-    model = load_model(template.content)
+    model = parse_model(template.content)
     graph = model.subgraphs[0]
     clamps = {
         int(graph.operators[index].outputs[0]): int(graph.operators[index].inputs[0])

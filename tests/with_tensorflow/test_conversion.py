@@ -22,7 +22,7 @@ from matar_tf.keras import (
 from matar_tf.keras.packaging.convert import convert_policy
 from matar_tf.policy import Policy
 from matar_tf.samplers import draw_policies
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.simulator import simulate
@@ -88,7 +88,7 @@ class TestClamps:
         builder = ModelBuilder(artifact)
 
         def num_quantize(name: str) -> int:
-            model = load_model(builder.build(artifact.space.named(name)))
+            model = parse_model(builder.build(artifact.space.named(name)))
             operators = model.subgraphs[0].operators
             return [op_name(model, one) for one in operators].count("QUANTIZE")
 
@@ -232,7 +232,7 @@ def _reference_net(name: str) -> tuple[Any, Artifact, np.ndarray]:
 
 
 def _kernels(content: bytes) -> list[dict[str, Any]]:
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     found = []
     for operator in graph.operators:

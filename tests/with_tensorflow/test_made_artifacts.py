@@ -12,7 +12,7 @@ from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact
 from matar_tf.keras import evaluate_policies, package
-from matar_tf.tflite._schema import load_model, op_name
+from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.evaluate import PolicyEvaluator
 
 
@@ -21,7 +21,7 @@ def assert_alike(found: Artifact, made: Artifact) -> None:
     assert found.space == made.space
     assert found.workload == made.workload
     assert found.template_map == made.template_map
-    graphs = [load_model(one.template) for one in (found, made)]
+    graphs = [parse_model(one.template) for one in (found, made)]
     operators = [
         [op_name(graph, one) for one in graph.subgraphs[0].operators]
         for graph in graphs

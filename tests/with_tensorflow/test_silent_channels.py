@@ -10,7 +10,7 @@ import pytest
 
 from matar_tf.errors import ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model, set_policy
-from matar_tf.tflite._schema import load_model, tensor_array
+from matar_tf.tflite._schema import parse_model, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.profiles import PROFILES, largest_count
 from matar_tf.tflite.runtime import Runner
@@ -105,7 +105,7 @@ def test_an_output_that_is_far_too_fine_is_refused() -> None:
     tensor = artifact.parameters.tensors["first"]
     policy = artifact.space.widest()
     content = ModelBuilder(artifact).build(policy)
-    graph = load_model(content).subgraphs[0]
+    graph = parse_model(content).subgraphs[0]
     operator = next(one for one in graph.operators if len(one.inputs) == 3)
     source, kernel = (graph.tensors[i].quantization.scale for i in operator.inputs[:2])
     limit = float(source[0] * max(kernel) / 256)
@@ -143,7 +143,7 @@ def test_numbers_that_float32_flushes_to_zero(gamma: float, beta: float) -> None
 
 def _bias(content: bytes) -> float:
     """Returns what an int8 file adds to the channel."""
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     kernels = [
         index for index, one in enumerate(graph.tensors) if b"conv/k" in one.name

@@ -14,7 +14,7 @@ from matar_tf.errors import ExportError
 from matar_tf.keras import keras, package
 from matar_tf.keras._compat import tf
 from matar_tf.tflite import _rounding, simulator
-from matar_tf.tflite._schema import load_model, op_name, write_model
+from matar_tf.tflite._schema import op_name, parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import run_all_tensors
 
@@ -33,7 +33,7 @@ def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
     interpreter.allocate_tensors()
     interpreter.set_tensor(index, samples)
     interpreter.invoke()
-    operators = load_model(content).subgraphs[0].operators
+    operators = parse_model(content).subgraphs[0].operators
     outputs = [int(operator.outputs[0]) for operator in operators]
     return {output: interpreter.get_tensor(output) for output in outputs}
 
@@ -59,7 +59,7 @@ def test_builtin_kernels_are_reproduced_tensor_for_tensor(
     samples = samples_for(name, 8)
     expected = run_builtin(content, samples)
     simulated = simulator.simulate_tensors(content, samples, kernels="builtin")
-    parsed = load_model(content)
+    parsed = parse_model(content)
     for operator in parsed.subgraphs[0].operators:
         output = int(operator.outputs[0])
         np.testing.assert_array_equal(
@@ -86,7 +86,7 @@ def test_mean_of_whole_and_broken_blocks_of_channels(
 ) -> None:
     artifact, samples = pooled(num_channels)
     content = ModelBuilder(artifact).build(artifact.space.named(policy))
-    parsed = load_model(content)
+    parsed = parse_model(content)
     operators = parsed.subgraphs[0].operators
     (mean,) = [one for one in operators if op_name(parsed, one) == "MEAN"]
     output = int(mean.outputs[0])
@@ -114,7 +114,7 @@ def leaky_relu_file(slope: float) -> bytes:
 
 def on_grids(content: bytes, grids: list[tuple[float, int]]) -> bytes:
     """Gives input and output of the leaky ReLU of a file their steps and zeros."""
-    model = load_model(content)
+    model = parse_model(content)
     (operator,) = [
         one
         for one in model.subgraphs[0].operators

@@ -32,7 +32,7 @@ from matar_tf.keras import keras, quantize_model
 from matar_tf.samplers import BandSampler
 from matar_tf.targets import list_targets, target_json_schema
 from matar_tf.tflite import latency, runtime
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, schema
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.metrics import METRIC_NAMES
@@ -853,7 +853,7 @@ class TestEvaluate:
         assert "top_2_accuracy" in shown
         assert "loss" not in shown
         lines = [line for line in shown.splitlines() if " us  " in line]
-        graph = load_model(content).subgraphs[0]
+        graph = parse_model(content).subgraphs[0]
         assert len(lines) == len(graph.operators)
         assert sum(line.endswith(" logits") for line in lines) == 1
         message = fails(
@@ -1091,7 +1091,7 @@ class TestTrainStock:
         shown = capfd.readouterr().out
         for name in ("ptq", "qat"):
             content = (tmp_path / "stock" / f"{name}.tflite").read_bytes()
-            model = load_model(content)
+            model = parse_model(content)
             kernels = [
                 model.subgraphs[0].tensors[operator.inputs[1]].type
                 for operator in model.subgraphs[0].operators

@@ -10,7 +10,7 @@ from fixtures.nets import build_net, calibrated, packaged, samples_for
 
 from matar_tf.artifact import Artifact
 from matar_tf.keras import keras, keras_tensors, package
-from matar_tf.tflite._schema import load_model, schema, tensor_array
+from matar_tf.tflite._schema import parse_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import (
     LayerDifference,
@@ -51,7 +51,7 @@ def test_a_level_that_keras_has_elsewhere_is_found() -> None:
     samples, artifact = samples_for("residual_bn"), packaged("residual_bn")
     content = ModelBuilder(artifact).build(artifact.space.named("w4a4"))
     names = [one.name for one in verify(content, samples).layers]
-    tensors = load_model(content).subgraphs[0].tensors
+    tensors = parse_model(content).subgraphs[0].tensors
     stored = {one.name.decode(): one for one in tensors if one.name}
     name = next(one for one in names[2:] if one in artifact.space.activations)
     quantization = stored[name].quantization

@@ -22,7 +22,7 @@ from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.packaging.convert import convert_policy
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import draw_policies
-from matar_tf.tflite._schema import COMPUTE_OPS, load_model, op_name, tensor_array
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, tensor_array
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from matar_tf.tflite.metrics import argmax_agreement
@@ -274,7 +274,7 @@ def _same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def _kernels(content: bytes) -> list[dict[str, Any]]:
-    model = load_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
     found: list[dict[str, Any]] = []
     for operator in graph.operators:

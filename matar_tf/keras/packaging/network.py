@@ -17,7 +17,7 @@ import numpy as np
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
-from matar_tf.io.archive import read_arrays
+from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tf, tfmot
 from matar_tf.keras.policies import set_policy
@@ -104,7 +104,7 @@ def load_network(artifact: Artifact) -> KerasModel:
         artifact.extras["network.json"], "network.json"
     )
     config = _checked(config)
-    arrays = read_arrays(artifact.extras["network.npz"], "network.npz")
+    arrays = parse_arrays(artifact.extras["network.npz"], "network.npz")
     try:
         model = keras.Model.from_config(config)
         weights = [arrays[str(i)] for i in range(len(arrays))]

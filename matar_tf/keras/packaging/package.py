@@ -27,7 +27,7 @@ from matar_tf.parameters import (
 )
 from matar_tf.tflite.workload import read_workload
 
-__all__ = ["extract_parameters", "package", "versions"]
+__all__ = ["extract_parameters", "package", "training_versions"]
 
 
 def package(
@@ -90,7 +90,7 @@ def extract_parameters(model: KerasModel) -> Parameters:
     return Parameters(layers=layers, tensors=tensors)
 
 
-def versions() -> dict[str, str]:
+def training_versions() -> dict[str, str]:
     """Returns the versions of what decides a training, for the record."""
     names = ("numpy", "tensorflow", "tf_keras", "tensorflow-model-optimization")
     return {name: importlib.metadata.version(name) for name in names}

@@ -30,7 +30,7 @@ from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 from matar_tf.keras.train.trainer import (
     MultiBitTrainer,
     check_soft_labels,
-    gives_probabilities,
+    ends_in_probabilities,
 )
 from matar_tf.policy import Policy
 from matar_tf.samplers import (
@@ -144,7 +144,7 @@ def train_float(
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
-    _check_logits(model)
+    _check_ends_in_logits(model)
     if schedule is not None:
         fit(model, data, schedule, seed, folder, [])
     return model
@@ -178,7 +178,7 @@ def load_float(path: str | Path, data: Data) -> KerasModel:
         or tuple(model.input_shape[1:]) != x.shape[1:]
         or len(model.output_shape) != 2
         or model.output_shape[-1] < num_classes
-        or gives_probabilities(model)
+        or ends_in_probabilities(model)
     ):
         raise ModelError(
             f"Expected a network from samples of shape {x.shape[1:]} to logits of "
@@ -234,7 +234,7 @@ def train_multi_bit(
         signed_inputs=bool(x.min() < 0),
         norm_context=method.norm_context,
     )
-    _check_logits(model)
+    _check_ends_in_logits(model)
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
     calibrate(quantized, x[:_CALIBRATION_SAMPLES])
@@ -284,13 +284,13 @@ def train_multi_bit(
     return quantized
 
 
-def _check_logits(model: KerasModel) -> None:
+def _check_ends_in_logits(model: KerasModel) -> None:
     """Refuses a model whose outputs are not what the loss takes them for.
 
     Raises:
       ModelError: If they are probabilities.
     """
-    if gives_probabilities(model):
+    if ends_in_probabilities(model):
         raise ModelError(
             f"Expected a network whose outputs are logits, but {model.name!r} ends in "
             "a softmax or sigmoid, and the loss takes logits; leave that out."

@@ -83,7 +83,7 @@ class MultiBitTrainer(keras.Model):
                 'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
             )
         if distillation:
-            _check_logits(model if teacher is None else teacher, model)
+            _check_both_give_logits(model if teacher is None else teacher, model)
         if draws < 1:
             raise ModelError(f"Expected at least one draw for every step, got {draws}.")
         self.multi_bit_network = model
@@ -244,13 +244,13 @@ def check_soft_labels(distillation: float, temperature: float) -> None:
         )
 
 
-def gives_probabilities(model: KerasModel) -> bool:
+def ends_in_probabilities(model: KerasModel) -> bool:
     """Whether the first output of a model is that of a softmax or sigmoid."""
     last = wrapper.inner_layer(model.outputs[0].node.outbound_layer)
     return activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
 
 
-def _check_logits(teacher: KerasModel, model: KerasModel) -> None:
+def _check_both_give_logits(teacher: KerasModel, model: KerasModel) -> None:
     """Checks that teacher and model have the same output, of logits."""
     for network in (teacher, model):
         outputs = network.outputs
@@ -258,7 +258,7 @@ def _check_logits(teacher: KerasModel, model: KerasModel) -> None:
         shape = tuple(outputs[0].shape)
         if (
             len(outputs) != 1
-            or gives_probabilities(network)
+            or ends_in_probabilities(network)
             or shape[-1] < 2
             or shape != tuple(model.outputs[0].shape)
         ):
