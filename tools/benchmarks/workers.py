@@ -32,7 +32,7 @@ _NUM_POLICIES = 24
 _MIN_RATIO = 1.7
 _NUM_KILLS = 20
 _KILLED_EVALUATIONS = 60
-_SEARCH = Path(__file__).resolve().parent / "search.py"
+_SEARCH = Path(__file__).resolve().parents[1] / "search.py"
 
 
 def measure_workers(
