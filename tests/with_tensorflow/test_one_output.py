@@ -165,6 +165,7 @@ def test_labels_are_0_and_1() -> None:
         y_test=LABELS,
     )
     check_data(artifact, data)
-    for labels in (LABELS + 1, LABELS - 1):
-        with pytest.raises(DataError, match=r"labels in 0\.\.1"):
-            check_data(artifact, replace(data, y_test=labels))
+    with pytest.raises(DataError, match=r"labels in 0\.\.1"):
+        check_data(artifact, replace(data, y_test=LABELS + 1))
+    with pytest.raises(DataError, match=r"labels from 0 to .* got -1\.\.0"):
+        replace(data, y_test=LABELS - 1)
