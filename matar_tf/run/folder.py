@@ -102,7 +102,7 @@ def _check_folder(
         )
     if not _holds_something(output):
         return f"Writing to {output}."
-    earlier = read_record(output)
+    earlier = _earlier_run(output)
     if overwrite:
         _entries_of_run(output, earlier)
         return f"Overwriting the run in {output}."
@@ -122,6 +122,18 @@ def _check_folder(
         f"Resuming the run in {output}: stored measurements are reused, fronts "
         "and files are written again."
     )
+
+
+def _earlier_run(output: Path) -> RunRecord:
+    """Returns the record of the run that is in a folder."""
+    try:
+        return read_record(output)
+    except SearchError as error:
+        cause = error.__cause__ or error
+        raise SearchError(
+            f"Expected an empty output, or one with the {RUN_FILE} of an earlier run, "
+            f"but {output} holds other files ({cause}); choose another output."
+        ) from error
 
 
 def check_folder_names(names: Iterable[str]) -> None:
@@ -180,7 +192,7 @@ def _begin_folder(
     """
     output = output.resolve()  # a link may lead to what is not there yet
     if (output / RUN_FILE).exists():
-        earlier = read_record(output)
+        earlier = _earlier_run(output)
         gone: list[Path] = []
         if overwrite:
             gone = _entries_of_run(output, earlier)

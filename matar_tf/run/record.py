@@ -317,6 +317,6 @@ def read_record(output: Path) -> RunRecord:
         return RunRecord.from_json(_READER.parse(content, RUN_FILE))
     except (OSError, SearchError) as error:
         raise SearchError(
-            f"Expected an empty output, or one with the {RUN_FILE} of an earlier run, "
-            f"but {output} holds other files ({error}); choose another output."
+            f"Expected the record of a run in {output / RUN_FILE}, but: {error}; "
+            "search again, into another folder."
         ) from error

@@ -52,14 +52,6 @@ class RunReport:
             f"{did_you_mean(target, names)}"
         )
 
-    def only(self, target: str) -> RunReport:
-        """Returns the report of one target.
-
-        Raises:
-          SearchError: If the run has no front for it.
-        """
-        return RunReport(folder=self.folder, results=(self[target],), failures={})
-
     def to_text(self) -> str:
         """Returns a table for each target, aligned, and the targets without one."""
         return self._joined([repr(one) for one in self.results])

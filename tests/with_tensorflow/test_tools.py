@@ -634,18 +634,21 @@ class TestReport:
             path.write_text(text)
             assert words in fails(capsys, "report", run=str(run), format="svg")
         path.write_text(whole)
-        for text in (
-            "[1]",
-            "3",
-            "null",
-            '{"float_metrics": 3}',
-            '{"float_metrics": {"accuracy": "high"}}',
-            '{"float_metrics": {"accuracy": null}}',
-            f'{{"float_metrics": {{"accuracy": 1{"0" * 400}}}}}',
-        ):
-            (run / "run.json").write_text(text)
+        path = run / "run.json"
+        for text in ("[1]", "3", "null", "{}"):
+            path.write_text(text)
             message = fails(capsys, "report", run=str(run))
-            assert f"run.json of an earlier run, but {run} holds" in message
+            assert f"Expected the record of a run in {path}, but: " in message
+        for metrics in (
+            *(3, {"accuracy": "high"}, {"accuracy": None}, {"accuracy": True}),
+            {"accuracy": 10**400},
+        ):
+            path.write_text(
+                json.dumps({**json.loads(record), "float_metrics": metrics})
+            )
+            assert "float_metrics" in fails(capsys, "report", run=str(run))
+        path.write_text(json.dumps({**json.loads(record), "colour": "red"}))
+        assert "Unknown key 'colour'" in fails(capsys, "report", run=str(run))
         (run / "run.json").write_text(record)
         assert call("report", run=str(run)) == 0
 
