@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -159,7 +159,7 @@ class RunRecord:
             raise SearchError("targets are no names of folders")
         for value in (self.float_metrics or {}).values():
             is_number = type(value) in (int, float)
-            if not is_number or not abs(value) < math.inf:
+            if not is_number or not abs(value) <= sys.float_info.max:
                 raise SearchError(f"float_metrics has {value!r} for a number")
 
     def to_json(self) -> _Json:
