@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
-    from matar_tf.commands._program import Given
+    from matar_tf.commands._command import Given
     from matar_tf.data import Data
 
 __all__ = ["check_names", "only_policy", "only_target", "read_data"]

@@ -11,7 +11,7 @@ from matar_tf.commands._flags import ALIASES
 if TYPE_CHECKING:
     from absl import flags
 
-    from matar_tf.commands._program import Command
+    from matar_tf.commands._command import Command
 
 __all__ = ["command_page", "main_page"]
 

@@ -1,4 +1,4 @@
-"""What every command shares: how it is declared, called, and how it fails."""
+"""How a command is called, and how it fails."""
 
 from __future__ import annotations
 
@@ -7,71 +7,21 @@ import io
 import re
 import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Collection, Sequence
+from typing import Final
 
 from absl import flags
 
+from matar_tf.commands._command import Command, Given
 from matar_tf.commands._flags import ALIASES
 from matar_tf.commands._help import command_page
 from matar_tf.errors import MatarError
 
-__all__ = ["Command", "Given", "call", "in_flags", "main_of"]
+__all__ = ["call", "in_flags", "main_of"]
 
 _HELP: Final = frozenset({"help", "helpfull", "helpshort", "h"})
 # Errors of other commands may send the user to a search.
 _OF_SEARCHES: Final = frozenset({"resume", "overwrite"})
-
-
-class Given:
-    """What a command line asks for: the values of its flags, as attributes.
-
-    Attributes:
-      words: What stands there beside flags, but for the subject.
-      command: The command line, for the record.
-    """
-
-    def __init__(
-        self, values: flags.FlagValues, words: Sequence[str], command: str
-    ) -> None:
-        self._values = values
-        self.words = tuple(words)
-        self.command = command
-
-    def __getattr__(self, name: str) -> Any:
-        return self._values[name].value
-
-    def is_given(self, name: str) -> bool:
-        """Returns whether a flag stands in the command line."""
-        return not self._values[name].using_default_value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """A program of `matar`, or one of ``tools/``.
-
-    Attributes:
-      text: What it does: the docstring of its module.
-      define: Defines its flags.
-      run: Does it; returns the exit status.
-      subject: The flag that a word by itself stands for, if any.
-      required: The flags that must have a value.
-      words: How other words that it takes are shown in its help; empty for none.
-    """
-
-    text: str | None
-    define: Callable[[flags.FlagValues], None]
-    run: Callable[[Given], int]
-    subject: str | None = None
-    required: tuple[str, ...] = ()
-    words: str = ""
-
-    def flags(self) -> flags.FlagValues:
-        """Returns its flags with their defaults, in the order of their definition."""
-        values = flags.FlagValues()
-        self.define(values)
-        return values
 
 
 def call(command: Command, name: str, words: Sequence[str]) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 from absl import flags
 
 from matar_tf.commands import _flags
+from matar_tf.commands._command import Command, Given
 from matar_tf.commands._common import read_data
-from matar_tf.commands._program import Command, Given
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues

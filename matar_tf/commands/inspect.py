@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands import _flags
-from matar_tf.commands._program import Command, Given
+from matar_tf.commands._command import Command, Given
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues

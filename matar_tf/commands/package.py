@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands import _flags
-from matar_tf.commands._program import Command, Given
+from matar_tf.commands._command import Command, Given
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues

@@ -10,8 +10,8 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Final
 
+from matar_tf.commands._command import Command, Given
 from matar_tf.commands._common import read_data
-from matar_tf.commands._program import Command, Given
 from matar_tf.commands._search_flags import define_search_flags
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
-from matar_tf.commands._program import Command, Given
+from matar_tf.commands._command import Command, Given
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues

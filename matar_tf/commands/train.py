@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from absl import flags
 
 from matar_tf.commands import _flags
+from matar_tf.commands._command import Command, Given
 from matar_tf.commands._common import only_policy
-from matar_tf.commands._program import Command, Given
 from matar_tf.commands._training import float_network, load_recipe, training_data
 
 if TYPE_CHECKING:

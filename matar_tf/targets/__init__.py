@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from matar_tf.targets.compute import TableCompute
 from matar_tf.targets.fields import MULTIPLY_KINDS
-from matar_tf.targets.loader import list_targets, load_target
-from matar_tf.targets.schema import target_json_schema
+from matar_tf.targets.loader import (
+    list_targets,
+    load_target,
+    target_json_schema,
+)
 from matar_tf.targets.sections import LitertBackend, VelaBackend
 from matar_tf.targets.target import Target
 

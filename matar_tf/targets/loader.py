@@ -22,7 +22,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["list_targets", "load_target"]
+__all__ = ["list_targets", "load_target", "target_json_schema"]
 
 _SUFFIX: Final = ".toml"
 _Location: TypeAlias = tuple[int | str, ...]
@@ -87,6 +87,21 @@ def load_target(name_or_path: str | Path) -> Target:
         )
     file = _catalogue().joinpath(f"{name_or_path}{_SUFFIX}")
     return _parse(file.read_bytes(), Path(file.name))
+
+
+def target_json_schema() -> dict[str, Any]:
+    """Returns the JSON Schema of a target file.
+
+    It knows keys, types, ranges and choices. What ties keys together (a rate for each
+    pair of widths, the class, what needs a [cpu]) is checked by `load_target` only.
+    """
+    schema = Target.model_json_schema(by_alias=True)
+    table = cast("dict[str, Any]", schema["$defs"]["TableCompute"])
+    # The rows stand in a CSV file of their own.
+    del table["properties"]["entries"]
+    table["required"].remove("entries")
+    del schema["$defs"]["TableEntry"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _catalogue() -> Any:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from absl import flags
 
 from matar_tf.commands import _flags
-from matar_tf.commands._program import Command, Given
+from matar_tf.commands._command import Command, Given
 from tools.benchmarks.bars import Bar
 
 if TYPE_CHECKING:

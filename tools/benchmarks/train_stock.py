@@ -15,7 +15,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from matar_tf.commands import _flags
-from matar_tf.commands._program import Command, Given, main_of
+from matar_tf.commands._command import Command, Given
+from matar_tf.commands._program import main_of
 from matar_tf.commands._training import float_network, load_recipe, training_data
 
 if TYPE_CHECKING:
