@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from matar_tf.api import cost as cost
+    from matar_tf.api import estimate as estimate
     from matar_tf.api import evaluate as evaluate
     from matar_tf.api import export as export
     from matar_tf.api import inspect as inspect
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.policy import Policy as Policy
-    from matar_tf.pricing import estimate as estimate
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
     from matar_tf.targets import load_target as load_target
@@ -66,7 +66,7 @@ _HOMES = {
     "PolicySpace": "space",
     "calibrate": "keras",
     "cost": "api",
-    "estimate": "pricing",
+    "estimate": "api",
     "evaluate": "api",
     "export": "api",
     "get_policy": "keras",
@@ -106,23 +106,27 @@ class _Unavailable:
     def __call__(self, *_: object, **__: object) -> NoReturn:
         raise ModuleNotFoundError(self._reason)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"matar_tf.{self._name} has no {name!r}: {self._reason}")
+
     def __mro_entries__(self, bases: tuple[object, ...]) -> NoReturn:
         raise ModuleNotFoundError(self._reason)
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used."""
-    if name not in _HOMES:
+    home = _HOMES.get(name, name if name == "keras" else None)
+    if home is None:
         raise AttributeError(f"module 'matar_tf' has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"matar_tf.{_HOMES[name]}")
+        module = importlib.import_module(f"matar_tf.{home}")
     except ModuleNotFoundError as error:
-        if _HOMES[name] != "keras":
+        if home != "keras":
             raise
         return _Unavailable(name, str(error))
-    value = globals()[name] = getattr(module, name)
+    value = globals()[name] = module if name == home else getattr(module, name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -16,9 +16,17 @@ from typing import Any, TypeAlias, TypeVar
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import DataLike, as_data
-from matar_tf.errors import ExportError, PolicyError, SearchError, did_you_mean
+from matar_tf.errors import (
+    ExportError,
+    PolicyError,
+    SearchError,
+    TargetError,
+    did_you_mean,
+)
 from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy
+from matar_tf.pricing import estimate as _estimate
+from matar_tf.pricing.model import Cost
 from matar_tf.reporting.shown import ShownMatrix, ShownResult
 from matar_tf.results import Candidate
 from matar_tf.run.costs import cost_matrix
@@ -45,6 +53,7 @@ from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
 __all__ = [
     "cost",
+    "estimate",
     "evaluate",
     "export",
     "inspect",
@@ -57,11 +66,13 @@ __all__ = [
 Network: TypeAlias = "Artifact | str | Path"
 PolicyLike: TypeAlias = "Policy | Candidate | str | Path"
 TargetLike: TypeAlias = "Target | str | Path"
+ModelLike: TypeAlias = "ExportedModel | str | Path | bytes"
 _F = TypeVar("_F", bound=Callable[..., Any])
+_OPTIONS = "      **options: Of the search, each a keyword."
 
 
 def _takes_options(function: _F) -> _F:
-    """Shows the options of a run in the signature of a function, for completion."""
+    """Shows the options of a run in signature and docstring of a function."""
     options = list(_inspect.signature(settings_of).parameters.values())[1:]
     signature = _inspect.signature(function)
     own = [
@@ -72,6 +83,10 @@ def _takes_options(function: _F) -> _F:
     names = {one.name for one in own}
     added = [one for one in options if one.name not in names]
     function.__signature__ = signature.replace(parameters=[*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
+    # Without docstrings (python -OO) there is nothing to fill in.
+    described = (settings_of.__doc__ or "").partition("      seed:")[2]
+    texts = f"      seed:{described.partition('    Raises:')[0].rstrip()}"
+    function.__doc__ = (function.__doc__ or "").replace(_OPTIONS, texts)
     return function
 
 
@@ -94,7 +109,7 @@ def search(
       network: What `load_artifact` returned, or its path.
       target: The hardware.
       data: Samples and labels to measure accuracy on.
-      **options: As of `retarget`.
+      **options: Of the search, each a keyword.
 
     Returns:
       The front and policies to compare with; printed as a table.
@@ -131,8 +146,7 @@ def retarget(
       resume: Whether to go on with the run that is there.
       overwrite: Whether to replace the run that is there.
       reference: Outputs that exported files must agree with, or None.
-      **options: ``objectives``, ``max``, ``min``, ``max_evaluations`` and so on:
-        `matar_tf.run.settings.settings_of` describes each.
+      **options: Of the search, each a keyword.
 
     Returns:
       The results; printed as tables. `report` reads them from the folder again.
@@ -203,7 +217,7 @@ def export(
 
 
 def evaluate(
-    model: str | Path | bytes,
+    model: ModelLike,
     data: DataLike,
     *,
     metrics: Iterable[str] = METRIC_NAMES,
@@ -213,7 +227,7 @@ def evaluate(
     """Returns the metrics of a ``.tflite`` file.
 
     Args:
-      model: Path of the file, or its bytes.
+      model: Path of the file, its bytes, or what `export` returned.
       data: Samples and labels.
       metrics: ``accuracy``, ``loss``, ``top_5_accuracy``, ``package.module:function``.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
@@ -223,7 +237,7 @@ def evaluate(
       MatarError: If the file cannot be run, or the data do not fit it.
     """
     return evaluate_model(
-        read_model(model),
+        _model(model),
         as_data(data),
         metrics=metrics,
         runtime=runtime,
@@ -255,16 +269,32 @@ def cost(
     return ShownMatrix.of(cost_matrix(artifact, named, _targets(chosen)))
 
 
-def inspect(model: str | Path | bytes) -> ModelInfo:
+def estimate(network: Network, policy: PolicyLike, target: TargetLike) -> Cost:
+    """Returns what a policy costs on a target, layer by layer, by its analytic model.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+      policy: The policy.
+      target: The hardware.
+
+    Raises:
+      MatarError: If the policy is not of the network, or the target cannot run it.
+    """
+    artifact = _network(network)
+    chosen = _policy(artifact, policy)
+    return _estimate(artifact.workload, chosen, _target(target))
+
+
+def inspect(model: ModelLike) -> ModelInfo:
     """Returns what is in a ``.tflite`` file: policy, storage, scales, bytes per layer.
 
     Args:
-      model: Path of the file, or its bytes.
+      model: Path of the file, its bytes, or what `export` returned.
 
     Raises:
       ExportError: If the file was not exported by matar_tf.
     """
-    return inspect_model(read_model(model))
+    return inspect_model(_model(model))
 
 
 def report(run: str | Path) -> RunReport:
@@ -294,6 +324,12 @@ def _network(network: Network) -> Artifact:
 def _policy(artifact: Artifact, policy: PolicyLike) -> Policy:
     if isinstance(policy, Candidate):
         policy = policy.policy
+    if not isinstance(policy, (Policy, str, Path)):
+        raise PolicyError(
+            "Expected one policy: a name such as 'w4a8', the path of a .json file, a "
+            f"Policy, or one that a search found (result.front[0]), got "
+            f"{type(policy).__name__}."
+        )
     return artifact.space.policy(policy)
 
 
@@ -320,8 +356,20 @@ def _named(
     return named
 
 
+def _model(model: ModelLike) -> bytes:
+    """Returns the bytes of a file, however it is named."""
+    return read_model(model.path if isinstance(model, ExportedModel) else model)
+
+
 def _target(target: TargetLike) -> Target:
-    return target if isinstance(target, Target) else load_target(target)
+    if isinstance(target, Target):
+        return target
+    if not isinstance(target, (str, Path)):
+        raise TargetError(
+            "Expected one target: a name of the catalogue, the path of a .toml file or "
+            f"a Target, got {type(target).__name__}."
+        )
+    return load_target(target)
 
 
 def _targets(targets: TargetLike | Sequence[TargetLike]) -> list[Target]:

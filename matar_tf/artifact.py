@@ -217,6 +217,11 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises:
       ArtifactError: If a member is missing, unknown, altered or malformed.
     """
+    if not isinstance(path, (str, Path)):
+        raise ArtifactError(
+            f"Expected the path of an artifact, got {type(path).__name__}; name a "
+            "directory or a .matar file."
+        )
     path = Path(path)
     return _parse(_read_members(path), path)
 

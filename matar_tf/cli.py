@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_process()
         argv = sys.argv[1:]
     name, words = (argv[0], argv[1:]) if argv else ("help", [])
+    if name in _HELP and words and words[0] in COMMANDS:
+        name, words = words[0], ["--help"]
     if name in _HELP:
         from matar_tf.commands._help import main_page
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from matar_tf.errors import SearchError
+from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import CostKind
 
 __all__ = ["CostMatrix", "MatrixEntry"]
@@ -73,7 +73,17 @@ class CostMatrix:
             )
 
     def entry(self, policy: str, target: str) -> MatrixEntry:
-        """Returns the entry of a pair."""
+        """Returns the entry of a pair.
+
+        Raises:
+          SearchError: If there is none.
+        """
+        for name, names in ((policy, self.policies), (target, self.targets)):
+            if name not in names:
+                raise SearchError(
+                    f"Expected a policy and a target of this matrix, got {name!r}. "
+                    f"{did_you_mean(str(name), names)}"
+                )
         return next(
             one for one in self.entries if (one.policy, one.target) == (policy, target)
         )

@@ -61,7 +61,7 @@ class Data:
     second axis of length 1, which is dropped.
 
     Attributes:
-      name: What was asked for.
+      name: What it is called in tables and errors.
       x_test: Evaluation samples, float32, ``[num_samples, ...]``.
       y_test: Integer labels, int64, ``[num_samples]``.
       x_train: Training samples, or None.
@@ -71,7 +71,7 @@ class Data:
       DataError: If arrays are not of these kinds, not finite, or do not fit together.
     """
 
-    name: str
+    name: str = "arrays"
     x_test: np.ndarray
     y_test: np.ndarray
     x_train: np.ndarray | None = None
@@ -151,7 +151,7 @@ def as_data(value: DataLike, *, training: bool = False) -> Data:
     if isinstance(value, (str, Path)):
         return load_data(str(value), training=training)
     if isinstance(value, tuple) and len(value) == 2:
-        return Data(name="(x, y)", x_test=value[0], y_test=value[1])
+        return Data(x_test=value[0], y_test=value[1])
     if isinstance(value, Mapping) or hasattr(value, "as_numpy_iterator"):
         return _from_arrays("arrays", value)
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""

@@ -106,7 +106,7 @@ class Objective:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Candidate:
     """A policy with what was measured and estimated for it.
 
@@ -136,6 +136,11 @@ class Candidate:
         }
         object.__setattr__(self, "metrics", MappingProxyType(metrics))
         object.__setattr__(self, "costs", MappingProxyType(costs))
+
+    def __repr__(self) -> str:
+        figures = {**self.metrics, **self.costs}
+        known = [f"{key} {one:.4g}" for key, one in figures.items() if one is not None]
+        return f"<{self.name}: {', '.join(known)}>"
 
     def __hash__(self) -> int:
         return hash((self.name, self.policy))

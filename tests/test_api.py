@@ -121,7 +121,8 @@ class TestSearch:
         assert plot._repr_svg_().lstrip().startswith("<?xml")
         plot.save(tmp_path / "front.svg")
         assert (tmp_path / "front.svg").read_text() == plot.svg
-        assert SearchResult.from_json(result.to_json()).front == result.front
+        for kind in (SearchResult, type(result)):
+            assert kind.from_json(result.to_json()).front == result.front
 
     def test_html_escapes_what_others_wrote(self, net: Any, tmp_path: Path) -> None:
         target = mt.load_target("mpic").model_copy(update={"name": "<b>mine</b>"})
@@ -275,9 +276,8 @@ class TestCost:
     def test_one_and_many(self, net: Any, result: Any) -> None:
         one = mt.cost(net, "w4a4", "mpic")
         figures = one.entry("w4a4", "mpic").figures
-        expected = mt.estimate(
-            net.workload, net.space.named("w4a4"), mt.load_target("mpic")
-        )
+        expected = mt.estimate(net, "w4a4", "mpic")
+        assert sum(one.cycles for one in expected.layers) == expected.cycles
         assert figures["cycles"] == expected.cycles
         assert f"{expected.latency_ms:.4g}" in repr(one)
         many = mt.cost(net, ["w4a4", "w3a3", *result.front], ["mpic", "t4"])
@@ -291,6 +291,59 @@ class TestCost:
     def test_two_of_one_name_are_refused(self, net: Any) -> None:
         with pytest.raises(mt.MatarError, match="'w4a4' twice"):
             mt.cost(net, ["w4a4", "w4a4"], "mpic")
+
+
+class TestWrongThings:
+    @pytest.mark.parametrize(
+        ("call", "sentence"),
+        [
+            (
+                lambda net: mt.search(net, ["mpic"], samples()),
+                "one target: .* got list",
+            ),
+            (
+                lambda net: mt.search(net, None, samples()),
+                "one target: .* got NoneType",
+            ),
+            (
+                lambda net: mt.search(None, "mpic", samples()),
+                "path of an artifact, got",
+            ),
+            (lambda net: mt.evaluate(net, samples()), "one .tflite file, got Artifact"),
+            (lambda net: mt.inspect(ARTIFACT), "got one of another kind"),
+            (lambda net: mt.export(net, ("w4a4",), "x.tflite"), "one policy: .* tuple"),
+            (lambda net: mt.cost(net, "w4a4", "mpic").entry("w4a4", "t4"), "got 't4'"),
+            (
+                lambda net: mt.search(net, "t4", samples(), metrics="loss"),
+                r"=\['loss'\]",
+            ),
+        ],
+    )
+    def test_are_named(self, net: Any, call: Any, sentence: str) -> None:
+        with pytest.raises(mt.MatarError, match=sentence):
+            call(net)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *(("max_evaluations", "12"), ("seed", "a"), ("seed", True)),
+            *(("population_size", 8.5), ("max_minutes", "1"), ("holdout", "0.5")),
+        ],
+    )
+    def test_options_of_another_kind(self, net: Any, name: str, value: Any) -> None:
+        with pytest.raises(mt.MatarError, match=f"as {name}, got {value!r}"):
+            mt.search(net, "mpic", samples(), **{**OPTIONS, name: value})
+
+    def test_integers_of_numpy_are_integers(self, net: Any, result: Any) -> None:
+        options = {**OPTIONS, "max_evaluations": np.int64(8), "seed": np.int32(0)}
+        found = mt.search(net, "mpic", samples(), **options)
+        assert found.front == result.front
+        assert found.to_json()["provenance"]["seed"] == 0
+
+    def test_a_plot_is_saved_as_what_it_is(self, result: Any, tmp_path: Path) -> None:
+        with pytest.raises(mt.MatarError, match=r"ends in \.svg"):
+            result.plot().save(tmp_path / "front.png")
+        assert not any(tmp_path.iterdir())
 
 
 class TestPolicies:

@@ -93,7 +93,9 @@ class TestPages:
         )
         assert "--policies: (or --policy) What is priced" in words
         assert "(default: w8a8,w4a4,w2a2)" in words
-        assert "--format: <md|csv|json>: Form of the table. (default: md)" in words
+        assert (
+            "--format: <text|md|csv|json>: Form of the table. (default: text)" in words
+        )
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_loads_nothing_heavy(self, name: str) -> None:
@@ -165,7 +167,7 @@ class TestCommandLines:
         line = fails(capsys, "search", "net.matar")
         assert "Expected --targets and --output, got none" in line
         line = fails(capsys, "inspect")
-        assert "Expected --model, or as a word by itself, got none" in line
+        assert "Expected --model (or a word by itself), got none" in line
 
     @pytest.mark.parametrize(
         ("name", "subject"),

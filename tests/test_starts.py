@@ -89,6 +89,27 @@ class TestLeftOut:
         assert searches["t4"]["left_out"] == {"mine": reason}
         assert searches["mpic"]["left_out"] == {}
 
+    def test_widths_that_one_target_does_not_have(self, tmp_path: Path) -> None:
+        """The others search from it; the same holds for widths that are fixed."""
+        starts = {"mine": uniform(3, 5)}
+        outcome = run_all(
+            tmp_path / "run", "mpic", "bismo_ultra96", starts=starts, options=FEW
+        )
+        assert list(outcome.left_out) == ["mpic"]
+        assert "3" in outcome.left_out["mpic"]["mine"]
+        assert "mine" in {one.name for one in outcome["bismo_ultra96"].references}
+        free = next(name for name, widths in SPACE.weights.items() if len(widths) > 1)
+        outcome = run_all(
+            *(tmp_path / "fixed", "bismo_ultra96"),
+            starts=starts,
+            options=FEW,
+            fixed=(f"weights:{free}=8",),
+        )
+        reason = outcome.left_out["bismo_ultra96"]["mine"]
+        assert (
+            reason == f"Expected one of [8] bits for the weights entry {free!r}, got 3."
+        )
+
     def test_what_the_search_did_not_come_to(self, tmp_path: Path) -> None:
         pairs = ((2, 4), (2, 8), (4, 2), (4, 8), (8, 2), (8, 4))
         starts = {f"start_{a}{b}": uniform(a, b) for a, b in pairs}

@@ -117,10 +117,10 @@ def _parsed(
         )
     missing = [one for one in command.required if values[one].value is None]
     if missing:
-        hint = ", or as a word by itself" if command.subject in missing else ""
+        itself = {command.subject: " (or a word by itself)"}
+        names = [f"--{one}{itself.get(one, '')}" for one in missing]
         raise MatarError(
-            f"Expected {' and '.join(f'--{one}' for one in missing)}{hint}, got none; "
-            f"see `{name} --help`."
+            f"Expected {' and '.join(names)}, got none; see `{name} --help`."
         )
     return Given(values, rest, shlex.join([*name.split(" "), *words]))
 

@@ -38,7 +38,7 @@ def _define(values: FlagValues) -> None:
     _flags.targets(
         values, "Names of the catalogue, or paths of .toml files; default: all."
     )
-    _flags.form(values, ["md", "csv", "json"])
+    _flags.form(values, ["text", "md", "csv", "json"])
     flags.DEFINE_bool("layers", False, "One line for each layer.", flag_values=values)
 
 
@@ -46,7 +46,12 @@ def _run(given: Given) -> int:
     """Prints the table."""
     from matar_tf.artifact import read_artifact
     from matar_tf.io.json_reader import json_text
-    from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
+    from matar_tf.reporting import (
+        matrix_to_csv,
+        matrix_to_json,
+        matrix_to_markdown,
+        matrix_to_text,
+    )
     from matar_tf.run.costs import cost_matrix
     from matar_tf.targets import list_targets, load_target
 
@@ -60,9 +65,13 @@ def _run(given: Given) -> int:
     matrix = cost_matrix(artifact, policies, targets)
     if given.format == "json":
         print(json_text(matrix_to_json(matrix)), end="")
-    else:
-        to_text = matrix_to_csv if given.format == "csv" else matrix_to_markdown
-        print(to_text(matrix), end="")
+        return 0
+    forms = {
+        "text": matrix_to_text,
+        "md": matrix_to_markdown,
+        "csv": matrix_to_csv,
+    }
+    print(forms[given.format](matrix), end="")
     return 0
 
 

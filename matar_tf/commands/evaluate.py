@@ -48,7 +48,12 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Evaluates; prints metrics, size and median latency."""
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import check_labels, gives_probabilities
+    from matar_tf.tflite.evaluate import (
+        check_labels,
+        check_samples,
+        gives_probabilities,
+    )
+    from matar_tf.tflite.export import read_model
     from matar_tf.tflite.latency import measure_latency_ms
     from matar_tf.tflite.metrics import compute_metrics, get_metrics
     from matar_tf.tflite.runtime import Runner
@@ -59,13 +64,12 @@ def _run(given: Given) -> int:
             f"Expected --runtime=litert beside --operators, got {given.runtime}; leave "
             "one of them out."
         )
-    if not path.is_file():
-        raise DataError(f"Expected a .tflite file at {path}, found nothing.")
-    content = path.read_bytes()
+    content = read_model(path)
     metrics = get_metrics(given.metrics, probabilities=gives_probabilities(content))
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
     data = read_data(given)
+    check_samples(data, runner.input_shape)
     outputs = runner.predict(data.x_test)
     check_labels(data, outputs.shape[1:])
     print(f"model     {path} ({len(content)} bytes)")
@@ -85,7 +89,7 @@ def _operator_lines(content: bytes, num_threads: int) -> list[str]:
     from matar_tf.tflite.latency import profile_operators
 
     return [
-        f"{1e3 * one.own_ms:8.1f} us  {one.operator:24s} {one.name}"
+        f"{1e3 * max(one.own_ms, 0.0):8.1f} us  {one.operator:24s} {one.name}"
         for one in profile_operators(content, num_threads=num_threads)
     ]
 

@@ -71,7 +71,7 @@ def _asked(given: Given) -> tuple[str, ...]:
             f"Expected flags only beside --{asked[0][0]}, got "
             f"{' '.join(given.words)!r}; leave the one or the other out."
         )
-    words = asked[0] if asked else given.words
+    words = asked[0] if asked else given.words or ("list",)
     if len(words) == 1 and words[0] not in _ACTIONS:
         return ("show", *words)
     if not words or _ACTIONS.get(words[0]) != len(words) - 1:

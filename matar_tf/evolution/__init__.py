@@ -7,7 +7,12 @@ costs and constraints of one target) and an evaluator of policies, and returns a
 
 from matar_tf.evolution._limits import Limit
 from matar_tf.evolution._pareto import dominates, hypervolume, pareto_front
-from matar_tf.evolution._request import absent_names, check_request, is_front_name
+from matar_tf.evolution._request import (
+    absent_names,
+    check_request,
+    check_seed_names,
+    is_front_name,
+)
 from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
@@ -33,6 +38,7 @@ __all__ = [
     "SurrogateFactory",
     "absent_names",
     "check_request",
+    "check_seed_names",
     "dominates",
     "evaluate_in_turn",
     "fix_entries",

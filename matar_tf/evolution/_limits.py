@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.figures import is_share, units_of
+from matar_tf.figures import FIGURES, is_share, units_of
 
 __all__ = ["Breach", "Limit", "breach_of"]
 
@@ -77,9 +77,11 @@ class Limit:
             return cls(name=name, bound=number, is_minimum=is_minimum)
         units = units_of(name)
         if units is None:
+            known = [one.name for one in FIGURES]
+            hint = "" if name in known else f" {did_you_mean(name, known)}"
             raise SearchError(
                 f"Expected a number without a unit for {name!r}, got {text!r}; only "
-                "bytes, times, energies and shares take one."
+                f"bytes, times, energies and shares take one.{hint}"
             )
         if unit not in units:
             raise SearchError(

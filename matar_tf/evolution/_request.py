@@ -13,8 +13,15 @@ from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import Objective, SearchResult
+from matar_tf.space import PolicySpace
 
-__all__ = ["absent_names", "check_request", "is_front_name", "named_genomes"]
+__all__ = [
+    "absent_names",
+    "check_request",
+    "check_seed_names",
+    "is_front_name",
+    "named_genomes",
+]
 
 _FRONT_NAME: Final = re.compile(r"policy_\d+")
 
@@ -41,17 +48,27 @@ def is_front_name(name: str) -> bool:
     return _FRONT_NAME.fullmatch(name) is not None
 
 
-def named_genomes(problem: SearchProblem) -> dict[str, Genome]:
-    """Returns the genomes to start from: seeds, then uniform policies, no doubles."""
-    space, codec = problem.space, problem.codec()
-    # Equal widths come first: they are the references that people ask for.
-    uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
-    for name in problem.seeds:
+def check_seed_names(names: Iterable[str], space: PolicySpace) -> None:
+    """Checks that tables have no other row of the name of a policy to start from.
+
+    Raises:
+      SearchError: If a uniform policy has the name, or one of the front might.
+    """
+    uniform = space.uniform_names(mixed=True)
+    for name in names:
         if name in uniform or is_front_name(name):
             raise SearchError(
                 f"Expected another name than that of a uniform policy or of one of the "
                 f"front for the seed {name!r}; rename it."
             )
+
+
+def named_genomes(problem: SearchProblem) -> dict[str, Genome]:
+    """Returns the genomes to start from: seeds, then uniform policies, no doubles."""
+    space, codec = problem.space, problem.codec()
+    # Equal widths come first: they are the references that people ask for.
+    uniform = dict.fromkeys((*space.uniform_names(), *space.uniform_names(mixed=True)))
+    check_seed_names(problem.seeds, space)
     named: dict[str, Genome] = {}
     for name, policy in problem.seeds.items():
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution._limits import Limit
@@ -20,6 +22,23 @@ _DEFAULT_OBJECTIVES = (
 )
 _MIN_POPULATION = 4
 _FOLLOW_UP_GENERATIONS = 8
+
+
+_WHOLE = (
+    *("seed", "max_evaluations", "population_size", "oversampling"),
+    *("planned_evaluations", "patience"),
+)
+_NUMBERS = ("max_minutes", "crossover_prob", "mutation_prob")
+
+
+def _whole(name: str, value: object) -> int:
+    """Returns an integer of any kind as one of Python's."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(cast("int", value))
+    except TypeError as error:
+        raise SearchError(f"Expected an integer as {name}, got {value!r}.") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +90,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "objectives", tuple(self.objectives))
+        self._check_kinds()
         if self.population_size < _MIN_POPULATION:
             raise SearchError(
                 f"Expected a population_size of at least {_MIN_POPULATION}, got "
@@ -106,6 +126,19 @@ class SearchOptions:
                 "Expected two or more different objectives, such as accuracy and "
                 f"latency_ms, got {names}."
             )
+
+    def _check_kinds(self) -> None:
+        """Makes integers Python's own; refuses what is no number."""
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _whole(name, value))
+        for name in _NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, (str, bool)) or not hasattr(value, "__float__")
+            ):
+                raise SearchError(f"Expected a number as {name}, got {value!r}.")
 
     @property
     def plan(self) -> int:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from matar_tf.reporting.matrix import matrix_to_csv, matrix_to_json, matrix_to_markdown
+from matar_tf.reporting.matrix import (
+    matrix_to_csv,
+    matrix_to_json,
+    matrix_to_markdown,
+    matrix_to_text,
+)
 from matar_tf.reporting.page import to_html
 from matar_tf.reporting.plots import front_svg
 from matar_tf.reporting.tables import to_csv, to_json, to_markdown, to_text
@@ -12,6 +17,7 @@ __all__ = [
     "matrix_to_csv",
     "matrix_to_json",
     "matrix_to_markdown",
+    "matrix_to_text",
     "to_csv",
     "to_html",
     "to_json",

@@ -23,6 +23,7 @@ __all__ = [
     "matrix_to_csv",
     "matrix_to_json",
     "matrix_to_markdown",
+    "matrix_to_text",
 ]
 
 _SCHEMA_VERSION: Final = 1
@@ -123,18 +124,41 @@ def matrix_to_markdown(
     for table in matrix_tables(matrix):
         rows = markdown_table(table.header, table.rows)
         lines += [f"## {table.title}", "", *rows, ""]
-    reasons = [
-        f"- {one.policy} on {one.target}: {one.violations[0]}"
-        + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")
-        for one in matrix.entries
-        if one.violations
-    ]
+    reasons = _reasons(matrix)
     if reasons:
         lines += ["## Not allowed", "", *reasons, ""]
     if failures:
         named = [f"- {target}: {why}" for target, why in failures.items()]
         lines += ["## Targets without a front", "", *named, ""]
     return "\n".join(lines)
+
+
+def matrix_to_text(matrix: CostMatrix) -> str:
+    """Returns the same, aligned for a terminal: policies across, targets down."""
+    lines: list[str] = []
+    for table in matrix_tables(matrix):
+        turned = [list(row) for row in zip(table.header, *table.rows, strict=True)]
+        turned[0][0] = table.title
+        widths = [max(map(len, column)) for column in zip(*turned, strict=True)]
+        lines += [
+            "  ".join(
+                cell.ljust(width) if index == 0 else cell.rjust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in turned
+        ]
+        lines.append("")
+    return "\n".join([*lines, *_reasons(matrix)]).rstrip() + "\n"
+
+
+def _reasons(matrix: CostMatrix) -> list[str]:
+    """Returns a line for each policy that a target does not allow."""
+    return [
+        f"- {one.policy} on {one.target}: {one.violations[0]}"
+        + (f" And {len(one.violations) - 1} more." if len(one.violations) > 1 else "")
+        for one in matrix.entries
+        if one.violations
+    ]
 
 
 def _cell(entry: MatrixEntry, name: str) -> str:

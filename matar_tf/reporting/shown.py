@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from matar_tf.cost_matrix import CostMatrix
+from matar_tf.errors import SearchError
 from matar_tf.io.files import write_atomically
-from matar_tf.reporting.matrix import matrix_tables, matrix_to_markdown
+from matar_tf.reporting.matrix import matrix_tables, matrix_to_text
 from matar_tf.reporting.plots import front_svg
 from matar_tf.reporting.tables import table_of, to_text
 from matar_tf.results import SearchResult
@@ -34,7 +35,16 @@ class Plot:
         return self.svg
 
     def save(self, path: str | Path) -> None:
-        """Writes the file."""
+        """Writes the file, which is SVG.
+
+        Raises:
+          SearchError: If the path ends otherwise.
+        """
+        if Path(path).suffix != ".svg":
+            raise SearchError(
+                f"Expected a path that ends in .svg for the plot, got {str(path)!r}; "
+                "other programs make other pictures of it."
+            )
         write_atomically(Path(path), self.svg.encode())
 
 
@@ -56,6 +66,11 @@ class ShownResult(SearchResult):
         """Returns a result as one that shows itself."""
         values = {one.name: getattr(result, one.name) for one in fields(SearchResult)}
         return cls(**values, float_metrics=float_metrics)
+
+    @classmethod
+    def from_json(cls, value: object) -> ShownResult:
+        """Reads what `to_json` returned; the float network is not part of that."""
+        return cls.of(SearchResult.from_json(value))
 
     def __repr__(self) -> str:
         return to_text(self, self.float_metrics)
@@ -85,7 +100,7 @@ class ShownMatrix(CostMatrix):
         return cls(**{one.name: getattr(matrix, one.name) for one in fields(matrix)})
 
     def __repr__(self) -> str:
-        return matrix_to_markdown(self)
+        return matrix_to_text(self)
 
     def _repr_html_(self) -> str:
         return "".join(

@@ -9,8 +9,13 @@ from typing import Any
 
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError, SearchError
-from matar_tf.evolution import SearchProblem, check_request, fix_entries
+from matar_tf.errors import DataError, MatarError, PolicyError, SearchError
+from matar_tf.evolution import (
+    SearchProblem,
+    check_request,
+    check_seed_names,
+    fix_entries,
+)
 from matar_tf.figures import COST_NAMES, is_taken
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
@@ -42,6 +47,7 @@ class Run:
       builder: Makes the file of a policy.
       problems: What is searched, for each target.
       tool_versions: Versions of what prices policies, for each target.
+      untaken: Why policies to start from are not searched, by name, for each target.
     """
 
     artifact: Artifact
@@ -53,6 +59,7 @@ class Run:
     builder: ModelBuilder
     problems: tuple[SearchProblem, ...]
     tool_versions: tuple[Mapping[str, str], ...]
+    untaken: tuple[Mapping[str, str], ...]
 
 
 def make_run(
@@ -84,14 +91,18 @@ def make_run(
     builder = ModelBuilder(artifact)
     problems: list[SearchProblem] = []
     tool_versions: list[Mapping[str, str]] = []
+    untaken: list[Mapping[str, str]] = []
     for target in targets:
         sizes = _file_sizes(
             builder, target.name, settings, metric_names, len(reported.x_test)
         )
         costs = PolicyCosts(artifact, target, builder, file_size=sizes)
-        problem = _problem(artifact, target, space, costs, settings, metric_names)
+        problem, reasons = _problem(
+            artifact, target, space, costs, settings, metric_names
+        )
         problems.append(problem)
         tool_versions.append(costs.versions)
+        untaken.append(reasons)
     return Run(
         artifact=artifact,
         targets=tuple(targets),
@@ -102,6 +113,7 @@ def make_run(
         builder=builder,
         problems=tuple(problems),
         tool_versions=tuple(tool_versions),
+        untaken=tuple(untaken),
     )
 
 
@@ -125,9 +137,19 @@ def _problem(
     costs: PolicyCosts,
     settings: RunSettings,
     metric_names: tuple[str, ...],
-) -> SearchProblem:
+) -> tuple[SearchProblem, dict[str, str]]:
+    """Returns what is searched, and why some policies to start from are not in it."""
     legal = legal_space(space, artifact.workload, target)
     check = PolicyChecker(artifact.workload, target)
+    check_seed_names(settings.starts, artifact.space)
+    untaken: dict[str, str] = {}
+    for name, policy in settings.starts.items():
+        artifact.space.validate(policy)
+        try:
+            legal.validate(policy)
+        except PolicyError as error:
+            reasons = _violations(check, policy)
+            untaken[name] = reasons[0] if reasons else str(error)
     problem = SearchProblem(
         target=target.name,
         space=legal,
@@ -135,14 +157,18 @@ def _problem(
         violations=functools.partial(_violations, check),
         pairs=artifact.workload.entry_pairs(),
         legal_pairs=legal_pairs(legal, artifact.workload, target),
-        seeds=settings.starts,
+        seeds={
+            name: policy
+            for name, policy in settings.starts.items()
+            if name not in untaken
+        },
         metric_names=metric_names,
     )
     try:
         check_request(problem, settings.options)
     except MatarError as error:
         raise type(error)(of_target(target, error)) from error
-    return problem
+    return problem, untaken
 
 
 def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:

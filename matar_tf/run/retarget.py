@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from matar_tf.errors import SearchError, StoreError, TargetError
+from matar_tf.errors import SearchError, StoreError, TargetError, did_you_mean
 from matar_tf.evolution import EvaluationStore
 from matar_tf.results import SearchResult
 from matar_tf.run.evaluators import make_executor
@@ -51,6 +51,23 @@ class Outcome:
     def __repr__(self) -> str:
         failures = [f"No front for {one}: {why}" for one, why in self.failures.items()]
         return "\n".join([*map(repr, self.results), *failures])
+
+    def __getitem__(self, target: str) -> SearchResult:
+        """Returns the result of a target.
+
+        Raises:
+          SearchError: If it has none.
+        """
+        for one in self.results:
+            if one.target == target:
+                return one
+        if target in self.failures:
+            raise SearchError(f"No front for {target}: {self.failures[target]}")
+        names = [one.target for one in self.results]
+        raise SearchError(
+            f"Expected a target of the run, got {target!r}. "
+            f"{did_you_mean(str(target), names)}"
+        )
 
 
 def retarget(

@@ -75,7 +75,8 @@ class Searches:
     def left_out(self, index: int, result: SearchResult) -> dict[str, str]:
         """Returns why policies with a name are not in a result, by name."""
         limits = self.run.settings.options.limits
-        return absent_names(self.run.problems[index], limits, result, self.memory)
+        absent = absent_names(self.run.problems[index], limits, result, self.memory)
+        return {**self.run.untaken[index], **absent}
 
     def reported(self, result: SearchResult) -> SearchResult:
         """Returns a result as tables have it: few references, samples held out."""

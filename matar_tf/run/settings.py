@@ -91,6 +91,10 @@ class RunSettings:
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
         get_profile(self.profile)
+        for name in ("holdout", "follow_up_share"):
+            value = getattr(self, name)
+            if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
+                raise SearchError(f"Expected a number as {name}, got {value!r}.")
         if not 0 <= self.holdout < 1:
             raise SearchError(
                 f"Expected a holdout of at least 0 and below 1, got {self.holdout}; it "
@@ -210,10 +214,13 @@ def settings_of(  # noqa: PLR0913
 
 def _listed(values: Iterable[_T], what: str) -> tuple[_T, ...]:
     """Returns values; of a text, whose letters would be taken, the text alone."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, str):
+        parts = [values] if "=" in values else values.split(",")
         raise SearchError(
-            f"Expected a list for {what}, got {values!r}; write {what}=[{values!r}]."
+            f"Expected a list for {what}, got {values!r}; write {what}={parts!r}."
         )
+    if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
+        raise SearchError(f"Expected a list for {what}, got {values!r}.")
     return tuple(values)
 
 
@@ -236,12 +243,13 @@ def _starts(
         return {name: space.policy(policy) for name, policy in named.items()}
     starts: dict[str, Policy] = {}
     for text in _listed(given, "start"):
-        path = Path(text)
-        if path.suffix != ".json":
+        is_path = isinstance(text, (str, Path))
+        path = Path(text) if is_path else Path()
+        if not is_path or path.suffix != ".json":
             raise SearchError(
                 "Expected the path of a .json file with a policy to start from, got "
-                f"{str(text)!r}; uniform policies need none, every search starts from "
-                "them already."
+                f"{text!r}; uniform policies need none, every search starts from "
+                "them already, and others need a name: {'mine': policy}."
             )
         name = path.stem
         if is_front_name(name):

@@ -34,6 +34,7 @@ __all__ = [
     "PolicyEvaluator",
     "check_data",
     "check_labels",
+    "check_samples",
     "evaluate_file",
     "evaluate_model",
     "gives_probabilities",
@@ -79,13 +80,21 @@ def check_data(artifact: Artifact, data: Data) -> None:
       DataError: If they do not.
     """
     workload = artifact.workload
-    expected = workload.tensors[workload.inputs[0]].shape
-    if data.x_test.shape[1:] != expected:
-        raise DataError(
-            f"Expected samples of shape {('n', *expected)} for this network, got "
-            f"{data.x_test.shape} in {data.name!r}."
-        )
+    check_samples(data, workload.tensors[workload.inputs[0]].shape)
     check_labels(data, workload.tensors[workload.outputs[0]].shape)
+
+
+def check_samples(data: Data, input_shape: tuple[int, ...]) -> None:
+    """Checks that samples have the shape of a network's input.
+
+    Raises:
+      DataError: If they have not.
+    """
+    if data.x_test.shape[1:] != input_shape:
+        raise DataError(
+            f"Expected samples of shape {('n', *input_shape)} for this network, got "
+            f"{data.x_test.shape} in {data.name!r}; name the data that it is for."
+        )
 
 
 def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
@@ -137,6 +146,7 @@ def evaluate_model(
     """
     functions = get_metrics(metrics, probabilities=gives_probabilities(content))
     runner = Runner(content, runtime=runtime, num_threads=num_threads)
+    check_samples(data, runner.input_shape)
     outputs = runner.predict(data.x_test)
     check_labels(data, outputs.shape[1:])
     return compute_metrics(functions, outputs, data.y_test)

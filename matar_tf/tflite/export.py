@@ -88,11 +88,18 @@ def read_model(model: str | Path | bytes) -> bytes:
     """
     if isinstance(model, bytes):
         return model
-    if not Path(model).is_file():
+    if not isinstance(model, (str, Path)) or not Path(model).is_file():
+        shown = model if isinstance(model, (str, Path)) else type(model).__name__
         raise ExportError(
-            f"Expected the path of one .tflite file, got {model}, where there is none."
+            f"Expected the path of one .tflite file, got {shown}, where there is none."
         )
-    return Path(model).read_bytes()
+    content = Path(model).read_bytes()
+    if content[4:8] != b"TFL3":
+        raise ExportError(
+            f"Expected a .tflite file at {model}, got one of another kind; name a file "
+            "that `export` wrote."
+        )
+    return content
 
 
 def export_model(

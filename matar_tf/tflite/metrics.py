@@ -99,6 +99,10 @@ def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metri
     Raises:
       DataError: If there is no such metric, or two would have the same name.
     """
+    if isinstance(names, str):
+        raise DataError(
+            f"Expected a list of metrics, got {names!r}; write metrics=[{names!r}]."
+        )
     metrics: dict[str, Metric] = {}
     for name in names:
         k = top_k_of(name)

@@ -141,7 +141,7 @@ def _import_ray(*, is_attaching: bool) -> Any:
     except ImportError as error:
         raise MatarError(
             "Expected Ray for measuring on a cluster, but it is not installed; run "
-            "pip install 'matar_tf[ray]', or measure locally."
+            "pip install 'ray>=2.60,<2.61', or measure locally."
         ) from error
     return ray
 

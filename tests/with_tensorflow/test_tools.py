@@ -253,10 +253,11 @@ class TestSearch:
             json.dumps(digits_artifact().space.named("w3a5").to_json())
         )
         start = [str(tmp_path / "mine.json")]
-        line = fails(
-            capsys, "search", **arguments(files, tmp_path / "run", start=start)
-        )
-        assert "Target 'bitfusion_16x32': Expected a policy of this space" in line
+        values = arguments(files, tmp_path / "run", start=start)
+        assert call("search", **values) == 0
+        lines = capsys.readouterr().out.splitlines()
+        (line,) = [line for line in lines if "Not in the table of" in line]
+        assert line.startswith("Not in the table of bitfusion_16x32: 'mine'. ")
 
     def test_a_budget_of_a_population_can_be_raised_afterwards(
         self, files: Path, tmp_path: Path
@@ -865,7 +866,7 @@ class TestEvaluate:
         assert "--runtime=litert" in message
 
     def test_a_missing_file(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "found nothing" in fails(capsys, "evaluate", model="no.tflite")
+        assert "there is none" in fails(capsys, "evaluate", model="no.tflite")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -1180,8 +1181,12 @@ class TestShowTarget:
         assert call("targets", schema=True) == 0
         assert json.loads(capsys.readouterr().out) == target_json_schema()
 
-    def test_needs_a_name(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "--list" in fails(capsys, "targets")
+    def test_lists_without_a_name(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert call("targets") == 0
+        listed = capsys.readouterr().out
+        assert call("targets", "list") == 0
+        assert capsys.readouterr().out == listed
+        assert "list, show NAME" in fails(capsys, "targets", "show")
 
 
 class TestCost:
