@@ -20,7 +20,6 @@ from matar_tf.errors import (
     ExportError,
     PolicyError,
     SearchError,
-    TargetError,
     did_you_mean,
 )
 from matar_tf.policy import Policy
@@ -362,14 +361,7 @@ def _model(model: ModelLike) -> bytes:
 
 
 def _target(target: TargetLike) -> Target:
-    if isinstance(target, Target):
-        return target
-    if not isinstance(target, (str, Path)):
-        raise TargetError(
-            "Expected one target: a name of the catalogue, the path of a .toml file or "
-            f"a Target, got {type(target).__name__}."
-        )
-    return load_target(target)
+    return target if isinstance(target, Target) else load_target(target)
 
 
 def _targets(targets: TargetLike | Sequence[TargetLike]) -> list[Target]:

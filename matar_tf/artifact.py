@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.io.archive import check_size, read_members
-from matar_tf.io.files import new_folder, write_atomically
+from matar_tf.io.files import as_path, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
@@ -217,12 +217,7 @@ def read_artifact(path: str | Path) -> Artifact:
     Raises:
       ArtifactError: If a member is missing, unknown, altered or malformed.
     """
-    if not isinstance(path, (str, Path)):
-        raise ArtifactError(
-            f"Expected the path of an artifact, got {type(path).__name__}; name a "
-            "directory or a .matar file."
-        )
-    path = Path(path)
+    path = as_path(path, "an artifact", ArtifactError)
     return _parse(_read_members(path), path)
 
 
@@ -371,7 +366,9 @@ def _check_map(artifact: Artifact, path: Path) -> None:
     if (
         set(places.kernels) != set(artifact.space.weights)
         or not activations.issuperset(inputs)
-        or not activations.issuperset(places.tensors.values())
+        or len({place.operator for place in places.kernels.values()})
+        < len(places.kernels)
+        or activations != set(places.tensors.values())
         or not activations.issuperset(places.clamps)
     ):
         raise ArtifactError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
+from typing import Any
 
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import CostKind
@@ -37,6 +38,10 @@ class MatrixEntry:
                 f"{self.target!r}, got {len(self.figures)} and {len(self.violations)}."
             )
         object.__setattr__(self, "figures", MappingProxyType(dict(self.figures)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return _make_entry, ({**values, "figures": dict(self.figures)},)
 
     @property
     def legal(self) -> bool:
@@ -87,3 +92,7 @@ class CostMatrix:
         return next(
             one for one in self.entries if (one.policy, one.target) == (policy, target)
         )
+
+
+def _make_entry(values: dict[str, Any]) -> MatrixEntry:
+    return MatrixEntry(**values)

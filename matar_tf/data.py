@@ -84,7 +84,7 @@ class Data:
                 f"only {'y_train' if self.x_train is None else 'x_train'}."
             )
         for part in ("test", "train"):
-            if getattr(self, f"x_{part}") is None:
+            if part == "train" and self.x_train is None:
                 continue
             samples = _as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
             samples = _check_samples(self.name, part, samples)
@@ -179,7 +179,13 @@ def load_data(spec: str, *, training: bool = True) -> Data:
     if spec.endswith(".npz"):
         return _load_file(spec, _KEYS if training else _KEYS[2:])
     if ":" in spec:
-        return _from_arrays(spec, import_function(spec)())
+        try:
+            return _from_arrays(spec, import_function(spec)())
+        except SystemExit as error:
+            raise DataError(
+                f"Expected arrays from {spec!r}, but it ends the program; name a "
+                "function that returns them."
+            ) from error
     raise DataError(
         f"Expected 'digits', the path of an .npz file, or 'package.module:function' "
         f"for the data, got {spec!r}."

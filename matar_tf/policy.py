@@ -40,7 +40,7 @@ MAX_BITS: Final = 8
 ALL_BITS: Final = tuple(range(MIN_BITS, MAX_BITS + 1))
 
 _ARE_BITS = frozenset(ALL_BITS).issuperset
-_UNIFORM_NAME = re.compile(r"w([0-9]+)a([0-9]+)")
+_UNIFORM_NAME = re.compile(r"w([0-9]{1,3})a([0-9]{1,3})")
 _Json: TypeAlias = dict[str, Any]
 
 

@@ -74,6 +74,8 @@ class Objective:
         Without a prefix, names that end in "accuracy" are maximised and all others
         minimised.
         """
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SearchError(f"Expected the name of an objective, got {text!r}.")
         prefix, colon, name = text.partition(":")
         if not colon:
             return cls(name=text, maximize=larger_is_better(text))

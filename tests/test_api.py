@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -299,15 +301,15 @@ class TestWrongThings:
         [
             (
                 lambda net: mt.search(net, ["mpic"], samples()),
-                "one target: .* got list",
+                "one target.* got list",
             ),
             (
                 lambda net: mt.search(net, None, samples()),
-                "one target: .* got NoneType",
+                "one target.* got None",
             ),
             (
                 lambda net: mt.search(None, "mpic", samples()),
-                "path of an artifact, got",
+                "path for an artifact, got",
             ),
             (lambda net: mt.evaluate(net, samples()), "one .tflite file, got Artifact"),
             (lambda net: mt.inspect(ARTIFACT), "got one of another kind"),
@@ -344,6 +346,23 @@ class TestWrongThings:
         with pytest.raises(mt.MatarError, match=r"ends in \.svg"):
             result.plot().save(tmp_path / "front.png")
         assert not any(tmp_path.iterdir())
+
+
+class TestCopies:
+    def test_what_is_returned_can_be_copied_pickled_and_hashed(
+        self, net: Any, result: Any, tmp_path: Path
+    ) -> None:
+        run = mt.retarget(net, "t4", samples(), tmp_path / "x", **OPTIONS)
+        matrix = mt.cost(net, ["w4a4", "w3a3"], "mpic")
+        for one in (result, matrix, run, mt.report(tmp_path / "x"), result.front[0]):
+            for copied in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+                assert copied == one
+                assert repr(copied) == repr(one)
+        assert hash(result) == hash(copy.deepcopy(result))
+
+    def test_a_source_of_data_does_not_end_the_program(self, net: Any) -> None:
+        with pytest.raises(mt.MatarError, match="it ends the program"):
+            mt.search(net, "mpic", "sys:exit", **OPTIONS)
 
 
 class TestPolicies:

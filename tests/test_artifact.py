@@ -76,7 +76,7 @@ def artifact() -> Artifact:
         parameters=Parameters(layers={"dense": layer}, tensors=tensors),
         template=b"template",
         template_map=TemplateMap(
-            tensors={0: "input"},
+            tensors={0: "input", 1: "dense"},
             kernels={"dense": KernelPlace(operator=0, input="input")},
             clamps={},
             before_clamps=(),

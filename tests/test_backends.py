@@ -253,7 +253,9 @@ class TestCostMatrix:
     def test_two_targets_of_one_name_are_refused(self):
         artifact = digits_artifact()
         copy = load_target("mpic").model_copy(update={"description": "a copy"})
-        with pytest.raises(TargetError, match="got 'mpic' twice; change the key"):
+        with pytest.raises(
+            TargetError, match="got 'mpic' twice; name it once, or change the key"
+        ):
             cost_matrix(
                 artifact,
                 {"w8a8": artifact.space.named("w8a8")},

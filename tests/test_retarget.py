@@ -21,6 +21,7 @@ from fixtures.runs import DATA, run, run_all, settings
 from matar_tf.errors import (
     DataError,
     ExportError,
+    MatarError,
     PolicyError,
     SearchError,
     StoreError,
@@ -419,6 +420,41 @@ class TestPreparing:
             with pytest.raises(error, match=message):
                 run(output, "cortex_m4_cmsis_nn", **wrong)
             assert sorted(path.name for path in output.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("wrong", "sentence"),
+        [
+            ({"num_jobs": 0}, "at least one process as jobs, got 0"),
+            ({"num_jobs": "2"}, "an integer as jobs, got '2'"),
+            ({"executor": "ray", "ray_address": "127.0.0.1:1"}, "127.0.0.1:1"),
+        ],
+    )
+    def test_what_cannot_measure_is_found_before_a_run_is_removed(
+        self, tmp_path: Path, wrong: dict[str, Any], sentence: str
+    ) -> None:
+        output = tmp_path / "run"
+        run(output, "cortex_m4_cmsis_nn")
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
+        for how in ({}, {"resume": True}):  # without: overwrite
+            with pytest.raises(MatarError, match=sentence):
+                run_all(output, "cortex_m4_cmsis_nn", **wrong, **how)
+        after = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
+        assert after == before
+        with pytest.raises(MatarError, match=sentence):
+            run_all(tmp_path / "new", "cortex_m4_cmsis_nn", **wrong)
+        assert not (tmp_path / "new").exists()
+
+    def test_a_damaged_store_leaves_the_record_as_it_was(self, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        run(output, "cortex_m4_cmsis_nn")
+        record = (output / "run.json").read_text()
+        for path in output.glob("evaluations.sqlite*"):
+            path.unlink()
+        (output / "evaluations.sqlite").write_bytes(b"no database " * 100)
+        options = replace(settings().options, max_evaluations=5000)
+        with pytest.raises(StoreError, match="corrupt"):
+            run_all(output, "cortex_m4_cmsis_nn", options=options, resume=True)
+        assert (output / "run.json").read_text() == record
 
     def test_a_store_may_be_in_an_empty_output(self, tmp_path: Path) -> None:
         output = tmp_path / "run"

@@ -128,6 +128,11 @@ class TestTemplateMap:
             (lambda at: at["clamps"].update(stem_relu=[1]), "one of .'QUANTIZE'"),
             (lambda at: at["tensors"].update({"9999": "stem_relu"}), "points outside"),
             (lambda at: at["before_clamps"].append(-1), "points outside"),
+            (
+                lambda at: at["tensors"].pop(next(iter(at["tensors"]))),
+                "no entry for the",
+            ),
+            (lambda at: at["kernels"]["stem"].update(input=None), "of the input of"),
         ],
     )
     def test_places_of_other_kinds(self, shipped, change, message):
@@ -139,6 +144,7 @@ class TestTemplateMap:
     def test_kernels_of_other_shapes(self, shipped):
         at = shipped.template_map.to_json()
         first, *_, last = at["kernels"].values()
-        first["operator"], last["operator"] = last["operator"], first["operator"]
+        for key in ("operator", "input"):
+            first[key], last[key] = last[key], first[key]
         with pytest.raises(ModelError, match="Expected a kernel and a bias"):
             builder_of(shipped, at)

@@ -75,6 +75,9 @@ def _asked(given: Given) -> tuple[str | None, str | None]:
 
 
 def _print_artifact(path: str, artifact: Artifact) -> None:
+    from matar_tf.tflite.build import ModelBuilder
+
+    ModelBuilder(artifact)  # refuses parts that do not belong together
     has_network = "network.json" in artifact.extras
     print(f"{path}: an artifact of {artifact.space.num_policies:.3g} policies")
     print("  members          as their SHA-256 in the manifest says")

@@ -16,7 +16,13 @@ from matar_tf.evolution._request import (
 from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
-from matar_tf.evolution.options import SearchOptions, follow_up, from_nothing
+from matar_tf.evolution.options import (
+    SearchOptions,
+    as_integer,
+    as_number,
+    follow_up,
+    from_nothing,
+)
 from matar_tf.evolution.problem import (
     BatchEvaluator,
     Evaluator,
@@ -37,6 +43,8 @@ __all__ = [
     "Surrogate",
     "SurrogateFactory",
     "absent_names",
+    "as_integer",
+    "as_number",
     "check_request",
     "check_seed_names",
     "dominates",

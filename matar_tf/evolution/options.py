@@ -14,7 +14,7 @@ from matar_tf.evolution.problem import SearchProblem
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 
-__all__ = ["SearchOptions", "follow_up", "from_nothing"]
+__all__ = ["SearchOptions", "as_integer", "as_number", "follow_up", "from_nothing"]
 
 _DEFAULT_OBJECTIVES = (
     Objective(name="accuracy", maximize=True),
@@ -28,11 +28,31 @@ _WHOLE = (
     *("seed", "max_evaluations", "population_size", "oversampling"),
     *("planned_evaluations", "patience"),
 )
+_OPTIONAL = ("planned_evaluations", "patience", "max_minutes", "mutation_prob")
 _NUMBERS = ("max_minutes", "crossover_prob", "mutation_prob")
 
 
-def _whole(name: str, value: object) -> int:
-    """Returns an integer of any kind as one of Python's."""
+def as_number(name: str, value: object) -> float:
+    """Returns a number of any kind as one of Python's.
+
+    Raises:
+      SearchError: If it is none; `name` says of what.
+    """
+    try:
+        if isinstance(value, (str, bytes, bool)):
+            raise TypeError
+        number = float(cast("float", value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SearchError(f"Expected a number as {name}, got {value!r}.") from error
+    return value if type(value) is int else number
+
+
+def as_integer(name: str, value: object) -> int:
+    """Returns an integer of any kind as one of Python's.
+
+    Raises:
+      SearchError: If it is none; `name` says of what.
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -129,16 +149,17 @@ class SearchOptions:
 
     def _check_kinds(self) -> None:
         """Makes integers Python's own; refuses what is no number."""
-        for name in _WHOLE:
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, _whole(name, value))
-        for name in _NUMBERS:
-            value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, (str, bool)) or not hasattr(value, "__float__")
-            ):
-                raise SearchError(f"Expected a number as {name}, got {value!r}.")
+        for names, kind in ((_WHOLE, as_integer), (_NUMBERS, as_number)):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None or name not in _OPTIONAL:
+                    object.__setattr__(self, name, kind(name, value))
+        if not isinstance(self.sensitivity, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise SearchError(
+                f"Expected True or False as sensitivity, got {self.sensitivity!r}."
+            )
+        if self.seed < 0:
+            raise SearchError(f"Expected a seed of at least 0, got {self.seed}.")
 
     @property
     def plan(self) -> int:

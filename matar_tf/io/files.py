@@ -10,12 +10,28 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-__all__ = ["leftovers", "new_folder", "remove", "write_atomically"]
+from matar_tf.errors import MatarError
+
+__all__ = ["as_path", "leftovers", "new_folder", "remove", "write_atomically"]
 
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # name no file
 _NUM_RANDOM: Final = 8  # bytes in a temporary name
+
+
+def as_path(value: object, what: str, error: type[MatarError]) -> Path:
+    """Returns a path that a user named.
+
+    Args:
+      value: Text or a path.
+      what: Its name in errors.
+      error: What is raised if it is neither.
+    """
+    if not isinstance(value, (str, os.PathLike)) or "\0" in str(value):
+        shown = repr(value) if isinstance(value, str) else type(value).__name__
+        raise error(f"Expected a path for {what}, got {shown}; name a file or folder.")
+    return Path(cast("str", value))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

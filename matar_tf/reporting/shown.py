@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from matar_tf.cost_matrix import CostMatrix
@@ -57,7 +57,7 @@ class ShownResult(SearchResult):
         not known.
     """
 
-    float_metrics: Mapping[str, float] | None = None
+    float_metrics: Mapping[str, float] | None = field(default=None, compare=False)
 
     @classmethod
     def of(

@@ -161,6 +161,6 @@ def check_names(targets: Sequence[Target]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise TargetError(
-                f"Expected targets of distinct names, got {name!r} twice; change the "
-                "key 'name' in one of the files."
+                f"Expected targets of distinct names, got {name!r} twice; name it "
+                "once, or change the key 'name' in one of the files."
             )

@@ -65,9 +65,13 @@ def prepare_folder(
     check_folder_names(names)
     record = record_of(run)
     message = _check_folder(output, record, resume=resume, overwrite=overwrite)
-    if run.settings.store is not None:
-        _check_store(run.settings.store, output, names, overwrite=overwrite)
-        EvaluationStore(run.settings.store).close()
+    store = run.settings.store
+    if store is not None:
+        _check_store(store, output, names, overwrite=overwrite)
+    elif resume and (output / STORE_FILE).exists():
+        store = output / STORE_FILE
+    if store is not None:
+        EvaluationStore(store).close()
     record = _begin_folder(output, record, resume=resume, overwrite=overwrite)
     return record, message
 
@@ -230,6 +234,8 @@ def _entries_of_run(output: Path, record: RunRecord) -> list[Path]:
 def _check_target_folders(output: Path, record: RunRecord) -> None:
     """Checks that the folders of targets, which are replaced, hold nothing else."""
     for folder in (output / name for name in record.targets):
+        if folder.exists() and not folder.is_dir():
+            raise _foreign(folder)
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.is_dir() or not _TARGET_FILE.fullmatch(path.name):
                 raise _foreign(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.errors import MatarError, SearchError, did_you_mean
+from matar_tf.io.files import as_path
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.reporting import to_csv, to_json, to_markdown
 from matar_tf.reporting.shown import ShownResult
@@ -109,7 +110,7 @@ def read_report(folder: str | Path) -> RunReport:
     Raises:
       SearchError: If there is no result, or a file is damaged.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "the run", SearchError)
     float_metrics: Mapping[str, float] | None = None
     failures: Mapping[str, str] = {}
     if (folder / RUN_FILE).exists():

@@ -11,12 +11,14 @@ Each target's folder appears under its name when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matar_tf.errors import SearchError, StoreError, TargetError, did_you_mean
 from matar_tf.evolution import EvaluationStore
+from matar_tf.io.files import as_path
 from matar_tf.results import SearchResult
 from matar_tf.run.evaluators import make_executor
 from matar_tf.run.export import write_overview, write_target
@@ -110,18 +112,20 @@ def retarget(
         nothing can be measured or stored, or an export fails.
       KeyboardInterrupt: At Ctrl-C while nothing is known yet, and at the second.
     """
-    output = Path(output)
-    record, message = prepare_folder(run, output, resume=resume, overwrite=overwrite)
-    on_start(message)
-    planned = replace(
-        run.settings.options, planned_evaluations=record.planned_evaluations
-    )
-    run = replace(run, settings=replace(run.settings, options=planned))
-    with (
-        EvaluationStore(run.settings.store or output / STORE_FILE) as store,
-        make_executor(run) as evaluate_many,
-        Interrupts() as interrupts,
-    ):
+    output = as_path(output, "the output", SearchError)
+    # What measures comes first: where it cannot be had, the folder stays as it is.
+    with make_executor(run) as evaluate_many, contextlib.ExitStack() as stack:
+        record, message = prepare_folder(
+            run, output, resume=resume, overwrite=overwrite
+        )
+        on_start(message)
+        planned = replace(
+            run.settings.options, planned_evaluations=record.planned_evaluations
+        )
+        run = replace(run, settings=replace(run.settings, options=planned))
+        store = EvaluationStore(run.settings.store or output / STORE_FILE)
+        stack.enter_context(store)
+        interrupts = stack.enter_context(Interrupts())
         searches = Searches(run=run, evaluate_many=evaluate_many, store=store)
         writer = _Writer(searches, output, record, reference, on_result)
         outcome = _search_all(searches, writer, interrupts)

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.evolution import Limit, SearchOptions, is_front_name
+from matar_tf.evolution import (
+    Limit,
+    SearchOptions,
+    as_integer,
+    as_number,
+    is_front_name,
+)
+from matar_tf.io.files import as_path
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.space import PolicySpace
@@ -80,6 +87,11 @@ class RunSettings:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("profile", "executor"):
+            if not isinstance(getattr(self, name), str):
+                raise SearchError(
+                    f"Expected a name as {name}, got {getattr(self, name)!r}."
+                )
         if self.executor not in EXECUTORS:
             raise SearchError(
                 f"Unknown executor {self.executor!r}. "
@@ -92,9 +104,12 @@ class RunSettings:
             )
         get_profile(self.profile)
         for name in ("holdout", "follow_up_share"):
-            value = getattr(self, name)
-            if isinstance(value, (str, bool)) or not hasattr(value, "__float__"):
-                raise SearchError(f"Expected a number as {name}, got {value!r}.")
+            object.__setattr__(self, name, as_number(name, getattr(self, name)))
+        object.__setattr__(self, "num_jobs", as_integer("jobs", self.num_jobs))
+        if self.num_jobs < 1:
+            raise SearchError(
+                f"Expected at least one process as jobs, got {self.num_jobs}."
+            )
         if not 0 <= self.holdout < 1:
             raise SearchError(
                 f"Expected a holdout of at least 0 and below 1, got {self.holdout}; it "
@@ -185,7 +200,7 @@ def settings_of(  # noqa: PLR0913
             max_evaluations=max_evaluations,
             population_size=population_size,
             objectives=tuple(
-                Objective.parse(one) if isinstance(one, str) else one
+                one if isinstance(one, Objective) else Objective.parse(one)
                 for one in _listed(objectives, "objectives")
             ),
             limits=(
@@ -197,16 +212,16 @@ def settings_of(  # noqa: PLR0913
             max_minutes=max_minutes,
             patience=patience,
         ),
-        metrics=_listed(metrics, "metrics"),
+        metrics=_named(metrics, "metrics"),
         follow_up_share=follow_up_share,
-        fixed=_listed(fix, "fix"),
+        fixed=_named(fix, "fix"),
         starts=_starts(space, start),
         holdout=holdout,
         profile=profile,
         num_jobs=jobs,
         executor=executor,
         ray_address=ray_address,
-        store=None if store is None else Path(store),
+        store=None if store is None else as_path(store, "the store", SearchError),
         command=command,
         progress=progress,
     )
@@ -224,13 +239,22 @@ def _listed(values: Iterable[_T], what: str) -> tuple[_T, ...]:
     return tuple(values)
 
 
+def _named(values: Iterable[str], what: str) -> tuple[str, ...]:
+    """Returns texts of a list."""
+    found = _listed(values, what)
+    for one in found:
+        if not isinstance(one, str):
+            raise SearchError(f"Expected texts in {what}, got {one!r}.")
+    return found
+
+
 def _texts(
     bounds: Mapping[str, str | float] | Iterable[str], what: str
 ) -> tuple[str, ...]:
     """Returns bounds as texts: ``weight_bytes=40KiB``."""
     if isinstance(bounds, Mapping):
         return tuple(f"{name}={bound}" for name, bound in bounds.items())
-    return _listed(bounds, what)
+    return _named(bounds, what)
 
 
 def _starts(
@@ -240,6 +264,7 @@ def _starts(
     """Returns the policies to start from by the names that tables give them."""
     if isinstance(given, Mapping):
         named = cast("Mapping[str, Policy | str | Path]", given)
+        _named(list(named), "the names of start")
         return {name: space.policy(policy) for name, policy in named.items()}
     starts: dict[str, Policy] = {}
     for text in _listed(given, "start"):

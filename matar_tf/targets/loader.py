@@ -69,6 +69,11 @@ def load_target(name_or_path: str | Path) -> Target:
         a key is unknown, missing, of a wrong type or out of its range. The message
         lists all such keys.
     """
+    if not isinstance(name_or_path, (str, Path)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TargetError(
+            "Expected the name of one target, or the path of a .toml file, got "
+            f"{type(name_or_path).__name__}."
+        )
     if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
         path = Path(name_or_path)
         try:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.io.files import write_atomically
+from matar_tf.io.files import as_path, write_atomically
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import output_step
@@ -65,7 +65,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
       ExportError: If the path has another ending, a folder is there, or a file is and
         `overwrite` is False.
     """
-    path = Path(path)
+    path = as_path(path, "the file", ExportError)
     if path.suffix != ".tflite":
         raise ExportError(f"Expected a path that ends in .tflite, got {path}.")
     if path.is_dir():

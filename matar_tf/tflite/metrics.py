@@ -181,6 +181,11 @@ def compute_metrics(
     for name, metric in metrics.items():
         try:
             value: Any = metric(_read_only(outputs), _read_only(labels))
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            raise DataError(
+                f"Expected a number from the metric {name!r} for outputs and labels, "
+                f"but it failed: {error!r}; mend the function."
+            ) from error
         except ValueError as error:
             if "read-only" not in str(error):
                 raise

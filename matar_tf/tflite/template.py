@@ -91,6 +91,7 @@ class Template(TemplateMap):
         ):
             raise ModelError("The template map points outside the template.")
         _check_kinds(model, template)
+        _check_tensors(model, template)
         return template
 
 
@@ -110,6 +111,50 @@ def _check_kinds(model: Any, template: Template) -> None:
                 f"The template map expects one of {list(expected)} as operator "
                 f"{index}, the template has a {found} there."
             )
+
+
+def _check_tensors(model: Any, template: Template) -> None:
+    """Refuses a map that leaves out a tensor, or has another input for a kernel.
+
+    Raises:
+      ModelError: If a tensor would keep the invented scale of the template.
+    """
+    graph = model.subgraphs[0]
+    fixed = _fixed_outputs(model)
+    for operator in graph.operators:
+        for index in _tensors_of(operator):
+            if (
+                index not in template.tensors
+                and index not in fixed
+                and _is_activation(model, index)
+                and not _passes_on(model, index, fixed)
+            ):
+                raise ModelError(
+                    f"The template map has no entry for the tensor {index} of the "
+                    "template; package the model again."
+                )
+    for entry, place in template.kernels.items():
+        source = int(graph.operators[place.operator].inputs[0])
+        if template.tensors.get(source) != place.input:
+            raise ModelError(
+                f"The template map says {place.input!r} of the input of {entry!r}, the "
+                f"template {template.tensors.get(source)!r}; package the model again."
+            )
+
+
+def _fixed_outputs(model: Any) -> set[int]:
+    """Returns the tensors whose scale TFLite fixes."""
+    return {
+        int(operator.outputs[0])
+        for operator in model.subgraphs[0].operators
+        if op_name(model, operator) in _FIXED_OUTPUT_OPS
+    }
+
+
+def _is_activation(model: Any, index: int) -> bool:
+    """Whether a tensor is computed, in int8."""
+    tensor = model.subgraphs[0].tensors[index]
+    return tensor.type == schema.TensorType.INT8 and tensor_array(model, tensor) is None
 
 
 def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
@@ -252,16 +297,11 @@ def _tensor_map(name: str | bytes, index: int) -> Any:
 def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
     graph = model.subgraphs[0]
     tensors: dict[int, str] = {}
-    fixed = {
-        operator.outputs[0]
-        for operator in graph.operators
-        if op_name(model, operator) in _FIXED_OUTPUT_OPS
-    }
+    fixed = _fixed_outputs(model)
     for operator in graph.operators:
         for index in _tensors_of(operator):
             tensor = graph.tensors[index]
-            is_int8 = tensor.type == schema.TensorType.INT8
-            if not is_int8 or tensor_array(model, tensor) is not None:
+            if not _is_activation(model, index):
                 continue
             entry = _match(_scale(tensor) or 0.0, fingerprints.activations)
             if entry is not None:
