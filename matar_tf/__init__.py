@@ -121,7 +121,8 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(f"matar_tf.{home}")
     except ModuleNotFoundError as error:
-        if home != "keras":
+        # `from matar_tf import keras` is to fail where it stands.
+        if home != "keras" or name == "keras":
             raise
         return _Unavailable(name, str(error))
     value = globals()[name] = module if name == home else getattr(module, name)

@@ -139,9 +139,20 @@ for name in {sorted(NEEDS_TENSORFLOW)!r}:
     assert name in repr(getattr(matar_tf, name))
 """
         )
+        out += run(
+            f"""
+{_WITHOUT}
+import matar_tf
+for use in (lambda: matar_tf.keras, lambda: exec("from matar_tf import keras")):
+    try:
+        use()
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+        )
         lines = out.splitlines()
         sentences = [line for line in lines if line.startswith("Expected TensorFlow")]
-        assert len(sentences) >= len(NEEDS_TENSORFLOW) > 10
+        assert len(sentences) >= len(NEEDS_TENSORFLOW) + 2 > 12
         assert all("pip install" in line for line in sentences)
         assert all("tensorflow" in line for line in sentences)
 
