@@ -6,6 +6,5 @@ ruff format --check .
 ruff check .
 lint-imports --no-cache
 pyright
-# Three workers on two cores: tests of processes wait.
-python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder \
+python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
   --cov --cov-report=term:skip-covered "$@"

@@ -426,12 +426,17 @@ class TestPreparing:
         [
             ({"num_jobs": 0}, "at least one process as jobs, got 0"),
             ({"num_jobs": "2"}, "an integer as jobs, got '2'"),
-            ({"executor": "ray", "ray_address": "127.0.0.1:1"}, "127.0.0.1:1"),
+            ({"executor": "ray"}, "Ray for measuring on a cluster, but it is not inst"),
         ],
     )
     def test_what_cannot_measure_is_found_before_a_run_is_removed(
-        self, tmp_path: Path, wrong: dict[str, Any], sentence: str
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        wrong: dict[str, Any],
+        sentence: str,
     ) -> None:
+        monkeypatch.setitem(sys.modules, "ray", None)
         output = tmp_path / "run"
         run(output, "cortex_m4_cmsis_nn")
         before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*")}
