@@ -29,6 +29,7 @@ from recipes.common import load_recipe
 from tools.benchmarks import (
     memory as benchmark_memory,
 )
+from tools.benchmarks import search as benchmark_search
 from tools.benchmarks import (
     training as benchmark_training,
 )
@@ -390,7 +391,7 @@ def test_the_suite_search_ends_with_the_workers(
         seen.append({"paths": paths, **values})
         yield bar("workers", held=True)
 
-    monkeypatch.setattr("tools.benchmarks.search.measure_search", lambda *_, **__: ())
+    monkeypatch.setattr(benchmark_search, "measure_search", lambda *_, **__: ())
     monkeypatch.setattr(benchmark_workers, "measure_workers", workers)
     values = {"artifact": "net.matar", "num_samples": 5000, "seed": 2}
     assert call("benchmark", "search", **values) == 0

@@ -24,6 +24,7 @@ from fixtures.paths import ROOT, TARGETS
 from fixtures.programs import call, fails, load
 from scipy import stats
 
+from matar_tf import keras as matar_keras
 from matar_tf.artifact import read_artifact
 from matar_tf.errors import SearchError
 from matar_tf.evolution import EvaluationStore
@@ -1064,7 +1065,7 @@ class TestAblate:
             averages.append(schedule.ema)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("matar_tf.keras.train_multi_bit", train)
+        monkeypatch.setattr(matar_keras, "train_multi_bit", train)
         given = SimpleNamespace(epochs=3, seed=0)
         for name in ("default", "averaged weights"):
             with pytest.raises(KeyboardInterrupt):
