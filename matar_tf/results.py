@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias, cast
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import larger_is_better
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.numbers import as_number
 from matar_tf.policy import Policy
 
 __all__ = [
@@ -74,8 +75,6 @@ class Objective:
         Without a prefix, names that end in "accuracy" are maximised and all others
         minimised.
         """
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise SearchError(f"Expected the name of an objective, got {text!r}.")
         prefix, colon, name = text.partition(":")
         if not colon:
             return cls(name=text, maximize=larger_is_better(text))
@@ -395,10 +394,7 @@ class SearchResult:
 
 
 def _check_number(value: object, what: str) -> float:
-    # NumPy scalars are welcome: they carry __float__ and are not strings.
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise SearchError(f"Expected a number for {what}, got {value!r}.")
-    number = float(cast("float", value))
+    number = float(as_number(value, f"for {what}"))
     if not math.isfinite(number):
         raise SearchError(f"Expected a finite number for {what}, got {number}.")
     return number

@@ -18,8 +18,6 @@ from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
 from matar_tf.evolution.options import (
     SearchOptions,
-    as_integer,
-    as_number,
     follow_up,
     from_nothing,
 )
@@ -43,8 +41,6 @@ __all__ = [
     "Surrogate",
     "SurrogateFactory",
     "absent_names",
-    "as_integer",
-    "as_number",
     "check_request",
     "check_seed_names",
     "dominates",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import cast
 
 from matar_tf.errors import SearchError
 from matar_tf.evolution._limits import Limit
 from matar_tf.evolution.problem import SearchProblem
+from matar_tf.numbers import as_integer, as_number
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 
-__all__ = ["SearchOptions", "as_integer", "as_number", "follow_up", "from_nothing"]
+__all__ = ["SearchOptions", "follow_up", "from_nothing"]
 
 _DEFAULT_OBJECTIVES = (
     Objective(name="accuracy", maximize=True),
@@ -30,35 +29,6 @@ _WHOLE = (
 )
 _OPTIONAL = ("planned_evaluations", "patience", "max_minutes", "mutation_prob")
 _NUMBERS = ("max_minutes", "crossover_prob", "mutation_prob")
-
-
-def as_number(name: str, value: object) -> float:
-    """Returns a number of any kind as one of Python's.
-
-    Raises:
-      SearchError: If it is none; `name` says of what.
-    """
-    try:
-        if isinstance(value, (str, bytes, bool)):
-            raise TypeError
-        number = float(cast("float", value))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise SearchError(f"Expected a number as {name}, got {value!r}.") from error
-    return value if type(value) is int else number
-
-
-def as_integer(name: str, value: object) -> int:
-    """Returns an integer of any kind as one of Python's.
-
-    Raises:
-      SearchError: If it is none; `name` says of what.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(cast("int", value))
-    except TypeError as error:
-        raise SearchError(f"Expected an integer as {name}, got {value!r}.") from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +123,7 @@ class SearchOptions:
             for name in names:
                 value = getattr(self, name)
                 if value is not None or name not in _OPTIONAL:
-                    object.__setattr__(self, name, kind(name, value))
+                    object.__setattr__(self, name, kind(value, f"as {name}"))
         if not isinstance(self.sensitivity, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SearchError(
                 f"Expected True or False as sensitivity, got {self.sensitivity!r}."

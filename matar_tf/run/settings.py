@@ -14,11 +14,10 @@ from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.evolution import (
     Limit,
     SearchOptions,
-    as_integer,
-    as_number,
     is_front_name,
 )
 from matar_tf.io.files import as_path
+from matar_tf.numbers import as_integer, as_number
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.space import PolicySpace
@@ -104,8 +103,8 @@ class RunSettings:
             )
         get_profile(self.profile)
         for name in ("holdout", "follow_up_share"):
-            object.__setattr__(self, name, as_number(name, getattr(self, name)))
-        object.__setattr__(self, "num_jobs", as_integer("jobs", self.num_jobs))
+            object.__setattr__(self, name, as_number(getattr(self, name), f"as {name}"))
+        object.__setattr__(self, "num_jobs", as_integer(self.num_jobs, "as jobs"))
         if self.num_jobs < 1:
             raise SearchError(
                 f"Expected at least one process as jobs, got {self.num_jobs}."
@@ -200,7 +199,7 @@ def settings_of(  # noqa: PLR0913
             max_evaluations=max_evaluations,
             population_size=population_size,
             objectives=tuple(
-                one if isinstance(one, Objective) else Objective.parse(one)
+                Objective.parse(one) if isinstance(one, str) else _objective(one)
                 for one in _listed(objectives, "objectives")
             ),
             limits=(
@@ -225,6 +224,12 @@ def settings_of(  # noqa: PLR0913
         command=command,
         progress=progress,
     )
+
+
+def _objective(value: object) -> Objective:
+    if not isinstance(value, Objective):
+        raise SearchError(f"Expected the name of an objective, got {value!r}.")
+    return value
 
 
 def _listed(values: Iterable[_T], what: str) -> tuple[_T, ...]:
