@@ -1,10 +1,10 @@
 """Layer kinds: what each becomes in the integer graph, one row a kind.
 
-A layer kind is named as Keras names its class, an operator as TFLite's schema does.
-Modules that act on kinds read these rows, and register their functions by the names
-here: how a kind is laid out (`matar_tf.keras.rewrite.replacements`), how values round
-(`matar_tf.keras.quantizers.rounding`), what an operator computes
-(`matar_tf.tflite.simulator`).
+A layer kind is named as Keras names its class, an operator as TFLite's schema does
+(`matar_tf.operators`). Modules that act on kinds read these rows, and register their
+functions by the names here: how a kind is laid out
+(`matar_tf.keras.rewrite.replacements`), how values round
+(`matar_tf.keras.quantizers.rounding`).
 """
 
 from __future__ import annotations
@@ -16,33 +16,19 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from matar_tf.workload import OpKind
+from matar_tf.operators import Grid
 
 __all__ = [
     "ACTIVATIONS",
     "GRID_OF",
     "LAYER_KINDS",
-    "OPERATORS",
     "Activation",
-    "CostShape",
-    "Grid",
     "KernelLayout",
     "KernelStorage",
     "LayerKind",
-    "Operator",
     "Rounding",
     "rounding_of",
 ]
-
-
-class Grid(str, Enum):
-    """On which grid an output lies; two of the values are saved in configs."""
-
-    OWN = "own_grid"  # of a step of its own
-    KEPT = "kept_grid"  # the input's values as they are, or a choice of them
-    INPUT = "input_grid"  # new values on the grid of the input
-    SHARED = "shared_grid"  # that of a tensor which it is joined with
-    FIXED = "fixed_grid"  # one that TFLite fixes: 8 bits, 1/256 or 1/128
 
 
 GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
@@ -65,15 +51,6 @@ class KernelLayout(Enum):
     DEPTHWISE = "depthwise"  # [h, w, in, multiplier]
 
 
-class CostShape(Enum):
-    """What the cost of an operator depends on beside its tensors."""
-
-    TENSORS = "tensors"  # nothing
-    WINDOW = "window"  # the window and strides of its options
-    REDUCED = "reduced"  # how many elements it makes one of
-    KERNEL = "kernel"  # its kernel: it multiplies
-
-
 @dataclass(frozen=True, kw_only=True)
 class KernelStorage:
     """The weights of a layer that multiplies.
@@ -90,21 +67,6 @@ class KernelStorage:
     def num_channel_axes(self) -> int:
         """Number of last axes that make up the output channels."""
         return 2 if self.layout is KernelLayout.DEPTHWISE else 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Operator:
-    """An operator of TFLite.
-
-    Attributes:
-      cost: As what it is priced; None for one that costs nothing.
-      grid: On which grid it writes; ``OWN`` for any.
-      shape: What its cost depends on.
-    """
-
-    cost: OpKind | None
-    grid: Grid = Grid.OWN
-    shape: CostShape = CostShape.TENSORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,48 +264,6 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
         ),
         "softmax": Activation(operator="SOFTMAX", grid=Grid.FIXED, is_nonnegative=True),
         "tanh": Activation(operator="TANH", grid=Grid.FIXED),
-    }
-)
-
-
-def _reshapes() -> Operator:
-    return Operator(cost=OpKind.RESHAPE, grid=Grid.KEPT)
-
-
-OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
-    {
-        "ADD": Operator(cost=OpKind.ADD),
-        "AVERAGE_POOL_2D": Operator(
-            cost=OpKind.AVERAGE_POOL, grid=Grid.INPUT, shape=CostShape.WINDOW
-        ),
-        "CONCATENATION": Operator(cost=OpKind.CONCAT, grid=Grid.KEPT),
-        "CONV_2D": Operator(cost=OpKind.CONV, shape=CostShape.KERNEL),
-        "DEPTHWISE_CONV_2D": Operator(
-            cost=OpKind.DEPTHWISE_CONV, shape=CostShape.KERNEL
-        ),
-        "DEQUANTIZE": Operator(cost=None),
-        "EXPAND_DIMS": _reshapes(),
-        "FULLY_CONNECTED": Operator(cost=OpKind.DENSE, shape=CostShape.KERNEL),
-        "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION),
-        "LOGISTIC": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
-        "MAXIMUM": Operator(cost=None),  # a clamp, which becomes a QUANTIZE
-        "MAX_POOL_2D": Operator(
-            cost=OpKind.MAX_POOL, grid=Grid.KEPT, shape=CostShape.WINDOW
-        ),
-        "MEAN": Operator(cost=OpKind.MEAN),
-        "PAD": Operator(cost=OpKind.PAD, grid=Grid.KEPT),
-        "QUANTIZE": Operator(cost=OpKind.ACTIVATION),
-        "REDUCE_MAX": Operator(
-            cost=OpKind.MAX_POOL, grid=Grid.KEPT, shape=CostShape.REDUCED
-        ),
-        "RELU": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
-        "RELU6": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
-        "RESHAPE": _reshapes(),
-        "SOFTMAX": Operator(cost=OpKind.SOFTMAX, grid=Grid.FIXED),
-        "SQUEEZE": _reshapes(),
-        "STRIDED_SLICE": _reshapes(),
-        "TANH": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
-        "TRANSPOSE": _reshapes(),
     }
 )
 

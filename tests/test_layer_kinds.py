@@ -12,14 +12,12 @@ import matar_tf
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
     LAYER_KINDS,
-    OPERATORS,
-    CostShape,
-    Grid,
     KernelLayout,
     LayerKind,
     Rounding,
     rounding_of,
 )
+from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.tflite import simulator
 from matar_tf.workload import OpKind
 

@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
-from matar_tf.layer_kinds import OPERATORS, CostShape
+from matar_tf.operators import OPERATORS, CostShape
 
 __all__ = [
     "COMPUTE_OPS",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.layer_kinds import OPERATORS, Grid
+from matar_tf.operators import OPERATORS, Grid
 from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,

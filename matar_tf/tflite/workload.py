@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.layer_kinds import OPERATORS, CostShape
+from matar_tf.operators import OPERATORS, CostShape
 from matar_tf.tflite._schema import op_name, parse_model, tensor_array
 from matar_tf.tflite.template import Template
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload

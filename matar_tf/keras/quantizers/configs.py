@@ -22,10 +22,10 @@ from matar_tf.layer_kinds import (
     ACTIVATIONS,
     GRID_OF,
     LAYER_KINDS,
-    Grid,
     Rounding,
     rounding_of,
 )
+from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS
 
 __all__ = [

@@ -20,7 +20,8 @@ from matar_tf.keras.quantizers.derived import (
 from matar_tf.keras.quantizers.grids import ActivationGrid, LearnedGrid
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
-from matar_tf.layer_kinds import Grid, Rounding
+from matar_tf.layer_kinds import Rounding
+from matar_tf.operators import Grid
 
 __all__ = [
     "ROUNDING_QUANTIZERS",

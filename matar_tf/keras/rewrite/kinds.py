@@ -7,10 +7,10 @@ from matar_tf.layer_kinds import (
     ACTIVATIONS,
     LAYER_KINDS,
     Activation,
-    Grid,
     LayerKind,
     Rounding,
 )
+from matar_tf.operators import Grid
 
 __all__ = [
     "CONCATENATE",

@@ -21,7 +21,8 @@ from matar_tf.keras.rewrite.kinds import (
     row_of,
 )
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan
-from matar_tf.layer_kinds import GRID_OF, Grid
+from matar_tf.layer_kinds import GRID_OF
+from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
 
