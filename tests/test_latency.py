@@ -54,7 +54,7 @@ class TestMeasureLatencies:
             measure_latencies([content], **changes)
 
     def test_a_file_that_is_none_is_refused(self):
-        with pytest.raises(ExportError, match="refuses the model"):
+        with pytest.raises(ExportError, match="Expected a TFLite model"):
             measure_latencies([b"no model"])
 
 

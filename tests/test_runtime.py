@@ -80,11 +80,11 @@ class TestErrors:
 
     @pytest.mark.parametrize("kept", [0, 3, 8, 100, -1000])
     def test_truncated_file(self, contents, kept):
-        with pytest.raises(ExportError, match="refuses the model"):
+        with pytest.raises(ExportError, match=r"Expected a (whole )?TFLite model"):
             Runner(contents["w8a8"][:kept])
 
     def test_file_of_another_kind(self):
-        with pytest.raises(ExportError, match="refuses the model"):
+        with pytest.raises(ExportError, match="Expected a TFLite model"):
             Runner(b"PK\x03\x04" + bytes(1000))
 
     @pytest.mark.parametrize(

@@ -74,6 +74,8 @@ def _run(given: Given) -> int:
     check_labels(data, outputs.shape[1:])
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {given.runtime}, {given.threads} thread(s)")
+    if runner.sandbox_reason is not None:
+        print(f"          in a process of its own: {runner.sandbox_reason}")
     print(f"data      {len(data.x_test)} samples of {data.name}")
     for name, value in compute_metrics(metrics, outputs, data.y_test).items():
         print(f"{name:9s} {_shown(name, value, len(data.x_test))}")

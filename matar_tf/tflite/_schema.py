@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import flatbuffers
 import numpy as np
@@ -15,7 +15,11 @@ from matar_tf.operators import OPERATORS, CostShape
 
 __all__ = [
     "COMPUTE_OPS",
+    "MAX_FILE_BYTES",
+    "PACKED_BITS",
+    "CheckedModel",
     "add_tensor",
+    "check_builtin",
     "compact",
     "find_operator_code",
     "op_name",
@@ -30,6 +34,8 @@ __all__ = [
 schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
+MAX_FILE_BYTES: Final = 1 << 30
+_MIN_TABLE_BYTES: Final = 8  # of an entry of a vector of tables: two offsets
 # What the generated code raises on bytes that are no flatbuffer.
 _DAMAGE = (
     AttributeError,
@@ -45,7 +51,7 @@ _OP_NAMES = {
     for name, code in vars(schema.BuiltinOperator).items()
     if isinstance(code, int)
 }
-_PACKED_BITS = {schema.TensorType.INT2: 2, schema.TensorType.INT4: 4}
+PACKED_BITS: Final = {schema.TensorType.INT2: 2, schema.TensorType.INT4: 4}
 _DTYPES = {
     schema.TensorType.INT2: np.int8,
     schema.TensorType.INT4: np.int8,
@@ -58,25 +64,47 @@ COMPUTE_OPS = tuple(
 )
 
 
+class CheckedModel(bytes):
+    """A ``.tflite`` file that native code may be given.
+
+    It was written here, by `write_model`, of a graph in which
+    `matar_tf.tflite._graph_rules.find_fault` finds nothing, or of one that follows from
+    such a graph: no bytes of a stranger reach an interpreter of this process.
+    """
+
+
 def parse_model(content: bytes) -> Any:
     """Returns the mutable object form of a ``.tflite`` file.
+
+    Time and memory are bounded by the length of the file, whatever its offsets say.
 
     Raises:
       ExportError: If the bytes are not a TFLite model of one subgraph.
     """
     if content[4:8] != _FILE_IDENTIFIER:
         raise ExportError(
-            f"Expected a TFLite model (identifier 'TFL3'), got {content[4:8]!r}."
+            f"Expected a TFLite model (identifier 'TFL3'), got {content[4:8]!r}; name "
+            "a .tflite file."
+        )
+    if len(content) > MAX_FILE_BYTES:
+        raise ExportError(
+            f"Expected a TFLite model of at most {MAX_FILE_BYTES} bytes, got "
+            f"{len(content)}; take a smaller network."
         )
     try:
         root = schema.Model.GetRootAs(bytearray(content), 0)
-        model = schema.ModelT.InitFromObj(root)
-        num_graphs = len(model.subgraphs)
-        is_whole = num_graphs != 1 or _refers_to_what_is_there(model)
+        if isinstance(content, CheckedModel):
+            return schema.ModelT.InitFromObj(root)
+        num_graphs = root.SubgraphsLength()
+        if num_graphs == 1:
+            _check_counts(root, len(content))
+            model = schema.ModelT.InitFromObj(root)
+            _check_lengths(model, len(content))
+            is_whole = _refers_to_what_is_there(model)
     except _DAMAGE as error:
         raise ExportError(
-            f"Expected a whole TFLite model, but it is damaged ({error!r}); export or "
-            "fetch it again."
+            f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); "
+            "export or fetch it again."
         ) from error
     if num_graphs != 1:
         raise ExportError(f"Expected a model of one subgraph, got {num_graphs}.")
@@ -87,6 +115,58 @@ def parse_model(content: bytes) -> Any:
         )
     _check_order(model)
     return model
+
+
+def _check_counts(root: Any, num_bytes: int) -> None:
+    """Checks that vectors of tables, and names, are no longer than the file.
+
+    A file may name one table many times, which the object form would copy.
+
+    Raises:
+      ValueError: If they are.
+    """
+    graph = root.Subgraphs(0)
+    count = sum(
+        (
+            *(root.OperatorCodesLength(), root.BuffersLength(), root.MetadataLength()),
+            *(root.SignatureDefsLength(), root.ExternalBuffersLength()),
+            *(root.ExternalBufferGroupsLength(), graph.TensorsLength()),
+            graph.OperatorsLength(),
+        )
+    )
+    if count * _MIN_TABLE_BYTES <= num_bytes:
+        signatures = [root.SignatureDefs(i) for i in range(root.SignatureDefsLength())]
+        count += sum(one.InputsLength() + one.OutputsLength() for one in signatures)
+    if count * _MIN_TABLE_BYTES > num_bytes:
+        raise ValueError(f"{count} tables in {num_bytes} bytes")
+    named = 0
+    for index in range(graph.TensorsLength()):
+        tensor = graph.Tensors(index)
+        if tensor.VariantTensorsLength() or tensor.Sparsity() is not None:
+            raise ValueError(f"tensor {index} is a variant or sparse")
+        named += len(tensor.Name() or b"")
+        if named > num_bytes:
+            raise ValueError(f"names of more than {num_bytes} bytes")
+
+
+def _check_lengths(model: Any, num_bytes: int) -> None:
+    """Checks that all vectors together are no longer than the file.
+
+    Raises:
+      ValueError: If they are.
+    """
+    length = _length(model)
+    if length > num_bytes:
+        raise ValueError(f"vectors of {length} bytes in {num_bytes}")
+
+
+def _length(value: Any) -> int:
+    """Returns the bytes of the vectors in a table of the object form."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, list):
+        return sum(map(_length, value))
+    return sum(map(_length, vars(value).values())) if hasattr(value, "__dict__") else 0
 
 
 def _refers_to_what_is_there(model: Any) -> bool:
@@ -146,6 +226,25 @@ def _builtin(code: Any) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
+def check_builtin(model: Any) -> None:
+    """Refuses a model with operators that come from elsewhere than the runtime.
+
+    Raises:
+      ExportError: If it has custom operators, Flex ones among them.
+    """
+    names = [code.customCode for code in model.operatorCodes if code.customCode]
+    if names or any(op_name(model, one) == "CUSTOM" for one in _operators(model)):
+        raise ExportError(
+            "Expected builtin operators alone, got custom ones "
+            f"({', '.join(map(repr, names))[:80]}), such as TensorFlow's (Flex); "
+            "convert the network with TFLite's builtin operators."
+        )
+
+
+def _operators(model: Any) -> list[Any]:
+    return list(model.subgraphs[0].operators)
+
+
 def find_operator_code(model: Any, name: str, version: int) -> int:
     """Returns the index of an operator code; adds it, or raises its version."""
     builtin = getattr(schema.BuiltinOperator, name)
@@ -169,8 +268,8 @@ def tensor_array(model: Any, tensor: Any) -> np.ndarray | None:
     if data is None or len(data) == 0:
         return None
     stored = np.asarray(data, np.uint8)
-    if tensor.type in _PACKED_BITS:
-        stored = _unpack(stored, _PACKED_BITS[tensor.type])
+    if tensor.type in PACKED_BITS:
+        stored = _unpack(stored, PACKED_BITS[tensor.type])
         stored = stored[: int(np.prod(tensor.shape))]
     return stored.view(_DTYPES[tensor.type]).reshape(tensor.shape)
 

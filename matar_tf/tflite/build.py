@@ -26,7 +26,14 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
-from matar_tf.tflite._schema import compact, parse_model, quantization, write_model
+from matar_tf.tflite._graph_rules import RATIO_LIMIT
+from matar_tf.tflite._schema import (
+    CheckedModel,
+    compact,
+    parse_model,
+    quantization,
+    write_model,
+)
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
     SMALLEST_UNIT,
@@ -39,10 +46,6 @@ from matar_tf.tflite.profiles import (
 from matar_tf.tflite.template import Template
 
 __all__ = ["ModelBuilder", "quantize_kernel"]
-
-
-# From here on XNNPACK makes no convolution or dense layer: its shifts end there.
-_RATIO_LIMIT = 256
 
 
 class ModelBuilder:
@@ -67,7 +70,7 @@ class ModelBuilder:
         metadata: Mapping[str, Any] | None = None,
         *,
         profile: str = "int8",
-    ) -> bytes:
+    ) -> CheckedModel:
         """Returns the ``.tflite`` file of a policy.
 
         Args:
@@ -83,7 +86,7 @@ class ModelBuilder:
         model, storages = self.fill(policy, profile=profile)
         add_metadata(model, self.describe(policy, storages, metadata, profile=profile))
         compact(model)
-        return write_model(model)
+        return CheckedModel(write_model(model))
 
     @property
     def space(self) -> PolicySpace:
@@ -259,9 +262,9 @@ def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
             continue  # float, between packed kernels
         source, weights, output = (np.asarray(one, np.float32) for one in scales)
         ratio = float((source * weights / output).max())
-        if ratio >= _RATIO_LIMIT:
+        if not ratio < RATIO_LIMIT:
             raise ExportError(
-                f"Expected steps of input times kernel below {_RATIO_LIMIT} steps of "
+                f"Expected steps of input times kernel below {RATIO_LIMIT} steps of "
                 f"the output in {kernel.entry!r}, got {ratio:.3g}: next to nothing "
                 "came out of the layer when its output was calibrated; calibrate and "
                 "train on samples like those that it will see."

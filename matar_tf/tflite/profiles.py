@@ -203,6 +203,8 @@ def _store_litert(model: Any, kernel: Kernel) -> Storage:
     options = kernel.operator.builtinOptions
     pointwise = name == "CONV_2D" and shape[1:3] == (1, 1)
     pointwise = pointwise and (options.strideH, options.strideW) == (1, 1)
+    image = model.subgraphs[0].tensors[kernel.operator.inputs[0]]
+    pointwise = pointwise and int(image.shape[-1]) == shape[-1]  # not in groups
     if name != "FULLY_CONNECTED" and not pointwise:
         note = "integer kernels for it take int8 only"
         return _store_int8(model, kernel, note)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.errors import DataError, ExportError, did_you_mean
+from matar_tf.errors import DataError, ExportError
+from matar_tf.tflite._graph_rules import find_fault
+from matar_tf.tflite._interpreters import check_runtime, load_interpreter
+from matar_tf.tflite._sandbox import Sandbox
+from matar_tf.tflite._schema import (
+    CheckedModel,
+    check_builtin,
+    parse_model,
+    write_model,
+)
 
-__all__ = ["LITERT_PACKAGE", "MAX_THREADS", "RUNTIMES", "Runner", "make_interpreter"]
+__all__ = ["LITERT_PACKAGE", "MAX_THREADS", "Runner", "make_interpreter"]
 
 LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
-RUNTIMES: Final = {
-    "litert": "ai_edge_litert.interpreter",
-    "tensorflow": "tensorflow",
-    "tflite_runtime": "tflite_runtime.interpreter",
-}
+_SANDBOX_BATCH: Final = 8  # samples; its memory is bounded
 
 
 class Runner:
     """One file in one interpreter, at any batch size.
+
+    A file whose graph is not one that matar_tf checks runs in a process of its own,
+    whose death is an error.
 
     Args:
       content: The ``.tflite`` bytes.
@@ -51,6 +56,12 @@ class Runner:
         self._input, self._output = inputs[0], outputs[0]
 
     @property
+    def sandbox_reason(self) -> str | None:
+        """Why the file runs in a process of its own; None if it does not."""
+        one = self._interpreter
+        return one.reason if isinstance(one, Sandbox) else None
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch axis."""
         return tuple(int(size) for size in self._input["shape"][1:])
@@ -74,9 +85,15 @@ class Runner:
                 f"Expected samples of shape {('n', *self.input_shape)}, got "
                 f"{samples.shape}; prepare the data as the network was trained on it."
             )
-        outputs = [
-            self._invoke(samples[start : start + batch_size])
-            for start in range(0, len(samples), batch_size)
+        outputs: list[np.ndarray] = []
+        start = 0
+        if self.sandbox_reason is not None:
+            # The first sample says how long others may take.
+            outputs, start = [self._invoke(samples[:1])], 1
+            batch_size = min(batch_size, _SANDBOX_BATCH)
+        outputs += [
+            self._invoke(samples[place : place + batch_size])
+            for place in range(start, len(samples), batch_size)
         ]
         return np.concatenate(outputs)
 
@@ -106,43 +123,29 @@ class Runner:
 def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     """Returns an interpreter of a file, its tensors allocated.
 
+    It runs in this process if the graph of the file passes `find_fault`, as each that
+    was built here does, and else in a `Sandbox`.
+
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
-        the threads.
+        the threads, or the file is damaged or has operators that are not builtin.
     """
     if not 1 <= num_threads <= MAX_THREADS:
         raise ExportError(
             f"Expected 1 to {MAX_THREADS} threads of an interpreter, got {num_threads}."
         )
-    make = _interpreter_class(runtime)
+    check_runtime(runtime)
+    if not isinstance(content, CheckedModel):
+        model = parse_model(content)
+        check_builtin(model)
+        fault = find_fault(model)
+        if fault is not None:
+            return Sandbox(content, runtime, num_threads, reason=fault)
+        content = CheckedModel(write_model(model))
+    make = load_interpreter(runtime)
     try:
         interpreter = make(model_content=content, num_threads=num_threads)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"{runtime} refuses the model: {error}") from error
     return interpreter
-
-
-def _interpreter_class(runtime: str) -> Callable[..., Any]:
-    if runtime not in RUNTIMES:
-        raise ExportError(
-            f"Expected a runtime, got {runtime!r}. {did_you_mean(runtime, RUNTIMES)}"
-        )
-    module = RUNTIMES[runtime]
-    if (
-        runtime == "tflite_runtime"
-        and module not in sys.modules
-        and "tensorflow" in sys.modules
-    ):
-        raise ExportError(
-            "Expected tflite_runtime in a process without TensorFlow, but TensorFlow "
-            "is loaded and corrupts it; use a process of its own, or litert."
-        )
-    try:
-        loaded: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise ExportError(
-            f"The runtime {runtime!r} is not installed, or not for this Python and "
-            f"NumPy ({error}); install it, or choose another of {sorted(RUNTIMES)}."
-        ) from error
-    return loaded.lite.Interpreter if runtime == "tensorflow" else loaded.Interpreter

@@ -19,6 +19,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.tflite import _elementwise, _multiplying
+from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import op_name, parse_model, schema
 from matar_tf.tflite._site import SIMULATED, Site
 
@@ -37,7 +38,7 @@ def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -
       kernels: ``xnnpack`` or ``builtin``.
 
     Raises:
-      ExportError: If the file has an operator that is not simulated.
+      ExportError: If the file has an operator that is not simulated, or is unsound.
     """
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
@@ -51,15 +52,18 @@ def simulate_tensors(
     if kernels not in KERNELS:
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
     model = parse_model(content)
+    unknown = {op_name(model, one) for one in model.subgraphs[0].operators}
+    unknown -= set(SIMULATED)
+    if unknown:
+        raise ExportError(
+            f"The simulator does not know the operators {sorted(unknown)}. Known: "
+            f"{sorted(SIMULATED)}."
+        )
+    model = parse_model(check_model(content))
     graph = model.subgraphs[0]
     values: dict[int, np.ndarray] = {int(graph.inputs[0]): samples}
     for operator in graph.operators:
         name = op_name(model, operator)
-        if name not in SIMULATED:
-            raise ExportError(
-                f"The simulator does not know the operator {name}. Known: "
-                f"{sorted(SIMULATED)}."
-            )
         site = Site(model, operator, values, _kernels_of(model, operator, kernels))
         values[int(operator.outputs[0])] = SIMULATED[name](site)
     return values

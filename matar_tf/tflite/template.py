@@ -15,10 +15,21 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.operators import OPERATORS, Grid
+from matar_tf.operators import OPERATORS
 from matar_tf.template_map import KernelPlace, TemplateMap
+from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._places import (
+    SAME_GRID_OPS,
+    check_places,
+    fixed_outputs,
+    is_activation,
+    maker_of,
+    passes_on,
+    tensors_of,
+)
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
+    CheckedModel,
     compact,
     find_operator_code,
     op_name,
@@ -32,10 +43,6 @@ from matar_tf.tflite._schema import (
 __all__ = ["Fingerprints", "Template", "read_template"]
 
 _SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
-_FIXED_OUTPUT_OPS = {name for name, row in OPERATORS.items() if row.grid is Grid.FIXED}
-_SAME_GRID_OPS = {
-    name for name, row in OPERATORS.items() if row.grid in (Grid.KEPT, Grid.INPUT)
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ class Template(TemplateMap):
       content: The ``.tflite`` bytes; their weights and scales mean nothing.
     """
 
-    content: bytes
+    content: CheckedModel
 
     @property
     def places(self) -> TemplateMap:
@@ -74,87 +81,20 @@ class Template(TemplateMap):
     def of(cls, content: bytes, places: TemplateMap) -> Template:
         """Returns the template of some bytes.
 
+        It is checked here, once: what `matar_tf.tflite.build` fills into it keeps it
+        sound.
+
         Raises:
-          ModelError: If a place is outside the model, or an operator of another kind.
+          ModelError: If a place is outside the model, or an operator of another kind,
+            or filling the places would not leave a graph that can be run.
+          ExportError: If the graph is none that may be given to native code.
         """
         template = cls(
-            content=content,
+            content=check_model(content),
             **{one.name: getattr(places, one.name) for one in fields(TemplateMap)},
         )
-        model = parse_model(content)
-        graph = model.subgraphs[0]
-        operators = [kernel.operator for kernel in template.kernels.values()]
-        operators += [i for indices in template.clamps.values() for i in indices]
-        indices = [*template.tensors, *template.before_clamps]
-        if not all(0 <= i < len(graph.operators) for i in operators) or not all(
-            0 <= i < len(graph.tensors) for i in indices
-        ):
-            raise ModelError("The template map points outside the template.")
-        _check_kinds(model, template)
-        _check_tensors(model, template)
+        check_places(parse_model(template.content), places)
         return template
-
-
-def _check_kinds(model: Any, template: Template) -> None:
-    """Refuses a map whose places are operators of other kinds than those that go there.
-
-    Raises:
-      ModelError: If a kernel is not that of a multiplication or a clamp no QUANTIZE.
-    """
-    places = [(one.operator, COMPUTE_OPS) for one in template.kernels.values()]
-    places += [(i, ("QUANTIZE",)) for at in template.clamps.values() for i in at]
-    for index, expected in places:
-        operator = model.subgraphs[0].operators[index]
-        found = op_name(model, operator)
-        if found not in expected or (found != "QUANTIZE" and len(operator.inputs) < 2):
-            raise ModelError(
-                f"The template map expects one of {list(expected)} as operator "
-                f"{index}, the template has a {found} there."
-            )
-
-
-def _check_tensors(model: Any, template: Template) -> None:
-    """Refuses a map that leaves out a tensor, or has another input for a kernel.
-
-    Raises:
-      ModelError: If a tensor would keep the invented scale of the template.
-    """
-    graph = model.subgraphs[0]
-    fixed = _fixed_outputs(model)
-    for operator in graph.operators:
-        for index in _tensors_of(operator):
-            if (
-                index not in template.tensors
-                and index not in fixed
-                and _is_activation(model, index)
-                and not _passes_on(model, index, fixed)
-            ):
-                raise ModelError(
-                    f"The template map has no entry for the tensor {index} of the "
-                    "template; package the model again."
-                )
-    for entry, place in template.kernels.items():
-        source = int(graph.operators[place.operator].inputs[0])
-        if template.tensors.get(source) != place.input:
-            raise ModelError(
-                f"The template map says {place.input!r} of the input of {entry!r}, the "
-                f"template {template.tensors.get(source)!r}; package the model again."
-            )
-
-
-def _fixed_outputs(model: Any) -> set[int]:
-    """Returns the tensors whose scale TFLite fixes."""
-    return {
-        int(operator.outputs[0])
-        for operator in model.subgraphs[0].operators
-        if op_name(model, operator) in _FIXED_OUTPUT_OPS
-    }
-
-
-def _is_activation(model: Any, index: int) -> bool:
-    """Whether a tensor is computed, in int8."""
-    tensor = model.subgraphs[0].tensors[index]
-    return tensor.type == schema.TensorType.INT8 and tensor_array(model, tensor) is None
 
 
 def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
@@ -189,7 +129,7 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
             )
     before = _before_clamps(model, tensors, clamps)
     return Template(
-        content=write_model(model),
+        content=check_model(write_model(model)),
         tensors=tensors,
         kernels=kernels,
         clamps=clamps,
@@ -211,11 +151,6 @@ def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     return None
 
 
-def _tensors_of(operator: Any) -> list[int]:
-    """Returns the indices of what an operator reads and makes; a bias may be absent."""
-    return [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
-
-
 def _check_operators(model: Any) -> None:
     graph = model.subgraphs[0]
     for operator in graph.operators:
@@ -226,7 +161,7 @@ def _check_operators(model: Any) -> None:
                 f"The converter made the operator {name} ({label!r}), which has no "
                 f"integer kernel here. Known: {sorted(OPERATORS)}."
             )
-        stored = [graph.tensors[index].type for index in _tensors_of(operator)]
+        stored = [graph.tensors[index].type for index in tensors_of(operator)]
         is_border = name in ("QUANTIZE", "DEQUANTIZE")
         if schema.TensorType.FLOAT32 in stored and not is_border:
             raise ModelError(
@@ -297,38 +232,21 @@ def _tensor_map(name: str | bytes, index: int) -> Any:
 def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
     graph = model.subgraphs[0]
     tensors: dict[int, str] = {}
-    fixed = _fixed_outputs(model)
+    fixed = fixed_outputs(model)
     for operator in graph.operators:
-        for index in _tensors_of(operator):
+        for index in tensors_of(operator):
             tensor = graph.tensors[index]
-            if not _is_activation(model, index):
+            if not is_activation(model, index):
                 continue
             entry = _match(_scale(tensor) or 0.0, fingerprints.activations)
             if entry is not None:
                 tensors[index] = entry
-            elif index not in fixed and not _passes_on(model, index, fixed):
+            elif index not in fixed and not passes_on(model, index, fixed):
                 raise ModelError(
                     f"Tensor {(tensor.name or b'?').decode()!r} of the converted model "
                     "belongs to no activation entry; quantize the layer that makes it."
                 )
     return dict(sorted(tensors.items()))
-
-
-def _passes_on(model: Any, index: int, fixed: set[int]) -> bool:
-    """Whether a tensor only passes a fixed-scale tensor on (a reshape of it)."""
-    maker = _maker(model, index)
-    return (
-        maker is not None
-        and op_name(model, maker) in _SAME_GRID_OPS
-        and (maker.inputs[0] in fixed or _passes_on(model, int(maker.inputs[0]), fixed))
-    )
-
-
-def _maker(model: Any, index: int) -> Any:
-    for operator in model.subgraphs[0].operators:
-        if index in operator.outputs:
-            return operator
-    return None
 
 
 def _match_kernels(
@@ -362,8 +280,8 @@ def _before_clamps(
             if tensors.get(index) != entry or index in found:
                 continue
             found.add(index)
-            maker = _maker(model, index)
-            if maker is not None and op_name(model, maker) in _SAME_GRID_OPS:
+            maker = maker_of(model, index)
+            if maker is not None and op_name(model, maker) in SAME_GRID_OPS:
                 visit(maker.inputs, entry)
 
     for entry, indices in clamps.items():

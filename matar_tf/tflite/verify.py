@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.tflite._schema import op_name, parse_model, schema, write_model
+from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._schema import (
+    CheckedModel,
+    op_name,
+    parse_model,
+    schema,
+    write_model,
+)
 from matar_tf.tflite.evaluate import output_step
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import make_interpreter
@@ -197,14 +204,14 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
     Raises:
       ExportError: If LiteRT refuses the file.
     """
-    model = parse_model(content)
+    model = parse_model(check_model(content))
     graph = model.subgraphs[0]
     made = [int(operator.outputs[0]) for operator in graph.operators]
     int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
     computed = sorted({*int8, int(graph.outputs[0])})
     graph.outputs = np.array(computed, np.int32)
     model.signatureDefs = None
-    interpreter = make_interpreter(write_model(model), "litert", 1)
+    interpreter = make_interpreter(CheckedModel(write_model(model)), "litert", 1)
     index = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(index, samples.shape)
     interpreter.allocate_tensors()

@@ -1,0 +1,394 @@
+"""Whether a ``.tflite`` file may be given to native code: a check of its graph.
+
+Interpreters trust a file: an input that is not there, a step that is infinite or a
+kernel of another length than its shape says ends the process, or worse. So a graph is
+checked here, operator by operator, before any interpreter or the simulator has it; what
+passes is written anew from its checked object form, so that no offset of a stranger is
+left in it. A template is checked once, what is filled into it is right by construction.
+
+The checks are those of `matar_tf.operators` (inputs, options, grids), the rule of each
+operator (`matar_tf.tflite._operator_rules`), and what holds for every tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.errors import ExportError
+from matar_tf.operators import CostShape, Grid
+from matar_tf.tflite._operator_rules import (
+    RULES,
+    GraphTensor,
+    Node,
+    UnsoundError,
+    shown,
+)
+from matar_tf.tflite._schema import (
+    PACKED_BITS,
+    CheckedModel,
+    op_name,
+    parse_model,
+    schema,
+    tensor_array,
+    write_model,
+)
+
+__all__ = ["RATIO_LIMIT", "SUM_RATIO_LIMIT", "check_model", "find_fault"]
+
+# From here on XNNPACK makes no convolution or dense layer: its shifts end there.
+RATIO_LIMIT: Final = 256
+# From here on TFLite's sum of two tensors ends the process: its factor must be below 1.
+SUM_RATIO_LIMIT: Final = 2**19
+
+_TYPES: Final = schema.TensorType
+_ITEM_BITS: Final = {
+    **PACKED_BITS,
+    _TYPES.INT8: 8,
+    _TYPES.INT32: 32,
+    _TYPES.FLOAT32: 32,
+}
+_LEAST_STEP: Final = float(np.finfo(np.float32).tiny)  # smaller ones lose digits
+_LARGEST_STEP: Final = 1e18
+_STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
+_MAX_RANK: Final = 5
+_MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
+_MAX_PRODUCTS: Final = 1 << 36  # for one sample; ResNet-50 has 2**32
+_METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
+_FIXED_GRIDS: Final = {
+    "LOGISTIC": (1 / 256, -128),
+    "SOFTMAX": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+}
+_BORDERS: Final = {
+    "QUANTIZE": ((_TYPES.FLOAT32, _TYPES.INT8), _TYPES.INT8),
+    "DEQUANTIZE": ((_TYPES.INT8, *PACKED_BITS), _TYPES.FLOAT32),
+}
+_INTEGER_KERNELS: Final = {
+    "CONV_2D": (_TYPES.INT8, _TYPES.INT4),
+    "DEPTHWISE_CONV_2D": (_TYPES.INT8, _TYPES.INT4),
+    "FULLY_CONNECTED": (_TYPES.INT8, _TYPES.INT4, _TYPES.INT2),
+}
+
+
+def check_model(content: bytes) -> CheckedModel:
+    """Returns a file in a form that native code may be given.
+
+    Raises:
+      ExportError: If it is damaged, or a graph that may not.
+    """
+    if isinstance(content, CheckedModel):
+        return content
+    model = parse_model(content)
+    fault = find_fault(model)
+    if fault is not None:
+        raise ExportError(
+            f"{fault[0].upper()}{fault[1:]}; export or fetch the file again."
+        )
+    return CheckedModel(write_model(model))
+
+
+def find_fault(model: Any) -> str | None:
+    """Returns why a model may not be given to native code, or None if it may.
+
+    The reason is what was expected and what came, a sentence without its ends.
+
+    Args:
+      model: As `parse_model` returns it.
+    """
+    try:
+        _check_parts(model)
+        graph = model.subgraphs[0]
+        tensors = [_read_tensor(model, index) for index in range(len(graph.tensors))]
+        nodes = [_read_node(model, tensors, one) for one in graph.operators]
+        _check_flow(graph, tensors)
+        _check_batch(nodes)
+        for node in nodes:
+            _check_node(node)
+        _check_size(nodes)
+    except UnsoundError as fault:
+        return str(fault)
+    return None
+
+
+def _expect(holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise UnsoundError(f"expected {expected} in the model, got {shown(got)}")
+
+
+def _is_empty(vector: Any) -> bool:
+    return vector is None or len(vector) == 0
+
+
+def _check_parts(model: Any) -> None:
+    """Checks that a model has nothing that rules do not look at."""
+    graph = model.subgraphs[0]
+    custom = [code.customCode for code in model.operatorCodes if code.customCode]
+    _expect(not custom, "builtin operators", custom)
+    unknown = sorted({op_name(model, one) for one in graph.operators} - set(RULES))
+    _expect(not unknown, "operators that are checked here", unknown)
+    outside = [one for one in model.buffers if one.offset or one.size]
+    outside += model.externalBuffers or []
+    outside += model.externalBufferGroups or []
+    _expect(not outside, "buffers within the file", f"{len(outside)} outside")
+    _expect(_is_empty(model.metadataBuffer), "no old metadata", model.metadataBuffer)
+    names = [_text(one.name) for one in model.metadata or []]
+    known = all(name in _METADATA for name in names)
+    _expect(known, f"metadata among {list(_METADATA)}", names)
+    for one in model.signatureDefs or []:
+        maps = [*(one.inputs or []), *(one.outputs or [])]
+        is_whole = one.subgraphIndex == 0 and all(
+            0 <= at.tensorIndex < len(graph.tensors) for at in maps
+        )
+        _expect(is_whole, "signatures of tensors of the graph", one.subgraphIndex)
+
+
+def _text(value: Any) -> str:
+    """Returns a name of a file, or an empty one, to be shown."""
+    value = b"" if value is None else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _read_tensor(model: Any, index: int) -> GraphTensor:
+    """Returns a tensor whose shape, grid and buffer fit each other."""
+    tensor = model.subgraphs[0].tensors[index]
+    what = f"tensor {index} ({_text(tensor.name)[:80]!r})"
+    is_plain = not (tensor.isVariable or tensor.externalBuffer or tensor.variantTensors)
+    _expect(is_plain and tensor.sparsity is None, f"a dense constant {what}", "another")
+    _expect(tensor.type in _ITEM_BITS, f"a known type of {what}", tensor.type)
+    shape = tuple(_integers(tensor.shape))
+    fits = len(shape) <= _MAX_RANK and all(one >= 1 for one in shape)
+    _expect(fits, f"at most {_MAX_RANK} sizes of at least 1 of {what}", shape)
+    signature = _integers(tensor.shapeSignature)
+    fits = not signature or (
+        len(signature) == len(shape)
+        and all(a in (-1, b) for a, b in zip(signature, shape, strict=True))
+    )
+    _expect(fits, f"a signature of the shape {shape} of {what}", signature)
+    stored, bits = model.buffers[tensor.buffer].data, _ITEM_BITS[tensor.type]
+    if not _is_empty(stored):
+        num_bytes = -(-math.prod(shape) * bits // 8)
+        fits = len(stored) == num_bytes
+        _expect(fits, f"{num_bytes} bytes of {what}", len(stored))
+    scale, zero_point, axis = _read_grid(tensor, shape, what)
+    return GraphTensor(
+        name=_text(tensor.name)[:80],
+        type=tensor.type,
+        shape=shape,
+        scale=scale,
+        zero_point=zero_point,
+        axis=axis,
+        values=tensor_array(model, tensor),
+    )
+
+
+def _integers(vector: Any) -> list[int]:
+    return [] if vector is None else [int(one) for one in np.ravel(vector)]
+
+
+def _read_grid(
+    tensor: Any, shape: tuple[int, ...], what: str
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns steps, zero points and the axis of both."""
+    grid = tensor.quantization
+    if grid is None:
+        return np.zeros(0, np.float32), np.zeros(0, np.int64), 0
+    _expect(grid.details is None and not grid.detailsType, f"a plain {what}", "another")
+    scale = np.ravel([] if grid.scale is None else grid.scale).astype(np.float32)
+    zero = np.ravel([] if grid.zeroPoint is None else grid.zeroPoint)
+    axis = int(grid.quantizedDimension)
+    _expect(len(scale) == len(zero), f"{len(scale)} zero points of {what}", len(zero))
+    fits = bool(((scale >= _LEAST_STEP) & (scale <= _LARGEST_STEP)).all())
+    _expect(fits, f"steps of {_LEAST_STEP:.3g} to {_LARGEST_STEP:g} of {what}", scale)
+    is_constant = len(scale) > 1 or tensor.type == _TYPES.INT32
+    low, high = (0, 0) if is_constant or tensor.type in PACKED_BITS else (-128, 127)
+    fits = bool(((zero >= low) & (zero <= high)).all())
+    _expect(fits, f"zero points in {low}..{high} of {what}", zero)
+    fits = 0 <= axis < max(len(shape), 1) and len(scale) in (0, 1, *shape[axis:][:1])
+    _expect(fits, f"steps along an axis of {what} of shape {shape}", (axis, len(scale)))
+    return scale, zero, axis
+
+
+def _read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
+    """Returns an operator with no more and no less than its row says."""
+    name = op_name(model, operator)
+    _expect(len(operator.outputs) == 1, f"one output of {name}", operator.outputs)
+    node = Node(
+        name=name,
+        inputs=tuple(None if i < 0 else tensors[int(i)] for i in operator.inputs),
+        output=tensors[int(operator.outputs[0])],
+        options=operator.builtinOptions,
+    )
+    row = node.row
+    least, most = row.num_inputs
+    count = len(node.inputs)
+    node.expect(least <= count <= most, f"{least} to {most} inputs", count)
+    absent = [i for i, one in enumerate(node.inputs) if one is None]
+    node.expect(set(absent) <= set(row.may_lack), "all inputs", f"none at {absent}")
+    for place in row.settings:
+        one = node.inputs[place] if place < count else None
+        is_setting = one is None or (
+            one.type == _TYPES.INT32 and one.values is not None and len(one.shape) <= 2
+        )
+        node.expect(is_setting, f"int32 constants at {place}", one and one.name)
+    known = [getattr(schema.BuiltinOptions, option) for option in row.options]
+    kind = operator.builtinOptionsType
+    is_known = kind in known and (kind == 0) == (node.options is None)
+    node.expect(is_known, f"options among {row.options}", kind)
+    others = (
+        *(operator.customOptions, operator.intermediates, operator.builtinOptions2),
+        operator.mutatingVariableInputs,
+    )
+    is_plain = all(one is None or not len(np.ravel(one)) for one in others)
+    is_plain = is_plain and not (
+        operator.builtinOptions2Type
+        or operator.largeCustomOptionsOffset
+        or operator.largeCustomOptionsSize
+    )
+    node.expect(is_plain, "no other options", "some")
+    return node
+
+
+def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
+    """Checks that every tensor is a constant, the input, or made by one operator.
+
+    That operators stand in the order of their tensors, `parse_model` has checked.
+    """
+    inputs, outputs = _integers(graph.inputs), _integers(graph.outputs)
+    made = [int(index) for one in graph.operators for index in one.outputs]
+    read = {int(index) for one in graph.operators for index in one.inputs} - {-1}
+    _expect(len(inputs) == 1, "one input", inputs)
+    _expect(inputs[0] not in made, "an input that nothing makes", inputs)
+    kind = tensors[inputs[0]].type
+    _expect(kind == _TYPES.FLOAT32, "an input in float32", kind)
+    fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
+    _expect(fits, "different outputs that operators make", outputs)
+    for index in {*made, *inputs}:
+        tensor = tensors[index]
+        is_computed = tensor.values is None and tensor.type not in PACKED_BITS
+        _expect(is_computed, "nothing stored for a tensor that is made", tensor.name)
+        plain = tensor.type != _TYPES.INT8 or len(tensor.scale) == 1
+        _expect(plain, f"one step of {tensor.name!r}", len(tensor.scale))
+    for index in read - {*made, *inputs}:
+        tensor = tensors[index]
+        _expect(tensor.values is not None, "all that is read there", tensor.name)
+
+
+def _check_batch(nodes: Iterable[Node]) -> None:
+    """Checks that samples stay apart: a file runs at any batch size.
+
+    What is unpacked from the file is for multiplications alone, as their kernels.
+    """
+    unpacked: set[int] = set()
+    for node in nodes:
+        is_unpacking = node.name == "DEQUANTIZE" and node.data[0].values is not None
+        if is_unpacking:
+            unpacked.add(id(node.output))
+            continue
+        fixed = [
+            place
+            for place, one in enumerate(node.data)
+            if one.values is not None or id(one) in unpacked
+        ]
+        multiplies = node.row.shape is CostShape.KERNEL
+        fits = fixed == list(range(1, len(node.data))) if multiplies else not fixed
+        node.expect(fits, "samples, and kernels from the file", f"those at {fixed}")
+        for one in (node.data[0], node.output):
+            batch = one.shape[:1]
+            node.expect(batch == (1,), "one sample in each tensor", one.shape)
+
+
+def _check_node(node: Node) -> None:
+    """Checks types, shape and grid of what an operator makes."""
+    _check_types(node)
+    shape = RULES[node.name](node)
+    node.expect(node.output.shape == shape, f"the shape {shape}", node.output.shape)
+    if node.output.type != _TYPES.INT8 or node.data[0].type != _TYPES.INT8:
+        return
+    grid = _grid(node.output)
+    if node.name in _FIXED_GRIDS:
+        node.expect(grid == _FIXED_GRIDS[node.name], "TFLite's fixed grid", grid)
+    elif node.row.grid in (Grid.KEPT, Grid.INPUT):
+        grids = {_grid(one) for one in node.data}
+        node.expect(grids == {grid}, f"the grid {grid}", grids)
+    else:
+        _check_ratio(node)
+
+
+def _check_types(node: Node) -> None:
+    """Checks the types of data, and that integers have steps."""
+    x, output = node.data[0], node.output
+    if node.row.shape is CostShape.KERNEL:
+        is_float = output.type == _TYPES.FLOAT32
+        kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS[node.name]
+        kernel, bias = node.data[1], node.inputs[2] if len(node.inputs) > 2 else None
+        fits = (
+            x.type == output.type
+            and kernel.type in kernels
+            and (is_float or kernel.values is not None)
+            and (x.values is None)
+        )
+        node.expect(fits, "a kernel of the type of its input", kernel.type)
+        if bias is not None:
+            kind = _TYPES.FLOAT32 if is_float else _TYPES.INT32
+            fits = bias.type == kind and bias.values is not None
+            node.expect(fits, "a stored bias of its type", bias.type)
+        integers = () if is_float else (x, kernel, output)
+    else:
+        taken, made = _BORDERS.get(node.name, ((_TYPES.INT8,), _TYPES.INT8))
+        fits = output.type == made and all(one.type in taken for one in node.data)
+        types = [one.type for one in (*node.data, output)]
+        node.expect(fits, f"data of types {taken} and {made}", types)
+        integers = tuple(one for one in (*node.data, output) if one.type in _GRIDDED)
+        single = node.name == "DEQUANTIZE" or all(len(t.scale) == 1 for t in integers)
+        node.expect(single, "one step of each tensor", "several")
+    has_steps = all(len(one.scale) for one in integers)
+    node.expect(has_steps, "steps of all integers", "none")
+
+
+_GRIDDED: Final = (_TYPES.INT8, *PACKED_BITS)
+
+
+def _grid(tensor: GraphTensor) -> tuple[float, int]:
+    return float(tensor.scale[0]), int(tensor.zero_point[0])
+
+
+def _check_ratio(node: Node) -> None:
+    """Checks that fixed-point factors can hold the ratio of steps."""
+    out = float(node.output.scale[0])
+    if node.row.shape is not CostShape.KERNEL:
+        ratio = max(float(one.scale[0]) for one in node.data) / out
+        fits = 1 / SUM_RATIO_LIMIT < ratio < SUM_RATIO_LIMIT
+        node.expect(fits, f"steps within {SUM_RATIO_LIMIT} times", ratio)
+        return
+    x, kernel = node.data[:2]
+    node.expect(not kernel.zero_point.any(), "kernels without a zero point", "others")
+    products = float(x.scale[0]) * kernel.scale.astype(np.float64)
+    ratio = float(products.max()) / out
+    node.expect(
+        ratio < RATIO_LIMIT, f"a product's step below {RATIO_LIMIT} outputs'", ratio
+    )
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        fits = len(bias.scale) == len(kernel.scale) and np.allclose(
+            bias.scale, products, rtol=_STEP_TOLERANCE, atol=_LEAST_STEP
+        )
+        node.expect(bool(fits), "a bias in steps of input times kernel", bias.scale)
+
+
+def _check_size(nodes: Iterable[Node]) -> None:
+    """Checks that one sample takes a bounded memory and time."""
+    num_bytes = num_products = 0
+    for node in nodes:
+        size = node.output.size
+        num_bytes += size * _ITEM_BITS[node.output.type] // 8
+        if node.row.shape is CostShape.KERNEL:
+            kernel = node.data[1]
+            num_products += size * kernel.size // node.output.shape[-1]
+        elif node.row.shape is CostShape.WINDOW:
+            num_products += size * node.options.filterHeight * node.options.filterWidth
+    _expect(num_bytes <= _MAX_BYTES, f"tensors of {_MAX_BYTES} bytes", num_bytes)
+    _expect(num_products <= _MAX_PRODUCTS, f"{_MAX_PRODUCTS} products", num_products)

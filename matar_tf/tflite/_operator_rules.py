@@ -1,0 +1,356 @@
+"""When an operator is sound: the shape that it makes, and what its options may be.
+
+A rule returns the shape of the output and refuses what the kernels do not check: the
+native ones trust a file, and end the process or read foreign memory where it is wrong.
+What holds for all operators alike is in `matar_tf.tflite._graph_rules`.
+
+Source: the shape functions of TensorFlow Lite, ``kernels/*.cc`` (``Prepare``), and
+``kernels/padding.h``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeAlias
+
+import numpy as np
+
+from matar_tf.operators import OPERATORS, Operator
+from matar_tf.tflite._schema import schema
+
+__all__ = ["RULES", "GraphTensor", "Node", "UnsoundError", "shown"]
+
+_FUSED: Final = (
+    schema.ActivationFunctionType.NONE,
+    schema.ActivationFunctionType.RELU,
+    schema.ActivationFunctionType.RELU6,
+)
+_MAX_STRIDE: Final = 1024  # also of dilations: beyond any image, far from overflows
+_MAX_WINDOWS: Final = 1 << 26  # places of all windows: kernels keep a pointer to each
+_MAX_PADDING: Final = 1 << 16
+_MAX_ALPHA: Final = 1024.0
+_MAX_BETA: Final = 100.0
+
+
+class UnsoundError(Exception):
+    """What was expected of a graph, and what came."""
+
+
+def shown(value: object) -> str:
+    """Returns a value as messages print it: in one line, not too long."""
+    return " ".join(str(value).split())[:80]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GraphTensor:
+    """A tensor of a graph, as rules see it.
+
+    Attributes:
+      name: Its name, as shown.
+      type: Of `schema.TensorType`.
+      shape: All at least 1; the batch comes first.
+      scale: float32 steps; empty for one without quantization.
+      zero_point: One for each step.
+      axis: Along which the steps differ.
+      values: What is stored, or None for a computed tensor.
+    """
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int
+    values: np.ndarray | None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """An operator of a graph, as rules see it.
+
+    Attributes:
+      name: The operator's name in `OPERATORS`.
+      inputs: None for one that is left out.
+      output: What it makes.
+      options: In object form; None for an operator without.
+    """
+
+    name: str
+    inputs: tuple[GraphTensor | None, ...]
+    output: GraphTensor
+    options: Any
+
+    @property
+    def row(self) -> Operator:
+        """The operator's row."""
+        return OPERATORS[self.name]
+
+    @property
+    def data(self) -> tuple[GraphTensor, ...]:
+        """The inputs that hold values, not settings."""
+        return tuple(
+            one
+            for place, one in enumerate(self.inputs)
+            if one is not None and place not in self.row.settings
+        )
+
+    def setting(self, place: int) -> list[int]:
+        """Returns the integers of an input that is a setting."""
+        tensor = self.inputs[place]
+        values = None if tensor is None else tensor.values
+        return [] if values is None else [int(one) for one in values.reshape(-1)]
+
+    def fail(self, expected: str, got: object) -> NoReturn:
+        """Refuses the operator."""
+        raise UnsoundError(
+            f"expected {expected} in the {self.name} that makes "
+            f"{self.output.name!r}, got {shown(got)}"
+        )
+
+    def expect(self, holds: bool, expected: str, got: object) -> None:
+        """Refuses the operator where something does not hold."""
+        if not holds:
+            self.fail(expected, got)
+
+
+Rule: TypeAlias = "Callable[[Node], tuple[int, ...]]"
+RULES: Final[dict[str, Rule]] = {}  # by the operator's name
+
+
+def rules(*operators: str) -> Callable[[Rule], Rule]:
+    """Registers a function as the rule of these operators."""
+
+    def register(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operators, rule))
+        return rule
+
+    return register
+
+
+def _expect_rank(node: Node, tensor: GraphTensor, rank: int) -> None:
+    node.expect(len(tensor.shape) == rank, f"a tensor of rank {rank}", tensor.shape)
+
+
+def _expect_activation(node: Node) -> None:
+    kind = node.options.fusedActivationFunction
+    node.expect(kind in _FUSED, "a fused activation function that is known", kind)
+
+
+def _windows(node: Node, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width of what windows over an image make."""
+    options, image = node.options, node.data[0].shape
+    padding = options.padding
+    known = (schema.Padding.SAME, schema.Padding.VALID)
+    node.expect(padding in known, "a padding that is known", padding)
+    strides = (options.strideH, options.strideW)
+    dilations = (
+        getattr(options, "dilationHFactor", 1),
+        getattr(options, "dilationWFactor", 1),
+    )
+    for what, pair in (("strides", strides), ("dilations", dilations)):
+        fits = all(1 <= one <= _MAX_STRIDE for one in pair)
+        node.expect(fits, f"{what} of 1 to {_MAX_STRIDE}", pair)
+    made: list[int] = []
+    for axis in (0, 1):
+        node.expect(size[axis] >= 1, "windows of at least 1", size)
+        extent, length = (size[axis] - 1) * dilations[axis] + 1, image[axis + 1]
+        if padding == schema.Padding.SAME:
+            made.append(-(-length // strides[axis]))
+        else:
+            node.expect(extent <= length, f"windows within {length}", extent)
+            made.append((length - extent) // strides[axis] + 1)
+    places = math.prod(made) * math.prod(size)
+    node.expect(places <= _MAX_WINDOWS, f"at most {_MAX_WINDOWS} places", places)
+    return made[0], made[1]
+
+
+def _kernel(node: Node, rank: int) -> tuple[int, ...]:
+    """Returns the shape of a kernel."""
+    _expect_activation(node)
+    shape = node.data[1].shape
+    node.expect(len(shape) == rank, f"a kernel of rank {rank}", shape)
+    return shape
+
+
+def _check_channels(node: Node, channels: int, axis: int) -> None:
+    """Checks that bias and steps of a kernel fit its output channels."""
+    kernel, bias = node.data[1], node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        node.expect(bias.shape == (channels,), f"a bias of {channels}", bias.shape)
+    if len(kernel.scale) > 1:
+        node.expect(kernel.axis == axis, f"steps along axis {axis}", kernel.axis)
+
+
+@rules("CONV_2D")
+def _conv(node: Node) -> tuple[int, ...]:
+    x = node.data[0]
+    _expect_rank(node, x, 4)
+    channels, *size, depth = _kernel(node, 4)
+    groups, rest = divmod(x.shape[3], depth)
+    node.expect(
+        rest == 0 and channels % max(groups, 1) == 0,
+        f"a kernel for {x.shape[3]} input channels",
+        node.data[1].shape,
+    )
+    _check_channels(node, channels, 0)
+    return (x.shape[0], *_windows(node, (size[0], size[1])), channels)
+
+
+@rules("DEPTHWISE_CONV_2D")
+def _depthwise(node: Node) -> tuple[int, ...]:
+    x, factor = node.data[0], node.options.depthMultiplier
+    _expect_rank(node, x, 4)
+    first, *size, channels = _kernel(node, 4)
+    node.expect(
+        first == 1 and channels == x.shape[3] * factor,
+        f"a kernel of {factor} times {x.shape[3]} channels",
+        node.data[1].shape,
+    )
+    _check_channels(node, channels, 3)
+    return (x.shape[0], *_windows(node, (size[0], size[1])), channels)
+
+
+@rules("FULLY_CONNECTED")
+def _dense(node: Node) -> tuple[int, ...]:
+    x, options = node.data[0], node.options
+    channels, depth = _kernel(node, 2)
+    is_plain = options.weightsFormat == 0 and not options.asymmetricQuantizeInputs
+    node.expect(is_plain, "weights in the default format", options.weightsFormat)
+    _check_channels(node, channels, 0)
+    if options.keepNumDims:
+        node.expect(x.shape[-1] == depth, f"{x.shape[-1]} inputs", depth)
+        return (*x.shape[:-1], channels)
+    per_sample = math.prod(x.shape[1:])
+    node.expect(per_sample == depth, f"a kernel for {per_sample} inputs", depth)
+    return (x.shape[0], channels)
+
+
+@rules("AVERAGE_POOL_2D", "MAX_POOL_2D")
+def _pool(node: Node) -> tuple[int, ...]:
+    x, options = node.data[0], node.options
+    _expect_rank(node, x, 4)
+    _expect_activation(node)
+    size = _windows(node, (options.filterHeight, options.filterWidth))
+    return (x.shape[0], *size, x.shape[3])
+
+
+@rules("ADD")
+def _add(node: Node) -> tuple[int, ...]:
+    _expect_activation(node)
+    a, b = (one.shape for one in node.data)
+    fits = len(a) == len(b) and all(
+        m == n or 1 in (m, n) for m, n in zip(a, b, strict=True)
+    )
+    node.expect(fits, f"a tensor to add to {a}", b)
+    return tuple(map(max, a, b))
+
+
+@rules("MEAN", "REDUCE_MAX")
+def _reduce(node: Node) -> tuple[int, ...]:
+    shape = node.data[0].shape
+    axes = _axes(node, node.setting(1), len(shape))
+    if node.options.keepDims:
+        return tuple(1 if i in axes else size for i, size in enumerate(shape))
+    return tuple(size for i, size in enumerate(shape) if i not in axes)
+
+
+def _axes(node: Node, axes: list[int], rank: int) -> set[int]:
+    """Returns axes, counted from the front; none is that of the batch."""
+    found = {axis % rank for axis in axes if -rank <= axis < rank}
+    node.expect(
+        0 < len(found) == len(axes) and 0 not in found,
+        f"different axes of 1 to {rank - 1}",
+        axes,
+    )
+    return found
+
+
+@rules("CONCATENATION")
+def _concatenate(node: Node) -> tuple[int, ...]:
+    kind = node.options.fusedActivationFunction
+    node.expect(kind == _FUSED[0], "no fused activation function", kind)
+    shapes = [one.shape for one in node.data]
+    rank = len(shapes[0])
+    (axis,) = _axes(node, [node.options.axis], rank)
+    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    fits = len(others) == 1 and all(len(shape) == rank for shape in shapes)
+    node.expect(fits, f"tensors that differ along axis {axis} alone", shapes)
+    size = sum(shape[axis] for shape in shapes)
+    return (*shapes[0][:axis], size, *shapes[0][axis + 1 :])
+
+
+@rules("PAD")
+def _pad(node: Node) -> tuple[int, ...]:
+    shape, tensor = node.data[0].shape, node.inputs[1]
+    expected = (len(shape), 2)
+    node.expect(
+        tensor is not None and tensor.shape == expected,
+        f"paddings of the shape {expected}",
+        tensor and tensor.shape,
+    )
+    widths = node.setting(1)
+    fits = all(0 <= one <= _MAX_PADDING for one in widths) and not any(widths[:2])
+    node.expect(fits, f"paddings of 0 to {_MAX_PADDING}, none of the batch", widths)
+    pairs = zip(widths[::2], widths[1::2], strict=True)
+    return tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True))
+
+
+@rules("RESHAPE")
+def _reshape(node: Node) -> tuple[int, ...]:
+    x = node.data[0]
+    options = [] if node.options is None else _integers(node.options.newShape)
+    sizes = node.setting(1) if len(node.inputs) > 1 else options
+    node.expect(options in ([], sizes), f"the shape {sizes}", options)
+    made = [1, *sizes[1:]] if sizes[:1] == [-1] else sizes
+    fits = made[:1] == [1] and min(made) > 0 and math.prod(made) == x.size
+    node.expect(fits, f"a shape of {x.size} elements, the batch first", sizes)
+    return tuple(made)
+
+
+@rules("EXPAND_DIMS")
+def _expand(node: Node) -> tuple[int, ...]:
+    shape = node.data[0].shape
+    axes = node.setting(1)
+    node.expect(len(axes) == 1, "one axis", axes)
+    (axis,) = _axes(node, axes, len(shape) + 1)
+    return (*shape[:axis], 1, *shape[axis:])
+
+
+@rules("SQUEEZE")
+def _squeeze(node: Node) -> tuple[int, ...]:
+    shape = node.data[0].shape
+    given = [] if node.options is None else _integers(node.options.squeezeDims)
+    axes = _axes(node, given, len(shape))
+    sizes = [shape[axis] for axis in axes]
+    node.expect(set(sizes) == {1}, "axes of size 1", sizes)
+    return tuple(size for i, size in enumerate(shape) if i not in axes)
+
+
+def _integers(vector: Any) -> list[int]:
+    return [] if vector is None else [int(one) for one in np.ravel(vector)]
+
+
+@rules("LEAKY_RELU")
+def _leaky(node: Node) -> tuple[int, ...]:
+    alpha = node.options.alpha
+    node.expect(0 < alpha <= _MAX_ALPHA, f"a slope in 0..{_MAX_ALPHA}", alpha)
+    return node.data[0].shape
+
+
+@rules("SOFTMAX")
+def _softmax(node: Node) -> tuple[int, ...]:
+    beta = node.options.beta
+    node.expect(0 < beta <= _MAX_BETA, f"a beta in 0..{_MAX_BETA}", beta)
+    return node.data[0].shape
+
+
+@rules("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "LOGISTIC", "TANH")
+def _each_element(node: Node) -> tuple[int, ...]:
+    return node.data[0].shape

@@ -1,0 +1,214 @@
+"""Whether a template map fits its template: what a policy fills keeps it sound.
+
+Both come from outside. A template was checked as a graph before
+(`matar_tf.tflite._graph_rules`); here are the places that filling changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+from matar_tf.errors import ModelError
+from matar_tf.operators import OPERATORS, Grid
+from matar_tf.template_map import TemplateMap
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, schema, tensor_array
+
+__all__ = [
+    "SAME_GRID_OPS",
+    "check_places",
+    "fixed_outputs",
+    "is_activation",
+    "maker_of",
+    "passes_on",
+    "tensors_of",
+]
+
+_FIXED_OUTPUT_OPS: Final = {
+    name for name, row in OPERATORS.items() if row.grid is Grid.FIXED
+}
+SAME_GRID_OPS: Final = {
+    name for name, row in OPERATORS.items() if row.grid in (Grid.KEPT, Grid.INPUT)
+}
+
+
+def check_places(model: Any, places: TemplateMap) -> None:
+    """Checks that a policy may be filled into the places of a places.
+
+    Args:
+      model: The template, in object form; its graph is sound.
+      places: The places.
+
+    Raises:
+      ModelError: If a place is outside the model, or an operator of another kind, or
+        filling the places would not leave a graph that can be run.
+    """
+    graph = model.subgraphs[0]
+    operators = [kernel.operator for kernel in places.kernels.values()]
+    operators += [i for indices in places.clamps.values() for i in indices]
+    indices = [*places.tensors, *places.before_clamps]
+    if not all(0 <= i < len(graph.operators) for i in operators) or not all(
+        0 <= i < len(graph.tensors) for i in indices
+    ):
+        raise ModelError("The template map points outside the places.")
+    _check_kinds(model, places)
+    _check_tensors(model, places)
+    _check_kernels(model)
+    _check_grids(model, places)
+
+
+def _check_kinds(model: Any, places: TemplateMap) -> None:
+    """Refuses a map whose places are operators of other kinds than those that go there.
+
+    Raises:
+      ModelError: If a kernel is not that of a multiplication or a clamp no QUANTIZE,
+        or an operator has no place, or two.
+    """
+    names = [op_name(model, one) for one in model.subgraphs[0].operators]
+    expected = [(one.operator, COMPUTE_OPS) for one in places.kernels.values()]
+    expected += [(i, ("QUANTIZE",)) for at in places.clamps.values() for i in at]
+    for index, known in expected:
+        if names[index] not in known:
+            raise ModelError(
+                f"The template map expects one of {list(known)} as operator {index}, "
+                f"the template has a {names[index]} there."
+            )
+    multiplying = {i for i, name in enumerate(names) if name in COMPUTE_OPS}
+    filled = [index for index, _ in expected]
+    if not multiplying <= set(filled) or len(set(filled)) < len(filled):
+        raise ModelError(
+            f"Expected a place for each of the operators {sorted(multiplying)} in the "
+            f"template map, and one for each clamp, got {sorted(filled)}; package the "
+            "model again."
+        )
+
+
+def _check_tensors(model: Any, places: TemplateMap) -> None:
+    """Refuses a map that leaves out a tensor, or has another input for a kernel.
+
+    Raises:
+      ModelError: If a tensor would keep the invented scale of the template.
+    """
+    graph = model.subgraphs[0]
+    fixed = fixed_outputs(model)
+    for operator in graph.operators:
+        for index in tensors_of(operator):
+            if (
+                index not in places.tensors
+                and index not in fixed
+                and is_activation(model, index)
+                and not passes_on(model, index, fixed)
+            ):
+                raise ModelError(
+                    f"The template map has no entry for the tensor {index} of the "
+                    "template; package the model again."
+                )
+    for entry, place in places.kernels.items():
+        source = int(graph.operators[place.operator].inputs[0])
+        if places.tensors.get(source) != place.input:
+            raise ModelError(
+                f"The template map says {place.input!r} of the input of {entry!r}, the "
+                f"template {places.tensors.get(source)!r}; package the model again."
+            )
+
+
+def _check_kernels(model: Any) -> None:
+    """Refuses kernels and biases that more than one operator reads.
+
+    A profile changes the type and the shape of a kernel for the operator that has it.
+
+    Raises:
+      ModelError: If there are some.
+    """
+    graph = model.subgraphs[0]
+    readers = Counter(int(i) for one in graph.operators for i in one.inputs if i >= 0)
+    stored = {
+        int(index)
+        for operator in graph.operators
+        if op_name(model, operator) in COMPUTE_OPS
+        for index in operator.inputs[1:]
+        if index >= 0
+    }
+    shared = sorted(index for index in stored if readers[index] > 1)
+    if shared:
+        raise ModelError(
+            f"Expected kernels and biases of one layer each in the template, but the "
+            f"tensors {shared} are shared; package the model again."
+        )
+
+
+def _check_grids(model: Any, places: TemplateMap) -> None:
+    """Refuses a map that puts tensors on other grids than their operators keep.
+
+    Raises:
+      ModelError: If an operator that keeps the grid of its input, a clamp too, would
+        write on another one, or a tensor that is stored or on a fixed grid is filled.
+    """
+    clamps = {i for indices in places.clamps.values() for i in indices}
+    for number, operator in enumerate(model.subgraphs[0].operators):
+        name, output = op_name(model, operator), int(operator.outputs[0])
+        data = [int(i) for i in operator.inputs]
+        data = data if name == "CONCATENATION" else data[:1]
+        entries = {places.tensors.get(index) for index in (*data, output)}
+        before = {index in places.before_clamps for index in data}
+        is_before = output in places.before_clamps
+        fits = True
+        if name in SAME_GRID_OPS:
+            fits = len(entries) == 1 and before == {is_before}
+        elif number in clamps:
+            fits = (
+                len(entries) == 1
+                and None not in entries
+                and before == {True}
+                and not is_before
+            )
+        if not fits:
+            raise ModelError(
+                f"Expected one entry for the tensors of operator {number}, a {name}, "
+                f"in the template map, got {sorted(map(str, entries))}; package the "
+                "model again."
+            )
+    fixed = fixed_outputs(model)
+    wrong = [i for i in places.tensors if i in fixed or not is_activation(model, i)]
+    if wrong:
+        raise ModelError(
+            f"Expected entries for tensors of the integer graph in the template map, "
+            f"got some for the tensors {wrong}; package the model again."
+        )
+
+
+def fixed_outputs(model: Any) -> set[int]:
+    """Returns the tensors whose scale TFLite fixes."""
+    return {
+        int(operator.outputs[0])
+        for operator in model.subgraphs[0].operators
+        if op_name(model, operator) in _FIXED_OUTPUT_OPS
+    }
+
+
+def is_activation(model: Any, index: int) -> bool:
+    """Whether a tensor is computed, in int8."""
+    tensor = model.subgraphs[0].tensors[index]
+    return tensor.type == schema.TensorType.INT8 and tensor_array(model, tensor) is None
+
+
+def tensors_of(operator: Any) -> list[int]:
+    """Returns the indices of what an operator reads and makes; a bias may be absent."""
+    return [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
+
+
+def passes_on(model: Any, index: int, fixed: set[int]) -> bool:
+    """Whether a tensor only passes a fixed-scale tensor on (a reshape of it)."""
+    maker = maker_of(model, index)
+    return (
+        maker is not None
+        and op_name(model, maker) in SAME_GRID_OPS
+        and (maker.inputs[0] in fixed or passes_on(model, int(maker.inputs[0]), fixed))
+    )
+
+
+def maker_of(model: Any, index: int) -> Any:
+    for operator in model.subgraphs[0].operators:
+        if index in operator.outputs:
+            return operator
+    return None
