@@ -37,7 +37,14 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["RATIO_LIMIT", "SUM_RATIO_LIMIT", "check_model", "find_fault"]
+__all__ = [
+    "LARGEST_STEP",
+    "LEAST_STEP",
+    "RATIO_LIMIT",
+    "SUM_RATIO_LIMIT",
+    "check_model",
+    "find_fault",
+]
 
 # From here on XNNPACK makes no convolution or dense layer: its shifts end there.
 RATIO_LIMIT: Final = 256
@@ -51,8 +58,10 @@ _ITEM_BITS: Final = {
     _TYPES.INT32: 32,
     _TYPES.FLOAT32: 32,
 }
-_LEAST_STEP: Final = float(np.finfo(np.float32).tiny)  # smaller ones lose digits
-_LARGEST_STEP: Final = 1e18
+# Of activations, within which products of two and reciprocals are float32 numbers.
+LEAST_STEP: Final = 1e-30
+LARGEST_STEP: Final = 1e18
+_LEAST_STORED_STEP: Final = float(np.finfo(np.float32).tiny)  # of kernels and biases
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
 _MAX_RANK: Final = 5
 _MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
@@ -173,7 +182,8 @@ def _read_tensor(model: Any, index: int) -> GraphTensor:
         num_bytes = -(-math.prod(shape) * bits // 8)
         fits = len(stored) == num_bytes
         _expect(fits, f"{num_bytes} bytes of {what}", len(stored))
-    scale, zero_point, axis = _read_grid(tensor, shape, what)
+    least = LEAST_STEP if _is_empty(stored) else _LEAST_STORED_STEP
+    scale, zero_point, axis = _read_grid(tensor, shape, what, least)
     return GraphTensor(
         name=_text(tensor.name)[:80],
         type=tensor.type,
@@ -190,7 +200,7 @@ def _integers(vector: Any) -> list[int]:
 
 
 def _read_grid(
-    tensor: Any, shape: tuple[int, ...], what: str
+    tensor: Any, shape: tuple[int, ...], what: str, least: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns steps, zero points and the axis of both."""
     grid = tensor.quantization
@@ -201,8 +211,8 @@ def _read_grid(
     zero = np.ravel([] if grid.zeroPoint is None else grid.zeroPoint)
     axis = int(grid.quantizedDimension)
     _expect(len(scale) == len(zero), f"{len(scale)} zero points of {what}", len(zero))
-    fits = bool(((scale >= _LEAST_STEP) & (scale <= _LARGEST_STEP)).all())
-    _expect(fits, f"steps of {_LEAST_STEP:.3g} to {_LARGEST_STEP:g} of {what}", scale)
+    fits = bool(((scale >= least) & (scale <= LARGEST_STEP)).all())
+    _expect(fits, f"steps of {least:.3g} to {LARGEST_STEP:g} of {what}", scale)
     is_constant = len(scale) > 1 or tensor.type == _TYPES.INT32
     low, high = (0, 0) if is_constant or tensor.type in PACKED_BITS else (-128, 127)
     fits = bool(((zero >= low) & (zero <= high)).all())
@@ -374,7 +384,7 @@ def _check_ratio(node: Node) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         fits = len(bias.scale) == len(kernel.scale) and np.allclose(
-            bias.scale, products, rtol=_STEP_TOLERANCE, atol=_LEAST_STEP
+            bias.scale, products, rtol=_STEP_TOLERANCE, atol=_LEAST_STORED_STEP
         )
         node.expect(bool(fits), "a bias in steps of input times kernel", bias.scale)
 

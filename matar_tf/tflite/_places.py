@@ -50,7 +50,7 @@ def check_places(model: Any, places: TemplateMap) -> None:
     if not all(0 <= i < len(graph.operators) for i in operators) or not all(
         0 <= i < len(graph.tensors) for i in indices
     ):
-        raise ModelError("The template map points outside the places.")
+        raise ModelError("The template map points outside the template.")
     _check_kinds(model, places)
     _check_tensors(model, places)
     _check_kernels(model)

@@ -18,6 +18,7 @@ import numpy as np
 
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError, ModelError
+from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.parameters import (
     LayerParameters,
     TensorParameters,
@@ -26,10 +27,16 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
-from matar_tf.tflite._graph_rules import RATIO_LIMIT
+from matar_tf.tflite._graph_rules import (
+    LARGEST_STEP,
+    LEAST_STEP,
+    RATIO_LIMIT,
+    SUM_RATIO_LIMIT,
+)
 from matar_tf.tflite._schema import (
     CheckedModel,
     compact,
+    op_name,
     parse_model,
     quantization,
     write_model,
@@ -55,7 +62,9 @@ class ModelBuilder:
       artifact: The packaged network.
 
     Raises:
-      ModelError: If the template does not hold the artifact's kernels.
+      ModelError: If the template does not hold the artifact's kernels, or its steps
+        are none that the kernels of a runtime take.
+      ExportError: If the template is none that may be given to native code.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -63,6 +72,7 @@ class ModelBuilder:
         self._digest = artifact.digest()
         self._template = Template.of(artifact.template, artifact.template_map)
         _check_kernels(artifact, self._template)
+        _check_steps(artifact, self._template)
 
     def build(
         self,
@@ -245,6 +255,41 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
                 f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
                 f"in the template, got {shapes}; package the model again."
             )
+
+
+def _check_steps(artifact: Artifact, template: Template) -> None:
+    """Checks the steps of activations, at all widths together.
+
+    Raises:
+      ModelError: If one is too small or too large, or an operator would bring values
+        onto a grid so much finer or coarser that its fixed-point factor ends there.
+    """
+    steps = {
+        entry: (float(tensor.step.min()), float(tensor.step.max()))
+        for entry, tensor in artifact.parameters.tensors.items()
+    }
+    for entry, (least, largest) in steps.items():
+        if not LEAST_STEP <= least <= largest <= LARGEST_STEP:
+            raise ModelError(
+                f"Expected steps of {LEAST_STEP:g} to {LARGEST_STEP:g} of {entry!r}, "
+                f"got {least:.3g} to {largest:.3g}; calibrate and train again."
+            )
+    model = parse_model(template.content)
+    for operator in model.subgraphs[0].operators:
+        row = OPERATORS[op_name(model, operator)]
+        entries = [template.tensors.get(int(i)) for i in operator.inputs if i >= 0]
+        output = template.tensors.get(int(operator.outputs[0]))
+        if row.grid is not Grid.OWN or row.shape is CostShape.KERNEL or not output:
+            continue
+        for entry in filter(None, entries):
+            low = steps[entry][0] / steps[output][1]
+            high = steps[entry][1] / steps[output][0]
+            if not 1 / SUM_RATIO_LIMIT < low <= high < SUM_RATIO_LIMIT:
+                raise ModelError(
+                    f"Expected steps of {entry!r} within {SUM_RATIO_LIMIT} times those "
+                    f"of {output!r}, which is made of it, got {low:.3g} to "
+                    f"{high:.3g}; calibrate and train again."
+                )
 
 
 def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
