@@ -235,7 +235,8 @@ def _read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
     row = node.row
     least, most = row.num_inputs
     count = len(node.inputs)
-    node.expect(least <= count <= most, f"{least} to {most} inputs", count)
+    expected = f"{least}" if least == most else f"{least} to {most}"
+    node.expect(least <= count <= most, f"{expected} inputs", count)
     absent = [i for i, one in enumerate(node.inputs) if one is None]
     node.expect(set(absent) <= set(row.may_lack), "all inputs", f"none at {absent}")
     for place in row.settings:

@@ -1,0 +1,480 @@
+"""Which files native code may be given: every check, on both sides."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from fixtures.digits import digits_artifact
+from fixtures.graphs import (
+    TYPES,
+    add_operator,
+    add_tensor,
+    graph_of,
+    multiplication,
+    options_of,
+)
+from fixtures.paths import ROOT, SHIPPED
+from fixtures.samples import net_artifact
+
+from matar_tf.artifact import read_artifact
+from matar_tf.errors import ExportError, MatarError
+from matar_tf.operators import OPERATORS
+from matar_tf.tflite._graph_rules import check_model, find_fault
+from matar_tf.tflite._operator_rules import RULES
+from matar_tf.tflite._schema import (
+    CheckedModel,
+    parse_model,
+    quantization,
+    schema,
+    set_buffer,
+    write_model,
+)
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.profiles import PROFILES
+from matar_tf.tflite.runtime import make_interpreter
+from matar_tf.tflite.simulator import SIMULATED, simulate
+
+IMAGE = (1, 4, 6, 2)
+SAME, VALID = schema.Padding.SAME, schema.Padding.VALID
+
+
+def conv(stride=1, padding=SAME, result=(1, 4, 6, 3), kernel=(3, 3, 3, 2)):
+    options = options_of(
+        "Conv2DOptions",
+        strideH=stride,
+        strideW=stride,
+        dilationHFactor=1,
+        dilationWFactor=1,
+        padding=padding,
+    )
+    return multiplication("CONV_2D", IMAGE, kernel, result, options)
+
+
+def depthwise():
+    options = options_of(
+        "DepthwiseConv2DOptions",
+        strideH=1,
+        strideW=2,
+        dilationHFactor=1,
+        dilationWFactor=1,
+        depthMultiplier=2,
+        padding=SAME,
+    )
+    shapes = IMAGE, (1, 3, 3, 4), (1, 4, 3, 4)
+    return multiplication("DEPTHWISE_CONV_2D", *shapes, options, axis=3)
+
+
+def dense(keeps=False):
+    options = options_of("FullyConnectedOptions", keepNumDims=keeps)
+    source, result = ((1, 4, 6), (1, 4, 3)) if keeps else ((1, 2, 3), (1, 3))
+    return multiplication("FULLY_CONNECTED", source, (3, 6), result, options)
+
+
+def pool(name, **values):
+    chosen = {
+        **{"strideH": 2, "strideW": 2, "filterHeight": 3, "filterWidth": 2},
+        "padding": VALID,
+        **values,
+    }
+    options = options_of("Pool2DOptions", **chosen)
+    return graph_of(name, IMAGE, (1, 1, 3, 2), options)
+
+
+# One graph for each operator; the shapes of the results are worked out by hand.
+SOUND = {
+    "conv": conv,
+    "conv_valid": lambda: conv(2, VALID, (1, 1, 2, 3)),
+    "conv_groups": lambda: conv(kernel=(2, 1, 1, 1), result=(1, 4, 6, 2)),
+    "depthwise": depthwise,
+    "dense": dense,
+    "dense_keeps": lambda: dense(keeps=True),
+    "add": lambda: graph_of(
+        "ADD", IMAGE, IMAGE, options_of("AddOptions"), num_inputs=2
+    ),
+    "average": lambda: pool("AVERAGE_POOL_2D"),
+    "max": lambda: pool("MAX_POOL_2D"),
+    "mean": lambda: graph_of(
+        "MEAN", IMAGE, (1, 2), options_of("ReducerOptions"), [1, -2]
+    ),
+    "mean_keeps": lambda: graph_of(
+        "MEAN", IMAGE, (1, 1, 1, 2), options_of("ReducerOptions", keepDims=True), [1, 2]
+    ),
+    "reduce_max": lambda: graph_of(
+        "REDUCE_MAX", IMAGE, (1, 2), options_of("ReducerOptions"), [1, 2]
+    ),
+    "concat": lambda: graph_of(
+        "CONCATENATION",
+        IMAGE,
+        (1, 4, 6, 6),
+        options_of("ConcatenationOptions", axis=-1),
+        num_inputs=3,
+    ),
+    "pad": lambda: graph_of(
+        "PAD", IMAGE, (1, 7, 7, 2), None, [[0, 0], [1, 2], [0, 1], [0, 0]]
+    ),
+    "reshape": lambda: graph_of("RESHAPE", IMAGE, (1, 48), None, [-1, 48]),
+    "expand": lambda: graph_of("EXPAND_DIMS", (1, 4, 2), (1, 1, 4, 2), None, [1]),
+    "squeeze": lambda: graph_of(
+        "SQUEEZE",
+        (1, 1, 4, 2),
+        (1, 4, 2),
+        options_of("SqueezeOptions", squeezeDims=[1]),
+    ),
+    "leaky": lambda: graph_of(
+        "LEAKY_RELU", IMAGE, IMAGE, options_of("LeakyReluOptions", alpha=0.25)
+    ),
+    "softmax": lambda: graph_of(
+        "SOFTMAX", (1, 5), (1, 5), options_of("SoftmaxOptions", beta=1.0)
+    ),
+    "logistic": lambda: graph_of("LOGISTIC", IMAGE, IMAGE),
+    "tanh": lambda: graph_of("TANH", IMAGE, IMAGE),
+    "relu": lambda: graph_of("RELU", IMAGE, IMAGE),
+    "relu6": lambda: graph_of("RELU6", IMAGE, IMAGE),
+    "quantize": lambda: graph_of("QUANTIZE", IMAGE, IMAGE),
+}
+
+
+class TestSound:
+    @pytest.mark.parametrize("name", SOUND)
+    def test_an_interpreter_makes_the_same_shape_at_any_batch_size(self, name):
+        model = SOUND[name]()
+        assert find_fault(model) is None
+        result = tuple(model.subgraphs[0].tensors[2].shape)
+        interpreter = make_interpreter(write_model(model), "litert", 1)
+        assert not hasattr(interpreter, "reason")  # it runs in this process
+        source, output = interpreter.get_input_details()[0], 2
+        for batch in (1, 3):
+            shape = (batch, *source["shape"][1:])
+            interpreter.resize_tensor_input(source["index"], shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(source["index"], np.ones(shape, np.float32))
+            interpreter.invoke()
+            assert interpreter.get_tensor(output).shape == (batch, *result[1:])
+
+    def test_every_operator_that_is_simulated_has_a_rule_and_a_graph_here(self):
+        assert set(RULES) == set(SIMULATED)
+        used = {
+            name
+            for name, code in vars(schema.BuiltinOperator).items()
+            for make in SOUND.values()
+            for one in make().operatorCodes
+            if one.builtinCode == code
+        }
+        assert set(RULES) - used == {"DEQUANTIZE"}  # in the files below
+
+    @pytest.mark.parametrize("profile", PROFILES)
+    @pytest.mark.parametrize("name", ["digits_net", "kernels", "concat_shared_wide"])
+    def test_what_is_built_is_sound(self, name, profile):
+        artifact = net_artifact(name)
+        builder = ModelBuilder(artifact)
+        for policy in (artifact.space.widest(), artifact.space.narrowest()):
+            content = builder.build(policy, profile=profile)
+            assert isinstance(content, CheckedModel)
+            assert find_fault(parse_model(bytes(content))) is None
+
+    def test_what_shipped_before_is_sound_and_written_alike(self):
+        paths = [*(ROOT / "tests" / "golden").rglob("*.tflite")]
+        contents = [path.read_bytes() for path in paths]
+        contents.append(read_artifact(SHIPPED).template)
+        assert len(contents) > 5
+        for content in contents:
+            assert check_model(content) == content
+
+    def test_a_checked_file_is_not_checked_again(self):
+        content = check_model(write_model(conv()))
+        assert check_model(content) is content
+        assert not isinstance(content[:], CheckedModel)
+
+
+def _tensor(model, index):
+    return model.subgraphs[0].tensors[index]
+
+
+def shape(index, *sizes):
+    return lambda m: setattr(_tensor(m, index), "shape", np.array(sizes, np.int32))
+
+
+def grid(index, scale, zero_point=0, axis=0):
+    def change(m):
+        zeros = [zero_point] * len(scale)
+        _tensor(m, index).quantization = quantization(scale, zeros, axis)
+
+    return change
+
+
+def both(*changes):
+    return lambda m: [change(m) for change in changes]
+
+
+def of_tensor(index, **values):
+    return lambda m: [setattr(_tensor(m, index), *one) for one in values.items()]
+
+
+def of_operator(**values):
+    return lambda m: [
+        setattr(m.subgraphs[0].operators[-1], *one) for one in values.items()
+    ]
+
+
+def option(**values):
+    return lambda m: [
+        setattr(m.subgraphs[0].operators[-1].builtinOptions, *one)
+        for one in values.items()
+    ]
+
+
+def setting(*values, index=3):
+    return lambda m: set_buffer(m, _tensor(m, index), np.array(values, np.int32))
+
+
+def of_graph(**values):
+    return lambda m: [setattr(m.subgraphs[0], *one) for one in values.items()]
+
+
+def of_code(**values):
+    return lambda m: [setattr(m.operatorCodes[-1], *one) for one in values.items()]
+
+
+def of_buffer(**values):
+    return lambda m: [setattr(m.buffers[-1], *one) for one in values.items()]
+
+
+def with_metadata(name):
+    def change(m):
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = name, 0
+        m.metadata = [entry]
+
+    return change
+
+
+def with_signature(index, subgraph=0):
+    def change(m):
+        signature, at = schema.SignatureDefT(), schema.TensorMapT()
+        at.tensorIndex, signature.subgraphIndex = index, subgraph
+        signature.inputs, signature.outputs = [at], []
+        m.signatureDefs = [signature]
+
+    return change
+
+
+def widened(amount):
+    """The image padded so far that one sample takes too much."""
+
+    def change(m):
+        setting(0, 0, 0, amount, 0, amount, 0, 0)(m)
+        shape(2, 1, 4 + amount, 6 + amount, 2)(m)
+
+    return change
+
+
+TINY = np.float32(1e-31)
+UNSOUND = [
+    # Tensors.
+    ("relu", shape(2, 1, 4, 6, 3), r"the shape \(1, 4, 6, 2\)"),
+    ("relu", shape(2, 1, 4, 0, 2), "sizes of at least 1"),
+    ("relu", shape(2, 1, 4, -1, 2), "sizes of at least 1"),
+    ("relu", shape(1, 1, 1, 1, 1, 1, 1), "at most 5 sizes"),
+    ("relu", shape(1), "one sample|the shape"),
+    ("relu", of_tensor(2, type=TYPES.UINT8), "a known type"),
+    ("relu", of_tensor(2, type=TYPES.INT32), "data of types"),
+    ("relu", of_tensor(1, type=TYPES.FLOAT32), "data of types"),
+    ("relu", of_tensor(0, type=TYPES.INT8), "an input in float32"),
+    ("relu", of_tensor(2, isVariable=True), "a dense constant"),
+    ("relu", of_tensor(2, externalBuffer=1), "a dense constant"),
+    ("relu", of_tensor(2, shapeSignature=np.array([-1, 4])), "a signature of the"),
+    ("relu", of_tensor(2, shapeSignature=np.array([1, 4, 6, 3])), "a signature of"),
+    ("relu", of_tensor(2, quantization=None), "one step of 't2'"),
+    ("relu", grid(2, []), "one step of 't2'"),
+    ("relu", grid(2, [0.5, 0.5]), "steps along an axis|one step"),
+    ("relu", grid(2, [0.5] * 4, axis=1), "one step of 't2'"),
+    ("relu", grid(2, [0.5], axis=4), "steps along an axis"),
+    ("relu", grid(2, [0.5], axis=-1), "steps along an axis"),
+    ("relu", grid(2, [0.0]), "steps of 1e-30"),
+    ("relu", grid(2, [-0.5]), "steps of 1e-30"),
+    ("relu", grid(2, [np.nan]), "steps of 1e-30"),
+    ("relu", grid(2, [np.inf]), "steps of 1e-30"),
+    ("relu", grid(2, [2e26]), "steps of 1e-30"),
+    ("relu", grid(2, [TINY]), "steps of 1e-30"),
+    ("relu", grid(2, [0.5], -129), r"zero points in -128\.\.127"),
+    ("relu", grid(2, [0.5], 128), r"zero points in -128\.\.127"),
+    ("conv", grid(3, [0.25] * 3, 1), r"zero points in 0\.\.0"),
+    ("conv", grid(4, [0.125] * 3, 1), r"zero points in 0\.\.0"),
+    ("conv", of_buffer(data=np.zeros(11, np.uint8)), "12 bytes of tensor 4"),
+    ("conv", of_buffer(data=np.zeros(13, np.uint8)), "12 bytes of tensor 4"),
+    ("conv", of_buffer(data=None), "all that is read there"),
+    ("conv", of_buffer(offset=64, size=12), "buffers within the file"),
+    # Flow.
+    ("relu", of_graph(inputs=[0, 1]), "one input"),
+    ("relu", of_graph(inputs=[1]), "an input that nothing makes"),
+    ("relu", of_graph(outputs=[2, 2]), "different outputs"),
+    ("relu", of_graph(outputs=[0]), "outputs that operators make"),
+    (
+        "reshape",
+        both(of_operator(outputs=[3]), of_graph(outputs=[3])),
+        "nothing stored for a tensor that is made",
+    ),
+    ("relu", with_signature(3), "signatures of tensors"),
+    ("relu", with_signature(0, 1), "signatures of tensors"),
+    ("relu", with_metadata("model_control_dependencies"), "metadata among"),
+    # Any operator.
+    ("relu", of_operator(inputs=[]), "1 inputs"),
+    ("relu", of_operator(inputs=[1, 1]), "1 inputs"),
+    ("relu", of_operator(inputs=[-1]), "all inputs"),
+    ("conv", of_operator(inputs=[1, 3]), "3 inputs"),
+    ("conv", of_operator(inputs=[1, 3, -1]), "all inputs"),
+    ("conv", of_operator(inputs=[1, -1, 4]), "all inputs"),
+    ("conv", of_operator(inputs=[1, 1, 4]), "samples, and kernels|type of its input"),
+    ("relu", of_operator(outputs=[2, 2]), "one output"),
+    ("conv", of_operator(builtinOptions=None), "options among"),
+    ("conv", of_operator(builtinOptionsType=0), "options among"),
+    ("relu", of_operator(customOptions=np.zeros(1, np.uint8)), "no other options"),
+    ("relu", of_operator(intermediates=np.array([1])), "no other options"),
+    ("relu", of_operator(largeCustomOptionsOffset=1), "no other options"),
+    ("relu", of_code(customCode="FlexRelu"), "builtin operators"),
+    ("relu", of_code(builtinCode=schema.BuiltinOperator.ABS), "checked here"),
+    ("pad", of_operator(inputs=[1, 1]), "int32 constants at 1"),
+    # Multiplications.
+    ("conv", shape(1, 1, 4, 12), "the shape|rank 4"),
+    ("conv", shape(3, 3, 3, 6), "a kernel of rank 4"),
+    ("conv", shape(3, 3, 3, 2, 3), "a kernel for 2 input channels"),
+    ("conv", both(shape(4, 1, 3), grid(4, [0.125] * 3, axis=1)), "a bias of 3"),
+    ("conv", grid(3, [0.25] * 3, axis=1), "steps along axis 0"),
+    ("conv", grid(3, [0.25] * 2, axis=3), "steps along axis 0"),
+    ("conv", grid(3, []), "steps of all integers"),
+    ("conv", grid(4, [0.25] * 3), "a bias in steps"),
+    ("conv", grid(4, [0.125]), "a bias in steps"),
+    ("conv", grid(2, [0.125 / 256]), "a product's step below 256"),
+    ("conv", of_tensor(4, type=TYPES.FLOAT32), "a stored bias of its type"),
+    ("conv", option(strideH=0), "strides of 1 to"),
+    ("conv", option(strideW=-1), "strides of 1 to"),
+    ("conv", option(strideW=1025), "strides of 1 to"),
+    ("conv", option(dilationHFactor=0), "dilations of 1 to"),
+    ("conv", option(dilationWFactor=2**30), "dilations of 1 to"),
+    ("conv", option(padding=2), "a padding that is known"),
+    ("conv", option(fusedActivationFunction=4), "a fused activation"),
+    ("conv_valid", option(dilationHFactor=2), "windows within 4"),
+    ("depthwise", option(depthMultiplier=0), "a kernel of 0 times 2"),
+    ("depthwise", option(depthMultiplier=1), "a kernel of 1 times 2"),
+    ("depthwise", grid(3, [0.25] * 3, axis=1), "steps along axis 3"),
+    ("dense", option(weightsFormat=1), "the default format"),
+    ("dense", option(asymmetricQuantizeInputs=True), "the default format"),
+    ("dense", both(shape(3, 6, 3), grid(3, [0.25])), "a bias of 6|for 6 inputs"),
+    ("dense_keeps", both(shape(3, 6, 3), grid(3, [0.25])), "a bias of 6"),
+    ("dense_keeps", option(keepNumDims=False), "a kernel for 24 inputs"),
+    # Others.
+    ("average", option(filterHeight=0), "windows of at least 1"),
+    ("average", option(filterHeight=5), "windows within 4"),
+    ("average", option(padding=SAME, filterWidth=2**30), "places"),
+    ("average", grid(2, [0.25]), "the grid"),
+    ("max", option(strideH=2**31 - 1), "strides of 1 to"),
+    ("add", shape(2, 1, 4, 6, 1), r"the shape \(1, 4, 6, 2\)"),
+    ("add", grid(2, [0.5 / 2**19]), "steps within 524288 times"),
+    ("add", grid(2, [0.5 * 2**19]), "steps within 524288 times"),
+    ("mean", setting(1, 1), "different axes"),
+    ("mean", setting(0, 1), "different axes"),
+    ("mean", setting(1, 4), "different axes"),
+    ("mean", setting(1, -5), "different axes"),
+    ("mean", option(keepDims=True), "the shape"),
+    ("reduce_max", grid(2, [0.5], 1), "the grid"),
+    ("concat", option(axis=0), "different axes"),
+    ("concat", option(axis=4), "different axes"),
+    ("concat", option(axis=2), "the shape"),
+    ("concat", option(fusedActivationFunction=1), "no fused activation"),
+    ("concat", grid(2, [0.25]), "the grid"),
+    ("pad", setting(0, 1, 1, 2, 0, 1, 0, 0), "none of the batch"),
+    ("pad", setting(0, 0, -1, 4, 0, 1, 0, 0), "paddings of 0 to"),
+    ("pad", shape(3, 8), "paddings of the shape"),
+    ("pad", widened(2**16), "tensors of"),
+    ("reshape", setting(-1, 47), "a shape of 48 elements"),
+    ("reshape", setting(1, -1), "a shape of 48 elements"),
+    ("reshape", setting(-1, -48), "a shape of 48 elements"),
+    ("reshape", setting(2, 24), "the batch first"),
+    ("expand", setting(0), "different axes"),
+    ("expand", setting(4), "different axes"),
+    ("squeeze", option(squeezeDims=[2]), "axes of size 1"),
+    ("squeeze", option(squeezeDims=None), "different axes"),
+    ("leaky", option(alpha=np.nan), "a slope"),
+    ("leaky", option(alpha=-0.5), "a slope"),
+    ("softmax", option(beta=0.0), "a beta"),
+    ("softmax", option(beta=np.inf), "a beta"),
+    ("softmax", grid(2, [1 / 128], -128), "TFLite's fixed grid"),
+    ("logistic", grid(2, [1 / 256], 0), "TFLite's fixed grid"),
+    ("tanh", grid(2, [1 / 128], 1), "TFLite's fixed grid"),
+    ("relu", grid(2, [0.25]), "the grid"),
+    ("quantize", grid(2, [0.5 * 2**20]), "steps within 524288 times"),
+]
+
+
+class TestUnsound:
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        UNSOUND,
+        ids=[f"{name}-{i}" for i, (name, *_) in enumerate(UNSOUND)],
+    )
+    def test_one_changed_field_is_refused(self, name, change, message):
+        model = SOUND[name]()
+        change(model)
+        fault = find_fault(model)
+        assert fault is not None
+        assert re.search(message, fault)
+        assert "\n" not in fault
+        assert len(fault) < 300
+
+    def test_too_much_arithmetic_is_refused(self):
+        sizes = (1, 2048, 2048, 2)
+        model = conv(kernel=(128, 32, 32, 2), result=(*sizes[:3], 128))
+        shape(0, *sizes)(model)
+        shape(1, *sizes)(model)
+        assert "at most 67108864 places" in find_fault(model)
+        model = multiplication(
+            "CONV_2D",
+            (1, 1024, 1024, 64),
+            (64, 5, 5, 64),
+            (1, 1024, 1024, 64),
+            model.subgraphs[0].operators[1].builtinOptions,
+        )
+        assert "products in the model" in find_fault(model)
+
+    def test_what_is_unpacked_is_a_kernel_and_nothing_else(self):
+        model = graph_of("QUANTIZE", (1, 2), (1, 2))
+        stored = add_tensor(model, (1, 2), values=np.ones(2, np.int8))
+        unpacked = add_tensor(model, (1, 2), TYPES.FLOAT32, scale=())
+        add_operator(model, "DEQUANTIZE", [stored], unpacked)
+        assert find_fault(model) is None
+        result = add_tensor(model, (1, 2))
+        add_operator(model, "QUANTIZE", [unpacked], result)
+        assert "samples, and kernels from the file" in find_fault(model)
+
+
+class TestDoors:
+    def test_the_simulator_is_given_sound_graphs_alone(self):
+        model = pool("MAX_POOL_2D", padding=SAME)
+        shape(2, 1, 2, 3, 2)(model)
+        samples = np.ones((2, 4, 6, 2), np.float32)
+        assert simulate(write_model(model), samples).shape == (2, 2, 3, 2)
+        option(strideH=2**31 - 1)(model)
+        with pytest.raises(ExportError, match=r"strides of 1 to 1024 .* fetch"):
+            simulate(write_model(model), samples)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda m: of_operator(inputs=[9])(m), "points outside|Expected"),
+            (lambda m: of_tensor(2, shape=np.array([1, 1]))(m), "Expected"),
+        ],
+    )
+    def test_a_builder_refuses_a_template(self, change, message):
+        artifact = digits_artifact()
+        model = parse_model(artifact.template)
+        change(model)
+        changed = dataclasses.replace(artifact, template=write_model(model))
+        with pytest.raises(MatarError, match=message):
+            ModelBuilder(changed)
+
+    def test_rows_of_the_table_name_options_of_the_schema(self):
+        for row in OPERATORS.values():
+            assert all(hasattr(schema.BuiltinOptions, one) for one in row.options)
