@@ -7,15 +7,19 @@ import dataclasses
 import io
 import zipfile
 
+import flatbuffers
 import numpy as np
 import pytest
 from fixtures.paths import SHIPPED
+from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
 from matar_tf.io.archive import read_array, read_members
 from matar_tf.template_map import TemplateMap
-from matar_tf.tflite._schema import parse_model, write_model
+from matar_tf.tflite import _schema
+from matar_tf.tflite._places import check_places
+from matar_tf.tflite._schema import parse_model, schema, write_model
 from matar_tf.tflite.build import ModelBuilder
 
 
@@ -109,6 +113,81 @@ class TestModelFile:
             parse_model(write_model(model))
 
 
+class TestStructure:
+    """Files that name one thing many times: small, and large in object form."""
+
+    @staticmethod
+    def model_with(**vectors):
+        """The bytes of a model; vectors are lists of functions that add a table."""
+        builder = flatbuffers.Builder(1024)
+        ends = {"tensors": None, "buffers": None}
+        for field, makers in vectors.items():
+            tables = [make(builder) for make in makers]
+            builder.StartVector(4, len(tables), 4)
+            for table in tables:
+                builder.PrependUOffsetTRelative(table)
+            ends[field] = builder.EndVector()
+        schema.SubGraphStart(builder)
+        if ends["tensors"] is not None:
+            schema.SubGraphAddTensors(builder, ends["tensors"])
+        graph = schema.SubGraphEnd(builder)
+        builder.StartVector(4, 1, 4)
+        builder.PrependUOffsetTRelative(graph)
+        graphs = builder.EndVector()
+        schema.ModelStart(builder)
+        schema.ModelAddSubgraphs(builder, graphs)
+        if ends["buffers"] is not None:
+            schema.ModelAddBuffers(builder, ends["buffers"])
+        builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    @staticmethod
+    def shared(name, **fields):
+        """Makes a table once, and names it again after that."""
+        made = []
+
+        def make(builder):
+            if not made:
+                added = {key: make(builder) for key, make in fields.items()}
+                getattr(schema, f"{name}Start")(builder)
+                for key, value in added.items():
+                    getattr(schema, f"{name}Add{key}")(builder, value)
+                made.append(getattr(schema, f"{name}End")(builder))
+            return made[0]
+
+        return make
+
+    def test_a_table_named_more_often_than_it_would_fit(self):
+        for field, name in (("tensors", "Tensor"), ("buffers", "Buffer")):
+            content = self.model_with(**{field: [self.shared(name)] * 10_000})
+            with pytest.raises(ExportError, match=r"10000 tables in 4\d{4} bytes"):
+                parse_model(content)
+
+    def test_a_long_name_of_many_tensors(self):
+        tensor = self.shared("Tensor", Name=lambda b: b.CreateString("x" * 1000))
+        content = self.model_with(tensors=[tensor] * 100)
+        with pytest.raises(ExportError, match=r"names of more than 1\d{3} bytes"):
+            parse_model(content)
+
+    def test_a_long_vector_of_many_buffers(self):
+        zeros = np.zeros(1000, np.uint8)
+        buffer = self.shared("Buffer", Data=lambda b: b.CreateNumpyVector(zeros))
+        content = self.model_with(buffers=[buffer] * 100)
+        with pytest.raises(ExportError, match=r"vectors of 100\d{3} bytes in 1\d{3}"):
+            parse_model(content)
+
+    def test_a_file_of_any_length_is_not_read(self, monkeypatch):
+        monkeypatch.setattr(_schema, "MAX_FILE_BYTES", 100)
+        with pytest.raises(ExportError, match="at most 100 bytes, got 101"):
+            parse_model(b"\x1c\0\0\0TFL3" + bytes(93))
+
+    def test_a_file_of_two_graphs(self, shipped):
+        model = parse_model(shipped.template)
+        model.subgraphs = model.subgraphs * 2
+        with pytest.raises(ExportError, match="one subgraph, got 2"):
+            parse_model(write_model(model))
+
+
 def builder_of(artifact, places):
     """The builder of an artifact with another template map, as JSON."""
     changed = TemplateMap.from_json(places)
@@ -133,6 +212,8 @@ class TestTemplateMap:
                 "no entry for the",
             ),
             (lambda at: at["kernels"]["stem"].update(input=None), "of the input of"),
+            (lambda at: at["kernels"].pop("stem"), "a place for each of the operators"),
+            (lambda at: at["tensors"].update({"0": "stem_relu"}), "integer graph in"),
         ],
     )
     def test_places_of_other_kinds(self, shipped, change, message):
@@ -148,3 +229,60 @@ class TestTemplateMap:
             first[key], last[key] = last[key], first[key]
         with pytest.raises(ModelError, match="Expected a kernel and a bias"):
             builder_of(shipped, at)
+
+    def test_tensors_that_keep_a_grid_have_one_entry(self):
+        artifact = net_artifact("global_max")
+        at = artifact.template_map.to_json()
+        *_, source, kept, _ = at["tensors"]
+        assert at["tensors"][source] == at["tensors"][kept]
+        at["tensors"][kept] = "samples"
+        *_, last = at["kernels"].values()
+        last["input"] = "samples"
+        with pytest.raises(ModelError, match="a REDUCE_MAX, in the template map"):
+            builder_of(artifact, at)
+
+    def test_clamps_stand_between_what_is_before_them_and_what_is_not(self):
+        artifact = net_artifact("concat_shared_wide")
+        at = artifact.template_map.to_json()
+        assert at["before_clamps"]
+        builder_of(artifact, at)
+        at["before_clamps"].pop()
+        with pytest.raises(ModelError, match="in the template map, got"):
+            builder_of(artifact, at)
+
+    def test_kernels_are_of_one_layer(self, shipped):
+        model = parse_model(shipped.template)
+        check_places(model, shipped.template_map)
+        layers = [one for one in model.subgraphs[0].operators if len(one.inputs) == 3]
+        layers[1].inputs[1] = layers[0].inputs[1]
+        with pytest.raises(ModelError, match="of one layer each"):
+            check_places(model, shipped.template_map)
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        ("factor", "message"),
+        [(1e-30, "Expected steps of 1e-30 to 1e"), (1e30, "Expected steps of 1e-30")],
+    )
+    def test_of_an_activation(self, shipped, factor, message):
+        with pytest.raises(ModelError, match=message):
+            ModelBuilder(scaled(shipped, "stem_relu", factor))
+
+    def test_of_the_sides_of_a_sum(self, shipped):
+        """The kernels of a sum take steps that are not 2**19 times the output's."""
+        tensors = shipped.parameters.tensors
+        widest = float(tensors["stack1_2_bn"].step.max())
+        finest = float(tensors["stack1_relu"].step.min())
+        limit = 2**19 * finest / widest
+        ModelBuilder(scaled(shipped, "stack1_2_bn", 0.99 * limit))
+        with pytest.raises(ModelError, match=r"'stack1_2_bn' within 524288 times"):
+            ModelBuilder(scaled(shipped, "stack1_2_bn", 1.01 * limit))
+
+
+def scaled(artifact, entry, factor):
+    """The artifact with other steps of an activation."""
+    tensors = dict(artifact.parameters.tensors)
+    step = tensors[entry].step * np.float32(factor)
+    tensors[entry] = dataclasses.replace(tensors[entry], step=step)
+    parameters = dataclasses.replace(artifact.parameters, tensors=tensors)
+    return dataclasses.replace(artifact, parameters=parameters)

@@ -34,6 +34,7 @@ from matar_tf.tflite._schema import (
     parse_model,
     schema,
     tensor_array,
+    text_of,
     write_model,
 )
 
@@ -144,7 +145,7 @@ def _check_parts(model: Any) -> None:
     outside += model.externalBufferGroups or []
     _expect(not outside, "buffers within the file", f"{len(outside)} outside")
     _expect(_is_empty(model.metadataBuffer), "no old metadata", model.metadataBuffer)
-    names = [_text(one.name) for one in model.metadata or []]
+    names = [text_of(one.name) for one in model.metadata or []]
     known = all(name in _METADATA for name in names)
     _expect(known, f"metadata among {list(_METADATA)}", names)
     for one in model.signatureDefs or []:
@@ -155,16 +156,10 @@ def _check_parts(model: Any) -> None:
         _expect(is_whole, "signatures of tensors of the graph", one.subgraphIndex)
 
 
-def _text(value: Any) -> str:
-    """Returns a name of a file, or an empty one, to be shown."""
-    value = b"" if value is None else value
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
 def _read_tensor(model: Any, index: int) -> GraphTensor:
     """Returns a tensor whose shape, grid and buffer fit each other."""
     tensor = model.subgraphs[0].tensors[index]
-    what = f"tensor {index} ({_text(tensor.name)[:80]!r})"
+    what = f"tensor {index} ({text_of(tensor.name)[:80]!r})"
     is_plain = not (tensor.isVariable or tensor.externalBuffer or tensor.variantTensors)
     _expect(is_plain and tensor.sparsity is None, f"a dense constant {what}", "another")
     _expect(tensor.type in _ITEM_BITS, f"a known type of {what}", tensor.type)
@@ -185,7 +180,7 @@ def _read_tensor(model: Any, index: int) -> GraphTensor:
     least = LEAST_STEP if _is_empty(stored) else _LEAST_STORED_STEP
     scale, zero_point, axis = _read_grid(tensor, shape, what, least)
     return GraphTensor(
-        name=_text(tensor.name)[:80],
+        name=text_of(tensor.name)[:80],
         type=tensor.type,
         shape=shape,
         scale=scale,

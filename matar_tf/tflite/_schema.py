@@ -28,6 +28,7 @@ __all__ = [
     "schema",
     "set_buffer",
     "tensor_array",
+    "text_of",
     "write_model",
 ]
 
@@ -209,6 +210,12 @@ def _check_order(model: Any) -> None:
         later -= written
 
 
+def text_of(name: Any) -> str:
+    """Returns a name of a file as text; an empty one for None."""
+    name = b"" if name is None else name
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
 def write_model(model: Any) -> bytes:
     """Returns the bytes of the object form of a model."""
     builder = flatbuffers.Builder(1 << 16)
@@ -304,9 +311,7 @@ def add_tensor(model: Any, like: Any, suffix: str) -> int:
     tensor = schema.TensorT()
     tensor.shape, tensor.shapeSignature = like.shape, like.shapeSignature
     tensor.type, tensor.buffer = schema.TensorType.FLOAT32, 0
-    name = like.name or b""
-    name = name.decode() if isinstance(name, bytes) else name
-    tensor.name = f"{name}/{suffix}"
+    tensor.name = f"{text_of(like.name)}/{suffix}"
     tensor.hasRank = True
     tensors = model.subgraphs[0].tensors
     tensors.append(tensor)

@@ -70,7 +70,9 @@ def output_step(content: bytes) -> float:
     maker = makers.get(int(graph.outputs[0]))
     if maker is None or op_name(model, maker) != "DEQUANTIZE":
         return 0.0
-    return float(graph.tensors[maker.inputs[0]].quantization.scale[0])
+    grid = graph.tensors[maker.inputs[0]].quantization
+    scale = None if grid is None else grid.scale
+    return 0.0 if scale is None or not len(scale) else float(scale[0])
 
 
 def check_data(artifact: Artifact, data: Data) -> None:

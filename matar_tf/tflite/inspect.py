@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
+from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema, text_of
 from matar_tf.tflite.metadata import read_metadata
 
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
@@ -116,12 +116,12 @@ def inspect_model(content: bytes) -> ModelInfo:
     made_by = {int(op.outputs[0]): op for op in graph.operators}
     for operator in graph.operators:
         output = graph.tensors[operator.outputs[0]]
-        name = _name(output)
+        name = text_of(output.name)
         entry = storage = None
         num_bytes = 0
         if op_name(model, operator) in COMPUTE_OPS:
             kernel = _stored_kernel(graph, operator, made_by)
-            entry = kernels.get(_name(kernel))
+            entry = kernels.get(text_of(kernel.name))
             storage = _TYPE_NAMES.get(kernel.type)
             held = [kernel]
             if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
@@ -163,13 +163,9 @@ def _stored_kernel(graph: Any, operator: Any, made_by: dict[int, Any]) -> Any:
     while index in made_by:  # a packed kernel that is dequantized first
         index = int(made_by[index].inputs[0])
     if index < 0:
+        output = graph.tensors[operator.outputs[0]]
         raise ExportError(
-            f"Expected a stored kernel for {_name(graph.tensors[operator.outputs[0]])} "
-            "in the file, found none; export it again."
+            f"Expected a stored kernel for {text_of(output.name)!r} in the file, found "
+            "none; export it again."
         )
     return graph.tensors[index]
-
-
-def _name(tensor: Any) -> str:
-    name = tensor.name or b""
-    return name.decode(errors="replace") if isinstance(name, bytes) else name

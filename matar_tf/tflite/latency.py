@@ -24,7 +24,7 @@ import numpy as np
 from matar_tf.errors import ExportError
 from matar_tf.io.files import write_atomically
 from matar_tf.io.json_reader import json_text
-from matar_tf.tflite._schema import op_name, parse_model, write_model
+from matar_tf.tflite._schema import op_name, parse_model, text_of, write_model
 from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 
 __all__ = [
@@ -219,10 +219,9 @@ def profile_operators(
     profile: list[OperatorLatency] = []
     before_ms = 0.0
     for operator, latency in zip(graph.operators, found, strict=True):
-        name = graph.tensors[operator.outputs[0]].name
         profile.append(
             OperatorLatency(
-                name=name.decode() if isinstance(name, bytes) else str(name),
+                name=text_of(graph.tensors[operator.outputs[0]].name),
                 operator=op_name(model, operator),
                 own_ms=latency.median_ms - before_ms,
                 total_ms=latency.median_ms,

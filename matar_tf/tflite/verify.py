@@ -18,6 +18,7 @@ from matar_tf.tflite._schema import (
     op_name,
     parse_model,
     schema,
+    text_of,
     write_model,
 )
 from matar_tf.tflite.evaluate import output_step
@@ -123,7 +124,7 @@ def verify(
         keras_off = from_keras.get(index)
         layers.append(
             LayerDifference(
-                name=_name(graph.tensors[index]),
+                name=text_of(graph.tensors[index].name),
                 operator=op_name(model, operator),
                 runtime_share=float((off > 0).mean()),
                 runtime_levels=int(off.max()),
@@ -185,15 +186,11 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
             continue
         quantization = tensor.quantization
         grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-        grids[_name(tensor)] = grid
+        grids[text_of(tensor.name)] = grid
         members = on_grid.setdefault(grid, [])
         if op_name(model, operator) not in _COPIES:
             members.append(index)
     return grids, on_grid
-
-
-def _name(tensor: Any) -> str:
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
 
 
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
