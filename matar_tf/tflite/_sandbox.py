@@ -29,7 +29,7 @@ from matar_tf.tflite._interpreters import load_interpreter
 
 __all__ = ["Sandbox", "serve"]
 
-_SECONDS: Final = 3.0  # of processor time, to open a file or to run one sample
+_SECONDS: Final = 3.0  # of processor time, to open a file and to run one sample
 _WAIT_SECONDS: Final = 120.0  # for an answer, on a busy machine
 _SLOWER: Final = 10.0  # times the slowest sample so far, that a sample may take
 _BYTES: Final = 3 << 28  # of memory, beside the runtime's and the file's own
@@ -200,7 +200,7 @@ class _Worker:
         self._interpreter: Any = None
         self._num_threads = 1
         self._num_samples = 1
-        self._seconds = 0.0  # of the slowest sample so far
+        self._seconds = 0.0  # of the slowest sample so far; 0 before the first
 
     def call(
         self, name: str, values: list[Any], array: np.ndarray
@@ -216,7 +216,8 @@ class _Worker:
         if name == "invoke":
             self._invoke()
             return None, None
-        _limit_time(_SECONDS)
+        if self._seconds:
+            _limit_time(_SECONDS * self._num_threads)
         found = getattr(self._interpreter, name)(*values)
         if isinstance(found, np.ndarray):
             return None, found
@@ -226,13 +227,14 @@ class _Worker:
         make = load_interpreter(runtime)
         own = len(content) * 4 + num_threads * _BYTES_PER_THREAD
         _limit_memory(_BYTES + own)
-        _limit_time(_SECONDS)
+        _limit_time(_SECONDS * num_threads)
         self._num_threads = num_threads
         self._interpreter = make(model_content=content, num_threads=num_threads)
 
     def _invoke(self) -> None:
-        known = _SLOWER * self._seconds * self._num_samples
-        _limit_time(max(_SECONDS, known) * self._num_threads)
+        if self._seconds:
+            known = _SLOWER * self._seconds * self._num_samples
+            _limit_time(max(_SECONDS, known) * self._num_threads)
         start = time.process_time()
         self._interpreter.invoke()
         spent = (time.process_time() - start) / self._num_samples
