@@ -97,17 +97,14 @@ def parse_model(content: bytes) -> Any:
         if isinstance(content, CheckedModel):
             return schema.ModelT.InitFromObj(root)
         num_graphs = root.SubgraphsLength()
-        if num_graphs == 1:
-            _check_counts(root, len(content))
-            model = schema.ModelT.InitFromObj(root)
-            _check_lengths(model, len(content))
-            is_whole = _refers_to_what_is_there(model)
+        model = _unpack_bounded(root, len(content)) if num_graphs == 1 else None
+        is_whole = model is not None and _refers_to_what_is_there(model)
     except _DAMAGE as error:
         raise ExportError(
             f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); "
             "export or fetch it again."
         ) from error
-    if num_graphs != 1:
+    if model is None:
         raise ExportError(f"Expected a model of one subgraph, got {num_graphs}.")
     if not is_whole:
         raise ExportError(
@@ -150,15 +147,18 @@ def _check_counts(root: Any, num_bytes: int) -> None:
             raise ValueError(f"names of more than {num_bytes} bytes")
 
 
-def _check_lengths(model: Any, num_bytes: int) -> None:
-    """Checks that all vectors together are no longer than the file.
+def _unpack_bounded(root: Any, num_bytes: int) -> Any:
+    """Returns the object form of a model whose vectors are no longer than the file.
 
     Raises:
-      ValueError: If they are.
+      ValueError: If they are, which the object form would copy when it is written.
     """
+    _check_counts(root, num_bytes)
+    model = schema.ModelT.InitFromObj(root)
     length = _length(model)
     if length > num_bytes:
         raise ValueError(f"vectors of {length} bytes in {num_bytes}")
+    return model
 
 
 def _length(value: Any) -> int:
@@ -276,12 +276,12 @@ def tensor_array(model: Any, tensor: Any) -> np.ndarray | None:
         return None
     stored = np.asarray(data, np.uint8)
     if tensor.type in PACKED_BITS:
-        stored = _unpack(stored, PACKED_BITS[tensor.type])
+        stored = _unpack_kernel(stored, PACKED_BITS[tensor.type])
         stored = stored[: int(np.prod(tensor.shape))]
     return stored.view(_DTYPES[tensor.type]).reshape(tensor.shape)
 
 
-def _unpack(stored: np.ndarray, bits: int) -> np.ndarray:
+def _unpack_kernel(stored: np.ndarray, bits: int) -> np.ndarray:
     """Returns signed numbers, the first in the lowest bits of a byte, as bytes."""
     places = np.arange(0, 8, bits, dtype=np.uint8)
     codes = (stored[:, None] >> places).reshape(-1).astype(np.uint8)
