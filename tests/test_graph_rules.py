@@ -183,6 +183,11 @@ class TestSound:
         for content in contents:
             assert check_model(content) == content
 
+    def test_signatures_are_sound(self):
+        model = conv()
+        with_signature()(model)
+        assert find_fault(model) is None
+
     def test_a_checked_file_is_not_checked_again(self):
         content = check_model(write_model(conv()))
         assert check_model(content) is content
@@ -251,10 +256,11 @@ def with_metadata(name):
     return change
 
 
-def with_signature(index, subgraph=0):
+def with_signature(index=0, subgraph=0, key="serve", name="x"):
     def change(m):
         signature, at = schema.SignatureDefT(), schema.TensorMapT()
         at.tensorIndex, signature.subgraphIndex = index, subgraph
+        at.name, signature.signatureKey = name, key
         signature.inputs, signature.outputs = [at], []
         m.signatureDefs = [signature]
 
@@ -319,6 +325,8 @@ UNSOUND = [
     ),
     ("relu", with_signature(3), "signatures of tensors"),
     ("relu", with_signature(0, 1), "signatures of tensors"),
+    ("relu", with_signature(key=None), "signatures of tensors"),
+    ("relu", with_signature(name=None), "signatures of tensors"),
     ("relu", with_metadata("model_control_dependencies"), "metadata among"),
     # Any operator.
     ("relu", of_operator(inputs=[]), "1 inputs"),

@@ -150,10 +150,11 @@ def _check_parts(model: Any) -> None:
     _expect(known, f"metadata among {list(_METADATA)}", names)
     for one in model.signatureDefs or []:
         maps = [*(one.inputs or []), *(one.outputs or [])]
-        is_whole = one.subgraphIndex == 0 and all(
-            0 <= at.tensorIndex < len(graph.tensors) for at in maps
+        is_whole = one.subgraphIndex == 0 and bool(one.signatureKey)
+        is_whole = is_whole and all(
+            at.name and 0 <= at.tensorIndex < len(graph.tensors) for at in maps
         )
-        _expect(is_whole, "signatures of tensors of the graph", one.subgraphIndex)
+        _expect(is_whole, "named signatures of tensors of the graph", one.signatureKey)
 
 
 def _read_tensor(model: Any, index: int) -> GraphTensor:
