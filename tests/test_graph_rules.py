@@ -380,8 +380,8 @@ UNSOUND = [
     ("average", grid(2, [0.25]), "the grid"),
     ("max", option(strideH=2**31 - 1), "strides of 1 to"),
     ("add", shape(2, 1, 4, 6, 1), r"the shape \(1, 4, 6, 2\)"),
-    ("add", grid(2, [0.5 / 2**19]), "steps within 524288 times"),
-    ("add", grid(2, [0.5 * 2**19]), "steps within 524288 times"),
+    ("add", grid(2, [0.5 / 2**19]), "steps below 524288 times"),
+    ("add", grid(2, [0.5 * 2**41]), "steps below 524288 times"),
     ("mean", setting(1, 1), "different axes"),
     ("mean", setting(0, 1), "different axes"),
     ("mean", setting(1, 4), "different axes"),
@@ -413,7 +413,7 @@ UNSOUND = [
     ("logistic", grid(2, [1 / 256], 0), "TFLite's fixed grid"),
     ("tanh", grid(2, [1 / 128], 1), "TFLite's fixed grid"),
     ("relu", grid(2, [0.25]), "the grid"),
-    ("quantize", grid(2, [0.5 * 2**20]), "steps within 524288 times"),
+    ("quantize", grid(2, [0.5 / 2**19]), "steps below 524288 times"),
 ]
 
 

@@ -120,7 +120,7 @@ class TestForeignFile:
 
 class TestEnd:
     def test_an_abort(self, deadly):
-        with pytest.raises(ExportError, match=r"SIGABRT .* expected steps within"):
+        with pytest.raises(ExportError, match=r"SIGABRT .* expected steps below"):
             Runner(deadly)
 
     def test_the_program_ends_with_status_1(self, deadly, tmp_path, capsys):

@@ -12,7 +12,6 @@ operator (`matar_tf.tflite._operator_rules`), and what holds for every tensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -20,27 +19,32 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.operators import CostShape, Grid
-from matar_tf.tflite._operator_rules import (
-    RULES,
+from matar_tf.tflite._graph_nodes import (
+    GRIDDED,
+    ITEM_BITS,
+    LEAST_STORED_STEP,
     GraphTensor,
     Node,
     UnsoundError,
-    shown,
+    expect,
+    integers,
+    is_empty,
+    read_node,
+    read_tensor,
 )
+from matar_tf.tflite._operator_rules import RULES
 from matar_tf.tflite._schema import (
     PACKED_BITS,
     CheckedModel,
     op_name,
     parse_model,
     schema,
-    tensor_array,
     text_of,
     write_model,
 )
 
 __all__ = [
-    "LARGEST_STEP",
-    "LEAST_STEP",
+    "LEAST_RATIO",
     "RATIO_LIMIT",
     "SUM_RATIO_LIMIT",
     "check_model",
@@ -51,20 +55,10 @@ __all__ = [
 RATIO_LIMIT: Final = 256
 # From here on TFLite's sum of two tensors ends the process: its factor must be below 1.
 SUM_RATIO_LIMIT: Final = 2**19
+LEAST_RATIO: Final = 2.0**-40  # nothing comes out of what is smaller
 
 _TYPES: Final = schema.TensorType
-_ITEM_BITS: Final = {
-    **PACKED_BITS,
-    _TYPES.INT8: 8,
-    _TYPES.INT32: 32,
-    _TYPES.FLOAT32: 32,
-}
-# Of activations, within which products of two and reciprocals are float32 numbers.
-LEAST_STEP: Final = 1e-30
-LARGEST_STEP: Final = 1e18
-_LEAST_STORED_STEP: Final = float(np.finfo(np.float32).tiny)  # of kernels and biases
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
-_MAX_RANK: Final = 5
 _MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
 _MAX_PRODUCTS: Final = 1 << 36  # for one sample; ResNet-50 has 2**32
 _METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
@@ -112,8 +106,8 @@ def find_fault(model: Any) -> str | None:
     try:
         _check_parts(model)
         graph = model.subgraphs[0]
-        tensors = [_read_tensor(model, index) for index in range(len(graph.tensors))]
-        nodes = [_read_node(model, tensors, one) for one in graph.operators]
+        tensors = [read_tensor(model, index) for index in range(len(graph.tensors))]
+        nodes = [read_node(model, tensors, one) for one in graph.operators]
         _check_flow(graph, tensors)
         _check_batch(nodes)
         for node in nodes:
@@ -124,139 +118,28 @@ def find_fault(model: Any) -> str | None:
     return None
 
 
-def _expect(holds: bool, expected: str, got: object) -> None:
-    if not holds:
-        raise UnsoundError(f"expected {expected} in the model, got {shown(got)}")
-
-
-def _is_empty(vector: Any) -> bool:
-    return vector is None or len(vector) == 0
-
-
 def _check_parts(model: Any) -> None:
     """Checks that a model has nothing that rules do not look at."""
     graph = model.subgraphs[0]
     custom = [code.customCode for code in model.operatorCodes if code.customCode]
-    _expect(not custom, "builtin operators", custom)
+    expect(not custom, "builtin operators", custom)
     unknown = sorted({op_name(model, one) for one in graph.operators} - set(RULES))
-    _expect(not unknown, "operators that are checked here", unknown)
+    expect(not unknown, "operators that are checked here", unknown)
     outside = [one for one in model.buffers if one.offset or one.size]
     outside += model.externalBuffers or []
     outside += model.externalBufferGroups or []
-    _expect(not outside, "buffers within the file", f"{len(outside)} outside")
-    _expect(_is_empty(model.metadataBuffer), "no old metadata", model.metadataBuffer)
+    expect(not outside, "buffers within the file", f"{len(outside)} outside")
+    expect(is_empty(model.metadataBuffer), "no old metadata", model.metadataBuffer)
     names = [text_of(one.name) for one in model.metadata or []]
     known = all(name in _METADATA for name in names)
-    _expect(known, f"metadata among {list(_METADATA)}", names)
+    expect(known, f"metadata among {list(_METADATA)}", names)
     for one in model.signatureDefs or []:
         maps = [*(one.inputs or []), *(one.outputs or [])]
         is_whole = one.subgraphIndex == 0 and bool(one.signatureKey)
         is_whole = is_whole and all(
             at.name and 0 <= at.tensorIndex < len(graph.tensors) for at in maps
         )
-        _expect(is_whole, "named signatures of tensors of the graph", one.signatureKey)
-
-
-def _read_tensor(model: Any, index: int) -> GraphTensor:
-    """Returns a tensor whose shape, grid and buffer fit each other."""
-    tensor = model.subgraphs[0].tensors[index]
-    what = f"tensor {index} ({text_of(tensor.name)[:80]!r})"
-    is_plain = not (tensor.isVariable or tensor.externalBuffer or tensor.variantTensors)
-    _expect(is_plain and tensor.sparsity is None, f"a dense constant {what}", "another")
-    _expect(tensor.type in _ITEM_BITS, f"a known type of {what}", tensor.type)
-    shape = tuple(_integers(tensor.shape))
-    fits = len(shape) <= _MAX_RANK and all(one >= 1 for one in shape)
-    _expect(fits, f"at most {_MAX_RANK} sizes of at least 1 of {what}", shape)
-    signature = _integers(tensor.shapeSignature)
-    fits = not signature or (
-        len(signature) == len(shape)
-        and all(a in (-1, b) for a, b in zip(signature, shape, strict=True))
-    )
-    _expect(fits, f"a signature of the shape {shape} of {what}", signature)
-    stored, bits = model.buffers[tensor.buffer].data, _ITEM_BITS[tensor.type]
-    if not _is_empty(stored):
-        num_bytes = -(-math.prod(shape) * bits // 8)
-        fits = len(stored) == num_bytes
-        _expect(fits, f"{num_bytes} bytes of {what}", len(stored))
-    least = LEAST_STEP if _is_empty(stored) else _LEAST_STORED_STEP
-    scale, zero_point, axis = _read_grid(tensor, shape, what, least)
-    return GraphTensor(
-        name=text_of(tensor.name)[:80],
-        type=tensor.type,
-        shape=shape,
-        scale=scale,
-        zero_point=zero_point,
-        axis=axis,
-        values=tensor_array(model, tensor),
-    )
-
-
-def _integers(vector: Any) -> list[int]:
-    return [] if vector is None else [int(one) for one in np.ravel(vector)]
-
-
-def _read_grid(
-    tensor: Any, shape: tuple[int, ...], what: str, least: float
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns steps, zero points and the axis of both."""
-    grid = tensor.quantization
-    if grid is None:
-        return np.zeros(0, np.float32), np.zeros(0, np.int64), 0
-    _expect(grid.details is None and not grid.detailsType, f"a plain {what}", "another")
-    scale = np.ravel([] if grid.scale is None else grid.scale).astype(np.float32)
-    zero = np.ravel([] if grid.zeroPoint is None else grid.zeroPoint)
-    axis = int(grid.quantizedDimension)
-    _expect(len(scale) == len(zero), f"{len(scale)} zero points of {what}", len(zero))
-    fits = bool(((scale >= least) & (scale <= LARGEST_STEP)).all())
-    _expect(fits, f"steps of {least:.3g} to {LARGEST_STEP:g} of {what}", scale)
-    is_constant = len(scale) > 1 or tensor.type == _TYPES.INT32
-    low, high = (0, 0) if is_constant or tensor.type in PACKED_BITS else (-128, 127)
-    fits = bool(((zero >= low) & (zero <= high)).all())
-    _expect(fits, f"zero points in {low}..{high} of {what}", zero)
-    fits = 0 <= axis < max(len(shape), 1) and len(scale) in (0, 1, *shape[axis:][:1])
-    _expect(fits, f"steps along an axis of {what} of shape {shape}", (axis, len(scale)))
-    return scale, zero, axis
-
-
-def _read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
-    """Returns an operator with no more and no less than its row says."""
-    name = op_name(model, operator)
-    _expect(len(operator.outputs) == 1, f"one output of {name}", operator.outputs)
-    node = Node(
-        name=name,
-        inputs=tuple(None if i < 0 else tensors[int(i)] for i in operator.inputs),
-        output=tensors[int(operator.outputs[0])],
-        options=operator.builtinOptions,
-    )
-    row = node.row
-    least, most = row.num_inputs
-    count = len(node.inputs)
-    expected = f"{least}" if least == most else f"{least} to {most}"
-    node.expect(least <= count <= most, f"{expected} inputs", count)
-    absent = [i for i, one in enumerate(node.inputs) if one is None]
-    node.expect(set(absent) <= set(row.may_lack), "all inputs", f"none at {absent}")
-    for place in row.settings:
-        one = node.inputs[place] if place < count else None
-        is_setting = one is None or (
-            one.type == _TYPES.INT32 and one.values is not None and len(one.shape) <= 2
-        )
-        node.expect(is_setting, f"int32 constants at {place}", one and one.name)
-    known = [getattr(schema.BuiltinOptions, option) for option in row.options]
-    kind = operator.builtinOptionsType
-    is_known = kind in known and (kind == 0) == (node.options is None)
-    node.expect(is_known, f"options among {row.options}", kind)
-    others = (
-        *(operator.customOptions, operator.intermediates, operator.builtinOptions2),
-        operator.mutatingVariableInputs,
-    )
-    is_plain = all(one is None or not len(np.ravel(one)) for one in others)
-    is_plain = is_plain and not (
-        operator.builtinOptions2Type
-        or operator.largeCustomOptionsOffset
-        or operator.largeCustomOptionsSize
-    )
-    node.expect(is_plain, "no other options", "some")
-    return node
+        expect(is_whole, "named signatures of tensors of the graph", one.signatureKey)
 
 
 def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
@@ -264,24 +147,24 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
 
     That operators stand in the order of their tensors, `parse_model` has checked.
     """
-    inputs, outputs = _integers(graph.inputs), _integers(graph.outputs)
+    inputs, outputs = integers(graph.inputs), integers(graph.outputs)
     made = [int(index) for one in graph.operators for index in one.outputs]
     read = {int(index) for one in graph.operators for index in one.inputs} - {-1}
-    _expect(len(inputs) == 1, "one input", inputs)
-    _expect(inputs[0] not in made, "an input that nothing makes", inputs)
+    expect(len(inputs) == 1, "one input", inputs)
+    expect(inputs[0] not in made, "an input that nothing makes", inputs)
     kind = tensors[inputs[0]].type
-    _expect(kind == _TYPES.FLOAT32, "an input in float32", kind)
+    expect(kind == _TYPES.FLOAT32, "an input in float32", kind)
     fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
-    _expect(fits, "different outputs that operators make", outputs)
+    expect(fits, "different outputs that operators make", outputs)
     for index in {*made, *inputs}:
         tensor = tensors[index]
         is_computed = tensor.values is None and tensor.type not in PACKED_BITS
-        _expect(is_computed, "nothing stored for a tensor that is made", tensor.name)
+        expect(is_computed, "nothing stored for a tensor that is made", tensor.name)
         plain = tensor.type != _TYPES.INT8 or len(tensor.scale) == 1
-        _expect(plain, f"one step of {tensor.name!r}", len(tensor.scale))
+        expect(plain, f"one step of {tensor.name!r}", len(tensor.scale))
     for index in read - {*made, *inputs}:
         tensor = tensors[index]
-        _expect(tensor.values is not None, "all that is read there", tensor.name)
+        expect(tensor.values is not None, "all that is read there", tensor.name)
 
 
 def _check_batch(nodes: Iterable[Node]) -> None:
@@ -349,14 +232,11 @@ def _check_types(node: Node) -> None:
         fits = output.type == made and all(one.type in taken for one in node.data)
         types = [one.type for one in (*node.data, output)]
         node.expect(fits, f"data of types {taken} and {made}", types)
-        integers = tuple(one for one in (*node.data, output) if one.type in _GRIDDED)
+        integers = tuple(one for one in (*node.data, output) if one.type in GRIDDED)
         single = node.name == "DEQUANTIZE" or all(len(t.scale) == 1 for t in integers)
         node.expect(single, "one step of each tensor", "several")
     has_steps = all(len(one.scale) for one in integers)
     node.expect(has_steps, "steps of all integers", "none")
-
-
-_GRIDDED: Final = (_TYPES.INT8, *PACKED_BITS)
 
 
 def _grid(tensor: GraphTensor) -> tuple[float, int]:
@@ -368,8 +248,8 @@ def _check_ratio(node: Node) -> None:
     out = float(node.output.scale[0])
     if node.row.shape is not CostShape.KERNEL:
         ratio = max(float(one.scale[0]) for one in node.data) / out
-        fits = 1 / SUM_RATIO_LIMIT < ratio < SUM_RATIO_LIMIT
-        node.expect(fits, f"steps within {SUM_RATIO_LIMIT} times", ratio)
+        fits = LEAST_RATIO <= ratio < SUM_RATIO_LIMIT
+        node.expect(fits, f"steps below {SUM_RATIO_LIMIT} times the output's", ratio)
         return
     x, kernel = node.data[:2]
     node.expect(not kernel.zero_point.any(), "kernels without a zero point", "others")
@@ -381,7 +261,7 @@ def _check_ratio(node: Node) -> None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         fits = len(bias.scale) == len(kernel.scale) and np.allclose(
-            bias.scale, products, rtol=_STEP_TOLERANCE, atol=_LEAST_STORED_STEP
+            bias.scale, products, rtol=_STEP_TOLERANCE, atol=LEAST_STORED_STEP
         )
         node.expect(bool(fits), "a bias in steps of input times kernel", bias.scale)
 
@@ -391,11 +271,11 @@ def _check_size(nodes: Iterable[Node]) -> None:
     num_bytes = num_products = 0
     for node in nodes:
         size = node.output.size
-        num_bytes += size * _ITEM_BITS[node.output.type] // 8
+        num_bytes += size * ITEM_BITS[node.output.type] // 8
         if node.row.shape is CostShape.KERNEL:
             kernel = node.data[1]
             num_products += size * kernel.size // node.output.shape[-1]
         elif node.row.shape is CostShape.WINDOW:
             num_products += size * node.options.filterHeight * node.options.filterWidth
-    _expect(num_bytes <= _MAX_BYTES, f"tensors of {_MAX_BYTES} bytes", num_bytes)
-    _expect(num_products <= _MAX_PRODUCTS, f"{_MAX_PRODUCTS} products", num_products)
+    expect(num_bytes <= _MAX_BYTES, f"tensors of {_MAX_BYTES} bytes", num_bytes)
+    expect(num_products <= _MAX_PRODUCTS, f"{_MAX_PRODUCTS} products", num_products)

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
-import numpy as np
-
-from matar_tf.operators import OPERATORS, Operator
+from matar_tf.tflite._graph_nodes import GraphTensor, Node, integers
 from matar_tf.tflite._schema import schema
 
-__all__ = ["RULES", "GraphTensor", "Node", "UnsoundError", "shown"]
+__all__ = ["RULES"]
 
 _FUSED: Final = (
     schema.ActivationFunctionType.NONE,
@@ -32,92 +29,6 @@ _MAX_WINDOWS: Final = 1 << 26  # places of all windows: kernels keep a pointer t
 _MAX_PADDING: Final = 1 << 16
 _MAX_ALPHA: Final = 1024.0
 _MAX_BETA: Final = 100.0
-
-
-class UnsoundError(Exception):
-    """What was expected of a graph, and what came."""
-
-
-def shown(value: object) -> str:
-    """Returns a value as messages print it: in one line, not too long."""
-    return " ".join(str(value).split())[:80]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GraphTensor:
-    """A tensor of a graph, as rules see it.
-
-    Attributes:
-      name: Its name, as shown.
-      type: Of `schema.TensorType`.
-      shape: All at least 1; the batch comes first.
-      scale: float32 steps; empty for one without quantization.
-      zero_point: One for each step.
-      axis: Along which the steps differ.
-      values: What is stored, or None for a computed tensor.
-    """
-
-    name: str
-    type: int
-    shape: tuple[int, ...]
-    scale: np.ndarray
-    zero_point: np.ndarray
-    axis: int
-    values: np.ndarray | None
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Node:
-    """An operator of a graph, as rules see it.
-
-    Attributes:
-      name: The operator's name in `OPERATORS`.
-      inputs: None for one that is left out.
-      output: What it makes.
-      options: In object form; None for an operator without.
-    """
-
-    name: str
-    inputs: tuple[GraphTensor | None, ...]
-    output: GraphTensor
-    options: Any
-
-    @property
-    def row(self) -> Operator:
-        """The operator's row."""
-        return OPERATORS[self.name]
-
-    @property
-    def data(self) -> tuple[GraphTensor, ...]:
-        """The inputs that hold values, not settings."""
-        return tuple(
-            one
-            for place, one in enumerate(self.inputs)
-            if one is not None and place not in self.row.settings
-        )
-
-    def setting(self, place: int) -> list[int]:
-        """Returns the integers of an input that is a setting."""
-        tensor = self.inputs[place]
-        values = None if tensor is None else tensor.values
-        return [] if values is None else [int(one) for one in values.reshape(-1)]
-
-    def fail(self, expected: str, got: object) -> NoReturn:
-        """Refuses the operator."""
-        raise UnsoundError(
-            f"expected {expected} in the {self.name} that makes "
-            f"{self.output.name!r}, got {shown(got)}"
-        )
-
-    def expect(self, holds: bool, expected: str, got: object) -> None:
-        """Refuses the operator where something does not hold."""
-        if not holds:
-            self.fail(expected, got)
 
 
 Rule: TypeAlias = "Callable[[Node], tuple[int, ...]]"
@@ -305,7 +216,7 @@ def _pad(node: Node) -> tuple[int, ...]:
 @rules("RESHAPE")
 def _reshape(node: Node) -> tuple[int, ...]:
     x = node.data[0]
-    options = [] if node.options is None else _integers(node.options.newShape)
+    options = [] if node.options is None else integers(node.options.newShape)
     sizes = node.setting(1) if len(node.inputs) > 1 else options
     node.expect(options in ([], sizes), f"the shape {sizes}", options)
     made = [1, *sizes[1:]] if sizes[:1] == [-1] else sizes
@@ -326,15 +237,11 @@ def _expand(node: Node) -> tuple[int, ...]:
 @rules("SQUEEZE")
 def _squeeze(node: Node) -> tuple[int, ...]:
     shape = node.data[0].shape
-    given = [] if node.options is None else _integers(node.options.squeezeDims)
+    given = [] if node.options is None else integers(node.options.squeezeDims)
     axes = _axes(node, given, len(shape))
     sizes = [shape[axis] for axis in axes]
     node.expect(set(sizes) == {1}, "axes of size 1", sizes)
     return tuple(size for i, size in enumerate(shape) if i not in axes)
-
-
-def _integers(vector: Any) -> list[int]:
-    return [] if vector is None else [int(one) for one in np.ravel(vector)]
 
 
 @rules("LEAKY_RELU")

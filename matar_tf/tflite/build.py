@@ -27,12 +27,8 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
-from matar_tf.tflite._graph_rules import (
-    LARGEST_STEP,
-    LEAST_STEP,
-    RATIO_LIMIT,
-    SUM_RATIO_LIMIT,
-)
+from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP
+from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
 from matar_tf.tflite._schema import (
     CheckedModel,
     compact,
@@ -284,9 +280,9 @@ def _check_steps(artifact: Artifact, template: Template) -> None:
         for entry in filter(None, entries):
             low = steps[entry][0] / steps[output][1]
             high = steps[entry][1] / steps[output][0]
-            if not 1 / SUM_RATIO_LIMIT < low <= high < SUM_RATIO_LIMIT:
+            if not LEAST_RATIO <= low <= high < SUM_RATIO_LIMIT:
                 raise ModelError(
-                    f"Expected steps of {entry!r} within {SUM_RATIO_LIMIT} times those "
+                    f"Expected steps of {entry!r} below {SUM_RATIO_LIMIT} times those "
                     f"of {output!r}, which is made of it, got {low:.3g} to "
                     f"{high:.3g}; calibrate and train again."
                 )
