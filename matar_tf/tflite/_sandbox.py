@@ -253,7 +253,7 @@ def _limit_memory(num_bytes: int) -> None:
     """Lets this process have so many bytes more than it has."""
     statm = Path("/proc/self/statm")
     if statm.exists():  # elsewhere addresses are no measure of memory
-        pages = int(statm.read_text().split()[0])
+        pages = int(statm.read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + num_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
