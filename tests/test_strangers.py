@@ -278,6 +278,17 @@ class TestSteps:
         with pytest.raises(ModelError, match=r"'stack1_2_bn' below 524288 times"):
             ModelBuilder(scaled(shipped, "stack1_2_bn", 1.01 * limit))
 
+    @pytest.mark.parametrize("profile", ["int8", "packed-float"])
+    def test_of_a_kernel(self, profile):
+        artifact = net_artifact("dense")
+        layers = dict(artifact.parameters.layers)
+        step = layers["logits"].step * np.float32(1e25)
+        layers["logits"] = dataclasses.replace(layers["logits"], step=step)
+        parameters = dataclasses.replace(artifact.parameters, layers=layers)
+        builder = ModelBuilder(dataclasses.replace(artifact, parameters=parameters))
+        with pytest.raises(ExportError, match="of the kernel of 'logits'"):
+            builder.build(artifact.space.narrowest(), profile=profile)
+
 
 def scaled(artifact, entry, factor):
     """The artifact with other steps of an activation."""

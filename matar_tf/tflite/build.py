@@ -27,7 +27,7 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
-from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP
+from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -49,6 +49,8 @@ from matar_tf.tflite.profiles import (
 from matar_tf.tflite.template import Template
 
 __all__ = ["ModelBuilder", "quantize_kernel"]
+
+_LEAST_KERNEL_STEP = LEAST_STORED_STEP * 128  # divided by a factor where it is stored
 
 
 class ModelBuilder:
@@ -292,10 +294,18 @@ def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
     """Refuses accumulators with steps so much wider than the output's that none runs.
 
     Raises:
-      ExportError: If ``s_in * s_w / s_out`` is not below XNNPACK's limit.
+      ExportError: If ``s_in * s_w / s_out`` is not below XNNPACK's limit, or a step of
+        a kernel is none that kernels of a runtime take.
     """
     tensors = model.subgraphs[0].tensors
     for kernel in kernels:
+        least, largest = float(kernel.scale.min()), float(kernel.scale.max())
+        if not _LEAST_KERNEL_STEP <= least <= largest <= LARGEST_STEP:
+            raise ExportError(
+                f"Expected steps of {_LEAST_KERNEL_STEP:.3g} to {LARGEST_STEP:g} of "
+                f"the kernel of {kernel.entry!r}, got {least:.3g} to {largest:.3g}; "
+                "calibrate and train on samples like those that it will see."
+            )
         operator = kernel.operator
         at = *operator.inputs[:2], operator.outputs[0]
         scales = [getattr(tensors[i].quantization, "scale", None) for i in at]
