@@ -9,13 +9,21 @@ from typing import Any, Final
 
 from matar_tf.errors import ExportError, did_you_mean
 
-__all__ = ["RUNTIMES", "check_runtime", "load_interpreter"]
+__all__ = ["RUNTIMES", "check_runtime", "load_interpreter", "message_of"]
 
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
     "tensorflow": "tensorflow",
     "tflite_runtime": "tflite_runtime.interpreter",
 }
+
+
+_MAX_MESSAGE: Final = 500  # characters of a runtime's own words
+
+
+def message_of(error: object) -> str:
+    """Returns what a runtime says, as part of a sentence."""
+    return " ".join(str(error).split())[:_MAX_MESSAGE].rstrip(". ")
 
 
 def check_runtime(runtime: str) -> None:

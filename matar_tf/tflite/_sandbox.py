@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite._interpreters import load_interpreter
+from matar_tf.tflite._interpreters import load_interpreter, message_of
 
 __all__ = ["Sandbox", "serve"]
 
@@ -35,7 +35,6 @@ _SLOWER: Final = 10.0  # times the slowest sample so far, that a sample may take
 _BYTES: Final = 3 << 28  # of memory, beside the runtime's and the file's own
 _BYTES_PER_THREAD: Final = 16 << 20
 _MAX_ANSWER: Final = 1 << 30
-_MAX_MESSAGE: Final = 500  # characters of an error in the child
 _START: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -138,7 +137,7 @@ class Sandbox:
             ) from error
         if kind == "error":
             raise ExportError(
-                f"{self._runtime} refuses the model: {str(answer)[:_MAX_MESSAGE]}; "
+                f"{self._runtime} refuses the model: {message_of(answer)}; "
                 f"{self.reason}; export or fetch the file again."
             )
         return answer, found
@@ -190,7 +189,8 @@ def serve(handle: int) -> None:
                 answer, found = worker.call(name, values, array)
                 _send(connection, ["value", answer], found)
             except (ExportError, RuntimeError, ValueError, MemoryError) as error:
-                _send(connection, ["error", str(error)[:_MAX_MESSAGE]], None)
+                said = message_of(error) or "it takes too much memory"
+                _send(connection, ["error", said], None)
 
 
 class _Worker:

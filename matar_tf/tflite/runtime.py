@@ -8,7 +8,11 @@ import numpy as np
 
 from matar_tf.errors import DataError, ExportError
 from matar_tf.tflite._graph_rules import find_fault
-from matar_tf.tflite._interpreters import check_runtime, load_interpreter
+from matar_tf.tflite._interpreters import (
+    check_runtime,
+    load_interpreter,
+    message_of,
+)
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -109,7 +113,8 @@ class Runner:
         except (RuntimeError, ValueError) as error:
             raise ExportError(
                 f"Expected a model that takes {len(batch)} samples at a time, but the "
-                f"runtime does not run it: {error}; run one that matar_tf exported."
+                f"runtime does not run it: {message_of(error)}; run one that matar_tf "
+                "exported."
             ) from error
         outputs = self._interpreter.get_tensor(self._output["index"])
         if outputs.shape[:1] != batch.shape[:1]:
@@ -147,5 +152,7 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
         interpreter = make(model_content=content, num_threads=num_threads)
         interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise ExportError(f"{runtime} refuses the model: {error}") from error
+        raise ExportError(
+            f"{runtime} refuses the model: {message_of(error)}; export it again."
+        ) from error
     return interpreter
