@@ -116,6 +116,7 @@ SOUND = {
         "PAD", IMAGE, (1, 7, 7, 2), None, [[0, 0], [1, 2], [0, 1], [0, 0]]
     ),
     "reshape": lambda: graph_of("RESHAPE", IMAGE, (1, 48), None, [-1, 48]),
+    "rows": lambda: graph_of("RESHAPE", IMAGE, (8, 6), None, [-1, 6]),
     "expand": lambda: graph_of("EXPAND_DIMS", (1, 4, 2), (1, 1, 4, 2), None, [1]),
     "squeeze": lambda: graph_of(
         "SQUEEZE",
@@ -152,7 +153,8 @@ class TestSound:
             interpreter.allocate_tensors()
             interpreter.set_tensor(source["index"], np.ones(shape, np.float32))
             interpreter.invoke()
-            assert interpreter.get_tensor(output).shape == (batch, *result[1:])
+            expected = (batch * result[0], *result[1:])
+            assert interpreter.get_tensor(output).shape == expected
 
     def test_every_operator_that_is_simulated_has_a_rule_and_a_graph_here(self):
         assert set(RULES) == set(SIMULATED)
@@ -284,7 +286,10 @@ UNSOUND = [
     ("relu", shape(2, 1, 4, 0, 2), "sizes of at least 1"),
     ("relu", shape(2, 1, 4, -1, 2), "sizes of at least 1"),
     ("relu", shape(1, 1, 1, 1, 1, 1, 1), "at most 5 sizes"),
-    ("relu", shape(1), "one sample|the shape"),
+    ("relu", shape(1), "the shape|an axis"),
+    ("relu", shape(0, 2, 4, 6, 2), "an input of one sample"),
+    ("relu", both(shape(0), shape(1), shape(2)), "an input of one sample"),
+    ("add", both(shape(2, 8, 4, 6, 2), shape(1, 8, 4, 6, 2)), "the shape"),
     ("relu", of_tensor(2, type=TYPES.UINT8), "a known type"),
     ("relu", of_tensor(2, type=TYPES.INT32), "data of types"),
     ("relu", of_tensor(1, type=TYPES.FLOAT32), "data of types"),
@@ -400,7 +405,9 @@ UNSOUND = [
     ("reshape", setting(-1, 47), "a shape of 48 elements"),
     ("reshape", setting(1, -1), "a shape of 48 elements"),
     ("reshape", setting(-1, -48), "a shape of 48 elements"),
-    ("reshape", setting(2, 24), "the batch first"),
+    ("reshape", setting(2, -24), "a shape of 48 elements"),
+    ("reshape", setting(2, 24), "the shape"),
+    ("rows", setting(-1, 8), "the shape"),
     ("expand", setting(0), "different axes"),
     ("expand", setting(4), "different axes"),
     ("squeeze", option(squeezeDims=[2]), "axes of size 1"),

@@ -156,7 +156,7 @@ def _pool(node: Node) -> tuple[int, ...]:
 def _add(node: Node) -> tuple[int, ...]:
     _expect_activation(node)
     a, b = (one.shape for one in node.data)
-    fits = len(a) == len(b) and all(
+    fits = (a[:1], len(a)) == (b[:1], len(b)) and all(
         m == n or 1 in (m, n) for m, n in zip(a, b, strict=True)
     )
     node.expect(fits, f"a tensor to add to {a}", b)
@@ -219,9 +219,10 @@ def _reshape(node: Node) -> tuple[int, ...]:
     options = [] if node.options is None else integers(node.options.newShape)
     sizes = node.setting(1) if len(node.inputs) > 1 else options
     node.expect(options in ([], sizes), f"the shape {sizes}", options)
-    made = [1, *sizes[1:]] if sizes[:1] == [-1] else sizes
-    fits = made[:1] == [1] and min(made) > 0 and math.prod(made) == x.size
-    node.expect(fits, f"a shape of {x.size} elements, the batch first", sizes)
+    rest = math.prod(sizes[1:])
+    made = [x.size // max(rest, 1), *sizes[1:]] if sizes[:1] == [-1] else sizes
+    fits = min(made, default=0) > 0 and math.prod(made) == x.size
+    node.expect(fits, f"a shape of {x.size} elements, at most the first -1", sizes)
     return tuple(made)
 
 

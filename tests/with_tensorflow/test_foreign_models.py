@@ -59,11 +59,11 @@ class TestForeignFiles:
     @pytest.mark.parametrize(
         ("function", "message"),
         [
-            (fixed_reshape, "takes 3 samples at a time, but the runtime"),
-            (tf.reduce_sum, r"each of 3 samples, got outputs of shape \(\)"),
+            (fixed_reshape, "takes 2 samples at a time, but the runtime"),
+            (tf.reduce_sum, r"each of 1 samples, got outputs of shape \(\)"),
             (
                 lambda x: tf.reduce_sum(x, 0),
-                r"of 3 samples, got outputs of shape \(4,\)",
+                r"of 1 samples, got outputs of shape \(4,\)",
             ),
         ],
     )
