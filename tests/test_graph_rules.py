@@ -91,6 +91,13 @@ SOUND = {
     "depthwise": depthwise,
     "dense": dense,
     "dense_keeps": lambda: dense(keeps=True),
+    "dense_rows": lambda: multiplication(
+        "FULLY_CONNECTED",
+        (1, 4, 6),
+        (3, 6),
+        (4, 3),
+        options_of("FullyConnectedOptions"),
+    ),
     "add": lambda: graph_of(
         "ADD", IMAGE, IMAGE, options_of("AddOptions"), num_inputs=2
     ),
@@ -377,7 +384,8 @@ UNSOUND = [
     ("dense", option(asymmetricQuantizeInputs=True), "the default format"),
     ("dense", both(shape(3, 6, 3), grid(3, [0.25])), "a bias of 6|for 6 inputs"),
     ("dense_keeps", both(shape(3, 6, 3), grid(3, [0.25])), "a bias of 6"),
-    ("dense_keeps", option(keepNumDims=False), "a kernel for 24 inputs"),
+    ("dense_keeps", option(keepNumDims=False), r"the shape \(4, 3\)"),
+    ("dense", both(shape(0, 1, 7), shape(1, 1, 7)), "rows of 7 inputs in all"),
     # Others.
     ("average", option(filterHeight=0), "windows of at least 1"),
     ("average", option(filterHeight=5), "windows within 4"),

@@ -138,9 +138,9 @@ def _dense(node: Node) -> tuple[int, ...]:
     if options.keepNumDims:
         node.expect(x.shape[-1] == depth, f"{x.shape[-1]} inputs", depth)
         return (*x.shape[:-1], channels)
-    per_sample = math.prod(x.shape[1:])
-    node.expect(per_sample == depth, f"a kernel for {per_sample} inputs", depth)
-    return (x.shape[0], channels)
+    rows, rest = divmod(math.prod(x.shape[1:]), depth)
+    node.expect(rest == 0, f"rows of {x.size} inputs in all", depth)
+    return (x.shape[0] * rows, channels)
 
 
 @rules("AVERAGE_POOL_2D", "MAX_POOL_2D")
