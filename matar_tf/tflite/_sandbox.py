@@ -162,7 +162,7 @@ def _end(process: subprocess.Popen[bytes], connection: Connection) -> None:
 
 
 def _send(connection: Connection, message: Any, array: np.ndarray | None) -> None:
-    values = np.zeros(0, np.uint8) if array is None else np.ascontiguousarray(array)
+    values = np.zeros(0, np.uint8) if array is None else array
     header = [message, values.dtype.name, values.shape]
     connection.send_bytes(json.dumps(header).encode())
     connection.send_bytes(values.tobytes())
@@ -219,8 +219,8 @@ class _Worker:
         if self._seconds:
             _limit_time(_SECONDS * self._num_threads)
         found = getattr(self._interpreter, name)(*values)
-        if isinstance(found, np.ndarray):
-            return None, found
+        if name == "get_tensor":
+            return None, np.asarray(found)  # a scalar comes as a number
         return [_plain(one) for one in found or []], None
 
     def _open(self, runtime: str, num_threads: int, *, content: bytes) -> None:
