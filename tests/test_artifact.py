@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.templates import DENSE_PLACES, dense_template
 
 from matar_tf import artifact as artifact_module
 from matar_tf import parameters as parameters_module
@@ -25,7 +26,6 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
-from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 
@@ -59,6 +59,7 @@ def artifact() -> Artifact:
                 weights="dense",
                 macs=6,
                 weight_elems=6,
+                bias_elems=2,
             ),
         ),
         tensors={
@@ -74,13 +75,8 @@ def artifact() -> Artifact:
         ),
         workload=workload,
         parameters=Parameters(layers={"dense": layer}, tensors=tensors),
-        template=b"template",
-        template_map=TemplateMap(
-            tensors={0: "input", 1: "dense"},
-            kernels={"dense": KernelPlace(operator=0, input="input")},
-            clamps={},
-            before_clamps=(),
-        ),
+        template=dense_template(),
+        template_map=DENSE_PLACES,
         accuracy={"float": {"accuracy": 0.5}},
         provenance={"seed": 0},
     )

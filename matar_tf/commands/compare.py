@@ -17,7 +17,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import read_data
+from matar_tf.commands._common import open_artifact, read_data
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -39,6 +39,7 @@ _UNIFORM: Final = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values, "The shared network's artifact")
+    _flags.expect_digest(values)
     flags.DEFINE_list(
         "dedicated",
         [],
@@ -86,11 +87,9 @@ class Row:
 
 def _run(given: Given) -> int:
     """Measures and prints the table."""
-    from matar_tf.artifact import read_artifact
-
-    artifact = read_artifact(given.artifact)
+    artifact = open_artifact(given.artifact, given.expect_digest)
     data = read_data(given, artifact)
-    dedicated = [(path, read_artifact(path)) for path in given.dedicated]
+    dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     files = [(Path(path).stem, Path(path).read_bytes()) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),

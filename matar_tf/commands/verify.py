@@ -1,9 +1,10 @@
 """Checks an artifact, or that a ``.tflite`` file is what an artifact makes.
 
-Of an artifact: that every member is as its SHA-256 in the manifest says, and that they
-belong together. Of a file: what it says of itself and, with ``--artifact``, that the
-artifact makes the same bytes for that policy. Needs no TensorFlow; who made the two, it
-does not say.
+Of an artifact: that the manifest and every member are as their SHA-256 says, and that
+they belong together; ``SHA-256`` is that of all of it, for ``--expect_digest``, and the
+artifact digest is what its files and stores name it by. Of a file: what it says of
+itself and, with ``--artifact``, that the artifact makes the same bytes for that policy.
+Needs no TensorFlow; who made the two, it does not say.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
+from matar_tf.commands._common import UNVERIFIED
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -32,6 +34,7 @@ _OWN_KEYS: Final = (
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
+    _flags.expect_digest(values)
     _flags.model(values, "Path of a .tflite file.")
 
 
@@ -42,7 +45,7 @@ def _run(given: Given) -> int:
     path, model = _asked(given)
     artifact = None
     if path is not None:
-        artifact = read_artifact(path)
+        artifact = read_artifact(path, expect_digest=given.expect_digest)
         _print_artifact(path, artifact)
     if model is not None:
         _check_model(Path(model), artifact)
@@ -71,6 +74,11 @@ def _asked(given: Given) -> tuple[str | None, str | None]:
             "Expected an artifact or a .tflite file, got neither; see "
             "`matar verify --help`."
         )
+    if found["artifact"] is None and given.expect_digest is not None:
+        raise MatarError(
+            "Expected an artifact beside --expect_digest, got none; name it with "
+            "--artifact."
+        )
     return found["artifact"], found["model"]
 
 
@@ -82,6 +90,9 @@ def _print_artifact(path: str, artifact: Artifact) -> None:
     print(f"{path}: an artifact of {artifact.space.num_policies:.3g} policies")
     print("  members          as their SHA-256 in the manifest says")
     print(f"  Keras network    {'there, among them' if has_network else 'none'}")
+    if not artifact.is_verified:
+        print(f"  figures          {UNVERIFIED}")
+    print(f"  SHA-256          {artifact.source and artifact.source.digest}")
     print(f"  artifact digest  {artifact.digest()}")
 
 

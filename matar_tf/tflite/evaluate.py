@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.errors import DataError, MatarError
+from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.build import ModelBuilder

@@ -29,9 +29,15 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["Fingerprints", "Template", "read_template"]
+__all__ = [
+    "SCALE_TOLERANCE",
+    "Fingerprints",
+    "Template",
+    "find_before_clamps",
+    "read_template",
+]
 
-_SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
+SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
 _FIXED_OUTPUT_OPS = {name for name, row in OPERATORS.items() if row.grid is Grid.FIXED}
 _SAME_GRID_OPS = {
     name for name, row in OPERATORS.items() if row.grid in (Grid.KEPT, Grid.INPUT)
@@ -187,7 +193,7 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
                 f"{missing} did not survive conversion; a layer there may be dead or "
                 "was folded into another."
             )
-    before = _before_clamps(model, tensors, clamps)
+    before = find_before_clamps(model, tensors, clamps)
     return Template(
         content=write_model(model),
         tensors=tensors,
@@ -206,7 +212,7 @@ def _scale(tensor: Any) -> float | None:
 
 def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     for name, known in scales.items():
-        if abs(scale / known - 1.0) < _SCALE_TOLERANCE:
+        if abs(scale / known - 1.0) < SCALE_TOLERANCE:
             return name
     return None
 
@@ -351,9 +357,10 @@ def _match_kernels(
     return kernels
 
 
-def _before_clamps(
+def find_before_clamps(
     model: Any, tensors: Mapping[int, str], clamps: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
+    """Returns the indices of tensors that a clamp has not reached yet, ascending."""
     graph = model.subgraphs[0]
     found: set[int] = set()
 
