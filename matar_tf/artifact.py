@@ -347,7 +347,7 @@ def _checked_workload(artifact: Artifact, path: Path) -> Workload:
 
 def _difference(found: Workload, expected: Workload) -> str:
     """Returns what a workload says otherwise than another."""
-    pairs = [*zip(found.layers, expected.layers, strict=False)]
+    pairs: list[tuple[Any, Any]] = [*zip(found.layers, expected.layers, strict=False)]
     pairs += zip(found.tensors.values(), expected.tensors.values(), strict=False)
     for one, other in pairs:
         for key in (key.name for key in fields(one)):
