@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.manifests import change_manifest
 from fixtures.templates import DENSE_PLACES, dense_template
 
 from matar_tf import artifact as artifact_module
@@ -433,7 +434,7 @@ class TestDamage:
                 {**NO_PLACES, "clamps": {"input": [1.5]}},
                 "list of ind",
             ),
-            ("template_map", NO_PLACES, "a place for each"),
+            ("template_map", NO_PLACES, "no entry for the tensor"),
             ("colour", "red", "colour"),
         ],
     )
@@ -441,8 +442,7 @@ class TestDamage:
         self, tmp_path: Path, artifact: Artifact, key: str, value: Any, message: str
     ) -> None:
         write_artifact(artifact, tmp_path / "a")
-        path = tmp_path / "a" / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        change_manifest(tmp_path / "a", lambda manifest: manifest.update({key: value}))
         with pytest.raises(ArtifactError, match=message):
             read_artifact(tmp_path / "a")
 
@@ -455,10 +455,11 @@ class TestDamage:
             read_artifact(tmp_path / "a")
 
     def test_kernels_of_another_size(self, tmp_path: Path, artifact: Artifact) -> None:
-        layer = replace(artifact.workload.layers[0], weight_elems=7)
-        workload = replace(artifact.workload, layers=(layer,))
+        layer = artifact.parameters.layers["dense"]
+        layer = replace(layer, kernel=np.ones((2, 4), np.float32))
+        parameters = replace(artifact.parameters, layers={"dense": layer})
         check_refused(
-            replace(artifact, workload=workload), tmp_path / "a", "kernels of the sizes"
+            replace(artifact, parameters=parameters), tmp_path / "a", "of the shapes"
         )
 
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
@@ -469,12 +470,12 @@ class TestDamage:
 
     def test_another_schema_version(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
-        path = tmp_path / "a" / "manifest.json"
-        path.write_text(
-            json.dumps({**json.loads(path.read_text()), "schema_version": 9})
-        )
-        with pytest.raises(ArtifactError, match="schema_version 3"):
-            read_artifact(tmp_path / "a")
+        for version in (2, 5, "4", True, 4.0):
+            change_manifest(
+                tmp_path / "a", lambda at, one=version: at.update(schema_version=one)
+            )
+            with pytest.raises(ArtifactError, match=f"version 3 or 4, got {version!r}"):
+                read_artifact(tmp_path / "a")
 
     def test_a_manifest_that_is_not_json(
         self, tmp_path: Path, artifact: Artifact
