@@ -21,6 +21,7 @@ __all__ = [
     "PARAMETERS",
     "SCHEMA_VERSION",
     "TEMPLATE",
+    "UNVERIFIED",
     "Artifact",
     "Source",
     "manifest_digest",
@@ -32,6 +33,11 @@ TEMPLATE: Final = "template.tflite"
 PARAMETERS: Final = "parameters.npz"
 OPTIONAL: Final = ("network.json", "network.npz", "calibration.npz")
 DIGEST_KEY: Final = "manifest_sha256"  # of the manifest, of all its other keys
+
+UNVERIFIED: Final = (
+    "accuracy and provenance of the artifact are unverified: no digest in it covers "
+    "them, since an earlier version packaged it"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

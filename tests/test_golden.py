@@ -166,6 +166,7 @@ class TestRun:
             rows = [line for line in front.splitlines() if line.startswith("| policy_")]
             assert len(rows) == 2 * 3  # figures and widths
             assert all(row in printed for row in rows)
+        assert printed.endswith("since an earlier version packaged it.\n")
 
     def test_it_goes_on_without_measuring(
         self, copied: Path, capsys: pytest.CaptureFixture[str]

@@ -207,6 +207,11 @@ class TestPage:
         assert table.endswith(f"\n{title}\n\n- slow: {failures['slow']}\n")
         assert title not in matrix_to_markdown(matrix("npu"))
 
+    def test_notes_stand_on_top(self, text: str) -> None:
+        whole = to_html([result("npu")], matrix("npu"), notes=["a < b"])
+        assert whole.index("<p>a &lt; b</p>") < whole.index("<nav>")
+        assert "a &lt; b" not in text
+
     def test_no_results(self) -> None:
         with pytest.raises(SearchError, match="at least one result"):
             to_html([], matrix("npu"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,18 +13,12 @@ if TYPE_CHECKING:
     from matar_tf.data import Data
 
 __all__ = [
-    "UNVERIFIED",
     "check_names",
     "only_policy",
     "only_target",
     "open_artifact",
     "read_data",
 ]
-
-UNVERIFIED: Final = (
-    "its accuracy and provenance are unverified: no digest in it covers them, since it "
-    "was packaged by an earlier version"
-)
 
 
 def open_artifact(path: str | Path, expect_digest: str | None = None) -> Artifact:
@@ -38,6 +32,7 @@ def open_artifact(path: str | Path, expect_digest: str | None = None) -> Artifac
       ArtifactError: If it cannot be read, or is another one.
     """
     from matar_tf.artifact import read_artifact
+    from matar_tf.packaged import UNVERIFIED
 
     artifact = read_artifact(path, expect_digest=expect_digest)
     digest = artifact.source and artifact.source.digest

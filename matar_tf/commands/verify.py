@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import UNVERIFIED
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -83,9 +82,8 @@ def _asked(given: Given) -> tuple[str | None, str | None]:
 
 
 def _print_artifact(path: str, artifact: Artifact) -> None:
-    from matar_tf.tflite.build import ModelBuilder
+    from matar_tf.packaged import UNVERIFIED
 
-    ModelBuilder(artifact)  # refuses parts that do not belong together
     has_network = "network.json" in artifact.extras
     print(f"{path}: an artifact of {artifact.space.num_policies:.3g} policies")
     print("  members          as their SHA-256 in the manifest says")
