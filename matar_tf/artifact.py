@@ -37,8 +37,8 @@ from matar_tf.packaged import (
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
-from matar_tf.tflite.places import check_places
-from matar_tf.tflite.template import Template
+from matar_tf.tflite._fingerprints import check_fingerprints
+from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
 
@@ -316,6 +316,14 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
                     f"Expected parameters for {list(widths)} bits of the {what} entry "
                     f"{name!r} in {path}, got {list(there[name].bits)}."
                 )
+    places = artifact.template_map
+    if set(places.kernels) != set(artifact.space.weights) or (
+        set(places.tensors.values()) != set(artifact.space.activations)
+    ):
+        raise ArtifactError(
+            f"Expected a template_map with a place for each entry of the policy in "
+            f"{path}, got {str(places)[:80]}; package the model again."
+        )
 
 
 def _checked_workload(artifact: Artifact, path: Path) -> Workload:
@@ -326,8 +334,8 @@ def _checked_workload(artifact: Artifact, path: Path) -> Workload:
         belong together.
     """
     try:
-        template = Template.of(artifact.template, artifact.template_map)
-        check_places(template, artifact.parameters)
+        template = ModelBuilder(artifact).template
+        check_fingerprints(template, artifact.parameters)
         workload = read_workload(template)
     except MatarError as error:
         raise ArtifactError(f"The artifact {path} is malformed: {error}") from error

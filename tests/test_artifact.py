@@ -434,7 +434,7 @@ class TestDamage:
                 {**NO_PLACES, "clamps": {"input": [1.5]}},
                 "list of ind",
             ),
-            ("template_map", NO_PLACES, "no entry for the tensor"),
+            ("template_map", NO_PLACES, "a place for each"),
             ("colour", "red", "colour"),
         ],
     )

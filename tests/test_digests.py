@@ -181,13 +181,16 @@ class TestTemplateMap:
         ("change", "message"),
         [
             # Two tensors of one scale, before and after a clamp.
-            (lambda at: at["tensors"].update({"11": "add"}), "mixes some up"),
-            (lambda at: at["before_clamps"].clear(), "the clamps"),
-            (lambda at: at["clamps"].pop("add"), "the clamps"),
-            (lambda at: at["clamps"]["add"].append(3), "the clamps"),
-            (lambda at: at["clamps"].update(nobody=[]), "the clamps"),
-            (lambda at: at["tensors"].update({"11": "nobody"}), "a place in the"),
-            (lambda at: at["kernels"].pop("logits"), "a place in the"),
+            (lambda at: at["tensors"].update({"11": "add"}), "template map"),
+            (lambda at: at["before_clamps"].clear(), "template map"),
+            (lambda at: at["clamps"].pop("add"), "template map"),
+            (lambda at: at["clamps"]["add"].append(3), "template map"),
+            (lambda at: at["clamps"].update(nobody=[]), "template map"),
+            (
+                lambda at: at["tensors"].update({"11": "nobody"}),
+                "a place for each entry",
+            ),
+            (lambda at: at["kernels"].pop("logits"), "a place for each entry"),
         ],
     )
     def test_places_that_contradict_the_template(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ExportError
+from matar_tf.errors import ExportError, ModelError
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import (
     LayerParameters,
@@ -28,7 +28,6 @@ from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._schema import compact, parse_model, quantization, write_model
 from matar_tf.tflite.metadata import add_metadata
-from matar_tf.tflite.places import check_places
 from matar_tf.tflite.profiles import (
     SMALLEST_UNIT,
     Kernel,
@@ -53,14 +52,14 @@ class ModelBuilder:
       artifact: The packaged network.
 
     Raises:
-      ModelError: If template, template map and parameters do not belong together.
+      ModelError: If the template does not hold the artifact's kernels.
     """
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
         self._digest = artifact.digest()
         self._template = Template.of(artifact.template, artifact.template_map)
-        check_places(self._template, artifact.parameters)
+        _check_kernels(artifact, self._template)
 
     def build(
         self,
@@ -90,6 +89,11 @@ class ModelBuilder:
     def space(self) -> PolicySpace:
         """The policies that can be built."""
         return self._artifact.space
+
+    @property
+    def template(self) -> Template:
+        """What they are filled into."""
+        return self._template
 
     def fill(
         self, policy: Policy, *, profile: str = "int8"
@@ -224,6 +228,25 @@ class ModelBuilder:
             operator.inputs = [dropped.get(int(i), int(i)) for i in operator.inputs]
         graph.outputs = [dropped.get(int(i), int(i)) for i in graph.outputs]
         _drop_tensors(model, set(dropped))
+
+
+def _check_kernels(artifact: Artifact, template: Template) -> None:
+    """Checks that the template has room for each kernel and each bias."""
+    graph = parse_model(template.content).subgraphs[0]
+    for entry, layer in artifact.parameters.layers.items():
+        operator = graph.operators[template.kernels[entry].operator]
+        shapes = [
+            tuple(int(size) for size in graph.tensors[index].shape)
+            for index in operator.inputs[1:3]
+            if index >= 0
+        ]
+        channels = layer.kernel.shape[layer.channel_axis]
+        expected = [layer.kernel.shape, (channels,)][: len(shapes)]
+        if shapes != expected:
+            raise ModelError(
+                f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
+                f"in the template, got {shapes}; package the model again."
+            )
 
 
 def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:

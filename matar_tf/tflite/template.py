@@ -29,15 +29,9 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = [
-    "SCALE_TOLERANCE",
-    "Fingerprints",
-    "Template",
-    "find_before_clamps",
-    "read_template",
-]
+__all__ = ["Fingerprints", "Template", "find_before_clamps", "read_template"]
 
-SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
+_SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
 _FIXED_OUTPUT_OPS = {name for name, row in OPERATORS.items() if row.grid is Grid.FIXED}
 _SAME_GRID_OPS = {
     name for name, row in OPERATORS.items() if row.grid in (Grid.KEPT, Grid.INPUT)
@@ -212,7 +206,7 @@ def _scale(tensor: Any) -> float | None:
 
 def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     for name, known in scales.items():
-        if abs(scale / known - 1.0) < SCALE_TOLERANCE:
+        if abs(scale / known - 1.0) < _SCALE_TOLERANCE:
             return name
     return None
 

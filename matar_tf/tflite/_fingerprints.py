@@ -1,4 +1,4 @@
-"""Whether a template map, a template and parameters speak of one network.
+"""Whether a template map is the one that its template was made with.
 
 The invented numbers of a template say where it is filled: tensors of one entry have one
 scale, which no other entry has; a zero point says how many levels the entry has at its
@@ -8,66 +8,34 @@ narrowest, and whether it is signed. A map that was altered contradicts them.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Final
 
 from matar_tf.errors import ModelError
 from matar_tf.parameters import Parameters, activation_range
-from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model
-from matar_tf.tflite.template import SCALE_TOLERANCE, Template, find_before_clamps
+from matar_tf.tflite._schema import op_name, parse_model
+from matar_tf.tflite.template import Template, find_before_clamps
 
-__all__ = ["check_places"]
+__all__ = ["check_fingerprints"]
 
-_INT8_MAX = 127
+_INT8_MAX: Final = 127
+_SAME_SCALE: Final = 1e-3  # relative; those of two entries differ by 3e-3
 
 
-def check_places(template: Template, parameters: Parameters) -> None:
-    """Refuses a template whose map or operators contradict it or the parameters.
+def check_fingerprints(template: Template, parameters: Parameters) -> None:
+    """Refuses a template map that contradicts its template or the parameters.
+
+    Args:
+      template: The template; what is in its map is there, and of the right kind.
+      parameters: Of the entries of the map.
 
     Raises:
-      ModelError: If an entry has no place or one of another kind, grid or shape.
+      ModelError: If tensors have another entry than their scale and zero point say, or
+        clamps another place.
     """
     model = parse_model(template.content)
-    if set(template.kernels) != set(parameters.layers) or (
-        set(template.tensors.values()) != set(parameters.tensors)
-    ):
-        raise ModelError(
-            "Expected a place in the template for each entry of the parameters, and "
-            "for no other; package the model again."
-        )
-    _check_kernels(model, template, parameters)
     _check_scales(model, template)
     _check_zero_points(model, template, parameters)
     _check_clamps(model, template, parameters)
-
-
-def _check_kernels(model: Any, template: Template, parameters: Parameters) -> None:
-    """Checks that there is room for each kernel and each bias, and for no other."""
-    graph = model.subgraphs[0]
-    multiplying = {
-        number
-        for number, operator in enumerate(graph.operators)
-        if op_name(model, operator) in COMPUTE_OPS
-    }
-    placed = [place.operator for place in template.kernels.values()]
-    if sorted(placed) != sorted(multiplying):
-        raise ModelError(
-            f"Expected a weight entry in the template map for each of the operators "
-            f"{sorted(multiplying)}, got {sorted(placed)}; package the model again."
-        )
-    for entry, layer in parameters.layers.items():
-        operator = graph.operators[template.kernels[entry].operator]
-        shapes = [
-            tuple(int(size) for size in graph.tensors[index].shape)
-            for index in operator.inputs[1:3]
-            if index >= 0
-        ]
-        channels = layer.kernel.shape[layer.channel_axis]
-        expected = [layer.kernel.shape, (channels,)][: len(shapes)]
-        if shapes != expected:
-            raise ModelError(
-                f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
-                f"in the template, got {shapes}; package the model again."
-            )
 
 
 def _check_scales(model: Any, template: Template) -> None:
@@ -86,7 +54,7 @@ def _check_scales(model: Any, template: Template) -> None:
     steps.sort()
     runs = 1
     for (scale, entry), (next_scale, other) in itertools.pairwise(steps):
-        is_same = next_scale / scale - 1.0 < SCALE_TOLERANCE
+        is_same = next_scale / scale - 1.0 < _SAME_SCALE
         runs += not is_same
         if is_same != (entry == other):
             raise _contradiction(entry, other)
