@@ -15,13 +15,15 @@ from absl import flags
 from matar_tf.commands._command import Command, Given
 from matar_tf.commands._flags import ALIASES
 from matar_tf.commands._help import command_page
-from matar_tf.errors import MatarError
+from matar_tf.errors import MatarError, readable
 
 __all__ = ["call", "in_flags", "main_of"]
 
 _HELP: Final = frozenset({"help", "helpfull", "helpshort", "h"})
 # Errors of other commands may send the user to a search.
 _OF_SEARCHES: Final = frozenset({"resume", "overwrite"})
+# What steers a terminal or turns the direction of writing: names of files are printed.
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def call(command: Command, name: str, words: Sequence[str]) -> int:
@@ -42,7 +44,8 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
     try:
         return command.run(_parsed(command, name, words, values))
     except (MatarError, ModuleNotFoundError, OSError) as error:
-        sentence = in_flags(_sentence(error), {*values, *ALIASES, *_OF_SEARCHES})
+        words_of_flags = {*values, *ALIASES, *_OF_SEARCHES}
+        sentence = in_flags(readable(_sentence(error)), words_of_flags)
         print(f"{type(error).__name__}: {sentence}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -102,6 +105,12 @@ def _parsed(
       MatarError: If there is no such flag, one cannot have its value, one that is
         required has none, or there are words that the command does not take.
     """
+    for word in words:
+        if _UNSEEN.search(word):
+            raise MatarError(
+                f"Expected a command line that can be printed, got {word!r}; rename "
+                "what it names."
+            )
     try:
         rest = values([name, *_without_aliases(words, values)])[1:]
     except flags.Error as error:
