@@ -14,7 +14,14 @@ from typing import Final, cast
 
 from matar_tf.errors import MatarError
 
-__all__ = ["as_path", "leftovers", "new_folder", "remove", "write_atomically"]
+__all__ = [
+    "as_path",
+    "leftovers",
+    "new_folder",
+    "read_at_most",
+    "remove",
+    "write_atomically",
+]
 
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # name no file
 _NUM_RANDOM: Final = 8  # bytes in a temporary name
@@ -32,6 +39,27 @@ def as_path(value: object, what: str, error: type[MatarError]) -> Path:
         shown = repr(value) if isinstance(value, str) else type(value).__name__
         raise error(f"Expected a path for {what}, got {shown}; name a file or folder.")
     return Path(cast("str", value))
+
+
+def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
+    """Returns the content of a file.
+
+    Args:
+      path: Its path.
+      max_bytes: The most that is read; a device or a pipe may have no end.
+      error: What is raised if there is more.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise error(
+            f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
+            "check that it is the right one."
+        )
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

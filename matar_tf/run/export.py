@@ -193,8 +193,7 @@ def _with_measured_latency(
 def _read_result(output: Path, target: str) -> SearchResult | None:
     """Returns what an earlier call has left of a target, if it can be read."""
     try:
-        content = (output / target / RESULT_FILE).read_bytes()
-        document = JsonReader(SearchError).parse(content, RESULT_FILE)
+        document = JsonReader(SearchError).read(output / target / RESULT_FILE)
         return SearchResult.from_json(document)
     except (OSError, MatarError, OverflowError):
         return None

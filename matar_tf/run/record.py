@@ -313,8 +313,7 @@ def read_record(output: Path) -> RunRecord:
       SearchError: If there is none, or it cannot be read.
     """
     try:
-        content = (output / RUN_FILE).read_bytes()
-        return RunRecord.from_json(_READER.parse(content, RUN_FILE))
+        return RunRecord.from_json(_READER.read(output / RUN_FILE, RUN_FILE))
     except (OSError, SearchError) as error:
         raise SearchError(
             f"Expected the record of a run in {output / RUN_FILE}, but: {error}; "
