@@ -96,7 +96,7 @@ class Artifact:
             f"{workload.tensors[output].shape}",
             f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
             f"{len(space.activations)} activations in {_widths(space.activations)} "
-            f"bits: {space.num_policies:.3g} policies",
+            f"bits: {space.size_text()} policies",
         ]
         note = "" if self.is_verified else "  (unverified)"
         lines += [

@@ -41,6 +41,7 @@ from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
 OUTPUTS = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
+NO_POLICY = {"schema_version": 1, "weights": {}, "activations": {}}
 
 
 class TestMetrics:
@@ -198,15 +199,9 @@ class TestForeignFiles:
         [
             ([1, 2], "a JSON object"),
             ({"kernels": {}}, "under 'policy'"),
-            ({"policy": {"weights": {}}, "kernels": {}}, "under 'activations'"),
-            (
-                {
-                    "policy": {"weights": {}, "activations": {}},
-                    "kernels": {},
-                    "notes": [1],
-                },
-                "under 'notes'",
-            ),
+            ({"policy": {"weights": {}}, "kernels": {}}, "no key 'activations'"),
+            ({"policy": NO_POLICY, "kernels": {"a": []}}, "entries under 'kernels'"),
+            ({"policy": NO_POLICY, "kernels": {}, "notes": [1]}, "under 'notes'"),
         ],
     )
     def test_malformed_metadata(self, content, document, message):

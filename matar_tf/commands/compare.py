@@ -159,7 +159,7 @@ def _uniform_rows(
         if one.space.num_policies != 1:
             raise PolicyError(
                 f"Expected dedicated artifacts of one policy each, but {text} has "
-                f"{one.space.num_policies}; train it with `matar train --policy`."
+                f"{one.space.size_text()}; train it with `matar train --policy`."
             )
         policy, path = one.space.widest(), Path(text)
         artifact.space.validate(policy)

@@ -41,7 +41,7 @@ def _run(given: Given) -> int:
     }
     artifact = keras.package(model, provenance=provenance)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
-    print(f"Wrote {given.output}: {artifact.space.num_policies:.3g} policies.")
+    print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
     print(f"artifact {given.output} sha256:{digest}")
     return 0
 

@@ -85,7 +85,7 @@ def _print_artifact(path: str, artifact: Artifact) -> None:
     from matar_tf.packaged import UNVERIFIED
 
     has_network = "network.json" in artifact.extras
-    print(f"{path}: an artifact of {artifact.space.num_policies:.3g} policies")
+    print(f"{path}: an artifact of {artifact.space.size_text()} policies")
     print("  members          as their SHA-256 in the manifest says")
     print(f"  Keras network    {'there, among them' if has_network else 'none'}")
     if not artifact.is_verified:
@@ -100,7 +100,7 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     Raises:
       ExportError: If it does not, or the file says nothing of itself.
     """
-    from matar_tf.errors import ExportError
+    from matar_tf.errors import ExportError, printable
     from matar_tf.tflite.metadata import read_metadata
 
     if not path.is_file():
@@ -110,10 +110,10 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     policy = _policy_of(metadata, path)
     digest, profile = metadata.get("artifact_digest"), metadata.get("profile")
     print(f"{path}: {len(content)} bytes, says of itself:")
-    print(f"  policy           {_bits(policy.weights)}-bit weights, ", end="")
-    print(f"{_bits(policy.activations)}-bit activations")
-    print(f"  profile          {profile}")
-    print(f"  artifact digest  {digest}")
+    print(f"  policy           {_bits(policy.weights)} weights, ", end="")
+    print(f"{_bits(policy.activations)} activations")
+    print(printable(f"  profile          {profile}"))
+    print(printable(f"  artifact digest  {digest}"))
     if artifact is None:
         print("  not compared with an artifact: name it with --artifact")
         return
@@ -148,8 +148,10 @@ def _policy_of(metadata: dict[str, Any], path: Path) -> Policy:
 
 
 def _bits(widths: Mapping[str, int]) -> str:
+    if not widths:
+        return "no"
     low, high = min(widths.values()), max(widths.values())
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{low}-bit" if low == high else f"{low} to {high}-bit"
 
 
 COMMAND: Final = Command(

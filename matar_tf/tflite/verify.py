@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import printable
 from matar_tf.tflite._schema import op_name, parse_model, schema, write_model
 from matar_tf.tflite.evaluate import output_step
 from matar_tf.tflite.metrics import argmax_agreement
@@ -186,7 +187,9 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
 
 
 def _name(tensor: Any) -> str:
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name
+    name = tensor.name or b""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name
+    return printable(text)
 
 
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
