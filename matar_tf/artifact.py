@@ -18,9 +18,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.errors import ArtifactError, MatarError
+from matar_tf.errors import ArtifactError, MatarError, printable
 from matar_tf.figures import is_metric_value
-from matar_tf.io.archive import check_size, read_members
+from matar_tf.io.archive import check_arrays, check_size, read_members
 from matar_tf.io.files import as_path, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.packaged import (
@@ -61,6 +61,10 @@ _MEMBERS: Final = frozenset({MANIFEST, TEMPLATE, PARAMETERS, *OPTIONAL})
 _BESIDE: Final = ("README.md", "LICENSE", ".gitattributes", "model.sig")
 _FOLDERS_BESIDE: Final = (".git", ".cache")
 _MAX_BYTES = 1 << 31  # of all members
+# Of arrays, for each byte of the template, whose kernels take one byte a weight: 4 of
+# the float kernel, and of a depthwise layer some 100 for the terms of its batch norm.
+_ARRAY_BYTES = 128
+_FREE_ARRAY_BYTES = 1 << 26
 _DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _READER = JsonReader(ArtifactError)
 # What a template of another making may end in, where it is read.
@@ -85,8 +89,9 @@ def write_artifact(
     path = Path(path)
     check_free(path, overwrite=overwrite)
     members = artifact.members()
-    check_size(sum(map(len, members.values())), str(path), _MAX_BYTES)
-    _parse(dict(members), path)
+    num_bytes = sum(map(len, members.values()))
+    check_size(num_bytes, str(path), _MAX_BYTES)
+    _parse(dict(members), path, num_bytes)
     if path.suffix == _SUFFIX:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
@@ -152,7 +157,10 @@ def read_artifact(path: str | Path, *, expect_digest: str | None = None) -> Arti
     """
     path = as_path(path, "an artifact", ArtifactError)
     expected = None if expect_digest is None else _as_digest(expect_digest)
-    return _parse(_read_members(path), path, expected)
+    members = _read_members(path)
+    num_bytes = sum(map(len, members.values()))
+    num_packed = path.stat().st_size if path.is_file() else num_bytes
+    return _parse(members, path, num_packed, expected)
 
 
 def _as_digest(value: str) -> str:
@@ -167,12 +175,13 @@ def _as_digest(value: str) -> str:
 
 
 def _parse(
-    members: dict[str, bytes], path: Path, expected: str | None = None
+    members: dict[str, bytes], path: Path, num_packed: int, expected: str | None = None
 ) -> Artifact:
     """Returns the artifact of some members, which it uses up."""
     manifest = _read_manifest(members.pop(MANIFEST), path)
     source = _source_of(manifest, path, expected)
     _check_members(members, manifest, path)
+    _check_arrays(members, path, num_packed)
     try:
         artifact = Artifact(
             space=PolicySpace.from_json(manifest["space"]),
@@ -183,7 +192,7 @@ def _parse(
             accuracy=_read_accuracy(manifest["accuracy"]),
             provenance=_READER.field(manifest, "provenance", dict),
             extras=members,
-            name=path.stem,
+            name=printable(path.stem),
             source=source,
         )
     except KeyError as error:
@@ -250,6 +259,13 @@ def _check_members(
                 f"The member {name!r} of {path} does not match its SHA-256 in the "
                 "manifest; it was damaged or altered, fetch it again."
             )
+
+
+def _check_arrays(members: Mapping[str, bytes], path: Path, num_packed: int) -> None:
+    """Checks that the network justifies the size of the arrays that members hold."""
+    justified = _FREE_ARRAY_BYTES + _ARRAY_BYTES * len(members.get(TEMPLATE, b""))
+    most = min(_MAX_BYTES, justified)
+    check_arrays(members, str(path), max_bytes=most, num_packed=num_packed)
 
 
 def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:

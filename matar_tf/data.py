@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import lzma
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +17,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.errors import DataError
+from matar_tf.errors import ArtifactError, DataError
+from matar_tf.io.archive import parse_arrays
 
 __all__ = [
     "DIGITS",
@@ -38,19 +36,6 @@ _NUM_TEST_DIGITS = 500
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 DataLike: TypeAlias = "Data | str | Path | tuple[Any, Any] | Mapping[str, Any]"
-_DAMAGE: Final = (
-    EOFError,
-    KeyError,  # a member that is not where the archive says
-    MemoryError,  # a size that no file has
-    OSError,
-    OverflowError,
-    RuntimeError,  # encrypted, or an unknown compression or version
-    TypeError,
-    ValueError,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -226,13 +211,12 @@ def read_arrays(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         )
     try:
         with Path(path).open("rb") as file:
-            stored: Any = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it holds one bare array")
-            return {key: stored[key] for key in keys if key in stored.files}
-    except _DAMAGE as error:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise ArtifactError("It holds one bare array.")
+        return parse_arrays(Path(path), str(path), max_bytes=None, keys=keys)
+    except (ArtifactError, OSError) as error:
         raise DataError(
-            f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "
+            f"Expected an .npz file of plain arrays at {path}, but: {error} Write it "
             "with numpy.savez."
         ) from error
 

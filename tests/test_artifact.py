@@ -422,7 +422,7 @@ class TestDamage:
         [
             ("accuracy", [1], "finite numbers"),
             ("accuracy", {"float": 3}, "finite numbers"),
-            ("accuracy", {"float": {"accuracy": 10**400}}, "finite numbers"),
+            ("accuracy", {"float": {"accuracy": 10**400}}, "401 digits"),
             ("accuracy", {"float": {"accuracy": "high"}}, "finite numbers"),
             ("provenance", [1], "provenance"),
             ("sha256", [1], "sha256"),
