@@ -6,8 +6,6 @@ target's analytic model. Needs no TensorFlow.
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,18 +100,20 @@ def _print_layers(rows: Sequence[Mapping[str, Any]], form: str) -> None:
 
         print(json_text(rows), end="")
         return
+    from matar_tf.reporting.csv_table import csv_table
+    from matar_tf.reporting.markdown import markdown_row
+
     header = ["policy", "target", *_LAYER_FIGURES]
     cells = [
         ["" if row[name] is None else row[name] for name in header] for row in rows
     ]
     if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([header, *cells])
+        print(csv_table(header, cells), end="")
         return
     rule = ["---" for _ in header]
     for line in (header, rule, *cells):
         texts = (f"{one:,.1f}" if isinstance(one, float) else str(one) for one in line)
-        print(f"| {' | '.join(texts)} |")
+        print(markdown_row(texts))
 
 
 COMMAND: Final = Command(

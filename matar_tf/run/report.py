@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matar_tf.errors import MatarError, SearchError, did_you_mean
+from matar_tf.errors import MatarError, SearchError, did_you_mean, readable
 from matar_tf.io.files import as_path
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.packaged import UNVERIFIED
 from matar_tf.reporting import to_csv, to_json, to_markdown
+from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.shown import ShownResult
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.results import SearchResult
@@ -83,11 +84,9 @@ class RunReport:
             for row in csv.DictReader(io.StringIO(text, newline=""))
         ]
         header = dict.fromkeys(name for row in rows for name in row)
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return buffer.getvalue()
+        return csv_table(
+            list(header), [[row.get(name) for name in header] for row in rows]
+        )
 
     def page(self) -> str:
         """Returns the page of the run, HTML.
@@ -96,7 +95,8 @@ class RunReport:
           SearchError: If there is none.
         """
         try:
-            return (self.folder / PAGE_FILE).read_text(encoding="utf-8")
+            content = (self.folder / PAGE_FILE).read_bytes()
+            return content.decode(errors="replace")
         except FileNotFoundError:
             raise SearchError(
                 f"Expected the page of a finished run in {self.folder / PAGE_FILE}, "
@@ -146,11 +146,11 @@ def read_report(folder: str | Path) -> RunReport:
 
 
 def _no_front(target: str, reason: str) -> str:
-    return f"No front for {target}: {reason}"
+    return readable(f"No front for {target}: {reason}")
 
 
 def _read_result(path: Path) -> SearchResult:
-    document = JsonReader(SearchError).parse(path.read_bytes(), str(path))
+    document = JsonReader(SearchError).read(path)
     try:
         return SearchResult.from_json(document)
     except (MatarError, OverflowError) as error:
