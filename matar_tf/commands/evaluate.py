@@ -86,10 +86,11 @@ def _run(given: Given) -> int:
 
 def _operator_lines(content: bytes, num_threads: int) -> list[str]:
     """Returns what each operator takes, one a line."""
+    from matar_tf.errors import readable
     from matar_tf.tflite.latency import profile_operators
 
     return [
-        f"{1e3 * max(one.own_ms, 0.0):8.1f} us  {one.operator:24s} {one.name}"
+        f"{1e3 * max(one.own_ms, 0.0):8.1f} us  {one.operator:24s} {readable(one.name)}"
         for one in profile_operators(content, num_threads=num_threads)
     ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ExportError, PolicyError, printable
+from matar_tf.errors import ExportError, PolicyError, printable, readable
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
 from matar_tf.tflite.metadata import read_metadata
@@ -87,7 +87,7 @@ class ModelInfo:
 
 def _cells(operator: Operator) -> tuple[str, ...]:
     values = (
-        operator.output,
+        readable(operator.output),
         operator.op,
         operator.entry,
         operator.weight_bits,
