@@ -13,6 +13,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "MatarError",
+    "MatarWarning",
     "ModelError",
     "PolicyError",
     "SearchError",
@@ -24,6 +25,10 @@ __all__ = [
 
 class MatarError(ValueError):
     """Base of all errors that a user of matar_tf can cause and mend."""
+
+
+class MatarWarning(UserWarning):
+    """Something is done as asked, but probably not what was meant."""
 
 
 class PolicyError(MatarError):

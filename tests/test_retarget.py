@@ -40,7 +40,7 @@ from matar_tf.run.plan import Run, make_run
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import evaluate_file
+from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 
@@ -240,7 +240,7 @@ class TestProfile:
             for found in result.front:
                 path = tmp_path / profile / f"bitfusion_16x32/{found.name}.tflite"
                 file = path.read_bytes()
-                measured = evaluate_file(file, samples.x_test, samples.y_test)
+                measured = evaluate_model(file, samples)
                 assert {name: found.metrics[name] for name in measured} == measured
                 assert read_metadata(file)["metrics"] == found.metrics
 

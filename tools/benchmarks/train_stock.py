@@ -53,7 +53,7 @@ def _run(given: Given) -> int:
     from matar_tf.io.files import write_atomically
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
-    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.evaluate import evaluate_model
     from tools.benchmarks.stock import convert_stock
 
     network = float_network(given.float, config, data, seed=given.seed)
@@ -73,7 +73,7 @@ def _run(given: Given) -> int:
     print(f"\nAccuracy on {len(data.x_test)} samples of {data.name}, LiteRT kernels:")
     for name, content in contents.items():
         write_atomically(output / f"{name}.tflite", content)
-        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        found = evaluate_model(content, data, metrics=["accuracy"])
         print(f"  {name}  {found['accuracy']:.2%}")
     return 0
 
