@@ -183,7 +183,7 @@ class TestRetarget:
     def test_prepares_its_folder_and_speaks_of_arguments(
         self, net: Any, tmp_path: Path
     ) -> None:
-        output = tmp_path / "runs/x"
+        output = tmp_path / "x"
         first = mt.retarget(net, ["mpic", "t4"], samples(), output, **OPTIONS)
         assert {one.target for one in first.results} == {"mpic", "t4"}
         with pytest.raises(mt.MatarError) as caught:
