@@ -368,6 +368,7 @@ class TestParallelEvaluator:
         )
         assert done.returncode == 1
         assert "a script needs 'if __name__" in done.stderr
+        assert "freeze_support" not in done.stderr  # of the processes themselves
 
     @pytest.mark.parametrize("num_jobs", [0, -1])
     def test_refuses_no_processes(self, num_jobs):

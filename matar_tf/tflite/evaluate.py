@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -337,6 +338,10 @@ class ParallelEvaluator:
 def _start_pool(
     make_evaluator: Callable[[], PolicyEvaluator], num_jobs: int
 ) -> ProcessPoolExecutor:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # One of ours, which imports a script that asks for processes unguarded: the
+        # script's own process says so.
+        sys.exit(1)
     # A forked interpreter would share the threads of this process.
     context = multiprocessing.get_context("spawn")
     # Not as an argument: a process that dies before it has read a large one is waited
