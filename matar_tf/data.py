@@ -60,8 +60,9 @@ _DAMAGE: Final = (
 class Data:
     """Arrays of one data set, checked when it is made.
 
-    Unsigned bytes are divided by 255, of which a `MatarWarning` tells; floats are taken
-    as they are; labels may have a second axis of length 1, which is dropped.
+    Unsigned bytes are divided by 255, of which a `MatarWarning` tells, but for those
+    of files; floats are taken as they are; labels may have a second axis of length 1,
+    which is dropped.
 
     Attributes:
       name: What it is called in tables and errors.
@@ -229,7 +230,10 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
-    return _from_arrays(path, read_arrays(path, keys, required=_REQUIRED))
+    arrays = read_arrays(path, keys, required=_REQUIRED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatarWarning)  # bytes are the form of files
+        return _from_arrays(path, arrays)
 
 
 def read_arrays(

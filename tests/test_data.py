@@ -88,8 +88,9 @@ class TestFile:
             tmp_path / "a.npz", x_train=None, y_train=None, x_test=pixels, y_test=[0, 1]
         )
         expected = np.array([[0.0, 0.2], [1.0, 0.4]], np.float32)
+        np.testing.assert_array_equal(load_data(path).x_test, expected)
         with pytest.warns(MatarWarning, match=r"divided by 255, to the range 0\.\.1"):
-            data = load_data(path)
+            data = Data(x_test=pixels, y_test=[0, 1])
         np.testing.assert_array_equal(data.x_test, expected)
 
     def test_double_precision_becomes_single(self, tmp_path):
