@@ -12,7 +12,7 @@ from fixtures.digits import digits_artifact
 from fixtures.programs import call, fails
 from fixtures.runs import DATA, run_all, settings
 
-from matar_tf.errors import DataError, SearchError
+from matar_tf.errors import DataError, SearchError, StoreError
 from matar_tf.evolution import EvaluationStore, Limit
 from matar_tf.run import searches
 from matar_tf.run.plan import make_run
@@ -101,6 +101,24 @@ class TestFailures:
             with pytest.raises(DataError, match="out of luck"):
                 run_new(output, SLOW)
             assert not list(tmp_path.iterdir())
+
+    def test_an_error_after_a_measurement_keeps_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put, times = EvaluationStore.put, []
+
+        def put_twice(self: Any, *args: Any, **kwargs: Any) -> None:
+            times.append(1)
+            if len(times) == 3:
+                raise StoreError("the disk is full")
+            put(self, *args, **kwargs)
+
+        monkeypatch.setattr(EvaluationStore, "put", put_twice)
+        with pytest.raises(StoreError, match="the disk is full"):
+            run_new(tmp_path / "run", SLOW)
+        with EvaluationStore(tmp_path / "run" / "evaluations.sqlite") as store:
+            assert len(store) == 2
+        assert (tmp_path / "run" / "run.json").exists()
 
     def test_they_stay_until_the_target_has_a_result(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,8 +52,9 @@ def check_parent(path: Path, error: type[MatarError]) -> None:
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise error(
-            f"Expected a folder to write {path.name} in at {folder}, found none; make "
-            "it, or choose another path."
+            f"Expected a folder to write {path.name} in at {folder}, found "
+            f"{'a file' if folder.exists() else 'none'}; make one, or choose another "
+            "path."
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from matar_tf.errors import SearchError, TargetError
+from matar_tf.errors import SearchError, StoreError, TargetError
 from matar_tf.evolution import EvaluationStore
 from matar_tf.io.files import check_parent, leftovers, remove, write_atomically
 from matar_tf.io.json_reader import json_text
@@ -22,6 +22,7 @@ __all__ = [
     "STORE_FILE",
     "check_folder_names",
     "drop_run",
+    "holds_measurements",
     "is_empty",
     "prepare_folder",
     "write_record",
@@ -216,6 +217,17 @@ def _begin_folder(
     output.mkdir(exist_ok=True)
     write_record(output, record)
     return record
+
+
+def holds_measurements(output: Path) -> bool:
+    """Returns whether anything was measured, or may have been, in a run's own store."""
+    if not (output / STORE_FILE).exists():
+        return False
+    try:
+        with EvaluationStore(output / STORE_FILE) as store:
+            return len(store) > 0
+    except StoreError:
+        return True
 
 
 def drop_run(output: Path, *, folder: bool) -> None:

@@ -19,13 +19,13 @@ from pathlib import Path
 from matar_tf.errors import SearchError, StoreError, TargetError, did_you_mean
 from matar_tf.evolution import EvaluationStore
 from matar_tf.io.files import as_path
-from matar_tf.policy import Policy
 from matar_tf.results import SearchResult
 from matar_tf.run.evaluators import make_executor
 from matar_tf.run.export import write_overview, write_target
 from matar_tf.run.folder import (
     STORE_FILE,
     drop_run,
+    holds_measurements,
     is_empty,
     prepare_folder,
     write_record,
@@ -133,15 +133,12 @@ def retarget(
             run.settings.options, planned_evaluations=record.planned_evaluations
         )
         run = replace(run, settings=replace(run.settings, options=planned))
-        memory: dict[Policy, Mapping[str, float]] = {}
         if is_new:
-            stack.push(_undoing(output, memory, folder=is_made))
+            stack.push(_undoing(output, folder=is_made))
         store = EvaluationStore(run.settings.store or output / STORE_FILE)
         stack.enter_context(store)
         interrupts = stack.enter_context(Interrupts())
-        searches = Searches(
-            run=run, evaluate_many=evaluate_many, store=store, memory=memory
-        )
+        searches = Searches(run=run, evaluate_many=evaluate_many, store=store)
         writer = _Writer(searches, output, record, reference, on_result)
         outcome = _search_all(searches, writer, interrupts)
         if outcome.results:
@@ -237,13 +234,11 @@ def _search_all(searches: Searches, writer: _Writer, interrupts: Interrupts) -> 
     )
 
 
-def _undoing(
-    output: Path, memory: Mapping[Policy, Mapping[str, float]], *, folder: bool
-) -> Callable[..., None]:
+def _undoing(output: Path, *, folder: bool) -> Callable[..., None]:
     """Returns what leaves no trace of a run that fails before anything is measured."""
 
     def undo(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not memory:
+        if kind is not None and not holds_measurements(output):
             drop_run(output, folder=folder)
 
     return undo
