@@ -107,15 +107,15 @@ class TestFailures:
     ) -> None:
         put, times = EvaluationStore.put, []
 
-        def put_twice(self: Any, *args: Any, **kwargs: Any) -> None:
+        def put_two(self: Any, *args: Any, **kwargs: Any) -> None:
             times.append(1)
             if len(times) == 3:
                 raise StoreError("the disk is full")
             put(self, *args, **kwargs)
 
-        monkeypatch.setattr(EvaluationStore, "put", put_twice)
+        monkeypatch.setattr(EvaluationStore, "put", put_two)
         with pytest.raises(StoreError, match="the disk is full"):
-            run_new(tmp_path / "run", SLOW)
+            run_new(tmp_path / "run", FAST)
         with EvaluationStore(tmp_path / "run" / "evaluations.sqlite") as store:
             assert len(store) == 2
         assert (tmp_path / "run" / "run.json").exists()
