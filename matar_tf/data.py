@@ -104,7 +104,7 @@ class Data:
                 "0..1; give floats if the network was trained on samples of another "
                 "range.",
                 MatarWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if self.x_train is not None and self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise DataError(

@@ -142,3 +142,21 @@ class TestFailures:
         assert not run_all(output, FAST, SLOW, resume=True).failures
         assert failures_in(output) == {}
         assert "without a front" not in (output / "report.html").read_text()
+
+    def test_an_error_after_a_result_keeps_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where the store is another folder's."""
+        search, times = searches.search, []
+
+        def fail_second(*args: Any, **kwargs: Any) -> Any:
+            times.append(1)
+            if len(times) == 2:
+                raise DataError("out of luck")
+            return search(*args, **kwargs)
+
+        monkeypatch.setattr(searches, "search", fail_second)
+        with pytest.raises(DataError, match="out of luck"):
+            run_new(tmp_path / "run", SLOW, FAST, store=tmp_path / "store.sqlite")
+        names = {path.name for path in (tmp_path / "run").iterdir()}
+        assert names == {"run.json", SLOW}

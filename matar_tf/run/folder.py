@@ -22,7 +22,7 @@ __all__ = [
     "STORE_FILE",
     "check_folder_names",
     "drop_run",
-    "holds_measurements",
+    "has_just_begun",
     "is_empty",
     "prepare_folder",
     "write_record",
@@ -219,15 +219,17 @@ def _begin_folder(
     return record
 
 
-def holds_measurements(output: Path) -> bool:
-    """Returns whether anything was measured, or may have been, in a run's own store."""
-    if not (output / STORE_FILE).exists():
+def has_just_begun(output: Path) -> bool:
+    """Returns whether a run has left its record and an empty store, and no more."""
+    if not {path.name for path in output.iterdir()} <= {RUN_FILE, *_STORE_FILES}:
         return False
+    if not (output / STORE_FILE).exists():
+        return True
     try:
         with EvaluationStore(output / STORE_FILE) as store:
-            return len(store) > 0
+            return len(store) == 0
     except StoreError:
-        return True
+        return False
 
 
 def drop_run(output: Path, *, folder: bool) -> None:

@@ -25,7 +25,7 @@ from matar_tf.run.export import write_overview, write_target
 from matar_tf.run.folder import (
     STORE_FILE,
     drop_run,
-    holds_measurements,
+    has_just_begun,
     is_empty,
     prepare_folder,
     write_record,
@@ -238,7 +238,7 @@ def _undoing(output: Path, *, folder: bool) -> Callable[..., None]:
     """Returns what leaves no trace of a run that fails before anything is measured."""
 
     def undo(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not holds_measurements(output):
+        if kind is not None and has_just_begun(output):
             drop_run(output, folder=folder)
 
     return undo
