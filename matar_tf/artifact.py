@@ -21,7 +21,7 @@ from typing import Any, Final
 from matar_tf.errors import ArtifactError, MatarError, printable
 from matar_tf.figures import is_metric_value
 from matar_tf.io.archive import check_arrays, check_size, read_members
-from matar_tf.io.files import as_path, new_folder, write_atomically
+from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.packaged import (
     DIGEST_KEY,
@@ -110,9 +110,11 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
 
     Raises:
       ArtifactError: If something stands there: anything if `overwrite` is False, and
-        anything but an artifact otherwise.
+        anything but an artifact otherwise; or the folder that it would be in is not
+        there.
     """
     path = Path(path)
+    check_parent(path, ArtifactError)
     if path.is_dir() and path.suffix == _SUFFIX:
         raise ArtifactError(
             f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "

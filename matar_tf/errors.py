@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "MatarError",
+    "MatarWarning",
     "ModelError",
     "PolicyError",
     "SearchError",
@@ -37,6 +38,10 @@ class MatarError(ValueError):
 
     def __str__(self) -> str:
         return readable(super().__str__())
+
+
+class MatarWarning(UserWarning):
+    """Something is done as asked, but probably not what was meant."""
 
 
 class PolicyError(MatarError):

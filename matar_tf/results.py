@@ -364,11 +364,11 @@ class SearchResult:
         lists = ("objectives", "front", "references", "history")
         keys = ["schema_version", *(field.name for field in fields(cls))]
         document = _READER.object(value, "search result", keys)
-        if document["schema_version"] != SCHEMA_VERSION:
+        version = _READER.field(document, "schema_version", int)
+        if version != SCHEMA_VERSION:
             raise SearchError(
                 f"Expected a search result of schema_version {SCHEMA_VERSION}, got "
-                f"{document['schema_version']!r}; write it with this version of "
-                "matar_tf."
+                f"{version}; write it with this version of matar_tf."
             )
         rows = {
             key: cast("list[object]", _READER.field(document, key, list))

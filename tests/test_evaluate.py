@@ -273,10 +273,13 @@ class TestPolicyEvaluator:
         assert before[0] == after[0]
         assert not set(before[1:]) & set(after[1:])
 
-    @pytest.mark.parametrize("count", [0, 3])
-    def test_refuses_samples_without_labels(self, count):
+    @pytest.mark.parametrize(
+        ("count", "sentence"),
+        [(0, r"samples of shape \[num_samples"), (3, "3 integer labels")],
+    )
+    def test_refuses_samples_without_labels(self, count, sentence):
         data = few_digits()
-        with pytest.raises(DataError, match="as many labels as samples"):
+        with pytest.raises(DataError, match=sentence):
             PolicyEvaluator(digits_artifact(), data.x_test[:count], data.y_test[:2])
 
     def test_refuses_a_policy_of_another_network(self):
@@ -360,6 +363,7 @@ class TestParallelEvaluator:
         )
         assert done.returncode == 1
         assert "a script needs 'if __name__" in done.stderr
+        assert "freeze_support" not in done.stderr  # of the processes themselves
 
     @pytest.mark.parametrize("num_jobs", [0, -1])
     def test_refuses_no_processes(self, num_jobs):

@@ -62,6 +62,8 @@ def test_unknown_keys_and_versions_are_refused() -> None:
         RunRecord.from_json({**GOLDEN, "colour": "red"})
     with pytest.raises(SearchError, match="schema_version is 2"):
         RunRecord.from_json({**GOLDEN, "schema_version": 2})
+    with pytest.raises(SearchError, match="int under 'schema_version', got True"):
+        RunRecord.from_json({**GOLDEN, "schema_version": True})
     for name in ("../else", "", "a/b"):
         with pytest.raises(SearchError, match="no names of folders"):
             RunRecord.from_json({**GOLDEN, "targets": {name: "digest"}})

@@ -7,15 +7,17 @@ import io
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
-from typing import Final
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
 
 from absl import flags
 
 from matar_tf.commands._command import Command, Given
 from matar_tf.commands._flags import ALIASES
 from matar_tf.commands._help import command_page
-from matar_tf.errors import MatarError, readable
+from matar_tf.commands._output import to_the_end
+from matar_tf.errors import MatarError, MatarWarning, readable
 
 __all__ = ["call", "in_flags", "main_of"]
 
@@ -41,22 +43,46 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
     if any(one.startswith("-") and one.lstrip("-") in _HELP for one in words):
         print(command_page(command, name, values))
         return 0
+    known = {*values, *ALIASES, *_OF_SEARCHES}
     try:
-        return command.run(_parsed(command, name, words, values))
+        with warnings.catch_warnings():
+            shown = functools.partial(_show_warning, warnings.showwarning, known)
+            warnings.showwarning = shown
+            warnings.simplefilter("default", MatarWarning)  # equal ones once
+            return command.run(_parsed(command, name, words, values))
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
     except (MatarError, ModuleNotFoundError, OSError) as error:
-        words_of_flags = {*values, *ALIASES, *_OF_SEARCHES}
-        sentence = in_flags(readable(_sentence(error)), words_of_flags)
-        print(f"{type(error).__name__}: {sentence}", file=sys.stderr)
+        _print_line(error, _sentence(error), known)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
 
 
+def _print_line(one: Exception, sentence: str, names: Collection[str]) -> None:
+    text = in_flags(readable(sentence), names)
+    print(f"{type(one).__name__}: {text}", file=sys.stderr)
+
+
+def _show_warning(
+    others: Callable[..., None],
+    names: Collection[str],
+    message: Warning | str,
+    *place: Any,
+    **more: Any,
+) -> None:
+    """Prints a warning of ours as one line, and others as they were."""
+    if isinstance(message, MatarWarning):
+        _print_line(message, str(message), names)
+    else:
+        others(message, *place, **more)
+
+
 def main_of(command: Command, path: str) -> None:
     """Runs a program of ``tools/`` as this process; ends it with the exit status."""
     show_any_letter()
-    sys.exit(call(command, f"python {path}", sys.argv[1:]))
+    sys.exit(to_the_end(lambda: call(command, f"python {path}", sys.argv[1:])))
 
 
 def show_any_letter() -> None:
@@ -88,8 +114,13 @@ def _in_flag(names: Collection[str], match: re.Match[str]) -> str:
 
 def _sentence(error: Exception) -> str:
     """Returns what an error says; of a file, which one, and what to do."""
-    if not isinstance(error, OSError) or error.filename is None:
+    if not isinstance(error, OSError):
         return str(error)
+    if error.filename is None:
+        return (
+            f"Expected to print or write, got: {error.strerror or error}; check where "
+            "standard output leads to, and the space on the disk."
+        )
     return (
         f"Expected to read or write {error.filename}, got: {error.strerror}; check the "
         "path, its permissions and the space on the disk."

@@ -87,9 +87,13 @@ class Row:
 
 def _run(given: Given) -> int:
     """Measures and prints the table."""
+    from matar_tf.tflite.evaluate import check_data
+
     artifact = open_artifact(given.artifact, given.expect_digest)
     data = read_data(given, artifact)
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
+    for _, one in dedicated:
+        check_data(one, data)
     files = [(Path(path).stem, Path(path).read_bytes()) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),
@@ -191,11 +195,11 @@ def _uniform_rows(
 
 
 def _file_rows(files: Sequence[tuple[str, bytes]], data: Data) -> list[Row]:
-    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.evaluate import evaluate_model
 
     rows: list[Row] = []
     for name, content in files:
-        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        found = evaluate_model(content, data, metrics=["accuracy"])
         rows.append(Row(name=f"file: {name}", dedicated=100.0 * found["accuracy"]))
     return rows
 
@@ -228,10 +232,14 @@ def _accuracies(
 ) -> list[float]:
     from tqdm import tqdm
 
-    from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+    from matar_tf.tflite.evaluate import ParallelEvaluator, evaluator_without_notes
 
     make = functools.partial(
-        PolicyEvaluator, artifact, data.x_test, data.y_test, metrics=("accuracy",)
+        evaluator_without_notes,
+        artifact,
+        data.x_test,
+        data.y_test,
+        metrics=("accuracy",),
     )
     num_jobs = min(given.jobs, len(policies))
     with ParallelEvaluator(make, num_jobs) as evaluate_many:

@@ -25,6 +25,7 @@ __all__ = ["COMMAND"]
 def _run(given: Given) -> int:
     """Runs the search; prints one table per target."""
     from matar_tf.reporting import to_text
+    from matar_tf.run.outlook import outlook
     from matar_tf.run.plan import make_run
     from matar_tf.run.retarget import retarget
     from matar_tf.run.settings import settings_of
@@ -59,13 +60,17 @@ def _run(given: Given) -> int:
     )
     planned = make_run(artifact, targets, data, settings)
     float_metrics = artifact.accuracy.get("float")
+
+    def begin(message: str) -> None:
+        print(f"{message}\n{outlook(planned)}", flush=True)
+
     outcome = retarget(
         planned,
         given.output,
         resume=given.resume,
         overwrite=given.overwrite,
         reference=_reference(given.compare, artifact),
-        on_start=print,
+        on_start=begin,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
     return _report(outcome)

@@ -18,6 +18,7 @@ from matar_tf.errors import ArtifactError
 
 __all__ = [
     "MAX_ARRAY_BYTES",
+    "array_names",
     "check_arrays",
     "check_size",
     "parse_arrays",
@@ -119,6 +120,16 @@ def parse_arrays(
                     stream, info.file_size, f"{info.filename!r} of {what}"
                 )
         return arrays
+
+
+def array_names(source: Path | bytes, what: str) -> list[str]:
+    """Returns the names of the arrays of an ``.npz`` file, without reading them.
+
+    Raises:
+      ArtifactError: If it is damaged.
+    """
+    with _opened(source, what, _MAX_MEMBERS) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from matar_tf.errors import MatarError
 
 __all__ = [
     "as_path",
+    "check_parent",
     "leftovers",
     "new_folder",
     "read_at_most",
@@ -62,12 +63,28 @@ def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
     return content
 
 
+def check_parent(path: Path, error: type[MatarError]) -> None:
+    """Checks that the folder is there that something is to be written in.
+
+    Args:
+      path: Of what is to be written.
+      error: What is raised if it is not.
+    """
+    # A link may lead to what is not there yet.
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise error(
+            f"Expected a folder to write {path.name} in at {folder}, found "
+            f"{'a file' if folder.exists() else 'none'}; make one, or choose another "
+            "path."
+        )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it; a link stays one."""
     real = _behind_links(path)
     temporary = _beside(real)
     with _naming(path, temporary):
-        real.parent.mkdir(parents=True, exist_ok=True)
         # Not by tempfile, whose files nobody but the owner may read.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -88,7 +105,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()  # a link stays one
     temporary = _beside(path)
     with _naming(path, temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
             yield temporary

@@ -164,6 +164,11 @@ class RunRecord:
             if not is_metric_value(name, value):
                 raise SearchError(f"float_metrics has {value!r} for {name[:80]!r}")
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has ended without a result for any target."""
+        return not self.searches and set(self.failures) == set(self.targets)
+
     def to_json(self) -> _Json:
         """Returns the JSON object that `from_json` reads."""
         return {"schema_version": RUN_SCHEMA_VERSION, **asdict(self)}
@@ -181,7 +186,8 @@ class RunRecord:
             if "max_evaluations" in value:
                 value.setdefault("planned_evaluations", value["max_evaluations"])
         document = dict(_READER.object(value, "record of a run", keys))
-        version = document.pop("schema_version")
+        version = _READER.field(document, "schema_version", int)
+        del document["schema_version"]
         if version != RUN_SCHEMA_VERSION:
             raise SearchError(f"its schema_version is {version!r}")
         return cls(**document)
