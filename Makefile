@@ -6,6 +6,7 @@ INSTALLED := .venv/installed
 .PHONY: demo test clean
 
 demo: $(INSTALLED)
+	mkdir -p runs/demo
 	$(BIN)/matar train --recipe=digits_resnet8 --output=runs/demo/artifact --reuse
 	$(BIN)/matar search --artifact=runs/demo/artifact --data=digits \
 	  --targets=cortex_m4_cmsis_nn,bitfusion_16x32,bismo_ultra96 \

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matar_tf.artifact import write_artifact as write_artifact
     from matar_tf.data import Data as Data
     from matar_tf.errors import MatarError as MatarError
+    from matar_tf.errors import MatarWarning as MatarWarning
     from matar_tf.keras import MatarQuantizeConfig as MatarQuantizeConfig
     from matar_tf.keras import MatarQuantizeScheme as MatarQuantizeScheme
     from matar_tf.keras import PolicyMetrics as PolicyMetrics
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Data": "data",
     "MatarError": "errors",
+    "MatarWarning": "errors",
     "MatarQuantizeConfig": "keras",
     "MatarQuantizeScheme": "keras",
     "Policy": "policy",

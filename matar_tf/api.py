@@ -89,13 +89,19 @@ def _takes_options(function: _F) -> _F:
     return function
 
 
-def load_artifact(path: str | Path) -> Artifact:
-    """Returns a packaged network: a directory, or one ``.matar`` file.
+def load_artifact(path: str | Path, *, expect_digest: str | None = None) -> Artifact:
+    """Returns a packaged network.
+
+    Args:
+      path: A directory, or one ``.matar`` file.
+      expect_digest: The SHA-256 that it must have, in hex: what `write_artifact`
+        returned, and ``artifact.source.digest`` is. None for any.
 
     Raises:
-      ArtifactError: If a part is missing, unknown, altered or malformed.
+      ArtifactError: If a part is missing, unknown, altered or malformed, or the digest
+        is another.
     """
-    return read_artifact(path)
+    return read_artifact(path, expect_digest=expect_digest)
 
 
 @_takes_options

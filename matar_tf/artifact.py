@@ -1,8 +1,9 @@
-"""The artifact: all that an integrator needs to retarget a network.
+"""Artifacts as files: all that an integrator needs to retarget a network.
 
 A directory, or the same as one ``.matar`` zip file: ``manifest.json``,
 ``template.tflite``, ``parameters.npz`` and optional members. The manifest carries the
-SHA-256 of every other member. Nothing in an artifact is executed or unpickled.
+SHA-256 of every other member, and of itself. Nothing in an artifact is executed or
+unpickled. What can be computed again, the workload, is, and must be as it says.
 """
 
 from __future__ import annotations
@@ -10,20 +11,35 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
+import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.errors import ArtifactError, MatarError
-from matar_tf.io.archive import check_size, read_members
-from matar_tf.io.files import as_path, new_folder, write_atomically
+from matar_tf.errors import ArtifactError, MatarError, printable
+from matar_tf.figures import is_metric_value
+from matar_tf.io.archive import check_arrays, check_size, read_members
+from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.packaged import (
+    DIGEST_KEY,
+    MANIFEST,
+    OPTIONAL,
+    PARAMETERS,
+    SCHEMA_VERSION,
+    TEMPLATE,
+    Artifact,
+    Source,
+    manifest_digest,
+)
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
+from matar_tf.tflite._fingerprints import check_fingerprints
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
 
 __all__ = [
@@ -34,131 +50,36 @@ __all__ = [
     "write_artifact",
 ]
 
-SCHEMA_VERSION: Final = 3
 _SUFFIX = ".matar"
-_MANIFEST = "manifest.json"
-_TEMPLATE = "template.tflite"
-_PARAMETERS = "parameters.npz"
-_OPTIONAL = ("network.json", "network.npz", "calibration.npz")
-_KEYS = (
-    "schema_version",
-    "space",
-    "workload",
-    "template_map",
-    "accuracy",
-    "provenance",
-    "sha256",
+_OLD_KEYS: Final = (  # of schema_version 3, without a digest of the manifest
+    *("schema_version", "space", "workload", "template_map", "accuracy"),
+    *("provenance", "sha256"),
 )
+_KEYS: Final = {3: _OLD_KEYS, SCHEMA_VERSION: (*_OLD_KEYS, DIGEST_KEY)}
+_MEMBERS: Final = frozenset({MANIFEST, TEMPLATE, PARAMETERS, *OPTIONAL})
+# What makes a folder a repository of a hub, or signed: never read.
+_BESIDE: Final = ("README.md", "LICENSE", ".gitattributes", "model.sig")
+_FOLDERS_BESIDE: Final = (".git", ".cache")
 _MAX_BYTES = 1 << 31  # of all members
+# Of arrays, for each byte of the template, whose kernels take one byte a weight: 4 of
+# the float kernel, and of a depthwise layer some 100 for the terms of its batch norm.
+_ARRAY_BYTES = 128
+_FREE_ARRAY_BYTES = 1 << 26
+_DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _READER = JsonReader(ArtifactError)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Artifact:
-    """A packaged network.
-
-    Attributes:
-      space: The widths that each policy entry may take.
-      workload: What the network asks of hardware.
-      parameters: The trained numbers.
-      template: ``.tflite`` bytes into which a policy is filled.
-      template_map: Where the policy entries sit in the template.
-      accuracy: Metrics that the developer measured, by name (``float``, ``w8a8``).
-      provenance: Recipe, seed, versions and command that made the network.
-      extras: Optional members by file name, such as ``network.json``.
-      name: What the network is called where it is shown: that of the file it was read
-        from.
-    """
-
-    space: PolicySpace
-    workload: Workload
-    parameters: Parameters
-    template: bytes
-    template_map: TemplateMap
-    accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    extras: Mapping[str, bytes] = field(default_factory=dict)
-    name: str = "network"
-
-    def __repr__(self) -> str:
-        workload, space = self.workload, self.space
-        source, output = workload.inputs[0], workload.outputs[0]
-        num_bytes = sum(
-            layer.weight_elems + 4 * layer.bias_elems for layer in workload.layers
-        )
-        lines = [
-            f"{self.name}: {len(workload.layers)} layers, {workload.macs:,} MACs, "
-            f"{num_bytes:,} bytes of weights at 8 bits",
-            f"  input {workload.tensors[source].shape}, output "
-            f"{workload.tensors[output].shape}",
-            f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
-            f"{len(space.activations)} activations in {_widths(space.activations)} "
-            f"bits: {space.num_policies:.3g} policies",
-        ]
-        lines += [
-            f"  {name:8s} "
-            + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
-            for name, row in self.accuracy.items()
-        ]
-        return "\n".join(lines)
-
-    def members(self) -> dict[str, bytes]:
-        """Returns the files of the artifact, the manifest last."""
-        for name in self.extras:
-            if name not in _OPTIONAL:
-                raise ArtifactError(
-                    f"Expected extras among {list(_OPTIONAL)}, got {name!r}."
-                )
-        members = {
-            _TEMPLATE: self.template,
-            _PARAMETERS: self.parameters.to_npz(),
-            **self.extras,
-        }
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "space": self.space.to_json(),
-            "workload": self.workload.to_json(),
-            "template_map": self.template_map.to_json(),
-            "accuracy": {name: dict(row) for name, row in self.accuracy.items()},
-            "provenance": dict(self.provenance),
-            "sha256": {
-                name: hashlib.sha256(content).hexdigest()
-                for name, content in members.items()
-            },
-        }
-        members[_MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-        return members
-
-    def digest(self) -> str:
-        """Returns the SHA-256 of what decides the accuracy of a policy.
-
-        Provenance and the accuracy table do not count: the same network packaged
-        again keeps its digest, and with it its stored evaluations.
-        """
-        total = hashlib.sha256()
-        for part in (
-            self.template,
-            json.dumps(self.template_map.to_json(), sort_keys=True).encode(),
-            json.dumps(self.space.to_json(), sort_keys=True).encode(),
-        ):
-            total.update(hashlib.sha256(part).digest())
-        # Not of the bytes of a file, which follow from the zlib that packed them.
-        total.update(self.parameters.digest())
-        return total.hexdigest()
-
-
-def _widths(entries: Mapping[str, tuple[int, ...]]) -> str:
-    """Returns the widths that entries take, from the narrowest to the widest."""
-    widths = sorted({bits for choices in entries.values() for bits in choices})
-    return "/".join(map(str, widths))
+# What a template of another making may end in, where it is read.
+_CONTRADICTIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def write_artifact(
     artifact: Artifact, path: str | Path, *, overwrite: bool = False
-) -> None:
+) -> str:
     """Writes a directory, or one zip file if the path ends in ``.matar``.
 
     The artifact is written under a temporary name and renamed when complete.
+
+    Returns:
+      The SHA-256 of what was written, which `read_artifact` can be told to expect.
 
     Raises:
       ArtifactError: If something stands at the path and `overwrite` is False, or
@@ -168,18 +89,20 @@ def write_artifact(
     path = Path(path)
     check_free(path, overwrite=overwrite)
     members = artifact.members()
-    check_size(sum(map(len, members.values())), str(path), _MAX_BYTES)
-    _parse(dict(members), path)
+    num_bytes = sum(map(len, members.values()))
+    check_size(num_bytes, str(path), _MAX_BYTES)
+    _parse(dict(members), path, num_bytes)
     if path.suffix == _SUFFIX:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in members.items():
                 archive.writestr(zipfile.ZipInfo(name), content)
         write_atomically(path, buffer.getvalue())
-        return
-    with new_folder(path) as folder:
-        for name, content in members.items():
-            (folder / name).write_bytes(content)
+    else:
+        with new_folder(path) as folder:
+            for name, content in members.items():
+                (folder / name).write_bytes(content)
+    return json.loads(members[MANIFEST])[DIGEST_KEY]
 
 
 def check_free(path: str | Path, *, overwrite: bool = False) -> None:
@@ -187,9 +110,11 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
 
     Raises:
       ArtifactError: If something stands there: anything if `overwrite` is False, and
-        anything but an artifact otherwise.
+        anything but an artifact otherwise; or the folder that it would be in is not
+        there.
     """
     path = Path(path)
+    check_parent(path, ArtifactError)
     if path.is_dir() and path.suffix == _SUFFIX:
         raise ArtifactError(
             f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "
@@ -202,51 +127,75 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
             f"Expected a free path for the artifact, but {path} exists; choose another "
             "or pass overwrite=True."
         )
-    is_artifact = (
-        (path / _MANIFEST).is_file() if path.is_dir() else path.suffix == _SUFFIX
-    )
+    if path.is_dir():
+        names = {entry.name for entry in path.iterdir()}
+        others = sorted(names - _MEMBERS)
+        if MANIFEST in names and others:
+            raise ArtifactError(
+                f"Expected an artifact alone to overwrite at {path}, but it holds also "
+                f"{others}, which would be lost; write to another path and copy its "
+                "files here."
+            )
+        is_artifact = MANIFEST in names
+    else:
+        is_artifact = path.suffix == _SUFFIX
     if not is_artifact:
         raise ArtifactError(
             f"Expected an artifact to overwrite at {path}, but it holds something else."
         )
 
 
-def read_artifact(path: str | Path) -> Artifact:
+def read_artifact(path: str | Path, *, expect_digest: str | None = None) -> Artifact:
     """Reads and verifies an artifact.
 
+    Args:
+      path: A directory, or a ``.matar`` file.
+      expect_digest: The SHA-256 that it must have (`Artifact.source`), 64 hex digits
+        with or without ``sha256:`` before them; None for any.
+
     Raises:
-      ArtifactError: If a member is missing, unknown, altered or malformed.
+      ArtifactError: If a member is missing, unknown, altered or malformed, what it says
+        contradicts its template, or its digest is another.
     """
     path = as_path(path, "an artifact", ArtifactError)
-    return _parse(_read_members(path), path)
+    expected = None if expect_digest is None else _as_digest(expect_digest)
+    members = _read_members(path)
+    num_bytes = sum(map(len, members.values()))
+    num_packed = path.stat().st_size if path.is_file() else num_bytes
+    return _parse(members, path, num_packed, expected)
 
 
-def _parse(members: dict[str, bytes], path: Path) -> Artifact:
+def _as_digest(value: str) -> str:
+    """Returns the hex digits of a digest that a user named."""
+    match = _DIGEST.fullmatch(str(value).strip().lower())
+    if match is None:
+        raise ArtifactError(
+            "Expected a SHA-256 of 64 hex digits in expect_digest=, got "
+            f"{str(value)[:80]!r}; `matar verify` prints that of an artifact."
+        )
+    return match[1]
+
+
+def _parse(
+    members: dict[str, bytes], path: Path, num_packed: int, expected: str | None = None
+) -> Artifact:
     """Returns the artifact of some members, which it uses up."""
-    manifest = _read_manifest(members.pop(_MANIFEST), path)
+    manifest = _read_manifest(members.pop(MANIFEST), path)
+    source = _source_of(manifest, path, expected)
+    _check_members(members, manifest, path)
+    _check_arrays(members, path, num_packed)
     try:
-        digests = _READER.field(manifest, "sha256", dict)
-        if set(digests) != set(members):
-            raise ArtifactError(
-                f"Expected the members {sorted(digests)} in {path}, got "
-                f"{sorted(members)}; the artifact is incomplete or was added to."
-            )
-        for name, content in members.items():
-            if hashlib.sha256(content).hexdigest() != digests[name]:
-                raise ArtifactError(
-                    f"The member {name!r} of {path} does not match its SHA-256 in the "
-                    "manifest; it was damaged or altered, fetch it again."
-                )
         artifact = Artifact(
             space=PolicySpace.from_json(manifest["space"]),
             workload=Workload.from_json(manifest["workload"]),
-            parameters=Parameters.from_npz(members.pop(_PARAMETERS)),
-            template=members.pop(_TEMPLATE),
+            parameters=Parameters.from_npz(members.pop(PARAMETERS)),
+            template=members.pop(TEMPLATE),
             template_map=TemplateMap.from_json(manifest["template_map"]),
             accuracy=_read_accuracy(manifest["accuracy"]),
             provenance=_READER.field(manifest, "provenance", dict),
             extras=members,
-            name=path.stem,
+            name=printable(path.stem),
+            source=source,
         )
     except KeyError as error:
         raise ArtifactError(
@@ -258,61 +207,112 @@ def _parse(members: dict[str, bytes], path: Path) -> Artifact:
     except MatarError as error:
         raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
     _check_entries(artifact, path)
-    _check_workload(artifact, path)
-    _check_map(artifact, path)
-    return artifact
+    return replace(artifact, workload=_checked_workload(artifact, path))
 
 
 def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        value = _READER.parse(content, _MANIFEST)
+        value = _READER.parse(content, MANIFEST)
         version = value.get("schema_version") if isinstance(value, dict) else None
-        if version is not None and version != SCHEMA_VERSION:
+        if version is not None and (type(version) is not int or version not in _KEYS):
             raise ArtifactError(
-                f"Expected schema_version {SCHEMA_VERSION}, got {version!r}; package "
-                "the model again."
+                f"Expected schema_version {' or '.join(map(str, _KEYS))}, got "
+                f"{version!r}; package the model again, or use the version of "
+                "matar_tf that wrote it."
             )
-        return _READER.object(value, _MANIFEST, _KEYS)
+        return _READER.object(value, MANIFEST, _KEYS[version or SCHEMA_VERSION])
     except ArtifactError as error:
         raise ArtifactError(f"The manifest of {path} is malformed: {error}") from error
+
+
+def _source_of(manifest: dict[str, Any], path: Path, expected: str | None) -> Source:
+    """Returns where a manifest comes from, which must be as it says, and as expected.
+
+    Raises:
+      ArtifactError: If its digest is another.
+    """
+    digest = manifest_digest(manifest)
+    if manifest.get(DIGEST_KEY, digest) != digest:
+        raise ArtifactError(
+            f"The manifest of {path} does not match its own SHA-256; it was damaged or "
+            "altered, fetch it again."
+        )
+    if expected not in (None, digest):
+        raise ArtifactError(
+            f"Expected the artifact sha256:{expected} at {path}, got sha256:{digest}; "
+            "it is another one, or was altered: fetch it again."
+        )
+    return Source(digest=digest, has_digest=DIGEST_KEY in manifest)
+
+
+def _check_members(
+    members: Mapping[str, bytes], manifest: dict[str, Any], path: Path
+) -> None:
+    """Checks that members are those of a manifest."""
+    digests = _READER.field(manifest, "sha256", dict)
+    if set(digests) != set(members):
+        raise ArtifactError(
+            f"Expected the members {sorted(digests)} in {path}, got "
+            f"{sorted(members)}; the artifact is incomplete or was added to."
+        )
+    for name, content in members.items():
+        if hashlib.sha256(content).hexdigest() != digests[name]:
+            raise ArtifactError(
+                f"The member {name!r} of {path} does not match its SHA-256 in the "
+                "manifest; it was damaged or altered, fetch it again."
+            )
+
+
+def _check_arrays(members: Mapping[str, bytes], path: Path, num_packed: int) -> None:
+    """Checks that the network justifies the size of the arrays that members hold."""
+    justified = _FREE_ARRAY_BYTES + _ARRAY_BYTES * len(members.get(TEMPLATE, b""))
+    most = min(_MAX_BYTES, justified)
+    check_arrays(members, str(path), max_bytes=most, num_packed=num_packed)
 
 
 def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:
     rows: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
     if not all(isinstance(row, dict) for row in rows) or not all(
-        type(figure) in (int, float) and abs(figure) <= sys.float_info.max
-        for row in rows
-        for figure in row.values()
+        is_metric_value(name, figure) for row in rows for name, figure in row.items()
     ):
         raise ArtifactError(
             "Expected finite numbers by policy and metric under 'accuracy' in the "
-            f"manifest, got {str(value)[:80]}; package the model again."
+            "manifest, accuracies within 0..1, got "
+            f"{str(value)[:80]}; package the model again."
         )
     return value
 
 
 def _read_members(path: Path) -> dict[str, bytes]:
-    known = {_MANIFEST, _TEMPLATE, _PARAMETERS, *_OPTIONAL}
     if path.is_dir():
-        members = _read_folder(path, known)
+        members = _read_folder(path)
     elif path.is_file():
-        members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=known)
+        members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=_MEMBERS)
     else:
         raise ArtifactError(
             f"Expected an artifact (a directory or a .matar file) at {path}, found "
             "nothing; make one with matar_tf.package or `matar train`."
         )
-    if _MANIFEST not in members:
-        raise ArtifactError(f"Expected a {_MANIFEST} in {path}; it is not an artifact.")
+    if MANIFEST not in members:
+        raise ArtifactError(f"Expected a {MANIFEST} in {path}; it is not an artifact.")
     return members
 
 
-def _read_folder(path: Path, known: set[str]) -> dict[str, bytes]:
-    files = [entry for entry in path.iterdir() if entry.is_file()]
-    unknown = sorted({file.name for file in files} - known)
+def _read_folder(path: Path) -> dict[str, bytes]:
+    entries = list(path.iterdir())
+    files = [entry for entry in entries if entry.name in _MEMBERS and entry.is_file()]
+    beside = [
+        entry
+        for entry in entries
+        if (entry.name in _BESIDE and entry.is_file())
+        or (entry.name in _FOLDERS_BESIDE and entry.is_dir())
+    ]
+    unknown = sorted({entry.name for entry in {*entries} - {*files, *beside}})
     if unknown:
         raise ArtifactError(
-            f"Expected the members {sorted(known)} in {path}, got also {unknown}."
+            f"Expected the members {sorted(_MEMBERS)} in {path} and beside them "
+            f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {unknown}; move them "
+            "elsewhere."
         )
     check_size(sum(file.stat().st_size for file in files), str(path), _MAX_BYTES)
     return {file.name: file.read_bytes() for file in files}
@@ -334,44 +334,50 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
                     f"Expected parameters for {list(widths)} bits of the {what} entry "
                     f"{name!r} in {path}, got {list(there[name].bits)}."
                 )
-
-
-def _check_workload(artifact: Artifact, path: Path) -> None:
-    """Checks that the workload's entries and kernels are those of the parameters."""
-    workload, parameters = artifact.workload, artifact.parameters
-    sizes = {
-        layer.weights: layer.weight_elems
-        for layer in workload.layers
-        if layer.weights is not None
-    }
-    kernels = {name: layer.kernel.size for name, layer in parameters.layers.items()}
-    if sizes != kernels:
-        raise ArtifactError(
-            f"Expected a workload with kernels of the sizes {kernels} in {path}, got "
-            f"{sizes}; package the model again."
-        )
-    for tensor in workload.tensors.values():
-        if tensor.activation not in (None, *artifact.space.activations):
-            raise ArtifactError(
-                f"Expected tensors of known activation entries in the workload of "
-                f"{path}, got {tensor.activation!r}; package the model again."
-            )
-
-
-def _check_map(artifact: Artifact, path: Path) -> None:
-    """Checks that the template map has a place for each entry, and for no other."""
     places = artifact.template_map
-    activations = set(artifact.space.activations)
-    inputs = {place.input for place in places.kernels.values()} - {None}
-    if (
-        set(places.kernels) != set(artifact.space.weights)
-        or not activations.issuperset(inputs)
-        or len({place.operator for place in places.kernels.values()})
-        < len(places.kernels)
-        or activations != set(places.tensors.values())
-        or not activations.issuperset(places.clamps)
+    if set(places.kernels) != set(artifact.space.weights) or (
+        set(places.tensors.values()) != set(artifact.space.activations)
     ):
         raise ArtifactError(
             f"Expected a template_map with a place for each entry of the policy in "
             f"{path}, got {str(places)[:80]}; package the model again."
         )
+
+
+def _checked_workload(artifact: Artifact, path: Path) -> Workload:
+    """Returns the workload of a template, which must be as the manifest says.
+
+    Raises:
+      ArtifactError: If it is not, or template, template map and parameters do not
+        belong together.
+    """
+    try:
+        template = ModelBuilder(artifact).template
+        check_fingerprints(template, artifact.parameters)
+        workload = read_workload(template)
+    except MatarError as error:
+        raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
+    except _CONTRADICTIONS as error:
+        raise ArtifactError(
+            f"The artifact {path} is malformed: its template is no network that was "
+            f"packaged ({error!r}); package the model again."
+        ) from error
+    if workload != artifact.workload:
+        raise ArtifactError(
+            f"Expected in {path} the workload of its template, got another: "
+            f"{_difference(artifact.workload, workload)}; it was altered: fetch the "
+            "artifact again."
+        )
+    return workload
+
+
+def _difference(found: Workload, expected: Workload) -> str:
+    """Returns what a workload says otherwise than another."""
+    pairs: list[tuple[Any, Any]] = [*zip(found.layers, expected.layers, strict=False)]
+    pairs += zip(found.tensors.values(), expected.tensors.values(), strict=False)
+    for one, other in pairs:
+        for key in (key.name for key in fields(one)):
+            here, there = getattr(one, key), getattr(other, key)
+            if here != there:
+                return f"{key} {here!r} for {there!r} of {other.name!r}"[:200]
+    return "other layers, tensors, inputs or outputs"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matar_tf import __version__
 from matar_tf.commands import COMMANDS
+from matar_tf.commands._output import to_the_end
 from matar_tf.errors import did_you_mean
 
 __all__ = ["main"]
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: not 0 on any failure.
     """
+    return to_the_end(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     if argv is None:
         _prepare_process()
         argv = sys.argv[1:]

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import lzma
-import zipfile
-import zlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.errors import DataError
+from matar_tf.errors import ArtifactError, DataError, MatarWarning
+from matar_tf.io.archive import array_names, parse_arrays
 
 __all__ = [
     "DIGITS",
@@ -34,31 +33,21 @@ __all__ = [
 
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
+_REQUIRED = ("x_test", "y_test")
+_MOST_NAMES = 10  # of arrays, in an error
 _NUM_TEST_DIGITS = 500
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 DataLike: TypeAlias = "Data | str | Path | tuple[Any, Any] | Mapping[str, Any]"
-_DAMAGE: Final = (
-    EOFError,
-    KeyError,  # a member that is not where the archive says
-    MemoryError,  # a size that no file has
-    OSError,
-    OverflowError,
-    RuntimeError,  # encrypted, or an unknown compression or version
-    TypeError,
-    ValueError,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
     """Arrays of one data set, checked when it is made.
 
-    Unsigned bytes are scaled to [0, 1], floats are taken as they are; labels may have a
-    second axis of length 1, which is dropped.
+    Unsigned bytes are divided by 255, of which a `MatarWarning` tells, but for those
+    of files; floats are taken as they are; labels may have a second axis of length 1,
+    which is dropped.
 
     Attributes:
       name: What it is called in tables and errors.
@@ -83,15 +72,25 @@ class Data:
                 f"Expected both x_train and y_train in {self.name!r}, or neither, got "
                 f"only {'y_train' if self.x_train is None else 'x_train'}."
             )
+        has_bytes = False
         for part in ("test", "train"):
             if part == "train" and self.x_train is None:
                 continue
             samples = _as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
+            has_bytes |= samples.dtype == np.uint8
             samples = _check_samples(self.name, part, samples)
             labels = _as_array(self.name, f"y_{part}", getattr(self, f"y_{part}"))
             labels = _check_labels(self.name, part, labels, len(samples))
             object.__setattr__(self, f"x_{part}", samples)
             object.__setattr__(self, f"y_{part}", labels)
+        if has_bytes:
+            warnings.warn(
+                f"The unsigned bytes of {self.name!r} are divided by 255, to the range "
+                "0..1; give floats if the network was trained on samples of another "
+                "range.",
+                MatarWarning,
+                stacklevel=3,
+            )
         if self.x_train is not None and self.x_train.shape[1:] != self.x_test.shape[1:]:
             raise DataError(
                 f"Expected samples of one shape in x_train and x_test of "
@@ -186,6 +185,11 @@ def load_data(spec: str, *, training: bool = True) -> Data:
                 f"Expected arrays from {spec!r}, but it ends the program; name a "
                 "function that returns them."
             ) from error
+        except ImportError as error:
+            raise DataError(
+                f"Expected arrays from {spec!r}, but a package that it needs cannot be "
+                f"imported ({error}); install it, or save the arrays as an .npz file."
+            ) from error
     raise DataError(
         f"Expected 'digits', the path of an .npz file, or 'package.module:function' "
         f"for the data, got {spec!r}."
@@ -211,14 +215,19 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
-    return _from_arrays(path, read_arrays(path, keys))
+    arrays = read_arrays(path, keys, required=_REQUIRED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatarWarning)  # bytes are the form of files
+        return _from_arrays(path, arrays)
 
 
-def read_arrays(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | Path, keys: Sequence[str], *, required: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Reads arrays of an ``.npz`` file, those of `keys` that it has; no pickles.
 
     Raises:
-      DataError: If there is no such file of plain arrays.
+      DataError: If there is no such file of plain arrays, or one required is missing.
     """
     if not Path(path).is_file():
         raise DataError(
@@ -226,15 +235,24 @@ def read_arrays(path: str | Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         )
     try:
         with Path(path).open("rb") as file:
-            stored: Any = np.load(file, allow_pickle=False)
-            if isinstance(stored, np.ndarray):
-                raise ValueError("it holds one bare array")
-            return {key: stored[key] for key in keys if key in stored.files}
-    except _DAMAGE as error:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise ArtifactError("It holds one bare array.")
+        found = array_names(Path(path), str(path))
+        arrays = parse_arrays(Path(path), str(path), max_bytes=None, keys=keys)
+    except (ArtifactError, OSError) as error:
         raise DataError(
-            f"Expected an .npz file of plain arrays at {path}, but: {error}; write it "
+            f"Expected an .npz file of plain arrays at {path}, but: {error} Write it "
             "with numpy.savez."
         ) from error
+    missing = [key for key in required if key not in arrays]
+    if missing:
+        names = ", ".join(map(repr, found[:_MOST_NAMES])) or "none"
+        more = ", ..." if len(found) > _MOST_NAMES else ""
+        raise DataError(
+            f"Expected the arrays {' and '.join(required)} in {path}, got {names}"
+            f"{more}; save them under these names."
+        )
+    return arrays
 
 
 def import_function(spec: str) -> Callable[..., Any]:
@@ -263,7 +281,7 @@ def import_function(spec: str) -> Callable[..., Any]:
 def _from_arrays(name: str, value: Any) -> Data:
     if hasattr(value, "as_numpy_iterator"):
         value = _from_dataset(name, value)
-    if not isinstance(value, Mapping) or not {"x_test", "y_test"} <= set(value):
+    if not isinstance(value, Mapping) or not set(_REQUIRED) <= set(value):
         found = list(value) if isinstance(value, Mapping) else type(value).__name__
         raise DataError(
             f"Expected the arrays x_test and y_test (and x_train, y_train for "
@@ -293,9 +311,14 @@ def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
 
 
 def _as_array(name: str, key: str, value: Any) -> np.ndarray:
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"Expected an array without a mask in {key} of {name!r}, got a masked one, "
+            "whose mask would be lost; leave the masked samples out."
+        )
     try:
         return np.asarray(value)
-    except ValueError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
             "one shape."
@@ -332,7 +355,7 @@ def _check_labels(
     if labels.shape != (num_samples,) or labels.dtype.kind not in "iu":
         raise DataError(
             f"Expected {num_samples} integer labels in y_{part} of {name!r}, got "
-            f"shape {labels.shape} and type {labels.dtype}."
+            f"shape {labels.shape} and type {labels.dtype}{_label_hint(labels)}."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > _LARGEST_LABEL:
@@ -341,3 +364,12 @@ def _check_labels(
             f"{low}..{high}."
         )
     return labels.astype(np.int64, copy=False)
+
+
+def _label_hint(labels: np.ndarray) -> str:
+    """Returns what to do with labels of the two other usual forms."""
+    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+        return "; of one row per sample, one-hot, give y.argmax(axis=-1)"
+    if labels.ndim == 1 and labels.dtype.kind in "bf":
+        return "; give y.astype(int) if they are whole numbers"
+    return ""

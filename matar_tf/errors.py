@@ -1,29 +1,47 @@
 """The errors that matar_tf raises: one base class, one child per kind of input.
 
-Every message has three parts: what was expected, what came, what to do.
+Every message has three parts: what was expected, what came, what to do. What came may
+be a stranger's: a message is cut and escaped where it is shown.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Final
 
 __all__ = [
     "ArtifactError",
     "DataError",
     "ExportError",
     "MatarError",
+    "MatarWarning",
     "ModelError",
     "PolicyError",
     "SearchError",
     "StoreError",
     "TargetError",
     "did_you_mean",
+    "printable",
+    "readable",
 ]
+
+_MAX_WORD: Final = 300  # characters; paths of files are shorter
+_MAX_LINE: Final = 1000
+_MAX_LINES: Final = 40
+_LONG_WORD: Final = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 
 
 class MatarError(ValueError):
     """Base of all errors that a user of matar_tf can cause and mend."""
+
+    def __str__(self) -> str:
+        return readable(super().__str__())
+
+
+class MatarWarning(UserWarning):
+    """Something is done as asked, but probably not what was meant."""
 
 
 class PolicyError(MatarError):
@@ -56,6 +74,42 @@ class StoreError(SearchError):
 
 class ExportError(MatarError):
     """A model file could not be written, or does not agree with its reference."""
+
+
+def readable(text: str) -> str:
+    r"""Returns a text as it is shown: without what steers a terminal, and not too long.
+
+    Characters that cannot be printed become escapes (``\x1b``), but for the ends of
+    lines. Of a long word or line the middle is left out, so that what to do, at the end
+    of a message, stays; of many lines the last are.
+    """
+    lines = text.split("\n")
+    more = [f"... and {len(lines) - _MAX_LINES} more lines."]
+    lines = lines[:_MAX_LINES] + more * (len(lines) > _MAX_LINES)
+    return "\n".join(map(_readable_line, lines))
+
+
+def printable(line: str) -> str:
+    """Returns a line with escapes in the place of what cannot be printed."""
+    if line.isprintable():
+        return line
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode()
+        for one in line
+    )
+
+
+def _readable_line(line: str) -> str:
+    line = _LONG_WORD.sub(lambda match: _without_middle(match[0], _MAX_WORD), line)
+    return printable(_without_middle(line, _MAX_LINE))
+
+
+def _without_middle(text: str, most: int) -> str:
+    """Returns a text of at most so many characters: two thirds are of its beginning."""
+    if len(text) <= most:
+        return text
+    tail = (most - 3) // 3
+    return f"{text[: most - 3 - tail]}...{text[-tail:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from matar_tf.errors import SearchError
 
@@ -21,6 +22,7 @@ __all__ = [
     "Figure",
     "Kind",
     "figure_of",
+    "is_metric_value",
     "is_share",
     "is_taken",
     "larger_is_better",
@@ -130,8 +132,8 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("bops", "BOPs", "1e6", "counted", 1e-6, ",.1f"),
     ("cycles", "cycles", "", "modelled", 1.0, ",.0f"),
     ("latency_ms", "latency", "ms", "modelled", 1.0, ".4g"),
-    ("measured_latency_ms", "measured", "ms", "measured", 1.0, ".4g"),
-    ("measured_spread_ms", "spread", "ms", "measured", 1.0, ".4g"),
+    ("measured_latency_ms", "on host", "ms", "measured", 1.0, ".4g"),
+    ("measured_spread_ms", "host spread", "ms", "measured", 1.0, ".4g"),
     ("energy_pj", "energy", "µJ", "modelled", 1e-6, ".4g"),
     ("weight_bytes", "weights", "KiB", "stored bytes", _KIB, ",.1f"),
     ("file_bytes", "file", "KiB", "stored bytes", _KIB, ",.1f"),
@@ -197,6 +199,17 @@ def top_k_of(name: str) -> int | None:
 def is_share(name: str) -> bool:
     """Returns whether a metric is the share of samples that were classified rightly."""
     return name == "accuracy" or top_k_of(name) is not None
+
+
+def is_metric_value(name: str, value: object) -> bool:
+    """Returns whether something can be a metric's value.
+
+    That is a finite number; within 0..1 for a share of samples.
+    """
+    if type(value) not in (int, float):
+        return False
+    number = cast("float", value)
+    return 0 <= number <= 1 if is_share(name) else abs(number) <= sys.float_info.max
 
 
 def units_of(name: str) -> Mapping[str, float] | None:

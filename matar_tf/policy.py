@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import PolicyError
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.io.names import check_names
 
 __all__ = [
     "ALL_BITS",
@@ -78,6 +79,7 @@ class Policy:
             entries = cast("Mapping[str, int]", getattr(self, field))
             # A search makes many thousands: the usual case is checked as a whole.
             bits_of_all = entries.values()
+            check_names(entries, f"{field} entries", PolicyError)
             if set(map(type, bits_of_all)) != {int} or not _ARE_BITS(bits_of_all):
                 for name, bits in entries.items():
                     check_bits(bits, f"{field} entry {name!r}")
@@ -141,12 +143,12 @@ def read_policy(path: str | Path) -> Policy:
       PolicyError: If there is none.
     """
     try:
-        content = Path(path).read_bytes()
+        document = JsonReader(PolicyError).read(Path(path))
     except OSError as error:
         raise PolicyError(
             f"Expected a policy in JSON in {path}, but: {error}."
         ) from error
-    return Policy.from_json(JsonReader(PolicyError).parse(content, str(path)))
+    return Policy.from_json(document)
 
 
 def check_bits(bits: object, where: str) -> int:

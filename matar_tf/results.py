@@ -7,6 +7,7 @@ All are frozen and hashable, and `SearchResult` is saved as JSON with a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -17,6 +18,7 @@ from typing import Any, Final, TypeAlias, cast
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import larger_is_better
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.io.names import check_names, is_name
 from matar_tf.numbers import as_number
 from matar_tf.policy import Policy
 
@@ -63,7 +65,7 @@ class Objective:
     maximize: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_name(self.name) or not self.name:
             raise SearchError(
                 f"Expected the name of a metric or cost, got {self.name!r}."
             )
@@ -125,18 +127,15 @@ class Candidate:
     costs: Mapping[str, float | None]
 
     def __post_init__(self) -> None:
-        metrics = {
-            key: _check_number(value, f"metric {key!r} of {self.name!r}")
-            for key, value in self.metrics.items()
-        }
-        costs = {
-            key: None
-            if value is None
-            else _check_number(value, f"cost {key!r} of {self.name!r}")
-            for key, value in self.costs.items()
-        }
-        object.__setattr__(self, "metrics", MappingProxyType(metrics))
-        object.__setattr__(self, "costs", MappingProxyType(costs))
+        check_names([self.name, *self.metrics, *self.costs], "candidates", SearchError)
+        for field in ("metrics", "costs"):
+            figures = {
+                key: None
+                if value is None and field == "costs"
+                else _check_number(value, f"{field[:-1]} {key!r} of {self.name!r}")
+                for key, value in getattr(self, field).items()
+            }
+            object.__setattr__(self, field, MappingProxyType(figures))
 
     def __repr__(self) -> str:
         figures = {**self.metrics, **self.costs}
@@ -212,6 +211,7 @@ class Provenance:
     created: str
 
     def __post_init__(self) -> None:
+        check_names([*self.versions, *self.versions.values()], "versions", SearchError)
         object.__setattr__(self, "versions", MappingProxyType(dict(self.versions)))
         if self.num_samples < 0:
             raise SearchError(
@@ -327,10 +327,10 @@ class SearchResult:
     provenance: Provenance
 
     def __post_init__(self) -> None:
+        check_names([self.target], "targets", SearchError)
         for field in ("front", "references"):
-            names = [candidate.name for candidate in getattr(self, field)]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
+            names = Counter(candidate.name for candidate in getattr(self, field))
+            if twice := sorted(name for name, count in names.items() if count > 1):
                 raise SearchError(f"Expected distinct names in {field}, got {twice}.")
 
     @property
@@ -364,11 +364,11 @@ class SearchResult:
         lists = ("objectives", "front", "references", "history")
         keys = ["schema_version", *(field.name for field in fields(cls))]
         document = _READER.object(value, "search result", keys)
-        if document["schema_version"] != SCHEMA_VERSION:
+        version = _READER.field(document, "schema_version", int)
+        if version != SCHEMA_VERSION:
             raise SearchError(
                 f"Expected a search result of schema_version {SCHEMA_VERSION}, got "
-                f"{document['schema_version']!r}; write it with this version of "
-                "matar_tf."
+                f"{version}; write it with this version of matar_tf."
             )
         rows = {
             key: cast("list[object]", _READER.field(document, key, list))

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
 from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.io.names import check_names
 from matar_tf.patterns import matching
 from matar_tf.policy import (
     MAX_BITS,
@@ -45,6 +47,7 @@ class PolicySpace:
     def __post_init__(self) -> None:
         for field in ("weights", "activations"):
             entries = cast("Mapping[str, Iterable[int]]", getattr(self, field))
+            check_names(entries, f"{field} entries", PolicyError)
             checked = {
                 name: _check_choices(choices, f"{field} entry {name!r}")
                 for name, choices in entries.items()
@@ -62,6 +65,12 @@ class PolicySpace:
         """The number of policies in the space."""
         choices = (*self.weights.values(), *self.activations.values())
         return math.prod(len(widths) for widths in choices)
+
+    def size_text(self) -> str:
+        """Returns the number of policies as it is printed, such as ``5.9e+37``."""
+        # Floats end at 1.8e308, and networks of 365 free entries are beyond.
+        number = self.num_policies
+        return f"{number:.3g}" if number < 10**300 else f"{Decimal(number):.2e}"
 
     def validate(self, policy: Policy) -> None:
         """Checks that a policy has exactly the entries and widths of this space.

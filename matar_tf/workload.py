@@ -16,12 +16,14 @@ from typing import Any, Final, cast
 
 from matar_tf.errors import ModelError, did_you_mean
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.io.names import check_names
 
 __all__ = ["SCHEMA_VERSION", "LayerWorkload", "OpKind", "TensorWorkload", "Workload"]
 
 SCHEMA_VERSION: Final = 1
 _KEYS: Final = ("schema_version", "inputs", "outputs", "tensors", "layers")
 _MAX_SIZE: Final = 2**31 - 1  # of an axis in TFLite
+_MAX_AXES: Final = 8
 _MAX_COUNT: Final = 2**53  # what a JSON number holds exactly
 _READER: Final = JsonReader(ModelError)
 
@@ -118,6 +120,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+        check_names(self.tensors, "tensors", ModelError)
+        check_names((layer.name for layer in self.layers), "layers", ModelError)
         made = set(self.inputs)
         for layer in self.layers:
             for name in layer.inputs:
@@ -221,11 +225,11 @@ def _sizes(
     document: Mapping[str, Any], key: str, length: int | None = None
 ) -> tuple[int, ...]:
     sizes = _list(document, key)
-    if length not in (None, len(sizes)) or not all(
-        type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes
-    ):
+    are_sizes = all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes)
+    if not are_sizes or len(sizes) > _MAX_AXES or length not in (None, len(sizes)):
         raise ModelError(
-            f"Expected integers in 1..{_MAX_SIZE} under {key!r}, got {sizes!r}."
+            f"Expected {length or f'at most {_MAX_AXES}'} integers in 1..{_MAX_SIZE} "
+            f"under {key!r}, got {sizes!r}."
         )
     return tuple(sizes)
 

@@ -12,7 +12,7 @@ Price: on two CPU cores with bfloat16 (AVX512_BF16), an epoch of the float netwo
 statistics after it 7 minutes.
 Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
 Command: matar train --recipe=cifar10_resnet20:bfloat16 --data=cifar10.npz \
-  --output=runs/resnet20
+  --output=resnet20.matar
 Variants: cifar10_resnet20:quick, one epoch of each kind.
 """
 

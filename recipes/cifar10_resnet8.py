@@ -9,7 +9,7 @@ network, five policies a step, takes 145 s, the statistics after it 5 minutes; i
 float32 an epoch of the float network takes about 40 s, one for one policy 45 s.
 Data: an .npz with x_train, y_train, x_test, y_test; images as bytes.
 Command: matar train --recipe=cifar10_resnet8:bfloat16 --data=cifar10.npz \
-  --output=runs/cifar10
+  --output=cifar10.matar
 Variants: cifar10_resnet8:quick, one epoch of each kind.
 Reference: mlcommons/tiny, image classification.
 """

@@ -2,7 +2,7 @@
 
 Claim: 98 % and more of 500 digits at w8a8 to w2a2, within a point of the float network.
 Price: about two minutes on two CPU cores.
-Command: matar train --recipe=digits_resnet8 --output=runs/digits
+Command: matar train --recipe=digits_resnet8 --output=digits.matar
 Variants: digits_resnet8:quick, one epoch of each kind, to see that it runs.
 """
 

@@ -8,7 +8,7 @@ multi-bitwidth network, five policies a step, ten.
 Data: cepstral coefficients, made from the recordings by
   python tools/benchmarks/speech_features.py --audio=fsdd.npz --output=spoken_digits.npz
 Command: matar train --recipe=fsdd_dscnn --data=spoken_digits.npz \
-  --output=runs/fsdd
+  --output=fsdd.matar
 Variants: fsdd_dscnn:quick, one epoch of each kind.
 Reference: Free Spoken Digit Dataset, 3,000 recordings; takes 0 to 4 of each speaker
 and digit are the test set.

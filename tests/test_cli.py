@@ -429,3 +429,45 @@ class TestVerify:
         line = fails(capsys, "verify", SHIPPED, artifact="a.matar")
         assert "Expected one --artifact, got 'a.matar' and" in line
         assert "found nothing" in fails(capsys, "verify", "no.tflite")
+
+
+class TestStandardOutput:
+    """What is printed arrives, or the status says that it has not."""
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", line.replace("MATAR", f"{sys.executable} -m matar_tf")],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ("MATAR version > /dev/full", "No space left on device"),
+            ("MATAR help > /dev/full", "No space left on device"),
+            ("MATAR targets > /dev/full", "No space left on device"),
+            ("MATAR targets >&-", "it is closed"),
+        ],
+    )
+    def test_fails_in_one_sentence(self, line: str, reason: str) -> None:
+        done = self.shell(line)
+        assert done.returncode == 1
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.startswith("OSError: Expected to print")
+        assert f"got: {reason};" in sentence
+
+    def test_an_error_before_keeps_its_sentence(self) -> None:
+        done = self.shell("MATAR inspect none.tflite > /dev/full")
+        assert done.returncode == 1
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.startswith("ExportError: ")
+
+    def test_whoever_stops_reading_ends_it_quietly(self) -> None:
+        done = self.shell("{ sleep 0.1; MATAR targets; echo $? >&2; } | true")
+        assert done.stderr == "141\n"
+        done = self.shell("MATAR targets | head -1")
+        assert done.stderr == ""
+        assert len(done.stdout.splitlines()) == 1

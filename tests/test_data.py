@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from matar_tf.data import Data, load_data
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarWarning
 
 SAMPLES = np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1)
 LABELS = np.array([0, 2, 1])
@@ -34,6 +34,10 @@ def ragged_samples():
 
 def ragged_labels():
     return arrays(y_test=[[1, 2], [3]])
+
+
+def importing():
+    import no_such_package  # noqa: F401  # pyright: ignore[reportMissingImports]
 
 
 def returns_list():
@@ -85,6 +89,9 @@ class TestFile:
         )
         expected = np.array([[0.0, 0.2], [1.0, 0.4]], np.float32)
         np.testing.assert_array_equal(load_data(path).x_test, expected)
+        with pytest.warns(MatarWarning, match=r"divided by 255, to the range 0\.\.1"):
+            data = Data(x_test=pixels, y_test=[0, 1])
+        np.testing.assert_array_equal(data.x_test, expected)
 
     def test_double_precision_becomes_single(self, tmp_path):
         path = save(tmp_path / "a.npz", x_test=SAMPLES.astype(np.float64))
@@ -111,7 +118,8 @@ class TestFile:
             ({"x_train": None}, "both x_train and y_train"),
             ({"y_test": LABELS[:2]}, "3 integer labels in y_test"),
             ({"y_train": LABELS.astype(np.float32)}, "3 integer labels in y_train"),
-            ({"y_test": np.eye(3, dtype=int)}, "shape \\(3, 3\\)"),
+            ({"y_test": np.eye(3, dtype=int)}, r"shape \(3, 3\) .*, one-hot, give"),
+            ({"y_test": LABELS == 2}, r"type bool; give y\.astype\(int\)"),
             ({"y_test": LABELS - 1}, "labels from 0 .* got -1..1"),
             ({"y_test": LABELS.astype(np.uint64) + 2**63}, "got 9223372036854775808.."),
             ({"x_test": LABELS}, "shape \\[num_samples"),
@@ -146,6 +154,19 @@ class TestFile:
     def test_refuses_a_missing_file(self, tmp_path):
         with pytest.raises(DataError, match="found nothing"):
             load_data(str(tmp_path / "a.npz"))
+
+    def test_names_the_arrays_that_are_there(self, tmp_path):
+        path = tmp_path / "a.npz"
+        np.savez(path, images=SAMPLES, y_test=LABELS)
+        message = r"x_test and y_test in .*, got 'images', 'y_test'; save"
+        with pytest.raises(DataError, match=message):
+            load_data(str(path))
+        np.savez(path, **{f"x{number:02d}": LABELS for number in range(11)})
+        with pytest.raises(DataError, match=r"got 'x00', .*'x09', \.\.\.;"):
+            load_data(str(path))
+        np.savez(path)
+        with pytest.raises(DataError, match="got none"):
+            load_data(str(path))
 
     def test_refuses_pickled_objects(self, tmp_path):
         path = save(tmp_path / "a.npz", x_test=np.array([{}, 1, "a"], dtype=object))
@@ -242,6 +263,7 @@ class TestFunction:
             ("ragged_samples", "an array in x_test of .* one shape"),
             ("ragged_labels", "an array in y_test of .* one shape"),
             ("missing", "has no attribute 'missing'"),
+            ("importing", "No module named 'no_such_package'.*install it"),
             ("NOT_A_FUNCTION", "got int"),
             ("", "importable from here"),
         ],
@@ -281,6 +303,16 @@ class TestData:
     def test_head_refuses_more_than_there_are(self, num_samples):
         with pytest.raises(DataError, match="1 to 3 evaluation samples"):
             load_data(f"{__name__}:arrays").head(num_samples)
+
+    def test_a_mask_is_not_lost(self):
+        masked = np.ma.masked_array(SAMPLES, np.zeros(SAMPLES.shape, bool))
+        data = Data(x_test=masked, y_test=LABELS)
+        assert type(data.x_test) is np.ndarray
+        masked.mask[0, 0, 0, 0] = True
+        with pytest.raises(DataError, match="without a mask in x_test"):
+            Data(x_test=masked, y_test=LABELS)
+        with pytest.raises(DataError, match="without a mask in y_test"):
+            Data(x_test=SAMPLES, y_test=np.ma.masked_equal(LABELS, 2))
 
     def test_digest_changes_with_samples_labels_and_shape(self):
         def digest(x, y):

@@ -68,6 +68,6 @@ def test_every_text_file_has_its_encoding_named() -> None:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("read_text", "write_text")
     ]
-    assert len(calls) > 5
+    assert len(calls) > 4
     for name, node in calls:
         assert "encoding" in {one.arg for one in node.keywords}, (name, node.lineno)

@@ -41,6 +41,7 @@ from matar_tf.tflite.runtime import Runner
 
 DATA = few_digits().head(60)
 OUTPUTS = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
+NO_POLICY = {"schema_version": 1, "weights": {}, "activations": {}}
 
 
 class TestMetrics:
@@ -198,15 +199,9 @@ class TestForeignFiles:
         [
             ([1, 2], "a JSON object"),
             ({"kernels": {}}, "under 'policy'"),
-            ({"policy": {"weights": {}}, "kernels": {}}, "under 'activations'"),
-            (
-                {
-                    "policy": {"weights": {}, "activations": {}},
-                    "kernels": {},
-                    "notes": [1],
-                },
-                "under 'notes'",
-            ),
+            ({"policy": {"weights": {}}, "kernels": {}}, "no key 'activations'"),
+            ({"policy": NO_POLICY, "kernels": {"a": []}}, "entries under 'kernels'"),
+            ({"policy": NO_POLICY, "kernels": {}, "notes": [1]}, "under 'notes'"),
         ],
     )
     def test_malformed_metadata(self, content, document, message):
@@ -278,10 +273,13 @@ class TestPolicyEvaluator:
         assert before[0] == after[0]
         assert not set(before[1:]) & set(after[1:])
 
-    @pytest.mark.parametrize("count", [0, 3])
-    def test_refuses_samples_without_labels(self, count):
+    @pytest.mark.parametrize(
+        ("count", "sentence"),
+        [(0, r"samples of shape \[num_samples"), (3, "3 integer labels")],
+    )
+    def test_refuses_samples_without_labels(self, count, sentence):
         data = few_digits()
-        with pytest.raises(DataError, match="as many labels as samples"):
+        with pytest.raises(DataError, match=sentence):
             PolicyEvaluator(digits_artifact(), data.x_test[:count], data.y_test[:2])
 
     def test_refuses_a_policy_of_another_network(self):
@@ -365,6 +363,7 @@ class TestParallelEvaluator:
         )
         assert done.returncode == 1
         assert "a script needs 'if __name__" in done.stderr
+        assert "freeze_support" not in done.stderr  # of the processes themselves
 
     @pytest.mark.parametrize("num_jobs", [0, -1])
     def test_refuses_no_processes(self, num_jobs):

@@ -52,11 +52,14 @@ class TestArrays:
         )
         assert figures == {"mine": 1.0, "accuracy": pytest.approx(2 / 3)}
 
-    def test_other_errors_of_a_metric_are_its_own(self) -> None:
+    @pytest.mark.parametrize(
+        "error", [ValueError, TypeError, RuntimeError, ImportError, AssertionError]
+    )
+    def test_whatever_a_metric_raises_names_it(self, error: type[Exception]) -> None:
         def fails(outputs: Any, labels: Any) -> float:
-            raise ValueError("two classes only")
+            raise error("two classes only")
 
-        with pytest.raises(ValueError, match=r"^two classes only$"):
+        with pytest.raises(DataError, match=r"the metric 'mine' .*two classes only"):
             compute_metrics({"mine": fails}, OUTPUTS, LABELS)
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.errors import SearchError
-from matar_tf.io.files import leftovers, new_folder, remove, write_atomically
+from matar_tf.errors import ArtifactError, SearchError
+from matar_tf.io.files import (
+    check_parent,
+    leftovers,
+    new_folder,
+    remove,
+    write_atomically,
+)
 from matar_tf.io.json_reader import JsonReader, json_text
 
 
@@ -46,8 +52,15 @@ def test_permissions_are_those_that_the_umask_leaves(
     assert _mode(tmp_path / "folder") == 0o777 & ~umask
 
 
-def test_a_file_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+def test_a_file_is_replaced_and_its_folder_not_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file"
+    with pytest.raises(FileNotFoundError):
+        write_atomically(path, b"first")
+    with pytest.raises(ArtifactError, match=r"write file in at .*new, found"):
+        check_parent(path, ArtifactError)
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    check_parent(path, ArtifactError)
     write_atomically(path, b"first")
     write_atomically(path, b"second")
     assert path.read_bytes() == b"second"
@@ -201,6 +214,9 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
 def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
     link, real = tmp_path / "link.txt", tmp_path / "there" / "real.txt"
     link.symlink_to(Path("there") / "real.txt")
+    with pytest.raises(ArtifactError, match=r"at .*there, found none"):
+        check_parent(link, ArtifactError)
+    real.parent.mkdir()
     for content in (b"new", b"replaced"):  # a link to nothing, too
         write_atomically(link, content)
         assert link.is_symlink()
@@ -212,6 +228,7 @@ def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
 def test_leftovers_behind_a_link_are_found(tmp_path: Path) -> None:
     link, real = tmp_path / "link.txt", tmp_path / "there" / "real.txt"
     link.symlink_to(real)
+    real.parent.mkdir()
     assert leftovers(link) == []
     write_atomically(link, b"")
     (real.parent / ".real.txt.0123456789abcdef").write_bytes(b"half")

@@ -104,5 +104,5 @@ class TestLatencyCache:
     def test_a_damaged_file_is_named(self, content, text, tmp_path: Path):
         (tmp_path / "latency.json").write_text(text)
         cache = LatencyCache(tmp_path / "latency.json")
-        with pytest.raises(ExportError, match=r"latency\.json.*remove the file"):
+        with pytest.raises(ExportError, match=r"latency\.json.*Remove the file"):
             cache.measure({"a": content}, num_threads=1, num_repeats=3)

@@ -204,8 +204,14 @@ class TestPage:
         assert "without a front" not in text
         table = matrix_to_markdown(matrix("npu"), failures)
         title = "## Targets without a front"
-        assert table.endswith(f"\n{title}\n\n- slow: {failures['slow']}\n")
+        line = r"- slow: Expected \<b>less\</b> than 3 & got 4."
+        assert table.endswith(f"\n{title}\n\n{line}\n")
         assert title not in matrix_to_markdown(matrix("npu"))
+
+    def test_notes_stand_on_top(self, text: str) -> None:
+        whole = to_html([result("npu")], matrix("npu"), notes=["a < b"])
+        assert whole.index("<p>a &lt; b</p>") < whole.index("<nav>")
+        assert "a &lt; b" not in text
 
     def test_no_results(self) -> None:
         with pytest.raises(SearchError, match="at least one result"):

@@ -105,6 +105,21 @@ class TestPolicySpace:
     def test_counts_its_policies(self) -> None:
         assert SPACE.num_policies == 1 * 3 * 1 * 3
 
+    @pytest.mark.parametrize(
+        ("num_entries", "text"),
+        # The logarithm of 7 is 0.845098; floats end at 1.8e308.
+        [
+            (0, "1"),
+            (3, "343"),
+            (354, "1.46e+299"),
+            (355, "1.02e+300"),
+            (400, "1.09e+338"),
+        ],
+    )
+    def test_its_size_is_printed(self, num_entries, text):
+        weights = {f"layer{number}": range(2, 9) for number in range(num_entries)}
+        assert PolicySpace(weights=weights, activations={}).size_text() == text
+
     def test_fixed_entries_keep_their_width_in_uniform_policies(self) -> None:
         policy = SPACE.uniform(4, 3)
         assert dict(policy.weights) == {"first": 8, "middle": 4}

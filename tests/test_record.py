@@ -17,8 +17,10 @@ RECORD = RunRecord.from_json(GOLDEN)
 
 
 def test_what_0_1_0_wrote_is_read_and_written_alike() -> None:
-    assert RECORD.to_json() == GOLDEN
-    assert list(RECORD.to_json()) == list(GOLDEN)
+    written = RECORD.to_json()
+    assert written.pop("float_verified") is False  # which it did not know of
+    assert written == GOLDEN
+    assert list(written) == list(GOLDEN)
     assert RunRecord.from_json(json.loads(json.dumps(RECORD.to_json()))) == RECORD
 
 
@@ -27,9 +29,21 @@ def test_a_key_of_another_kind_is_named(name: str) -> None:
     wrong: Any = ("of", "another", "kind")
     with pytest.raises(SearchError, match=f"^{name} is no "):
         RunRecord.from_json({**GOLDEN, name: wrong})
-    if isinstance(getattr(RECORD, name), int) and name != "sensitivity":
+    if type(getattr(RECORD, name)) is int:
         with pytest.raises(SearchError, match=f"^{name} is no "):
             RunRecord.from_json({**GOLDEN, name: True})
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [(0.0, True), (1.0, True), (-5.0, False), (99.0, False)]
+)
+def test_accuracies_are_shares(value: float, fits: bool) -> None:
+    document = {**GOLDEN, "float_metrics": {"accuracy": value}}
+    if fits:
+        assert RunRecord.from_json(document).float_metrics == {"accuracy": value}
+        return
+    with pytest.raises(SearchError, match=f"float_metrics has {value} for 'accuracy'"):
+        RunRecord.from_json(document)
 
 
 @pytest.mark.parametrize("name", sorted(GOLDEN))
@@ -48,6 +62,8 @@ def test_unknown_keys_and_versions_are_refused() -> None:
         RunRecord.from_json({**GOLDEN, "colour": "red"})
     with pytest.raises(SearchError, match="schema_version is 2"):
         RunRecord.from_json({**GOLDEN, "schema_version": 2})
+    with pytest.raises(SearchError, match="int under 'schema_version', got True"):
+        RunRecord.from_json({**GOLDEN, "schema_version": True})
     for name in ("../else", "", "a/b"):
         with pytest.raises(SearchError, match="no names of folders"):
             RunRecord.from_json({**GOLDEN, "targets": {name: "digest"}})
@@ -59,7 +75,8 @@ def test_unknown_keys_and_versions_are_refused() -> None:
 # What may be otherwise when a run goes on, and what may not.
 FREE = {
     *("command", "created", "max_minutes", "patience", "profile", "store", "versions"),
-    *("float_metrics", "data", "planned_evaluations", "searches", "failures"),
+    *("float_metrics", "float_verified", "data", "planned_evaluations", "searches"),
+    "failures",
 }
 
 

@@ -124,6 +124,7 @@ class TestSearchResult:
         ("path", "value", "message"),
         [
             (("schema_version",), 2, "schema_version 1, got 2"),
+            (("schema_version",), True, "int under 'schema_version', got True"),
             (("target",), 5, "Expected str under 'target', got 5"),
             (("front",), {}, "Expected list under 'front'"),
             (("num_evaluated",), 1.5, "Expected int under 'num_evaluated', got 1.5"),

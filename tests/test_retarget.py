@@ -37,10 +37,11 @@ from matar_tf.run.costs import PolicyCosts
 from matar_tf.run.folder import prepare_folder
 from matar_tf.run.holdout import split_data
 from matar_tf.run.plan import Run, make_run
+from matar_tf.run.report import read_report
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import evaluate_file
+from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.runtime import Runner
 
@@ -240,7 +241,7 @@ class TestProfile:
             for found in result.front:
                 path = tmp_path / profile / f"bitfusion_16x32/{found.name}.tflite"
                 file = path.read_bytes()
-                measured = evaluate_file(file, samples.x_test, samples.y_test)
+                measured = evaluate_model(file, samples)
                 assert {name: found.metrics[name] for name in measured} == measured
                 assert read_metadata(file)["metrics"] == found.metrics
 
@@ -538,7 +539,15 @@ class TestCtrlC:
         assert {"matrix.csv", "report.html", "run.json", "bitfusion_16x32"} <= names
         assert "bismo_ultra96" not in names
         assert not any(name.startswith(".") for name in names)
+        assert list(outcome.failures) == ["bismo_ultra96"]
+        sentence = outcome.failures["bismo_ultra96"]
+        assert "'bismo_ultra96' was not begun" in sentence
+        for name in ("matrix.md", "report.html"):
+            assert "bismo_ultra96: Target" in (output / name).read_text()
+        assert sentence in repr(outcome)
+        assert sentence in read_report(output).to_text()
         whole = run(output, *self.NAMES, holdout=0.5, resume=True)
+        assert "not begun" not in (output / "report.html").read_text()
         assert whole[0].front == result.front
 
     def test_it_counts_while_the_last_tables_are_written(
@@ -548,6 +557,7 @@ class TestCtrlC:
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert len(outcome.results) == 2
+        assert not outcome.failures
         assert (tmp_path / "run/report.html").is_file()
 
     def test_the_second_stops_at_once(
@@ -570,6 +580,7 @@ class TestCtrlC:
         outcome = run_all(tmp_path / "run", *self.NAMES)
         assert outcome.interrupted
         assert [one.target for one in outcome.results] == ["bitfusion_16x32"]
+        assert list(outcome.failures) == ["bismo_ultra96"]
         assert (tmp_path / "run/report.html").is_file()
 
     def test_before_anything_is_known_it_ends_the_run(
@@ -578,6 +589,7 @@ class TestCtrlC:
         press_at(searches, "search")
         with pytest.raises(KeyboardInterrupt):
             run_all(tmp_path / "run", *self.NAMES)
+        assert not list(tmp_path.iterdir())
 
 
 class TestResume:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.digits import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits, write_digits
+from fixtures.programs import fails
 
-from matar_tf.errors import SearchError, TargetError
+import matar_tf as mt
+from matar_tf.artifact import write_artifact
+from matar_tf.errors import MatarError, SearchError, TargetError
 from matar_tf.evolution import SearchOptions
 from matar_tf.run.folder import prepare_folder
 from matar_tf.run.plan import make_run
@@ -88,6 +91,65 @@ def test_a_start_is_not_called_as_the_float_network() -> None:
             make_run(digits_artifact(), [load_target(TARGET)], DATA, asked)
     asked = RunSettings(options=SearchOptions(), starts={"floating": policy})
     make_run(digits_artifact(), [load_target(TARGET)], DATA, asked)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " mine", "mi\nne", "../mine", "a\\b", "\x1b[2J", "m" * 101]
+)
+def test_a_start_has_a_name_that_a_line_can_show(name: str) -> None:
+    policy = digits_artifact().space.named("w8a8")
+    for good in ("m" * 100, "my best, of 2026", "größe"):
+        RunSettings(options=SearchOptions(), starts={good: policy})
+    with pytest.raises(SearchError, match="1 to 100 printable") as caught:
+        RunSettings(options=SearchOptions(), starts={name: policy})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["mpic", "report.html", "evaluations.sqlite"])
+def test_nothing_is_written_through_a_link_out_of_the_folder(
+    output: Path, tmp_path: Path, name: str
+) -> None:
+    for path in (output / "mpic").iterdir():
+        path.unlink()
+    (output / "mpic").rmdir()
+    (output / name).unlink(missing_ok=True)
+    (tmp_path / "mine").mkdir()
+    (output / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(SearchError, match=f"{name} is a link to .*mine; remove"):
+        prepare(output, resume=True)
+    assert not any((tmp_path / "mine").iterdir())
+
+
+class TestParents:
+    def test_are_not_made(self, tmp_path: Path) -> None:
+        for make in (
+            lambda path: prepare(path),
+            lambda path: write_artifact(digits_artifact(), path),
+            lambda path: write_artifact(digits_artifact(), path.with_suffix(".matar")),
+            lambda path: mt.export(
+                digits_artifact(), "w8a8", path.with_suffix(".tflite")
+            ),
+        ):
+            with pytest.raises(MatarError, match=r"at .*none/such, found none; make"):
+                make(tmp_path / "none" / "such" / "file")
+            assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("name", ["search", "export", "package", "train"])
+    def test_nor_by_programs(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_digits(tmp_path)
+        before = names_in(tmp_path)
+        end = {"search": "", "export": ".tflite"}.get(name, ".matar")
+        values: dict[str, Any] = {
+            "search": {"artifact": str(tmp_path / "net.matar"), "targets": ["mpic"]},
+            "export": {"artifact": str(tmp_path / "net.matar"), "policies": ["w8a8"]},
+            "package": {"model": str(tmp_path / "net.matar")},
+            "train": {"recipe": "digits_resnet8"},
+        }[name]
+        line = fails(capsys, name, **values, output=str(tmp_path / f"no/such/x{end}"))
+        assert f"write x{end} in at {tmp_path / 'no/such'}, found none" in line
+        assert names_in(tmp_path) == before
 
 
 class TestOverwrite:
@@ -216,7 +278,7 @@ class TestStore:
         (output / "mpic").rmdir()
         (tmp_path / "disk").mkdir()
         (output / "mpic").symlink_to(tmp_path / "disk")
-        with pytest.raises(SearchError, match="takes the place of"):
+        with pytest.raises(SearchError, match=r"mpic is a link to .*disk; remove"):
             prepare(output, store=tmp_path / "disk/mine", resume=True)
 
     def test_beside_the_folders_of_targets_it_stays(self, output: Path) -> None:

@@ -1,15 +1,19 @@
 """The evaluation store: processes, kills, damage."""
 
+import math
 import os
+import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from fixtures.paths import ROOT
+from fixtures.paths import GOLDEN, ROOT
 from fixtures.toy_search import (
     Counting,
     options,
@@ -22,10 +26,26 @@ from fixtures.toy_search import (
     toy_space,
 )
 
-from matar_tf.errors import SearchError
+from matar_tf.errors import SearchError, StoreError
 from matar_tf.evolution import EvaluationStore, evaluate_in_turn, search
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
+
+
+def alter(path, statement):
+    """Changes a store, as somebody else might."""
+    other = sqlite3.connect(path)
+    other.execute(statement)
+    other.commit()
+    other.close()
+
+
+def rows_of(path):
+    other = sqlite3.connect(path)
+    columns = "artifact_digest, data_digest, policy_digest, metric, value"
+    rows = other.execute(f"SELECT {columns} FROM evaluations").fetchall()
+    other.close()
+    return sorted(rows)
 
 
 class TestStore:
@@ -255,9 +275,9 @@ with EvaluationStore({str(path)!r}) as store:
         path = tmp_path / "store.sqlite"
         EvaluationStore(path).close()
         other = sqlite3.connect(path)
-        other.execute("PRAGMA user_version = 3")
+        other.execute("PRAGMA user_version = 4")
         other.close()
-        with pytest.raises(SearchError, match=r"schema version 2.*got version 3"):
+        with pytest.raises(SearchError, match=r"schema version 3.*got version 4"):
             EvaluationStore(path)
 
     def test_a_corrupt_store_is_refused_with_advice(self, tmp_path):
@@ -272,19 +292,153 @@ with EvaluationStore({str(path)!r}) as store:
         with pytest.raises(SearchError, match=r"is corrupt.*Delete it"):
             EvaluationStore(path)
 
-    def test_corrupt_metrics_are_an_error_with_advice(self, tmp_path):
-        path = tmp_path / "store.sqlite"
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "value = '{'",
+            "value = 0.5",
+            "value = 5.0",
+            "metric = 'loss'",
+            "checksum = x'00'",
+            "checksum = 'text'",
+        ],
+    )
+    def test_a_row_that_was_altered_is_an_error_with_advice(self, tmp_path, change):
+        path, metrics = tmp_path / "store.sqlite", ["accuracy"]
         policy = toy_space().named("w8a8")
         key = {"artifact_digest": "a", "data_digest": "d"}
         with EvaluationStore(path) as store:
-            store.put(policy, {"accuracy": 1.0}, **key)
-            other = sqlite3.connect(path)
-            other.execute("UPDATE evaluations SET value = '{'")
-            other.commit()
-            other.close()
-            with pytest.raises(SearchError, match="is corrupt"):
-                store.get([policy], metrics=["accuracy"], **key)
+            store.put(policy, {"accuracy": 0.75}, **key)
+        alter(path, f"UPDATE evaluations SET {change}")
+        with EvaluationStore(path) as store:
+            names = ["loss"] if "loss" in change else metrics
+            with pytest.raises(SearchError, match=r"match its checksum.*Delete it, or"):
+                store.get([policy], metrics=names, **key)
 
+    def test_the_row_of_another_policy_is_not_taken_for_its_own(self, tmp_path):
+        path = tmp_path / "store.sqlite"
+        one, other = (toy_space().named(name) for name in ("w8a8", "w4a4"))
+        key = {"artifact_digest": "a", "data_digest": "d"}
+        with EvaluationStore(path) as store:
+            store.put(one, {"accuracy": 0.75}, **key)
+            move = f"UPDATE evaluations SET policy_digest = '{other.digest()}'"
+            alter(path, move)
+            assert store.get([one], metrics=["accuracy"], **key) == {}
+            with pytest.raises(SearchError, match="match its checksum"):
+                store.get([other], metrics=["accuracy"], **key)
+
+    def test_no_flipped_bit_gives_another_metric(self, tmp_path):
+        path, rng = tmp_path / "store.sqlite", random.Random(0)
+        key = {"artifact_digest": "a" * 64, "data_digest": "d" * 64}
+        truth = {
+            Policy(weights={f"layer{index}": 8}, activations={}): {
+                "accuracy": rng.random()
+            }
+            for index in range(20)
+        }
+        with EvaluationStore(path) as store:
+            for policy, metrics in truth.items():
+                store.put(policy, metrics, **key)
+        content, told = path.read_bytes(), 0
+        for _ in range(300):
+            place = rng.randrange(8 * len(content))
+            damaged = bytearray(content)
+            damaged[place // 8] ^= 1 << place % 8
+            path.write_bytes(damaged)
+            try:
+                with EvaluationStore(path) as store:
+                    known = store.get(truth, metrics=["accuracy"], **key)
+                assert known.items() <= truth.items(), place
+            except StoreError:
+                told += 1
+            for beside in tmp_path.glob("store.sqlite-*"):
+                beside.unlink()
+        assert told > 30
+
+    @pytest.mark.parametrize(
+        ("value", "fits"),
+        [(0.0, True), (1.0, True), (-0.001, False), (1.001, False), (math.nan, False)],
+    )
+    def test_a_share_is_within_its_range(self, tmp_path, value, fits):
+        key = {"artifact_digest": "a", "data_digest": "d"}
+        policy = toy_space().named("w8a8")
+        with EvaluationStore(tmp_path / "store.sqlite") as store:
+            for name in ("accuracy", "top_5_accuracy"):
+                if fits:
+                    store.put(policy, {name: value}, **key)
+                    continue
+                with pytest.raises(StoreError, match=r"of a share within 0\.\.1, got"):
+                    store.put(policy, {name: value}, **key)
+            assert len(store) == fits
+
+    def test_other_metrics_are_finite(self, tmp_path):
+        key = {"artifact_digest": "a", "data_digest": "d"}
+        policy = toy_space().named("w8a8")
+        with EvaluationStore(tmp_path / "store.sqlite") as store:
+            store.put(policy, {"loss": -0.0, "my_metric": -7e300}, **key)
+            known = store.get([policy], metrics=["loss", "my_metric"], **key)
+            assert known == {policy: {"loss": 0.0, "my_metric": -7e300}}
+            with pytest.raises(StoreError, match="finite"):
+                store.put(policy, {"loss": math.inf}, **key)
+
+    @pytest.mark.parametrize(
+        ("statement", "found"),
+        [
+            (
+                "CREATE TRIGGER t AFTER INSERT ON evaluations BEGIN "
+                "UPDATE evaluations SET value = 1.0; END",
+                "trigger 't'",
+            ),
+            ("CREATE VIEW v AS SELECT * FROM evaluations", "view 'v'"),
+            ("CREATE TABLE other (x)", "table 'other'"),
+            ("CREATE INDEX i ON evaluations (metric)", "index 'i'"),
+            ("ALTER TABLE evaluations ADD COLUMN more", "table 'evaluations'"),
+            ("DROP TABLE evaluations", "another schema"),
+        ],
+    )
+    @pytest.mark.parametrize("old", [False, True])
+    def test_what_somebody_added_is_refused_and_left_alone(
+        self, tmp_path, statement, found, old
+    ):
+        path = tmp_path / "store.sqlite"
+        if old:
+            shutil.copy(GOLDEN / "run/evaluations.sqlite", path)
+        else:
+            EvaluationStore(path).close()
+        alter(path, statement)
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=f"nothing else.*{found}"):
+            EvaluationStore(path)
+        assert path.read_bytes() == before
+
+
+class TestStoreOfVersion2:
+    """That of version 0.1.0 had no checksums."""
+
+    def test_keeps_its_rows_and_gets_checksums(self, tmp_path):
+        path = Path(shutil.copy(GOLDEN / "run/evaluations.sqlite", tmp_path))
+        before = rows_of(path)
+        for _ in range(2):  # as one of then, and as one of today
+            with EvaluationStore(path) as store:
+                assert len(store) == len(before) / 2 > 10
+            assert rows_of(path) == before
+
+    @pytest.mark.parametrize(
+        "change",
+        ["value = 5.0 WHERE metric = 'accuracy'", "value = 'x'", "metric = x'00'"],
+    )
+    def test_with_what_is_no_metric_is_refused(self, tmp_path, change):
+        path = Path(shutil.copy(GOLDEN / "run/evaluations.sqlite", tmp_path))
+        once = "policy_digest = (SELECT MIN(policy_digest) FROM evaluations)"
+        word = "AND" if "WHERE" in change else "WHERE metric = 'loss' AND"
+        alter(path, f"UPDATE evaluations SET {change} {word} {once}")
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=r"no value of a metric.*Delete it"):
+            EvaluationStore(path)
+        assert path.read_bytes() == before
+
+
+class TestPaths:
     def test_a_missing_folder_and_a_folder_as_file_are_errors(self, tmp_path):
         with pytest.raises(SearchError, match="make the folder first"):
             EvaluationStore(tmp_path / "none" / "store.sqlite")

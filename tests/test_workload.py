@@ -125,6 +125,7 @@ class TestFiles:
             ("tensors", "shape", [2**31 - 1], [2**31]),
             ("tensors", "shape", [1], [0]),
             ("tensors", "shape", [1], [True]),
+            ("tensors", "shape", [1] * 8, [1] * 9),
             ("layers", "strides", [2**31 - 1, 1], [2**31, 1]),
             ("layers", "kernel_size", [3, 3], [3, 3, 3]),
             ("layers", "macs", 2**53, 2**53 + 1),

@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matar_tf.artifact import Artifact
     from matar_tf.commands._command import Given
     from matar_tf.data import Data
 
-__all__ = ["check_names", "only_policy", "only_target", "read_data"]
+__all__ = [
+    "check_names",
+    "only_policy",
+    "only_target",
+    "open_artifact",
+    "read_data",
+]
+
+
+def open_artifact(path: str | Path, expect_digest: str | None = None) -> Artifact:
+    """Returns an artifact; says which one it is, beside the output.
+
+    Args:
+      path: Its directory or file.
+      expect_digest: The SHA-256 that it must have, or None.
+
+    Raises:
+      ArtifactError: If it cannot be read, or is another one.
+    """
+    from matar_tf.artifact import read_artifact
+    from matar_tf.packaged import UNVERIFIED
+
+    artifact = read_artifact(path, expect_digest=expect_digest)
+    digest = artifact.source and artifact.source.digest
+    print(f"artifact {path} sha256:{digest}", file=sys.stderr)
+    if not artifact.is_verified:
+        print(f"  {UNVERIFIED}", file=sys.stderr)
+    return artifact
 
 
 def read_data(given: Given, artifact: Artifact | None = None) -> Data:

@@ -14,6 +14,7 @@ __all__ = [
     "artifact",
     "compare",
     "data",
+    "expect_digest",
     "float_network",
     "form",
     "jobs",
@@ -37,6 +38,17 @@ def artifact(values: FlagValues, which: str = "The artifact") -> None:
     """Defines ``--artifact``."""
     flags.DEFINE_string(
         "artifact", None, f"{which}: a directory or a .matar file.", flag_values=values
+    )
+
+
+def expect_digest(values: FlagValues) -> None:
+    """Defines ``--expect_digest``."""
+    flags.DEFINE_string(
+        "expect_digest",
+        None,
+        "SHA-256 that the artifact must have, as its maker published it: the one that "
+        "is printed when an artifact is written or opened.",
+        flag_values=values,
     )
 
 

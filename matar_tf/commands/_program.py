@@ -7,21 +7,25 @@ import io
 import re
 import shlex
 import sys
-from collections.abc import Collection, Sequence
-from typing import Final
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
 
 from absl import flags
 
 from matar_tf.commands._command import Command, Given
 from matar_tf.commands._flags import ALIASES
 from matar_tf.commands._help import command_page
-from matar_tf.errors import MatarError
+from matar_tf.commands._output import to_the_end
+from matar_tf.errors import MatarError, MatarWarning, readable
 
 __all__ = ["call", "in_flags", "main_of"]
 
 _HELP: Final = frozenset({"help", "helpfull", "helpshort", "h"})
 # Errors of other commands may send the user to a search.
 _OF_SEARCHES: Final = frozenset({"resume", "overwrite"})
+# What steers a terminal or turns the direction of writing: names of files are printed.
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def call(command: Command, name: str, words: Sequence[str]) -> int:
@@ -39,21 +43,46 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
     if any(one.startswith("-") and one.lstrip("-") in _HELP for one in words):
         print(command_page(command, name, values))
         return 0
+    known = {*values, *ALIASES, *_OF_SEARCHES}
     try:
-        return command.run(_parsed(command, name, words, values))
+        with warnings.catch_warnings():
+            shown = functools.partial(_show_warning, warnings.showwarning, known)
+            warnings.showwarning = shown
+            warnings.simplefilter("default", MatarWarning)  # equal ones once
+            return command.run(_parsed(command, name, words, values))
+    except BrokenPipeError:
+        raise  # nobody reads what is printed
     except (MatarError, ModuleNotFoundError, OSError) as error:
-        sentence = in_flags(_sentence(error), {*values, *ALIASES, *_OF_SEARCHES})
-        print(f"{type(error).__name__}: {sentence}", file=sys.stderr)
+        _print_line(error, _sentence(error), known)
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
 
 
+def _print_line(one: Exception, sentence: str, names: Collection[str]) -> None:
+    text = in_flags(readable(sentence), names)
+    print(f"{type(one).__name__}: {text}", file=sys.stderr)
+
+
+def _show_warning(
+    others: Callable[..., None],
+    names: Collection[str],
+    message: Warning | str,
+    *place: Any,
+    **more: Any,
+) -> None:
+    """Prints a warning of ours as one line, and others as they were."""
+    if isinstance(message, MatarWarning):
+        _print_line(message, str(message), names)
+    else:
+        others(message, *place, **more)
+
+
 def main_of(command: Command, path: str) -> None:
     """Runs a program of ``tools/`` as this process; ends it with the exit status."""
     show_any_letter()
-    sys.exit(call(command, f"python {path}", sys.argv[1:]))
+    sys.exit(to_the_end(lambda: call(command, f"python {path}", sys.argv[1:])))
 
 
 def show_any_letter() -> None:
@@ -85,8 +114,13 @@ def _in_flag(names: Collection[str], match: re.Match[str]) -> str:
 
 def _sentence(error: Exception) -> str:
     """Returns what an error says; of a file, which one, and what to do."""
-    if not isinstance(error, OSError) or error.filename is None:
+    if not isinstance(error, OSError):
         return str(error)
+    if error.filename is None:
+        return (
+            f"Expected to print or write, got: {error.strerror or error}; check where "
+            "standard output leads to, and the space on the disk."
+        )
     return (
         f"Expected to read or write {error.filename}, got: {error.strerror}; check the "
         "path, its permissions and the space on the disk."
@@ -102,6 +136,12 @@ def _parsed(
       MatarError: If there is no such flag, one cannot have its value, one that is
         required has none, or there are words that the command does not take.
     """
+    for word in words:
+        if _UNSEEN.search(word):
+            raise MatarError(
+                f"Expected a command line that can be printed, got {word!r}; rename "
+                "what it names."
+            )
     try:
         rest = values([name, *_without_aliases(words, values)])[1:]
     except flags.Error as error:

@@ -17,7 +17,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import read_data
+from matar_tf.commands._common import open_artifact, read_data
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -39,6 +39,7 @@ _UNIFORM: Final = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values, "The shared network's artifact")
+    _flags.expect_digest(values)
     flags.DEFINE_list(
         "dedicated",
         [],
@@ -86,11 +87,13 @@ class Row:
 
 def _run(given: Given) -> int:
     """Measures and prints the table."""
-    from matar_tf.artifact import read_artifact
+    from matar_tf.tflite.evaluate import check_data
 
-    artifact = read_artifact(given.artifact)
+    artifact = open_artifact(given.artifact, given.expect_digest)
     data = read_data(given, artifact)
-    dedicated = [(path, read_artifact(path)) for path in given.dedicated]
+    dedicated = [(path, open_artifact(path)) for path in given.dedicated]
+    for _, one in dedicated:
+        check_data(one, data)
     files = [(Path(path).stem, Path(path).read_bytes()) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),
@@ -160,7 +163,7 @@ def _uniform_rows(
         if one.space.num_policies != 1:
             raise PolicyError(
                 f"Expected dedicated artifacts of one policy each, but {text} has "
-                f"{one.space.num_policies}; train it with `matar train --policy`."
+                f"{one.space.size_text()}; train it with `matar train --policy`."
             )
         policy, path = one.space.widest(), Path(text)
         artifact.space.validate(policy)
@@ -192,11 +195,11 @@ def _uniform_rows(
 
 
 def _file_rows(files: Sequence[tuple[str, bytes]], data: Data) -> list[Row]:
-    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.evaluate import evaluate_model
 
     rows: list[Row] = []
     for name, content in files:
-        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        found = evaluate_model(content, data, metrics=["accuracy"])
         rows.append(Row(name=f"file: {name}", dedicated=100.0 * found["accuracy"]))
     return rows
 
@@ -229,10 +232,14 @@ def _accuracies(
 ) -> list[float]:
     from tqdm import tqdm
 
-    from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+    from matar_tf.tflite.evaluate import ParallelEvaluator, evaluator_without_notes
 
     make = functools.partial(
-        PolicyEvaluator, artifact, data.x_test, data.y_test, metrics=("accuracy",)
+        evaluator_without_notes,
+        artifact,
+        data.x_test,
+        data.y_test,
+        metrics=("accuracy",),
     )
     num_jobs = min(given.jobs, len(policies))
     with ParallelEvaluator(make, num_jobs) as evaluate_many:

@@ -6,8 +6,6 @@ target's analytic model. Needs no TensorFlow.
 
 from __future__ import annotations
 
-import csv
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +13,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import check_names
+from matar_tf.commands._common import check_names, open_artifact
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -34,6 +32,7 @@ _LAYER_FIGURES: Final = (
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
+    _flags.expect_digest(values)
     _flags.policies(values, ["w8a8", "w4a4", "w2a2"], "What is priced")
     _flags.targets(
         values, "Names of the catalogue, or paths of .toml files; default: all."
@@ -44,7 +43,6 @@ def _define(values: FlagValues) -> None:
 
 def _run(given: Given) -> int:
     """Prints the table."""
-    from matar_tf.artifact import read_artifact
     from matar_tf.io.json_reader import json_text
     from matar_tf.reporting import (
         matrix_to_csv,
@@ -56,7 +54,7 @@ def _run(given: Given) -> int:
     from matar_tf.targets import list_targets, load_target
 
     check_names(given, "policies", "targets")
-    artifact = read_artifact(given.artifact)
+    artifact = open_artifact(given.artifact, given.expect_digest)
     policies = {name: artifact.space.policy(name) for name in given.policies}
     targets = [load_target(name) for name in given.targets or list_targets()]
     if given.layers:
@@ -102,18 +100,20 @@ def _print_layers(rows: Sequence[Mapping[str, Any]], form: str) -> None:
 
         print(json_text(rows), end="")
         return
+    from matar_tf.reporting.csv_table import csv_table
+    from matar_tf.reporting.markdown import markdown_row
+
     header = ["policy", "target", *_LAYER_FIGURES]
     cells = [
         ["" if row[name] is None else row[name] for name in header] for row in rows
     ]
     if form == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerows([header, *cells])
+        print(csv_table(header, cells), end="")
         return
     rule = ["---" for _ in header]
     for line in (header, rule, *cells):
         texts = (f"{one:,.1f}" if isinstance(one, float) else str(one) for one in line)
-        print(f"| {' | '.join(texts)} |")
+        print(markdown_row(texts))
 
 
 COMMAND: Final = Command(

@@ -48,14 +48,11 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Evaluates; prints metrics, size and median latency."""
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import (
-        check_labels,
-        check_samples,
-        gives_probabilities,
-    )
+    from matar_tf.tflite.evaluate import gives_probabilities, measure
     from matar_tf.tflite.export import read_model
+    from matar_tf.tflite.input_range import grid_of_file
     from matar_tf.tflite.latency import measure_latency_ms
-    from matar_tf.tflite.metrics import compute_metrics, get_metrics
+    from matar_tf.tflite.metrics import get_metrics
     from matar_tf.tflite.runtime import Runner
 
     path = Path(given.model)
@@ -69,15 +66,13 @@ def _run(given: Given) -> int:
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
     data = read_data(given)
-    check_samples(data, runner.input_shape)
-    outputs = runner.predict(data.x_test)
-    check_labels(data, outputs.shape[1:])
+    figures = measure(runner, grid_of_file(content), metrics, data)
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {given.runtime}, {given.threads} thread(s)")
     if runner.sandbox_reason is not None:
         print(f"          in a process of its own: {runner.sandbox_reason}")
     print(f"data      {len(data.x_test)} samples of {data.name}")
-    for name, value in compute_metrics(metrics, outputs, data.y_test).items():
+    for name, value in figures.items():
         print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
     print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
     if given.operators:
@@ -88,10 +83,11 @@ def _run(given: Given) -> int:
 
 def _operator_lines(content: bytes, num_threads: int) -> list[str]:
     """Returns what each operator takes, one a line."""
+    from matar_tf.errors import readable
     from matar_tf.tflite.latency import profile_operators
 
     return [
-        f"{1e3 * max(one.own_ms, 0.0):8.1f} us  {one.operator:24s} {one.name}"
+        f"{1e3 * max(one.own_ms, 0.0):8.1f} us  {one.operator:24s} {readable(one.name)}"
         for one in profile_operators(content, num_threads=num_threads)
     ]
 

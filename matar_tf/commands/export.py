@@ -9,7 +9,12 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import only_policy, only_target, read_data
+from matar_tf.commands._common import (
+    only_policy,
+    only_target,
+    open_artifact,
+    read_data,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +27,7 @@ _VERIFY_SAMPLES: Final = 256
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
+    _flags.expect_digest(values)
     _flags.policies(values, None, "The one policy to export")
     _flags.output(values, "Path of the .tflite file to write.")
     _flags.overwrite(values)
@@ -46,12 +52,11 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
     from matar_tf.api import export
-    from matar_tf.artifact import read_artifact
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
     from matar_tf.tflite.metadata import read_metadata
 
     name, target = str(only_policy(given)), only_target(given)
-    artifact = read_artifact(given.artifact)
+    artifact = open_artifact(given.artifact, given.expect_digest)
     policy = artifact.space.policy(name)
     check_output(given.output, overwrite=given.overwrite)
     data = reference = None

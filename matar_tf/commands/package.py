@@ -40,8 +40,9 @@ def _run(given: Given) -> int:
         "versions": keras.training_versions(),
     }
     artifact = keras.package(model, provenance=provenance)
-    write_artifact(artifact, given.output, overwrite=given.overwrite)
-    print(f"Wrote {given.output}: {artifact.space.num_policies:.3g} policies.")
+    digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
+    print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
+    print(f"artifact {given.output} sha256:{digest}")
     return 0
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import read_data
+from matar_tf.commands._common import open_artifact, read_data
 from matar_tf.commands._search_flags import define_search_flags
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ __all__ = ["COMMAND"]
 
 def _run(given: Given) -> int:
     """Runs the search; prints one table per target."""
-    from matar_tf.artifact import read_artifact
     from matar_tf.reporting import to_text
+    from matar_tf.run.outlook import outlook
     from matar_tf.run.plan import make_run
     from matar_tf.run.retarget import retarget
     from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
 
-    artifact = read_artifact(given.artifact)
+    artifact = open_artifact(given.artifact, given.expect_digest)
     targets = [load_target(name) for name in given.targets]
     data = read_data(given)
     settings = settings_of(
@@ -60,13 +60,17 @@ def _run(given: Given) -> int:
     )
     planned = make_run(artifact, targets, data, settings)
     float_metrics = artifact.accuracy.get("float")
+
+    def begin(message: str) -> None:
+        print(f"{message}\n{outlook(planned)}", flush=True)
+
     outcome = retarget(
         planned,
         given.output,
         resume=given.resume,
         overwrite=given.overwrite,
         reference=_reference(given.compare, artifact),
-        on_start=print,
+        on_start=begin,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
     return _report(outcome)

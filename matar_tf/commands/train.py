@@ -14,7 +14,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import only_policy
+from matar_tf.commands._common import only_policy, open_artifact
 from matar_tf.commands._training import float_network, load_recipe, training_data
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _define(values: FlagValues) -> None:
 
 def _run(given: Given) -> int:
     """Trains; prints the accuracy of the float network and of uniform policies."""
-    from matar_tf.artifact import check_free, read_artifact, write_artifact
+    from matar_tf.artifact import check_free, write_artifact
     from matar_tf.errors import MatarError
     from matar_tf.run.settings import now
 
@@ -62,7 +62,7 @@ def _run(given: Given) -> int:
     if given.reuse and given.overwrite:
         raise MatarError("Expected --reuse or --overwrite, got both; choose one.")
     if given.reuse and output.exists():
-        read_artifact(output)
+        open_artifact(output)
         print(f"Reusing the artifact in {output}; --overwrite instead trains again.")
         return 0
     check_free(output, overwrite=given.overwrite)
@@ -112,9 +112,10 @@ def _run(given: Given) -> int:
         "versions": keras.training_versions(),
     }
     artifact = keras.package(quantized, accuracy=accuracy, provenance=provenance)
-    write_artifact(artifact, output, overwrite=given.overwrite)
+    digest = write_artifact(artifact, output, overwrite=given.overwrite)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"\nWrote {output}. Accuracy on {len(data.x_test)} samples of {data.name}:")
+    print(f"\nWrote {output}, sha256:{digest}.")
+    print(f"Accuracy on {len(data.x_test)} samples of {data.name}:")
     for name, row in accuracy.items():
         print(f"  {name:6s} {row['accuracy']:.2%}")
     return 0

@@ -1,9 +1,10 @@
 """Checks an artifact, or that a ``.tflite`` file is what an artifact makes.
 
-Of an artifact: that every member is as its SHA-256 in the manifest says, and that they
-belong together. Of a file: what it says of itself and, with ``--artifact``, that the
-artifact makes the same bytes for that policy. Needs no TensorFlow; who made the two, it
-does not say.
+Of an artifact: that the manifest and every member are as their SHA-256 says, and that
+they belong together; ``SHA-256`` is that of all of it, for ``--expect_digest``, and the
+artifact digest is what its files and stores name it by. Of a file: what it says of
+itself and, with ``--artifact``, that the artifact makes the same bytes for that policy.
+Needs no TensorFlow; who made the two, it does not say.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _OWN_KEYS: Final = (
 
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
+    _flags.expect_digest(values)
     _flags.model(values, "Path of a .tflite file.")
 
 
@@ -42,7 +44,7 @@ def _run(given: Given) -> int:
     path, model = _asked(given)
     artifact = None
     if path is not None:
-        artifact = read_artifact(path)
+        artifact = read_artifact(path, expect_digest=given.expect_digest)
         _print_artifact(path, artifact)
     if model is not None:
         _check_model(Path(model), artifact)
@@ -71,17 +73,24 @@ def _asked(given: Given) -> tuple[str | None, str | None]:
             "Expected an artifact or a .tflite file, got neither; see "
             "`matar verify --help`."
         )
+    if found["artifact"] is None and given.expect_digest is not None:
+        raise MatarError(
+            "Expected an artifact beside --expect_digest, got none; name it with "
+            "--artifact."
+        )
     return found["artifact"], found["model"]
 
 
 def _print_artifact(path: str, artifact: Artifact) -> None:
-    from matar_tf.tflite.build import ModelBuilder
+    from matar_tf.packaged import UNVERIFIED
 
-    ModelBuilder(artifact)  # refuses parts that do not belong together
     has_network = "network.json" in artifact.extras
-    print(f"{path}: an artifact of {artifact.space.num_policies:.3g} policies")
+    print(f"{path}: an artifact of {artifact.space.size_text()} policies")
     print("  members          as their SHA-256 in the manifest says")
     print(f"  Keras network    {'there, among them' if has_network else 'none'}")
+    if not artifact.is_verified:
+        print(f"  figures          {UNVERIFIED}")
+    print(f"  SHA-256          {artifact.source and artifact.source.digest}")
     print(f"  artifact digest  {artifact.digest()}")
 
 
@@ -91,7 +100,7 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     Raises:
       ExportError: If it does not, or the file says nothing of itself.
     """
-    from matar_tf.errors import ExportError
+    from matar_tf.errors import ExportError, printable
     from matar_tf.tflite.metadata import read_metadata
 
     if not path.is_file():
@@ -101,10 +110,10 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     policy = _policy_of(metadata, path)
     digest, profile = metadata.get("artifact_digest"), metadata.get("profile")
     print(f"{path}: {len(content)} bytes, says of itself:")
-    print(f"  policy           {_bits(policy.weights)}-bit weights, ", end="")
-    print(f"{_bits(policy.activations)}-bit activations")
-    print(f"  profile          {profile}")
-    print(f"  artifact digest  {digest}")
+    print(f"  policy           {_bits(policy.weights)} weights, ", end="")
+    print(f"{_bits(policy.activations)} activations")
+    print(printable(f"  profile          {profile}"))
+    print(printable(f"  artifact digest  {digest}"))
     if artifact is None:
         print("  not compared with an artifact: name it with --artifact")
         return
@@ -139,8 +148,10 @@ def _policy_of(metadata: dict[str, Any], path: Path) -> Policy:
 
 
 def _bits(widths: Mapping[str, int]) -> str:
+    if not widths:
+        return "no"
     low, high = min(widths.values()), max(widths.values())
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{low}-bit" if low == high else f"{low} to {high}-bit"
 
 
 COMMAND: Final = Command(

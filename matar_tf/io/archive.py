@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import lzma
 import math
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -17,23 +18,41 @@ from matar_tf.errors import ArtifactError
 
 __all__ = [
     "MAX_ARRAY_BYTES",
+    "array_names",
+    "check_arrays",
     "check_size",
     "parse_arrays",
     "read_array",
     "read_members",
 ]
 
-MAX_ARRAY_BYTES: Final = 1 << 30  # of all arrays of one .npz file
-_MAX_MEMBERS = 100_000
-_DAMAGE = (
+MAX_ARRAY_BYTES: Final = 1 << 30  # of all arrays of one .npz file of an artifact
+_MAX_MEMBERS: Final = 100_000
+# Trained weights hardly shrink when they are packed; zeros shrink a thousandfold. What
+# takes little memory may shrink as it will.
+_MAX_RATIO: Final = 100
+_FREE_BYTES: Final = 1 << 26
+_METHODS: Final = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+_CHUNK_BYTES: Final = 1 << 20
+_MAX_HEADER_CHARS: Final = 1000  # of an array; NumPy writes some 120
+_DAMAGE: Final = (
     EOFError,
-    NotImplementedError,  # an unknown compression
+    NotImplementedError,  # a version to come, or patched data
     OSError,
     RuntimeError,  # an encrypted member
     ValueError,
-    lzma.LZMAError,
     zipfile.BadZipFile,
     zlib.error,
+)
+_NO_HEADER: Final = (
+    KeyError,
+    MemoryError,  # NumPy has Python parse a header, which this may end in
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
 )
 
 
@@ -55,27 +74,79 @@ def read_members(
       known: The names that may be there; any without it.
 
     Raises:
-      ArtifactError: If the file is damaged, too large, or has another member.
+      ArtifactError: If the file is damaged, too large or too densely packed, or has
+        another member.
     """
     allowed = set(known)
+    with _opened(source, what, max_members) as archive:
+        infos = archive.infolist()
+        other = [one.filename for one in infos if allowed and one.filename not in known]
+        if other:
+            raise ArtifactError(
+                f"Expected the members {sorted(allowed)} in {what}, got {other[0]!r}."
+            )
+        _check_members(infos, source, what, max_bytes)
+        return {one.filename: b"".join(_chunks(archive, one)) for one in infos}
+
+
+def parse_arrays(
+    source: Path | bytes,
+    what: str,
+    *,
+    max_bytes: int | None = MAX_ARRAY_BYTES,
+    keys: Iterable[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of an ``.npz`` file by name.
+
+    Args:
+      source: Its path or its bytes.
+      what: Its name in errors.
+      max_bytes: The most that they may take together, None for any number.
+      keys: Of which arrays, as far as they are there; None for all.
+
+    Raises:
+      ArtifactError: If it is damaged, too large or too densely packed, or holds
+        anything but arrays of numbers.
+    """
+    with _opened(source, what, _MAX_MEMBERS) as archive:
+        infos = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        if keys is not None:
+            infos = {key: infos[key] for key in keys if key in infos}
+        _check_members(list(infos.values()), source, what, max_bytes)
+        arrays: dict[str, np.ndarray] = {}
+        for key, info in infos.items():
+            with archive.open(info) as stream:
+                arrays[key] = _read_array(
+                    stream, info.file_size, f"{info.filename!r} of {what}"
+                )
+        return arrays
+
+
+def array_names(source: Path | bytes, what: str) -> list[str]:
+    """Returns the names of the arrays of an ``.npz`` file, without reading them.
+
+    Raises:
+      ArtifactError: If it is damaged.
+    """
+    with _opened(source, what, _MAX_MEMBERS) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+@contextlib.contextmanager
+def _opened(
+    source: Path | bytes, what: str, max_members: int
+) -> Iterator[zipfile.ZipFile]:
+    """Yields a zip file whose members have different names; reading it may fail."""
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         with zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            other = [name for name in names if allowed and name not in allowed]
-            if other:
-                raise ArtifactError(
-                    f"Expected the members {sorted(allowed)} in {what}, got "
-                    f"{other[0]!r}."
-                )
+            names = archive.namelist()
             if len(set(names)) < len(names) or len(names) > max_members:
                 raise ArtifactError(
                     f"Expected at most {max_members} members of different names in "
                     f"{what}, got {len(names)}; package the model again."
                 )
-            check_size(sum(info.file_size for info in infos), what, max_bytes)
-            return {info.filename: archive.read(info) for info in infos}
+            yield archive
     except ArtifactError:
         raise
     except _DAMAGE as error:
@@ -83,6 +154,68 @@ def read_members(
             f"Expected a zip file in {what}, but it is damaged ({error}); fetch it "
             "again."
         ) from error
+
+
+def _check_members(
+    infos: list[zipfile.ZipInfo],
+    source: Path | bytes,
+    what: str,
+    max_bytes: int | None,
+) -> None:
+    """Checks what the directory of a zip file says of its members.
+
+    More than it says of a member is never read.
+    """
+    for info in infos:
+        if info.compress_type not in _METHODS:
+            raise ArtifactError(
+                f"Expected a stored or deflated member {info.filename!r} in {what}, "
+                f"got compression {info.compress_type}; pack it with `zip`."
+            )
+    num_bytes = sum(info.file_size for info in infos)
+    if max_bytes is not None:
+        check_size(num_bytes, what, max_bytes)
+    packed = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if num_bytes > _most_unpacked(packed):
+        raise ArtifactError(
+            f"Expected members of at most {_MAX_RATIO} times the {packed} bytes that "
+            f"{what} takes, got {num_bytes} bytes; pack them without compression."
+        )
+
+
+def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yields a member piece by piece: read whole, it is unpacked whole at once."""
+    with archive.open(info) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _most_unpacked(num_packed: int) -> int:
+    """Returns the most bytes that so many packed ones may become."""
+    return max(_FREE_BYTES, _MAX_RATIO * num_packed)
+
+
+def check_arrays(
+    members: Mapping[str, bytes], what: str, *, max_bytes: int, num_packed: int
+) -> None:
+    """Checks what the ``.npz`` files among members unpack to; nothing is unpacked.
+
+    Args:
+      members: Files by name.
+      what: What they are members of, in errors.
+      max_bytes: The most that all arrays may take.
+      num_packed: The bytes of what was read, of which the members were unpacked.
+
+    Raises:
+      ArtifactError: If they take more, or one of them is damaged.
+    """
+    num_bytes = 0
+    for name, content in members.items():
+        if name.endswith(".npz"):
+            with _opened(content, f"{name} of {what}", _MAX_MEMBERS) as archive:
+                num_bytes += sum(info.file_size for info in archive.infolist())
+    most = min(max_bytes, _most_unpacked(num_packed))
+    check_size(num_bytes, f"the arrays of {what}", most)
 
 
 def check_size(num_bytes: int, what: str, max_bytes: int) -> None:
@@ -98,42 +231,45 @@ def check_size(num_bytes: int, what: str, max_bytes: int) -> None:
         )
 
 
-def parse_arrays(content: bytes, what: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of an ``.npz`` file by name.
-
-    Raises:
-      ArtifactError: If it is damaged or too large, or holds anything but arrays of
-        numbers.
-    """
-    members = read_members(content, what, max_bytes=MAX_ARRAY_BYTES)
-    return {
-        name.removesuffix(".npy"): read_array(member, f"{name!r} of {what}")
-        for name, member in members.items()
-    }
-
-
 def read_array(content: bytes, what: str) -> np.ndarray:
     """Returns the array of an ``.npy`` file.
 
     Raises:
       ArtifactError: If it is damaged, not of numbers, or not of the size it states.
     """
-    stream = io.BytesIO(content)
+    return _read_array(io.BytesIO(content), len(content), what)
+
+
+def _read_array(stream: IO[bytes], num_bytes: int, what: str) -> np.ndarray:
+    """Returns the array of an ``.npy`` file of so many bytes."""
     try:
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, _, dtype = read_header(stream)
-        # Before NumPy makes room for what the header promises.
-        num_bytes = math.prod(shape) * dtype.itemsize
-        if dtype.kind not in "biuf" or num_bytes != len(content) - stream.tell():
+        shape, in_columns, dtype = _read_header(stream)
+        # Before there is room for what the header promises.
+        size = math.prod(shape) * dtype.itemsize
+        is_right = size == num_bytes - stream.tell() and min(shape, default=0) >= 0
+        if dtype.kind not in "biuf" or not is_right:
             raise ValueError(f"it states {dtype} of shape {shape}")
-        stream.seek(0)
-        return np.lib.format.read_array(stream, allow_pickle=False)
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        array = np.empty(shape, dtype, order="F" if in_columns else "C")
+        room = array.reshape(-1, order="A").view(np.uint8).data
+        num_read = 0
+        while chunk := stream.read(_CHUNK_BYTES):
+            room[num_read : num_read + len(chunk)] = chunk
+            num_read += len(chunk)
+        if num_read < size:
+            raise ValueError(f"it ends after {num_read} of {size} bytes")
+        return array
+    except _NO_HEADER as error:
         raise ArtifactError(
             f"Expected an array of numbers in {what}, but it is malformed ({error}); "
             "package the model again."
         ) from error
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Returns the shape of an array, whether it lies in columns, and its type."""
+    form: Any = np.lib.format  # whose types lack an argument
+    read_header = {
+        (1, 0): form.read_array_header_1_0,
+        (2, 0): form.read_array_header_2_0,
+    }[form.read_magic(stream)]
+    return read_header(stream, max_header_size=_MAX_HEADER_CHARS)

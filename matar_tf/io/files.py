@@ -14,7 +14,15 @@ from typing import Final, cast
 
 from matar_tf.errors import MatarError
 
-__all__ = ["as_path", "leftovers", "new_folder", "remove", "write_atomically"]
+__all__ = [
+    "as_path",
+    "check_parent",
+    "leftovers",
+    "new_folder",
+    "read_at_most",
+    "remove",
+    "write_atomically",
+]
 
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # name no file
 _NUM_RANDOM: Final = 8  # bytes in a temporary name
@@ -34,12 +42,49 @@ def as_path(value: object, what: str, error: type[MatarError]) -> Path:
     return Path(cast("str", value))
 
 
+def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
+    """Returns the content of a file.
+
+    Args:
+      path: Its path.
+      max_bytes: The most that is read; a device or a pipe may have no end.
+      error: What is raised if there is more.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise error(
+            f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
+            "check that it is the right one."
+        )
+    return content
+
+
+def check_parent(path: Path, error: type[MatarError]) -> None:
+    """Checks that the folder is there that something is to be written in.
+
+    Args:
+      path: Of what is to be written.
+      error: What is raised if it is not.
+    """
+    # A link may lead to what is not there yet.
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise error(
+            f"Expected a folder to write {path.name} in at {folder}, found "
+            f"{'a file' if folder.exists() else 'none'}; make one, or choose another "
+            "path."
+        )
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it; a link stays one."""
     real = _behind_links(path)
     temporary = _beside(real)
     with _naming(path, temporary):
-        real.parent.mkdir(parents=True, exist_ok=True)
         # Not by tempfile, whose files nobody but the owner may read.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -60,7 +105,6 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()  # a link stays one
     temporary = _beside(path)
     with _naming(path, temporary):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
             yield temporary

@@ -1,19 +1,27 @@
 """Strict JSON: what would not be read is not written.
 
-A key that is missing, unknown or mistyped is an error, and so is NaN or infinity.
+A key that is missing, unknown or mistyped is an error, and so is NaN or infinity. Size,
+depth, keys and whole numbers have limits, since a file may be a stranger's.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
 
 from matar_tf.errors import MatarError, did_you_mean
+from matar_tf.io.files import read_at_most
+from matar_tf.io.names import is_name
 
 __all__ = ["JsonReader", "json_text"]
 
+_MAX_BYTES: Final = 1 << 24  # in memory up to 22 times as many: "[],[],..."
+_MAX_DIGITS: Final = 20  # those of 2**64; what is longer may be no float
+_MAX_DEPTH: Final = 64  # networks of Keras have some 20 levels
 _T = TypeVar("_T")
 
 
@@ -34,16 +42,37 @@ class JsonReader:
           content: The text, or its bytes in UTF-8.
           what: Where it is from, in errors.
         """
-        try:
-            return json.loads(
-                content, object_pairs_hook=_unique, parse_constant=_refuse_constant
+        if len(content) > _MAX_BYTES:
+            raise self.error(
+                f"Expected at most {_MAX_BYTES} bytes of JSON in {what}, got "
+                f"{len(content)}; check that it is the right file."
             )
+        try:
+            value = json.loads(
+                content,
+                object_pairs_hook=_unique,
+                parse_constant=_refuse_constant,
+                parse_float=_finite,
+                parse_int=_short,
+            )
+            _check_levels(value)
         except RecursionError as error:
             raise self.error(
                 f"Expected JSON in {what}, got one that is nested too deeply."
             ) from error
         except ValueError as error:
-            raise self.error(f"Expected JSON in {what}, got: {error}.") from error
+            sentence = str(error).rstrip(".")
+            raise self.error(f"Expected JSON in {what}, got: {sentence}.") from error
+        return value
+
+    def read(self, path: Path, what: str | None = None) -> Any:
+        """Returns the value that a file stands for; `what` is its path if not given.
+
+        Raises:
+          OSError: If it cannot be read.
+        """
+        content = read_at_most(path, _MAX_BYTES, self.error)
+        return self.parse(content, what or str(path))
 
     def object(self, value: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:
         """Returns an object that has these keys and no other.
@@ -84,13 +113,51 @@ def json_text(document: Any) -> str:
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
+def _check_levels(value: Any) -> None:
+    """Checks how deep a value is, and that all its texts can be written.
+
+    Raises:
+      RecursionError: If it has too many levels.
+      ValueError: If a text holds half of a character, as JSON's escapes can.
+    """
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        "".join(one for one in level if isinstance(one, str)).encode()
+        level = [inner for one in level for inner in _inside(one)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
+    for key in document:
+        if not is_name(key):
+            raise ValueError(f"the key {key!r} is too long, or cannot be printed")
     if len(document) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {twice!r} is there twice")
     return document
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is beyond all numbers")
+    return number
+
+
+def _short(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a whole number has {len(text)} digits")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> Any:

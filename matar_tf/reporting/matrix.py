@@ -6,8 +6,6 @@ target does not allow has no figures but the reasons.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,7 +13,8 @@ from typing import Any, Final
 
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.figures import CostKind, figure_of
-from matar_tf.reporting.markdown import markdown_table
+from matar_tf.reporting.csv_table import csv_table
+from matar_tf.reporting.markdown import markdown_table, markdown_text
 
 __all__ = [
     "MatrixTable",
@@ -93,22 +92,19 @@ def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
 def matrix_to_csv(matrix: CostMatrix) -> str:
     """Returns the matrix as CSV, one line for each pair; units are in the names."""
     names = list(dict.fromkeys(name for one in matrix.entries for name in one.figures))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["policy", "target", "kind", "legal", *names, "violation"])
-    for one in matrix.entries:
-        cells = (one.figures.get(name) for name in names)
-        writer.writerow(
-            [
-                one.policy,
-                one.target,
-                one.kind,
-                "yes" if one.legal else "no",
-                *("" if cell is None else cell for cell in cells),
-                one.violations[0] if one.violations else "",
-            ]
-        )
-    return buffer.getvalue()
+    rows = [
+        [
+            one.policy,
+            one.target,
+            one.kind,
+            "yes" if one.legal else "no",
+            *(one.figures.get(name) for name in names),
+            one.violations[0] if one.violations else None,
+        ]
+        for one in matrix.entries
+    ]
+    header = ["policy", "target", "kind", "legal", *names, "violation"]
+    return csv_table(header, rows)
 
 
 def matrix_to_markdown(
@@ -126,9 +122,11 @@ def matrix_to_markdown(
         lines += [f"## {table.title}", "", *rows, ""]
     reasons = _reasons(matrix)
     if reasons:
-        lines += ["## Not allowed", "", *reasons, ""]
+        lines += ["## Not allowed", "", *map(markdown_text, reasons), ""]
     if failures:
-        named = [f"- {target}: {why}" for target, why in failures.items()]
+        named = [
+            f"- {target}: {markdown_text(why)}" for target, why in failures.items()
+        ]
         lines += ["## Targets without a front", "", *named, ""]
     return "\n".join(lines)
 

@@ -26,6 +26,7 @@ def to_html(
     matrix: CostMatrix,
     float_metrics: Mapping[str, float] | None = None,
     failures: Mapping[str, str] = MappingProxyType({}),
+    notes: Sequence[str] = (),
 ) -> str:
     """Returns the page of a run; equal results give equal pages.
 
@@ -37,6 +38,7 @@ def to_html(
       matrix: What each policy costs on each target.
       float_metrics: What the float network reaches, if it is known.
       failures: Why targets have no result, by name.
+      notes: Sentences on what the figures are worth.
 
     Raises:
       SearchError: If there are no results.
@@ -56,6 +58,7 @@ def to_html(
         sections=[_section(result, float_metrics) for result in results],
         matrix=matrix_tables(matrix),
         failures=failures,
+        notes=notes,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matar_tf.cost_matrix import CostMatrix
 from matar_tf.errors import SearchError
-from matar_tf.io.files import write_atomically
+from matar_tf.io.files import check_parent, write_atomically
 from matar_tf.reporting.matrix import matrix_tables, matrix_to_text
 from matar_tf.reporting.plots import front_svg
 from matar_tf.reporting.tables import table_of, to_text
@@ -38,13 +38,14 @@ class Plot:
         """Writes the file, which is SVG.
 
         Raises:
-          SearchError: If the path ends otherwise.
+          SearchError: If the path ends otherwise, or its folder is not there.
         """
         if Path(path).suffix != ".svg":
             raise SearchError(
                 f"Expected a path that ends in .svg for the plot, got {str(path)!r}; "
                 "other programs make other pictures of it."
             )
+        check_parent(Path(path), SearchError)
         write_atomically(Path(path), self.svg.encode())
 
 

@@ -6,8 +6,6 @@ empty cell or null, never zero.
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +13,8 @@ from typing import Any, Final
 
 from matar_tf.figures import FIGURES, CostKind, Figure, figure_of
 from matar_tf.policy import Policy
-from matar_tf.reporting.markdown import markdown_table
+from matar_tf.reporting.csv_table import csv_table
+from matar_tf.reporting.markdown import markdown_table, markdown_text
 from matar_tf.results import SearchResult
 
 __all__ = [
@@ -155,16 +154,8 @@ def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
         for name in (column.name, f"{column.name}_low", f"{column.name}_high")
         if name == column.name or any(name in row for row in rows)
     )
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer,
-        ["name", "role", "num_samples", *names],
-        restval="",
-        lineterminator="\n",
-    )
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    header = ["name", "role", "num_samples", *names]
+    return csv_table(header, [[row.get(name) for name in header] for row in rows])
 
 
 def _csv_row(row: Row, table: Table) -> dict[str, Any]:
@@ -172,8 +163,7 @@ def _csv_row(row: Row, table: Table) -> dict[str, Any]:
     if row.policy is not None:
         cells["num_samples"] = table.num_samples
     for column in table.columns:
-        value = row.figures.get(column.name)
-        cells[column.name] = "" if value is None else value
+        cells[column.name] = row.figures.get(column.name)
         bounds = _interval(row, column, table.num_samples)
         if bounds is not None:
             cells[f"{column.name}_low"], cells[f"{column.name}_high"] = bounds
@@ -184,7 +174,8 @@ def to_markdown(result: SearchResult, float_metrics: FloatMetrics = None) -> str
     """Returns the table as Markdown, and the bits of every policy of the front."""
     table = table_of(result, float_metrics)
     header = ["policy", *(one.title for one in table.columns)]
-    lines = [f"# {result.target}", "", *table.sentences, ""]
+    lines = [f"# {result.target}", "", *table.sentences]
+    lines = [*map(markdown_text, lines), ""]
     lines += markdown_table(header, table.cells())
     if result.front:
         lines += ["", "## Bits per layer", "", *_bits(result)]
@@ -312,7 +303,7 @@ def _bits(result: SearchResult) -> list[str]:
     names, rows = bits_table(result)
     if len(names) <= _MAX_ENTRIES:
         return markdown_table(["policy", *names], rows)
-    return [
+    lines = [
         f"- {policy}: "
         + ", ".join(
             f"{name}:{bits}"
@@ -321,6 +312,7 @@ def _bits(result: SearchResult) -> list[str]:
         )
         for policy, *widths in rows
     ]
+    return [*map(markdown_text, lines)]
 
 
 def _widths(policy: Policy) -> dict[str, str]:

@@ -14,7 +14,11 @@ from matar_tf.results import Provenance, SearchResult
 from matar_tf.run.holdout import report_on
 from matar_tf.run.plan import Run
 from matar_tf.run.settings import versions
-from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
+from matar_tf.tflite.evaluate import (
+    ParallelEvaluator,
+    PolicyEvaluator,
+    evaluator_without_notes,
+)
 from matar_tf.tflite.metrics import own_metric_digests
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.ray_evaluate import RayEvaluator
@@ -34,7 +38,7 @@ Executor: TypeAlias = ParallelEvaluator | RayEvaluator
 def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
     """Returns what makes the evaluator of policies on some samples; it pickles."""
     return functools.partial(
-        PolicyEvaluator,
+        evaluator_without_notes,
         run.artifact,
         data.x_test,
         data.y_test,

@@ -14,6 +14,7 @@ from typing import Any
 from matar_tf.errors import MatarError, SearchError
 from matar_tf.io.files import new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader, json_text
+from matar_tf.packaged import UNVERIFIED
 from matar_tf.reporting import (
     matrix_to_csv,
     matrix_to_json,
@@ -23,6 +24,7 @@ from matar_tf.reporting import (
     to_json,
     to_markdown,
 )
+from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.results import Candidate, SearchResult
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.folder import LATENCY_FILE, MATRIX_FILES, PAGE_FILE, RESULT_FILE
@@ -151,11 +153,14 @@ def write_overview(
         for candidate in result.front
     }
     matrix = cost_matrix(run.artifact, policies, run.targets, run.builder)
+    float_metrics = run.artifact.accuracy.get("float")
+    is_shown = float_metrics is not None and not run.artifact.is_verified
+    notes = [f"{FLOAT_NAME}: {UNVERIFIED}."] if is_shown else []
     contents = (
         json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
         matrix_to_markdown(matrix, failures),
-        to_html(results, matrix, run.artifact.accuracy.get("float"), failures),
+        to_html(results, matrix, float_metrics, failures, notes),
     )
     for name, content in zip((*MATRIX_FILES, PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())
@@ -188,8 +193,7 @@ def _with_measured_latency(
 def _read_result(output: Path, target: str) -> SearchResult | None:
     """Returns what an earlier call has left of a target, if it can be read."""
     try:
-        content = (output / target / RESULT_FILE).read_bytes()
-        document = JsonReader(SearchError).parse(content, RESULT_FILE)
+        document = JsonReader(SearchError).read(output / target / RESULT_FILE)
         return SearchResult.from_json(document)
     except (OSError, MatarError, OverflowError):
         return None

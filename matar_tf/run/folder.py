@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from matar_tf.errors import SearchError, TargetError
+from matar_tf.errors import SearchError, StoreError, TargetError
 from matar_tf.evolution import EvaluationStore
-from matar_tf.io.files import leftovers, remove, write_atomically
+from matar_tf.io.files import check_parent, leftovers, remove, write_atomically
 from matar_tf.io.json_reader import json_text
 from matar_tf.run.plan import Run
 from matar_tf.run.record import RUN_FILE, RunRecord, read_record, record_of
@@ -21,6 +21,9 @@ __all__ = [
     "RESULT_FILE",
     "STORE_FILE",
     "check_folder_names",
+    "drop_run",
+    "has_just_begun",
+    "is_empty",
     "prepare_folder",
     "write_record",
 ]
@@ -58,8 +61,8 @@ def prepare_folder(
 
     Raises:
       MatarError: If the folder holds something else, or a run that was asked for
-        something else, or neither `resume` nor `overwrite` is given for a run, or the
-        store of the settings cannot be had.
+        something else, or neither `resume` nor `overwrite` is given for a run with
+        a result or one that has not ended, or the store cannot be had.
     """
     names = [target.name for target in run.targets]
     check_folder_names(names)
@@ -68,7 +71,7 @@ def prepare_folder(
     store = run.settings.store
     if store is not None:
         _check_store(store, output, names, overwrite=overwrite)
-    elif resume and (output / STORE_FILE).exists():
+    elif not overwrite and (output / STORE_FILE).exists():
         store = output / STORE_FILE
     if store is not None:
         EvaluationStore(store).close()
@@ -104,12 +107,17 @@ def _check_folder(
             f"Expected a folder, or nothing yet, at {output}, got a file; choose "
             "another output."
         )
-    if not _holds_something(output):
+    check_parent(output, SearchError)
+    if is_empty(output):
         return f"Writing to {output}."
     earlier = _earlier_run(output)
     if overwrite:
         _entries_of_run(output, earlier)
         return f"Overwriting the run in {output}."
+    if not resume and earlier.has_failed:
+        _check_target_folders(output, record)
+        _check_links(output, record)
+        return f"Writing to {output}, where no search has had a result before."
     if not resume:
         raise SearchError(
             f"Expected an empty output, but {output} holds a run of "
@@ -122,6 +130,7 @@ def _check_folder(
             f"{difference}; choose another output than {output}, or overwrite=True."
         )
     _check_target_folders(output, earlier)
+    _check_links(output, earlier)
     return (
         f"Resuming the run in {output}: stored measurements are reused, fronts "
         "and files are written again."
@@ -205,9 +214,34 @@ def _begin_folder(
             gone = _leftovers_of_run(output, earlier)
         for path in gone:
             remove(path)
-    output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(exist_ok=True)
     write_record(output, record)
     return record
+
+
+def has_just_begun(output: Path) -> bool:
+    """Returns whether a run has left its record and an empty store, and no more."""
+    if not {path.name for path in output.iterdir()} <= {RUN_FILE, *_STORE_FILES}:
+        return False
+    if not (output / STORE_FILE).exists():
+        return True
+    try:
+        with EvaluationStore(output / STORE_FILE) as store:
+            return len(store) == 0
+    except StoreError:
+        return False
+
+
+def drop_run(output: Path, *, folder: bool) -> None:
+    """Removes what `prepare_folder` made of an empty output; with the `folder` or not.
+
+    For a run that has measured nothing and leaves nothing to go on with.
+    """
+    output = output.resolve()
+    for name in (RUN_FILE, *_STORE_FILES):
+        (output / name).unlink(missing_ok=True)
+    if folder:
+        output.rmdir()
 
 
 def write_record(output: Path, record: RunRecord) -> None:
@@ -241,6 +275,18 @@ def _check_target_folders(output: Path, record: RunRecord) -> None:
                 raise _foreign(path)
 
 
+def _check_links(output: Path, record: RunRecord) -> None:
+    """Checks that no link leads out of the folder of a run that is gone on with."""
+    home = output.resolve()
+    for name in (*_FILES, *_STORE_FILES, *record.targets):
+        if not (home / name).resolve().is_relative_to(home):
+            raise SearchError(
+                f"Expected files and folders of the run within {output}, but "
+                f"{output / name} is a link to {(home / name).resolve()}; remove the "
+                "link."
+            )
+
+
 def _foreign(path: Path) -> SearchError:
     return SearchError(
         f"Expected nothing but what a run writes where a run is replaced, got {path}; "
@@ -254,5 +300,6 @@ def _leftovers_of_run(output: Path, record: RunRecord) -> list[Path]:
     return [path for name in names for path in leftovers(output / name)]
 
 
-def _holds_something(output: Path) -> bool:
-    return output.exists() and any(output.iterdir())
+def is_empty(output: Path) -> bool:
+    """Returns whether an output folder holds nothing, or is not there."""
+    return not output.is_dir() or not any(output.iterdir())

@@ -82,10 +82,10 @@ def make_run(
             "that of the float network in the tables; rename its file."
         )
     check_names(targets)
-    check_data(artifact, data)
     searched = reported = data
     if settings.holdout:
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
+    check_data(artifact, data, searched, reported)
     space = fix_entries(artifact.space, settings.fixed)
     metric_names = _metric_names(settings.metrics)
     builder = ModelBuilder(artifact)

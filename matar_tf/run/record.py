@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from matar_tf.errors import SearchError
+from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.results import SearchResult
 from matar_tf.run.plan import Run
@@ -49,6 +49,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "targets": (dict,),
     "artifact_digest": (str,),
     "float_metrics": (dict, type(None)),
+    "float_verified": (bool,),
     "data": (str,),
     "data_digest": (str,),
     "versions": (dict,),
@@ -107,6 +108,7 @@ class RunRecord:
       targets: SHA-256 of each target's description, by name.
       artifact_digest: SHA-256 of the network.
       float_metrics: What the float network reaches, or None.
+      float_verified: Whether a digest of the artifact covers that.
       data: Name of the data.
       data_digest: SHA-256 of samples and labels.
       versions: Version by name of each package that matters.
@@ -138,6 +140,7 @@ class RunRecord:
     targets: Mapping[str, str]
     artifact_digest: str
     float_metrics: Mapping[str, float] | None
+    float_verified: bool
     data: str
     data_digest: str
     versions: Mapping[str, str]
@@ -157,10 +160,14 @@ class RunRecord:
                 raise SearchError(f"{key} is no number above 0")
         if any(not name or Path(name).name != name for name in self.targets):
             raise SearchError("targets are no names of folders")
-        for value in (self.float_metrics or {}).values():
-            is_number = type(value) in (int, float)
-            if not is_number or not abs(value) <= sys.float_info.max:
-                raise SearchError(f"float_metrics has {value!r} for a number")
+        for name, value in (self.float_metrics or {}).items():
+            if not is_metric_value(name, value):
+                raise SearchError(f"float_metrics has {value!r} for {name[:80]!r}")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has ended without a result for any target."""
+        return not self.searches and set(self.failures) == set(self.targets)
 
     def to_json(self) -> _Json:
         """Returns the JSON object that `from_json` reads."""
@@ -174,15 +181,13 @@ class RunRecord:
           SearchError: If a key is missing or unknown, or a value of another kind.
         """
         keys = ["schema_version", *_KINDS]
-        if isinstance(value, dict) and "max_evaluations" in value:
-            value = {
-                "planned_evaluations": value["max_evaluations"],
-                "searches": {},
-                "failures": {},
-                **value,
-            }
+        if isinstance(value, dict):  # which earlier versions wrote without some keys
+            value = {"float_verified": False, "searches": {}, "failures": {}, **value}
+            if "max_evaluations" in value:
+                value.setdefault("planned_evaluations", value["max_evaluations"])
         document = dict(_READER.object(value, "record of a run", keys))
-        version = document.pop("schema_version")
+        version = _READER.field(document, "schema_version", int)
+        del document["schema_version"]
         if version != RUN_SCHEMA_VERSION:
             raise SearchError(f"its schema_version is {version!r}")
         return cls(**document)
@@ -299,6 +304,7 @@ def record_of(run: Run) -> RunRecord:
         },
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
+        float_verified=run.artifact.is_verified,
         data=run.data.name,
         data_digest=run.data.digest(),
         versions=versions(),
@@ -313,8 +319,7 @@ def read_record(output: Path) -> RunRecord:
       SearchError: If there is none, or it cannot be read.
     """
     try:
-        content = (output / RUN_FILE).read_bytes()
-        return RunRecord.from_json(_READER.parse(content, RUN_FILE))
+        return RunRecord.from_json(_READER.read(output / RUN_FILE, RUN_FILE))
     except (OSError, SearchError) as error:
         raise SearchError(
             f"Expected the record of a run in {output / RUN_FILE}, but: {error}; "

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matar_tf.errors import MatarError, SearchError, did_you_mean
+from matar_tf.errors import MatarError, SearchError, did_you_mean, readable
 from matar_tf.io.files import as_path
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.packaged import UNVERIFIED
 from matar_tf.reporting import to_csv, to_json, to_markdown
+from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.shown import ShownResult
+from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.results import SearchResult
 from matar_tf.run.folder import PAGE_FILE, RESULT_FILE
 from matar_tf.run.record import RUN_FILE, read_record
@@ -29,11 +32,13 @@ class RunReport:
       folder: Of the run.
       results: One for each target that has a front, by name in order.
       failures: Why others have none, by name.
+      float_verified: Whether a digest covers what the float network is said to reach.
     """
 
     folder: Path
     results: tuple[ShownResult, ...]
     failures: Mapping[str, str]
+    float_verified: bool = True
 
     def __repr__(self) -> str:
         return self.to_text()
@@ -79,11 +84,9 @@ class RunReport:
             for row in csv.DictReader(io.StringIO(text, newline=""))
         ]
         header = dict.fromkeys(name for row in rows for name in row)
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, list(header), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return buffer.getvalue()
+        return csv_table(
+            list(header), [[row.get(name) for name in header] for row in rows]
+        )
 
     def page(self) -> str:
         """Returns the page of the run, HTML.
@@ -92,7 +95,8 @@ class RunReport:
           SearchError: If there is none.
         """
         try:
-            return (self.folder / PAGE_FILE).read_text(encoding="utf-8")
+            content = (self.folder / PAGE_FILE).read_bytes()
+            return content.decode(errors="replace")
         except FileNotFoundError:
             raise SearchError(
                 f"Expected the page of a finished run in {self.folder / PAGE_FILE}, "
@@ -100,8 +104,9 @@ class RunReport:
             ) from None
 
     def _joined(self, tables: Sequence[str]) -> str:
-        failures = [_no_front(*one) for one in self.failures.items()]
-        return "".join(f"{one}\n" for one in (*tables, *failures))
+        notes = [_no_front(*one) for one in self.failures.items()]
+        notes += [] if self.float_verified else [f"{FLOAT_NAME}: {UNVERIFIED}."]
+        return "".join(f"{one}\n" for one in (*tables, *notes))
 
 
 def read_report(folder: str | Path) -> RunReport:
@@ -113,9 +118,11 @@ def read_report(folder: str | Path) -> RunReport:
     folder = as_path(folder, "the run", SearchError)
     float_metrics: Mapping[str, float] | None = None
     failures: Mapping[str, str] = {}
+    is_verified = True
     if (folder / RUN_FILE).exists():
         record = read_record(folder)
         float_metrics, failures = record.float_metrics, record.failures
+        is_verified = float_metrics is None or record.float_verified
     # A hidden one is what a process that was killed had begun to write.
     paths = sorted(
         path
@@ -130,15 +137,20 @@ def read_report(folder: str | Path) -> RunReport:
             f"Expected the output folder of a search in {folder}, found no results; "
             "search first."
         )
-    return RunReport(folder=folder, results=results, failures=failures)
+    return RunReport(
+        folder=folder,
+        results=results,
+        failures=failures,
+        float_verified=is_verified,
+    )
 
 
 def _no_front(target: str, reason: str) -> str:
-    return f"No front for {target}: {reason}"
+    return readable(f"No front for {target}: {reason}")
 
 
 def _read_result(path: Path) -> SearchResult:
-    document = JsonReader(SearchError).parse(path.read_bytes(), str(path))
+    document = JsonReader(SearchError).read(path)
     try:
         return SearchResult.from_json(document)
     except (MatarError, OverflowError) as error:

@@ -22,11 +22,19 @@ from matar_tf.io.files import as_path
 from matar_tf.results import SearchResult
 from matar_tf.run.evaluators import make_executor
 from matar_tf.run.export import write_overview, write_target
-from matar_tf.run.folder import STORE_FILE, prepare_folder, write_record
+from matar_tf.run.folder import (
+    STORE_FILE,
+    drop_run,
+    has_just_begun,
+    is_empty,
+    prepare_folder,
+    write_record,
+)
 from matar_tf.run.interrupts import Interrupts
 from matar_tf.run.plan import Run, of_target
 from matar_tf.run.record import RunRecord
 from matar_tf.run.searches import Searches
+from matar_tf.targets import Target
 from matar_tf.tflite.export import Reference
 
 __all__ = ["Outcome", "retarget"]
@@ -92,7 +100,8 @@ def retarget(
 
     Args:
       run: What `make_run` has made.
-      output: Folder to write; made if there is none.
+      output: Folder to write; made if there is none, in one that is there. An error
+        before anything is measured leaves it as it was.
       resume: Whether to go on with the run that is there. Its stored measurements are
         used again; its fronts are searched anew from them, to the same result. With
         more evaluations, to the result of a run that had as many from its beginning,
@@ -115,6 +124,7 @@ def retarget(
     output = as_path(output, "the output", SearchError)
     # What measures comes first: where it cannot be had, the folder stays as it is.
     with make_executor(run) as evaluate_many, contextlib.ExitStack() as stack:
+        is_new, is_made = is_empty(output), not output.exists()
         record, message = prepare_folder(
             run, output, resume=resume, overwrite=overwrite
         )
@@ -123,6 +133,8 @@ def retarget(
             run.settings.options, planned_evaluations=record.planned_evaluations
         )
         run = replace(run, settings=replace(run.settings, options=planned))
+        if is_new:
+            stack.push(_undoing(output, folder=is_made))
         store = EvaluationStore(run.settings.store or output / STORE_FILE)
         stack.enter_context(store)
         interrupts = stack.enter_context(Interrupts())
@@ -182,7 +194,8 @@ def _search_all(searches: Searches, writer: _Writer, interrupts: Interrupts) -> 
     failures: dict[str, str] = {}
     left_out: dict[str, Mapping[str, str]] = {}
     interrupted = False
-    for index in searches.order():
+    order = searches.order()
+    for index in order:
         try:
             with interrupts.passing():
                 result = searches.search(index)
@@ -190,6 +203,7 @@ def _search_all(searches: Searches, writer: _Writer, interrupts: Interrupts) -> 
             raise  # the next target would find it no better
         except (SearchError, TargetError) as error:
             if interrupts.came:
+                interrupted = True
                 break  # it was not given the time
             failures[targets[index].name] = of_target(targets[index], error)
             writer.record_history(results, left_out, failures)
@@ -198,6 +212,7 @@ def _search_all(searches: Searches, writer: _Writer, interrupts: Interrupts) -> 
             # Nothing is known of this target, but perhaps of others.
             if not results or not interrupts.may_finish:
                 raise
+            interrupted = True
             break
         absent = searches.left_out(index, result)
         left_out |= {result.target: absent} if absent else {}
@@ -206,9 +221,31 @@ def _search_all(searches: Searches, writer: _Writer, interrupts: Interrupts) -> 
         interrupted = result.interrupted or interrupts.came
         if interrupted:
             break
+    waiting = [one for one in order if one not in results]
+    waiting = [one for one in waiting if targets[one].name not in failures]
+    if waiting:
+        failures |= {targets[one].name: _not_searched(targets[one]) for one in waiting}
+        writer.record_history(results, left_out, failures)
     return Outcome(
         results=tuple(results[index] for index in sorted(results)),
         failures=failures,
         left_out=left_out,
         interrupted=interrupted,
+    )
+
+
+def _undoing(output: Path, *, folder: bool) -> Callable[..., None]:
+    """Returns what leaves no trace of a run that fails before anything is measured."""
+
+    def undo(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and has_just_begun(output):
+            drop_run(output, folder=folder)
+
+    return undo
+
+
+def _not_searched(target: Target) -> str:
+    return (
+        f"Target {target.name!r} was not begun, or had nothing yet, when Ctrl-C ended "
+        "the run; resume it to search for that target, too."
     )

@@ -36,6 +36,7 @@ __all__ = [
 
 DEFAULT_FOLLOW_UP_SHARE: Final = 0.15
 EXECUTORS: Final = ("local", "ray")
+_LONGEST_NAME: Final = 100
 _T = TypeVar("_T")
 
 
@@ -101,6 +102,8 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
+        for name in self.starts:
+            _check_start_name(name)
         get_profile(self.profile)
         for name in ("holdout", "follow_up_share"):
             object.__setattr__(self, name, as_number(getattr(self, name), f"as {name}"))
@@ -292,6 +295,17 @@ def _starts(
             )
         starts[name] = space.policy(path)
     return starts
+
+
+def _check_start_name(name: str) -> None:
+    """Checks that tables, pages and lines can show a name of a policy."""
+    fits = name.isprintable() and name.strip() == name and not set(name) & set("/\\")
+    if not fits or not 0 < len(name) <= _LONGEST_NAME:
+        raise SearchError(
+            f"Expected a name of 1 to {_LONGEST_NAME} printable characters without "
+            f"slashes for a policy to start from, got {name[:_LONGEST_NAME]!r}; rename "
+            "it."
+        )
 
 
 def versions() -> dict[str, str]:

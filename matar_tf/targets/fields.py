@@ -36,7 +36,16 @@ MAX_THREADS: Final = 1024  # that `matar_tf.tflite.runtime` takes
 MIN_FIGURE: Final = 1e-15
 MAX_FIGURE: Final = 1e15
 
-Text: TypeAlias = Annotated[str, Field(min_length=1)]
+
+def _check_printable(text: str) -> str:
+    if not text.replace("\n", "").replace("\t", "").isprintable():
+        raise ValueError(f"expected characters that can be printed, got {text!r}")
+    return text
+
+
+Text: TypeAlias = Annotated[
+    str, Field(min_length=1, max_length=2000), AfterValidator(_check_printable)
+]
 
 
 def _check_width(bits: int) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import TargetError, did_you_mean
+from matar_tf.io.files import read_at_most
+from matar_tf.io.names import check_names
 from matar_tf.policy import MAX_BITS, MIN_BITS
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
 
@@ -15,7 +17,9 @@ __all__ = ["read_latency_table"]
 
 _COLUMNS: Final = ("layer", "weight_bits", "activation_bits", "value", "unit")
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_MAX_BYTES: Final = 16 * 2**20
+_MAX_BYTES: Final = 1 << 22
+# In memory each row takes some 2,000 bytes. A network of 400 layers has 20,000.
+_MAX_ROWS: Final = 50_000
 
 
 def read_latency_table(
@@ -52,6 +56,11 @@ def read_latency_table(
                 raise TargetError(f"{where}: a second row for {key}; keep one.")
             seen.add(key)
             rows.append(entry)
+            if len(rows) > _MAX_ROWS:
+                raise TargetError(
+                    f"{where}: expected at most {_MAX_ROWS} rows; leave out rows that "
+                    "the network does not need."
+                )
     except csv.Error as error:
         raise TargetError(
             f"line {reader.reader.line_num} of {str(path)!r}: expected CSV, got: "
@@ -91,20 +100,12 @@ def _path_of(folder: Path, file: str) -> Path:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
         # Excel writes a byte order mark.
-        text = content.decode("utf-8-sig")
+        return read_at_most(path, _MAX_BYTES, TargetError).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(
             f"Expected a readable latency table at {str(path)!r}, got: {error}."
         ) from error
-    if len(content) > _MAX_BYTES:
-        raise TargetError(
-            f"Expected a latency table of at most {_MAX_BYTES} bytes at {str(path)!r}, "
-            "got more; leave out rows that the network does not need."
-        )
-    return text
 
 
 def _check_columns(given: list[str], path: Path) -> None:
@@ -135,6 +136,7 @@ def _read_row(
         raise TargetError(
             f"{where}: expected the name or the shape of a layer, got nothing."
         )
+    check_names([cells["layer"]], f"layers in {where}", TargetError)
     unit = cells["unit"]
     if unit != "cycles" and unit not in _SECONDS:
         raise TargetError(

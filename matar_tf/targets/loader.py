@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from matar_tf.errors import TargetError, did_you_mean
+from matar_tf.io.files import read_at_most
 from matar_tf.targets import compute as _compute
 from matar_tf.targets import sections as _sections
 from matar_tf.targets.fields import MAX_COUNT
@@ -25,6 +26,10 @@ else:
 __all__ = ["list_targets", "load_target", "target_json_schema"]
 
 _SUFFIX: Final = ".toml"
+_MAX_BYTES: Final = 1 << 16  # in memory up to 1,700 times as many
+# In one line. Python's parser takes time and memory by the square of the parts of a
+# dotted key, which no target file has.
+_MAX_DOTS: Final = 40
 _Location: TypeAlias = tuple[int | str, ...]
 
 # Discriminators appear in the places that pydantic reports; the file has no such key.
@@ -77,7 +82,9 @@ def load_target(name_or_path: str | Path) -> Target:
     if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
         path = Path(name_or_path)
         try:
-            content = path.read_bytes()
+            content = read_at_most(path, _MAX_BYTES, TargetError)
+        except TargetError:
+            raise
         except (OSError, ValueError) as error:
             raise TargetError(
                 f"Expected a readable target file at {str(path)!r}, got: "
@@ -115,6 +122,12 @@ def _catalogue() -> Any:
 
 def _parse(content: bytes, path: Path) -> Target:
     where = str(path)
+    most = max(line.count(b".") for line in content.split(b"\n"))
+    if most > _MAX_DOTS:
+        raise TargetError(
+            f"Expected at most {_MAX_DOTS} dots in a line of the target file "
+            f"{where!r}, got {most}; break the line, or name tables in brackets."
+        )
     try:
         document = tomllib.loads(content.decode("utf-8-sig"))
         _insert_table(document, path)
@@ -183,14 +196,14 @@ def _causes(problems: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     A list counts as too short if its items have mistakes.
     """
-
-    def follows(one: dict[str, Any]) -> bool:
-        place = one["loc"]
-        return one["type"] == "too_short" and any(
-            other["loc"][: len(place)] == place != other["loc"] for other in problems
-        )
-
-    return [one for one in problems if not follows(one)]
+    holders = {
+        one["loc"][:depth] for one in problems for depth in range(len(one["loc"]))
+    }
+    return [
+        one
+        for one in problems
+        if one["type"] != "too_short" or one["loc"] not in holders
+    ]
 
 
 def _describe(problem: dict[str, Any]) -> str:
@@ -246,7 +259,10 @@ def _key(place: _Location) -> str:
     for index, part in enumerate(place):
         if _is_tag(place, index):
             continue
-        parts.append(f"[{part}]" if isinstance(part, int) else f".{part}")
+        if isinstance(part, int):
+            parts.append(f"[{part}]")
+        else:
+            parts.append(f".{part}" if part.isprintable() else f".{part!r}")
     return "".join(parts).removeprefix(".") or "file"
 
 

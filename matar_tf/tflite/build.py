@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError, ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
+from matar_tf.packaged import Artifact
 from matar_tf.parameters import (
     LayerParameters,
     TensorParameters,
@@ -100,6 +100,11 @@ class ModelBuilder:
     def space(self) -> PolicySpace:
         """The policies that can be built."""
         return self._artifact.space
+
+    @property
+    def template(self) -> Template:
+        """What they are filled into."""
+        return self._template
 
     def fill(
         self, policy: Policy, *, profile: str = "int8"

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,13 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.artifact import Artifact
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError
+from matar_tf.errors import DataError, MatarError, MatarWarning
+from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.metrics import METRIC_NAMES, compute_metrics, get_metrics
+from matar_tf.tflite.input_range import (
+    InputGrid,
+    grid_of_artifact,
+    grid_of_file,
+    range_note,
+)
+from matar_tf.tflite.metrics import (
+    METRIC_NAMES,
+    Metric,
+    compute_metrics,
+    get_metrics,
+)
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
@@ -35,13 +48,15 @@ __all__ = [
     "check_data",
     "check_labels",
     "check_samples",
-    "evaluate_file",
     "evaluate_model",
+    "evaluator_without_notes",
     "gives_probabilities",
+    "measure",
     "output_step",
 ]
 
 _SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+_MANY_LABELS = 32
 
 
 def gives_probabilities(content: bytes) -> bool:
@@ -75,15 +90,46 @@ def output_step(content: bytes) -> float:
     return 0.0 if scale is None or not len(scale) else float(scale[0])
 
 
-def check_data(artifact: Artifact, data: Data) -> None:
+def check_data(artifact: Artifact, *parts: Data) -> None:
     """Checks that samples fit the network and labels fit its outputs.
+
+    What is odd about them, in the first of the parts where something is, is a
+    `MatarWarning`.
 
     Raises:
       DataError: If they do not.
     """
-    workload = artifact.workload
-    check_samples(data, workload.tensors[workload.inputs[0]].shape)
-    check_labels(data, workload.tensors[workload.outputs[0]].shape)
+    tensors, grid = artifact.workload.tensors, grid_of_artifact(artifact)
+    for data in parts:
+        check_samples(data, tensors[artifact.workload.inputs[0]].shape)
+        check_labels(data, tensors[artifact.workload.outputs[0]].shape)
+    for notes in [_notes(data, grid) for data in parts]:
+        if notes:
+            _warn(notes)
+            return
+
+
+def _notes(data: Data, grid: InputGrid | None) -> list[str]:
+    """Returns what is odd about samples and labels, a sentence each."""
+    notes = [range_note(data, grid), _label_note(data)]
+    return [one for one in notes if one is not None]
+
+
+def _label_note(data: Data) -> str | None:
+    """Returns that all labels are equal, if so many are hardly so by chance."""
+    labels = data.y_test
+    if len(labels) < _MANY_LABELS or int(labels.min()) != int(labels.max()):
+        return None
+    return (
+        f"All {len(labels)} labels of {data.name!r} are {labels[0]}; figures will be "
+        "of this class alone."
+    )
+
+
+def _warn(notes: Iterable[str]) -> None:
+    for note in notes:
+        # At one place: Python shows equal ones once.
+        warnings.warn(note, MatarWarning, stacklevel=1)
 
 
 def check_samples(data: Data, input_shape: tuple[int, ...]) -> None:
@@ -148,22 +194,34 @@ def evaluate_model(
     """
     functions = get_metrics(metrics, probabilities=gives_probabilities(content))
     runner = Runner(content, runtime=runtime, num_threads=num_threads)
+    return measure(runner, grid_of_file(content), functions, data)
+
+
+def measure(
+    runner: Runner,
+    grid: InputGrid | None,
+    metrics: Mapping[str, Metric],
+    data: Data,
+) -> dict[str, float]:
+    """Returns the metrics of a file on samples and labels that fit it.
+
+    What is odd about them is a `MatarWarning`.
+
+    Args:
+      runner: The file in its runtime.
+      grid: Of its input; see `grid_of_file`.
+      metrics: What `get_metrics` returned.
+      data: Its evaluation samples and labels count.
+
+    Raises:
+      DataError: If samples or labels do not fit.
+      ExportError: If the runtime does not run the file.
+    """
     check_samples(data, runner.input_shape)
+    _warn(_notes(data, grid))
     outputs = runner.predict(data.x_test)
     check_labels(data, outputs.shape[1:])
-    return compute_metrics(functions, outputs, data.y_test)
-
-
-def evaluate_file(
-    content: bytes,
-    samples: np.ndarray,
-    labels: np.ndarray,
-    *,
-    metrics: Iterable[str] = METRIC_NAMES,
-) -> dict[str, float]:
-    """Returns the metrics of a ``.tflite`` file, run by LiteRT; see `get_metrics`."""
-    functions = get_metrics(metrics, probabilities=gives_probabilities(content))
-    return compute_metrics(functions, Runner(content).predict(samples), labels)
+    return compute_metrics(metrics, outputs, data.y_test)
 
 
 class PolicyEvaluator:
@@ -171,14 +229,14 @@ class PolicyEvaluator:
 
     Args:
       artifact: The packaged network.
-      samples: Float samples, ``[num_samples, ...]``.
+      samples: As those of `Data`, ``[num_samples, ...]``.
       labels: Integer labels, ``[num_samples]``.
       metrics: Names of metrics; see `get_metrics`.
       profile: How the files that are measured store kernels; see
         `matar_tf.tflite.profiles`.
 
     Raises:
-      DataError: If there are not as many labels as samples, at least one, or there is
+      DataError: If samples or labels do not fit each other or the network, or there is
         no such metric.
     """
 
@@ -191,15 +249,12 @@ class PolicyEvaluator:
         metrics: Iterable[str] = METRIC_NAMES,
         profile: str = DEFAULT_PROFILE,
     ) -> None:
-        if not len(samples) or len(samples) != len(labels):
-            raise DataError(
-                f"Expected as many labels as samples, at least one, got {len(samples)} "
-                f"samples and {len(labels)} labels."
-            )
+        data = Data(x_test=samples, y_test=labels)
+        check_data(artifact, data)
         self._builder = ModelBuilder(artifact)
         self._profile = profile
-        self._samples = samples
-        self._labels = labels
+        self._samples = data.x_test
+        self._labels = data.y_test
         self._metrics = get_metrics(
             metrics, probabilities=gives_probabilities(artifact.template)
         )
@@ -218,6 +273,13 @@ class PolicyEvaluator:
     def metric_names(self) -> tuple[str, ...]:
         """Names of the metrics that are measured."""
         return tuple(self._metrics)
+
+
+def evaluator_without_notes(*args: Any, **options: Any) -> PolicyEvaluator:
+    """Returns a `PolicyEvaluator` of samples that `check_data` has spoken of before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatarWarning)
+        return PolicyEvaluator(*args, **options)
 
 
 class ParallelEvaluator:
@@ -278,6 +340,10 @@ class ParallelEvaluator:
 def _start_pool(
     make_evaluator: Callable[[], PolicyEvaluator], num_jobs: int
 ) -> ProcessPoolExecutor:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # One of ours, which imports a script that asks for processes unguarded: the
+        # script's own process says so.
+        sys.exit(1)
     # A forked interpreter would share the threads of this process.
     context = multiprocessing.get_context("spawn")
     # Not as an argument: a process that dies before it has read a large one is waited

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.io.files import as_path, write_atomically
+from matar_tf.io.files import as_path, check_parent, write_atomically
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import output_step
@@ -63,7 +63,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
 
     Raises:
       ExportError: If the path has another ending, a folder is there, or a file is and
-        `overwrite` is False.
+        `overwrite` is False, or the folder that it would be in is not there.
     """
     path = as_path(path, "the file", ExportError)
     if path.suffix != ".tflite":
@@ -78,6 +78,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
             f"Expected a free path, but {path} exists; choose another or pass "
             "overwrite=True."
         )
+    check_parent(path, ExportError)
 
 
 def read_model(model: str | Path | bytes) -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ExportError
+from matar_tf.errors import ExportError, PolicyError, printable, readable
+from matar_tf.policy import Policy
 from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema, text_of
 from matar_tf.tflite.metadata import read_metadata
 
@@ -81,12 +82,12 @@ class ModelInfo:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _cells(operator: Operator) -> tuple[str, ...]:
     values = (
-        operator.output,
+        readable(operator.output),
         operator.op,
         operator.entry,
         operator.weight_bits,
@@ -108,8 +109,12 @@ def inspect_model(content: bytes) -> ModelInfo:
     model = parse_model(content)
     graph = model.subgraphs[0]
     kernels = _object(metadata, "kernels")
-    policy = _object(metadata, "policy")
-    weights, activations = (_object(policy, key) for key in ("weights", "activations"))
+    if not all(isinstance(entry, str) for entry in kernels.values()):
+        raise ExportError(
+            "Expected policy entries under 'kernels' in the metadata of the file, got "
+            f"{kernels}; export it again."
+        )
+    weights, activations = _widths(metadata)
     if "notes" in metadata:
         _object(metadata, "notes")
     rows: list[Operator] = []
@@ -145,6 +150,17 @@ def inspect_model(content: bytes) -> ModelInfo:
             )
         )
     return ModelInfo(metadata=metadata, operators=tuple(rows), num_bytes=len(content))
+
+
+def _widths(metadata: dict[str, Any]) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    """Returns the bits of weights and of activations that a file says it has."""
+    try:
+        policy = Policy.from_json(_object(metadata, "policy"))
+    except PolicyError as error:
+        raise ExportError(
+            f"Expected a policy in the metadata of the file, but: {error}"
+        ) from error
+    return policy.weights, policy.activations
 
 
 def _object(document: dict[str, Any], key: str) -> dict[str, Any]:

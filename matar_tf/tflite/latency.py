@@ -10,20 +10,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib.metadata
-import json
 import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.errors import ExportError
+from matar_tf.errors import ExportError, printable
 from matar_tf.io.files import write_atomically
-from matar_tf.io.json_reader import json_text
+from matar_tf.io.json_reader import JsonReader, json_text
 from matar_tf.tflite._schema import op_name, parse_model, text_of, write_model
 from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 
@@ -38,6 +37,7 @@ __all__ = [
 
 _SCHEMA_VERSION: Final = 1
 _NUM_WARM_UPS: Final = 3
+_READER: Final = JsonReader(ExportError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,17 +132,34 @@ class LatencyCache:
         if not self._path.exists():
             return {}
         try:
-            document = json.loads(self._path.read_text(encoding="utf-8"))
-            if document["schema_version"] != _SCHEMA_VERSION:
-                raise ValueError(f"schema_version {document['schema_version']!r}")
-            return {
-                key: Latency(**fields) for key, fields in document["latencies"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            document = _READER.object(
+                _READER.read(self._path), "file", ("schema_version", "latencies")
+            )
+            version = _READER.field(document, "schema_version", int)
+            if version != _SCHEMA_VERSION:
+                raise ExportError(
+                    f"Expected schema_version {_SCHEMA_VERSION}, got {version}."
+                )
+            rows = _READER.field(document, "latencies", dict)
+            return {key: _read_latency(row) for key, row in rows.items()}
+        except (OSError, ExportError) as error:
             raise ExportError(
-                f"Expected measured latencies in {str(self._path)!r}, got: {error!r}; "
-                "remove the file to measure anew."
+                f"Expected measured latencies in {str(self._path)!r}, but: {error} "
+                "Remove the file to measure anew."
             ) from error
+
+
+def _read_latency(value: Any) -> Latency:
+    row = _READER.object(value, "latency", [field.name for field in fields(Latency)])
+    times = [row[key] for key in ("low_ms", "median_ms", "high_ms")]
+    counts = [_READER.field(row, key, int) for key in ("num_repeats", "num_threads")]
+    are_times = all(type(one) in (int, float) for one in times)
+    if not are_times or times != sorted(times) or times[0] < 0 or min(counts) < 1:
+        raise ExportError(
+            "Expected ascending quartiles of at least 0 ms, and at least 1 repeat and "
+            f"thread, got {row}."
+        )
+    return Latency(**row)
 
 
 def measure_latencies(
@@ -221,7 +238,7 @@ def profile_operators(
     for operator, latency in zip(graph.operators, found, strict=True):
         profile.append(
             OperatorLatency(
-                name=text_of(graph.tensors[operator.outputs[0]].name),
+                name=printable(text_of(graph.tensors[operator.outputs[0]].name)),
                 operator=op_name(model, operator),
                 own_ms=latency.median_ms - before_ms,
                 total_ms=latency.median_ms,

@@ -174,24 +174,22 @@ def compute_metrics(
     Each metric sees the same arrays, which it cannot change.
 
     Raises:
-      DataError: If a metric of the user's own writes into an array, does not return a
-        finite number, or not a share though its name says so.
+      DataError: If a metric of the user's own fails, writes into an array, does not
+        return a finite number, or not a share though its name says so.
     """
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
         try:
             value: Any = metric(_read_only(outputs), _read_only(labels))
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        except Exception as error:
+            if isinstance(error, ValueError) and "read-only" in str(error):
+                raise DataError(
+                    f"Expected a metric {name!r} that leaves its arrays as they are, "
+                    f"but: {error}; let it change copies."
+                ) from error
             raise DataError(
                 f"Expected a number from the metric {name!r} for outputs and labels, "
                 f"but it failed: {error!r}; mend the function."
-            ) from error
-        except ValueError as error:
-            if "read-only" not in str(error):
-                raise
-            raise DataError(
-                f"Expected a metric {name!r} that leaves its arrays as they are, but: "
-                f"{error}; let it change copies."
             ) from error
         figures[name] = _figure(name, value)
     return figures

@@ -40,7 +40,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["Fingerprints", "Template", "read_template"]
+__all__ = ["Fingerprints", "Template", "find_before_clamps", "read_template"]
 
 _SCALE_TOLERANCE = 1e-5  # relative; invented scales differ by 3e-3
 
@@ -127,7 +127,7 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
                 f"{missing} did not survive conversion; a layer there may be dead or "
                 "was folded into another."
             )
-    before = _before_clamps(model, tensors, clamps)
+    before = find_before_clamps(model, tensors, clamps)
     return Template(
         content=check_model(write_model(model)),
         tensors=tensors,
@@ -269,9 +269,10 @@ def _match_kernels(
     return kernels
 
 
-def _before_clamps(
+def find_before_clamps(
     model: Any, tensors: Mapping[int, str], clamps: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
+    """Returns the indices of tensors that a clamp has not reached yet, ascending."""
     graph = model.subgraphs[0]
     found: set[int] = set()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import printable
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -124,7 +125,7 @@ def verify(
         keras_off = from_keras.get(index)
         layers.append(
             LayerDifference(
-                name=text_of(graph.tensors[index].name),
+                name=printable(text_of(graph.tensors[index].name)),
                 operator=op_name(model, operator),
                 runtime_share=float((off > 0).mean()),
                 runtime_levels=int(off.max()),
@@ -186,7 +187,7 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
             continue
         quantization = tensor.quantization
         grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-        grids[text_of(tensor.name)] = grid
+        grids[printable(text_of(tensor.name))] = grid
         members = on_grid.setdefault(grid, [])
         if op_name(model, operator) not in _COPIES:
             members.append(index)

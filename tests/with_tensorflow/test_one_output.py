@@ -18,7 +18,7 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     PolicyEvaluator,
     check_data,
-    evaluate_file,
+    evaluate_model,
     gives_probabilities,
     output_step,
 )
@@ -144,7 +144,8 @@ def test_a_trained_network_is_evaluated(activation: str | None) -> None:
     artifact = package(model, include_network=False)
     policy = artifact.space.named("w8a8")
     set_policy(model, policy)
-    found = evaluate_file(ModelBuilder(artifact).build(policy), SAMPLES, LABELS)
+    content = ModelBuilder(artifact).build(policy)
+    found = evaluate_model(content, Data(x_test=SAMPLES, y_test=LABELS))
     outputs = model.predict(SAMPLES, verbose=0)
     threshold = 0.0 if activation is None else 0.5
     assert found["accuracy"] > 0.9

@@ -696,8 +696,7 @@ class TestExport:
         output = tmp_path / "file/x.tflite"
         values = {"artifact": str(files / "net.matar"), "output": str(output)}
         line = fails(capsys, "export", **values, policy="w8a8")
-        assert f"read or write {output.parent}, got: " in line
-        assert "check the path, its permissions and the space on the disk." in line
+        assert f"write x.tflite in at {output.parent}, found a file; make" in line
 
     def test_verifies_layer_by_layer(
         self, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

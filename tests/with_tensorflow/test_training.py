@@ -496,6 +496,17 @@ class TestFolder:
         with pytest.raises(ModelError, match=f"another: .*{differing}.* differ"):
             train_float(**{**arguments, **change})
 
+    def test_a_record_of_training_that_is_damaged(self, tmp_path):
+        train_float(build_linear, FEW, SHORT, folder=tmp_path)
+        for content, message in (
+            (b"[", r"JSON in .*training\.json"),
+            (b"\xff", r"JSON in .*training\.json"),
+            (b"[]", "another: .*schedule.* differ"),
+        ):
+            (tmp_path / "training.json").write_bytes(content)
+            with pytest.raises(ModelError, match=message):
+                train_float(build_linear, FEW, SHORT, folder=tmp_path)
+
     @pytest.mark.parametrize(
         "differing", ["training_digest", "space", "initial_weights"]
     )

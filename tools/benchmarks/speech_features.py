@@ -76,16 +76,12 @@ def _run(given: Given) -> int:
 
     from matar_tf.data import read_arrays
     from matar_tf.errors import DataError
-    from matar_tf.io.files import write_atomically
+    from matar_tf.io.files import check_parent, write_atomically
 
-    arrays = read_arrays(given.audio, _KEYS)
-    if set(arrays) != set(_KEYS):
-        raise DataError(
-            f"Expected the arrays {', '.join(_KEYS)} in {given.audio}, got "
-            f"{sorted(arrays)}; see the module's docstring."
-        )
+    arrays = read_arrays(given.audio, _KEYS, required=_KEYS)
     if Path(given.output).exists():
         raise DataError(f"Expected a free path, but {given.output} exists.")
+    check_parent(Path(given.output), DataError)
     audio, offsets = arrays["audio"], arrays["offsets"]
     clips = np.zeros((len(offsets) - 1, _LENGTH), np.float32)
     for row, (start, stop) in enumerate(itertools.pairwise(offsets)):

@@ -36,6 +36,7 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Trains, converts, writes, measures."""
     from matar_tf.errors import ExportError
+    from matar_tf.io.files import check_parent
 
     config = load_recipe(given.recipe)
     output = Path(given.output)
@@ -43,6 +44,7 @@ def _run(given: Given) -> int:
         raise ExportError(
             f"Expected a new folder as --output, but {output} exists; choose another."
         )
+    check_parent(output, ExportError)
     if config.float_schedule is None:
         raise ExportError(
             f"Expected a recipe that trains a float network, got {config.name!r}, "
@@ -53,7 +55,7 @@ def _run(given: Given) -> int:
     from matar_tf.io.files import write_atomically
     from matar_tf.keras import train_float
     from matar_tf.keras._compat import tfmot
-    from matar_tf.tflite.evaluate import evaluate_file
+    from matar_tf.tflite.evaluate import evaluate_model
     from tools.benchmarks.stock import convert_stock
 
     network = float_network(given.float, config, data, seed=given.seed)
@@ -69,11 +71,11 @@ def _run(given: Given) -> int:
         ),
         "qat": convert_stock(stock),
     }
-    output.mkdir(parents=True)
+    output.mkdir()
     print(f"\nAccuracy on {len(data.x_test)} samples of {data.name}, LiteRT kernels:")
     for name, content in contents.items():
         write_atomically(output / f"{name}.tflite", content)
-        found = evaluate_file(content, data.x_test, data.y_test, metrics=["accuracy"])
+        found = evaluate_model(content, data, metrics=["accuracy"])
         print(f"  {name}  {found['accuracy']:.2%}")
     return 0
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
 
 __all__ = ["Schedule", "accuracy_metric", "augment", "digest", "fit"]
@@ -214,10 +215,12 @@ class _Backup(keras.callbacks.Callback):
             self._file.write_text(self._description, encoding="utf-8")
             return 0
         is_there = self._file.is_file()
-        found = self._file.read_text(encoding="utf-8") if is_there else "{}"
-        if found != self._description:
-            ours, theirs = json.loads(self._description), json.loads(found)
-            differing = [key for key in ours if ours[key] != theirs.get(key)]
+        found = self._file.read_bytes() if is_there else b"{}"
+        if found != self._description.encode():
+            ours = json.loads(self._description)
+            theirs = JsonReader(ModelError).parse(found, str(self._file))
+            known = theirs if isinstance(theirs, dict) else {}
+            differing = [key for key in ours if ours[key] != known.get(key)]
             raise ModelError(
                 f"Expected the training that was begun in {self._file.parent}, but it "
                 f"holds another: {', '.join(differing)} differ; remove it, or choose "

@@ -1,0 +1,193 @@
+"""A packaged network: what an artifact holds, and the digests of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from matar_tf.errors import ArtifactError
+from matar_tf.parameters import Parameters
+from matar_tf.space import PolicySpace
+from matar_tf.template_map import TemplateMap
+from matar_tf.workload import Workload
+
+__all__ = [
+    "DIGEST_KEY",
+    "MANIFEST",
+    "OPTIONAL",
+    "PARAMETERS",
+    "SCHEMA_VERSION",
+    "TEMPLATE",
+    "UNVERIFIED",
+    "Artifact",
+    "Source",
+    "manifest_digest",
+]
+
+SCHEMA_VERSION: Final = 4
+MANIFEST: Final = "manifest.json"
+TEMPLATE: Final = "template.tflite"
+PARAMETERS: Final = "parameters.npz"
+OPTIONAL: Final = ("network.json", "network.npz", "calibration.npz")
+DIGEST_KEY: Final = "manifest_sha256"  # of the manifest, of all its other keys
+
+UNVERIFIED: Final = (
+    "accuracy and provenance of the artifact are unverified: no digest in it covers "
+    "them, since an earlier version packaged it"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The file or folder that an artifact was read from.
+
+    Attributes:
+      digest: SHA-256 of its manifest and, since that holds theirs, of all members.
+      has_digest: Whether it says so itself. If not (schema_version 3), nothing in it
+        covers accuracy and provenance: they are unverified.
+    """
+
+    digest: str
+    has_digest: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """A packaged network.
+
+    Attributes:
+      space: The widths that each policy entry may take.
+      workload: What the network asks of hardware.
+      parameters: The trained numbers.
+      template: ``.tflite`` bytes into which a policy is filled.
+      template_map: Where the policy entries sit in the template.
+      accuracy: Metrics that the developer measured, by name (``float``, ``w8a8``).
+      provenance: Recipe, seed, versions and command that made the network.
+      extras: Optional members by file name, such as ``network.json``.
+      name: What the network is called where it is shown: that of the file it was read
+        from.
+      source: That file; None for a network that was packaged here.
+    """
+
+    space: PolicySpace
+    workload: Workload
+    parameters: Parameters
+    template: bytes
+    template_map: TemplateMap
+    accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, bytes] = field(default_factory=dict)
+    name: str = "network"
+    source: Source | None = None
+
+    def __repr__(self) -> str:
+        workload, space = self.workload, self.space
+        source, output = workload.inputs[0], workload.outputs[0]
+        num_bytes = sum(
+            layer.weight_elems + 4 * layer.bias_elems for layer in workload.layers
+        )
+        lines = [
+            f"{self.name}: {len(workload.layers)} layers, {workload.macs:,} MACs, "
+            f"{num_bytes:,} bytes of weights at 8 bits",
+            f"  input {workload.tensors[source].shape}, output "
+            f"{workload.tensors[output].shape}",
+            f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
+            f"{len(space.activations)} activations in {_widths(space.activations)} "
+            f"bits: {space.size_text()} policies",
+        ]
+        note = "" if self.is_verified else "  (unverified)"
+        lines += [
+            f"  {name:8s} "
+            + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
+            + note
+            for name, row in self.accuracy.items()
+        ]
+        return "\n".join(lines)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether accuracy and provenance are as they were written.
+
+        Not known of files before schema_version 4, whose digests leave them out.
+        """
+        return self.source is None or self.source.has_digest
+
+    def members(self) -> dict[str, bytes]:
+        """Returns the files of the artifact, the manifest last.
+
+        Raises:
+          ArtifactError: If an extra member has no known name, or provenance or
+            accuracy is no JSON.
+        """
+        for name in self.extras:
+            if name not in OPTIONAL:
+                raise ArtifactError(
+                    f"Expected extras among {list(OPTIONAL)}, got {name!r}."
+                )
+        members = {
+            TEMPLATE: self.template,
+            PARAMETERS: self.parameters.to_npz(),
+            **self.extras,
+        }
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "space": self.space.to_json(),
+            "workload": self.workload.to_json(),
+            "template_map": self.template_map.to_json(),
+            "accuracy": {name: dict(row) for name, row in self.accuracy.items()},
+            "provenance": dict(self.provenance),
+            "sha256": {
+                name: hashlib.sha256(content).hexdigest()
+                for name, content in members.items()
+            },
+        }
+        manifest[DIGEST_KEY] = manifest_digest(manifest)
+        members[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        return members
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of what decides the accuracy of a policy.
+
+        Provenance and the accuracy table do not count: the same network packaged
+        again keeps its digest, and with it its stored evaluations. What it costs
+        follows from the template, which counts.
+        """
+        total = hashlib.sha256()
+        for part in (
+            self.template,
+            json.dumps(self.template_map.to_json(), sort_keys=True).encode(),
+            json.dumps(self.space.to_json(), sort_keys=True).encode(),
+        ):
+            total.update(hashlib.sha256(part).digest())
+        # Not of the bytes of a file, which follow from the zlib that packed them.
+        total.update(self.parameters.digest())
+        return total.hexdigest()
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of a manifest, in hex.
+
+    That of its JSON in ASCII without spaces, in the order of its keys, which is that of
+    policy entries, and without the key of the digest itself.
+
+    Raises:
+      ArtifactError: If a number in it is not finite, or something is no JSON.
+    """
+    covered = {key: value for key, value in manifest.items() if key != DIGEST_KEY}
+    try:
+        text = json.dumps(covered, separators=(",", ":"), allow_nan=False)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"Expected JSON with finite numbers in the manifest, but: {error}; package "
+            "the model again."
+        ) from error
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _widths(entries: Mapping[str, tuple[int, ...]]) -> str:
+    """Returns the widths that entries take, from the narrowest to the widest."""
+    widths = sorted({bits for choices in entries.values() for bits in choices})
+    return "/".join(map(str, widths))

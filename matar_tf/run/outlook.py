@@ -1,0 +1,75 @@
+"""What a run may take, said before it begins."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Final
+
+from matar_tf.evolution import search_order
+from matar_tf.run.plan import Run
+from matar_tf.tflite.runtime import Runner
+
+__all__ = ["largest_number", "outlook", "spoken"]
+
+_NUM_TIMED: Final = 64  # samples
+_MINUTE, _HOUR = 60.0, 3600.0
+
+
+def outlook(run: Run) -> str:
+    """Returns how many evaluations a run may take, and about how long, in a sentence.
+
+    The network is run once, at its widest, on its first samples; what metrics of the
+    user's own take is not in the time, nor what a resumed run knows already.
+    """
+    number, num_samples = largest_number(run), len(run.searched.x_test)
+    sentence = f"Up to {number} evaluations of {num_samples} samples"
+    jobs, settings = run.settings.num_jobs, run.settings
+    if settings.executor != "local":
+        return f"{sentence}, {jobs} at a time."
+    num_cores = os.cpu_count() or 1
+    seconds = number * _seconds(run) / min(jobs, num_cores)
+    limit = settings.options.max_minutes
+    if limit is not None:
+        seconds = min(seconds, _MINUTE * limit * len(run.targets))
+    processes = "1 process" if jobs == 1 else f"{jobs} processes"
+    return f"{sentence}, about {spoken(seconds)} in {processes} on {num_cores} cores."
+
+
+def largest_number(run: Run) -> int:
+    """Returns how many policies the searches of a run measure at most.
+
+    Later targets are taught by the first, unless its policies were all measured.
+    """
+    options, share = run.settings.options, run.settings.follow_up_share
+    most = options.max_evaluations
+    total, is_taught = 0, False
+    for index in search_order(run.problems):
+        num_policies = run.problems[index].codec().num_genomes
+        asked = max(round(share * most), 1) if is_taught else most
+        total += min(asked, num_policies)
+        is_taught = is_taught or num_policies > most
+    return total
+
+
+def spoken(seconds: float) -> str:
+    """Returns a time as one speaks of it: ``45 s``, ``12 min``, ``3.5 h``."""
+    if seconds < _MINUTE:
+        return f"{max(math.ceil(seconds), 1)} s"
+    if seconds < _HOUR:
+        return f"{math.ceil(seconds / _MINUTE)} min"
+    return f"{seconds / _HOUR:.1f} h"
+
+
+def _seconds(run: Run) -> float:
+    """Returns about what one evaluation takes in this process."""
+    samples = run.searched.x_test
+    few = samples[:_NUM_TIMED]
+    start = time.perf_counter()
+    runner = Runner(run.builder.build(run.artifact.space.widest()))
+    runner.predict(few[:1])
+    started = time.perf_counter()
+    runner.predict(few)
+    per_sample = (time.perf_counter() - started) / len(few)
+    return started - start + per_sample * len(samples)

@@ -1,0 +1,133 @@
+"""Samples beside the grid of a network's input: whether they were scaled for it.
+
+A grid cuts off what is outside of its range and cannot tell apart what is within one
+step, so that wrongly scaled samples give figures, but those of another task.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.data import Data
+from matar_tf.errors import DataError
+from matar_tf.packaged import Artifact
+from matar_tf.parameters import activation_range
+from matar_tf.tflite._schema import op_name, parse_model, schema
+
+__all__ = ["InputGrid", "grid_of_artifact", "grid_of_file", "range_note"]
+
+_MOST_OUTSIDE: Final = 0.25  # share of the values; from here on they are refused
+_MANY_OUTSIDE: Final = 0.01
+_LITTLE_USED: Final = 1 / 16  # of the range of the grid
+_INTEGERS: Final = {
+    schema.TensorType.INT8: np.iinfo(np.int8),
+    schema.TensorType.UINT8: np.iinfo(np.uint8),
+    schema.TensorType.INT16: np.iinfo(np.int16),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputGrid:
+    """The values that a network's input can have.
+
+    Attributes:
+      step: Distance of two of them.
+      low: The lowest one.
+      high: The highest one.
+    """
+
+    step: float
+    low: float
+    high: float
+
+
+def grid_of_artifact(artifact: Artifact) -> InputGrid | None:
+    """Returns the input grid of a packaged network at its widest, if it has one."""
+    tensor = artifact.parameters.tensors.get(artifact.workload.inputs[0])
+    if tensor is None:
+        return None
+    index = int(np.argmax(tensor.bits))
+    levels = activation_range(tensor.bits[index], signed=tensor.signed)
+    return _grid(float(tensor.step[index]), *levels)
+
+
+def grid_of_file(content: bytes) -> InputGrid | None:
+    """Returns the input grid of a ``.tflite`` file; None if the input stays float.
+
+    It is that of the input itself, or of what its only reader, a QUANTIZE, makes of it.
+    """
+    model = parse_model(content)
+    graph = model.subgraphs[0]
+    index = int(graph.inputs[0])
+    readers = [one for one in graph.operators if index in one.inputs]
+    if len(readers) == 1 and op_name(model, readers[0]) == "QUANTIZE":
+        index = int(readers[0].outputs[0])
+    return _tensor_grid(graph.tensors[index])
+
+
+def _tensor_grid(tensor: Any) -> InputGrid | None:
+    integers = _INTEGERS.get(tensor.type)
+    quantization = tensor.quantization
+    if integers is None or quantization is None:
+        return None
+    scales, zero_points = quantization.scale, quantization.zeroPoint
+    if scales is None or zero_points is None or len(scales) != 1 != len(zero_points):
+        return None
+    zero_point = int(zero_points[0])
+    return _grid(float(scales[0]), integers.min - zero_point, integers.max - zero_point)
+
+
+def _grid(step: float, lowest: int, highest: int) -> InputGrid | None:
+    if not 0.0 < step < math.inf:
+        return None
+    return InputGrid(step=step, low=lowest * step, high=highest * step)
+
+
+def range_note(data: Data, grid: InputGrid | None) -> str | None:
+    """Returns what is odd about the samples of a network's input, in one sentence.
+
+    A value is outside of a grid if it is more than half a step away from it.
+
+    Args:
+      data: Its evaluation samples count.
+      grid: That of the input, or None if it has none.
+
+    Returns:
+      The sentence if a hundredth of the values or more are outside, if the samples use
+      less than a sixteenth of the grid's range, or if all of them are equal; else None.
+
+    Raises:
+      DataError: If a quarter of the values or more are outside.
+    """
+    samples = data.x_test
+    if len(samples) > 1 and bool((samples == samples[:1]).all()):
+        return f"All {len(samples)} samples of {data.name!r} are equal; check them."
+    if grid is None:
+        return None
+    low, high = float(samples.min()), float(samples.max())
+    bounds = grid.low - grid.step / 2, grid.high + grid.step / 2
+    outside = float(np.mean((samples < bounds[0]) | (samples > bounds[1])))
+    theirs, ours = f"{low:.4g}..{high:.4g}", f"{grid.low:.4g}..{grid.high:.4g}"
+    if outside >= _MOST_OUTSIDE:
+        raise DataError(
+            f"Expected samples in the range of this network's input grid, {ours}, got "
+            f"{theirs} in {data.name!r}, {outside:.1%} of the values outside; scale "
+            "them as at training, or clip them with np.clip if that is meant."
+        )
+    if outside >= _MANY_OUTSIDE:
+        return (
+            f"{outside:.1%} of the values of {data.name!r}, which has {theirs}, are "
+            f"outside of the range of this network's input grid, {ours}, and count as "
+            "its ends; scale the samples as at training."
+        )
+    used = (min(high, grid.high) - max(low, grid.low)) / (grid.high - grid.low)
+    if used < _LITTLE_USED:
+        return (
+            f"The samples of {data.name!r}, {theirs}, use {max(used, 0.0):.1%} of the "
+            f"range of this network's input grid, {ours}; scale them as at training."
+        )
+    return None

@@ -1,0 +1,235 @@
+"""Samples of another range than a network's input: through every door, one sentence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures.digits import digits_artifact, few_digits, write_digits
+from fixtures.programs import call, fails
+from fixtures.samples import net_artifact
+
+import matar_tf as mt
+from matar_tf.data import Data
+from matar_tf.errors import DataError, MatarWarning
+from matar_tf.run.plan import make_run
+from matar_tf.run.settings import settings_of
+from matar_tf.targets import load_target
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import PolicyEvaluator, check_data
+from matar_tf.tflite.input_range import (
+    InputGrid,
+    grid_of_artifact,
+    grid_of_file,
+    range_note,
+)
+
+DATA = few_digits().head(60)
+BYTES = InputGrid(step=1.0, low=0.0, high=255.0)
+OPTIONS: Any = {"max_evaluations": 4, "population_size": 4, "progress": False}
+
+
+def content() -> bytes:
+    artifact = digits_artifact()
+    return ModelBuilder(artifact).build(artifact.space.named("w8a8"))
+
+
+def samples(values: Any) -> Data:
+    """One value per sample."""
+    column = np.asarray(values, np.float32)[:, None]
+    return Data(name="mine", x_test=column, y_test=np.arange(len(column)) % 2)
+
+
+class TestGrid:
+    # Unsigned: 255 steps of 1/255. Signed: -128 to 127 of the step that is stored.
+    @pytest.mark.parametrize("name", ["digits_net", "six_convs"])
+    def test_the_artifact_and_its_file_tell_the_same(self, name: str) -> None:
+        artifact = digits_artifact() if name == "digits_net" else net_artifact(name)
+        grid = grid_of_artifact(artifact)
+        file = ModelBuilder(artifact).build(artifact.space.widest())
+        assert grid is not None
+        assert grid == grid_of_file(file)
+        low, high = (0.0, 1.0) if name == "digits_net" else (-3.748107, 3.718825)
+        assert (grid.low, grid.high) == (pytest.approx(low), pytest.approx(high))
+        assert grid.step == pytest.approx((high - low) / 255)
+
+
+class TestNote:
+    def test_refuses_a_quarter_outside(self) -> None:
+        values = np.linspace(0.0, 255.0, 1000)
+        values[:249] = 300.0
+        note = range_note(samples(values), BYTES)
+        assert note is not None
+        assert note.startswith("24.9% of the values of 'mine'")
+        values[249] = 300.0
+        with pytest.raises(DataError, match=r"input grid, 0\.\.255, got .* 25\.0% of"):
+            range_note(samples(values), BYTES)
+
+    def test_speaks_of_a_hundredth_outside(self) -> None:
+        values = np.linspace(0.0, 255.0, 1000)
+        values[:9] = -300.0
+        assert range_note(samples(values), BYTES) is None
+        values[9] = -300.0
+        assert "1.0% of the values" in str(range_note(samples(values), BYTES))
+
+    def test_half_a_step_is_not_outside(self) -> None:
+        values = np.linspace(-0.5, 255.5, 100)
+        values[:50] = -0.5
+        assert range_note(samples(values), BYTES) is None
+        values[:50] = -0.51
+        with pytest.raises(DataError, match=r"50\.0%"):
+            range_note(samples(values), BYTES)
+
+    def test_speaks_of_samples_in_a_corner_of_the_grid(self) -> None:
+        # 255 / 16 is 15.9375.
+        assert range_note(samples(np.linspace(3.0, 18.9375, 64)), BYTES) is None
+        note = range_note(samples(np.linspace(3.0, 18.9, 64)), BYTES)
+        assert "use 6.2% of the range" in str(note)
+        assert "use 0.4% of the range" in str(range_note(samples([0, 1]), BYTES))
+
+    def test_speaks_of_equal_samples(self) -> None:
+        for grid in (BYTES, None):
+            note = range_note(samples(np.full(5, 9.0)), grid)
+            assert note == "All 5 samples of 'mine' are equal; check them."
+
+    def test_a_float_input_takes_any_range(self) -> None:
+        assert range_note(samples([-1e6, 1e6]), None) is None
+
+
+def doors(tmp_path: Path) -> dict[str, Callable[[Any, Any], object]]:
+    artifact, file = digits_artifact(), content()
+    settings = settings_of(artifact.space, holdout=0.5, **OPTIONS)
+    target = load_target("mpic")
+    return {
+        "search": lambda x, y: mt.search(artifact, "mpic", (x, y), **OPTIONS),
+        "retarget": lambda x, y: mt.retarget(
+            artifact, ["mpic"], (x, y), tmp_path / "run", **OPTIONS
+        ),
+        "holdout": lambda x, y: make_run(
+            artifact, [target], Data(x_test=x, y_test=y), settings
+        ),
+        "evaluate": lambda x, y: mt.evaluate(file, (x, y)),
+        "export": lambda x, y: mt.export(
+            artifact, "w8a8", tmp_path / "a.tflite", data=(x, y)
+        ),
+        "evaluator": lambda x, y: PolicyEvaluator(artifact, x, y),
+        "mapping": lambda x, y: mt.evaluate(file, {"x_test": x, "y_test": y}),
+    }
+
+
+DOORS = tuple(doors(Path()))
+
+
+@pytest.mark.parametrize("door", DOORS)
+class TestDoors:
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda x, y: (255.0 * x, y), r"range of this network's input grid, 0\.\."),
+            (lambda x, y: (2.0 * x - 1.0, y), "input grid"),
+            (lambda x, y: (x, np.eye(10)[y]), "one-hot"),
+            (lambda x, y: (x, y.astype(np.float32)), r"y\.astype\(int\)"),
+            (lambda x, y: (x, y[:1]), "60 integer labels"),
+            (lambda x, y: (x, y - 1), "labels from 0"),
+            (lambda x, y: (x, y + 5), r"labels in 0\.\.9"),
+            (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN"),
+            (lambda x, y: (np.where(x > 0.9, np.inf, x), y), "infinity"),
+            (lambda x, y: (x.astype(object), y), "floats or unsigned bytes"),
+            (lambda x, y: (x[:, :4], y), "samples of shape"),
+            (lambda x, y: (np.ma.masked_greater(x, 0.9), y), "without a mask"),
+            (lambda x, y: (x, np.ma.masked_greater(y, 8)), "without a mask"),
+        ],
+    )
+    def test_refuses_in_one_sentence(
+        self, tmp_path: Path, door: str, change: Any, sentence: str
+    ) -> None:
+        with pytest.raises(DataError, match=sentence) as error:
+            doors(tmp_path)[door](*change(DATA.x_test, DATA.y_test))
+        assert "\n" not in str(error.value)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            (lambda x, y: (x / 255.0, y), "use 0.4% of the range"),
+            (lambda x, y: (1.3 * x, y), "are outside of the range"),
+            (lambda x, y: (x, np.full_like(y, 3)), "All 60 labels of .* are 3"),
+        ],
+    )
+    def test_warns_once(
+        self, tmp_path: Path, door: str, change: Any, sentence: str
+    ) -> None:
+        given = change(DATA.x_test, DATA.y_test)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("default")
+            doors(tmp_path)[door](*given)
+        assert [one.category for one in found] == [MatarWarning]
+        with pytest.warns(MatarWarning, match=sentence):
+            check_data(digits_artifact(), Data(x_test=given[0], y_test=given[1]))
+
+
+@pytest.mark.parametrize("form", ["column", "bytes"])
+def test_every_door_takes_the_same(tmp_path: Path, form: str) -> None:
+    x, y = DATA.x_test, DATA.y_test
+    policy = digits_artifact().space.named("w8a8")
+    given = (x, y[:, None]) if form == "column" else (np.uint8(np.round(255 * x)), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatarWarning)
+        expected = mt.evaluate(content(), (np.round(255 * x) / np.float32(255), y))
+        expected = mt.evaluate(content(), (x, y)) if form == "column" else expected
+        assert mt.evaluate(content(), given) == expected
+        assert PolicyEvaluator(digits_artifact(), *given)(policy) == expected
+
+
+def test_processes_do_not_repeat_it(capfd: pytest.CaptureFixture[str]) -> None:
+    data = replace(DATA, x_test=1.3 * DATA.x_test, x_train=None, y_train=None)
+    with pytest.warns(MatarWarning) as found:
+        mt.search(digits_artifact(), "mpic", data, jobs=2, **OPTIONS)
+    assert len(found) == 1
+    assert "MatarWarning" not in capfd.readouterr().err
+
+
+class TestPrograms:
+    @pytest.mark.parametrize("name", ["search", "export", "compare", "evaluate"])
+    @pytest.mark.parametrize("factor", [255.0, 1.3])
+    def test_say_it_in_one_line(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        factor: float,
+    ) -> None:
+        write_digits(tmp_path)
+        data = np.load(tmp_path / "data.npz")
+        np.savez(
+            tmp_path / "data.npz",
+            x_test=factor * data["x_test"][:60],
+            y_test=data["y_test"][:60],
+        )
+        (tmp_path / "a.tflite").write_bytes(content())
+        values: dict[str, Any] = {"artifact": str(tmp_path / "net.matar")}
+        output = str(tmp_path / "out.tflite")
+        values |= {
+            "search": {"targets": ["mpic"], "output": str(tmp_path / "out")}
+            | {"max_evaluations": 4, "compare": "none"},
+            "export": {"policies": ["w8a8"], "output": output},
+            "compare": {"num_random": 0},
+            "evaluate": {"artifact": None, "model": str(tmp_path / "a.tflite")},
+        }[name]
+        values = {one: value for one, value in values.items() if value is not None}
+        values |= {"data": str(tmp_path / "data.npz")}
+        if factor == 255.0:
+            assert "input grid, 0..1, got 0..255" in fails(capsys, name, **values)
+            assert not (tmp_path / "out").exists()
+            assert not (tmp_path / "out.tflite").exists()
+            return
+        assert call(name, **values) == 0
+        lines = capsys.readouterr().err.splitlines()
+        ours = [line for line in lines if line.startswith("MatarWarning: ")]
+        assert len(ours) == 1
+        assert "are outside of the range" in ours[0]
