@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import importlib.util
 import sys
 import types
@@ -343,8 +344,20 @@ class TestPolicyMetrics:
     def test_evaluates_every_so_many_epochs(self, model):
         metrics = PolicyMetrics((X, Y), ("w8a8",), every=2)
         history = fit(model, metrics, epochs=5).history
-        assert len(history["val_accuracy/w8a8"]) == 2
-        assert len(history["loss"]) == 5
+        measured = [not np.isnan(one) for one in history["val_accuracy/w8a8"]]
+        assert measured == [False, True, False, True, False]
+        assert len(history["val_loss/w8a8"]) == len(history["loss"]) == 5
+
+    def test_a_logger_has_the_columns_from_the_first_epoch_on(self, model, tmp_path):
+        metrics = PolicyMetrics((X, Y), ("w8a8", "w4a4"), every=2)
+        logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+        history = fit(model, metrics, logger, epochs=3).history
+        with (tmp_path / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["val_accuracy/w4a4"] for row in rows] == [
+            str(one) for one in history["val_accuracy/w4a4"]
+        ]
+        assert set(rows[0]) == {"epoch", *history}
 
     def test_early_stopping_can_watch_a_policy(self, model):
         stop = keras.callbacks.EarlyStopping(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -174,8 +175,10 @@ def _widest(space: PolicySpace, rng: np.random.Generator) -> Policy:
 class PolicyMetrics(keras.callbacks.Callback):
     """Evaluates named policies after an epoch and adds the metrics to ``logs``.
 
-    The keys are ``val_accuracy/w4a4``: History sees them, and so do TensorBoard,
-    EarlyStopping and ModelCheckpoint if they stand after this callback in the list.
+    The keys are ``val_accuracy/w4a4``: History sees them, and so do CSVLogger,
+    TensorBoard, EarlyStopping and ModelCheckpoint if they stand after this callback in
+    the list. After other epochs than those of `every` they are NaN: CSVLogger takes its
+    columns from the first epoch. EarlyStopping's patience counts these epochs, too.
 
     Args:
       validation_data: ``(x, y)`` arrays, or a ``tf.data.Dataset``.
@@ -221,8 +224,13 @@ class PolicyMetrics(keras.callbacks.Callback):
             space.validate(policy)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Evaluates and records; leaves the policy in force as it was."""
-        if logs is None or (epoch + 1) % self._every:
+        """Evaluates and records, or NaN; leaves the policy in force as it was."""
+        if logs is None:
+            return
+        if (epoch + 1) % self._every:
+            for name in self._named():
+                for metric in self.model.metrics_names:
+                    logs[f"val_{metric}/{name}"] = math.nan
             return
         setter = policy_setter(self.model)
         before = setter.current()
