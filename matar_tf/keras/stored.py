@@ -50,6 +50,8 @@ REBUILD_ERRORS: Final = (
 )
 _MAX_GROUPS: Final = 32  # of HDF5, one in the other
 _KERAS_MEMBERS: Final = ("metadata.json", "config.json", "model.weights.h5")
+_hdf5: Any = h5py  # the type stubs lack parts of these
+_metadata: Any = saved_metadata_pb2
 _CustomObjects = Mapping[str, Any] | None
 
 
@@ -117,7 +119,7 @@ def _read_saved_model(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
     content = (path / "keras_metadata.pb").read_bytes()
-    nodes = saved_metadata_pb2.SavedMetadata.FromString(content).nodes
+    nodes = _metadata.SavedMetadata.FromString(content).nodes
     root = next((one.metadata for one in nodes if one.node_path == "root"), "{}")
     stored = _check_json(root, str(path), custom_objects, of=_CONFIG_KEYS)
     if not isinstance(stored.get("config"), dict):
@@ -127,7 +129,7 @@ def _read_saved_model(
         )
     stored = json_utils.decode(json.dumps(stored))  # tuples and other values
     with keras.utils.custom_object_scope(custom_objects):
-        model = keras.models.model_from_config(
+        model: KerasModel = keras.models.model_from_config(
             {key: stored[key] for key in ("class_name", "config")}
         )
         if is_compiled and stored.get("training_config"):
@@ -146,12 +148,12 @@ _CONFIG_KEYS: Final = ("class_name", "config", "training_config")
 
 
 def _check_json(
-    content: str | bytes,
+    content: Any,
     where: str,
     custom_objects: _CustomObjects,
     of: tuple[str, ...] = (),
 ) -> Any:
-    """Returns a JSON value whose classes are known; `of` an object only some keys."""
+    """Returns a JSON value whose classes are known; `of` an object some keys only."""
     value = JsonReader(ModelError).parse(content, where)
     if of:
         value = {key: value[key] for key in of if key in value}
@@ -171,7 +173,7 @@ def _check_hdf5(file: Any, num_bytes: int, where: str) -> None:
     claimed = 0
     while waiting:
         item, depth = waiting.pop()
-        address = h5py.h5o.get_info(item.id).addr
+        address = _hdf5.h5o.get_info(item.id).addr
         if address in seen:
             continue
         seen.add(address)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,16 @@ import numpy as np
 import pytest
 
 from matar_tf.errors import ModelError
-from matar_tf.keras import MultiBitTrainer, calibrate, keras, load_model, quantize_model
+from matar_tf.keras import (
+    MultiBitTrainer,
+    calibrate,
+    get_policy,
+    keras,
+    load_model,
+    package,
+    quantize_model,
+    set_policy,
+)
 from matar_tf.keras._compat import tf
 
 L = keras.layers
@@ -124,3 +136,35 @@ def test_what_the_user_excludes_stays_excluded() -> None:
     optimizer.apply_gradients([(tf.zeros(1), kernel), (tf.zeros(1), bias)])
     assert kernel.numpy() == pytest.approx([0.95])
     assert bias.numpy() == [1.0]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_models_are_copied_as_the_refusal_says(copied: Callable[[Any], Any]) -> None:
+    model = quantize_model(network())
+    calibrate(model, X)
+    set_policy(model, "w4a4")
+    with pytest.raises(NotImplementedError, match=r"pickle\).*clone_model\(model\)"):
+        copied(model)
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    assert get_policy(twin) == get_policy(model)
+    np.testing.assert_array_equal(
+        twin.predict(X, verbose=0), model.predict(X, verbose=0)
+    )
+
+
+def test_a_model_packaged_from_python_says_how_it_was_made() -> None:
+    model = quantize_model(network())
+    calibrate(model, X.astype(np.float64))
+    found = package(model).provenance
+    assert found["command"] == "matar_tf.package"
+    assert found["versions"]["tensorflow"] == tf.__version__
+    content = b"float32(16, 6, 6, 1)" + X.tobytes()
+    assert found["calibration_digest"] == hashlib.sha256(content).hexdigest()
+    assert found["calibration_samples"] == 16
+    given = package(model, provenance={"command": "mine", "seed": 3}).provenance
+    assert given == {**found, "command": "mine", "seed": 3}
+    # A copy was given its steps by other means.
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    assert "calibration_digest" not in package(twin).provenance

@@ -228,8 +228,9 @@ class PolicyMetrics(keras.callbacks.Callback):
         if logs is None:
             return
         if (epoch + 1) % self._every:
+            model: KerasModel = self.model
             for name in self._named():
-                for metric in self.model.metrics_names:
+                for metric in model.metrics_names:
                     logs[f"val_{metric}/{name}"] = math.nan
             return
         setter = policy_setter(self.model)
