@@ -50,6 +50,7 @@ REBUILD_ERRORS: Final = (
 )
 _MAX_GROUPS: Final = 32  # of HDF5, one in the other
 _KERAS_MEMBERS: Final = ("metadata.json", "config.json", "model.weights.h5")
+_CONFIG_KEYS: Final = ("class_name", "config", "training_config")  # of a SavedModel
 _hdf5: Any = h5py  # the type stubs lack parts of these
 _metadata: Any = saved_metadata_pb2
 _CustomObjects = Mapping[str, Any] | None
@@ -71,8 +72,9 @@ def read_model(
         cannot be rebuilt.
     """
     path = Path(path)
-    kinds = {True: _read_saved_model, False: _read_hdf5}
-    read = _read_keras if path.suffix == ".keras" else kinds[path.is_dir()]
+    read = _read_saved_model if path.is_dir() else _read_hdf5
+    if path.suffix == ".keras":
+        read = _read_keras
     try:
         return read(path, dict(custom_objects or {}), compile)
     except MatarError:
@@ -142,9 +144,6 @@ def _read_saved_model(
     status.assert_existing_objects_matched()
     status.expect_partial()  # metrics, and the optimizer's state if it is not asked for
     return model
-
-
-_CONFIG_KEYS: Final = ("class_name", "config", "training_config")
 
 
 def _check_json(

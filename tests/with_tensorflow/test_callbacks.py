@@ -98,6 +98,14 @@ class TestPolicyRandomizer:
         with pytest.raises(ModelError, match=message):
             PolicyRandomizer(sampler, seed=seed)
 
+    def test_averaged_steps_begin_with_calibrated_ones(self):
+        model = quantize_model(build_net((8, 8, 1), 10))
+        model.compile(keras.optimizers.Adam(1e-3, use_ema=True), LOSS)
+        with pytest.raises(ModelError, match=r"calibrated model .* with use_ema"):
+            fit(model, PolicyRandomizer())
+        calibrate(model, X)
+        fit(model, PolicyRandomizer(), steps_per_epoch=1)
+
     def test_every_batch_is_trained_under_a_new_policy(self, model):
         randomizer, recorder = PolicyRandomizer(IndependentSampler()), Recorder()
         fit(model, randomizer, recorder, epochs=2)

@@ -17,20 +17,16 @@ _MARK: Final = "matar_exempt_from_decay"
 
 def exempt_from_decay(variable: Tensor) -> None:
     """Lets the weight decay of Keras' optimizers leave a variable as it is."""
-    setattr(variable, _MARK, True)
-
-
-def _whole(variable: Tensor) -> Tensor:
-    """Returns a variable, or the one whose part on one device it is."""
-    return getattr(variable, "_distributed_container", lambda: variable)()
+    # Under tf.distribute, optimizers see the parts that lie on the devices.
+    for one in (variable, *getattr(variable, "values", ())):
+        setattr(one, _MARK, True)
 
 
 def _honour_exemptions(optimizer_kind: type[Any]) -> None:
     decays = optimizer_kind._use_weight_decay
 
     def use_weight_decay(optimizer: Any, variable: Tensor) -> bool:
-        is_exempt = getattr(_whole(variable), _MARK, False)
-        return not is_exempt and decays(optimizer, variable)
+        return not getattr(variable, _MARK, False) and decays(optimizer, variable)
 
     optimizer_kind._use_weight_decay = use_weight_decay
 

@@ -102,7 +102,8 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Checks that every batch can have a policy of its own.
 
         Raises:
-          ModelError: If the model runs several batches in one execution.
+          ModelError: If the model runs several batches in one execution, or its
+            optimizer would average steps with those of before any sample.
           PolicyError: If the evaluation policy does not fit the model.
         """
         model: KerasModel = self.model
@@ -114,6 +115,12 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "batch gets a policy of its own; compile it so."
             )
         self._calibrates = not is_initialized(model)
+        if self._calibrates and getattr(model.optimizer, "use_ema", False):
+            raise ModelError(
+                "Expected a calibrated model for an optimizer with use_ema, whose "
+                "averages of steps begin with those of now, got one that has seen no "
+                "samples; call matar_tf.calibrate first."
+            )
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 
