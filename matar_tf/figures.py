@@ -33,7 +33,7 @@ __all__ = [
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
-_TOP_K: Final = re.compile(r"top_([1-9]\d*)_accuracy")
+_TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 

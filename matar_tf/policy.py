@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
@@ -41,7 +42,7 @@ MAX_BITS: Final = 8
 ALL_BITS: Final = tuple(range(MIN_BITS, MAX_BITS + 1))
 
 _ARE_BITS = frozenset(ALL_BITS).issuperset
-_UNIFORM_NAME = re.compile(r"w([0-9]{1,3})a([0-9]{1,3})")
+_UNIFORM_NAME = re.compile(r"w([1-9][0-9]{0,2})a([1-9][0-9]{0,2})")  # one name each
 _Json: TypeAlias = dict[str, Any]
 
 
@@ -81,8 +82,10 @@ class Policy:
             bits_of_all = entries.values()
             check_names(entries, f"{field} entries", PolicyError)
             if set(map(type, bits_of_all)) != {int} or not _ARE_BITS(bits_of_all):
-                for name, bits in entries.items():
-                    check_bits(bits, f"{field} entry {name!r}")
+                entries = {
+                    name: check_bits(bits, f"{field} entry {name!r}")
+                    for name, bits in entries.items()
+                }
             object.__setattr__(self, field, MappingProxyType(dict(entries)))
 
     def __hash__(self) -> int:
@@ -152,17 +155,18 @@ def read_policy(path: str | Path) -> Policy:
 
 
 def check_bits(bits: object, where: str) -> int:
-    """Returns a number of bits.
+    """Returns a number of bits as Python's integer, from one of any kind.
 
     Raises:
       PolicyError: If it is none in 2..8; `where` says of what.
     """
-    if not isinstance(bits, int) or isinstance(bits, bool) or bits not in ALL_BITS:
+    is_integer = not isinstance(bits, bool) and isinstance(bits, Integral)
+    if not is_integer or bits not in ALL_BITS:
         raise PolicyError(
             f"Expected an integer number of bits in {MIN_BITS}..{MAX_BITS} for the "
             f"{where}, got {bits!r}."
         )
-    return bits
+    return int(cast("int", bits))
 
 
 def read_entries(value: object, what: str) -> tuple[object, object]:

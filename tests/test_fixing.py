@@ -40,6 +40,8 @@ def test_later_texts_narrow_further():
         ("stem=8", "such as 'weights:stem=8'"),
         ("weights:stem", "such as 'weights:stem=8'"),
         ("weights:stem=", "such as 'weights:stem=8'"),
+        ("weights:stem=08", "such as 'weights:stem=8'"),
+        ("weights:stem=٨", "such as 'weights:stem=8'"),
         ("biases:stem=8", "such as 'weights:stem=8'"),
         ("weights:stm=8", "Did you mean 'stem'"),
         ("activations:top=8", "that matches some, got 'top'"),

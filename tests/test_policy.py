@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 
 from matar_tf.errors import PolicyError
@@ -20,7 +23,10 @@ class TestUniformNames:
         with pytest.raises(PolicyError, match=r"2\.\.8"):
             parse_uniform_name(name)
 
-    @pytest.mark.parametrize("name", ["a8w4", "w4", "w4a8x", "", "W4A8"])
+    @pytest.mark.parametrize(
+        "name",
+        ["a8w4", "w4", "w4a8x", "", "W4A8", "w04a4", "w4a04", "w٤a4", "w4a4\n"],
+    )
     def test_other_forms_are_refused(self, name: str) -> None:
         with pytest.raises(PolicyError, match="w4a8"):
             parse_uniform_name(name)
@@ -57,7 +63,21 @@ class TestUniformNames:
 
 
 class TestPolicy:
-    @pytest.mark.parametrize("bits", [1, 9, 4.0, "4", True, None])
+    @pytest.mark.parametrize("kind", [np.int64, np.uint8])
+    def test_integers_of_numpy_are_bits(self, kind: Any) -> None:
+        # json.dumps and the type of an entry tell them from Python's.
+        policy = Policy(weights={"a": kind(4)}, activations={"b": 2})
+        assert type(policy.weights["a"]) is int
+        assert policy == Policy(weights={"a": 4}, activations={"b": 2})
+        assert Policy.from_json(json.loads(policy.to_canonical_json())) == policy
+        space = PolicySpace(weights={"a": (kind(2), kind(4))}, activations={"b": (2,)})
+        assert [type(one) for one in space.weights["a"]] == [int, int]
+        assert json.loads(json.dumps(space.to_json()))["weights"] == {"a": [2, 4]}
+        assert space.uniform(kind(4), kind(2)) == policy
+
+    @pytest.mark.parametrize(
+        "bits", [1, 9, 4.0, "4", True, None, np.int64(9), np.float32(4), np.bool_(True)]
+    )
     def test_only_integers_from_two_to_eight_are_bits(self, bits: object) -> None:
         with pytest.raises(PolicyError, match="'relu'"):
             Policy(weights={}, activations={"relu": bits})  # type: ignore[dict-item]

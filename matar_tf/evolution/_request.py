@@ -23,7 +23,7 @@ __all__ = [
     "named_genomes",
 ]
 
-_FRONT_NAME: Final = re.compile(r"policy_\d+")
+_FRONT_NAME: Final = re.compile(r"policy_[0-9]+")
 
 
 def check_request(problem: SearchProblem, options: SearchOptions) -> None:

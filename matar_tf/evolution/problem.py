@@ -23,7 +23,8 @@ __all__ = [
 ]
 
 _TEXT: Final = re.compile(
-    r"(?P<kind>weights|activations):(?P<names>[^=]+)=(?P<bits>\d+(,\d+)*)"
+    r"(?P<kind>weights|activations):(?P<names>[^=]+)="
+    r"(?P<bits>[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*)"
 )
 
 

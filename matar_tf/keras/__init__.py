@@ -6,6 +6,8 @@ calibration   first steps of activations, from samples
 layers        the input's quantizer, batch norm that follows the policy
 checks        samples, weights and steps that can be computed with
 saving        loading whole models
+stored        files of networks, strangers' too: checked, then read
+known_classes what the config of a network may name
 quantizers/   fake quantization, tfmot quantizers, tfmot's wrapper, tracers
 rewrite/      the model is laid out, quantizers are placed
 train/        fit under random policies, soft labels, batch norm statistics

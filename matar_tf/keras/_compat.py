@@ -33,7 +33,10 @@ try:
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
+    from tf_keras.protobuf import saved_metadata_pb2
     from tf_keras.src.saving import serialization_lib
+    from tf_keras.src.saving.legacy import saving_utils
+    from tf_keras.src.saving.legacy.saved_model import json_utils
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"Expected TensorFlow 2.21, tf_keras and tensorflow-model-optimization for "
@@ -47,7 +50,10 @@ __all__ = [
     "Shape",
     "Tensor",
     "in_keras_format",
+    "json_utils",
     "keras",
+    "saved_metadata_pb2",
+    "saving_utils",
     "tf",
     "tfmot",
 ]

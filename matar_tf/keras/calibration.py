@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import weakref
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -13,7 +17,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.grids import LearnedGrid
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "calibration_record"]
 
 
 class _Calibrator(FloatTracer):
@@ -70,3 +74,27 @@ def calibrate(model: KerasModel, samples: ArrayLike) -> None:
         model.call(
             tf.convert_to_tensor(np.asarray(samples), tf.float32), training=False
         )
+    _CALIBRATIONS[model] = _record(np.asarray(samples, np.float32))
+
+
+def calibration_record(model: KerasModel) -> dict[str, Any]:
+    """Returns what `calibrate` last saw for a model in this process, for the record.
+
+    Returns:
+      SHA-256 and number of the samples, as float32; nothing if it saw none.
+    """
+    return dict(_CALIBRATIONS.get(wrapper.multi_bit_network(model), {}))
+
+
+_CALIBRATIONS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _record(samples: np.ndarray) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{samples.dtype}{samples.shape}".encode())
+    digest.update(np.ascontiguousarray(samples).tobytes())
+    return {
+        "calibration_digest": digest.hexdigest(),
+        "calibration_samples": len(samples),
+    }

@@ -13,7 +13,7 @@ from matar_tf.keras.quantizers.derived import snap_affine
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
-from matar_tf.policy import ALL_BITS, MAX_BITS
+from matar_tf.policy import ALL_BITS, MAX_BITS, check_bits
 
 __all__ = ["InputQuantize", "MultiBitBatchNormalization"]
 
@@ -22,8 +22,10 @@ _LEAST_VARIANCE = 1e-3  # of epsilon, which hides what is below
 
 _KERAS_FORMAT = (
     "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
-    "TensorFlow checkpoint, got the Keras v3 format ('.keras', '.weights.h5'), from "
-    "which tfmot's quantization wrappers cannot be rebuilt; save to one of the others."
+    "TensorFlow checkpoint, got the Keras v3 format ('.keras', '.weights.h5'; also "
+    "that of copy.deepcopy and pickle), from which tfmot's quantization wrappers "
+    "cannot be rebuilt; save to one of the others, and copy a model by "
+    "tf_keras.models.clone_model(model) and set_weights(model.get_weights())."
 )
 
 
@@ -148,9 +150,9 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.bits = tuple(int(width) for width in bits)
+        self.bits = tuple(check_bits(width, "batch norm") for width in bits)
         self.context = tuple(
-            (str(kind), str(name), tuple(int(width) for width in widths))
+            (str(kind), str(name), tuple(check_bits(one, str(name)) for one in widths))
             for kind, name, widths in context
         )
         self.momentum = momentum

@@ -153,7 +153,16 @@ def quantize_model(
         signed_inputs=signed_inputs,
         norm_context=norm_context,
     )
-    return _tfmot.quantize_apply(_tfmot.quantize_annotate_model(model), scheme=scheme)
+    annotated = _tfmot.quantize_annotate_model(model)
+    quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
+    num_lost = len(model.losses) - len(quantized.losses)
+    if num_lost:
+        raise ModelError(
+            f"Expected the losses of {model.name!r} to be regularizers of its layers' "
+            f"weights, got {num_lost} more by add_loss, which the quantized copy would "
+            "lack; leave them out, and call add_loss on the copy."
+        )
+    return quantized
 
 
 def _own_config(config: Any) -> MatarQuantizeConfig | None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.stored import read_model
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 
 __all__ = ["load_model"]
 
 
-def load_model(path: str, **kwargs: Any) -> KerasModel:
-    """Loads a whole multi-bitwidth model saved as HDF5 or SavedModel.
+def load_model(
+    path: str | Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    *,
+    compile: bool = True,
+) -> KerasModel:
+    """Loads a whole multi-bitwidth model saved as HDF5 or SavedModel, or a float one.
 
-    The same as ``tf_keras.models.load_model`` after ``import matar_tf.keras``, which
-    registers all classes; no ``quantize_scope`` is needed.
+    As ``tf_keras.models.load_model`` after ``import matar_tf.keras``, which registers
+    all classes (no ``quantize_scope`` is needed); but a file may name only classes of
+    Keras, registered ones and those of `custom_objects`, none that runs code of the
+    file, and the graphs of a SavedModel are not read.
+
+    Args:
+      path: The file, or the folder of a SavedModel.
+      custom_objects: Classes and functions of your own, by name.
+      compile: Whether to compile the model as it was when it was saved.
+
+    Raises:
+      ModelError: If there is no such model, or it could run foreign code or read other
+        files.
     """
-    return keras.models.load_model(path, **kwargs)
+    return read_model(path, custom_objects, compile=compile)
 
 
 def _register_tfmot_objects() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import importlib.util
 import sys
 import types
@@ -96,6 +97,14 @@ class TestPolicyRandomizer:
     def test_refuses(self, sampler, seed, message):
         with pytest.raises(ModelError, match=message):
             PolicyRandomizer(sampler, seed=seed)
+
+    def test_averaged_steps_begin_with_calibrated_ones(self):
+        model = quantize_model(build_net((8, 8, 1), 10))
+        model.compile(keras.optimizers.Adam(1e-3, use_ema=True), LOSS)
+        with pytest.raises(ModelError, match=r"calibrated model .* with use_ema"):
+            fit(model, PolicyRandomizer())
+        calibrate(model, X)
+        fit(model, PolicyRandomizer(), steps_per_epoch=1)
 
     def test_every_batch_is_trained_under_a_new_policy(self, model):
         randomizer, recorder = PolicyRandomizer(IndependentSampler()), Recorder()
@@ -343,8 +352,20 @@ class TestPolicyMetrics:
     def test_evaluates_every_so_many_epochs(self, model):
         metrics = PolicyMetrics((X, Y), ("w8a8",), every=2)
         history = fit(model, metrics, epochs=5).history
-        assert len(history["val_accuracy/w8a8"]) == 2
-        assert len(history["loss"]) == 5
+        measured = [not np.isnan(one) for one in history["val_accuracy/w8a8"]]
+        assert measured == [False, True, False, True, False]
+        assert len(history["val_loss/w8a8"]) == len(history["loss"]) == 5
+
+    def test_a_logger_has_the_columns_from_the_first_epoch_on(self, model, tmp_path):
+        metrics = PolicyMetrics((X, Y), ("w8a8", "w4a4"), every=2)
+        logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+        history = fit(model, metrics, logger, epochs=3).history
+        with (tmp_path / "log.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["val_accuracy/w4a4"] for row in rows] == [
+            str(one) for one in history["val_accuracy/w4a4"]
+        ]
+        assert set(rows[0]) == {"epoch", *history}
 
     def test_early_stopping_can_watch_a_policy(self, model):
         stop = keras.callbacks.EarlyStopping(

@@ -74,6 +74,20 @@ for first, second in pairs:
         first.numpy(), second.numpy(), rtol=1e-4, atol=1e-6, err_msg=first.name
     )
 """,
+    "weight_decay_leaves_learned_steps_alone": """
+with two.scope():
+    model = train(two, False)
+    variables = model.trainable_variables
+    optimizer = keras.optimizers.SGD(0.1, weight_decay=0.5)
+    optimizer.build(variables)
+before = [one.numpy() for one in variables]
+two.run(
+    lambda: optimizer.apply_gradients([(tf.zeros_like(one), one) for one in variables])
+)
+for one, old in zip(variables, before, strict=True):
+    share = 1.0 if "log_steps" in one.name else 0.95
+    np.testing.assert_allclose(one.numpy(), old * share, rtol=1e-5, err_msg=one.name)
+""",
     "a_model_without_steps_is_refused": """
 try:
     train(two, False, calibrated=False)

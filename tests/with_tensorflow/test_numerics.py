@@ -107,6 +107,35 @@ class TestQuantizeRow:
         np.testing.assert_array_equal(others, 0.0)
 
     @pytest.mark.parametrize("signed", [True, False])
+    def test_xla_gives_the_same(self, signed: bool) -> None:
+        grids = [ranges(bits, signed) for bits in self.bits]
+        rng = np.random.default_rng(0)
+        x, upstream = (
+            tf.constant(rng.normal(size=(40, 5)), tf.float32) for _ in range(2)
+        )
+        log_steps = tf.Variable(np.log([0.9, 0.3, 0.02]), dtype=tf.float32)
+        row = tf.Variable(0)
+
+        def run() -> tuple[tf.Tensor, ...]:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = fake_quantize.quantize_row(
+                    x,
+                    log_steps,
+                    row,
+                    *zip(*grids, strict=True),
+                    self.scales,
+                    fused=True,
+                )
+            return outputs, *tape.gradient(outputs, [x, log_steps], upstream)
+
+        compiled = tf.function(run, jit_compile=True, autograph=False)
+        for number in range(3):
+            row.assign(number)
+            for ours, theirs in zip(compiled(), run(), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("signed", [True, False])
     @pytest.mark.parametrize("bits", ALL_BITS)
     def test_fused_kernels_give_the_same(self, bits: int, signed: bool) -> None:
         low, high = ranges(bits, signed)

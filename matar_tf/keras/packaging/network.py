@@ -19,8 +19,9 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
-from matar_tf.keras._compat import KerasModel, keras, tf, tfmot
+from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.policies import set_policy
+from matar_tf.keras.stored import REBUILD_ERRORS
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
@@ -60,18 +61,6 @@ _KERAS_CLASSES: Final = {
     "keras.constraints": {"MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"},
     "keras.mixed_precision": {"Policy"},
 }
-_REBUILD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,  # RecursionError and NotImplementedError too
-    TypeError,
-    ValueError,
-    tf.errors.OpError,
-)
 
 
 def network_members(model: KerasModel) -> dict[str, bytes]:
@@ -108,7 +97,7 @@ def load_network(artifact: Artifact) -> KerasModel:
     try:
         model = keras.Model.from_config(config)
         weights = [arrays[str(i)] for i in range(len(arrays))]
-    except _REBUILD_ERRORS as error:
+    except REBUILD_ERRORS as error:
         raise ArtifactError(
             "Expected a Keras network that can be rebuilt here, got one that cannot "
             f"({error!r}); load the artifact with the version that wrote it."

@@ -10,6 +10,7 @@ import numpy as np
 
 from matar_tf.artifact import Artifact
 from matar_tf.keras._compat import KerasLayer, KerasModel
+from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import check_finite_weights, check_initialized
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.packaging.convert import make_template
@@ -42,7 +43,9 @@ def package(
     Args:
       model: What `quantize_model` made, trained, or its trainer.
       accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
-      provenance: JSON object that says how the model was made.
+      provenance: JSON object that says how the model was made; added to what is known
+        here: command, versions of packages, digest of the samples given to
+        `calibrate` in this process.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
@@ -62,7 +65,12 @@ def package(
         template=template.content,
         template_map=template.places,
         accuracy=accuracy or {},
-        provenance=provenance or {},
+        provenance={
+            "command": "matar_tf.package",
+            "versions": training_versions(),
+            **calibration_record(model),
+            **(provenance or {}),
+        },
         extras=extras,
     )
 

@@ -18,9 +18,10 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers import fake_quantize, wrapper
+from matar_tf.keras.quantizers.decay import exempt_from_decay
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import activation_range, weight_range
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, check_bits
 
 __all__ = ["ActivationQuantizer", "MultiBitQuantizer", "WeightQuantizer"]
 
@@ -43,7 +44,7 @@ class MultiBitQuantizer(_Quantizer):
     kind = ""
 
     def __init__(self, bits: Sequence[int] = ALL_BITS) -> None:
-        self.bits = tuple(int(width) for width in bits)
+        self.bits = tuple(check_bits(width, "quantizer") for width in bits)
         self.suffix = ""
         self.entry = ""
         self.row: Tensor = None
@@ -81,6 +82,7 @@ class MultiBitQuantizer(_Quantizer):
             initializer=lambda shape, dtype=None, **_: tf.math.log(steps),
             trainable=trainable,
         )
+        exempt_from_decay(self.log_steps)
         return {"row": self.row, "log_steps": self.log_steps}
 
     def _quantize(

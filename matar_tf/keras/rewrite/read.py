@@ -25,7 +25,7 @@ def read_graph(model: KerasModel) -> Graph:
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
-        of mixed precision, or a layer that is used twice.
+        of mixed precision, a layer that is used twice, or one for a loss or metric.
     """
     _check_model(model)
     refs: dict[int, TensorRef] = {}
@@ -40,12 +40,20 @@ def read_graph(model: KerasModel) -> Graph:
         nodes[node.name] = node
         for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
             refs[id(tensor)] = TensorRef(node.name, index)
-    return Graph(
+    graph = Graph(
         name=model.name,
         nodes=tuple(nodes.values()),
         inputs=tuple(refs[id(tensor)] for tensor in model.inputs),
         outputs=tuple(refs[id(tensor)] for tensor in model.outputs),
     )
+    lost = [one for one in nodes if one not in graph.by_name]
+    if lost:
+        raise ModelError(
+            f"Expected layers that lead to an output of {model.name!r}, got {lost}, "
+            "from add_loss or add_metric, which the quantized copy would lack; leave "
+            "that out, and call it on the copy."
+        )
+    return graph
 
 
 def _check_model(model: Any) -> None:
@@ -135,6 +143,12 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
         return (
             f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
             "trainable to True, and freeze the quantized model by model.trainable."
+        )
+    if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
+        return (
+            f"Expected samples in float32, but the input {layer.name!r} takes "
+            f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
+            "before (integers become float32 unchanged)."
         )
     if {layer.dtype, layer.compute_dtype} - {"float32", None}:
         return (

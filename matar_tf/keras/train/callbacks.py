@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,7 +102,8 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Checks that every batch can have a policy of its own.
 
         Raises:
-          ModelError: If the model runs several batches in one execution.
+          ModelError: If the model runs several batches in one execution, or its
+            optimizer would average steps with those of before any sample.
           PolicyError: If the evaluation policy does not fit the model.
         """
         model: KerasModel = self.model
@@ -113,6 +115,12 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "batch gets a policy of its own; compile it so."
             )
         self._calibrates = not is_initialized(model)
+        if self._calibrates and getattr(model.optimizer, "use_ema", False):
+            raise ModelError(
+                "Expected a calibrated model for an optimizer with use_ema, whose "
+                "averages of steps begin with those of now, got one that has seen no "
+                "samples; call matar_tf.calibrate first."
+            )
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 
@@ -174,8 +182,10 @@ def _widest(space: PolicySpace, rng: np.random.Generator) -> Policy:
 class PolicyMetrics(keras.callbacks.Callback):
     """Evaluates named policies after an epoch and adds the metrics to ``logs``.
 
-    The keys are ``val_accuracy/w4a4``: History sees them, and so do TensorBoard,
-    EarlyStopping and ModelCheckpoint if they stand after this callback in the list.
+    The keys are ``val_accuracy/w4a4``: History sees them, and so do CSVLogger,
+    TensorBoard, EarlyStopping and ModelCheckpoint if they stand after this callback in
+    the list. After other epochs than those of `every` they are NaN: CSVLogger takes its
+    columns from the first epoch. EarlyStopping's patience counts these epochs, too.
 
     Args:
       validation_data: ``(x, y)`` arrays, or a ``tf.data.Dataset``.
@@ -221,8 +231,14 @@ class PolicyMetrics(keras.callbacks.Callback):
             space.validate(policy)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Evaluates and records; leaves the policy in force as it was."""
-        if logs is None or (epoch + 1) % self._every:
+        """Evaluates and records, or NaN; leaves the policy in force as it was."""
+        if logs is None:
+            return
+        if (epoch + 1) % self._every:
+            model: KerasModel = self.model
+            for name in self._named():
+                for metric in model.metrics_names:
+                    logs[f"val_{metric}/{name}"] = math.nan
             return
         setter = policy_setter(self.model)
         before = setter.current()

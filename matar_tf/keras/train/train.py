@@ -17,6 +17,7 @@ from matar_tf.keras.calibration import calibrate
 from matar_tf.keras.policies import get_policy_space, policy_setter, set_policy
 from matar_tf.keras.quantize import NORM_CONTEXT, quantize_model
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.stored import read_model
 from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyRandomizer
 from matar_tf.keras.train.fit_loop import (
@@ -160,16 +161,10 @@ def load_float(path: str | Path, data: Data) -> KerasModel:
       data: What it is to be trained and evaluated on.
 
     Raises:
-      ModelError: If the file holds no Keras network, or one for other samples or
-        classes, or one whose outputs are probabilities.
+      ModelError: If the file holds no Keras network, or one that could run foreign
+        code, for other samples or classes, or whose outputs are probabilities.
     """
-    try:
-        model: KerasModel = keras.models.load_model(str(path), compile=False)
-    except (ImportError, OSError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"Expected a float network saved by tf_keras at {str(path)!r}, but: "
-            f"{error}."
-        ) from error
+    model = read_model(path, compile=False)
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     if (

@@ -1,0 +1,302 @@
+"""Networks that Keras saved: those of strangers run nothing and read no other file."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from fixtures.paths import ROOT
+from fixtures.programs import fails
+
+from matar_tf.data import Data
+from matar_tf.errors import ModelError
+from matar_tf.keras import keras, load_float, load_model
+from matar_tf.keras.known_classes import check_classes
+from matar_tf.keras.stored import _check_hdf5
+
+L = keras.layers
+FORMS = {"net.h5": "h5", "net.keras": "keras", "folder": "tf"}
+
+
+class Doubled(L.Layer):
+    def call(self, inputs: Any) -> Any:
+        return 2 * inputs
+
+
+def network(middle: Any = None) -> Any:
+    x = inputs = L.Input((4, 4, 1), name="image")
+    x = L.Conv2D(2, 3, kernel_regularizer="l2", name="conv")(x)
+    x = L.Dropout(0.5)(L.Flatten(name="flat")(x))
+    if middle is not None:
+        x = middle(x)
+    return keras.Model(inputs, L.Dense(3, name="logits")(x))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    folder, model = tmp_path_factory.mktemp("plain"), network()
+    schedule = keras.optimizers.schedules.CosineDecay(1e-3, 10)
+    model.compile(
+        keras.optimizers.Adam(schedule),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    )
+    x, y = np.random.default_rng(0).random((8, 4, 4, 1)), np.arange(8) % 3
+    model.fit(x, y, verbose=0)
+    for name, form in FORMS.items():
+        model.save(folder / name, save_format=form)
+    return model, folder
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_compiled_network_comes_back(plain: Any, name: str) -> None:
+    model, folder = plain
+    x, y = np.random.default_rng(1).random((8, 4, 4, 1)), np.arange(8) % 3
+    again = load_model(folder / name)
+    assert again.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+    again.fit(x, y, verbose=0)
+    assert int(again.optimizer.iterations) == 2  # the optimizer's state, too
+    assert load_model(str(folder / name), compile=False).optimizer is None
+
+
+class TestCodeOfAStranger:
+    @pytest.mark.parametrize("name", FORMS)
+    def test_a_lambda_is_refused_by_name(self, tmp_path: Path, name: str) -> None:
+        mark = tmp_path / "ran"
+        code = f"lambda x: (__import__('os').makedirs({str(mark)!r}, 448, True), x)[1]"
+        network(L.Lambda(eval(code), name="norm")).save(
+            tmp_path / name, save_format=FORMS[name]
+        )
+        mark.rmdir()
+        data = Data(
+            name="d",
+            x_train=np.zeros((3, 4, 4, 1), np.float32),
+            y_train=np.arange(3),
+            x_test=np.zeros((3, 4, 4, 1), np.float32),
+            y_test=np.arange(3),
+        )
+        with pytest.raises(ModelError, match="Lambda', which could run foreign code"):
+            load_model(tmp_path / name)
+        with pytest.raises(ModelError, match="Lambda', which could run foreign code"):
+            load_float(tmp_path / name, data)
+        assert not mark.exists()
+
+    def test_a_program_says_so(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, mark = tmp_path / "net.h5", tmp_path / "ran"
+        code = f"lambda x: (__import__('os').makedirs({str(mark)!r}, 448, True), x)[1]"
+        network(L.Lambda(eval(code))).save(path)
+        mark.rmdir()
+        output = tmp_path / "out.matar"
+        line = fails(capsys, "package", model=str(path), output=str(output))
+        assert "'Lambda', which could run foreign code" in line
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["net.h5"]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"class_name": "Popen", "module": "subprocess", "config": {}},
+            {"class_name": "ReLU", "module": "evil", "config": {}},
+            {"class_name": "ReLU", "module": "keras.losses", "config": {}},
+            {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}},
+            {"class_name": "SlicingOpLambda", "config": {}},
+            {"class_name": "ClassMethod", "config": {}},
+            {"class_name": "__lambda__", "config": {"value": "4wAA"}},
+            {"class_name": "__typespec__", "module": "os", "spec_name": "system"},
+            {"class_name": "TypeSpec", "type_spec": "x", "serialized": []},
+            {"class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
+            {"class_name": "function", "module": "builtins", "config": "exec"},
+            {"class_name": "function", "module": "os", "config": "relu"},
+            {"class_name": "Lambda", "registered_name": "matar_tf>InputQuantize"},
+            {"class_name": "Nowhere", "registered_name": "matar_tf>InputQuantize"},
+            {"class_name": ["ReLU"], "config": {}},
+            {"class_name": None, "config": {}},
+        ],
+    )
+    def test_what_no_network_may_name(self, value: dict[str, Any]) -> None:
+        inside = {"layers": [{"class_name": "Dense", "config": {"activation": value}}]}
+        with pytest.raises(ModelError, match="could run foreign code"):
+            check_classes(inside, "it")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            {"class_name": "ReLU", "module": "keras.layers", "registered_name": None},
+            {"class_name": "Custom>Adam", "config": {"learning_rate": 1}},
+            {"class_name": "function", "module": "builtins", "config": "relu"},
+            {"class_name": "function", "module": "keras.losses", "config": "mse"},
+            {"class_name": "__tuple__", "items": [1, 2]},
+            {
+                "class_name": "WeightQuantizer",
+                "module": "matar_tf.keras.quantizers.learned",
+                "registered_name": "matar_tf>WeightQuantizer",
+            },
+        ],
+    )
+    def test_what_it_may(self, value: dict[str, Any]) -> None:
+        check_classes([value], "it")
+
+    def test_levels_are_bounded(self) -> None:
+        value: Any = {"class_name": "ReLU"}
+        for _ in range(100):
+            value = [value]
+        check_classes(value[0], "it")
+        with pytest.raises(ModelError, match="at most 100 levels in it"):
+            check_classes([value], "it")
+
+    @pytest.mark.parametrize("name", FORMS)
+    def test_classes_of_the_caller_are_taken(self, tmp_path: Path, name: str) -> None:
+        model = network(Doubled(name="doubled"))
+        model.save(tmp_path / name, save_format=FORMS[name])
+        x = np.random.default_rng(1).random((2, 4, 4, 1))
+        with pytest.raises(ModelError, match=r"Doubled.*goes into custom_objects"):
+            load_model(tmp_path / name)
+        again = load_model(tmp_path / name, {"Doubled": Doubled})
+        np.testing.assert_array_equal(
+            again.predict(x, verbose=0), model.predict(x, verbose=0)
+        )
+
+
+def link_elsewhere(file: Any, other: Path) -> None:
+    file["model_weights/more"] = h5py.ExternalLink(str(other), "secret")
+
+
+def soft_link(file: Any, other: Path) -> None:
+    file["model_weights/more"] = h5py.SoftLink("/model_weights/conv")
+
+
+def external_storage(file: Any, other: Path) -> None:
+    storage = [(str(other), 0, 8)]
+    file.create_dataset("more", (8,), "u1", external=storage)
+
+
+def virtual(file: Any, other: Path) -> None:
+    layout = h5py.VirtualLayout((8,), "u1")
+    layout[:] = h5py.VirtualSource(str(other), "secret", (8,))
+    file.create_virtual_dataset("more", layout)
+
+
+def compressed(file: Any, other: Path) -> None:
+    file.create_dataset("more", data=np.zeros(1 << 20, "u1"), compression="gzip")
+
+
+def never_written(file: Any, other: Path) -> None:
+    file.create_dataset("more", (1 << 40,), "u1")
+
+
+def objects(file: Any, other: Path) -> None:
+    file["more"] = np.array(["text"], h5py.string_dtype())
+
+
+def deep(file: Any, other: Path) -> None:
+    file.create_group("/".join("a" * 40))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (link_elsewhere, "got ExternalLink 'more'"),
+        (soft_link, "got SoftLink 'more'"),
+        (external_storage, "an array of uint8 that is not"),
+        (virtual, "an array of uint8 that is not"),
+        (compressed, "an array of uint8 that is not"),
+        (never_written, "arrays of 1099"),
+        (objects, "an array of object that is not"),
+        (deep, "Group at depth 33"),
+    ],
+)
+def test_hdf5_that_reads_other_files_or_claims_much_is_refused(
+    plain: Any, tmp_path: Path, change: Callable[[Any, Path], None], message: str
+) -> None:
+    _, folder = plain
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["secret"] = np.arange(8, dtype="u1")
+    path = tmp_path / "net.h5"
+    path.write_bytes((folder / "net.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        change(file, tmp_path / "other.h5")
+    with pytest.raises(ModelError, match=message):
+        load_model(path)
+
+
+def test_weights_in_a_keras_file_are_looked_at(plain: Any, tmp_path: Path) -> None:
+    _, folder = plain
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(folder / "net.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    weights = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(weights, "a") as file:
+        link_elsewhere(file, tmp_path / "other.h5")
+    members["model.weights.h5"] = weights.getvalue()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ModelError, match="got ExternalLink 'more'"):
+        load_model(path)
+
+
+def test_a_group_that_holds_itself_ends(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "net.h5", "w") as file:
+        file["group/again"] = file.create_group("group")
+        file["values"] = np.zeros(300)
+        file["group/same"] = file["values"]  # counted once
+        file.flush()
+        _check_hdf5(file, 2400, "it")
+        with pytest.raises(ModelError, match="arrays of 2400 bytes in 2399"):
+            _check_hdf5(file, 2399, "it")
+
+
+def test_files_that_are_no_network(plain: Any, tmp_path: Path) -> None:
+    _, folder = plain
+    content = (folder / "net.h5").read_bytes()
+    for name, damaged in {
+        "short.h5": content[: len(content) // 2],
+        "empty.h5": b"",
+        "text.h5": b"hello",
+        "text.keras": b"hello",
+        "deep.h5": content,
+        "number.h5": content,
+        "bare.h5": content,
+    }.items():
+        (tmp_path / name).write_bytes(damaged)
+    for name, config in {"deep.h5": "[" * 20_000, "number.h5": 3}.items():
+        with h5py.File(tmp_path / name, "a") as file:
+            file.attrs["model_config"] = config
+    with h5py.File(tmp_path / "bare.h5", "a") as file:
+        del file.attrs["model_config"]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "keras_metadata.pb").write_bytes(b"\xff" * 9)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "keras_metadata.pb").write_bytes(b"")
+    for path in (*tmp_path.iterdir(), tmp_path / "nothing.h5"):
+        with pytest.raises(ModelError, match="Expected"):
+            load_model(path)
+
+
+def test_weights_that_are_not_there(plain: Any, tmp_path: Path) -> None:
+    _, folder = plain
+    path = tmp_path / "net.keras"
+    with (
+        zipfile.ZipFile(folder / "net.keras") as archive,
+        zipfile.ZipFile(path, "w") as changed,
+    ):
+        for name in ("metadata.json", "config.json"):
+            changed.writestr(name, archive.read(name))
+    with pytest.raises(ModelError, match=r"model\.weights\.h5"):
+        load_model(path)
+
+
+def test_the_shipped_float_networks_are_read() -> None:
+    for path in (ROOT / "recipes" / "artifacts").glob("*_float.h5"):
+        assert load_model(path, compile=False).count_params() > 10_000
+    with h5py.File(ROOT / "tests" / "golden" / "model.h5", "r") as file:
+        check_classes(json.loads(file.attrs["model_config"]), "it")
