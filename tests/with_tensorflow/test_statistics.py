@@ -21,7 +21,7 @@ from matar_tf.keras import (
 )
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.train.batch_norm import fit_terms
+from matar_tf.keras.train.terms import fit_terms
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -175,7 +175,7 @@ class TestReestimation:
         reestimate_batch_norm(model, X, policies=[policy] * 9, batch_size=99)
         set_policy(model, "w3a4")
         values = _before_norm(model, X)
-        mean, variance = norm._statistics()
+        mean, variance = norm.statistics()
         np.testing.assert_allclose(mean, values.mean(0), rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(variance, values.var(0), rtol=1e-2)
         rest = np.delete(np.arange(63), norm.places())
