@@ -268,8 +268,9 @@ def spread_policies(
     mixes alone nearly all have some entry of two bits, which tells little of policies
     that have none.
     """
-    names = space.uniform_names(mixed=True)[: num_policies // 4]
-    uniform = [space.named(name) for name in names]
+    names = space.uniform_names(mixed=True)
+    share = max(1, num_policies // 4)
+    uniform = [space.named(name) for name in names[:: -(-len(names) // share) or 1]]
     num_bands = (num_policies - len(uniform)) // 2
     return (
         *uniform,

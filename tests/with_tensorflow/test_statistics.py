@@ -109,7 +109,7 @@ class TestBank:
 
     def test_packaged_statistics_are_those_of_training(self) -> None:
         model = build()
-        reestimate_batch_norm(model, X, batch_size=8)
+        reestimate_batch_norm(model, X, batch_size=8, method="statistics")
         layer = package(model, include_network=False).parameters.layers["middle"]
         for policy in draw_policies(
             get_policy_space(model), IndependentSampler(), 9, 1
@@ -172,7 +172,9 @@ class TestReestimation:
         others = norm.moving_mean.numpy()
         before = get_policy(model)
         policy = get_policy_space(model).named("w3a4")
-        reestimate_batch_norm(model, X, policies=[policy] * 9, batch_size=99)
+        reestimate_batch_norm(
+            model, X, policies=[policy] * 9, batch_size=99, method="statistics"
+        )
         set_policy(model, "w3a4")
         values = _before_norm(model, X)
         mean, variance = norm.statistics()
@@ -187,7 +189,14 @@ class TestReestimation:
         for seed, batches in ((0, 4), (0, 4), (1, 4), (0, 3)):
             model = build()
             policies = [get_policy_space(model).widest()] * batches
-            reestimate_batch_norm(model, X, policies=policies, seed=seed, batch_size=10)
+            reestimate_batch_norm(
+                model,
+                X,
+                policies=policies,
+                seed=seed,
+                batch_size=10,
+                method="statistics",
+            )
             means.append(norm_of(model).moving_mean.numpy())
         np.testing.assert_array_equal(means[0], means[1])
         assert not np.array_equal(means[0], means[2])
@@ -204,7 +213,11 @@ class TestReestimation:
             model = build()
             policies = [get_policy_space(model).widest()] * 2
             reestimate_batch_norm(
-                model, samples, policies=policies, transform=transform
+                model,
+                samples,
+                policies=policies,
+                transform=transform,
+                method="statistics",
             )
             means.append(norm_of(model).moving_mean.numpy())
         assert numbers == [0, 1]
@@ -214,16 +227,25 @@ class TestReestimation:
     def test_reaches_every_row_by_default(self) -> None:
         model = build()
         before = norm_of(model).moving_variance.numpy()
-        reestimate_batch_norm(model, X, batch_size=4)
+        reestimate_batch_norm(model, X, batch_size=4, method="statistics")
         assert (norm_of(model).moving_variance.numpy() != before).any(axis=1).all()
 
     @pytest.mark.parametrize(
         ("samples", "arguments"),
-        [(X[:0], {}), (X, {"policies": ()}), (X, {"batch_size": 0})],
+        [
+            (X[:0], {"method": "statistics"}),
+            (X[:1], {}),
+            (X, {"policies": ()}),
+            (X, {"batch_size": 0}),
+        ],
     )
     def test_refuses(self, samples: np.ndarray, arguments: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="at least one policy"):
             reestimate_batch_norm(build(), samples, **arguments)
+
+    def test_refuses_another_method(self) -> None:
+        with pytest.raises(ModelError, match="match or statistics, got 'mean'"):
+            reestimate_batch_norm(build(), X, method="mean")
 
     @pytest.mark.parametrize(
         "samples",
@@ -241,7 +263,9 @@ class TestReestimation:
         for samples in (X, tf.constant(X)):
             model = build()
             policies = [get_policy_space(model).widest()]
-            reestimate_batch_norm(model, samples, policies=policies)
+            reestimate_batch_norm(
+                model, samples, policies=policies, method="statistics"
+            )
             rows.append(norm_of(model).moving_mean.numpy())
         np.testing.assert_array_equal(*rows)
 

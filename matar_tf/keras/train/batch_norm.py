@@ -25,6 +25,8 @@ from matar_tf.space import PolicySpace
 __all__ = ["reestimate_batch_norm"]
 
 _NUM_BATCHES = 490  # ten for each pair of seven widths
+_NUM_MATCHED = 245  # five; what is matched is less noisy
+_FEWEST = 4  # samples, half of which judge
 _HELD_OUT = 4  # one of so many samples judges a fit
 _NUM_JUDGED = 16  # mixed policies that judge it
 _FEW = 4  # times as many are enough to leave those out of the fit
@@ -78,9 +80,9 @@ def reestimate_batch_norm(
     Args:
       model: A multi-bitwidth model whose activations have steps, or its trainer.
       samples: Samples for the model's input, ``[num_samples, ...]``, float.
-      policies: The policy of each batch; default 490: of all widths and mixes for
-        ``match``, for ``statistics`` such that pairs of widths come up about alike
-        (`balanced_policies`).
+      policies: The policy of each batch; default 245 of all kinds (`spread_policies`)
+        for ``match``, 490 in which pairs of widths come up about alike
+        (`balanced_policies`) for ``statistics``.
       batch_size: Samples in a batch; at most all are taken.
       transform: Function of a batch and its number that does to samples what training
         does to them.
@@ -93,7 +95,7 @@ def reestimate_batch_norm(
 
     Raises:
       DataError: If there are no samples, of another shape or not finite, or no
-        policies; for ``match`` at least two samples.
+        policies; ``match`` needs four samples.
       ModelError: If an activation has no steps yet, or the method is none of the two.
       PolicyError: If a policy is not of the model's space.
     """
@@ -103,10 +105,13 @@ def reestimate_batch_norm(
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
     samples = _as_samples(samples, model)
-    least = 2 if method == "match" else 1
+    least = _FEWEST if method == "match" else 1
     if policies is None:
-        make = spread_policies if method == "match" else balanced_policies
-        policies = make(setter.space, _NUM_BATCHES, seed)
+        policies = (
+            spread_policies(setter.space, _NUM_MATCHED, seed)
+            if method == "match"
+            else balanced_policies(setter.space, _NUM_BATCHES, seed)
+        )
     if not policies or batch_size < 1 or len(samples) < least:
         raise DataError(
             f"Expected at least {least} samples, at least one policy and a batch size "
@@ -115,7 +120,7 @@ def reestimate_batch_norm(
         )
     for policy in policies:
         setter.space.validate(policy)
-    transform = _unchanged if transform is None else transform
+    transform = transform or (lambda batch, _: batch)
     before = get_policy(model)
     try:
         if method == "match":
@@ -124,10 +129,6 @@ def reestimate_batch_norm(
         return True
     finally:
         setter(before)
-
-
-def _unchanged(batch: Tensor, number: int) -> Tensor:
-    return batch
 
 
 def _match(
@@ -139,7 +140,7 @@ def _match(
     seed: int,
 ) -> bool:
     order = np.random.default_rng(seed).permutation(len(samples))
-    num_held_out = min(max(1, len(samples) // _HELD_OUT), batch_size)
+    num_held_out = min(max(2, len(samples) // _HELD_OUT), batch_size)
     others = order[num_held_out:]
     num_batches = min(-(-len(others) // batch_size), len(policies))
     chosen = [order[:num_held_out], *np.array_split(others, num_batches)]
@@ -153,10 +154,10 @@ def _match(
         return False
     if not outcome.taken:
         warnings.warn(
-            "Batch norm statistics stay as they were: the squared error of outputs, "
-            "beside the float network's, on samples held out was "
-            f"{outcome.before:.3g} and would be {outcome.after:.3g}. If this is not the "
-            "second call, give more samples.",
+            "Batch norm statistics stay as they were: on samples held out, the squared "
+            f"error of outputs is {outcome.before:.3g} of the float network's variance "
+            f"and would be {outcome.after:.3g}. Give more samples, if this is not the "
+            "second call.",
             stacklevel=3,
         )
     return outcome.taken
@@ -165,17 +166,17 @@ def _match(
 def _divided(
     policies: Sequence[Policy], space: PolicySpace
 ) -> tuple[Sequence[Policy], Sequence[Policy]]:
-    """Returns what to fit to and what to judge by; few policies are both.
+    """Returns what to fit to and what to judge by: few policies are both.
 
-    Uniform policies are always both.
+    So are uniform policies. Of many others some are left out of the fit.
     """
-    uniform = {space.named(name) for name in space.uniform_names()}
-    others = [policy for policy in policies if policy not in uniform]
-    judged = others[:: max(1, len(others) // _NUM_JUDGED)][:_NUM_JUDGED]
-    found = [policy for policy in uniform if policy in policies]
-    if len(others) > _FEW * _NUM_JUDGED:
-        return [policy for policy in policies if policy not in judged], [*found, *judged]
-    return policies, [*found, *dict.fromkeys(judged)]
+    names = space.uniform_names()
+    uniform = [one for one in map(space.named, names) if one in policies]
+    others = [one for one in dict.fromkeys(policies) if one not in uniform]
+    judging = others[:: max(1, len(others) // _NUM_JUDGED)][:_NUM_JUDGED]
+    if len(others) >= _FEW * _NUM_JUDGED:
+        policies = [one for one in policies if one not in judging]
+    return policies, [*uniform, *judging]
 
 
 def _take_statistics(
