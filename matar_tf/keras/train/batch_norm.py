@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from matar_tf.errors import DataError, ModelError
+from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import check_finite_samples, check_initialized, fits_input
 from matar_tf.keras.policies import get_policy, policy_setter
@@ -158,6 +158,7 @@ def _match(
             f"error of outputs is {outcome.before:.3g} of the float network's variance "
             f"and would be {outcome.after:.3g}. Give more samples, if this is not the "
             "second call.",
+            MatarWarning,
             stacklevel=3,
         )
     return outcome.taken
