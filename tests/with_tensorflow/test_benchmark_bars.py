@@ -109,7 +109,9 @@ class TestUntrained:
         )
         assert len(bars) == 3
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines][:3] == ["float", "policy", "w8a8"]
+        table = lines[lines.index("policy   calibrated  matched") :]
+        names = [*(f"w{bits}a{bits}" for bits in range(8, 1, -1)), "2..8", "8/4/2"]
+        assert [line.split()[0] for line in table[1:]] == [*names, "band"]
 
 
 class TestTraining:

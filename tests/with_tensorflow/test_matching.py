@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matar_tf.errors import MatarWarning
+from matar_tf.errors import MatarWarning, ModelError
 from matar_tf.keras import (
     calibrate,
     get_policy,
     get_policy_space,
     keras,
+    policy_space,
     quantize_model,
     reestimate_batch_norm,
     set_policy,
 )
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.train import matching
 from matar_tf.keras.train.matching import matched
 from matar_tf.keras.train.terms import centred, fit_terms, flat
 from matar_tf.parameters import norm_places
@@ -234,4 +236,35 @@ def test_a_network_without_batch_norm_has_nothing_to_fit() -> None:
     policies = draw_policies(get_policy_space(model), IndependentSampler(), 3, 0)
     assert not reestimate_batch_norm(model, samples, policies=policies)
     for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_model_of_one_policy_has_nothing_to_match_it_to(network: Any) -> None:
+    space = policy_space(network)
+    model = quantize_model(network, space.only(space.named("w4a4")))
+    calibrate(model, X)
+    with pytest.raises(ModelError, match="of several policies, got one"):
+        reestimate_batch_norm(model, X)
+
+
+def test_a_failure_leaves_statistics_and_policy(
+    model: Any,
+    calibrated: tuple[Any, list[np.ndarray]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the second layer to be fitted, when the first has new statistics."""
+    fits: list[object] = []
+
+    def fails(*arguments: Any, **keywords: Any) -> Any:
+        fits.append(arguments)
+        if len(fits) > 1:
+            raise KeyboardInterrupt
+        return fit_terms(*arguments, **keywords)
+
+    monkeypatch.setattr(matching, "fit_terms", fails)
+    policies = [get_policy_space(model).named("w2a2")]
+    with pytest.raises(KeyboardInterrupt):
+        reestimate_batch_norm(model, OTHERS, policies=policies)
+    assert len(fits) == 2
+    for ours, theirs in zip(model.get_weights(), calibrated[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -96,12 +96,19 @@ def reestimate_batch_norm(
     Raises:
       DataError: If there are no samples, of another shape or not finite, or no
         policies; ``match`` needs four samples.
-      ModelError: If an activation has no steps yet, or the method is none of the two.
+      ModelError: If an activation has no steps yet, the method is none of the two,
+        or ``match`` finds one policy alone.
       PolicyError: If a policy is not of the model's space.
     """
     if method not in ("match", "statistics"):
         raise ModelError(f"Expected the method match or statistics, got {method!r}.")
     setter = policy_setter(model)
+    if method == "match" and setter.space.num_policies == 1:
+        raise ModelError(
+            "Expected a model of several policies, got one: what is matched to the "
+            "widest is that of others; quantize it with more widths, or use "
+            "method='statistics'."
+        )
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
     samples = _as_samples(samples, model)

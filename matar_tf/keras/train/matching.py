@@ -76,7 +76,7 @@ class _Reference(FloatTracer):
     """Tells what every batch norm of the float network sees of a batch."""
 
     def __init__(self) -> None:
-        self.layers: dict[str, FoldedNorm] = {}
+        self.layers: dict[str, Any] = {}
         self.seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
@@ -204,12 +204,38 @@ def match_statistics(
     targets = _targets(model, setter, norms, batches, policies)
     error = _Error(model, setter, held_out, outputs)
     before = error(judged)
-    places = [_places(setter, norms, policy) for policy in judged]
-    uniform = {setter.space.named(name) for name in setter.space.uniform_names()}
+    taken = False
+    try:
+        after = _fit(norms, targets, setter, error, judged, before)
+        mean_before, mean_after = (
+            float(np.exp(np.mean(np.log(errors)))) for errors in (before, after)
+        )
+        taken = mean_after < _AT_ALL * mean_before
+    finally:
+        if not taken:
+            for norm in norms.values():
+                norm.assign(norm.terms)
+    return Outcome(taken=taken, before=mean_before, after=mean_after)
+
+
+def _fit(
+    norms: Mapping[str, _Norm],
+    targets: Mapping[str, _Batches],
+    setter: PolicySetter,
+    error: _Error,
+    judged: Sequence[Policy],
+    before: Sequence[float],
+) -> list[float]:
+    """Fits all batch norms and returns the errors of the judged policies.
+
+    Until every uniform policy is clearly better or keeps its statistics.
+    """
+    uniform = [*map(setter.space.named, setter.space.uniform_names())]
     kept: set[int] = set()
+    places = [_places(setter, norms, policy) for policy in judged]
     while True:
         for name, norm in norms.items():
-            others = [places[number][name] for number in kept]
+            others = [places[number][name] for number in sorted(kept)]
             norm.assign(norm.fitted(targets[name], others))
         after = error(judged)
         worse = {
@@ -218,16 +244,8 @@ def match_statistics(
             if policy in uniform and after[number] > _CLEARLY * before[number]
         }
         if worse <= kept:
-            break
+            return after
         kept |= worse
-    mean_before, mean_after = (
-        float(np.exp(np.mean(np.log(errors)))) for errors in (before, after)
-    )
-    taken = mean_after < _AT_ALL * mean_before
-    if not taken:
-        for norm in norms.values():
-            norm.assign(norm.terms)
-    return Outcome(taken=taken, before=mean_before, after=mean_after)
 
 
 def _pass(model: KerasModel, tracer: _Reference) -> Callable[[Tensor], Tensor]:
