@@ -23,7 +23,7 @@ from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.train import matching
 from matar_tf.keras.train.matching import matched
-from matar_tf.keras.train.terms import centred, fit_terms, flat
+from matar_tf.keras.train.terms import fit_terms, flat
 from matar_tf.parameters import norm_places
 from matar_tf.samplers import IndependentSampler, draw_policies, spread_policies
 
@@ -125,24 +125,11 @@ class TestTerms:
         [norm_places((2, 3, 4), rows) for rows in np.ndindex(2, 3, 4)]  # all policies
     )
 
-    def test_centred_terms_sum_up_to_the_same(self) -> None:
-        means, variances = RNG.normal(size=(10, 2)), RNG.uniform(0.5, 2.0, (10, 2))
-        found = centred(means, variances, self.WIDEST)
-        for ours, theirs in zip(found, (means, variances), strict=True):
-            assert not np.allclose(ours, theirs)
-        np.testing.assert_allclose(
-            found[0][self.PLACES].sum(1), means[self.PLACES].sum(1)
-        )
-        np.testing.assert_allclose(
-            found[1][self.PLACES].prod(1), variances[self.PLACES].prod(1)
-        )
-        np.testing.assert_array_equal([one[9] for one in found], [[0, 0], [1, 1]])
-
     def test_flat_terms_give_all_policies_the_statistics_of_the_widest(self) -> None:
-        means = RNG.normal(size=(10, 2))
-        found, _ = centred(means, np.ones((10, 2)), self.WIDEST)
-        same = flat(found, self.WIDEST, 0.0)[self.PLACES].sum(1)
-        np.testing.assert_allclose(same, np.tile(means[[5, 9]].sum(0), (24, 1)))
+        variances = RNG.uniform(0.5, 2.0, (10, 2))
+        variances[9] = 1.0
+        same = flat(variances, self.WIDEST, 1.0)[self.PLACES].prod(1)
+        np.testing.assert_array_equal(same, np.tile(variances[5], (24, 1)))
 
     def test_kept_rows_stay_and_heavy_batches_come_first(self) -> None:
         before = np.arange(10.0)[:, np.newaxis]
@@ -227,9 +214,8 @@ def test_samples_are_transformed(model: Any, after_match: list[np.ndarray]) -> N
 
 def test_a_network_without_batch_norm_has_nothing_to_fit() -> None:
     inputs = L.Input((4,))
-    model = quantize_model(
-        keras.Model(inputs, L.Dense(2)(L.ReLU()(L.Dense(3)(inputs))))
-    )
+    x = L.Dense(3, activation="relu")(L.Dense(3, activation="relu")(inputs))
+    model = quantize_model(keras.Model(inputs, L.Dense(2)(x)))
     samples = RNG.normal(size=(16, 4)).astype(np.float32)
     calibrate(model, samples)
     before = model.get_weights()
@@ -268,3 +254,13 @@ def test_a_failure_leaves_statistics_and_policy(
     assert len(fits) == 2
     for ours, theirs in zip(model.get_weights(), calibrated[1], strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_network_that_was_trained_is_refused(model: Any) -> None:
+    """Its float pass clips nothing, which it has learned to do."""
+    before = model.get_weights()
+    model(X[:8], training=True)
+    with pytest.raises(ModelError, match="not trained.*method='statistics'"):
+        reestimate(model, OTHERS)
+    model.set_weights(before)
+    assert reestimate(model, OTHERS, method="statistics")

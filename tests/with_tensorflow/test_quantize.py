@@ -593,7 +593,10 @@ class TestBadModels:
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
         policies = [get_policy(model)]
         reestimate_batch_norm(
-            model, np.ones((2, 5, 6, 3), np.float32), policies=policies
+            model,
+            np.ones((2, 5, 6, 3), np.float32),
+            policies=policies,
+            method="statistics",
         )
         with pytest.raises(ModelError, match=r"got \(None, None, None, 3\)"):
             package(model)

@@ -17,7 +17,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
 from matar_tf.keras.quantizers.tracing import Tracer, tracing
 from matar_tf.keras.train.matching import match_statistics
-from matar_tf.keras.train.terms import fit_terms
+from matar_tf.keras.train.terms import fit_terms, missed_by_terms
 from matar_tf.policy import Policy
 from matar_tf.samplers import balanced_policies, spread_policies
 from matar_tf.space import PolicySpace
@@ -27,7 +27,7 @@ __all__ = ["reestimate_batch_norm"]
 _NUM_BATCHES = 490  # ten for each pair of seven widths
 _NUM_MATCHED = 245  # five; what is matched is less noisy
 _FEWEST = 4  # samples, half of which judge
-_HELD_OUT = 4  # one of so many samples judges a fit
+_HELD_OUT = 4  # one of so many samples, or batches, judges a fit
 _NUM_JUDGED = 16  # mixed policies that judge it
 _FEW = 4  # times as many are enough to leave those out of the fit
 
@@ -64,7 +64,7 @@ def reestimate_batch_norm(
     For the developer, after calibration or training. Weights, scales and shifts are not
     changed; a row that none of the policies uses stays as it is.
 
-    ``match`` estimates what a policy changes: under each, a batch norm's output gets
+    ``match``, for a network that was only calibrated, estimates what a policy changes: under each, a batch norm's output gets
     the mean and variance that it has in the float network on the same batch (the model
     without rounding, with the statistics of its widest policy, which stay). 128 to 500
     samples of the kind that the network is for are enough. A quarter of them judge the
@@ -75,7 +75,8 @@ def reestimate_batch_norm(
     ``statistics`` takes what each policy's batches have themselves, for a network that
     was just trained: moving averages lag behind the weights, and rows that are drawn
     rarely lag most. The samples have to be the training's, with its augmentation as
-    `transform`; statistics of others can destroy a network.
+    `transform`; statistics of others can destroy a network. Where a fit to three of
+    four batches tells less of the others than what was there, a layer keeps that.
 
     Args:
       model: A multi-bitwidth model whose activations have steps, or its trainer.
@@ -97,21 +98,21 @@ def reestimate_batch_norm(
       DataError: If there are no samples, of another shape or not finite, or no
         policies; ``match`` needs four samples.
       ModelError: If an activation has no steps yet, the method is none of the two,
-        or ``match`` finds one policy alone.
+        or ``match`` finds one policy alone or statistics that were trained.
       PolicyError: If a policy is not of the model's space.
     """
     if method not in ("match", "statistics"):
         raise ModelError(f"Expected the method match or statistics, got {method!r}.")
     setter = policy_setter(model)
-    if method == "match" and setter.space.num_policies == 1:
-        raise ModelError(
-            "Expected a model of several policies, got one: what is matched to the "
-            "widest is that of others; quantize it with more widths, or use "
-            "method='statistics'."
-        )
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
     samples = _as_samples(samples, model)
+    if method == "match" and setter.space.num_policies == 1:
+        raise ModelError(
+            "Expected a model of several policies, got one, whose statistics stay "
+            "under method='match'; quantize it with more widths, or use "
+            "method='statistics'."
+        )
     least = _FEWEST if method == "match" else 1
     if policies is None:
         policies = (
@@ -132,8 +133,7 @@ def reestimate_batch_norm(
     try:
         if method == "match":
             return _match(model, samples, policies, batch_size, transform, seed)
-        _take_statistics(model, samples, policies, batch_size, transform, seed)
-        return True
+        return _take_statistics(model, samples, policies, batch_size, transform, seed)
     finally:
         setter(before)
 
@@ -194,7 +194,7 @@ def _take_statistics(
     batch_size: int,
     transform: Callable[[Tensor, int], Tensor],
     seed: int,
-) -> None:
+) -> bool:
     setter = policy_setter(model)
     estimator = _Estimator()
 
@@ -212,20 +212,40 @@ def _take_statistics(
         chosen = rng.choice(len(samples), size, replace=False)
         batch = transform(tf.constant(samples[np.sort(chosen)]), number)
         observed.append(observe(batch))
+    is_changed = False
     for name, layer in estimator.layers.items():
         places, means, variances = (
             np.stack([one.numpy() for one in column])
             for column in zip(*(seen[name] for seen in observed), strict=True)
         )
-        mean, variance = fit_terms(
-            places,
-            means,
-            variances,
-            layer.moving_mean.numpy(),
-            layer.moving_variance.numpy(),
-        )
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(variance)
+        terms = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        if _is_worth_fitting(places, means, variances, terms):
+            mean, variance = fit_terms(places, means, variances, *terms)
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
+            is_changed = True
+    return is_changed
+
+
+def _is_worth_fitting(
+    places: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    terms: tuple[np.ndarray, np.ndarray],
+) -> bool:
+    """Returns whether a fit to most batches tells more of the others than `terms` do.
+
+    Of few batches, as of a single policy, nothing is left out to judge by.
+    """
+    judges = np.arange(len(places)) % _HELD_OUT == 0
+    if len(places) < _HELD_OUT**2:
+        return True
+    fitted = fit_terms(places[~judges], means[~judges], variances[~judges], *terms)
+    after, before = (
+        missed_by_terms(places[judges], means[judges], variances[judges], *one)
+        for one in (fitted, terms)
+    )
+    return after < before
 
 
 def _as_samples(samples: ArrayLike, model: KerasModel) -> np.ndarray:

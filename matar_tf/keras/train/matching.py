@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.policies import PolicySetter, policy_setter
 from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
 from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
-from matar_tf.keras.train.terms import centred, fit_terms, flat
+from matar_tf.keras.train.terms import fit_terms, flat
 from matar_tf.policy import Policy
 
 __all__ = ["Outcome", "match_statistics", "matched"]
@@ -136,7 +137,14 @@ class _Norm:
     widest: np.ndarray
     terms: tuple[np.ndarray, np.ndarray]
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether training moved rows that calibration and `fitted` leave neutral."""
+        mean, variance = (terms[self.widest[1:]] for terms in self.terms)
+        return bool(np.any(mean != 0.0) or np.any(variance != 1.0))
+
     def assign(self, terms: tuple[np.ndarray, np.ndarray]) -> None:
+        """Sets the terms of the mean and of the variance."""
         self.layer.moving_mean.assign(terms[0])
         self.layer.moving_variance.assign(terms[1])
 
@@ -144,16 +152,15 @@ class _Norm:
         self, batches: _Batches, kept: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns terms fitted to batches; policies with places `kept` keep sums."""
-        means, variances = centred(*self.terms, self.widest)
+        means, variances = self.terms
         is_kept = np.ones(len(means), bool)
         is_kept[batches.places] = False
         is_kept[self.widest] = True
         rows = is_kept[:, np.newaxis]
-        places = np.concatenate([batches.places, *(one[np.newaxis] for one in kept)])
-        weights = np.ones(len(places))
+        weights = np.ones(len(batches.places) + len(kept))
         weights[len(batches.places) :] = _FIRM
-        return fit_terms(
-            places,
+        fitted = fit_terms(
+            np.stack([*batches.places, *kept]),
             np.stack([*batches.means, *(means[one].sum(0) for one in kept)]),
             np.stack([*batches.variances, *(variances[one].prod(0) for one in kept)]),
             np.where(rows, means, flat(means, self.widest, 0.0)),
@@ -161,6 +168,8 @@ class _Norm:
             kept=is_kept,
             weights=weights,
         )
+        # Exactly: logarithms round.
+        return np.where(rows, means, fitted[0]), np.where(rows, variances, fitted[1])
 
 
 def match_statistics(
@@ -185,6 +194,10 @@ def match_statistics(
 
     Returns:
       What became of the outputs; None if the model has no batch norm.
+
+    Raises:
+      ModelError: If the statistics were trained: without rounding and clipping, such a
+        model is none that its policies are to be like.
     """
     setter = policy_setter(model)
     setter(setter.space.widest())
@@ -201,6 +214,12 @@ def match_statistics(
     }
     if not norms:
         return None
+    if any(norm.is_trained for norm in norms.values()):
+        raise ModelError(
+            "Expected a network that was not trained since it was quantized for "
+            "method='match', but its batch norms have learned statistics; use "
+            "method='statistics' with samples as in training."
+        )
     targets = _targets(model, setter, norms, batches, policies)
     error = _Error(model, setter, held_out, outputs)
     before = error(judged)

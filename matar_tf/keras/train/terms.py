@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["centred", "fit_terms", "flat"]
+__all__ = ["fit_terms", "flat", "missed_by_terms"]
 
 _SHRINKAGE = 0.01  # of a batch: what the present terms weigh against new ones
 _TINY = 1e-20  # keeps a variance of 0 out of the logarithm
@@ -59,35 +59,31 @@ def fit_terms(
     )
 
 
-def centred(
-    mean_terms: np.ndarray, variance_terms: np.ndarray, widest: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns terms of equal sums in which the first has all of the widest policy's.
+def missed_by_terms(
+    places: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    mean_terms: np.ndarray,
+    variance_terms: np.ndarray,
+) -> float:
+    """Returns how far batches are from what terms say, in the manner of a likelihood.
 
-    So a row of any other term is what its width changes. A bank that only holds the
-    float network's statistics is so already.
-
-    Args:
-      mean_terms: Terms of the mean, ``[num_rows, channels]``.
-      variance_terms: Terms of the variance, ``[num_rows, channels]``.
-      widest: Row of each term under the widest policy: the term's last.
+    Mean over channels and batches of ``log(v) + (variance + (mean - m)**2) / v`` with
+    ``m`` and ``v`` of the terms: twice the negative log-likelihood of normal values.
+    The arguments are those of `fit_terms`.
     """
-    means, variances = mean_terms.copy(), variance_terms.copy()
-    first = slice(0, widest[0] + 1)
-    for start, last in zip(widest[:-1] + 1, widest[1:], strict=True):
-        rows = slice(start, last + 1)
-        means[first] += mean_terms[last]
-        means[rows] -= mean_terms[last]
-        variances[first] *= variance_terms[last]
-        variances[rows] /= variance_terms[last]
-    return means, variances
+    expected = mean_terms.astype(np.float64)[places].sum(axis=1)
+    spread = variance_terms.astype(np.float64)[places].prod(axis=1) + _TINY
+    squares = variances + (means - expected) ** 2
+    return float(np.mean(np.log(spread) + squares / spread))
 
 
 def flat(terms: np.ndarray, widest: np.ndarray, neutral: float) -> np.ndarray:
-    """Returns centred terms under which all policies have the widest one's statistics.
+    """Returns terms under which all policies have the widest one's statistics.
 
     Args:
-      terms: Centred terms, ``[num_rows, channels]``.
+      terms: Terms, ``[num_rows, channels]``, all but the first neutral under the
+        widest policy.
       widest: Row of each term under the widest policy: the term's last.
       neutral: What has no effect: 0 for the mean, 1 for the variance.
     """
