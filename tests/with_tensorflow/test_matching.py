@@ -260,7 +260,7 @@ def test_a_network_that_was_trained_is_refused(model: Any) -> None:
     """Its float pass clips nothing, which it has learned to do."""
     before = model.get_weights()
     model(X[:8], training=True)
-    with pytest.raises(ModelError, match="not trained.*method='statistics'"):
+    with pytest.raises(ModelError, match=r"not trained.*method='statistics'"):
         reestimate(model, OTHERS)
     model.set_weights(before)
     assert reestimate(model, OTHERS, method="statistics")

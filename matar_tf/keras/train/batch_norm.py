@@ -64,13 +64,13 @@ def reestimate_batch_norm(
     For the developer, after calibration or training. Weights, scales and shifts are not
     changed; a row that none of the policies uses stays as it is.
 
-    ``match``, for a network that was only calibrated, estimates what a policy changes: under each, a batch norm's output gets
-    the mean and variance that it has in the float network on the same batch (the model
-    without rounding, with the statistics of its widest policy, which stay). 128 to 500
-    samples of the kind that the network is for are enough. A quarter of them judge the
-    fit by how near outputs come to the float network's: a uniform policy that is not
-    clearly nearer keeps its statistics, and all do if the fit gains nothing. Applied
-    twice it changes nothing.
+    ``match``, for a network that was only calibrated, estimates what a policy changes:
+    under each, a batch norm's output gets the mean and variance that it has in the
+    float network on the same batch (the model without rounding, with the statistics of
+    its widest policy, which stay). 128 to 500 samples of the kind that the network is
+    for are enough. A quarter of them judge the fit by how near outputs come to the
+    float network's: a uniform policy that is not clearly nearer keeps its statistics,
+    and all do if the fit gains nothing. Applied twice it changes nothing.
 
     ``statistics`` takes what each policy's batches have themselves, for a network that
     was just trained: moving averages lag behind the weights, and rows that are drawn
