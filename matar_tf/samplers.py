@@ -25,6 +25,7 @@ __all__ = [
     "UniformSampler",
     "balanced_policies",
     "draw_policies",
+    "spread_policies",
 ]
 
 
@@ -255,3 +256,24 @@ def balanced_policies(
             )
         )
     return tuple(policies)
+
+
+def spread_policies(
+    space: PolicySpace, num_policies: int, seed: Sequence[int] | int
+) -> tuple[Policy, ...]:
+    """Returns all kinds of policies: uniform ones, bands of widths, any mixes.
+
+    Uniform ones, weights and activations of one width each, are up to a quarter, half
+    of the others are bands (`BandSampler`), half balanced (`balanced_policies`): of
+    mixes alone nearly all have some entry of two bits, which tells little of policies
+    that have none.
+    """
+    names = space.uniform_names(mixed=True)
+    share = max(1, num_policies // 4)
+    uniform = [space.named(name) for name in names[:: -(-len(names) // share) or 1]]
+    num_bands = (num_policies - len(uniform)) // 2
+    return (
+        *uniform,
+        *draw_policies(space, BandSampler(), num_bands, seed),
+        *balanced_policies(space, num_policies - len(uniform) - num_bands, seed),
+    )

@@ -13,6 +13,7 @@ from matar_tf.samplers import (
     UniformSampler,
     balanced_policies,
     draw_policies,
+    spread_policies,
 )
 from matar_tf.space import PolicySpace
 
@@ -281,3 +282,24 @@ def test_uniform_policies_where_all_weights_are_fixed(fixed, names):
     assert draw_policies(alone, UniformSampler(names=names), 1, seed=0)[0] == (
         space.narrowest()
     )
+
+
+class TestSpreadPolicies:
+    def test_a_quarter_of_uniform_ones_over_the_whole_range(self) -> None:
+        names = SPACE.uniform_names(mixed=True)
+        uniform = [SPACE.named(name) for name in names]
+        policies = spread_policies(SPACE, 400, 0)
+        assert len(policies) == 400
+        assert set(uniform) <= set(policies)
+        # Of six uniform ones a quarter of 12 is every second.
+        few = spread_policies(SPACE, 12, 0)
+        assert len(few) == 12
+        assert [few.index(one) for one in uniform[::2]] == [0, 1, 2]
+
+    def test_a_space_without_uniform_policies(self) -> None:
+        space = PolicySpace(weights={"a": (2,), "b": (8,)}, activations={"c": (4,)})
+        assert spread_policies(space, 3, 0) == (space.widest(),) * 3
+
+    def test_the_seed_decides(self) -> None:
+        assert spread_policies(SPACE, 40, 0) == spread_policies(SPACE, 40, 0)
+        assert spread_policies(SPACE, 40, 0) != spread_policies(SPACE, 40, 1)

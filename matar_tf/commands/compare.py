@@ -253,7 +253,13 @@ def _reestimated(artifact: Artifact, policy: Policy, data: Data, given: Given) -
 
     network = load_network(artifact)
     samples = data.x_test[: given.reestimate]
-    reestimate_batch_norm(network, samples, policies=[policy], batch_size=len(samples))
+    reestimate_batch_norm(
+        network,
+        samples,
+        policies=[policy],
+        batch_size=len(samples),
+        method="statistics",
+    )
     changed = replace(artifact, parameters=extract_parameters(network))
     return _accuracies(changed, [policy], data, given)[0]
 

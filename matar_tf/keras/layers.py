@@ -232,11 +232,14 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return tf.reduce_sum(self.rows * steps, axis=1) + first
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``.
+        """Returns ``(a, b)`` of ``y = a * x + b`` in evaluation: ``[channels]``."""
+        return self.folded_with(*self.statistics())
+
+    def folded_with(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `folded` does for given statistics, float64.
 
         In float64 until the end, as `NormParameters.folded`.
         """
-        mean, variance = self._statistics()
         gamma, beta = (tf.cast(one, tf.float64) for one in (self.gamma, self.beta))
         scale = tf.abs(gamma) / tf.sqrt(variance + self.epsilon)
         offset = beta - mean * scale
@@ -260,7 +263,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             )
         return outputs, mean, variance
 
-    def _statistics(self) -> tuple[Tensor, Tensor]:
+    def statistics(self) -> tuple[Tensor, Tensor]:
         """Returns mean and variance under the policy in force, float64."""
         places = self.places()
         means = tf.cast(tf.gather(self.moving_mean, places), tf.float64)

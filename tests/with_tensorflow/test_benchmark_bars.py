@@ -34,6 +34,9 @@ from tools.benchmarks import (
     training as benchmark_training,
 )
 from tools.benchmarks import (
+    untrained as benchmark_untrained,
+)
+from tools.benchmarks import (
     workers as benchmark_workers,
 )
 from tools.benchmarks.bars import Bar
@@ -68,6 +71,47 @@ def test_each_bar_is_a_line_and_one_that_falls_short_is_the_status(
     assert capsys.readouterr().out.splitlines() == [
         f"{words[one]} claim {i}: 3 (bar: at least 2)" for i, one in enumerate(held)
     ]
+
+
+class TestUntrained:
+    @pytest.mark.parametrize(
+        ("before", "after", "held"),
+        [
+            ((89.5, 88.5, 70.0), (89.2, 88.2, 69.7), [True, True, True]),
+            ((89.4, 88.4, 70.0), (89.4, 88.4, 69.6), [False, False, False]),
+        ],
+    )
+    def test_below_float_and_below_what_it_was(
+        self,
+        before: tuple[float, ...],
+        after: tuple[float, ...],
+        held: list[bool],
+    ) -> None:
+        names = ("w8a8", "w6a6", "w3a3")
+        ours = dict(zip((*names, "band"), (*before, 60.0), strict=True))
+        theirs = dict(zip((*names, "band"), (*after, 10.0), strict=True))
+        bars = list(benchmark_untrained.untrained_bars(90.0, ours, theirs, names))
+        assert [one.held for one in bars] == held
+        assert bars[0].figure == f"{90.0 - before[0]:.2f} points"
+        table = benchmark_untrained.untrained_table(90.0, ours, theirs)
+        assert table.splitlines()[0] == "float 90.00 %"
+        assert table.splitlines()[-1].split() == ["band", "60.00", "10.00"]
+
+    def test_a_digits_network(self, capsys: pytest.CaptureFixture[str]) -> None:
+        bars = list(
+            benchmark_untrained.measure_untrained(
+                "digits_resnet8:quick",
+                DIGITS,
+                float_path=None,
+                num_samples=32,
+                seed=0,
+            )
+        )
+        assert len(bars) == 3
+        lines = capsys.readouterr().out.splitlines()
+        table = lines[lines.index("policy   calibrated  matched") :]
+        names = [*(f"w{bits}a{bits}" for bits in range(8, 1, -1)), "2..8", "8/4/2"]
+        assert [line.split()[0] for line in table[1:]] == [*names, "band"]
 
 
 class TestTraining:

@@ -450,7 +450,7 @@ class TestBatchNorm:
             x = tf.constant(rng.normal(1.0, scales, (32, 4, 4, 3)), tf.float32)
             norm(x, training=True)
             plain(x, training=True)
-        mean, variance = norm._statistics()
+        mean, variance = norm.statistics()
         np.testing.assert_allclose(mean, plain.moving_mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(variance, plain.moving_variance, rtol=1e-4)
 
@@ -468,7 +468,7 @@ class TestBatchNorm:
                 assert np.all(found > 0.0)
                 assert found.max() < 1e4
             np.testing.assert_allclose(
-                norm._statistics()[1], [max(x.numpy().var(), 1e-6)], rtol=1e-3
+                norm.statistics()[1], [max(x.numpy().var(), 1e-6)], rtol=1e-3
             )
 
     def test_one_scale_for_all_widths(self) -> None:
@@ -593,7 +593,10 @@ class TestBadModels:
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
         policies = [get_policy(model)]
         reestimate_batch_norm(
-            model, np.ones((2, 5, 6, 3), np.float32), policies=policies
+            model,
+            np.ones((2, 5, 6, 3), np.float32),
+            policies=policies,
+            method="statistics",
         )
         with pytest.raises(ModelError, match=r"got \(None, None, None, 3\)"):
             package(model)

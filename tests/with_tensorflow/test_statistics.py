@@ -21,7 +21,8 @@ from matar_tf.keras import (
 )
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.train.batch_norm import fit_terms
+from matar_tf.keras.train import batch_norm
+from matar_tf.keras.train.terms import fit_terms, missed_by_terms
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -109,7 +110,7 @@ class TestBank:
 
     def test_packaged_statistics_are_those_of_training(self) -> None:
         model = build()
-        reestimate_batch_norm(model, X, batch_size=8)
+        reestimate_batch_norm(model, X, batch_size=8, method="statistics")
         layer = package(model, include_network=False).parameters.layers["middle"]
         for policy in draw_policies(
             get_policy_space(model), IndependentSampler(), 9, 1
@@ -153,6 +154,19 @@ class TestFitTerms:
         np.testing.assert_allclose(found[0][places].sum(1), means, atol=2e-3)
         np.testing.assert_allclose(found[1][places].prod(1), variances, rtol=2e-3)
 
+    def test_what_terms_miss_is_a_likelihood(self) -> None:
+        """Of 4 values with mean 1 and variance 2, by a normal of mean 0, variance 3."""
+        values = np.array([1.0, 1.0, 3.0, -1.0])
+        logs = -0.5 * (np.log(2 * np.pi * 3.0) + values**2 / 3.0)
+        found = missed_by_terms(
+            np.array([[0, 1]]),
+            np.array([[1.0]]),
+            np.array([[2.0]]),
+            np.array([[0.5], [-0.5]]),
+            np.array([[1.5], [2.0]]),
+        )
+        assert found == pytest.approx(-2.0 * logs.mean() - np.log(2 * np.pi))
+
     def test_rows_without_a_batch_stay(self) -> None:
         before = np.array([[1.0], [2.0], [3.0], [4.0]])
         places = np.array([[0, 2], [0, 2]])
@@ -172,10 +186,12 @@ class TestReestimation:
         others = norm.moving_mean.numpy()
         before = get_policy(model)
         policy = get_policy_space(model).named("w3a4")
-        reestimate_batch_norm(model, X, policies=[policy] * 9, batch_size=99)
+        reestimate_batch_norm(
+            model, X, policies=[policy] * 9, batch_size=99, method="statistics"
+        )
         set_policy(model, "w3a4")
         values = _before_norm(model, X)
-        mean, variance = norm._statistics()
+        mean, variance = norm.statistics()
         np.testing.assert_allclose(mean, values.mean(0), rtol=1e-2, atol=1e-3)
         np.testing.assert_allclose(variance, values.var(0), rtol=1e-2)
         rest = np.delete(np.arange(63), norm.places())
@@ -187,7 +203,14 @@ class TestReestimation:
         for seed, batches in ((0, 4), (0, 4), (1, 4), (0, 3)):
             model = build()
             policies = [get_policy_space(model).widest()] * batches
-            reestimate_batch_norm(model, X, policies=policies, seed=seed, batch_size=10)
+            reestimate_batch_norm(
+                model,
+                X,
+                policies=policies,
+                seed=seed,
+                batch_size=10,
+                method="statistics",
+            )
             means.append(norm_of(model).moving_mean.numpy())
         np.testing.assert_array_equal(means[0], means[1])
         assert not np.array_equal(means[0], means[2])
@@ -204,7 +227,11 @@ class TestReestimation:
             model = build()
             policies = [get_policy_space(model).widest()] * 2
             reestimate_batch_norm(
-                model, samples, policies=policies, transform=transform
+                model,
+                samples,
+                policies=policies,
+                transform=transform,
+                method="statistics",
             )
             means.append(norm_of(model).moving_mean.numpy())
         assert numbers == [0, 1]
@@ -214,16 +241,42 @@ class TestReestimation:
     def test_reaches_every_row_by_default(self) -> None:
         model = build()
         before = norm_of(model).moving_variance.numpy()
-        reestimate_batch_norm(model, X, batch_size=4)
+        reestimate_batch_norm(model, X, batch_size=4, method="statistics")
         assert (norm_of(model).moving_variance.numpy() != before).any(axis=1).all()
 
     @pytest.mark.parametrize(
         ("samples", "arguments"),
-        [(X[:0], {}), (X, {"policies": ()}), (X, {"batch_size": 0})],
+        [
+            (X[:0], {"method": "statistics"}),
+            (X[:1], {}),
+            (X, {"policies": ()}),
+            (X, {"batch_size": 0}),
+        ],
     )
     def test_refuses(self, samples: np.ndarray, arguments: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="at least one policy"):
             reestimate_batch_norm(build(), samples, **arguments)
+
+    def test_a_fit_that_tells_less_of_other_batches_is_not_taken(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = build()
+        policies = [get_policy_space(model).widest()] * 16
+
+        def spoils(*arguments: np.ndarray, **_: Any) -> tuple[np.ndarray, np.ndarray]:
+            assert len(arguments[0]) == 12  # four batches judge
+            return arguments[3] + 9.0, arguments[4]
+
+        monkeypatch.setattr(batch_norm, "fit_terms", spoils)
+        before = norm_of(model).moving_mean.numpy()
+        assert not reestimate_batch_norm(
+            model, X, policies=policies, batch_size=8, method="statistics"
+        )
+        np.testing.assert_array_equal(norm_of(model).moving_mean.numpy(), before)
+
+    def test_refuses_another_method(self) -> None:
+        with pytest.raises(ModelError, match="match or statistics, got 'mean'"):
+            reestimate_batch_norm(build(), X, method="mean")
 
     @pytest.mark.parametrize(
         "samples",
@@ -241,7 +294,9 @@ class TestReestimation:
         for samples in (X, tf.constant(X)):
             model = build()
             policies = [get_policy_space(model).widest()]
-            reestimate_batch_norm(model, samples, policies=policies)
+            reestimate_batch_norm(
+                model, samples, policies=policies, method="statistics"
+            )
             rows.append(norm_of(model).moving_mean.numpy())
         np.testing.assert_array_equal(*rows)
 

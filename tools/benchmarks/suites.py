@@ -7,6 +7,8 @@ against measured latency. ``training``: a recipe's steps against those of tfmot'
 ``search``: fronts against enumeration, plain NSGA-II and each other. ``luck``: how
 much of that is the luck of samples, and what no search can do better. ``memory``:
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
+``untrained``: a recipe's float network that was quantized and calibrated alone, before
+and after `reestimate_batch_norm`; without ``--float`` it is trained first.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ def _define(values: FlagValues) -> None:
         values,
         "Data that the artifact was trained on, default digits; training: of the "
         "recipe, default random images of CIFAR-10's size, since no time depends on "
-        "their values",
+        "their values; untrained: of the recipe",
         default=None,
     )
-    _flags.seed(values, "core, host, training, and the workers of search")
+    _flags.seed(values, "core, host, training, untrained, and the workers of search")
     flags.DEFINE_integer(
         "policies",
         100,
@@ -65,12 +67,22 @@ def _define(values: FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "recipe", "cifar10_resnet8", "training: name of the recipe.", flag_values=values
+        "recipe",
+        "cifar10_resnet8",
+        "training, untrained: name of the recipe.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "float",
+        None,
+        "untrained: file of the recipe's float network, saved by Keras.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "num_samples",
         500,
-        "search, luck, memory: samples of a search.",
+        "search, luck, memory: samples of a search; untrained: unlabelled ones that "
+        "a network is calibrated on.",
         lower_bound=1,
         flag_values=values,
     )
@@ -192,6 +204,18 @@ def _memory(given: Given) -> Iterator[Bar]:
     )
 
 
+def _untrained(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.untrained import measure_untrained
+
+    yield from measure_untrained(
+        given.recipe,
+        given.data or "digits",
+        float_path=given.float,
+        num_samples=given.num_samples,
+        seed=given.seed,
+    )
+
+
 def _required_artifact(suite: str, given: Given) -> str:
     from matar_tf.errors import MatarError
 
@@ -223,6 +247,7 @@ SUITE_FLAGS: Final = {
     "search": _SEARCHED | {"store", "seed"},
     "targets": frozenset({"artifact", "reference_data", "markdown"}),
     "training": frozenset({"recipe", "data", "seed"}),
+    "untrained": frozenset({"recipe", "data", "float", "num_samples", "seed"}),
 }
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "core": _core,
@@ -232,6 +257,7 @@ SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "search": _search,
     "targets": _targets,
     "training": _training,
+    "untrained": _untrained,
 }
 
 COMMAND: Final = Command(

@@ -139,8 +139,21 @@ class FoldedNorm(Protocol):
         """Returns the row in force of each term of the statistics."""
         ...
 
+    @property
+    def epsilon(self) -> float:
+        """What is added to the variance."""
+        ...
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Returns mean and variance under the policy in force, float64."""
+        ...
+
     def folded(self) -> tuple[Tensor, Tensor]:
         """Returns scale and offset of every channel in evaluation."""
+        ...
+
+    def folded_with(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns scale and offset with given statistics, float64."""
         ...
 
     def evaluate(self, inputs: Tensor) -> Tensor:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import check_finite_samples, check_initialized, fits_input
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
 from matar_tf.keras.quantizers.tracing import Tracer, tracing
+from matar_tf.keras.train.matching import match_statistics
+from matar_tf.keras.train.terms import fit_terms, missed_by_terms
 from matar_tf.policy import Policy
-from matar_tf.samplers import balanced_policies
+from matar_tf.samplers import balanced_policies, spread_policies
+from matar_tf.space import PolicySpace
 
-__all__ = ["fit_terms", "reestimate_batch_norm"]
+__all__ = ["reestimate_batch_norm"]
 
 _NUM_BATCHES = 490  # ten for each pair of seven widths
-_SHRINKAGE = 0.01  # of a batch: what the present terms weigh against new ones
-_TINY = 1e-20  # keeps a variance of 0 out of the logarithm
+_NUM_MATCHED = 245  # five; what is matched is less noisy
+_FEWEST = 4  # samples, half of which judge
+_HELD_OUT = 4  # one of so many samples, or batches, judges a fit
+_NUM_JUDGED = 16  # mixed policies that judge it
+_FEW = 4  # times as many are enough to leave those out of the fit
 
 
 class _Estimator(Tracer):
@@ -42,43 +49,6 @@ class _Estimator(Tracer):
         return outputs
 
 
-def fit_terms(
-    places: np.ndarray,
-    means: np.ndarray,
-    variances: np.ndarray,
-    mean_terms: np.ndarray,
-    variance_terms: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fits the terms of a batch norm's statistics to batches, by least squares.
-
-    Ridge regression of what the present terms miss, of the logarithm for the variance:
-    rows that no batch used stay as they are.
-
-    Args:
-      places: Row of each term under each batch's policy, ``[num_batches, num_terms]``.
-      means: Mean of each batch, ``[num_batches, channels]``.
-      variances: Variance of each batch, ``[num_batches, channels]``.
-      mean_terms: Present terms of the mean, ``[num_rows, channels]``.
-      variance_terms: Present terms of the variance, ``[num_rows, channels]``.
-
-    Returns:
-      New terms of the mean and of the variance, float32.
-    """
-    design = np.zeros((len(places), len(mean_terms)))
-    np.put_along_axis(design, places, 1.0, axis=1)
-    gram = design.T @ design + _SHRINKAGE * np.eye(design.shape[1])
-
-    def fitted(seen: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        return terms + np.linalg.solve(gram, design.T @ (seen - design @ terms))
-
-    logs = np.log(variances.astype(np.float64) + _TINY)
-    log_terms = np.log(variance_terms.astype(np.float64) + _TINY)
-    return (
-        fitted(means.astype(np.float64), mean_terms).astype(np.float32),
-        np.exp(fitted(logs, log_terms)).astype(np.float32),
-    )
-
-
 def reestimate_batch_norm(
     model: KerasModel,
     samples: ArrayLike,
@@ -87,42 +57,145 @@ def reestimate_batch_norm(
     batch_size: int = 256,
     transform: Callable[[Tensor, int], Tensor] | None = None,
     seed: int = 0,
-) -> None:
-    """Fits the statistics of all batch norms to what training samples show.
+    method: str = "match",
+) -> bool:
+    """Fits the statistics of all batch norms to what samples show; labels not needed.
 
-    For the developer, after training: moving averages lag behind the weights, and rows
-    that are drawn rarely lag most. Weights, scales and shifts are not changed; a row
-    that none of the policies uses stays as it is.
+    For the developer, after calibration or training. Weights, scales and shifts are not
+    changed; a row that none of the policies uses stays as it is.
+
+    ``match``, for a network that was only calibrated, estimates what a policy changes:
+    under each, a batch norm's output gets the mean and variance that it has in the
+    float network on the same batch (the model without rounding, with the statistics of
+    its widest policy, which stay). 128 to 500 samples of the kind that the network is
+    for are enough. A quarter of them judge the fit by how near outputs come to the
+    float network's: a uniform policy that is not clearly nearer keeps its statistics,
+    and all do if the fit gains nothing. Applied twice it changes nothing.
+
+    ``statistics`` takes what each policy's batches have themselves, for a network that
+    was just trained: moving averages lag behind the weights, and rows that are drawn
+    rarely lag most. The samples have to be the training's, with its augmentation as
+    `transform`; statistics of others can destroy a network. Where a fit to three of
+    four batches tells less of the others than what was there, a layer keeps that.
 
     Args:
-      model: A trained multi-bitwidth model, or its trainer.
-      samples: Training samples, ``[num_samples, ...]``, float, as in training.
-      policies: The policy of each batch, each of which has other samples; default
-        490 in which pairs of widths come up about alike (`balanced_policies`).
+      model: A multi-bitwidth model whose activations have steps, or its trainer.
+      samples: Samples for the model's input, ``[num_samples, ...]``, float.
+      policies: The policy of each batch; default 245 of all kinds (`spread_policies`)
+        for ``match``, 490 in which pairs of widths come up about alike
+        (`balanced_policies`) for ``statistics``.
       batch_size: Samples in a batch; at most all are taken.
       transform: Function of a batch and its number that does to samples what training
-        does to them. The network was fitted to the statistics of such samples: those
-        of images that are not shifted, say, can cost it points.
+        does to them.
       seed: Of the samples of each batch, and of the default policies.
+      method: ``match`` or ``statistics``.
+
+    Returns:
+      Whether statistics were changed. Where ``match`` finds nothing to gain, a warning
+      says so.
 
     Raises:
       DataError: If there are no samples, of another shape or not finite, or no
-        policies.
-      ModelError: If an activation has no steps yet.
+        policies; ``match`` needs four samples.
+      ModelError: If an activation has no steps yet, the method is none of the two,
+        or ``match`` finds one policy alone or statistics that were trained.
       PolicyError: If a policy is not of the model's space.
     """
+    if method not in ("match", "statistics"):
+        raise ModelError(f"Expected the method match or statistics, got {method!r}.")
     setter = policy_setter(model)
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
-    if policies is None:
-        policies = balanced_policies(setter.space, _NUM_BATCHES, seed)
     samples = _as_samples(samples, model)
-    if not policies or batch_size < 1 or not len(samples):
-        raise DataError(
-            f"Expected samples, at least one policy and a batch size of at least 1, "
-            f"got {len(samples)} samples, {len(policies)} policies, {batch_size}."
+    if method == "match" and setter.space.num_policies == 1:
+        raise ModelError(
+            "Expected a model of several policies, got one, whose statistics stay "
+            "under method='match'; quantize it with more widths, or use "
+            "method='statistics'."
         )
+    least = _FEWEST if method == "match" else 1
+    if policies is None:
+        policies = (
+            spread_policies(setter.space, _NUM_MATCHED, seed)
+            if method == "match"
+            else balanced_policies(setter.space, _NUM_BATCHES, seed)
+        )
+    if not policies or batch_size < 1 or len(samples) < least:
+        raise DataError(
+            f"Expected at least {least} samples, at least one policy and a batch size "
+            f"of at least 1, got {len(samples)} samples, {len(policies)} policies, "
+            f"{batch_size}."
+        )
+    for policy in policies:
+        setter.space.validate(policy)
+    transform = transform or (lambda batch, _: batch)
     before = get_policy(model)
+    try:
+        if method == "match":
+            return _match(model, samples, policies, batch_size, transform, seed)
+        return _take_statistics(model, samples, policies, batch_size, transform, seed)
+    finally:
+        setter(before)
+
+
+def _match(
+    model: KerasModel,
+    samples: np.ndarray,
+    policies: Sequence[Policy],
+    batch_size: int,
+    transform: Callable[[Tensor, int], Tensor],
+    seed: int,
+) -> bool:
+    order = np.random.default_rng(seed).permutation(len(samples))
+    num_held_out = min(max(2, len(samples) // _HELD_OUT), batch_size)
+    others = order[num_held_out:]
+    num_batches = min(-(-len(others) // batch_size), len(policies))
+    chosen = [order[:num_held_out], *np.array_split(others, num_batches)]
+    held_out, *batches = (
+        transform(tf.constant(samples[np.sort(part[:batch_size])]), number)
+        for number, part in enumerate(chosen)
+    )
+    fitted, judged = _divided(policies, policy_setter(model).space)
+    outcome = match_statistics(model, batches, held_out, fitted, judged)
+    if outcome is None:
+        return False
+    if not outcome.taken:
+        warnings.warn(
+            "Batch norm statistics stay as they were: on samples held out, the squared "
+            f"error of outputs is {outcome.before:.3g} of the float network's variance "
+            f"and would be {outcome.after:.3g}. Give more samples, if this is not the "
+            "second call.",
+            MatarWarning,
+            stacklevel=3,
+        )
+    return outcome.taken
+
+
+def _divided(
+    policies: Sequence[Policy], space: PolicySpace
+) -> tuple[Sequence[Policy], Sequence[Policy]]:
+    """Returns what to fit to and what to judge by: few policies are both.
+
+    So are uniform policies. Of many others some are left out of the fit.
+    """
+    names = space.uniform_names()
+    uniform = [one for one in map(space.named, names) if one in policies]
+    others = [one for one in dict.fromkeys(policies) if one not in uniform]
+    judging = others[:: max(1, len(others) // _NUM_JUDGED)][:_NUM_JUDGED]
+    if len(others) >= _FEW * _NUM_JUDGED:
+        policies = [one for one in policies if one not in judging]
+    return policies, [*uniform, *judging]
+
+
+def _take_statistics(
+    model: KerasModel,
+    samples: np.ndarray,
+    policies: Sequence[Policy],
+    batch_size: int,
+    transform: Callable[[Tensor, int], Tensor],
+    seed: int,
+) -> bool:
+    setter = policy_setter(model)
     estimator = _Estimator()
 
     @tf.function(reduce_retracing=True)
@@ -132,32 +205,47 @@ def reestimate_batch_norm(
         return dict(estimator.seen)
 
     observed = []
-    try:
-        for number, policy in enumerate(policies):
-            rng = np.random.default_rng((seed, number))
-            setter(policy)
-            size = min(batch_size, len(samples))
-            chosen = rng.choice(len(samples), size, replace=False)
-            batch = tf.constant(samples[np.sort(chosen)])
-            if transform is not None:
-                batch = transform(batch, number)
-            observed.append(observe(batch))
-    finally:
-        setter(before)
+    for number, policy in enumerate(policies):
+        rng = np.random.default_rng((seed, number))
+        setter(policy)
+        size = min(batch_size, len(samples))
+        chosen = rng.choice(len(samples), size, replace=False)
+        batch = transform(tf.constant(samples[np.sort(chosen)]), number)
+        observed.append(observe(batch))
+    is_changed = False
     for name, layer in estimator.layers.items():
         places, means, variances = (
             np.stack([one.numpy() for one in column])
             for column in zip(*(seen[name] for seen in observed), strict=True)
         )
-        mean, variance = fit_terms(
-            places,
-            means,
-            variances,
-            layer.moving_mean.numpy(),
-            layer.moving_variance.numpy(),
-        )
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(variance)
+        terms = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+        if _is_worth_fitting(places, means, variances, terms):
+            mean, variance = fit_terms(places, means, variances, *terms)
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
+            is_changed = True
+    return is_changed
+
+
+def _is_worth_fitting(
+    places: np.ndarray,
+    means: np.ndarray,
+    variances: np.ndarray,
+    terms: tuple[np.ndarray, np.ndarray],
+) -> bool:
+    """Returns whether a fit to most batches tells more of the others than `terms` do.
+
+    Of few batches, as of a single policy, nothing is left out to judge by.
+    """
+    judges = np.arange(len(places)) % _HELD_OUT == 0
+    if len(places) < _HELD_OUT**2:
+        return True
+    fitted = fit_terms(places[~judges], means[~judges], variances[~judges], *terms)
+    after, before = (
+        missed_by_terms(places[judges], means[judges], variances[judges], *one)
+        for one in (fitted, terms)
+    )
+    return after < before
 
 
 def _as_samples(samples: ArrayLike, model: KerasModel) -> np.ndarray:

@@ -273,6 +273,7 @@ def train_multi_bit(
             policies=(*seen, *balanced),
             transform=augmented if schedule.augment else None,
             seed=seed,
+            method="statistics",
         )
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
