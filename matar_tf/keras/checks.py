@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import KerasModel
-from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.layers import InputQuantize
+from matar_tf.keras.quantizers import watch, wrapper
 from matar_tf.keras.quantizers.fake_quantize import SMALLEST_MAGNITUDE
-from matar_tf.keras.quantizers.grids import ActivationGrid
+from matar_tf.keras.quantizers.grids import ActivationGrid, LearnedGrid
+
+_FAR_OUTSIDE = 2.0  # of the range
+_MANY = 1.0 / 32.0  # of the values
+_MOST_NAMES = 5
 
 __all__ = [
     "check_finite_samples",
@@ -17,7 +25,12 @@ __all__ = [
     "check_initialized",
     "check_magnitude",
     "fits_input",
+    "input_grids",
     "is_initialized",
+    "warn_of_first_batch",
+    "warn_of_grids",
+    "warn_of_new_grids",
+    "warn_of_range",
 ]
 
 
@@ -64,6 +77,130 @@ def check_magnitude(samples: ArrayLike) -> None:
             f"Expected samples of a magnitude of {SMALLEST_MAGNITUDE:g} or more, got "
             f"{largest:.3g} at most, which counts as zero; scale the samples."
         )
+
+
+def input_grids(model: KerasModel) -> list[LearnedGrid]:
+    """Returns the grids of a model's inputs."""
+    return [
+        quantizer
+        for layer in wrapper.multi_bit_network(model).layers
+        if isinstance(layer, InputQuantize)
+        for quantizer in layer.multi_bit_quantizers
+    ]
+
+
+def warn_of_range(model: KerasModel, batches: Sequence[np.ndarray]) -> None:
+    """Warns in one sentence of samples that the input's grid cannot hold.
+
+    Args:
+      model: A multi-bitwidth model of one input.
+      batches: Finite samples.
+    """
+    (grid,) = input_grids(model)
+    lowest = min(float(one.min(initial=0.0)) for one in batches)
+    highest = max(float(one.max(initial=0.0)) for one in batches)
+    low, high = _range(grid)
+    if not grid.signed and _share_outside(batches, 0.0, np.inf) > _MANY:
+        _warn(_negative(grid.entry, f"values from {lowest:.4g} on"))
+    elif watch.has_values(int(grid.initialized.numpy())) and (
+        _share_outside(batches, _FAR_OUTSIDE * low, _FAR_OUTSIDE * high) > _MANY
+    ):
+        _warn(
+            f"Expected samples in {low:.4g}..{high:.4g}, the range that the input grid "
+            f"of {grid.entry!r} was set for, got {lowest:.4g}..{highest:.4g}; it is "
+            "set anew: scale the samples as before if that is not meant."
+        )
+
+
+def warn_of_first_batch(model: KerasModel, states: Sequence[int]) -> None:
+    """Warns in one sentence if the first batch of ``fit`` does not fit the input.
+
+    Args:
+      model: A multi-bitwidth model, or its trainer.
+      states: ``initialized`` of its `input_grids` before that batch.
+    """
+    for grid, before in zip(input_grids(model), states, strict=True):
+        state = int(grid.initialized.numpy())
+        low, high = _range(grid)
+        if state & watch.FLAG_NEGATIVE:
+            _warn(_negative(grid.entry, "many in the first batch"))
+        elif before == watch.SET_STATE != state:
+            _warn(
+                f"Expected samples that fit {low:.4g}..{high:.4g}, the range that the "
+                f"input grid of {grid.entry!r} was set for, got a first batch that "
+                "lies outside, or leaves most of it unused; scale the samples as those "
+                "for calibrate."
+            )
+
+
+def warn_of_grids(model: KerasModel) -> None:
+    """Warns, in one sentence for each kind, of grids that misfit what training saw."""
+    for grid in input_grids(model):
+        if int(grid.initialized.numpy()) & watch.FLAG_NEGATIVE:
+            _warn(_negative(grid.entry, "many in training"))
+    doubtful = [
+        repr(grid.entry)
+        for grid in _learned_grids(model)
+        if watch.has_doubts(int(grid.initialized.numpy()))
+    ]
+    if doubtful:
+        more = len(doubtful) - _MOST_NAMES
+        names = ", ".join(doubtful[:_MOST_NAMES])
+        _warn(
+            "Expected grids that fit what training saw, but in its last batches many "
+            f"values of {names}{f' and {more} more' if more > 0 else ''} saturated, or "
+            "most levels were unused; train longer, or call matar_tf.calibrate(model, "
+            "samples)."
+        )
+
+
+def warn_of_new_grids(model: KerasModel) -> None:
+    """Warns in one sentence if training set the grid of an input anew, once.
+
+    Grids behind it are set anew without a word: weights may grow many times.
+    """
+    for grid in input_grids(model):
+        state = int(grid.initialized.numpy())
+        if state & watch.FLAG_SET_ANEW:
+            grid.initialized.assign(state - watch.FLAG_SET_ANEW)
+            _warn(
+                f"The input grid of {grid.entry!r} did not fit most batches and was "
+                "set anew in training: their samples are many times smaller or larger "
+                "than those that it came from; look at the samples, or calibrate on a "
+                "random part of them before."
+            )
+
+
+def _negative(entry: str, found: str) -> str:
+    return (
+        f"Expected no samples below 0 on the unsigned input grid of {entry!r}, got "
+        f"{found}, which all become 0; call quantize_model with signed_inputs=True, or "
+        "scale the samples."
+    )
+
+
+def _learned_grids(model: KerasModel) -> Iterator[LearnedGrid]:
+    for layer in wrapper.multi_bit_network(model).layers:
+        for quantizer in wrapper.all_quantizers(layer):
+            if quantizer.kind == "activations":
+                yield quantizer
+
+
+def _range(grid: LearnedGrid) -> tuple[float, float]:
+    """Returns the least and the largest value of the widest width."""
+    step = float(np.exp(grid.log_steps.numpy()[-1]))
+    lows, highs = grid.ranges()
+    return lows[-1] * step, highs[-1] * step
+
+
+def _share_outside(batches: Sequence[np.ndarray], low: float, high: float) -> float:
+    """Returns the share of values outside of a range among those that are not 0."""
+    outside = sum(int(np.sum((one < low) | (one > high))) for one in batches)
+    return outside / max(sum(map(np.count_nonzero, batches)), 1)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
 
 
 def check_finite_weights(model: KerasModel) -> None:

@@ -15,8 +15,12 @@ from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS, check_bits
 
-__all__ = ["InputQuantize", "MultiBitBatchNormalization"]
+__all__ = ["NOT_FINITE", "InputQuantize", "MultiBitBatchNormalization"]
 
+NOT_FINITE = (
+    "Expected finite samples, got NaN or infinity in a batch of training; remove or "
+    "mend them."
+)
 _TINY = 1e-20  # keeps a term of the variance from staying 0
 _LEAST_VARIANCE = 1e-3  # of epsilon, which hides what is below
 
@@ -93,6 +97,9 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
         """Returns the quantized samples."""
         if training is None:
             training = keras.backend.learning_phase()
+        # One batch with NaN would leave nothing in any weight.
+        if training and inputs.dtype.is_floating:
+            inputs = tf.debugging.check_numerics(inputs, NOT_FINITE)
         return self.multi_bit_quantizers[0](
             inputs, bool(training), weights=self._variables
         )

@@ -103,7 +103,7 @@ def test_steps_learn_alike_where_sizes_are_unknown() -> None:
         quantizer = ActivationQuantizer()
         layer = keras.layers.Layer(name="owner")
         quantizer.build(shape, "output", layer)
-        quantizer.initialize(x)
+        quantizer.set_from([tf.reshape(x, (-1,))])
 
         @tf.function(input_signature=[tf.TensorSpec(shape)], autograph=False)
         def gradient(x: Any, quantizer: Any = quantizer) -> Any:

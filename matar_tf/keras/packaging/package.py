@@ -11,7 +11,11 @@ import numpy as np
 from matar_tf.artifact import Artifact
 from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.calibration import calibration_record
-from matar_tf.keras.checks import check_finite_weights, check_initialized
+from matar_tf.keras.checks import (
+    check_finite_weights,
+    check_initialized,
+    warn_of_grids,
+)
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.network import network_members
@@ -40,6 +44,8 @@ def package(
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
 
+    Warns in one sentence of grids that do not fit what training saw last.
+
     Args:
       model: What `quantize_model` made, trained, or its trainer.
       accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
@@ -56,6 +62,7 @@ def package(
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
     check_finite_weights(model)
+    warn_of_grids(model)
     template = make_template(model)
     extras = network_members(model) if include_network else {}
     return Artifact(

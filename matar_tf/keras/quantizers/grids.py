@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -93,8 +94,8 @@ class LearnedGrid(ActivationGrid, Protocol):
         """Variable, ``[len(bits)]``."""
         ...
 
-    def initialize(self, x: Tensor) -> None:
-        """Sets the steps to those with the least squared error on `x`."""
+    def set_from(self, tensors: Sequence[Tensor]) -> None:
+        """Sets the steps to the widest of those that fit values of some tensors."""
         ...
 
     def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:

@@ -17,7 +17,7 @@ import numpy as np
 
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
-from matar_tf.keras.quantizers import fake_quantize, wrapper
+from matar_tf.keras.quantizers import fake_quantize, watch, wrapper
 from matar_tf.keras.quantizers.decay import exempt_from_decay
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import activation_range, weight_range
@@ -26,7 +26,7 @@ from matar_tf.policy import ALL_BITS, check_bits
 __all__ = ["ActivationQuantizer", "MultiBitQuantizer", "WeightQuantizer"]
 
 _Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
-_MAX_SAMPLES = 2**16  # elements of a batch that initialise the step of an activation
+_FAR_OFF = 4.0  # a learned step is set anew if the best one is so many times as large
 
 
 class MultiBitQuantizer(_Quantizer):
@@ -204,6 +204,7 @@ class ActivationQuantizer(MultiBitQuantizer):
     steps start at the least squared error of the first training batch, or of the
     samples given to `matar_tf.calibrate`; until then the tensor passes unchanged
     through evaluation. On several replicas (``tf.distribute``) that must come first.
+    Training sets steps anew that do not fit most batches, as `watch` says.
 
     Args:
       bits: Allowed widths, ascending, each in 2..8.
@@ -245,30 +246,33 @@ class ActivationQuantizer(MultiBitQuantizer):
         )
         return {**variables, "initialized": self.initialized}
 
-    def initialize(self, x: Tensor) -> None:
-        """Sets the steps to those with the least squared error on `x`.
+    def optimal_steps(self, values: Tensor) -> Tensor:
+        """Returns the steps of all widths with the least squared error on values.
 
-        A tensor without any value tells nothing, and tiny steps could not be exported:
-        its steps are those of a largest magnitude of 1.
+        Outliers are left out. A tensor without any value tells nothing, and tiny steps
+        could not be exported: its steps are those of a largest magnitude of 1.
+
+        Args:
+          values: Of one tensor, or of several batches, ``[num_values]``.
         """
-        flat = tf.reshape(x, (-1,))
-        # One value of each stretch, at any place of it: in each stretch at the same
-        # place would be in the same channel wherever sizes are powers of two.
-        stride = tf.maximum(tf.size(flat) // _MAX_SAMPLES, 1)
-        number = tf.size(flat) // stride
-        places = tf.random.stateless_uniform(
-            (number,), seed=(0, 0), maxval=stride, dtype=tf.int32
-        )
-        sample = tf.gather(flat, tf.range(number) * stride + places)
         low, high = self.ranges()
-        steps = fake_quantize.optimal_steps(
-            tf.ensure_shape(sample, (None,)),
+        return fake_quantize.optimal_steps(
+            fake_quantize.without_outliers(tf.ensure_shape(values, (None,))),
             tf.constant(low, tf.float32),
             tf.constant(high, tf.float32),
             if_zero=1.0,
         )
-        self.log_steps.assign(tf.math.log(steps))
-        self.initialized.assign(1)
+
+    def set_from(self, tensors: Sequence[Tensor]) -> None:
+        """Sets the steps to the widest of those that fit some tensors, for good.
+
+        Args:
+          tensors: Values of each, ``[num_values]``. Those of zeros need nothing.
+        """
+        alive = [one for one in tensors if np.any(one)]
+        steps = [self.optimal_steps(one) for one in alive or tensors[:1]]
+        self.log_steps.assign(tf.math.log(tf.reduce_max(steps, axis=0)))
+        self.initialized.assign(watch.SET_STATE if alive else watch.SILENT_STATE)
 
     def __call__(
         self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
@@ -288,14 +292,49 @@ class ActivationQuantizer(MultiBitQuantizer):
             self._check_calibrated()
             return self.fake_quantize(inputs, training=True)
 
-        def initialize() -> Tensor:
-            # A ReLU of its own, or the one before would be computed in every step.
-            self.initialize(inputs if self.signed else tf.nn.relu(_before_relu(inputs)))
-            return tf.constant(1)
-
-        initialized = tf.cond(self.initialized > 0, lambda: tf.constant(1), initialize)
-        with tf.control_dependencies([initialized]):
+        with tf.control_dependencies([self._look(inputs)]):
             return self.fake_quantize(inputs, training=True)
+
+    def _look(self, inputs: Tensor) -> Tensor:
+        """Sets the steps where there are none, or where they do not fit the tensor.
+
+        Returns:
+          The new state of the grid; see `matar_tf.keras.quantizers.watch`.
+        """
+        # A ReLU of its own, or the one before would be computed in every step.
+        x = inputs if self.signed else _before_relu(inputs)
+        rectify = tf.identity if self.signed else tf.nn.relu
+        state = tf.identity(self.initialized)
+        values = watch.some_values(x)
+        low, high = (ends[-1] for ends in self.ranges())
+        found = watch.misfit(
+            rectify(values),
+            tf.exp(self.log_steps[-1]),
+            low,
+            high,
+            is_fixed=not self.trainable,
+        )
+        after = tf.cond(
+            watch.wants_steps(state, found),
+            lambda: self._set_from(rectify(x), state),
+            lambda: watch.next_state(state, found),
+        )
+        if not self.signed and x is inputs:
+            after = watch.flag_negative(after, values)
+        return self.initialized.assign(after)
+
+    def _set_from(self, x: Tensor, state: Tensor) -> Tensor:
+        """Sets the steps from a batch of training; returns the state after that."""
+        values = fake_quantize.sample_values(x)
+        before, new = self.log_steps, tf.math.log(self.optimal_steps(values))
+        is_first = watch.has_no_values_yet(state)
+        # What is learned stays unless it is far off; optimizers need time for that.
+        least = math.log(_FAR_OFF) if self.trainable else 0.0
+        moves = is_first | (tf.abs(new[-1] - before[-1]) >= least)
+        self.log_steps.assign(tf.where(moves, new, before))
+        return watch.state_once_set(
+            state, is_silent=tf.reduce_all(tf.equal(values, 0.0)), moves=moves
+        )
 
     def _check_calibrated(self) -> None:
         """Each of several replicas would start from steps of its own samples."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import KerasModel, keras, tf
-from matar_tf.keras.checks import is_initialized
+from matar_tf.keras.checks import (
+    input_grids,
+    is_initialized,
+    warn_of_first_batch,
+    warn_of_new_grids,
+)
+from matar_tf.keras.layers import NOT_FINITE
 from matar_tf.keras.policies import PolicySetter, policy_setter
 from matar_tf.keras.train.trainer import MultiBitTrainer
 from matar_tf.policy import Policy
@@ -31,7 +37,8 @@ class PolicyRandomizer(keras.callbacks.Callback):
 
     The first batch of a model that has seen no samples yet sets the steps of its
     activations, so that it has the widest policy; `matar_tf.keras.calibrate` does so
-    from more samples.
+    from more samples. Warns in one sentence if that batch does not fit the grid of the
+    input, and after an epoch if training has set that grid anew.
 
     Keras calls callbacks between executions, so the model must be compiled with one
     step per execution, Keras' default; training with more raises a `ModelError`.
@@ -75,6 +82,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
         self._calibrates = False
+        self._states: list[int] | None = None
         self._history: list[tuple[int, int, np.ndarray]] = []
         self._setter: PolicySetter | None = None
 
@@ -121,6 +129,10 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "averages of steps begin with those of now, got one that has seen no "
                 "samples; call matar_tf.calibrate first."
             )
+        self._states = [int(one.initialized.numpy()) for one in input_grids(model)]
+        # Keras keeps the function from one ``fit`` to the next.
+        if not isinstance(model.train_function, _InOneSentence):
+            model.train_function = _InOneSentence(model.train_function)
         if self._evaluation_policy is not None:
             self._of_model()(self._evaluation_policy)
 
@@ -147,12 +159,19 @@ class PolicyRandomizer(keras.callbacks.Callback):
             setter.assign_rows(drawn[0])
         self._history += [(self._epoch, batch, rows.astype(np.int8)) for rows in drawn]
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Warns if the first batch does not fit the grid of the network's input."""
+        if self._states is not None:
+            warn_of_first_batch(self.model, self._states)
+            self._states = None
+
     def on_test_begin(self, logs: Any = None) -> None:
         """Puts the evaluation policy in force for validation within ``fit``."""
         self._apply_evaluation_policy()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Puts the evaluation policy in force for callbacks that look at the model."""
+        """Puts the evaluation policy in force; tells of an input grid set anew."""
+        warn_of_new_grids(self.model)
         self._apply_evaluation_policy()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -172,6 +191,21 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "set_model."
             )
         return self._setter
+
+
+class _InOneSentence:
+    """A step of training, whose error of a batch that is not finite is one of ours."""
+
+    def __init__(self, train: Callable[[Any], Any]) -> None:
+        self._train = train
+
+    def __call__(self, iterator: Any) -> Any:
+        try:
+            return self._train(iterator)
+        except tf.errors.InvalidArgumentError as error:
+            if NOT_FINITE in str(error):
+                raise DataError(NOT_FINITE) from None
+            raise
 
 
 def _widest(space: PolicySpace, rng: np.random.Generator) -> Policy:

@@ -232,7 +232,7 @@ def train_multi_bit(
     _check_ends_in_logits(model)
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
-    calibrate(quantized, x[:_CALIBRATION_SAMPLES])
+    calibrate(quantized, _calibration_samples(x, seed))
     trainer = multi_bit_trainer(quantized, model, method)
     trained = get_policy_space(quantized)
     alone = trained.num_policies == 1
@@ -278,6 +278,14 @@ def train_multi_bit(
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
     return quantized
+
+
+def _calibration_samples(x: np.ndarray, seed: int) -> np.ndarray:
+    """Returns some samples, drawn at random: files are often sorted."""
+    if len(x) <= _CALIBRATION_SAMPLES:
+        return x
+    rng = np.random.default_rng(seed)
+    return x[rng.choice(len(x), _CALIBRATION_SAMPLES, replace=False)]
 
 
 def _check_ends_in_logits(model: KerasModel) -> None:
