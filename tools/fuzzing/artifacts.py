@@ -1,0 +1,431 @@
+"""Artifacts: as zip files and as folders, with digests that hold and that do not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.artifact import Artifact, read_artifact
+from matar_tf.errors import MatarError
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.simulator import simulate
+from tools.fuzzing.inputs import OUTPUT, Contradiction, Door, Input, Kind
+from tools.fuzzing.programs import run
+from tools.fuzzing.seeds import Seed, any_seed, npz
+from tools.fuzzing.tflite_files import change_model
+from tools.fuzzing.values import (
+    any_float,
+    any_text,
+    change_bytes,
+    change_document,
+    change_tree,
+    flip_bit,
+)
+
+__all__ = ["ARCHIVE", "FOLDER", "SIGNED", "content_of"]
+
+_ZIP, _FOLDER, _DATA = "net.matar", "net", "data.npz"
+_MANIFEST, _TEMPLATE, _ARRAYS = "manifest.json", "template.tflite", "parameters.npz"
+_METHODS: Final = (
+    *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
+)
+_NAMES: Final = (
+    *("../outside/canary", "/outside/canary", "..\\outside\\canary", "a/../../b"),
+    *("./manifest.json", "manifest.json/", "MANIFEST.JSON", "", "x" * 65_000),
+    *("README.md", "LICENSE", ".gitattributes", "model.sig", "evil.py", "\x1b[2J"),
+    *("manifest.json\x00.txt", "template.tflite/../evil", "calibration.npz"),
+)
+
+
+def content_of(artifact: Artifact) -> str:
+    """Returns all that an artifact says, as text that is the same for the same."""
+    hashes = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in artifact.extras.items()
+    }
+    return json.dumps(
+        {
+            "digest": artifact.digest(),
+            "workload": artifact.workload.to_json(),
+            "space": artifact.space.to_json(),
+            "template_map": artifact.template_map.to_json(),
+            "accuracy": {name: dict(row) for name, row in artifact.accuracy.items()},
+            "extras": hashes,
+        },
+        sort_keys=True,
+    )
+
+
+# ---- zip files ---------------------------------------------------------------------
+
+
+def _make_archive(rng: random.Random) -> Input:
+    seed = any_seed(rng)
+    tricks = [_changed_bytes, _directory, _renamed, _repeated, _bomb, _methods]
+    trick = rng.choice(tricks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two members of one name
+        content = trick(rng, seed)
+    return Input(
+        kind=ARCHIVE.name,
+        door="read",
+        change=f"{seed.artifact.name}: {trick.__name__}",
+        files={_ZIP: content},
+        expected=content_of(seed.artifact),
+    )
+
+
+def zipped(
+    members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED
+) -> bytes:
+    """Returns a zip file of members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return buffer.getvalue()
+
+
+def _changed_bytes(rng: random.Random, seed: Seed) -> bytes:
+    change = rng.choice([flip_bit, flip_bit, change_bytes])
+    return change(rng, seed.archive)
+
+
+def _directory(rng: random.Random, seed: Seed) -> bytes:
+    """Changes a field of a header: sizes, method, checksum, flags, offsets."""
+    method = rng.choice(_METHODS)
+    changed = bytearray(zipped(seed.members, method))
+    signature = rng.choice([b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"])
+    places: list[int] = []
+    at = changed.find(signature)
+    while at >= 0:
+        places.append(at)
+        at = changed.find(signature, at + 4)
+    start = rng.choice(places)
+    size = rng.choice([2, 4])
+    field = start + rng.randrange(4, 46 if signature[2] == 1 else 26, 2)
+    if field + size > len(changed):
+        field = len(changed) - size
+    number = rng.choice([0, 1, 12, 14, 0xFFFF, 0xFFFFFFFF, 0x7FFFFFFF, 100, 10**6])
+    changed[field : field + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
+    return bytes(changed)
+
+
+def _renamed(rng: random.Random, seed: Seed) -> bytes:
+    members = dict(seed.members)
+    name = rng.choice(_NAMES)
+    if rng.random() < 0.5:
+        members[name] = members.pop(rng.choice(sorted(members)))
+    else:
+        members[name] = rng.choice([b"", b"x", b"\x7fELF", members[_MANIFEST]])
+    try:
+        return zipped(members)
+    except (ValueError, struct.error):
+        return seed.archive
+
+
+def _repeated(rng: random.Random, seed: Seed) -> bytes:
+    """Adds a member twice, or links, folders, or very many."""
+    buffer = io.BytesIO(seed.archive)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        match rng.randrange(4):
+            case 0:
+                name = rng.choice(sorted(seed.members))
+                archive.writestr(name, change_bytes(rng, seed.members[name]))
+            case 1:
+                link = zipfile.ZipInfo(rng.choice(["link", _MANIFEST, "network.json"]))
+                link.create_system, link.external_attr = 3, 0o120777 << 16
+                archive.writestr(link, "/etc/passwd")
+            case 2:
+                archive.mkdir("folder")
+            case _:
+                for number in range(rng.choice([10, 3_000])):
+                    archive.writestr(f"{number}", b"")
+    return buffer.getvalue()
+
+
+def _bomb(rng: random.Random, seed: Seed) -> bytes:
+    """Lets a member, or an array of one, unfold to more than there is room for."""
+    members = dict(seed.members)
+    zeros = bytes(rng.choice([10**6, 3 * 10**7]))
+    name = rng.choice([_MANIFEST, _TEMPLATE, _ARRAYS, "network.json", "network.npz"])
+    if rng.random() < 0.3:
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }"
+        array = b"\x93NUMPY\x01\x00v\x00" + (header % 10**12).ljust(117) + b"\n"
+        zeros = zipped({"a.npy": array, "b.npy": zeros}, zipfile.ZIP_DEFLATED)
+    members[name] = zeros
+    content = bytearray(zipped(members, rng.choice(_METHODS[1:])))
+    if rng.random() < 0.6:  # the sizes that the headers claim are smaller
+        claimed = struct.pack("<I", len(zeros))
+        at = content.find(claimed)
+        while at >= 0:
+            content[at : at + 4] = struct.pack("<I", rng.choice([1, 100, 1000]))
+            at = content.find(claimed, at + 4)
+    return bytes(content)
+
+
+def _methods(rng: random.Random, seed: Seed) -> bytes:
+    return zipped(seed.members, rng.choice(_METHODS))
+
+
+def _read(folder: Path) -> str:
+    found = folder / _ZIP
+    return content_of(read_artifact(found if found.exists() else folder / _FOLDER))
+
+
+ARCHIVE: Final = Kind(
+    name="archive", share=10, make=_make_archive, doors={"read": _read}
+)
+
+
+# ---- folders whose digests do not hold ---------------------------------------------
+
+
+def _make_folder(rng: random.Random) -> Input:
+    seed = any_seed(rng)
+    members = dict(seed.members)
+    links: dict[str, str] = {}
+    name = _MANIFEST if rng.random() < 0.7 else rng.choice(sorted(members))
+    match rng.randrange(10):
+        case 0:
+            del members[name]
+            words = f"without {name}"
+        case 1:
+            links[name] = rng.choice(["/etc/passwd", "../data.npz", "/dev/zero", name])
+            del members[name]
+            words = f"{name} is a link to {links[name]}"
+        case 2:
+            added = rng.choice([one for one in _NAMES if "\0" not in one and one])
+            added = added.strip("/.")[:200].replace("..", "up")
+            members[added] = b"x"
+            words = f"with {added!r}"
+        case 3 | 4:
+            members[name] = change_bytes(rng, members[name])
+            words = f"bytes of {name}"
+        case _:
+            members[name] = flip_bit(rng, members[name])
+            words = f"a bit of {name}"
+    return Input(
+        kind=FOLDER.name,
+        door="read",
+        change=f"{seed.artifact.name}: {words}",
+        files={f"{_FOLDER}/{one}": content for one, content in members.items()},
+        links={f"{_FOLDER}/{one}": target for one, target in links.items()},
+        expected=content_of(seed.artifact),
+    )
+
+
+FOLDER: Final = Kind(
+    name="folder", share=12, make=_make_folder, doors={"read": _read}
+)
+
+
+# ---- artifacts that their author signed --------------------------------------------
+
+
+def signed(members: Mapping[str, bytes], manifest: dict[str, Any]) -> dict[str, bytes]:
+    """Returns the members of an artifact with a manifest whose digests hold."""
+    others = {name: members[name] for name in members if name != _MANIFEST}
+    manifest["sha256"] = {
+        name: hashlib.sha256(content).hexdigest() for name, content in others.items()
+    }
+    return {**others, _MANIFEST: json.dumps(manifest).encode()}
+
+
+def _make_signed(rng: random.Random) -> Input:
+    seed = any_seed(rng)
+    change = rng.choice(
+        [_template, _template, _template, _arrays, _arrays, _text, _accuracy, _figures]
+    )
+    members = dict(seed.members)
+    manifest = json.loads(members[_MANIFEST])
+    words, contradicts = change(rng, members, manifest)
+    try:
+        files = signed(members, manifest)
+    except (TypeError, AttributeError):
+        files = {**members, _MANIFEST: json.dumps(manifest).encode()}
+    doors = ["build", "evaluate", "evaluate", "simulate", "cost", "export", "verify"]
+    return Input(
+        kind=SIGNED.name,
+        door=rng.choice(doors),
+        change=f"{seed.artifact.name}: {words}",
+        files={_ZIP: zipped(files), _DATA: seed.data},
+        must_be_refused=contradicts,
+    )
+
+
+_Change = Callable[[random.Random, dict[str, bytes], dict[str, Any]], tuple[str, bool]]
+
+
+def _template(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    del manifest
+    members[_TEMPLATE], words = change_model(rng, members[_TEMPLATE])
+    return f"template: {words}", False
+
+
+def _arrays(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    """Changes numbers, shapes or types of parameters, or their index."""
+    del manifest
+    with zipfile.ZipFile(io.BytesIO(members[_ARRAYS])) as archive:
+        stored = {name: archive.read(name) for name in archive.namelist()}
+    name = rng.choice(sorted(stored))
+    if name.endswith(".json"):
+        stored[name] = change_document(rng, stored[name])
+    elif rng.random() < 0.15:
+        stored[name] = change_bytes(rng, stored[name])
+    else:
+        array = np.load(io.BytesIO(stored[name]))
+        buffer = io.BytesIO()
+        np.save(buffer, _other_array(rng, array))
+        stored[name] = buffer.getvalue()
+    members[_ARRAYS] = zipped(stored, zipfile.ZIP_DEFLATED)
+    return f"parameters: {name}", False
+
+
+def _other_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
+    changed = np.array(array)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        match rng.randrange(8):
+            case 0 | 1 | 2 | 3 if changed.size:
+                number = rng.choice([any_float(rng), rng.uniform(0.5, 2.0)])
+                at = rng.randrange(changed.size)
+                kept = changed.reshape(-1)
+                kept[at] = np.float64(number).astype(changed.dtype)
+                return kept.reshape(changed.shape)
+            case 4:
+                return changed * np.asarray(any_float(rng), changed.dtype)
+            case 5:
+                return changed.reshape(-1)[: rng.randrange(changed.size + 1)]
+            case 6:
+                kind = rng.choice(["f8", "f2", "i4", "u1", "b1", "c8", ">f4", "S3"])
+                return changed.astype(kind)
+            case _:
+                return changed[None]
+
+
+def _text(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    """Changes the manifest, anywhere but among the digests."""
+    del members
+    key = rng.choice(["space", "workload", "template_map", "provenance", "accuracy"])
+    for _ in range(rng.choice([1, 1, 2])):
+        manifest[key] = change_tree(rng, manifest[key])
+    if rng.random() < 0.1:
+        manifest[any_text(rng)] = manifest.pop(key)
+    return f"manifest: {key}", False
+
+
+def _accuracy(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    """Writes an accuracy that no network has."""
+    del members
+    wrong = rng.choice([99.0, -5.0, 1.0001, -0.01, 1e300, 100])
+    manifest["accuracy"] = {rng.choice(["float", "w8a8"]): {"accuracy": wrong}}
+    return f"accuracy {wrong}", True
+
+
+def _figures(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    """Writes a workload that is not the template's."""
+    del members
+    numbers = [
+        (layer, key)
+        for layer in manifest["workload"]["layers"]
+        for key, value in layer.items()
+        if type(value) is int and value
+    ]
+    layer, key = rng.choice(numbers)
+    before = layer[key]
+    layer[key] = rng.choice([before + 1, before * 100, max(before // 100, 0)])
+    return f"{key} of {layer.get('name')} {before} -> {layer[key]}", layer[key] != before
+
+
+def _builder(folder: Path) -> tuple[Artifact, ModelBuilder]:
+    artifact = read_artifact(folder / _ZIP)
+    return artifact, ModelBuilder(artifact)
+
+
+def _policies(artifact: Artifact) -> list[Any]:
+    found: list[Any] = []
+    for name in ("w4a4", "w8a8", "w2a2"):
+        try:
+            found.append(artifact.space.policy(name))
+        except MatarError:
+            continue
+    return found
+
+
+def _build(folder: Path) -> None:
+    artifact, builder = _builder(folder)
+    repr(artifact)
+    for policy in _policies(artifact):
+        for profile in ("int8", "packed-litert", "packed-float"):
+            builder.build(policy, profile=profile)
+
+
+def _arrays_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / _DATA) as data:
+        return data["x_test"], data["y_test"]
+
+
+def _evaluate(folder: Path) -> None:
+    artifact = read_artifact(folder / _ZIP)
+    samples, labels = _arrays_of(folder)
+    evaluator = PolicyEvaluator(artifact, samples, labels)
+    for policy in _policies(artifact)[:2]:
+        metrics = evaluator(policy)
+        if not 0 <= metrics["accuracy"] <= 1:
+            raise Contradiction(f"metrics {metrics}")
+
+
+def _simulate(folder: Path) -> None:
+    artifact, builder = _builder(folder)
+    for policy in _policies(artifact)[:1]:
+        simulate(builder.build(policy), _arrays_of(folder)[0])
+
+
+def _cost(folder: Path) -> None:
+    run(
+        *("cost", folder / _ZIP, "--policies=w8a8,w4a4", "--format=csv"),
+        "--targets=mpic,bitfusion_16x32",
+    )
+
+
+def _export(folder: Path) -> None:
+    path = folder / OUTPUT / "x.tflite"
+    words = ("export", folder / _ZIP, "--policy=w4a4", "--compare=none")
+    run(*words, f"--output={path}", f"--data={folder / _DATA}")
+
+
+def _verify(folder: Path) -> None:
+    run("verify", folder / _ZIP)
+
+
+_DOORS: Final[dict[str, Door]] = {
+    "build": _build,
+    "evaluate": _evaluate,
+    "simulate": _simulate,
+    "cost": _cost,
+    "export": _export,
+    "verify": _verify,
+}
+SIGNED: Final = Kind(name="signed", share=24, make=_make_signed, doors=_DOORS)
