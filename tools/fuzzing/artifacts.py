@@ -1,15 +1,13 @@
-"""Artifacts: as zip files and as folders, with digests that hold and that do not."""
+"""Artifacts as folders whose digests do not hold, and as files that are signed anew."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import random
-import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +18,10 @@ from matar_tf.errors import MatarError
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.simulator import simulate
-from tools.fuzzing.inputs import OUTPUT, Contradiction, Door, Input, Kind
+from tools.fuzzing.archives import NAMES
+from tools.fuzzing.inputs import OUTPUT, ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
-from tools.fuzzing.seeds import Seed, any_seed, npz
+from tools.fuzzing.seeds import any_seed
 from tools.fuzzing.tflite_files import change_model
 from tools.fuzzing.values import (
     any_float,
@@ -33,163 +32,17 @@ from tools.fuzzing.values import (
     flip_bit,
 )
 
-__all__ = ["ARCHIVE", "FOLDER", "SIGNED", "content_of"]
+__all__ = ["FOLDER", "SIGNED"]
 
 _ZIP, _FOLDER, _DATA = "net.matar", "net", "data.npz"
 _MANIFEST, _TEMPLATE, _ARRAYS = "manifest.json", "template.tflite", "parameters.npz"
-_METHODS: Final = (
-    *(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA),
-)
-_NAMES: Final = (
-    *("../outside/canary", "/outside/canary", "..\\outside\\canary", "a/../../b"),
-    *("./manifest.json", "manifest.json/", "MANIFEST.JSON", "", "x" * 65_000),
-    *("README.md", "LICENSE", ".gitattributes", "model.sig", "evil.py", "\x1b[2J"),
-    *("manifest.json\x00.txt", "template.tflite/../evil", "calibration.npz"),
-)
-
-
-def content_of(artifact: Artifact) -> str:
-    """Returns all that an artifact says, as text that is the same for the same."""
-    hashes = {
-        name: hashlib.sha256(content).hexdigest()
-        for name, content in artifact.extras.items()
-    }
-    return json.dumps(
-        {
-            "digest": artifact.digest(),
-            "workload": artifact.workload.to_json(),
-            "space": artifact.space.to_json(),
-            "template_map": artifact.template_map.to_json(),
-            "accuracy": {name: dict(row) for name, row in artifact.accuracy.items()},
-            "extras": hashes,
-        },
-        sort_keys=True,
-    )
-
-
-# ---- zip files ---------------------------------------------------------------------
-
-
-def _make_archive(rng: random.Random) -> Input:
-    seed = any_seed(rng)
-    tricks = [_changed_bytes, _directory, _renamed, _repeated, _bomb, _methods]
-    trick = rng.choice(tricks)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of two members of one name
-        content = trick(rng, seed)
-    return Input(
-        kind=ARCHIVE.name,
-        door="read",
-        change=f"{seed.artifact.name}: {trick.__name__}",
-        files={_ZIP: content},
-        expected=content_of(seed.artifact),
-    )
-
-
-def zipped(
-    members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED
-) -> bytes:
-    """Returns a zip file of members."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name), content, method)
-    return buffer.getvalue()
-
-
-def _changed_bytes(rng: random.Random, seed: Seed) -> bytes:
-    change = rng.choice([flip_bit, flip_bit, change_bytes])
-    return change(rng, seed.archive)
-
-
-def _directory(rng: random.Random, seed: Seed) -> bytes:
-    """Changes a field of a header: sizes, method, checksum, flags, offsets."""
-    method = rng.choice(_METHODS)
-    changed = bytearray(zipped(seed.members, method))
-    signature = rng.choice([b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06"])
-    places: list[int] = []
-    at = changed.find(signature)
-    while at >= 0:
-        places.append(at)
-        at = changed.find(signature, at + 4)
-    start = rng.choice(places)
-    size = rng.choice([2, 4])
-    field = start + rng.randrange(4, 46 if signature[2] == 1 else 26, 2)
-    if field + size > len(changed):
-        field = len(changed) - size
-    number = rng.choice([0, 1, 12, 14, 0xFFFF, 0xFFFFFFFF, 0x7FFFFFFF, 100, 10**6])
-    changed[field : field + size] = (number % (1 << 8 * size)).to_bytes(size, "little")
-    return bytes(changed)
-
-
-def _renamed(rng: random.Random, seed: Seed) -> bytes:
-    members = dict(seed.members)
-    name = rng.choice(_NAMES)
-    if rng.random() < 0.5:
-        members[name] = members.pop(rng.choice(sorted(members)))
-    else:
-        members[name] = rng.choice([b"", b"x", b"\x7fELF", members[_MANIFEST]])
-    try:
-        return zipped(members)
-    except (ValueError, struct.error):
-        return seed.archive
-
-
-def _repeated(rng: random.Random, seed: Seed) -> bytes:
-    """Adds a member twice, or links, folders, or very many."""
-    buffer = io.BytesIO(seed.archive)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        match rng.randrange(4):
-            case 0:
-                name = rng.choice(sorted(seed.members))
-                archive.writestr(name, change_bytes(rng, seed.members[name]))
-            case 1:
-                link = zipfile.ZipInfo(rng.choice(["link", _MANIFEST, "network.json"]))
-                link.create_system, link.external_attr = 3, 0o120777 << 16
-                archive.writestr(link, "/etc/passwd")
-            case 2:
-                archive.mkdir("folder")
-            case _:
-                for number in range(rng.choice([10, 3_000])):
-                    archive.writestr(f"{number}", b"")
-    return buffer.getvalue()
-
-
-def _bomb(rng: random.Random, seed: Seed) -> bytes:
-    """Lets a member, or an array of one, unfold to more than there is room for."""
-    members = dict(seed.members)
-    zeros = bytes(rng.choice([10**6, 3 * 10**7]))
-    name = rng.choice([_MANIFEST, _TEMPLATE, _ARRAYS, "network.json", "network.npz"])
-    if rng.random() < 0.3:
-        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }"
-        array = b"\x93NUMPY\x01\x00v\x00" + (header % 10**12).ljust(117) + b"\n"
-        zeros = zipped({"a.npy": array, "b.npy": zeros}, zipfile.ZIP_DEFLATED)
-    members[name] = zeros
-    content = bytearray(zipped(members, rng.choice(_METHODS[1:])))
-    if rng.random() < 0.6:  # the sizes that the headers claim are smaller
-        claimed = struct.pack("<I", len(zeros))
-        at = content.find(claimed)
-        while at >= 0:
-            content[at : at + 4] = struct.pack("<I", rng.choice([1, 100, 1000]))
-            at = content.find(claimed, at + 4)
-    return bytes(content)
-
-
-def _methods(rng: random.Random, seed: Seed) -> bytes:
-    return zipped(seed.members, rng.choice(_METHODS))
-
-
-def _read(folder: Path) -> str:
-    found = folder / _ZIP
-    return content_of(read_artifact(found if found.exists() else folder / _FOLDER))
-
-
-ARCHIVE: Final = Kind(
-    name="archive", share=10, make=_make_archive, doors={"read": _read}
-)
 
 
 # ---- folders whose digests do not hold ---------------------------------------------
+
+
+def _read(folder: Path) -> str:
+    return content_of(read_artifact(folder / _FOLDER))
 
 
 def _make_folder(rng: random.Random) -> Input:
@@ -206,7 +59,7 @@ def _make_folder(rng: random.Random) -> Input:
             del members[name]
             words = f"{name} is a link to {links[name]}"
         case 2:
-            added = rng.choice([one for one in _NAMES if "\0" not in one and one])
+            added = rng.choice([one for one in NAMES if "\0" not in one and one])
             added = added.strip("/.")[:200].replace("..", "up")
             members[added] = b"x"
             words = f"with {added!r}"
@@ -226,21 +79,10 @@ def _make_folder(rng: random.Random) -> Input:
     )
 
 
-FOLDER: Final = Kind(
-    name="folder", share=12, make=_make_folder, doors={"read": _read}
-)
+FOLDER: Final = Kind(name="folder", share=12, make=_make_folder, doors={"read": _read})
 
 
 # ---- artifacts that their author signed --------------------------------------------
-
-
-def signed(members: Mapping[str, bytes], manifest: dict[str, Any]) -> dict[str, bytes]:
-    """Returns the members of an artifact with a manifest whose digests hold."""
-    others = {name: members[name] for name in members if name != _MANIFEST}
-    manifest["sha256"] = {
-        name: hashlib.sha256(content).hexdigest() for name, content in others.items()
-    }
-    return {**others, _MANIFEST: json.dumps(manifest).encode()}
 
 
 def _make_signed(rng: random.Random) -> Input:
@@ -356,7 +198,9 @@ def _figures(
     layer, key = rng.choice(numbers)
     before = layer[key]
     layer[key] = rng.choice([before + 1, before * 100, max(before // 100, 0)])
-    return f"{key} of {layer.get('name')} {before} -> {layer[key]}", layer[key] != before
+    return f"{key} of {layer.get('name')} {before} -> {layer[key]}", layer[
+        key
+    ] != before
 
 
 def _builder(folder: Path) -> tuple[Artifact, ModelBuilder]:
@@ -394,7 +238,7 @@ def _evaluate(folder: Path) -> None:
     for policy in _policies(artifact)[:2]:
         metrics = evaluator(policy)
         if not 0 <= metrics["accuracy"] <= 1:
-            raise Contradiction(f"metrics {metrics}")
+            raise ContradictionError(f"metrics {metrics}")
 
 
 def _simulate(folder: Path) -> None:

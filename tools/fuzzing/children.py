@@ -1,4 +1,4 @@
-"""One input, one process: with limits, and with eyes on where it writes."""
+"""Processes that open inputs: under limits, with eyes on where they write."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import select
 import shutil
 import signal
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,15 +25,23 @@ from ai_edge_litert import interpreter
 import matar_tf
 from matar_tf.errors import MatarError
 from matar_tf.tflite.simulator import SIMULATED
-from tools.fuzzing.inputs import OUTPUT, Contradiction, Input, Kind, Refused, Verdict
-from tools.fuzzing.programs import Unreadable, is_readable
+from tools.fuzzing.inputs import (
+    OUTPUT,
+    ContradictionError,
+    Input,
+    RefusedError,
+    Verdict,
+)
+from tools.fuzzing.kinds import KINDS
+from tools.fuzzing.programs import UnreadableError, is_readable
 
-__all__ = ["Nursery"]
+__all__ = ["Nursery", "Report"]
 
 _MAX_BYTES: Final = 1 << 30  # beside what the process has before it opens anything
 _MAX_SECONDS: Final = 5.0  # of processor time
 _PATIENCE: Final = 120.0  # seconds by the clock; the machine may be busy
-_MAX_REPORT: Final = 1 << 16
+_MAX_WORDS: Final = 8_000
+_NUM_TOGETHER: Final = 20  # inputs of a process, unless one of them ends it
 _OUT_OF_MEMORY: Final = ("MemoryError", "Unable to allocate", "bad_alloc", "of memory")
 _NOT_LOADED: Final = ("matar_tf.keras", "matar_tf.tflite.ray", "matar_tf.__main__")
 _LOADED: Final = ("sklearn.datasets", "matplotlib.pyplot", "numpy.lib.format")
@@ -43,16 +51,23 @@ _CHANGES: Final = ("os.mkdir", "os.remove", "os.rmdir", "os.rename", "os.symlink
 _STARTS: Final = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen")
 
 
-@dataclass
-class _Report:
-    """What a process says of itself before it ends."""
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How the opening of an input ended.
+
+    Attributes:
+      verdict: How.
+      reached: Whether an interpreter or the simulator ran.
+      words: What was said.
+    """
 
     verdict: Verdict
+    reached: bool
     words: str
 
 
 class Nursery:
-    """Processes that open one input each, in a folder of their own.
+    """Processes that open inputs one after the other, each in an empty folder.
 
     Args:
       folder: An empty folder. Inputs are placed in a folder of it, beside which
@@ -70,32 +85,83 @@ class Nursery:
         gc.collect()
         gc.freeze()
 
-    def open(
-        self, kind: Callable[[str], Kind], make: Callable[[], Input]
-    ) -> tuple[Verdict, bool, str]:
-        """Opens an input in a process of its own.
+    def open_all(
+        self, indices: Iterable[int], make: Callable[[int], Input]
+    ) -> Iterator[tuple[int, Report]]:
+        """Opens inputs one after the other, in processes of a few.
 
         Args:
-          kind: Returns the kind of a name.
-          make: Makes the input; called in that process.
+          indices: Numbers of inputs.
+          make: Returns the input of a number; called in those processes.
 
-        Returns:
-          How it ended, whether an interpreter ran, and what came of it.
+        Yields:
+          Each number, and how it ended.
         """
+        waiting = deque(indices)
+        while waiting:
+            some = [waiting.popleft() for _ in range(min(len(waiting), _NUM_TOGETHER))]
+            done = 0
+            for report in self._reports(some, make):
+                yield some[done], report
+                done += 1
+            waiting.extendleft(reversed(some[done:]))
+
+    def _reports(
+        self, indices: Sequence[int], make: Callable[[int], Input]
+    ) -> Iterator[Report]:
+        """Yields how inputs ended, up to the first that the process did not outlive."""
         shutil.rmtree(self._inside, ignore_errors=True)
-        (self._inside / OUTPUT).mkdir(parents=True)
-        self._reached[0] = 0
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reader)
-            _live(self._inside, kind, make, writer)
+            self._live(indices, make, writer)
         os.close(writer)
-        with os.fdopen(reader, "rb") as stream:
-            report = _await(pid, stream)
-        if self._is_touched():
-            report = _Report(Verdict.OUTSIDE, f"files beside the folder: {report.words}")
-        return report.verdict, bool(self._reached[0]), report.words
+        with os.fdopen(reader, "rb", buffering=0) as stream:
+            lines = _lines(stream)
+            for _ in indices:
+                try:
+                    line = next(lines, None)
+                except TimeoutError:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    yield self._report(Verdict.HANG, f"{_PATIENCE:g} s by the clock")
+                    return
+                if line is None:
+                    yield self._report(*_death(os.waitpid(pid, 0)[1]))
+                    return
+                verdict, words = json.loads(line)
+                yield self._report(Verdict(verdict), words)
+        os.waitpid(pid, 0)
+
+    def _report(self, verdict: Verdict, words: str) -> Report:
+        return Report(verdict=verdict, reached=bool(self._reached[0]), words=words)
+
+    def _live(
+        self, indices: Sequence[int], make: Callable[[int], Input], writer: int
+    ) -> None:
+        """The life of a process: opens inputs, says what came of each, ends."""
+        try:
+            os.setpgid(0, 0)
+            null = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            watch = _Watch(self._inside)
+            for index in indices:
+                shutil.rmtree(self._inside, ignore_errors=True)
+                (self._inside / OUTPUT).mkdir(parents=True)
+                os.chdir(self._inside)
+                self._reached[0] = 0
+                verdict, words = _opened(make(index), self._inside, watch)
+                if self._is_touched():
+                    verdict, words = Verdict.OUTSIDE, f"files beside: {words}"
+                line = json.dumps([verdict.value, words[-_MAX_WORDS:]]) + "\n"
+                os.write(writer, line.encode())
+        finally:
+            os._exit(0)
 
     def _is_touched(self) -> bool:
         """Whether something stands beside the folder of the inputs that did not."""
@@ -137,96 +203,76 @@ def _tell_when_reached(flag: mmap.mmap) -> None:
         SIMULATED[name] = telling
 
 
-def _await(pid: int, stream: Any) -> _Report:
-    """Waits for a process; returns what it said, or how it died."""
-    end = time.monotonic() + _PATIENCE
+def _lines(stream: Any) -> Iterator[bytes]:
+    """Yields the lines that a process writes, as it does.
+
+    Raises:
+      TimeoutError: If none comes for too long.
+    """
     content = b""
-    while time.monotonic() < end:
-        if not select.select([stream], [], [], max(end - time.monotonic(), 0))[0]:
-            continue
-        part = os.read(stream.fileno(), _MAX_REPORT)
-        content += part
-        if not part or len(content) > _MAX_REPORT:
-            break
-    else:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        return _Report(Verdict.HANG, f"{_PATIENCE:g} s by the clock")
-    status = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        verdict = Verdict.HANG if number == signal.SIGPROF else Verdict.DEATH
-        return _Report(verdict, signal.Signals(number).name)
-    try:
-        document = json.loads(content)
-        return _Report(Verdict(document["verdict"]), document["words"])
-    except ValueError:
-        return _Report(Verdict.DEATH, f"status {os.WEXITSTATUS(status)}")
+    while True:
+        if not select.select([stream], [], [], _PATIENCE)[0]:
+            raise TimeoutError
+        part = os.read(stream.fileno(), 1 << 16)
+        if not part:
+            return
+        *lines, content = (content + part).split(b"\n")
+        yield from lines
 
 
-def _live(
-    folder: Path, kind: Callable[[str], Kind], make: Callable[[], Input], writer: int
-) -> None:
-    """The life of a process: makes an input, opens it, says what came of it, ends."""
-    try:
-        os.setpgid(0, 0)
-        os.chdir(folder)
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(null, stream)
-        try:
-            given = make()
-            given.place(folder)
-            door = kind(given.kind).doors[given.door]
-        except Exception:
-            report = _Report(Verdict.TRACEBACK, f"making: {traceback.format_exc()}")
-        else:
-            report = _opened(given, lambda: door(folder), folder)
-        report.words = report.words[-_MAX_REPORT // 8 :]
-        document = {"verdict": report.verdict.value, "words": report.words}
-        os.write(writer, json.dumps(document).encode())
-    finally:
-        os._exit(0)
+def _death(status: int) -> tuple[Verdict, str]:
+    """Returns how a process died that said nothing."""
+    if not os.WIFSIGNALED(status):
+        return Verdict.DEATH, f"status {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    verdict = Verdict.HANG if number == signal.SIGPROF else Verdict.DEATH
+    return verdict, signal.Signals(number).name
 
 
-def _opened(given: Input, door: Callable[[], str | None], folder: Path) -> _Report:
+def _opened(given: Input, folder: Path, watch: _Watch) -> tuple[Verdict, str]:
     """Opens an input under limits."""
-    seen: list[str] = []
-    _limit()
-    _watch(folder, seen)
+    given.place(folder)
+    door = KINDS[given.kind].doors[given.door]
+    before = _seconds_of_children()
+    with watch, _limits():
+        verdict, words = _verdict(given, lambda: door(folder))
+    if _seconds_of_children() - before > _MAX_SECONDS:
+        verdict, words = Verdict.HANG, f"in a process of its own: {words}"
+    if watch.seen:
+        verdict, words = Verdict.OUTSIDE, f"{watch.seen[:3]}: {words}"
+    return verdict, words
+
+
+def _verdict(given: Input, door: Callable[[], str | None]) -> tuple[Verdict, str]:
+    """Opens an input; returns how that ended, and what was said."""
     try:
         content = door()
-    except (MatarError, Refused) as error:
-        report = _refusal(error)
-    except Contradiction as error:
-        report = _Report(Verdict.OTHER, str(error))
-    except Unreadable as error:
-        report = _Report(Verdict.UNREADABLE, repr(str(error)))
+    except (MatarError, RefusedError) as error:
+        return _refusal(error)
+    except ContradictionError as error:
+        return Verdict.OTHER, str(error)
+    except UnreadableError as error:
+        return Verdict.UNREADABLE, repr(str(error))
     except MemoryError:
-        report = _Report(Verdict.MEMORY, traceback.format_exc())
-    except BaseException:
-        report = _Report(Verdict.TRACEBACK, traceback.format_exc())
-    else:
-        report = _acceptance(given, content)
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if spent.ru_utime + spent.ru_stime > _MAX_SECONDS:
-        report = _Report(Verdict.HANG, f"in a process of its own: {report.words}")
-    if seen:
-        report = _Report(Verdict.OUTSIDE, f"{seen[:3]}: {report.words}")
-    return report
+        return Verdict.MEMORY, traceback.format_exc()
+    except BaseException:  # noqa: BLE001 - whatever it is, it is counted
+        return Verdict.TRACEBACK, traceback.format_exc()
+    if given.must_be_refused:
+        return Verdict.OTHER, "accepted, though it contradicts itself"
+    if given.expected is not None and content != given.expected:
+        return Verdict.OTHER, f"accepted with other {_difference(given, content)}"
+    return Verdict.ACCEPTED, ""
 
 
-def _refusal(error: Exception) -> _Report:
+def _refusal(error: Exception) -> tuple[Verdict, str]:
     """A sentence; but not one that only the limit of memory brought about."""
     sentence = str(error)
     causes = repr([sentence, *map(repr, _causes(error))])
     if any(words in causes for words in _OUT_OF_MEMORY):
-        return _Report(Verdict.MEMORY, sentence)
+        return Verdict.MEMORY, sentence
     if not sentence.strip() or not is_readable(sentence):
-        return _Report(Verdict.UNREADABLE, repr(sentence[:500]))
-    return _Report(Verdict.REFUSED, sentence)
+        return Verdict.UNREADABLE, repr(sentence[:500])
+    return Verdict.REFUSED, sentence
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -234,14 +280,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
         if error is not None:
             yield error
-
-
-def _acceptance(given: Input, content: str | None) -> _Report:
-    if given.must_be_refused:
-        return _Report(Verdict.OTHER, "accepted, though it contradicts itself")
-    if given.expected is not None and content != given.expected:
-        return _Report(Verdict.OTHER, f"accepted as {_difference(given, content)}")
-    return _Report(Verdict.ACCEPTED, "")
 
 
 def _difference(given: Input, content: str | None) -> str:
@@ -253,39 +291,64 @@ def _difference(given: Input, content: str | None) -> str:
         return str(content)[:200]
 
 
-def _limit() -> None:
-    """From here on memory and processor time have limits, and a core leaves no file."""
-    with Path("/proc/self/statm").open(encoding="ascii") as file:
-        num_bytes = int(file.read().split()[0]) * resource.getpagesize()
-    most = num_bytes + _MAX_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+def _seconds_of_children() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+@contextlib.contextmanager
+def _limits() -> Iterator[None]:
+    """Limits memory and processor time."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + _MAX_BYTES
+    former = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most, former[1]))
     signal.setitimer(signal.ITIMER_PROF, _MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, former)
 
 
-def _watch(folder: Path, seen: list[str]) -> None:
-    """Notes what is written outside of a folder, and which programs are started."""
-    inside = f"{folder.resolve()}{os.sep}"
+class _Watch:
+    """Notes what is written outside of a folder, and which programs are started.
 
-    def is_inside(path: Any) -> bool:
+    Attributes:
+      seen: What was, since it was last entered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.seen: list[str] = []
+        self._inside = f"{folder.resolve()}{os.sep}"
+        self._looks = False
+        sys.addaudithook(self._hook)
+
+    def __enter__(self) -> None:
+        self.seen.clear()
+        self._looks = True
+
+    def __exit__(self, *_: object) -> None:
+        self._looks = False
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._looks:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(flags, int) and flags & _WRITING and not self._holds(path):
+                self.seen.append(f"open {path}")
+        elif event in _CHANGES:
+            paths = arguments[:2] if event == "os.rename" else arguments[:1]
+            if not all(map(self._holds, paths)):
+                self.seen.append(f"{event} {paths}")
+        elif event in _STARTS and arguments and sys.executable not in str(arguments):
+            self.seen.append(f"{event} {str(arguments)[:200]}")
+
+    def _holds(self, path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):
             return True  # a handle that is open already
         # Links are followed up to the name itself, which may not exist yet.
-        parent, name = os.path.split(os.path.abspath(os.fsdecode(path)))
-        place = os.path.join(os.path.realpath(parent), name)
-        return place.startswith(inside) or place.startswith(("/dev/null", "/dev/shm/"))
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open":
-            path, _, flags = arguments
-            if isinstance(flags, int) and flags & _WRITING and not is_inside(path):
-                seen.append(f"open {path}")
-        elif event in _CHANGES:
-            paths = arguments[:2] if event == "os.rename" else arguments[:1]
-            if not all(map(is_inside, paths)):
-                seen.append(f"{event} {paths}")
-        elif event in _STARTS and arguments and sys.executable not in str(arguments):
-            seen.append(f"{event} {str(arguments)[:200]}")
-
-    sys.addaudithook(hook)
+        parent, name = os.path.split(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100
+        place = os.path.join(os.path.realpath(parent), name)  # noqa: PTH118
+        return place.startswith((self._inside, "/dev/null", "/dev/shm/"))

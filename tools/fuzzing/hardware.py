@@ -14,14 +14,19 @@ from matar_tf.artifact import Artifact
 from matar_tf.policy import Policy
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
-from tools.fuzzing.inputs import Contradiction, Door, Input, Kind
+from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
 from tools.fuzzing.seeds import ROOT, any_seed, seeds
 from tools.fuzzing.values import any_text, change_document, change_text
 
 __all__ = ["POLICY", "TABLE", "TARGET"]
 
-_TARGET, _TABLE, _POLICY, _ARTIFACT = "mine.toml", "latency.csv", "mine.json", "net.matar"
+_TARGET, _TABLE, _POLICY, _ARTIFACT = (
+    "mine.toml",
+    "latency.csv",
+    "mine.json",
+    "net.matar",
+)
 _CATALOGUE: Final = sorted((ROOT / "matar_tf/targets/data").glob("*.toml"))
 _FIRST: Final = 6  # digits_net or another small one, which every target takes
 _COMPUTE: Final = '[compute]\nkind = "table"\nfile = "latency.csv"\nsource = "x"\n\n'
@@ -52,11 +57,15 @@ def _load(folder: Path) -> None:
 def _price(folder: Path) -> None:
     """Prices a policy; what is accepted has finite figures that are not negative."""
     artifact = _network()
-    cost = estimate(artifact, artifact.space.policy("w8a8"), load_target(folder / _TARGET))
-    figures = {name: getattr(cost, name) for name in ("cycles", "energy_pj", "weight_bytes")}
+    cost = estimate(
+        artifact, artifact.space.policy("w8a8"), load_target(folder / _TARGET)
+    )
+    figures = {
+        name: getattr(cost, name) for name in ("cycles", "energy_pj", "weight_bytes")
+    }
     for name, value in figures.items():
         if value is not None and not (math.isfinite(value) and value >= 0):
-            raise Contradiction(f"{name} {value}")
+            raise ContradictionError(f"{name} {value}")
 
 
 def _check(folder: Path) -> None:
@@ -119,7 +128,9 @@ def _make_policy(rng: random.Random) -> Input:
     space = seed.artifact.space
     policy = Policy(
         weights={name: rng.choice(bits) for name, bits in space.weights.items()},
-        activations={name: rng.choice(bits) for name, bits in space.activations.items()},
+        activations={
+            name: rng.choice(bits) for name, bits in space.activations.items()
+        },
     )
     text = json.dumps(policy.to_json(), indent=1)
     change = rng.choice([change_document, change_document, change_text])
@@ -138,7 +149,7 @@ def _build(folder: Path) -> None:
     policy = artifact.space.policy(folder / _POLICY)
     widths: list[Any] = [*policy.weights.values(), *policy.activations.values()]
     if not all(type(bits) is int and 2 <= bits <= 8 for bits in widths):
-        raise Contradiction(f"widths {widths}")
+        raise ContradictionError(f"widths {widths}")
     ModelBuilder(artifact).build(policy)
 
 

@@ -13,12 +13,12 @@ from typing import Any, Final, TypeAlias
 __all__ = [
     "FAULTS",
     "OUTPUT",
-    "Contradiction",
+    "ContradictionError",
     "Door",
     "Input",
     "Kind",
     "Outcome",
-    "Refused",
+    "RefusedError",
     "Verdict",
     "read_input",
     "write_input",
@@ -48,11 +48,11 @@ FAULTS: Final = tuple(
 )
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A program ended with a sentence and a status that is not 0."""
 
 
-class Contradiction(Exception):
+class ContradictionError(Exception):
     """What was accepted is not what a reader may return."""
 
 
@@ -143,6 +143,7 @@ def write_input(given: Input, folder: Path, words: str) -> None:
         "expected": given.expected,
         "must_be_refused": given.must_be_refused,
     }
+    (folder / _FILES).mkdir(parents=True)
     given.place(folder / _FILES)
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 

@@ -1,19 +1,21 @@
 """Opens changed files of all kinds that the product reads; counts how it ends.
 
 Each input is made from a good file by a seeded generator, so that a seed gives the
-same inputs for any number of processes. Each is opened in a process of its own, which
-may take 5 s of processor time and 1 GB of memory. Exit status 1 if one of them dies,
-hangs, takes more memory, ends in a traceback, is accepted with other content than a
-digest covers or with one that contradicts itself, writes outside of its folder or
-prints what nobody can read. Needs no TensorFlow.
+same inputs for any number of processes. They are opened in child processes, which may
+take 5 s of processor time and 1 GB of memory for each. Exit status 1 if one dies,
+hangs, takes more memory, ends in a traceback, accepts other content than a digest covers or
+one that contradicts itself, writes outside of its folder or prints what nobody can
+read; or if fewer than a fifth of the inputs reach an interpreter or the simulator.
+Needs no TensorFlow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import os
-import random
-import shutil
+import queue
 import signal
 import tempfile
 import time
@@ -30,11 +32,12 @@ from matar_tf.commands._command import Command, Given
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
-    from tools.fuzzing.inputs import Input, Kind, Outcome
+    from tools.fuzzing.inputs import Outcome
 
-__all__ = ["COMMAND", "make_input", "table"]
+__all__ = ["COMMAND", "table"]
 
 _NUM_TIMED: Final = 200  # inputs that the estimate rests on
+_PATIENCE: Final = 10.0  # seconds between looks at processes that may have died
 _MIN_REACHED: Final = 0.2  # of the inputs, those that reach an interpreter
 
 
@@ -75,12 +78,12 @@ def _run(given: Given) -> int:
 
     from tools.fuzzing.inputs import FAULTS
 
-    kinds = _kinds(given.kinds)
-    keep = None if given.keep is None else Path(given.keep)
+    _kinds(given.kinds)
     outcomes: list[Outcome] = []
     start = time.perf_counter()
-    found = _outcomes(given.inputs, given.seed, given.jobs, kinds, keep)
-    for outcome in tqdm(found, total=given.inputs, unit=" inputs", mininterval=2.0):
+    for outcome in tqdm(
+        _outcomes(given), total=given.inputs, unit=" inputs", mininterval=5.0
+    ):
         outcomes.append(outcome)
         if len(outcomes) == _NUM_TIMED < given.inputs:
             rate = _NUM_TIMED / (time.perf_counter() - start)
@@ -94,112 +97,97 @@ def _run(given: Given) -> int:
     return 1 if failed or not enough else 0
 
 
-def _kinds(names: Sequence[str] | None) -> dict[str, Kind]:
-    """Returns the kinds of some names, or all.
+def _kinds(names: Sequence[str] | None) -> list[str]:
+    """Returns names of kinds, or those of all.
 
     Raises:
       MatarError: If there is no such kind.
     """
     from matar_tf.errors import MatarError, did_you_mean
-    from tools.fuzzing import artifacts, hardware, runs, samples, tflite_files
+    from tools.fuzzing.kinds import KINDS
 
-    known = {
-        kind.name: kind
-        for kind in (
-            tflite_files.TFLITE,
-            artifacts.ARCHIVE,
-            artifacts.FOLDER,
-            artifacts.SIGNED,
-            hardware.TARGET,
-            hardware.TABLE,
-            hardware.POLICY,
-            runs.RUN,
-            runs.STORE,
-            samples.DATA,
-        )
-    }
     for name in names or ():
-        if name not in known:
+        if name not in KINDS:
             raise MatarError(
-                f"Expected a kind of files, got {name!r}. {did_you_mean(name, known)}"
+                f"Expected a kind of files, got {name!r}. {did_you_mean(name, KINDS)}"
             )
-    return {name: known[name] for name in names or known}
+    return list(names or KINDS)
 
 
-def make_input(kinds: dict[str, Kind], seed: int, index: int) -> Input:
-    """Returns the input of a number; it depends on seed, number and kinds alone."""
-    rng = random.Random(f"{seed}/{index}")
-    (kind,) = rng.choices(list(kinds.values()), [one.share for one in kinds.values()])
-    return kind.make(rng)
+def _outcomes(given: Given) -> Iterator[Outcome]:
+    """Yields how inputs ended, as they do.
 
-
-def _outcomes(
-    num_inputs: int, seed: int, num_jobs: int, kinds: dict[str, Kind], keep: Path | None
-) -> Iterator[Outcome]:
-    """Yields how inputs ended, as they do."""
+    Raises:
+      RuntimeError: If a process that starts others dies itself.
+    """
     from tools.fuzzing.seeds import seeds
 
     seeds()  # once, for all processes
+    kinds = _kinds(given.kinds)
+    keep = None if given.keep is None else Path(given.keep)
     context = multiprocessing.get_context("fork")
-    results: Any = context.SimpleQueue()
+    results: Any = context.Queue()
     workers = [
         context.Process(
             target=_work,
-            args=(range(first, num_inputs, num_jobs), seed, kinds, keep, results),
+            args=(range(first, given.inputs, given.jobs), given.seed, kinds, keep),
+            kwargs={"results": results},
             daemon=True,
         )
-        for first in range(num_jobs)
+        for first in range(given.jobs)
     ]
     for worker in workers:
         worker.start()
     try:
-        for _ in range(num_inputs):
-            yield results.get()
+        for _ in range(given.inputs):
+            yield _next(results, workers)
     finally:
         for worker in workers:
             worker.terminate()
 
 
+def _next(results: Any, workers: Sequence[Any]) -> Outcome:
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=_PATIENCE)
+        if any(worker.exitcode for worker in workers):
+            raise RuntimeError("Expected processes that open inputs, but one is dead.")
+
+
 def _work(
     indices: Sequence[int],
     seed: int,
-    kinds: dict[str, Kind],
+    kinds: Sequence[str],
     keep: Path | None,
+    *,
     results: Any,
 ) -> None:
     """Opens inputs one after the other; the work of a process."""
     from tools.fuzzing.children import Nursery
     from tools.fuzzing.inputs import FAULTS, Outcome, write_input
+    from tools.fuzzing.kinds import kind_of, make_input
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the parent, which ends this one
-    folder = Path(tempfile.mkdtemp(prefix="fuzz_"))
-    try:
-        nursery = Nursery(folder)
-        for index in indices:
-            rng = random.Random(f"{seed}/{index}")
-            shares = [one.share for one in kinds.values()]
-            (kind,) = rng.choices(list(kinds.values()), shares)
-            verdict, reached, words = nursery.open(
-                kinds.__getitem__, lambda index=index: make_input(kinds, seed, index)
-            )
-            if verdict in FAULTS:
-                given = make_input(kinds, seed, index)
+    with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
+        nursery = Nursery(Path(folder))
+        make = functools.partial(make_input, kinds, seed)
+        for index, report in nursery.open_all(indices, make):
+            words = report.words
+            if report.verdict in FAULTS:
+                given = make(index)
                 words = f"{given.door}, {given.change}: {words}"
                 if keep is not None:
-                    place = keep / f"{index:06d}_{verdict.name.lower()}"
-                    place.mkdir(parents=True)
+                    place = keep / f"{index:06d}_{report.verdict.name.lower()}"
                     write_input(given, place, words)
             results.put(
                 Outcome(
                     index=index,
-                    kind=kind.name,
-                    verdict=verdict,
-                    reached=reached,
+                    kind=kind_of(kinds, seed, index).name,
+                    verdict=report.verdict,
+                    reached=report.reached,
                     words=words,
                 )
             )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replay(path: Path) -> int:
@@ -208,13 +196,13 @@ def _replay(path: Path) -> int:
     from tools.fuzzing.inputs import FAULTS, read_input
 
     given = read_input(path)
-    kinds = _kinds(None)
     with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:
         nursery = Nursery(Path(folder))
-        verdict, reached, words = nursery.open(kinds.__getitem__, lambda: given)
+        ((_, report),) = nursery.open_all([0], lambda _: given)
     print(f"{given.kind}, {given.door}: {given.change}")
-    print(f"{verdict.value}{', an interpreter ran' if reached else ''}\n{words}")
-    return 1 if verdict in FAULTS else 0
+    reached = ", an interpreter ran" if report.reached else ""
+    print(f"{report.verdict.value}{reached}\n{report.words}")
+    return 1 if report.verdict in FAULTS else 0
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from matar_tf import cli
-from tools.fuzzing.inputs import Refused
+from tools.fuzzing.inputs import RefusedError
 
 __all__ = ["is_readable", "run"]
 
@@ -17,7 +17,7 @@ _MAX_CHARS: Final = 20_000
 _BREAKS: Final = "\n\t"
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A command printed control characters, or more than anybody reads."""
 
 
@@ -25,17 +25,17 @@ def run(*words: str | Path) -> str:
     """Runs a command of `matar`; returns what it printed.
 
     Raises:
-      Refused: If it ended with a sentence.
-      Unreadable: See there.
+      RefusedError: If it ended with a sentence.
+      UnreadableError: See there.
     """
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = cli.main(list(map(str, words)))
     printed = out.getvalue()
     if status != 0:
-        raise Refused(err.getvalue())
+        raise RefusedError(err.getvalue())
     if not is_readable(printed):
-        raise Unreadable(printed[:200])
+        raise UnreadableError(printed[:200])
     return printed
 
 

@@ -19,7 +19,7 @@ from matar_tf.run.folder import prepare_folder
 from matar_tf.run.plan import Run, make_run
 from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
-from tools.fuzzing.inputs import Contradiction, Door, Input, Kind
+from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
 from tools.fuzzing.seeds import ROOT, seeds
 from tools.fuzzing.values import change_bytes, change_document, flip_bit
@@ -66,7 +66,7 @@ def _report(folder: Path) -> None:
     found = report(folder / _RUN)
     for text in (found.to_text(), found.to_markdown(), found.to_csv()):
         if "nan" in text.lower().replace("finan", ""):
-            raise Contradiction("a figure that is no number")
+            raise ContradictionError("a figure that is no number")
     json.dumps(found.to_json(), allow_nan=False)
     found._repr_html_()
 
@@ -97,7 +97,7 @@ def _overwrite(folder: Path) -> None:
 def _prepare(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     prepare_folder(_plan(), folder / _RUN, resume=resume, overwrite=overwrite)
     if (folder / _CANARY).read_bytes() != b"stays":
-        raise Contradiction("a file beside the run was changed")
+        raise ContradictionError("a file beside the run was changed")
 
 
 _RUN_DOORS: Final[dict[str, Door]] = {
@@ -216,13 +216,13 @@ def _open(folder: Path) -> None:
         known = store.get(_policies(), metrics=_METRICS, **_DIGESTS)
         for number, policy in enumerate(_policies()):
             if policy in known and known[policy] != _metrics_of(number):
-                raise Contradiction(f"{known[policy]} for {_metrics_of(number)}")
+                raise ContradictionError(f"{known[policy]} for {_metrics_of(number)}")
         len(store)
         key = {**_DIGESTS, "data_digest": "e" * 64}
         store.put(_policies()[0], extra, **key)
         again = store.get(_policies()[:1], metrics=_METRICS, **key)
         if again != {_policies()[0]: extra}:
-            raise Contradiction(f"{again} of what was put in")
+            raise ContradictionError(f"{again} of what was put in")
 
 
 STORE: Final = Kind(name="store", share=4, make=_make_store, doors={"open": _open})

@@ -13,17 +13,29 @@ import numpy as np
 
 from matar_tf.api import evaluate
 from matar_tf.data import load_data
-from tools.fuzzing.artifacts import zipped
-from tools.fuzzing.inputs import Contradiction, Door, Input, Kind
+from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
-from tools.fuzzing.seeds import any_seed
+from tools.fuzzing.seeds import any_seed, zipped
 from tools.fuzzing.values import any_float, any_int, change_bytes, flip_bit
 
 __all__ = ["DATA"]
 
 _DATA, _MODEL = "data.npz", "model.tflite"
 _KEYS: Final = ("x_test", "y_test", "x_train", "y_train")
-_DTYPES: Final = ("f2", "f4", "f8", "u1", "i1", "i8", "b1", "c8", "O", "S4", "U2", "M8[s]")
+_DTYPES: Final = (
+    "f2",
+    "f4",
+    "f8",
+    "u1",
+    "i1",
+    "i8",
+    "b1",
+    "c8",
+    "O",
+    "S4",
+    "U2",
+    "M8[s]",
+)
 _SHAPES: Final = (
     *("()", "(0,)", "(1000000000000,)", "(-1,)", "(4, 0)", "(99999999999999999999,)"),
     *("(4,", "4", "(4.0,)", "(True,)", "(" + "1," * 64 + ")", "(1,) * 9", "(None,)"),
@@ -61,7 +73,9 @@ def _make(rng: random.Random) -> Input:
             members[name] = _header(rng, members[name])
             content, words = zipped(members), f"header of {key}"
         case 7:
-            other = rng.choice(["../outside/canary.npy", "x", "/outside/canary", "a" * 999])
+            other = rng.choice(
+                ["../outside/canary.npy", "x", "/outside/canary", "a" * 999]
+            )
             members[rng.choice([other, "x_test", "X_TEST.npy"])] = members.pop(name)
             content, words = zipped(members), f"{key} has another name"
         case 8:
@@ -71,7 +85,9 @@ def _make(rng: random.Random) -> Input:
             content, words = members[name], "an array alone"
     return Input(
         kind=DATA.name,
-        door="load" if expected else rng.choice(["load", "train", "evaluate", "program"]),
+        door="load"
+        if expected
+        else rng.choice(["load", "train", "evaluate", "program"]),
         change=f"{seed.artifact.name}: {words}",
         files={_DATA: content, _MODEL: seed.files["w8a8_int8"]},
         expected=expected,
@@ -92,7 +108,9 @@ def _other_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
             case 1:
                 return changed.astype(rng.choice(_DTYPES))
             case 2:
-                return rng.choice([changed[..., None], changed[0], changed[:0], changed[1:]])
+                return rng.choice(
+                    [changed[..., None], changed[0], changed[:0], changed[1:]]
+                )
             case 3:
                 return np.full_like(changed, rng.choice([0, 1, 9]))
             case 4:
@@ -104,14 +122,17 @@ def _other_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
 def _header(rng: random.Random, content: bytes) -> bytes:
     """Lets the header of an array claim another type, shape or form."""
     data = content[content.index(b"\n") + 1 :]
-    descr = rng.choice([repr(rng.choice(["<f4", "|O", "<f8", "|V9", "x", "<f4,<f4"])), "1"])
+    descr = rng.choice(
+        [repr(rng.choice(["<f4", "|O", "<f8", "|V9", "x", "<f4,<f4"])), "1"]
+    )
     shape = rng.choice(_SHAPES)
     depth = rng.choice([0, 0, 50, 2_000])
+    nested = "[" * depth + "]" * depth
     header = rng.choice(
         [
             f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}",
             f"{{'descr': {descr}, 'fortran_order': {shape}, 'shape': (4,), }}",
-            f"{{'descr': {'[' * depth + ']' * depth}, 'fortran_order': 0, 'shape': (1,)}}",
+            f"{{'descr': {nested}, 'fortran_order': 0, 'shape': (1,)}}",
             "{" * depth + "'descr': 1",
             "  \n   {'descr'\n: 1}",
             "__import__('os').system('touch ../outside/canary')",
@@ -119,7 +140,9 @@ def _header(rng: random.Random, content: bytes) -> bytes:
             "'" + "x" * depth,
         ]
     ).encode()
-    version = rng.choice([b"\x01\x00", b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x00"])
+    version = rng.choice(
+        [b"\x01\x00", b"\x01\x00", b"\x02\x00", b"\x03\x00", b"\x09\x00"]
+    )
     size = 2 if version == b"\x01\x00" else 4
     length = len(header) + 1 if rng.random() < 0.9 else rng.choice([0, 1, 65_535])
     return (
@@ -153,14 +176,14 @@ def _checked(folder: Path, *, training: bool) -> str:
         or labels.dtype != np.int64
         or labels.min() < 0
     ):
-        raise Contradiction(f"samples {samples.dtype}, labels {labels.shape}")
+        raise ContradictionError(f"samples {samples.dtype}, labels {labels.shape}")
     return _text({"x_test": samples, "y_test": labels})
 
 
 def _evaluate(folder: Path) -> None:
     metrics = evaluate(folder / _MODEL, str(folder / _DATA))
     if not 0 <= metrics["accuracy"] <= 1:
-        raise Contradiction(f"metrics {metrics}")
+        raise ContradictionError(f"metrics {metrics}")
 
 
 def _program(folder: Path) -> None:

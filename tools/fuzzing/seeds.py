@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import json
 import random
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,10 +21,11 @@ from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.profiles import PROFILES
 
-__all__ = ["ROOT", "Seed", "any_seed", "npz", "seeds"]
+__all__ = ["ROOT", "Seed", "any_seed", "content_of", "npz", "seeds", "signed", "zipped"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _LARGE: Final = ("cifar10_resnet8",)  # take ten times as long, so they come seldom
+_MANIFEST = "manifest.json"
 _NUM_SAMPLES: Final = 4
 
 
@@ -57,6 +60,43 @@ def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
+
+
+def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """Returns a zip file of members."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return buffer.getvalue()
+
+
+def content_of(artifact: Artifact) -> str:
+    """Returns all that an artifact says, as text that is the same for the same."""
+    hashes = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, content in artifact.extras.items()
+    }
+    return json.dumps(
+        {
+            "digest": artifact.digest(),
+            "workload": artifact.workload.to_json(),
+            "space": artifact.space.to_json(),
+            "template_map": artifact.template_map.to_json(),
+            "accuracy": {name: dict(row) for name, row in artifact.accuracy.items()},
+            "extras": hashes,
+        },
+        sort_keys=True,
+    )
+
+
+def signed(members: Mapping[str, bytes], manifest: dict[str, Any]) -> dict[str, bytes]:
+    """Returns the members of an artifact with a manifest whose digests hold."""
+    others = {name: members[name] for name in members if name != _MANIFEST}
+    manifest["sha256"] = {
+        name: hashlib.sha256(content).hexdigest() for name, content in others.items()
+    }
+    return {**others, _MANIFEST: json.dumps(manifest).encode()}
 
 
 @functools.cache
@@ -111,5 +151,7 @@ def _mixed(artifact: Artifact) -> Policy:
     space = artifact.space
     return Policy(
         weights={name: rng.choice(bits) for name, bits in space.weights.items()},
-        activations={name: rng.choice(bits) for name, bits in space.activations.items()},
+        activations={
+            name: rng.choice(bits) for name, bits in space.activations.items()
+        },
     )

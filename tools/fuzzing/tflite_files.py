@@ -14,7 +14,7 @@ import numpy as np
 from matar_tf.api import evaluate, inspect
 from matar_tf.tflite._schema import schema
 from matar_tf.tflite.simulator import simulate
-from tools.fuzzing.inputs import Contradiction, Door, Input, Kind
+from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
 from tools.fuzzing.seeds import any_seed
 from tools.fuzzing.values import any_float, any_int, any_text, change_bytes
@@ -22,7 +22,13 @@ from tools.fuzzing.values import any_float, any_int, any_text, change_bytes
 __all__ = ["TFLITE", "change_model", "loaded", "packed"]
 
 _MODEL, _DATA, _ARTIFACT = "model.tflite", "data.npz", "net.matar"
-_UNPACKABLE: Final = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
+_UNPACKABLE: Final = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    AttributeError,
+    struct.error,
+)
 
 
 def loaded(content: bytes) -> Any:
@@ -92,7 +98,7 @@ def _change_field(rng: random.Random, model: Any) -> str:
     holder = rng.choice(by_class[name])
     field = rng.choice(sorted(vars(holder)))
     before = getattr(holder, field)
-    after = _other(rng, field, before)
+    after = _other(rng, before)
     setattr(holder, field, after)
     return f"{name.removesuffix('T')}.{field}: {str(before)[:40]} -> {str(after)[:40]}"
 
@@ -107,7 +113,7 @@ def _collect(value: Any, by_class: dict[str, list[Any]]) -> None:
             _collect(one, by_class)
 
 
-def _other(rng: random.Random, field: str, value: Any) -> Any:
+def _other(rng: random.Random, value: Any) -> Any:
     """Returns another value of a field, mostly of its type."""
     match value:
         case bool():
@@ -223,7 +229,9 @@ def _make(rng: random.Random) -> Input:
     seed = any_seed(rng)
     which = rng.choice(sorted(seed.files))
     original = seed.files[which]
-    door = rng.choice(["evaluate", "evaluate", "simulate", "inspect", "program", "verify"])
+    door = rng.choice(
+        ["evaluate", "evaluate", "simulate", "inspect", "program", "verify"]
+    )
     if rng.random() < 0.2:
         content, words = change_bytes(rng, original), "bytes"
     else:
@@ -245,7 +253,7 @@ def _evaluate(folder: Path) -> None:
         given = data["x_test"], data["y_test"]
     metrics = evaluate(folder / _MODEL, given)
     if not 0 <= metrics["accuracy"] <= 1:
-        raise Contradiction(f"metrics {metrics}")
+        raise ContradictionError(f"metrics {metrics}")
 
 
 def _simulate(folder: Path) -> None:
