@@ -21,7 +21,7 @@ from matar_tf.tflite.simulator import simulate
 from tools.fuzzing.archives import NAMES
 from tools.fuzzing.inputs import OUTPUT, ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
-from tools.fuzzing.seeds import any_seed
+from tools.fuzzing.seeds import any_seed, content_of, signed, zipped
 from tools.fuzzing.tflite_files import change_model
 from tools.fuzzing.values import (
     any_float,
