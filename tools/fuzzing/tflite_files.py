@@ -22,12 +22,8 @@ from tools.fuzzing.values import any_float, any_int, any_text, change_bytes
 __all__ = ["TFLITE", "change_model", "loaded", "packed"]
 
 _MODEL, _DATA, _ARTIFACT = "model.tflite", "data.npz", "net.matar"
-_UNPACKABLE: Final = (
-    TypeError,
-    ValueError,
-    OverflowError,
-    AttributeError,
-    struct.error,
+_IMPOSSIBLE: Final = (
+    *(AttributeError, LookupError, OverflowError, TypeError, ValueError, struct.error),
 )
 
 
@@ -47,14 +43,16 @@ def change_model(rng: random.Random, content: bytes) -> tuple[bytes, str]:
     """Returns a file of which a field or two are others, and which they are."""
     while True:
         model = loaded(content)
-        words = [
-            (_change_harmlessly if rng.random() < 0.45 else _change_field)(rng, model)
-            for _ in range(rng.choice([1, 1, 2]))
-        ]
         try:
+            words = [
+                (_change_harmlessly if rng.random() < 0.45 else _change_field)(
+                    rng, model
+                )
+                for _ in range(rng.choice([1, 1, 2]))
+            ]
             return packed(model), "; ".join(words)
-        except _UNPACKABLE:
-            continue  # a value that the format cannot hold
+        except _IMPOSSIBLE:
+            continue  # a value that the format cannot hold, or a second change of one
 
 
 def _change_harmlessly(rng: random.Random, model: Any) -> str:

@@ -187,11 +187,12 @@ def change_tree(rng: random.Random, document: Any) -> Any:
 
 
 def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
+    if not isinstance(value, (dict, list)):
+        return
     keys = value if isinstance(value, dict) else range(len(value))
     for key in keys:
         places.append((value, key))
-        if isinstance(value[key], (dict, list)):
-            _collect(value[key], places)
+        _collect(value[key], places)
 
 
 def _similar(rng: random.Random, value: Any) -> Any:
