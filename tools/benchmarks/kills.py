@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -35,6 +36,8 @@ __all__ = ["PROGRAMS", "Program", "broken_files", "measure_kills"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _GOLDEN: Final = _ROOT / "tests" / "golden"
+_SHIPPED: Final = _ROOT / "recipes" / "artifacts" / "cifar10_resnet8.matar"
+_PAGE: Final = 4096  # disks in memory have whole ones
 _EARLIEST: Final = 0.3  # of the time that a run takes: before, modules are imported
 _MAX_FAILURES: Final = 3  # shown of each program
 _TARGET: Final = "mpic"
@@ -76,14 +79,12 @@ class Program:
       disks: How many of 20 full disks it gets.
       words: Its command line, given the folder that it writes to.
       outcome: What it has made in that folder, in a form that is equal for equal runs.
-      num_bytes: About how many it writes: sizes of disks are drawn below it.
     """
 
     share: int
     disks: int
     words: Callable[[Path], list[str]]
     outcome: Callable[[Path], Any]
-    num_bytes: int
 
 
 def _train(folder: Path) -> list[str]:
@@ -114,9 +115,8 @@ def _search(folder: Path) -> list[str]:
 
 def _export(folder: Path) -> list[str]:
     return [
-        *("export", f"--artifact={_GOLDEN / 'net.matar'}", "--policy=w4a4"),
-        *(f"--data={_GOLDEN / 'data.npz'}", "--compare=none", "--overwrite"),
-        f"--output={folder / 'x.tflite'}",
+        *("export", f"--artifact={_SHIPPED}", "--policy=w4a4", "--compare=none"),
+        *("--overwrite", f"--output={folder / 'x.tflite'}"),
     ]
 
 
@@ -162,21 +162,11 @@ def _hashes(folder: Path, paths: Sequence[Path]) -> dict[str, str]:
 
 
 PROGRAMS: Final[Mapping[str, Program]] = {
-    "train": Program(
-        share=12, disks=2, words=_train, outcome=_network("net.matar"), num_bytes=60_000
-    ),
-    "package": Program(
-        share=12, disks=3, words=_package, outcome=_network("net"), num_bytes=100_000
-    ),
-    "search": Program(
-        share=36, disks=8, words=_search, outcome=_front, num_bytes=400_000
-    ),
-    "export": Program(
-        share=28, disks=7, words=_export, outcome=_all_files, num_bytes=6_000
-    ),
-    "report": Program(
-        share=12, disks=0, words=_report, outcome=_all_files, num_bytes=0
-    ),
+    "train": Program(share=12, disks=2, words=_train, outcome=_network("net.matar")),
+    "package": Program(share=12, disks=3, words=_package, outcome=_network("net")),
+    "search": Program(share=36, disks=8, words=_search, outcome=_front),
+    "export": Program(share=28, disks=7, words=_export, outcome=_all_files),
+    "report": Program(share=12, disks=0, words=_report, outcome=_all_files),
 }
 
 
@@ -214,9 +204,8 @@ def measure_kills(
 
 def _spread(total: int, shares: Sequence[int]) -> list[int]:
     """Returns whole numbers in the ratio of shares that add up to a total."""
-    ends = [
-        round(total * sum(shares[: i + 1]) / sum(shares)) for i in range(len(shares))
-    ]
+    sums = list(itertools.accumulate(shares))
+    ends = [round(total * one / max(sums[-1], 1)) for one in sums]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
@@ -234,6 +223,8 @@ class _Trial:
         self._finish(whole)
         self._seconds = time.perf_counter() - start
         self._expected = program.outcome(whole)
+        files = [path for path in whole.rglob("*") if path.is_file()]
+        self._num_bytes = sum(path.stat().st_size for path in files)
 
     def killed(self, num_kills: int) -> Bar:
         """Kills the program; runs it to its end after a few kills each."""
@@ -257,13 +248,13 @@ class _Trial:
     def with_full_disks(self, num_disks: int) -> Bar:
         """Runs the program where the disk is too small, then where it is not."""
         num_full = num_whole = num_equal = num_ends = 0
-        while num_full < num_disks:
+        while num_ends < num_disks:
             folder = self._new(f"disks{num_ends}")
             with _disk(folder) as limit:
-                for _ in range(2):
-                    size = self._rng.randrange(4096, max(self._program.num_bytes, 8192))
-                    if self._runs_in(folder, limit, size):
-                        break
+                size = self._rng.randrange(
+                    _PAGE, max(self._num_bytes, 2 * _PAGE), _PAGE
+                )
+                if not self._runs_in(folder, limit, size):
                     num_full += 1
                     num_whole += self._is_whole(folder)
                 limit(None)
@@ -279,8 +270,8 @@ class _Trial:
         shown = "".join(f"\n  {one}" for one in self._failures[:_MAX_FAILURES])
         failed, self._failures = bool(self._failures), []
         return Bar(
-            name=f"{self._name}: what {what} leave is whole; ends of runs that go on are "
-            "as undisturbed",
+            name=f"{self._name}: what {what} leave is whole; runs that go on end as "
+            "one that was not disturbed",
             figure=f"{num_whole} of {total}; {num_equal} of {num_ends}{shown}",
             limit="all",
             held=num_whole == total and num_equal == num_ends and not failed,

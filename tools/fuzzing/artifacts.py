@@ -59,8 +59,8 @@ def _make_folder(rng: random.Random) -> Input:
             del members[name]
             words = f"{name} is a link to {links[name]}"
         case 2:
-            added = rng.choice([one for one in NAMES if "\0" not in one and one])
-            added = added.strip("/.")[:200].replace("..", "up")
+            usable = [one.replace("/", "_") for one in NAMES if one and "\0" not in one]
+            added = rng.choice(usable)[:200]
             members[added] = b"x"
             words = f"with {added!r}"
         case 3 | 4:
