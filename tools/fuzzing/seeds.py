@@ -25,7 +25,7 @@ __all__ = ["ROOT", "Seed", "any_seed", "content_of", "npz", "seeds", "signed", "
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _LARGE: Final = ("cifar10_resnet8",)  # take ten times as long, so they come seldom
-_MANIFEST = "manifest.json"
+_MANIFEST, _DIGEST_KEY = "manifest.json", "manifest_sha256"
 _NUM_SAMPLES: Final = 4
 
 
@@ -72,22 +72,24 @@ def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> by
 
 
 def content_of(artifact: Artifact) -> str:
-    """Returns all that an artifact says, as text that is the same for the same."""
-    hashes = {
-        name: hashlib.sha256(content).hexdigest()
-        for name, content in artifact.extras.items()
-    }
-    return json.dumps(
-        {
-            "digest": artifact.digest(),
-            "workload": artifact.workload.to_json(),
-            "space": artifact.space.to_json(),
-            "template_map": artifact.template_map.to_json(),
-            "accuracy": {name: dict(row) for name, row in artifact.accuracy.items()},
-            "extras": hashes,
+    """Returns what an artifact says and vouches for, as text that is equal for equals.
+
+    Older ones have no digest of their figures and of where they come from.
+    """
+    accuracy = {name: dict(row) for name, row in artifact.accuracy.items()}
+    vouched = [accuracy, artifact.provenance] if artifact.is_verified else []
+    parts = {
+        "digest": artifact.digest(),
+        "workload": artifact.workload.to_json(),
+        "space": artifact.space.to_json(),
+        "template_map": artifact.template_map.to_json(),
+        "figures": vouched,
+        "extras": {
+            name: hashlib.sha256(content).hexdigest()
+            for name, content in artifact.extras.items()
         },
-        sort_keys=True,
-    )
+    }
+    return json.dumps(parts, sort_keys=True)
 
 
 def signed(members: Mapping[str, bytes], manifest: dict[str, Any]) -> dict[str, bytes]:
@@ -96,6 +98,10 @@ def signed(members: Mapping[str, bytes], manifest: dict[str, Any]) -> dict[str, 
     manifest["sha256"] = {
         name: hashlib.sha256(content).hexdigest() for name, content in others.items()
     }
+    if _DIGEST_KEY in manifest:
+        covered = {key: manifest[key] for key in manifest if key != _DIGEST_KEY}
+        text = json.dumps(covered, separators=(",", ":"))
+        manifest[_DIGEST_KEY] = hashlib.sha256(text.encode()).hexdigest()
     return {**others, _MANIFEST: json.dumps(manifest).encode()}
 
 
