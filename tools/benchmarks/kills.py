@@ -162,11 +162,11 @@ def _hashes(folder: Path, paths: Sequence[Path]) -> dict[str, str]:
 
 
 PROGRAMS: Final[Mapping[str, Program]] = {
-    "train": Program(share=12, disks=2, words=_train, outcome=_network("net.matar")),
-    "package": Program(share=12, disks=3, words=_package, outcome=_network("net")),
-    "search": Program(share=36, disks=8, words=_search, outcome=_front),
     "export": Program(share=28, disks=7, words=_export, outcome=_all_files),
     "report": Program(share=12, disks=0, words=_report, outcome=_all_files),
+    "search": Program(share=36, disks=8, words=_search, outcome=_front),
+    "package": Program(share=12, disks=3, words=_package, outcome=_network("net")),
+    "train": Program(share=12, disks=2, words=_train, outcome=_network("net.matar")),
 }
 
 
