@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import Final
 
-__all__ = ["bomb"]
+__all__ = ["bomb", "bzip2_zeros", "deflated_zeros"]
 
 # A block of bzip2 -9: 900,000 bytes that stand for runs of zeros. It begins and ends at
 # a byte, so that one can follow the other.
@@ -29,7 +29,7 @@ def bomb(name: str, num_zeros: int, *, claimed: int, bzip2: bool) -> bytes:
       claimed: How many the headers claim.
       bzip2: Whether it is packed by bzip2; by deflate otherwise.
     """
-    stream = _bzip2_zeros(num_zeros) if bzip2 else _deflated_zeros(num_zeros)
+    stream = bzip2_zeros(num_zeros) if bzip2 else deflated_zeros(num_zeros)
     fields = (
         *(20, 0, _BZIP2 if bzip2 else _DEFLATE, 0, 0, 0),
         *(len(stream), claimed, len(name), 0),
@@ -42,7 +42,8 @@ def bomb(name: str, num_zeros: int, *, claimed: int, bzip2: bool) -> bytes:
     return header + stream + entry + end
 
 
-def _bzip2_zeros(num_zeros: int) -> bytes:
+def bzip2_zeros(num_zeros: int) -> bytes:
+    """Returns a bzip2 stream of so many zeros, in whole blocks of 45,899,235."""
     num_blocks = max(num_zeros // _BLOCK_ZEROS, 1)
     total = 0
     for _ in range(num_blocks):
@@ -50,7 +51,8 @@ def _bzip2_zeros(num_zeros: int) -> bytes:
     return b"BZh9" + _BLOCK * num_blocks + struct.pack(">6sI", _FOOTER, total)
 
 
-def _deflated_zeros(num_zeros: int) -> bytes:
+def deflated_zeros(num_zeros: int) -> bytes:
+    """Returns a raw deflate stream of so many zeros, in whole MiB."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     zeros = bytes(_CHUNK_ZEROS)
     chunk = packer.compress(zeros) + packer.flush(zlib.Z_FULL_FLUSH)
