@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import importlib
 import json
@@ -144,6 +145,7 @@ class Nursery:
         """The life of a process: opens inputs, says what came of each, ends."""
         try:
             os.setpgid(0, 0)
+            faulthandler.disable()  # whose output would be taken for that of a parent
             null = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(null, stream)
@@ -283,12 +285,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _difference(given: Input, content: str | None) -> str:
-    """Returns what differs, of contents that are JSON objects."""
-    try:
-        before, after = json.loads(given.expected or ""), json.loads(content or "")
-        return str([key for key in before if before[key] != after.get(key)])
-    except ValueError:
-        return str(content)[:200]
+    """Returns what differs: which keys, where contents are JSON objects."""
+    if content is None or not content.startswith("{"):
+        return f"content: {str(content)[:200]}"
+    before, after = json.loads(given.expected or "{}"), json.loads(content)
+    return str([key for key in before if before[key] != after.get(key)])
 
 
 def _seconds_of_children() -> float:
