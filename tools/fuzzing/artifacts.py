@@ -87,9 +87,16 @@ FOLDER: Final = Kind(name="folder", share=12, make=_make_folder, doors={"read": 
 
 def _make_signed(rng: random.Random) -> Input:
     seed = any_seed(rng)
-    change = rng.choice(
-        [_template, _template, _template, _arrays, _arrays, _text, _accuracy, _figures]
-    )
+    changes = [
+        _template,
+        _template,
+        _template,
+        _arrays,
+        _arrays,
+        _retrained,
+        _retrained,
+    ]
+    change = rng.choice([*changes, _retrained, _text, _accuracy, _figures])
     members = dict(seed.members)
     manifest = json.loads(members[_MANIFEST])
     words, contradicts = change(rng, members, manifest)
@@ -97,7 +104,7 @@ def _make_signed(rng: random.Random) -> Input:
         files = signed(members, manifest)
     except (TypeError, AttributeError):
         files = {**members, _MANIFEST: json.dumps(manifest).encode()}
-    doors = ["build", "evaluate", "evaluate", "simulate", "cost", "export", "verify"]
+    doors = ["build", "cost", "verify", *sorted(_RUN), *sorted(_RUN)]
     return Input(
         kind=SIGNED.name,
         door=rng.choice(doors),
@@ -137,6 +144,27 @@ def _arrays(
         stored[name] = buffer.getvalue()
     members[_ARRAYS] = zipped(stored, zipfile.ZIP_DEFLATED)
     return f"parameters: {name}", False
+
+
+def _retrained(
+    rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
+) -> tuple[str, bool]:
+    """Gives all numbers of some arrays other values of their size."""
+    del manifest
+    with zipfile.ZipFile(io.BytesIO(members[_ARRAYS])) as archive:
+        stored = {name: archive.read(name) for name in archive.namelist()}
+    noise = np.random.default_rng(rng.getrandbits(64))
+    names = sorted(name for name in stored if name.endswith(".npy"))
+    chosen = rng.sample(names, rng.randint(1, len(names)))
+    for name in chosen:
+        array = np.load(io.BytesIO(stored[name]))
+        if array.dtype.kind == "f":
+            factors = noise.uniform(0.7, 1.4, array.shape).astype(array.dtype)
+            buffer = io.BytesIO()
+            np.save(buffer, array * factors)
+            stored[name] = buffer.getvalue()
+    members[_ARRAYS] = zipped(stored, zipfile.ZIP_DEFLATED)
+    return f"parameters: noise on {len(chosen)} arrays", False
 
 
 def _other_array(rng: random.Random, array: np.ndarray) -> np.ndarray:
@@ -272,4 +300,7 @@ _DOORS: Final[dict[str, Door]] = {
     "export": _export,
     "verify": _verify,
 }
-SIGNED: Final = Kind(name="signed", share=24, make=_make_signed, doors=_DOORS)
+_RUN: Final = frozenset({"evaluate", "simulate", "export"})
+SIGNED: Final = Kind(
+    name="signed", share=32, make=_make_signed, doors=_DOORS, runs=_RUN
+)

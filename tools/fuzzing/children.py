@@ -157,7 +157,10 @@ class Nursery:
                 (self._inside / OUTPUT).mkdir(parents=True)
                 os.chdir(self._inside)
                 self._reached[0] = 0
-                verdict, words = _opened(make(index), self._inside, watch)
+                given = make(index)
+                verdict, words = _opened(given, self._inside, watch)
+                if verdict is Verdict.ACCEPTED and given.door in KINDS[given.kind].runs:
+                    self._reached[0] = 1
                 if self._is_touched():
                     verdict, words = Verdict.OUTSIDE, f"files beside: {words}"
                 line = json.dumps([verdict.value, words[-_MAX_WORDS:]]) + "\n"

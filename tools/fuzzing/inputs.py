@@ -104,12 +104,15 @@ class Kind:
       make: Returns an input, of the choices of a generator alone.
       doors: What opens such files, by name, given the folder that holds them; each
         returns its content as text, or None.
+      runs: The doors that have run an interpreter where they accept, perhaps in a
+        process of its own.
     """
 
     name: str
     share: int
     make: Callable[[random.Random], Input]
     doors: Mapping[str, Door]
+    runs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def change_model(rng: random.Random, content: bytes) -> tuple[bytes, str]:
         model = loaded(content)
         try:
             words = [
-                (_change_harmlessly if rng.random() < 0.45 else _change_field)(
+                (_change_harmlessly if rng.random() < 0.6 else _change_field)(
                     rng, model
                 )
                 for _ in range(rng.choice([1, 1, 2]))
@@ -227,10 +227,8 @@ def _make(rng: random.Random) -> Input:
     seed = any_seed(rng)
     which = rng.choice(sorted(seed.files))
     original = seed.files[which]
-    door = rng.choice(
-        ["evaluate", "evaluate", "simulate", "inspect", "program", "verify"]
-    )
-    if rng.random() < 0.2:
+    door = rng.choice(["inspect", "verify", "evaluate", *sorted(_RUN), *sorted(_RUN)])
+    if rng.random() < 0.15:
         content, words = change_bytes(rng, original), "bytes"
     else:
         content, words = change_model(rng, original)
@@ -278,4 +276,5 @@ _DOORS: Final[dict[str, Door]] = {
     "program": _program,
     "verify": _verify,
 }
-TFLITE: Final = Kind(name="tflite", share=30, make=_make, doors=_DOORS)
+_RUN: Final = frozenset({"evaluate", "simulate", "program"})
+TFLITE: Final = Kind(name="tflite", share=38, make=_make, doors=_DOORS, runs=_RUN)
