@@ -34,6 +34,7 @@ from tools.fuzzing.inputs import (
     Input,
     Kind,
     Outcome,
+    RefusedError,
     Verdict,
     read_input,
     write_input,
@@ -147,7 +148,7 @@ def start_a_program(_: Path) -> None:
 
 
 def steer_the_terminal(_: Path) -> None:
-    raise MatarError("Expected a name, got \x1b[2J.")
+    raise RefusedError("Expected a name, got \x1b[2J.")
 
 
 def print_much(_: Path) -> None:
