@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from fixtures.paths import GOLDEN
 
-from tools.benchmarks.kills import PROGRAMS, broken_files, measure_kills
+from tools.benchmarks.kills import PROGRAMS, measure_kills
+from tools.benchmarks.whole_files import broken_files
 
 
 @pytest.fixture
