@@ -9,6 +9,7 @@ much of that is the luck of samples, and what no search can do better. ``memory`
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
 ``untrained``: a recipe's float network that was quantized and calibrated alone, before
 and after `reestimate_batch_norm`; without ``--float`` it is trained first.
+``kills``: what programs leave that are killed, or whose disk is full.
 """
 
 from __future__ import annotations
@@ -44,7 +45,15 @@ def _define(values: FlagValues) -> None:
         "their values; untrained: of the recipe",
         default=None,
     )
-    _flags.seed(values, "core, host, training, untrained, and the workers of search")
+    _flags.seed(
+        values, "core, host, kills, training, untrained, and the workers of search"
+    )
+    flags.DEFINE_integer(
+        "kills", 100, "kills: how many.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "full_disks", 20, "kills: how many.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_integer(
         "policies",
         100,
@@ -216,6 +225,14 @@ def _untrained(given: Given) -> Iterator[Bar]:
     )
 
 
+def _kills(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.kills import measure_kills
+
+    yield from measure_kills(
+        seed=given.seed, num_kills=given.kills, num_full_disks=given.full_disks
+    )
+
+
 def _required_artifact(suite: str, given: Given) -> str:
     from matar_tf.errors import MatarError
 
@@ -242,6 +259,7 @@ _SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
 SUITE_FLAGS: Final = {
     "core": frozenset({"artifact", "data", "seed", "policies"}),
     "host": frozenset({"seed", "networks"}),
+    "kills": frozenset({"seed", "kills", "full_disks"}),
     "luck": _SEARCHED,
     "memory": _SEARCHED,
     "search": _SEARCHED | {"store", "seed"},
@@ -252,6 +270,7 @@ SUITE_FLAGS: Final = {
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "core": _core,
     "host": _host,
+    "kills": _kills,
     "luck": _luck,
     "memory": _memory,
     "search": _search,
