@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarWarning
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import (
     check_finite_samples,
     check_magnitude,
+    check_no_bytes,
     fits_input,
     input_grids,
     warn_of_range,
 )
 from matar_tf.keras.policies import policy_setter
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.fake_quantize import largest_ordinary, sample_values
+from matar_tf.keras.quantizers.fake_quantize import sample_values
 from matar_tf.keras.quantizers.grids import LearnedGrid
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
 
@@ -29,6 +31,8 @@ __all__ = ["calibrate", "calibration_record"]
 
 _BATCH_SIZE = 512
 _DIRTY_RATIO = 16.0  # of a sample's largest magnitude to that of most samples
+_RARE = 20  # at most one of so many samples is dirty
+_FEWEST = 8  # samples, of which one can be told to be unlike the others
 
 
 class _Calibrator(FloatTracer):
@@ -83,7 +87,8 @@ def calibrate(model: KerasModel, samples: ArrayLike | Sequence[ArrayLike]) -> No
     They fit what the tensors are without any quantization, whatever the policy.
     Training does this by itself on its first batches; call this to evaluate or export
     without training, or to start training from more samples. A few hundred, drawn at
-    random, are enough; a dirty pixel or a few dirty samples do no harm.
+    random, are enough. A few samples (one of 20 at most) whose values are more than 16
+    times as large as those of all others set no steps, and a warning says so.
 
     Warns in one sentence if samples lie outside of what the input's grid can hold:
     below 0 where there are no such levels, or beyond the range that it was set for.
@@ -101,14 +106,13 @@ def calibrate(model: KerasModel, samples: ArrayLike | Sequence[ArrayLike]) -> No
     policy_setter(model)  # refuses a model without quantizers
     model = wrapper.multi_bit_network(model)
     batches = _batches(model, samples)
-    warn_of_range(model, batches)
+    warn_of_range(model, batches, "it is set anew")
     (grid,) = input_grids(model)
-    clean = _without_dirty(batches)
+    clean, limit = _without_dirty(batches)
     tensors = map(tf.convert_to_tensor, clean)
     values = tf.concat([sample_values(one, len(clean)) for one in tensors], axis=0)
     grid.set_from([values])
     calibrator = _Calibrator(model, len(batches))
-    limit = _largest_but_outliers(clean, float(largest_ordinary(values)))
     for batch in batches:
         # As the device does, or one dirty pixel would reach every tensor behind it.
         calibrator.see(np.clip(batch, -limit, limit))
@@ -123,7 +127,7 @@ def _batches(model: KerasModel, samples: Any) -> list[np.ndarray]:
         fits_input(model, _shape(one)) for one in samples
     ):
         given = list(samples)
-    batches: list[np.ndarray] = []
+    arrays: list[np.ndarray] = []
     for batch in given:
         shape = _shape(batch)
         if not fits_input(model, shape) or not shape[0]:
@@ -131,13 +135,19 @@ def _batches(model: KerasModel, samples: Any) -> list[np.ndarray]:
                 f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; "
                 "pass a batch, or a list of batches."
             )
-        array = np.asarray(batch, np.float32)
-        check_finite_samples(array)
-        batches += np.array_split(array, -(-len(array) // _BATCH_SIZE))
-    if not batches:
+        array = np.asarray(batch)
+        check_no_bytes(array)
+        arrays.append(array.astype(np.float32))
+        check_finite_samples(arrays[-1])
+    if not arrays:
         raise DataError("Expected a batch of samples, got an empty list; pass samples.")
-    check_magnitude([np.abs(batch).max(initial=0.0) for batch in batches])
-    return batches
+    array = np.concatenate(arrays)  # so that it is the same in one piece and in many
+    if not array.any():
+        raise DataError(
+            "Expected samples to set steps from, got zeros alone; pass others."
+        )
+    check_magnitude(array)
+    return np.array_split(array, -(-len(array) // _BATCH_SIZE))
 
 
 def _shape(samples: Any) -> tuple[int, ...]:
@@ -150,25 +160,45 @@ def _shape(samples: Any) -> tuple[int, ...]:
         ) from error
 
 
-def _without_dirty(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Returns batches, 0 in the place of samples far larger than most others are."""
-    largest = [np.abs(one).reshape(len(one), -1).max(1, initial=0.0) for one in batches]
+def _without_dirty(batches: Sequence[np.ndarray]) -> tuple[list[np.ndarray], float]:
+    """Returns batches with 0 for dirty samples, and the largest magnitude of others.
+
+    Warns in one sentence if there are any.
+    """
+    largest = [np.abs(one).reshape(len(one), -1).max(1) for one in batches]
     sizes = np.concatenate(largest)
-    # A quarter may be dirty, three quarters may be silence around some speech.
-    limit = _DIRTY_RATIO * np.quantile(sizes[sizes > 0.0], 0.75) if sizes.any() else 0.0
+    limit = _largest_ordinary(sizes)
+    is_dirty = sizes > limit
+    ordinary = float(sizes[~is_dirty].max())
+    if is_dirty.any():
+        warnings.warn(
+            f"Values of {is_dirty.sum()} of {len(sizes)} samples reach "
+            f"{sizes.max():.4g}, those of all others {ordinary:.4g} at most; steps are "
+            "set by the others alone. Mend these samples, or pass more of their kind.",
+            MatarWarning,
+            stacklevel=3,
+        )
     clean = []
     for batch, size in zip(batches, largest, strict=True):
         is_clean = (size <= limit).reshape(-1, *[1] * (batch.ndim - 1))
         clean.append(np.where(is_clean, batch, np.float32(0.0)))
-    return clean
+    return clean, ordinary
 
 
-def _largest_but_outliers(batches: Sequence[np.ndarray], ordinary: float) -> np.float32:
-    """Returns the largest magnitude that is no outlier; infinity without values."""
-    magnitudes = map(np.abs, batches)
-    zero = np.float32(0.0)
-    largest = max(one[one <= ordinary].max(initial=zero) for one in magnitudes)
-    return largest if largest > 0.0 else np.float32(np.inf)
+def _largest_ordinary(sizes: np.ndarray) -> float:
+    """Returns the size above which a sample is dirty.
+
+    It is 16 times what 19 of 20 samples stay below. Samples are compared, not values:
+    a few values that are far larger than all others, in every sample, are what a
+    network lives on where inputs are spectra or stars.
+
+    Args:
+      sizes: Largest magnitude of each sample, ``[num_samples]``; 0 for silence, which
+        tells nothing of others.
+    """
+    num_alive = np.count_nonzero(sizes)
+    num_rare = 0 if num_alive < _FEWEST else max(num_alive // _RARE, 1)
+    return _DIRTY_RATIO * float(np.sort(sizes)[-1 - num_rare])
 
 
 def calibration_record(model: KerasModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from matar_tf.errors import DataError, ModelError
+from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras._compat import KerasModel
 from matar_tf.keras.layers import InputQuantize
 from matar_tf.keras.quantizers import watch, wrapper
@@ -24,8 +24,10 @@ __all__ = [
     "check_finite_weights",
     "check_initialized",
     "check_magnitude",
+    "check_no_bytes",
     "fits_input",
     "input_grids",
+    "input_range",
     "is_initialized",
     "warn_of_first_batch",
     "warn_of_grids",
@@ -79,6 +81,20 @@ def check_magnitude(samples: ArrayLike) -> None:
         )
 
 
+def check_no_bytes(samples: np.ndarray) -> None:
+    """Refuses unsigned bytes, which are 0..1 in one place and 0..255 in another.
+
+    Raises:
+      DataError: If the samples are such.
+    """
+    if samples.dtype == np.uint8:
+        raise DataError(
+            "Expected floats as in training, got unsigned bytes, which matar_tf.Data "
+            "divides by 255 and Keras does not; pass samples / 255.0, or "
+            "samples.astype('float32') if the network takes 0..255."
+        )
+
+
 def input_grids(model: KerasModel) -> list[LearnedGrid]:
     """Returns the grids of a model's inputs."""
     return [
@@ -89,12 +105,21 @@ def input_grids(model: KerasModel) -> list[LearnedGrid]:
     ]
 
 
-def warn_of_range(model: KerasModel, batches: Sequence[np.ndarray]) -> None:
+def input_range(model: KerasModel) -> tuple[float, float]:
+    """Returns the least and the largest value of a model's only input, at 8 bits."""
+    (grid,) = input_grids(model)
+    return _range(grid)
+
+
+def warn_of_range(
+    model: KerasModel, batches: Sequence[np.ndarray], outcome: str
+) -> None:
     """Warns in one sentence of samples that the input's grid cannot hold.
 
     Args:
       model: A multi-bitwidth model of one input.
       batches: Finite samples.
+      outcome: What comes of another range than that which was set.
     """
     (grid,) = input_grids(model)
     lowest = min(float(one.min(initial=0.0)) for one in batches)
@@ -107,8 +132,8 @@ def warn_of_range(model: KerasModel, batches: Sequence[np.ndarray]) -> None:
     ):
         _warn(
             f"Expected samples in {low:.4g}..{high:.4g}, the range that the input grid "
-            f"of {grid.entry!r} was set for, got {lowest:.4g}..{highest:.4g}; it is "
-            "set anew: scale the samples as before if that is not meant."
+            f"of {grid.entry!r} was set for, got {lowest:.4g}..{highest:.4g}; "
+            f"{outcome}: scale the samples as before if that is not meant."
         )
 
 
@@ -200,7 +225,7 @@ def _share_outside(batches: Sequence[np.ndarray], low: float, high: float) -> fl
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(message, MatarWarning, stacklevel=3)
 
 
 def check_finite_weights(model: KerasModel) -> None:

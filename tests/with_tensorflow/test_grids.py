@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fixtures.digits import few_digits
 
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarWarning
 from matar_tf.keras import (
     PolicyRandomizer,
     calibrate,
@@ -19,6 +19,7 @@ from matar_tf.keras import (
     quantize_model,
 )
 from matar_tf.keras._compat import tf
+from matar_tf.keras.calibration import _largest_ordinary
 from matar_tf.keras.checks import input_grids
 from matar_tf.keras.quantizers import fake_quantize, watch
 from matar_tf.keras.train.train import _calibration_samples
@@ -88,25 +89,51 @@ def calibrated() -> Any:
 
 
 class TestOutliers:
-    @pytest.mark.parametrize(("size", "is_one"), [(8.0, False), (8.1, True)])
-    def test_eight_times_as_large_as_99_of_100(self, size: float, is_one: bool) -> None:
-        x = np.ones(300, np.float32)
-        x[:100] = 0.0  # silence says nothing of the size of sounds
-        x[150], x[250] = size, -size
-        found = fake_quantize.without_outliers(tf.constant(x)).numpy()
-        x[[150, 250]] = [0.0, 0.0] if is_one else [size, -size]
-        np.testing.assert_array_equal(found, x)
+    @pytest.mark.parametrize(
+        ("num_alive", "num_dirty", "are_told"),
+        [(7, 1, False), (8, 1, True), (39, 2, False), (40, 2, True), (100, 6, False)],
+    )
+    def test_one_of_20_samples(
+        self, num_alive: int, num_dirty: int, are_told: bool
+    ) -> None:
+        sizes = np.zeros(200, np.float32)  # silence says nothing of the size of sounds
+        sizes[:num_alive] = 2.0
+        sizes[:num_dirty] = 1e4
+        limit = _largest_ordinary(sizes)
+        assert limit == (32.0 if are_told else 160_000.0)
 
-    def test_more_than_one_of_100_is_no_outlier(self) -> None:
-        for count, expected in ((2, 0.0), (3, 1e4)):
-            x = np.ones(200, np.float32)
-            x[:count] = 1e4
-            found = fake_quantize.without_outliers(tf.constant(x)).numpy()
-            assert found.max() == max(expected, 1.0)
+    def test_large_values_in_every_sample_count(self) -> None:
+        rng = np.random.default_rng(1)
+        stars = rng.uniform(0.0, 0.01, (300, 8, 8, 1)).astype(np.float32)
+        stars[np.arange(300), rng.integers(8, size=300), 3] = 1.0
+        loud = 0.03 * X.copy()
+        loud[: len(X) // 10] *= 33.0
+        for x, largest in ((stars, 1.0), (loud, 0.99 * X[: len(X) // 10].max())):
+            model = make_model()
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", MatarWarning)
+                calibrate(model, x)
+            assert reach(model) == pytest.approx(largest, rel=0.05)
 
-    def test_few_values_have_none(self) -> None:
-        x = tf.constant([0.0, 1.0, 1.0, 1e4])
-        np.testing.assert_array_equal(fake_quantize.without_outliers(x), x)
+    @eagerly
+    def test_fit_overlooks_no_rare_value(self) -> None:
+        """One of 65,536, which no look at some values is sure to meet."""
+        x = np.full((8 * BATCH, 4096), 0.001, np.float32)
+        x[3::BATCH, 4095] = 1.0
+        network = keras.Sequential([keras.layers.Input((4096,)), keras.layers.Dense(2)])
+        model = quantize_model(network, signed_inputs=False)
+        model.compile("sgd", "mse")
+        fit(model, x)
+        assert reach(model) == pytest.approx(1.0, rel=0.01)
+        assert state(model) == watch.SET_STATE
+
+    @pytest.mark.parametrize(("largest", "found"), [(16.0, -1), (15.9, 1)])
+    def test_the_largest_magnitude_may_be_told(
+        self, largest: float, found: int
+    ) -> None:
+        values = tf.constant([0.1, 0.2])
+        look = watch.misfit(values, 1.0, 0, 255, is_fixed=True, largest=largest)
+        assert int(look) == found
 
 
 class TestLooks:
@@ -193,13 +220,15 @@ class TestCalibrate:
         dirty = X.copy()
         dirty[5, 3, 3] = 1e4
         model = make_model()
-        calibrate(model, dirty)
+        with pytest.warns(MatarWarning, match=r"1 of \d+ samples reach 1e\+04"):
+            calibrate(model, dirty)
         assert_same_steps(model, calibrated(), factor=1.2)
 
     def test_dirty_and_silent_samples_set_nothing(self) -> None:
-        dirty = np.concatenate([255.0 * X[:16], 0.0 * X[:16], 0.01 * X[:64], X])
+        dirty = np.concatenate([255.0 * X[:8], 0.0 * X[:16], 0.01 * X[:64], X])
         model = make_model()
-        calibrate(model, dirty)
+        with pytest.warns(MatarWarning, match=r"8 of \d+ samples reach 255"):
+            calibrate(model, dirty)
         np.testing.assert_allclose(reach(model), reach(calibrated()), rtol=1e-6)
         assert_same_steps(model, calibrated(), factor=1.5)
 
@@ -207,6 +236,8 @@ class TestCalibrate:
         model = make_model()
         calibrate(model, [0.01 * X[:10], X[:50], X[50:]])
         assert_same_steps(model, calibrated(), factor=1.2)
+        calibrate(model, [X[:50], X[50:]])
+        assert_same_steps(model, calibrated())
         calibrate(model, list(X))  # a list of samples is a batch
         assert_same_steps(model, calibrated())
 
@@ -216,6 +247,12 @@ class TestCalibrate:
                 calibrate(make_model(), samples)
         with pytest.raises(DataError, match="finite"):
             calibrate(make_model(), [X, X * np.nan])
+
+    def test_samples_that_say_nothing_or_two_things(self) -> None:
+        with pytest.raises(DataError, match="zeros alone"):
+            calibrate(make_model(), 0.0 * X)
+        with pytest.raises(DataError, match="unsigned bytes"):
+            calibrate(make_model(), (255.0 * X).astype(np.uint8))
 
     def test_more_samples_than_a_batch_tell_the_same(self) -> None:
         model = make_model()
@@ -245,6 +282,14 @@ class TestCalibrate:
 
 
 class TestFit:
+    @eagerly
+    def test_one_outlier_pixel_of_the_first_batch_is_outvoted(self) -> None:
+        model, x = make_model(), X.copy()
+        x[5, 3, 3] = 1e4
+        fit(model, x)
+        assert reach(model) == pytest.approx(1.0, rel=0.01)
+        assert_same_steps(model, calibrated(), factor=3.0)
+
     @eagerly
     @pytest.mark.parametrize("factor", [0.01, 0.3, 100.0])
     def test_a_first_batch_unlike_the_rest_is_outvoted(self, factor: float) -> None:

@@ -20,19 +20,15 @@ from matar_tf.keras._compat import tf
 __all__ = [
     "SMALLEST_MAGNITUDE",
     "fake_quantize",
-    "largest_ordinary",
     "optimal_steps",
     "quantize_row",
     "sample_values",
-    "without_outliers",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
 SMALLEST_MAGNITUDE = 1e-6  # magnitudes below count as zero
 _CANDIDATE_RATIO = 2.0**-0.25
 _MAX_VALUES = 2**16  # of a tensor that initialise the step of an activation
-_RARE = 100  # one value of so many may be an outlier
-_OUTLIER_RATIO = 8.0  # to the values below; 5.3 was the most in CIFAR-10's networks
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
 
@@ -239,28 +235,3 @@ def sample_values(x: tf.Tensor, num_tensors: int = 1) -> tf.Tensor:
         (number,), seed=(0, 0), maxval=stride, dtype=tf.int32
     )
     return tf.gather(flat, tf.range(number) * stride + places)
-
-
-def without_outliers(x: tf.Tensor) -> tf.Tensor:
-    """Returns values with 0 for outliers, which tells `optimal_steps` nothing.
-
-    The squared error of one dirty pixel, a thousand times as large as all others,
-    would outweigh theirs; and where the largest magnitude is, the search begins.
-
-    Args:
-      x: Values of an activation, ``[num_values]``.
-    """
-    return tf.where(tf.abs(x) > largest_ordinary(x), 0.0, x)
-
-
-def largest_ordinary(x: tf.Tensor) -> tf.Tensor:
-    """Returns the magnitude above which values are outliers, a scalar.
-
-    It is eight times that of 99 of 100 values other than 0.
-
-    Args:
-      x: Values of an activation, ``[num_values]``.
-    """
-    magnitudes = tf.sort(tf.abs(x))
-    num_rare = tf.math.count_nonzero(x, dtype=tf.int32) // _RARE
-    return _OUTLIER_RATIO * tf.gather(magnitudes, tf.size(x) - 1 - num_rare)

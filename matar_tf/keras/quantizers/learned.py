@@ -249,15 +249,15 @@ class ActivationQuantizer(MultiBitQuantizer):
     def optimal_steps(self, values: Tensor) -> Tensor:
         """Returns the steps of all widths with the least squared error on values.
 
-        Outliers are left out. A tensor without any value tells nothing, and tiny steps
-        could not be exported: its steps are those of a largest magnitude of 1.
+        A tensor without any value tells nothing, and tiny steps could not be exported:
+        its steps are those of a largest magnitude of 1.
 
         Args:
           values: Of one tensor, or of several batches, ``[num_values]``.
         """
         low, high = self.ranges()
         return fake_quantize.optimal_steps(
-            fake_quantize.without_outliers(tf.ensure_shape(values, (None,))),
+            tf.ensure_shape(values, (None,)),
             tf.constant(low, tf.float32),
             tf.constant(high, tf.float32),
             if_zero=1.0,
@@ -313,6 +313,8 @@ class ActivationQuantizer(MultiBitQuantizer):
             low,
             high,
             is_fixed=not self.trainable,
+            # Of an input nothing may be overlooked, and it is small.
+            largest=None if self.trainable else tf.reduce_max(tf.abs(rectify(x))),
         )
         after = tf.cond(
             watch.wants_steps(state, found),
@@ -327,14 +329,26 @@ class ActivationQuantizer(MultiBitQuantizer):
         """Sets the steps from a batch of training; returns the state after that."""
         values = fake_quantize.sample_values(x)
         before, new = self.log_steps, tf.math.log(self.optimal_steps(values))
-        is_first = watch.has_no_values_yet(state)
-        # What is learned stays unless it is far off; optimizers need time for that.
-        least = math.log(_FAR_OFF) if self.trainable else 0.0
-        moves = is_first | (tf.abs(new[-1] - before[-1]) >= least)
+        moves = watch.has_no_values_yet(state) | self._is_far_off(new[-1], x)
         self.log_steps.assign(tf.where(moves, new, before))
         return watch.state_once_set(
             state, is_silent=tf.reduce_all(tf.equal(values, 0.0)), moves=moves
         )
+
+    def _is_far_off(self, new: Tensor, x: Tensor) -> Tensor:
+        """Returns whether the widest width's step is to become another one.
+
+        What is learned stays unless it is far off; optimizers need time for that. It
+        becomes finer only if the largest values, which are few, leave it room.
+        """
+        before = self.log_steps[-1]
+        if not self.trainable:
+            return tf.not_equal(new, before)
+        is_wide = tf.reduce_max(tf.abs(x)) / tf.exp(before) < watch.unused_below(
+            *(ends[-1] for ends in self.ranges())
+        )
+        limit = math.log(_FAR_OFF)
+        return (new - before >= limit) | (is_wide & (before - new >= limit))
 
     def _check_calibrated(self) -> None:
         """Each of several replicas would start from steps of its own samples."""

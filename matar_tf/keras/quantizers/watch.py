@@ -31,6 +31,7 @@ __all__ = [
     "next_state",
     "some_values",
     "state_once_set",
+    "unused_below",
     "wants_steps",
 ]
 
@@ -58,7 +59,13 @@ def some_values(x: Tensor) -> Tensor:
 
 
 def misfit(
-    values: Tensor, step: Tensor, low: int, high: int, *, is_fixed: bool
+    values: Tensor,
+    step: Tensor,
+    low: int,
+    high: int,
+    *,
+    is_fixed: bool,
+    largest: Tensor | None = None,
 ) -> Tensor:
     """Returns 1 if a grid does not fit some values, -1 if it does, 0 if all are zero.
 
@@ -69,6 +76,7 @@ def misfit(
       high: Highest level.
       is_fixed: Whether nothing but this will move the step. A step that is learned may
         have its reasons, and only gross misfits count: half of the values saturate.
+      largest: Largest magnitude of all of the tensor, default that of the values.
     """
     share = _SATURATED_SHARE
     if is_fixed:  # narrow widths saturate some values at their best
@@ -82,9 +90,15 @@ def misfit(
     num_values = tf.math.count_nonzero(levels, dtype=tf.int32)
     limit = share * tf.cast(num_values, tf.float32)
     is_narrow = tf.cast(num_saturated, tf.float32) > limit
-    is_wide = tf.reduce_max(tf.abs(within)) < max(0.5, _UNUSED_SHARE * reach)
+    largest = tf.reduce_max(tf.abs(levels)) if largest is None else largest / step
+    is_wide = largest < unused_below(low, high)
     sign = tf.where(is_narrow | is_wide, 1, -1)
     return tf.where(num_values > 0, sign, 0)
+
+
+def unused_below(low: int, high: int) -> float:
+    """Returns the level that values must reach, or a grid is too wide for them."""
+    return max(0.5, _UNUSED_SHARE * max(high, -low))
 
 
 def next_state(state: Tensor, found: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from numpy.typing import ArrayLike
 
 from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
-from matar_tf.keras.checks import check_finite_samples, check_initialized, fits_input
+from matar_tf.keras.checks import (
+    check_finite_samples,
+    check_initialized,
+    check_no_bytes,
+    fits_input,
+    input_range,
+    warn_of_range,
+)
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
@@ -95,8 +102,8 @@ def reestimate_batch_norm(
       says so.
 
     Raises:
-      DataError: If there are no samples, of another shape or not finite, or no
-        policies; ``match`` needs four samples.
+      DataError: If there are no samples, of another shape, not finite or unsigned
+        bytes, or no policies; ``match`` needs four samples.
       ModelError: If an activation has no steps yet, the method is none of the two,
         or ``match`` finds one policy alone or statistics that were trained.
       PolicyError: If a policy is not of the model's space.
@@ -151,6 +158,8 @@ def _match(
     others = order[num_held_out:]
     num_batches = min(-(-len(others) // batch_size), len(policies))
     chosen = [order[:num_held_out], *np.array_split(others, num_batches)]
+    # As the device does, in the float network too, or one dirty pixel outweighs all.
+    samples = np.clip(samples, *input_range(model))
     held_out, *batches = (
         transform(tf.constant(samples[np.sort(part[:batch_size])]), number)
         for number, part in enumerate(chosen)
@@ -260,5 +269,7 @@ def _as_samples(samples: ArrayLike, model: KerasModel) -> np.ndarray:
             f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
             "has to be read into one."
         )
+    check_no_bytes(found)
     check_finite_samples(found)
+    warn_of_range(model, [found], "statistics follow what the grid leaves of them")
     return found
