@@ -22,7 +22,7 @@ from matar_tf.keras.checks import (
     warn_of_range,
 )
 from matar_tf.keras.policies import policy_setter
-from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers import watch, wrapper
 from matar_tf.keras.quantizers.fake_quantize import sample_values
 from matar_tf.keras.quantizers.grids import LearnedGrid
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
@@ -31,8 +31,6 @@ __all__ = ["calibrate", "calibration_record"]
 
 _BATCH_SIZE = 512
 _DIRTY_RATIO = 16.0  # of a sample's largest magnitude to that of most samples
-_RARE = 20  # at most one of so many samples is dirty
-_FEWEST = 8  # samples, of which one can be told to be unlike the others
 
 
 class _Calibrator(FloatTracer):
@@ -167,7 +165,7 @@ def _without_dirty(batches: Sequence[np.ndarray]) -> tuple[list[np.ndarray], flo
     """
     largest = [np.abs(one).reshape(len(one), -1).max(1) for one in batches]
     sizes = np.concatenate(largest)
-    limit = _largest_ordinary(sizes)
+    limit = float(watch.largest_ordinary(tf.constant(sizes), _DIRTY_RATIO))
     is_dirty = sizes > limit
     ordinary = float(sizes[~is_dirty].max())
     if is_dirty.any():
@@ -183,22 +181,6 @@ def _without_dirty(batches: Sequence[np.ndarray]) -> tuple[list[np.ndarray], flo
         is_clean = (size <= limit).reshape(-1, *[1] * (batch.ndim - 1))
         clean.append(np.where(is_clean, batch, np.float32(0.0)))
     return clean, ordinary
-
-
-def _largest_ordinary(sizes: np.ndarray) -> float:
-    """Returns the size above which a sample is dirty.
-
-    It is 16 times what 19 of 20 samples stay below. Samples are compared, not values:
-    a few values that are far larger than all others, in every sample, are what a
-    network lives on where inputs are spectra or stars.
-
-    Args:
-      sizes: Largest magnitude of each sample, ``[num_samples]``; 0 for silence, which
-        tells nothing of others.
-    """
-    num_alive = np.count_nonzero(sizes)
-    num_rare = 0 if num_alive < _FEWEST else max(num_alive // _RARE, 1)
-    return _DIRTY_RATIO * float(np.sort(sizes)[-1 - num_rare])
 
 
 def calibration_record(model: KerasModel) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from matar_tf.keras import (
     quantize_model,
 )
 from matar_tf.keras._compat import tf
-from matar_tf.keras.calibration import _largest_ordinary
 from matar_tf.keras.checks import input_grids
 from matar_tf.keras.quantizers import fake_quantize, watch
 from matar_tf.keras.train.train import _calibration_samples
@@ -99,7 +98,7 @@ class TestOutliers:
         sizes = np.zeros(200, np.float32)  # silence says nothing of the size of sounds
         sizes[:num_alive] = 2.0
         sizes[:num_dirty] = 1e4
-        limit = _largest_ordinary(sizes)
+        limit = float(watch.largest_ordinary(tf.constant(sizes), 16.0))
         assert limit == (32.0 if are_told else 160_000.0)
 
     def test_large_values_in_every_sample_count(self) -> None:
@@ -118,7 +117,7 @@ class TestOutliers:
     @eagerly
     def test_fit_overlooks_no_rare_value(self) -> None:
         """One of 65,536, which no look at some values is sure to meet."""
-        x = np.full((8 * BATCH, 4096), 0.001, np.float32)
+        x = np.full((8 * BATCH, 4096), 0.01, np.float32)
         x[3::BATCH, 4095] = 1.0
         network = keras.Sequential([keras.layers.Input((4096,)), keras.layers.Dense(2)])
         model = quantize_model(network, signed_inputs=False)
@@ -283,10 +282,14 @@ class TestCalibrate:
 
 class TestFit:
     @eagerly
-    def test_one_outlier_pixel_of_the_first_batch_is_outvoted(self) -> None:
+    @pytest.mark.parametrize(("size", "num_batches"), [(1e4, 1), (250.0, 8)])
+    def test_one_outlier_pixel_of_the_first_batch(
+        self, size: float, num_batches: int
+    ) -> None:
+        """At once, or outvoted."""
         model, x = make_model(), X.copy()
-        x[5, 3, 3] = 1e4
-        fit(model, x)
+        x[5, 3, 3] = size
+        fit(model, x[: num_batches * BATCH])
         assert reach(model) == pytest.approx(1.0, rel=0.01)
         assert_same_steps(model, calibrated(), factor=3.0)
 

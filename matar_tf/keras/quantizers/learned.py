@@ -27,6 +27,7 @@ __all__ = ["ActivationQuantizer", "MultiBitQuantizer", "WeightQuantizer"]
 
 _Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
 _FAR_OFF = 4.0  # a learned step is set anew if the best one is so many times as large
+_DIRTY_RATIO = 256.0  # of a sample to others, to which it would leave one 8-bit level
 
 
 class MultiBitQuantizer(_Quantizer):
@@ -327,7 +328,12 @@ class ActivationQuantizer(MultiBitQuantizer):
 
     def _set_from(self, x: Tensor, state: Tensor) -> Tensor:
         """Sets the steps from a batch of training; returns the state after that."""
-        values = fake_quantize.sample_values(x)
+        flat = tf.reshape(x, (tf.shape(x)[0], -1))
+        sizes = tf.reduce_max(tf.abs(flat), axis=1)
+        is_clean = sizes <= watch.largest_ordinary(sizes, _DIRTY_RATIO)
+        values = fake_quantize.sample_values(
+            tf.where(is_clean[:, tf.newaxis], flat, 0.0)
+        )
         before, new = self.log_steps, tf.math.log(self.optimal_steps(values))
         moves = watch.has_no_values_yet(state) | self._is_far_off(new[-1], x)
         self.log_steps.assign(tf.where(moves, new, before))

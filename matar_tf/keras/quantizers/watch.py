@@ -27,6 +27,7 @@ __all__ = [
     "has_doubts",
     "has_no_values_yet",
     "has_values",
+    "largest_ordinary",
     "misfit",
     "next_state",
     "some_values",
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 _NUM_VALUES = 4096  # of a tensor, for each look
+_RARE = 20  # at most one of so many samples is dirty
+_FEWEST = 8  # samples, of which one can be told to be unlike the others
 _MOST_DOUBTS = 8
 _DOUBTS_OF_ONE_BATCH = 6  # two batches that say otherwise outvote it
 _UNUSED_SHARE = 1.0 / 16.0
@@ -56,6 +59,22 @@ def some_values(x: Tensor) -> Tensor:
     # An odd stride visits every channel where sizes are powers of two.
     stride = tf.bitwise.bitwise_or(tf.maximum(tf.size(x) // _NUM_VALUES, 1), 1)
     return tf.reshape(x, (-1,))[::stride]
+
+
+def largest_ordinary(sizes: Tensor, ratio: float) -> Tensor:
+    """Returns the size above which a sample is dirty, a scalar.
+
+    Samples are compared, not values: a few values that are far larger than all others,
+    in every sample, are what a network lives on where inputs are spectra or stars.
+
+    Args:
+      sizes: Largest magnitude of each sample, ``[num_samples]``; 0 for silence, which
+        tells nothing of others.
+      ratio: How many times as large as 19 of 20 samples a dirty one is.
+    """
+    num_alive = tf.math.count_nonzero(sizes, dtype=tf.int32)
+    num_rare = tf.where(num_alive < _FEWEST, 0, tf.maximum(num_alive // _RARE, 1))
+    return ratio * tf.gather(tf.sort(sizes), tf.size(sizes) - 1 - num_rare)
 
 
 def misfit(
