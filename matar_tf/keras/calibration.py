@@ -141,8 +141,11 @@ def _batches(model: KerasModel, samples: Any) -> list[np.ndarray]:
         raise DataError("Expected a batch of samples, got an empty list; pass samples.")
     array = np.concatenate(arrays)  # so that it is the same in one piece and in many
     if not array.any():
-        raise DataError(
-            "Expected samples to set steps from, got zeros alone; pass others."
+        warnings.warn(
+            "All samples are zero, which tells nothing of their range: steps are those "
+            "of a largest magnitude of 1; calibrate again on samples that are not.",
+            MatarWarning,
+            stacklevel=3,
         )
     check_magnitude(array)
     return np.array_split(array, -(-len(array) // _BATCH_SIZE))

@@ -158,10 +158,12 @@ def _match(
     others = order[num_held_out:]
     num_batches = min(-(-len(others) // batch_size), len(policies))
     chosen = [order[:num_held_out], *np.array_split(others, num_batches)]
-    # As the device does, in the float network too, or one dirty pixel outweighs all.
-    samples = np.clip(samples, *input_range(model))
+    ends = input_range(model)
+    # As the device clips, also for the float network: a dirty pixel would outweigh all.
     held_out, *batches = (
-        transform(tf.constant(samples[np.sort(part[:batch_size])]), number)
+        tf.clip_by_value(
+            transform(tf.constant(samples[np.sort(part[:batch_size])]), number), *ends
+        )
         for number, part in enumerate(chosen)
     )
     fitted, judged = _divided(policies, policy_setter(model).space)
