@@ -218,9 +218,10 @@ def measure(
       ExportError: If the runtime does not run the file.
     """
     check_samples(data, runner.input_shape)
-    _warn(_notes(data, grid))
+    notes = _notes(data, grid)
     outputs = runner.predict(data.x_test)
     check_labels(data, outputs.shape[1:])
+    _warn(notes)
     return compute_metrics(metrics, outputs, data.y_test)
 
 
