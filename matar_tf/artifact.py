@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import ArtifactError, MatarError, printable
-from matar_tf.figures import is_metric_value
 from matar_tf.io.archive import check_arrays, check_size, read_members
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
@@ -191,8 +190,8 @@ def _parse(
             parameters=Parameters.from_npz(members.pop(PARAMETERS)),
             template=members.pop(TEMPLATE),
             template_map=TemplateMap.from_json(manifest["template_map"]),
-            accuracy=_read_accuracy(manifest["accuracy"]),
-            provenance=_READER.field(manifest, "provenance", dict),
+            accuracy=manifest["accuracy"],
+            provenance=manifest["provenance"],
             extras=members,
             name=printable(path.stem),
             source=source,
@@ -268,19 +267,6 @@ def _check_arrays(members: Mapping[str, bytes], path: Path, num_packed: int) -> 
     justified = _FREE_ARRAY_BYTES + _ARRAY_BYTES * len(members.get(TEMPLATE, b""))
     most = min(_MAX_BYTES, justified)
     check_arrays(members, str(path), max_bytes=most, num_packed=num_packed)
-
-
-def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:
-    rows: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
-    if not all(isinstance(row, dict) for row in rows) or not all(
-        is_metric_value(name, figure) for row in rows for name, figure in row.items()
-    ):
-        raise ArtifactError(
-            "Expected finite numbers by policy and metric under 'accuracy' in the "
-            "manifest, accuracies within 0..1, got "
-            f"{str(value)[:80]}; package the model again."
-        )
-    return value
 
 
 def _read_members(path: Path) -> dict[str, bytes]:

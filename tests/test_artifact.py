@@ -539,3 +539,46 @@ class TestOverwriting:
 def test_unknown_extras_are_refused(tmp_path: Path, artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match=r"code\.py"):
         write_artifact(replace(artifact, extras={"code.py": b""}), tmp_path / "a")
+
+
+class TestRecord:
+    """Accuracy and provenance, checked where an artifact is made."""
+
+    @pytest.mark.parametrize(
+        "accuracy",
+        [
+            *([1], 3, {"float": 0.97}, {"float": {"accuracy": 97.0}}),
+            *({"float": {"accuracy": np.nan}}, {"float": {"loss": np.inf}}),
+            {"float": {1: 0.5}},
+        ],
+    )
+    def test_refuses_another_accuracy(self, artifact: Artifact, accuracy: Any) -> None:
+        with pytest.raises(ArtifactError, match=r"accuracy=, shares within 0\.\.1"):
+            replace(artifact, accuracy=accuracy)
+
+    @pytest.mark.parametrize(
+        ("provenance", "words"),
+        [
+            ("hello", "got 'hello'; give a dict"),
+            ({"seed": float("nan")}, "finite numbers"),
+            ({"when": {1, 2}}, "finite numbers"),
+            ({1: "seed"}, "no texts"),
+            ({"seed": 10**30}, "31 digits"),
+        ],
+    )
+    def test_refuses_what_could_not_be_read_again(
+        self, artifact: Artifact, provenance: Any, words: str
+    ) -> None:
+        with pytest.raises(ArtifactError, match=words):
+            replace(artifact, provenance=provenance)
+
+    def test_takes_numbers_of_numpy(self, artifact: Artifact, tmp_path: Path) -> None:
+        artifact = replace(
+            artifact,
+            accuracy={"float": {"accuracy": np.float32(0.75), "loss": np.float64(2)}},
+            provenance={"seed": np.int64(3), "shape": (8, 8)},
+        )
+        write_artifact(artifact, tmp_path / "a.matar")
+        read = read_artifact(tmp_path / "a.matar")
+        assert read.accuracy == {"float": {"accuracy": 0.75, "loss": 2.0}}
+        assert read.provenance == {"seed": 3, "shape": [8, 8]}
