@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError, MatarWarning
+from matar_tf.errors import DataError, ExportError, MatarError, MatarWarning
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import op_name, parse_model
@@ -215,11 +215,17 @@ def measure(
 
     Raises:
       DataError: If samples or labels do not fit.
-      ExportError: If the runtime does not run the file.
+      ExportError: If the runtime does not run the file, or its outputs are integers.
     """
     check_samples(data, runner.input_shape)
     notes = _notes(data, grid)
     outputs = runner.predict(data.x_test)
+    if outputs.dtype.kind != "f":
+        raise ExportError(
+            "Expected a model with float32 outputs to measure, got outputs of type "
+            f"{outputs.dtype}; convert it with float32 input and output, its operators "
+            "may be of integers."
+        )
     check_labels(data, outputs.shape[1:])
     _warn(notes)
     return compute_metrics(metrics, outputs, data.y_test)
