@@ -31,6 +31,7 @@ from matar_tf.packaged import (
     TEMPLATE,
     Artifact,
     Source,
+    check_no_member,
     manifest_digest,
 )
 from matar_tf.parameters import Parameters
@@ -110,10 +111,11 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     Raises:
       ArtifactError: If something stands there: anything if `overwrite` is False, and
         anything but an artifact otherwise; or the folder that it would be in is not
-        there.
+        there or is an artifact.
     """
     path = Path(path)
     check_parent(path, ArtifactError)
+    check_no_member(path, ArtifactError)
     if path.is_dir() and path.suffix == _SUFFIX:
         raise ArtifactError(
             f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "
@@ -273,6 +275,12 @@ def _read_members(path: Path) -> dict[str, bytes]:
     if path.is_dir():
         members = _read_folder(path)
     elif path.is_file():
+        if path.suffix != _SUFFIX and not zipfile.is_zipfile(path):
+            raise ArtifactError(
+                f"Expected an artifact (a directory or a {_SUFFIX} file) at {path}, "
+                "got another kind of file; make one with matar_tf.package, `matar package` "
+                "or `matar train`."
+            )
         members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=_MEMBERS)
     else:
         raise ArtifactError(
@@ -280,7 +288,10 @@ def _read_members(path: Path) -> dict[str, bytes]:
             "nothing; make one with matar_tf.package or `matar train`."
         )
     if MANIFEST not in members:
-        raise ArtifactError(f"Expected a {MANIFEST} in {path}; it is not an artifact.")
+        raise ArtifactError(
+            f"Expected a {MANIFEST} in {path}, found none: it is not an artifact; name one "
+            "that matar_tf.package or `matar train` made."
+        )
     return members
 
 
@@ -294,9 +305,9 @@ def _read_folder(path: Path) -> dict[str, bytes]:
         or (entry.name in _FOLDERS_BESIDE and entry.is_dir())
     ]
     unknown = sorted({entry.name for entry in {*entries} - {*files, *beside}})
-    if unknown:
+    if unknown and (path / MANIFEST).is_file():
         raise ArtifactError(
-            f"Expected the members {sorted(_MEMBERS)} in {path} and beside them "
+            f"Expected in {path} members of an artifact alone, and beside them at most "
             f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {unknown}; move them "
             "elsewhere."
         )

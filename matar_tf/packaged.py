@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
@@ -28,6 +30,7 @@ __all__ = [
     "UNVERIFIED",
     "Artifact",
     "Source",
+    "check_no_member",
     "manifest_digest",
 ]
 
@@ -189,6 +192,21 @@ class Artifact:
         # Not of the bytes of a file, which follow from the zlib that packed them.
         total.update(self.parameters.digest())
         return total.hexdigest()
+
+
+def check_no_member(path: Path, error: type[MatarError]) -> None:
+    """Checks that nothing is written into the folder of an artifact, which it spoils.
+
+    Args:
+      path: Of what is to be written.
+      error: What is raised if it would be in such a folder.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if all((folder / name).is_file() for name in (MANIFEST, TEMPLATE, PARAMETERS)):
+        raise error(
+            f"Expected a path outside of artifacts, got {path}, in the folder of one, "
+            "which would be refused from then on; choose another path."
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -147,7 +147,12 @@ class TestDoors:
             (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN"),
             (lambda x, y: (np.where(x > 0.9, np.inf, x), y), "infinity"),
             (lambda x, y: (x.astype(object), y), "floats or unsigned bytes"),
-            (lambda x, y: (x[:, :4], y), "samples of shape"),
+            (lambda x, y: (x[:, :4], y), "samples of shape .*prepare them as at"),
+            (lambda x, y: (x[..., 0], y), r"give x\[\.\.\., None\], with an axis"),
+            (
+                lambda x, y: (x.reshape(-1, 64), y),
+                r"give x\.reshape\(\(-1, 8, 8, 1\)\) if",
+            ),
             (lambda x, y: (np.ma.masked_greater(x, 0.9), y), "without a mask"),
             (lambda x, y: (x, np.ma.masked_greater(y, 8)), "without a mask"),
         ],

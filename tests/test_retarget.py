@@ -494,7 +494,9 @@ class TestPreparing:
 
     def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years")
-        with pytest.raises(SearchError, match="other files"):
+        with pytest.raises(
+            SearchError, match=r"files \(there is no run\.json\); choose"
+        ):
             run(tmp_path, "bismo_ultra96", store=tmp_path / "mine.sqlite", resume=True)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -6,6 +6,7 @@ what is searched is what is deployed.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -141,8 +142,18 @@ def check_samples(data: Data, input_shape: tuple[int, ...]) -> None:
     if data.x_test.shape[1:] != input_shape:
         raise DataError(
             f"Expected samples of shape {('n', *input_shape)} for this network, got "
-            f"{data.x_test.shape} in {data.name!r}; name the data that it is for."
+            f"{data.x_test.shape} in {data.name!r}; "
+            f"{_shape_hint(data.x_test.shape[1:], input_shape)}."
         )
+
+
+def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Returns what to do with samples of another shape than a network's input."""
+    if (*found, 1) == expected:
+        return "give x[..., None], with an axis of channels"
+    if math.prod(found) == math.prod(expected):
+        return f"give x.reshape({(-1, *expected)}) if their values are in that order"
+    return "prepare them as at training"
 
 
 def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
@@ -167,7 +178,8 @@ def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
     if low < 0 or high >= num_classes:
         raise DataError(
             f"Expected labels in 0..{num_classes - 1} for this network, got "
-            f"{low}..{high} in {data.name!r}."
+            f"{low}..{high} in {data.name!r}; number the classes as at training, from "
+            "0, or name the data that it is for."
         )
 
 
