@@ -278,8 +278,8 @@ def _read_members(path: Path) -> dict[str, bytes]:
         if path.suffix != _SUFFIX and not zipfile.is_zipfile(path):
             raise ArtifactError(
                 f"Expected an artifact (a directory or a {_SUFFIX} file) at {path}, "
-                "got another kind of file; make one with matar_tf.package, `matar package` "
-                "or `matar train`."
+                "got another kind of file; make one with matar_tf.package or `matar "
+                "train`."
             )
         members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=_MEMBERS)
     else:
@@ -289,8 +289,8 @@ def _read_members(path: Path) -> dict[str, bytes]:
         )
     if MANIFEST not in members:
         raise ArtifactError(
-            f"Expected a {MANIFEST} in {path}, found none: it is not an artifact; name one "
-            "that matar_tf.package or `matar train` made."
+            f"Expected a {MANIFEST} in {path}, found none: it is not an artifact; name "
+            "one that matar_tf.package or `matar train` made."
         )
     return members
 
