@@ -143,6 +143,11 @@ def retarget(
 ) -> Outcome:
     """Searches policies for targets, exports them, writes tables and a page.
 
+    The first Ctrl-C ends the search that it comes in with its front so far, and the
+    run, as its end, when files and tables are written: no KeyboardInterrupt comes, the
+    result's `interrupted` is True. The second Ctrl-C, or one while nothing is known
+    yet, is a KeyboardInterrupt.
+
     Args:
       network: What `load_artifact` returned, or its path.
       targets: Hardware.

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import ArtifactError, MatarError, printable
-from matar_tf.figures import is_metric_value
 from matar_tf.io.archive import check_arrays, check_size, read_members
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import JsonReader
@@ -32,6 +31,7 @@ from matar_tf.packaged import (
     TEMPLATE,
     Artifact,
     Source,
+    check_no_member,
     manifest_digest,
 )
 from matar_tf.parameters import Parameters
@@ -111,10 +111,11 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     Raises:
       ArtifactError: If something stands there: anything if `overwrite` is False, and
         anything but an artifact otherwise; or the folder that it would be in is not
-        there.
+        there or is an artifact.
     """
     path = Path(path)
     check_parent(path, ArtifactError)
+    check_no_member(path, ArtifactError)
     if path.is_dir() and path.suffix == _SUFFIX:
         raise ArtifactError(
             f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "
@@ -191,8 +192,8 @@ def _parse(
             parameters=Parameters.from_npz(members.pop(PARAMETERS)),
             template=members.pop(TEMPLATE),
             template_map=TemplateMap.from_json(manifest["template_map"]),
-            accuracy=_read_accuracy(manifest["accuracy"]),
-            provenance=_READER.field(manifest, "provenance", dict),
+            accuracy=manifest["accuracy"],
+            provenance=manifest["provenance"],
             extras=members,
             name=printable(path.stem),
             source=source,
@@ -270,23 +271,16 @@ def _check_arrays(members: Mapping[str, bytes], path: Path, num_packed: int) -> 
     check_arrays(members, str(path), max_bytes=most, num_packed=num_packed)
 
 
-def _read_accuracy(value: Any) -> dict[str, dict[str, float]]:
-    rows: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
-    if not all(isinstance(row, dict) for row in rows) or not all(
-        is_metric_value(name, figure) for row in rows for name, figure in row.items()
-    ):
-        raise ArtifactError(
-            "Expected finite numbers by policy and metric under 'accuracy' in the "
-            "manifest, accuracies within 0..1, got "
-            f"{str(value)[:80]}; package the model again."
-        )
-    return value
-
-
 def _read_members(path: Path) -> dict[str, bytes]:
     if path.is_dir():
         members = _read_folder(path)
     elif path.is_file():
+        if path.suffix != _SUFFIX and not zipfile.is_zipfile(path):
+            raise ArtifactError(
+                f"Expected an artifact (a directory or a {_SUFFIX} file) at {path}, "
+                "got another kind of file; make one with matar_tf.package or `matar "
+                "train`."
+            )
         members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=_MEMBERS)
     else:
         raise ArtifactError(
@@ -294,7 +288,10 @@ def _read_members(path: Path) -> dict[str, bytes]:
             "nothing; make one with matar_tf.package or `matar train`."
         )
     if MANIFEST not in members:
-        raise ArtifactError(f"Expected a {MANIFEST} in {path}; it is not an artifact.")
+        raise ArtifactError(
+            f"Expected a {MANIFEST} in {path}, found none: it is not an artifact; name "
+            "one that matar_tf.package or `matar train` made."
+        )
     return members
 
 
@@ -308,9 +305,9 @@ def _read_folder(path: Path) -> dict[str, bytes]:
         or (entry.name in _FOLDERS_BESIDE and entry.is_dir())
     ]
     unknown = sorted({entry.name for entry in {*entries} - {*files, *beside}})
-    if unknown:
+    if unknown and (path / MANIFEST).is_file():
         raise ArtifactError(
-            f"Expected the members {sorted(_MEMBERS)} in {path} and beside them "
+            f"Expected in {path} members of an artifact alone, and beside them at most "
             f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {unknown}; move them "
             "elsewhere."
         )

@@ -34,6 +34,7 @@ __all__ = [
 DIGITS: Final = "digits"
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _REQUIRED = ("x_test", "y_test")
+_REMEDY = "write it with numpy.savez, of plain arrays, labels as integers"
 _MOST_NAMES = 10  # of arrays, in an error
 _NUM_TEST_DIGITS = 500
 _LARGEST_LABEL = int(np.iinfo(np.int64).max)
@@ -154,10 +155,13 @@ def as_data(value: DataLike, *, training: bool = False) -> Data:
     if isinstance(value, Mapping) or hasattr(value, "as_numpy_iterator"):
         return _from_arrays("arrays", value)
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    remedy = "add the labels" if shape else "give it in one of these forms"
+    if isinstance(value, (list, tuple)):
+        shape = f" of {len(value)}"
+        remedy = "give a tuple of the two alone"
     raise DataError(
         "Expected samples and labels as (x, y), a mapping of arrays, the path of an "
-        f".npz file or matar_tf.data.Data, got {type(value).__name__}{shape}; add the "
-        "labels."
+        f".npz file or matar_tf.Data, got {type(value).__name__}{shape}; {remedy}."
     )
 
 
@@ -236,13 +240,18 @@ def read_arrays(
     try:
         with Path(path).open("rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise ArtifactError("It holds one bare array.")
-        found = array_names(Path(path), str(path))
-        arrays = parse_arrays(Path(path), str(path), max_bytes=None, keys=keys)
-    except (ArtifactError, OSError) as error:
+                raise ArtifactError(
+                    f"Expected named arrays in {path}, got one bare array; {_REMEDY}."
+                )
+        found = array_names(Path(path), str(path), remedy=_REMEDY)
+        arrays = parse_arrays(
+            Path(path), str(path), max_bytes=None, keys=keys, remedy=_REMEDY
+        )
+    except ArtifactError as error:
+        raise DataError(str(error)) from error
+    except OSError as error:
         raise DataError(
-            f"Expected an .npz file of plain arrays at {path}, but: {error} Write it "
-            "with numpy.savez."
+            f"Expected to read {path}, got: {error.strerror}; check its permissions."
         ) from error
     missing = [key for key in required if key not in arrays]
     if missing:
@@ -285,7 +294,7 @@ def _from_arrays(name: str, value: Any) -> Data:
         found = list(value) if isinstance(value, Mapping) else type(value).__name__
         raise DataError(
             f"Expected the arrays x_test and y_test (and x_train, y_train for "
-            f"training) from {name!r}, got {found}."
+            f"training) from {name!r}, got {found}; give them under these names."
         )
     return Data(name=name, **{key: value[key] for key in _KEYS if key in value})
 
@@ -329,14 +338,15 @@ def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
     if samples.ndim < 2 or not len(samples):
         raise DataError(
             f"Expected samples of shape [num_samples, ...] in x_{part} of {name!r}, "
-            f"got {samples.shape}."
+            f"got {samples.shape}; give one sample or more along the first axis."
         )
     if samples.dtype == np.uint8:
         return samples.astype(np.float32) / np.float32(255.0)
     if samples.dtype.kind != "f":
         raise DataError(
             f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
-            f"{samples.dtype}."
+            f"{samples.dtype}; give x.astype('float32'), scaled as at training, or "
+            "x.astype('uint8')."
         )
     with np.errstate(over="ignore"):
         samples = samples.astype(np.float32, copy=False)
@@ -355,21 +365,21 @@ def _check_labels(
     if labels.shape != (num_samples,) or labels.dtype.kind not in "iu":
         raise DataError(
             f"Expected {num_samples} integer labels in y_{part} of {name!r}, got "
-            f"shape {labels.shape} and type {labels.dtype}{_label_hint(labels)}."
+            f"shape {labels.shape} and type {labels.dtype}; {_label_hint(labels)}."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > _LARGEST_LABEL:
         raise DataError(
-            f"Expected labels from 0 to {_LARGEST_LABEL} in y_{part} of {name!r}, got "
-            f"{low}..{high}."
+            f"Expected labels from 0 on in y_{part} of {name!r}, got {low}..{high}; "
+            "number the classes from 0."
         )
     return labels.astype(np.int64, copy=False)
 
 
 def _label_hint(labels: np.ndarray) -> str:
-    """Returns what to do with labels of the two other usual forms."""
+    """Returns what to do with labels of other forms."""
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
-        return "; of one row per sample, one-hot, give y.argmax(axis=-1)"
+        return "of one row per sample, one-hot, give y.argmax(axis=-1)"
     if labels.ndim == 1 and labels.dtype.kind in "bf":
-        return "; give y.astype(int) if they are whole numbers"
-    return ""
+        return "give y.astype(int) if they are whole numbers"
+    return "give the number of its class for each sample"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, cast
 
-from matar_tf.errors import ArtifactError
+import numpy as np
+
+from matar_tf.errors import ArtifactError, MatarError
+from matar_tf.figures import is_metric_value
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
@@ -24,6 +30,7 @@ __all__ = [
     "UNVERIFIED",
     "Artifact",
     "Source",
+    "check_no_member",
     "manifest_digest",
 ]
 
@@ -70,6 +77,10 @@ class Artifact:
       name: What the network is called where it is shown: that of the file it was read
         from.
       source: That file; None for a network that was packaged here.
+
+    Raises:
+      ArtifactError: If accuracy is not finite numbers by policy and metric, shares
+        within 0..1, or provenance is no JSON object.
     """
 
     space: PolicySpace
@@ -82,6 +93,23 @@ class Artifact:
     extras: Mapping[str, bytes] = field(default_factory=dict)
     name: str = "network"
     source: Source | None = None
+
+    def __post_init__(self) -> None:
+        accuracy, provenance = _plain(self.accuracy), _plain(self.provenance)
+        if not _is_accuracy(accuracy):
+            raise ArtifactError(
+                "Expected finite numbers by policy and metric for accuracy=, shares "
+                "within 0..1, such as {'float': {'accuracy': 0.97}}, got "
+                f"{str(self.accuracy)[:80]}; give it in this form."
+            )
+        if not isinstance(provenance, dict):
+            raise ArtifactError(
+                "Expected a JSON object for provenance=, such as {'recipe': 'mine'}, "
+                f"got {str(self.provenance)[:80]!r}; give a dict."
+            )
+        _check_json({"accuracy": accuracy, "provenance": provenance})
+        object.__setattr__(self, "accuracy", accuracy)
+        object.__setattr__(self, "provenance", provenance)
 
     def __repr__(self) -> str:
         workload, space = self.workload, self.space
@@ -119,8 +147,7 @@ class Artifact:
         """Returns the files of the artifact, the manifest last.
 
         Raises:
-          ArtifactError: If an extra member has no known name, or provenance or
-            accuracy is no JSON.
+          ArtifactError: If an extra member has no known name.
         """
         for name in self.extras:
             if name not in OPTIONAL:
@@ -137,8 +164,8 @@ class Artifact:
             "space": self.space.to_json(),
             "workload": self.workload.to_json(),
             "template_map": self.template_map.to_json(),
-            "accuracy": {name: dict(row) for name, row in self.accuracy.items()},
-            "provenance": dict(self.provenance),
+            "accuracy": self.accuracy,
+            "provenance": self.provenance,
             "sha256": {
                 name: hashlib.sha256(content).hexdigest()
                 for name, content in members.items()
@@ -165,6 +192,63 @@ class Artifact:
         # Not of the bytes of a file, which follow from the zlib that packed them.
         total.update(self.parameters.digest())
         return total.hexdigest()
+
+
+def check_no_member(path: Path, error: type[MatarError]) -> None:
+    """Checks that nothing is written into the folder of an artifact, which it spoils.
+
+    Args:
+      path: Of what is to be written.
+      error: What is raised if it would be in such a folder.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    if all((folder / name).is_file() for name in (MANIFEST, TEMPLATE, PARAMETERS)):
+        raise error(
+            f"Expected a path outside of artifacts, got {path}, in the folder of one, "
+            "which would be refused from then on; choose another path."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Returns what JSON has in the place of mappings, tuples and numbers of NumPy."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in cast("Any", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in cast("Any", value)]
+    return value
+
+
+def _is_accuracy(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(row, dict)
+        and all(
+            isinstance(name, str) and is_metric_value(name, figure)
+            for name, figure in cast("dict[Any, Any]", row).items()
+        )
+        for row in cast("dict[Any, Any]", value).values()
+    )
+
+
+def _check_json(document: dict[str, Any]) -> None:
+    """Checks that what goes on record can be written, and read again as it is.
+
+    Raises:
+      ArtifactError: If it cannot.
+    """
+    what = "accuracy and provenance"
+    try:
+        text = json.dumps(document, allow_nan=False)
+    except (RecursionError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"Expected JSON with finite numbers for {what}, but: {error}; give texts, "
+            "numbers, lists and dicts."
+        ) from error
+    if JsonReader(ArtifactError).parse(text, what) != document:
+        raise ArtifactError(
+            f"Expected JSON for {what}, got keys that are no texts; name them by texts."
+        )
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -67,9 +67,11 @@ class PolicySpace:
         return math.prod(len(widths) for widths in choices)
 
     def size_text(self) -> str:
-        """Returns the number of policies as it is printed, such as ``5.9e+37``."""
+        """Returns the number of policies as printed: ``2,401``, ``5.9e+37``."""
         # Floats end at 1.8e308, and networks of 365 free entries are beyond.
         number = self.num_policies
+        if number < 1_000_000:
+            return f"{number:,}"
         return f"{number:.3g}" if number < 10**300 else f"{Decimal(number):.2e}"
 
     def validate(self, policy: Policy) -> None:

@@ -16,7 +16,7 @@ from fixtures.templates import DENSE_PLACES, dense_template
 from matar_tf import artifact as artifact_module
 from matar_tf import parameters as parameters_module
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, ExportError
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
@@ -27,6 +27,7 @@ from matar_tf.parameters import (
 )
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
+from matar_tf.tflite.export import check_output
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 
@@ -465,8 +466,33 @@ class TestDamage:
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "run.py").write_text("boom")
-        with pytest.raises(ArtifactError, match=r"run\.py"):
+        words = r"members of an artifact alone, .*also \['run\.py'\]; move them"
+        with pytest.raises(ArtifactError, match=words):
             read_artifact(tmp_path / "a")
+
+    def test_other_files_and_folders(self, tmp_path: Path) -> None:
+        file = tmp_path / "net.h5"
+        file.write_bytes(b"\x89HDF\r\n\x1a\n")
+        with pytest.raises(ArtifactError, match="another kind of file; make one with"):
+            read_artifact(file)
+        with pytest.raises(ArtifactError, match="it is not an artifact; name one"):
+            read_artifact(tmp_path)
+        np.savez(tmp_path / "data.npz", x_test=np.ones(3))
+        with pytest.raises(ArtifactError, match=r"'x_test\.npy'; check that it is the"):
+            read_artifact(tmp_path / "data.npz")
+
+    def test_nothing_is_written_into_the_folder_of_one(
+        self, tmp_path: Path, artifact: Artifact
+    ) -> None:
+        folder = tmp_path / "a"
+        write_artifact(artifact, folder)
+        with pytest.raises(ArtifactError, match="outside of artifacts"):
+            write_artifact(artifact, folder / "b.matar")
+        with pytest.raises(ExportError, match="outside of artifacts"):
+            check_output(folder / "x.tflite")
+        check_output(tmp_path / "x.tflite")
+        write_artifact(artifact, folder, overwrite=True)
+        assert read_artifact(folder).digest() == artifact.digest()
 
     def test_another_schema_version(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
@@ -539,3 +565,46 @@ class TestOverwriting:
 def test_unknown_extras_are_refused(tmp_path: Path, artifact: Artifact) -> None:
     with pytest.raises(ArtifactError, match=r"code\.py"):
         write_artifact(replace(artifact, extras={"code.py": b""}), tmp_path / "a")
+
+
+class TestRecord:
+    """Accuracy and provenance, checked where an artifact is made."""
+
+    @pytest.mark.parametrize(
+        "accuracy",
+        [
+            *([1], 3, {"float": 0.97}, {"float": {"accuracy": 97.0}}),
+            *({"float": {"accuracy": np.nan}}, {"float": {"loss": np.inf}}),
+            {"float": {1: 0.5}},
+        ],
+    )
+    def test_refuses_another_accuracy(self, artifact: Artifact, accuracy: Any) -> None:
+        with pytest.raises(ArtifactError, match=r"accuracy=, shares within 0\.\.1"):
+            replace(artifact, accuracy=accuracy)
+
+    @pytest.mark.parametrize(
+        ("provenance", "words"),
+        [
+            ("hello", "got 'hello'; give a dict"),
+            ({"seed": float("nan")}, "finite numbers"),
+            ({"when": {1, 2}}, "finite numbers"),
+            ({1: "seed"}, "no texts"),
+            ({"seed": 10**30}, "31 digits"),
+        ],
+    )
+    def test_refuses_what_could_not_be_read_again(
+        self, artifact: Artifact, provenance: Any, words: str
+    ) -> None:
+        with pytest.raises(ArtifactError, match=words):
+            replace(artifact, provenance=provenance)
+
+    def test_takes_numbers_of_numpy(self, artifact: Artifact, tmp_path: Path) -> None:
+        artifact = replace(
+            artifact,
+            accuracy={"float": {"accuracy": np.float32(0.75), "loss": np.float64(2)}},
+            provenance={"seed": np.int64(3), "shape": (8, 8)},
+        )
+        write_artifact(artifact, tmp_path / "a.matar")
+        read = read_artifact(tmp_path / "a.matar")
+        assert read.accuracy == {"float": {"accuracy": 0.75, "loss": 2.0}}
+        assert read.provenance == {"seed": 3, "shape": [8, 8]}

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from matar_tf.data import Data, load_data
+from matar_tf.data import Data, as_data, load_data
 from matar_tf.errors import DataError, MatarWarning
 
 SAMPLES = np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1)
@@ -116,15 +116,22 @@ class TestFile:
             ({"y_test": None}, "x_test and y_test"),
             ({"y_train": None}, "both x_train and y_train"),
             ({"x_train": None}, "both x_train and y_train"),
-            ({"y_test": LABELS[:2]}, "3 integer labels in y_test"),
+            ({"y_test": LABELS[:2]}, r"3 integer labels in y_test .*; give the number"),
             ({"y_train": LABELS.astype(np.float32)}, "3 integer labels in y_train"),
             ({"y_test": np.eye(3, dtype=int)}, r"shape \(3, 3\) .*, one-hot, give"),
             ({"y_test": LABELS == 2}, r"type bool; give y\.astype\(int\)"),
-            ({"y_test": LABELS - 1}, "labels from 0 .* got -1..1"),
+            ({"y_test": LABELS - 1}, r"0 on .* got -1\.\.1; number the classes from 0"),
+            (
+                {"y_test": LABELS.astype(str)},
+                r"numbers in 'y_test.npy' of .*integers\.$",
+            ),
             ({"y_test": LABELS.astype(np.uint64) + 2**63}, "got 9223372036854775808.."),
             ({"x_test": LABELS}, "shape \\[num_samples"),
             ({"x_test": SAMPLES[:0], "y_test": LABELS[:0]}, "shape \\[num_samples"),
-            ({"x_test": SAMPLES.astype(np.int32)}, "floats or unsigned bytes"),
+            (
+                {"x_test": SAMPLES.astype(np.int32)},
+                r"floats or unsigned bytes .*give x\.astype",
+            ),
             ({"x_test": SAMPLES[:, :1]}, "one shape"),
             ({"x_test": np.full_like(SAMPLES, np.nan)}, "finite"),
             ({"x_test": np.full(SAMPLES.shape, 1e300)}, "infinity as float32"),
@@ -208,7 +215,7 @@ class TestFile:
             for match in re.finditer(re.escape(start), bytes(content)):
                 content[match.start() + offset + shift] = value
         path.write_bytes(content)
-        with pytest.raises(DataError, match=f"plain arrays at .*{message}"):
+        with pytest.raises(DataError, match=message):
             load_data(str(path))
 
     def test_refuses_damage_of_every_compression(self, tmp_path):
@@ -238,7 +245,7 @@ class TestFile:
         path = tmp_path / "a.npz"
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("x_test.npy", content.replace(b"10000", b"99999"))
-        with pytest.raises(DataError, match="plain arrays at"):
+        with pytest.raises(DataError, match="plain arrays"):
             load_data(str(path))
 
     @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
@@ -303,6 +310,20 @@ class TestData:
     def test_head_refuses_more_than_there_are(self, num_samples):
         with pytest.raises(DataError, match="1 to 3 evaluation samples"):
             load_data(f"{__name__}:arrays").head(num_samples)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ((SAMPLES, LABELS, LABELS), r"got tuple of 3; give a tuple of the two"),
+            ([SAMPLES, LABELS], r"got list of 2; give a tuple of the two"),
+            (SAMPLES, r"matar_tf\.Data, got ndarray of shape .*; add the labels"),
+            (3, "got int; give it in one of these forms"),
+            ({"x": SAMPLES, "y": LABELS}, r"got \['x', 'y'\]; give them under these"),
+        ],
+    )
+    def test_other_forms_are_refused_with_a_remedy(self, value, message):
+        with pytest.raises(DataError, match=message):
+            as_data(value)
 
     def test_a_mask_is_not_lost(self):
         masked = np.ma.masked_array(SAMPLES, np.zeros(SAMPLES.shape, bool))

@@ -15,6 +15,8 @@ from fixtures.programs import call, fails
 from fixtures.samples import net_artifact
 
 import matar_tf as mt
+from matar_tf.commands._command import Command
+from matar_tf.commands._program import call as program
 from matar_tf.data import Data
 from matar_tf.errors import DataError, MatarWarning
 from matar_tf.run.plan import make_run
@@ -77,13 +79,18 @@ class TestNote:
         values[9] = -300.0
         assert "1.0% of the values" in str(range_note(samples(values), BYTES))
 
-    def test_half_a_step_is_not_outside(self) -> None:
-        values = np.linspace(-0.5, 255.5, 100)
-        values[:50] = -0.5
+    def test_one_and_a_half_steps_are_not_outside(self) -> None:
+        values = np.linspace(-1.5, 256.5, 100)
+        values[:50] = -1.5
         assert range_note(samples(values), BYTES) is None
-        values[:50] = -0.51
+        values[:50] = -1.51
         with pytest.raises(DataError, match=r"50\.0%"):
             range_note(samples(values), BYTES)
+
+    def test_a_signed_grid_of_samples_up_to_one_ends_below_it(self) -> None:
+        # As calibration sets it: -1 to 127 / 128, one level below the samples' end.
+        signed = InputGrid(step=1 / 128, low=-1.0, high=127 / 128)
+        assert range_note(samples(np.linspace(0.0, 1.0, 17).repeat(4)), signed) is None
 
     def test_speaks_of_samples_in_a_corner_of_the_grid(self) -> None:
         # 255 / 16 is 15.9375.
@@ -140,7 +147,12 @@ class TestDoors:
             (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN"),
             (lambda x, y: (np.where(x > 0.9, np.inf, x), y), "infinity"),
             (lambda x, y: (x.astype(object), y), "floats or unsigned bytes"),
-            (lambda x, y: (x[:, :4], y), "samples of shape"),
+            (lambda x, y: (x[:, :4], y), "samples of shape .*prepare them as at"),
+            (lambda x, y: (x[..., 0], y), r"give x\[\.\.\., None\], with an axis"),
+            (
+                lambda x, y: (x.reshape(-1, 64), y),
+                r"give x\.reshape\(\(-1, 8, 8, 1\)\) if",
+            ),
             (lambda x, y: (np.ma.masked_greater(x, 0.9), y), "without a mask"),
             (lambda x, y: (x, np.ma.masked_greater(y, 8)), "without a mask"),
         ],
@@ -233,3 +245,16 @@ class TestPrograms:
         ours = [line for line in lines if line.startswith("MatarWarning: ")]
         assert len(ours) == 1
         assert "are outside of the range" in ours[0]
+
+    def test_a_library_that_changes_filters_repeats_nothing(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def run(_: object) -> int:
+            for _ in range(2):
+                warnings.warn("This is odd.", MatarWarning, stacklevel=1)
+                warnings.simplefilter("ignore", ImportWarning)
+            return 0
+
+        command = Command(text="Warns.", define=lambda _: None, run=run)
+        assert program(command, "warns", []) == 0
+        assert capsys.readouterr().err == "MatarWarning: This is odd.\n"

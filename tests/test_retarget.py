@@ -471,6 +471,22 @@ class TestPreparing:
         assert first.front == second.front
         assert second.num_evaluated == 0
 
+    @pytest.mark.parametrize("is_made", [True, False])
+    def test_an_output_that_nobody_can_be_told_of_stays_as_it_was(
+        self, tmp_path: Path, is_made: bool
+    ) -> None:
+        def on_start(_: str) -> None:
+            raise BrokenPipeError
+
+        output = tmp_path / "run"
+        if is_made:
+            output.mkdir()
+        with pytest.raises(BrokenPipeError):
+            retargeting.retarget(
+                planned(load_target("mpic")), output, on_start=on_start
+            )
+        assert list(tmp_path.rglob("*")) == [output] * is_made
+
     def test_an_output_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "run").write_text("years")
         with pytest.raises(SearchError, match=r"run, got a file; choose another"):
@@ -478,7 +494,9 @@ class TestPreparing:
 
     def test_an_output_that_cannot_be_had_gets_no_store(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("years")
-        with pytest.raises(SearchError, match="other files"):
+        with pytest.raises(
+            SearchError, match=r"files \(there is no run\.json\); choose"
+        ):
             run(tmp_path, "bismo_ultra96", store=tmp_path / "mine.sqlite", resume=True)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -542,6 +560,7 @@ class TestCtrlC:
         assert list(outcome.failures) == ["bismo_ultra96"]
         sentence = outcome.failures["bismo_ultra96"]
         assert "'bismo_ultra96' was not begun" in sentence
+        assert "--resume, in Python resume=True" in sentence
         for name in ("matrix.md", "report.html"):
             assert "bismo_ultra96: Target" in (output / name).read_text()
         assert sentence in repr(outcome)

@@ -57,6 +57,13 @@ def output(tmp_path: Path) -> Path:
     return output
 
 
+def test_the_folder_of_an_artifact_takes_no_run(tmp_path: Path) -> None:
+    write_artifact(digits_artifact(), tmp_path / "net")
+    with pytest.raises(SearchError, match="outside of artifacts"):
+        prepare(tmp_path / "net" / "run")
+    mt.load_artifact(tmp_path / "net")
+
+
 @pytest.mark.parametrize("share", [math.nan, math.inf, -math.inf, 0.0, -0.1, 1.001])
 def test_what_is_no_share_is_refused(share: float) -> None:
     options = SearchOptions()

@@ -17,6 +17,7 @@ from matar_tf.tflite._interpreters import load_interpreter
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import parse_model, quantization, write_model
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.latency import profile_operators
 from matar_tf.tflite.runtime import Runner, make_interpreter
 
@@ -102,6 +103,35 @@ class TestForeignFile:
         found = profile_operators(write_model(model), num_repeats=1)
         assert [one.operator for one in found] == ["QUANTIZE", "MAXIMUM"]
 
+    def test_its_time_is_that_of_the_interpreter_alone(self, foreign):
+        interpreter = make_interpreter(foreign, "litert", 1)
+        start = time.perf_counter()
+        interpreter.invoke()
+        assert 0 < interpreter.invoke_seconds < time.perf_counter() - start
+
+    def test_integer_outputs_are_not_measured(self, content):
+        model = parse_model(bytes(content))
+        graph = model.subgraphs[0]
+        last = graph.operators.pop()  # DEQUANTIZE
+        graph.outputs = [last.inputs[0]]
+        model.signatureDefs = None
+        with pytest.raises(ExportError, match="outputs of type int8; convert it"):
+            evaluate_model(write_model(model), few_digits().head(4))
+
+    def test_integer_inputs_are_refused_with_a_remedy(self):
+        model = graph_of("RELU", (1, 4), (1, 4))
+        graph = model.subgraphs[0]
+        first = graph.operators.pop(0)  # QUANTIZE
+        graph.inputs = [first.outputs[0]]
+        with pytest.raises(ExportError, match=r"'int8'.*convert it with float32 input"):
+            Runner(write_model(model))
+
+    def test_one_without_metadata_is_refused_with_a_remedy(self, tmp_path, capsys):
+        path = tmp_path / "other.tflite"
+        path.write_bytes(write_model(graph_of("RELU", (1, 4), (1, 4))))
+        for name, values in (("inspect", {"model": path}), ("verify", {"model": path})):
+            assert "`matar evaluate` takes others" in fails(capsys, name, **values)
+
     def test_the_program_says_where_it_ran(self, foreign, tmp_path, capsys):
         path = tmp_path / "foreign.tflite"
         path.write_bytes(foreign)
@@ -172,6 +202,8 @@ def test_float_operators_are_foreign():
     model.subgraphs[0].tensors[2].type = 0
     model.subgraphs[0].tensors[2].quantization = None
     runner = Runner(write_model(model))
-    assert "data of types" in runner.sandbox_reason
+    words = "data of types INT8, made INT8 in the ADD"
+    assert words in runner.sandbox_reason
+    assert "got FLOAT32/FLOAT32/FLOAT32" in runner.sandbox_reason
     ones = np.ones((2, 4), np.float32)
     np.testing.assert_array_equal(runner.predict(ones), 2 * ones)

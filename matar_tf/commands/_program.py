@@ -46,9 +46,10 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
     known = {*values, *ALIASES, *_OF_SEARCHES}
     try:
         with warnings.catch_warnings():
-            shown = functools.partial(_show_warning, warnings.showwarning, known)
+            others, said = warnings.showwarning, set[str]()
+            shown = functools.partial(_show_warning, others, known, said)
             warnings.showwarning = shown
-            warnings.simplefilter("default", MatarWarning)  # equal ones once
+            warnings.simplefilter("always", MatarWarning)
             return command.run(_parsed(command, name, words, values))
     except BrokenPipeError:
         raise  # nobody reads what is printed
@@ -68,13 +69,19 @@ def _print_line(one: Exception, sentence: str, names: Collection[str]) -> None:
 def _show_warning(
     others: Callable[..., None],
     names: Collection[str],
+    said: set[str],
     message: Warning | str,
     *place: Any,
     **more: Any,
 ) -> None:
-    """Prints a warning of ours as one line, and others as they were."""
+    """Prints a warning of ours as one line, equal ones once, and others as they were.
+
+    Python's own memory of them ends whenever a library changes a filter.
+    """
     if isinstance(message, MatarWarning):
-        _print_line(message, str(message), names)
+        if str(message) not in said:
+            said.add(str(message))
+            _print_line(message, str(message), names)
     else:
         others(message, *place, **more)
 

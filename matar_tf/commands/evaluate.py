@@ -74,7 +74,9 @@ def _run(given: Given) -> int:
     print(f"data      {len(data.x_test)} samples of {data.name}")
     for name, value in figures.items():
         print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
-    print(f"latency   {measure_latency_ms(runner):.3f} ms (median of 50, one sample)")
+    way = "" if runner.sandbox_reason is None else ", with the way to that process"
+    milliseconds = f"{measure_latency_ms(runner):.3f} ms"
+    print(f"latency   {milliseconds} (median of 50, one sample{way})")
     if given.operators:
         for line in _operator_lines(content, given.threads):
             print(line)

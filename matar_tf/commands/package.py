@@ -34,11 +34,7 @@ def _run(given: Given) -> int:
 
     # Losses and optimizers may be of the user's own, and are not needed.
     model = keras.load_model(given.model, compile=False)
-    provenance = {
-        "command": given.command,
-        "created": now(),
-        "versions": keras.training_versions(),
-    }
+    provenance = {"command": given.command, "created": now()}
     artifact = keras.package(model, provenance=provenance)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")

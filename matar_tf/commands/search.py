@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands._command import Command, Given
@@ -24,6 +25,8 @@ __all__ = ["COMMAND"]
 
 def _run(given: Given) -> int:
     """Runs the search; prints one table per target."""
+    from matar_tf.errors import SearchError
+    from matar_tf.io.files import check_parent
     from matar_tf.reporting import to_text
     from matar_tf.run.outlook import outlook
     from matar_tf.run.plan import make_run
@@ -31,6 +34,8 @@ def _run(given: Given) -> int:
     from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
 
+    # Before what takes seconds: TensorFlow may be loaded below.
+    check_parent(Path(given.output), SearchError)
     artifact = open_artifact(given.artifact, given.expect_digest)
     targets = [load_target(name) for name in given.targets]
     data = read_data(given)

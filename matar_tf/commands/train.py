@@ -109,7 +109,6 @@ def _run(given: Given) -> int:
         "seed": given.seed,
         "command": given.command,
         "created": now(),
-        "versions": keras.training_versions(),
     }
     artifact = keras.package(quantized, accuracy=accuracy, provenance=provenance)
     digest = write_artifact(artifact, output, overwrite=given.overwrite)

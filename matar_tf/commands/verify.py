@@ -104,7 +104,9 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     from matar_tf.tflite.metadata import read_metadata
 
     if not path.is_file():
-        raise ExportError(f"Expected a .tflite file at {path}, found nothing.")
+        raise ExportError(
+            f"Expected a .tflite file at {path}, found nothing; check the path."
+        )
     content = path.read_bytes()
     metadata = read_metadata(content)
     policy = _policy_of(metadata, path)

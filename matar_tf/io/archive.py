@@ -34,6 +34,7 @@ _MAX_RATIO: Final = 100
 _FREE_BYTES: Final = 1 << 26
 _METHODS: Final = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _CHUNK_BYTES: Final = 1 << 20
+_REMEDY: Final = "fetch it, or package the model, again"
 _MAX_HEADER_CHARS: Final = 1000  # of an array; NumPy writes some 120
 _DAMAGE: Final = (
     EOFError,
@@ -83,7 +84,8 @@ def read_members(
         other = [one.filename for one in infos if allowed and one.filename not in known]
         if other:
             raise ArtifactError(
-                f"Expected the members {sorted(allowed)} in {what}, got {other[0]!r}."
+                f"Expected the members {sorted(allowed)} in {what}, got {other[0]!r}; "
+                "check that it is the right file."
             )
         _check_members(infos, source, what, max_bytes)
         return {one.filename: b"".join(_chunks(archive, one)) for one in infos}
@@ -95,6 +97,7 @@ def parse_arrays(
     *,
     max_bytes: int | None = MAX_ARRAY_BYTES,
     keys: Iterable[str] | None = None,
+    remedy: str = _REMEDY,
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of an ``.npz`` file by name.
 
@@ -103,12 +106,13 @@ def parse_arrays(
       what: Its name in errors.
       max_bytes: The most that they may take together, None for any number.
       keys: Of which arrays, as far as they are there; None for all.
+      remedy: What to do where it is damaged or holds something else, in errors.
 
     Raises:
       ArtifactError: If it is damaged, too large or too densely packed, or holds
         anything but arrays of numbers.
     """
-    with _opened(source, what, _MAX_MEMBERS) as archive:
+    with _opened(source, what, _MAX_MEMBERS, remedy) as archive:
         infos = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
         if keys is not None:
             infos = {key: infos[key] for key in keys if key in infos}
@@ -117,24 +121,24 @@ def parse_arrays(
         for key, info in infos.items():
             with archive.open(info) as stream:
                 arrays[key] = _read_array(
-                    stream, info.file_size, f"{info.filename!r} of {what}"
+                    stream, info.file_size, f"{info.filename!r} of {what}", remedy
                 )
         return arrays
 
 
-def array_names(source: Path | bytes, what: str) -> list[str]:
+def array_names(source: Path | bytes, what: str, *, remedy: str = _REMEDY) -> list[str]:
     """Returns the names of the arrays of an ``.npz`` file, without reading them.
 
     Raises:
       ArtifactError: If it is damaged.
     """
-    with _opened(source, what, _MAX_MEMBERS) as archive:
+    with _opened(source, what, _MAX_MEMBERS, remedy) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextlib.contextmanager
 def _opened(
-    source: Path | bytes, what: str, max_members: int
+    source: Path | bytes, what: str, max_members: int, remedy: str = _REMEDY
 ) -> Iterator[zipfile.ZipFile]:
     """Yields a zip file whose members have different names; reading it may fail."""
     try:
@@ -144,15 +148,14 @@ def _opened(
             if len(set(names)) < len(names) or len(names) > max_members:
                 raise ArtifactError(
                     f"Expected at most {max_members} members of different names in "
-                    f"{what}, got {len(names)}; package the model again."
+                    f"{what}, got {len(names)}; {remedy}."
                 )
             yield archive
     except ArtifactError:
         raise
     except _DAMAGE as error:
         raise ArtifactError(
-            f"Expected a zip file in {what}, but it is damaged ({error}); fetch it "
-            "again."
+            f"Expected a zip file in {what}, but it is damaged ({error}); {remedy}."
         ) from error
 
 
@@ -240,7 +243,9 @@ def read_array(content: bytes, what: str) -> np.ndarray:
     return _read_array(io.BytesIO(content), len(content), what)
 
 
-def _read_array(stream: IO[bytes], num_bytes: int, what: str) -> np.ndarray:
+def _read_array(
+    stream: IO[bytes], num_bytes: int, what: str, remedy: str = _REMEDY
+) -> np.ndarray:
     """Returns the array of an ``.npy`` file of so many bytes."""
     try:
         shape, in_columns, dtype = _read_header(stream)
@@ -261,7 +266,7 @@ def _read_array(stream: IO[bytes], num_bytes: int, what: str) -> np.ndarray:
     except _NO_HEADER as error:
         raise ArtifactError(
             f"Expected an array of numbers in {what}, but it is malformed ({error}); "
-            "package the model again."
+            f"{remedy}."
         ) from error
 
 

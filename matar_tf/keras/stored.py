@@ -72,6 +72,11 @@ def read_model(
         cannot be rebuilt.
     """
     path = Path(path)
+    if not path.exists():
+        raise ModelError(
+            f"Expected a network saved by tf_keras at {path}, found nothing; check the "
+            "path."
+        )
     read = _read_saved_model if path.is_dir() else _read_hdf5
     if path.suffix == ".keras":
         read = _read_keras
@@ -94,6 +99,12 @@ def _read_hdf5(
         for key in ("model_config", "training_config"):
             if key in file.attrs:
                 _check_json(file.attrs[key], str(path), custom_objects)
+        if "model_config" not in file.attrs:
+            raise ModelError(
+                f"Expected a whole network in {path}, got none, at most its weights; "
+                "save it with model.save, or build it and load these with its "
+                "load_weights."
+            )
         return keras.models.load_model(
             file, custom_objects=custom_objects, compile=is_compiled
         )

@@ -11,6 +11,7 @@ from matar_tf.errors import SearchError, StoreError, TargetError
 from matar_tf.evolution import EvaluationStore
 from matar_tf.io.files import check_parent, leftovers, remove, write_atomically
 from matar_tf.io.json_reader import json_text
+from matar_tf.packaged import check_no_member
 from matar_tf.run.plan import Run
 from matar_tf.run.record import RUN_FILE, RunRecord, read_record, record_of
 
@@ -108,6 +109,7 @@ def _check_folder(
             "another output."
         )
     check_parent(output, SearchError)
+    check_no_member(output, SearchError)
     if is_empty(output):
         return f"Writing to {output}."
     earlier = _earlier_run(output)
@@ -143,6 +145,8 @@ def _earlier_run(output: Path) -> RunRecord:
         return read_record(output)
     except SearchError as error:
         cause = error.__cause__ or error
+        if isinstance(cause, FileNotFoundError):
+            cause = f"there is no {RUN_FILE}"
         raise SearchError(
             f"Expected an empty output, or one with the {RUN_FILE} of an earlier run, "
             f"but {output} holds other files ({cause}); choose another output."

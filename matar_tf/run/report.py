@@ -150,8 +150,7 @@ def _no_front(target: str, reason: str) -> str:
 
 
 def _read_result(path: Path) -> SearchResult:
-    document = JsonReader(SearchError).read(path)
     try:
-        return SearchResult.from_json(document)
+        return SearchResult.from_json(JsonReader(SearchError).read(path, "it"))
     except (MatarError, OverflowError) as error:
         raise SearchError(f"{path} is damaged: {error}") from error

@@ -128,13 +128,13 @@ def retarget(
         record, message = prepare_folder(
             run, output, resume=resume, overwrite=overwrite
         )
+        if is_new:
+            stack.push(_undoing(output, folder=is_made))
         on_start(message)
         planned = replace(
             run.settings.options, planned_evaluations=record.planned_evaluations
         )
         run = replace(run, settings=replace(run.settings, options=planned))
-        if is_new:
-            stack.push(_undoing(output, folder=is_made))
         store = EvaluationStore(run.settings.store or output / STORE_FILE)
         stack.enter_context(store)
         interrupts = stack.enter_context(Interrupts())
@@ -247,5 +247,5 @@ def _undoing(output: Path, *, folder: bool) -> Callable[..., None]:
 def _not_searched(target: Target) -> str:
     return (
         f"Target {target.name!r} was not begun, or had nothing yet, when Ctrl-C ended "
-        "the run; resume it to search for that target, too."
+        "the run; go on with --resume, in Python resume=True, to search for it, too."
     )

@@ -40,6 +40,7 @@ from matar_tf.tflite._schema import (
     parse_model,
     schema,
     text_of,
+    type_name,
     write_model,
 )
 
@@ -153,7 +154,7 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
     expect(len(inputs) == 1, "one input", inputs)
     expect(inputs[0] not in made, "an input that nothing makes", inputs)
     source = tensors[inputs[0]]
-    expect(source.type == _TYPES.FLOAT32, "an input in float32", source.type)
+    expect(source.type == _TYPES.FLOAT32, "an input in float32", type_name(source.type))
     expect(source.shape[:1] == (1,), "an input of one sample", source.shape)
     fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
     expect(fits, "different outputs that operators make", outputs)
@@ -222,22 +223,30 @@ def _check_types(node: Node) -> None:
             and (is_float or kernel.values is not None)
             and (x.values is None)
         )
-        node.expect(fits, "a kernel of the type of its input", kernel.type)
+        node.expect(fits, "a kernel of the type of its input", type_name(kernel.type))
         if bias is not None:
             kind = _TYPES.FLOAT32 if is_float else _TYPES.INT32
             fits = bias.type == kind and bias.values is not None
-            node.expect(fits, "a stored bias of its type", bias.type)
+            node.expect(fits, "a stored bias of its type", type_name(bias.type))
         integers = () if is_float else (x, kernel, output)
     else:
         taken, made = _BORDERS.get(node.name, ((_TYPES.INT8,), _TYPES.INT8))
         fits = output.type == made and all(one.type in taken for one in node.data)
         types = [one.type for one in (*node.data, output)]
-        node.expect(fits, f"data of types {taken} and {made}", types)
+        node.expect(
+            fits,
+            f"data of types {_types(taken)}, made {type_name(made)}",
+            _types(types),
+        )
         integers = tuple(one for one in (*node.data, output) if one.type in GRIDDED)
         single = node.name == "DEQUANTIZE" or all(len(t.scale) == 1 for t in integers)
         node.expect(single, "one step of each tensor", "several")
     has_steps = all(len(one.scale) for one in integers)
     node.expect(has_steps, "steps of all integers", "none")
+
+
+def _types(types: Iterable[int]) -> str:
+    return "/".join(map(type_name, types))
 
 
 def _grid(tensor: GraphTensor) -> tuple[float, int]:

@@ -29,6 +29,7 @@ __all__ = [
     "set_buffer",
     "tensor_array",
     "text_of",
+    "type_name",
     "write_model",
 ]
 
@@ -214,6 +215,12 @@ def text_of(name: Any) -> str:
     """Returns a name of a file as text; an empty one for None."""
     name = b"" if name is None else name
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def type_name(value: int) -> str:
+    """Returns what the schema calls a type of tensors, by its number."""
+    names = (name for name, one in vars(schema.TensorType).items() if one == value)
+    return next(names, str(value))
 
 
 def write_model(model: Any) -> bytes:

@@ -6,6 +6,7 @@ what is searched is what is deployed.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError, MatarWarning
+from matar_tf.errors import DataError, ExportError, MatarError, MatarWarning
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import op_name, parse_model
@@ -141,8 +142,18 @@ def check_samples(data: Data, input_shape: tuple[int, ...]) -> None:
     if data.x_test.shape[1:] != input_shape:
         raise DataError(
             f"Expected samples of shape {('n', *input_shape)} for this network, got "
-            f"{data.x_test.shape} in {data.name!r}; name the data that it is for."
+            f"{data.x_test.shape} in {data.name!r}; "
+            f"{_shape_hint(data.x_test.shape[1:], input_shape)}."
         )
+
+
+def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Returns what to do with samples of another shape than a network's input."""
+    if (*found, 1) == expected:
+        return "give x[..., None], with an axis of channels"
+    if math.prod(found) == math.prod(expected):
+        return f"give x.reshape({(-1, *expected)}) if their values are in that order"
+    return "prepare them as at training"
 
 
 def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
@@ -167,7 +178,8 @@ def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
     if low < 0 or high >= num_classes:
         raise DataError(
             f"Expected labels in 0..{num_classes - 1} for this network, got "
-            f"{low}..{high} in {data.name!r}."
+            f"{low}..{high} in {data.name!r}; number the classes as at training, from "
+            "0, or name the data that it is for."
         )
 
 
@@ -215,12 +227,19 @@ def measure(
 
     Raises:
       DataError: If samples or labels do not fit.
-      ExportError: If the runtime does not run the file.
+      ExportError: If the runtime does not run the file, or its outputs are integers.
     """
     check_samples(data, runner.input_shape)
-    _warn(_notes(data, grid))
+    notes = _notes(data, grid)
     outputs = runner.predict(data.x_test)
+    if outputs.dtype.kind != "f":
+        raise ExportError(
+            "Expected a model with float32 outputs to measure, got outputs of type "
+            f"{outputs.dtype}; convert it with float32 input and output, its operators "
+            "may be of integers."
+        )
     check_labels(data, outputs.shape[1:])
+    _warn(notes)
     return compute_metrics(metrics, outputs, data.y_test)
 
 

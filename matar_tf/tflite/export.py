@@ -15,6 +15,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.io.files import as_path, check_parent, write_atomically
+from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import output_step
@@ -63,7 +64,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
 
     Raises:
       ExportError: If the path has another ending, a folder is there, or a file is and
-        `overwrite` is False, or the folder that it would be in is not there.
+        `overwrite` is False, or the folder that it would be in is not there or is an
+        artifact.
     """
     path = as_path(path, "the file", ExportError)
     if path.suffix != ".tflite":
@@ -79,6 +81,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
             "overwrite=True."
         )
     check_parent(path, ExportError)
+    check_no_member(path, ExportError)
 
 
 def read_model(model: str | Path | bytes) -> bytes:

@@ -22,6 +22,7 @@ __all__ = ["InputGrid", "grid_of_artifact", "grid_of_file", "range_note"]
 
 _MOST_OUTSIDE: Final = 0.25  # share of the values; from here on they are refused
 _MANY_OUTSIDE: Final = 0.01
+_NEAR: Final = 1.5  # steps: what is no further off the ends is not outside
 _LITTLE_USED: Final = 1 / 16  # of the range of the grid
 _INTEGERS: Final = {
     schema.TensorType.INT8: np.iinfo(np.int8),
@@ -90,7 +91,8 @@ def _grid(step: float, lowest: int, highest: int) -> InputGrid | None:
 def range_note(data: Data, grid: InputGrid | None) -> str | None:
     """Returns what is odd about the samples of a network's input, in one sentence.
 
-    A value is outside of a grid if it is more than half a step away from it.
+    A value is outside of a grid if it is more than one and a half steps away from it:
+    the grid of samples 0..1 may well end one level below 1.
 
     Args:
       data: Its evaluation samples count.
@@ -109,7 +111,8 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     if grid is None:
         return None
     low, high = float(samples.min()), float(samples.max())
-    bounds = grid.low - grid.step / 2, grid.high + grid.step / 2
+    margin = _NEAR * grid.step
+    bounds = grid.low - margin, grid.high + margin
     outside = float(np.mean((samples < bounds[0]) | (samples > bounds[1])))
     theirs, ours = f"{low:.4g}..{high:.4g}", f"{grid.low:.4g}..{grid.high:.4g}"
     if outside >= _MOST_OUTSIDE:

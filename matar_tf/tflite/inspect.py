@@ -10,17 +10,17 @@ import numpy as np
 
 from matar_tf.errors import ExportError, PolicyError, printable, readable
 from matar_tf.policy import Policy
-from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema, text_of
+from matar_tf.tflite._schema import (
+    COMPUTE_OPS,
+    op_name,
+    parse_model,
+    schema,
+    text_of,
+    type_name,
+)
 from matar_tf.tflite.metadata import read_metadata
 
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
-
-_TYPE_NAMES = {
-    value: name
-    for name, value in vars(schema.TensorType).items()
-    if isinstance(value, int)
-}
-
 
 _SHOWN = ("profile", "target", "artifact_digest", "metrics", "num_samples")
 _HEADER = (
@@ -127,7 +127,7 @@ def inspect_model(content: bytes) -> ModelInfo:
         if op_name(model, operator) in COMPUTE_OPS:
             kernel = _stored_kernel(graph, operator, made_by)
             entry = kernels.get(text_of(kernel.name))
-            storage = _TYPE_NAMES.get(kernel.type)
+            storage = type_name(kernel.type)
             held = [kernel]
             if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
                 held.append(graph.tensors[operator.inputs[2]])

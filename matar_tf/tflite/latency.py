@@ -23,6 +23,7 @@ import numpy as np
 from matar_tf.errors import ExportError, printable
 from matar_tf.io.files import write_atomically
 from matar_tf.io.json_reader import JsonReader, json_text
+from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import op_name, parse_model, text_of, write_model
 from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
 
@@ -274,4 +275,8 @@ class _Run:
     def time_ms(self) -> float:
         start = time.perf_counter()
         self._interpreter.invoke()
-        return (time.perf_counter() - start) * 1e3
+        seconds = time.perf_counter() - start
+        if isinstance(self._interpreter, Sandbox):
+            # A cut file may run here and the next one there: the way is not its time.
+            seconds = self._interpreter.invoke_seconds
+        return seconds * 1e3

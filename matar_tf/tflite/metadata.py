@@ -76,8 +76,8 @@ def read_metadata(content: bytes) -> dict[str, Any]:
                 )
             return document
     raise ExportError(
-        f"Expected a file with {METADATA_NAME!r} metadata, found none; it was not "
-        "exported by matar_tf."
+        f"Expected a file with {METADATA_NAME!r} metadata, found none: it was not "
+        "exported by matar_tf; name one that was. `matar evaluate` takes others, too."
     )
 
 

@@ -55,7 +55,8 @@ class Runner:
         if types != ["float32"] or len(outputs) != 1:
             raise ExportError(
                 f"Expected a model of one float32 input and one output, got inputs "
-                f"{types} and {len(outputs)} outputs; run one that matar_tf exported."
+                f"{types} and {len(outputs)} outputs; convert it with float32 input "
+                "and output, its operators may be of integers."
             )
         self._input, self._output = inputs[0], outputs[0]
 
@@ -113,14 +114,15 @@ class Runner:
         except (RuntimeError, ValueError) as error:
             raise ExportError(
                 f"Expected a model that takes {len(batch)} samples at a time, but the "
-                f"runtime does not run it: {message_of(error)}; run one that matar_tf "
-                "exported."
+                f"runtime does not run it: {message_of(error)}; convert it with a "
+                "first axis for samples, of any size."
             ) from error
         outputs = self._interpreter.get_tensor(self._output["index"])
         if outputs.shape[:1] != batch.shape[:1]:
             raise ExportError(
                 f"Expected one row of outputs for each of {len(batch)} samples, got "
-                f"outputs of shape {outputs.shape}; run a model that matar_tf exported."
+                f"outputs of shape {outputs.shape}; convert it with a first axis for "
+                "samples in inputs and outputs."
             )
         return outputs
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matar_tf.errors import ModelError
+from matar_tf.errors import ArtifactError, ModelError
 from matar_tf.keras import (
     MultiBitTrainer,
     calibrate,
@@ -164,6 +164,11 @@ def test_a_model_packaged_from_python_says_how_it_was_made() -> None:
     assert found["calibration_samples"] == 16
     given = package(model, provenance={"command": "mine", "seed": 3}).provenance
     assert given == {**found, "command": "mine", "seed": 3}
+    for name in ("versions", "calibration_digest", "calibration_samples"):
+        with pytest.raises(ArtifactError, match=f"provenance= without '{name}'"):
+            package(model, provenance={name: "mine"})
+    with pytest.raises(ArtifactError, match="give a dict"):
+        package(model, provenance="hello")
     # A copy was given its steps by other means.
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())

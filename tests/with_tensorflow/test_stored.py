@@ -280,6 +280,10 @@ def test_files_that_are_no_network(plain: Any, tmp_path: Path) -> None:
     for path in (*tmp_path.iterdir(), tmp_path / "nothing.h5"):
         with pytest.raises(ModelError, match="Expected"):
             load_model(path)
+    with pytest.raises(ModelError, match="found nothing; check the path"):
+        load_model(tmp_path / "nothing.h5")
+    with pytest.raises(ModelError, match=r"at most its weights; save it with model"):
+        load_model(tmp_path / "bare.h5")
 
 
 def test_weights_that_are_not_there(plain: Any, tmp_path: Path) -> None:

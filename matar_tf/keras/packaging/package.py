@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.artifact import Artifact
+from matar_tf.errors import ArtifactError
 from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import (
@@ -34,6 +35,8 @@ from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
 
+_KNOWN: Final = ("versions", "calibration_digest", "calibration_samples")
+
 
 def package(
     model: KerasModel,
@@ -50,14 +53,16 @@ def package(
       model: What `quantize_model` made, trained, or its trainer.
       accuracy: Metrics to put on record, by name (``float``, ``w8a8``).
       provenance: JSON object that says how the model was made; added to what is known
-        here: command, versions of packages, digest of the samples given to
-        `calibrate` in this process.
+        here: versions of packages, digest and number of the samples given to
+        `calibrate` in this process, and, if it names none, the command.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
     Raises:
       ModelError: If the model is not wholly quantized, not trained, or its training
         diverged.
+      ArtifactError: If accuracy or provenance is not what `Artifact` takes, or
+        provenance says otherwise what is known here.
     """
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
@@ -71,15 +76,24 @@ def package(
         parameters=extract_parameters(model),
         template=template.content,
         template_map=template.places,
-        accuracy=accuracy or {},
-        provenance={
-            "command": "matar_tf.package",
-            "versions": training_versions(),
-            **calibration_record(model),
-            **(provenance or {}),
-        },
+        accuracy={} if accuracy is None else accuracy,
+        provenance=_provenance(model, {} if provenance is None else provenance),
         extras=extras,
     )
+
+
+def _provenance(model: KerasModel, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns what is put on record of how a model was made."""
+    if not isinstance(given, Mapping):
+        return given  # which the artifact refuses
+    for name in _KNOWN:
+        if name in given:
+            raise ArtifactError(
+                f"Expected provenance= without {name!r}, which package puts on record "
+                f"itself, got {str(given[name])[:80]!r}; name it otherwise."
+            )
+    known = {"versions": training_versions(), **calibration_record(model)}
+    return {"command": "matar_tf.package", **known, **given}
 
 
 def extract_parameters(model: KerasModel) -> Parameters:
