@@ -109,8 +109,8 @@ def misfit(
     num_values = tf.math.count_nonzero(levels, dtype=tf.int32)
     limit = share * tf.cast(num_values, tf.float32)
     is_narrow = tf.cast(num_saturated, tf.float32) > limit
-    largest = tf.reduce_max(tf.abs(levels)) if largest is None else largest / step
-    is_wide = largest < unused_below(low, high)
+    most_used = tf.reduce_max(tf.abs(levels)) if largest is None else largest / step
+    is_wide = most_used < unused_below(low, high)
     sign = tf.where(is_narrow | is_wide, 1, -1)
     return tf.where(num_values > 0, sign, 0)
 
