@@ -1,4 +1,4 @@
-"""How much memory the samples of a ``.tflite`` file take: how many may run at a time."""
+"""How much memory a sample takes in a ``.tflite`` file: how many may run at a time."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -22,10 +23,17 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["LITERT_PACKAGE", "MAX_THREADS", "Runner", "make_interpreter"]
+__all__ = [
+    "LITERT_PACKAGE",
+    "MAX_THREADS",
+    "Runner",
+    "foreign_reason",
+    "make_interpreter",
+]
 
 LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
+_BATCH_SIZE: Final = 64  # samples
 _BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
 _SANDBOX_BATCH: Final = 8  # samples
 _SANDBOX_BATCH_BYTES: Final = 1 << 28  # a third of what a sandbox has
@@ -66,7 +74,7 @@ class Runner:
                 "and output, its operators may be of integers."
             )
         self._input, self._output = inputs[0], outputs[0]
-        self._largest_batch = _largest_batch(content, self.sandbox_reason)
+        self._largest_batch = _largest_batch(self._interpreter, content)
 
     @property
     def sandbox_reason(self) -> str | None:
@@ -84,7 +92,9 @@ class Runner:
         """Shape of the outputs of one sample, as the file says."""
         return tuple(int(size) for size in self._output["shape"][1:])
 
-    def predict(self, samples: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    def predict(
+        self, samples: np.ndarray, *, batch_size: int = _BATCH_SIZE
+    ) -> np.ndarray:
         """Returns the outputs for float samples ``[num_samples, *input_shape]``.
 
         Args:
@@ -152,19 +162,35 @@ class Runner:
         return outputs
 
 
-def _largest_batch(content: bytes, sandbox_reason: str | None) -> int:
+def _largest_batch(interpreter: Any, content: bytes) -> int:
     """Returns how many samples may run at a time, at least 1."""
-    size = bytes_of_sample(parse_model(content))
-    if sandbox_reason is None:
-        return max(_BATCH_BYTES // size, 1)
-    return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
+    if isinstance(interpreter, Sandbox):
+        size = bytes_of_sample(parse_model(content))
+        return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
+    # Reading a small network's file takes as long as running it: where all of its
+    # tensors at once are few bytes, that is enough.
+    size = sum(
+        math.prod(map(int, one["shape"])) * np.dtype(one["dtype"]).itemsize
+        for one in interpreter.get_tensor_details()
+    )
+    if size * _BATCH_SIZE > _BATCH_BYTES:
+        size = bytes_of_sample(parse_model(content))
+    return max(_BATCH_BYTES // size, 1)
+
+
+def foreign_reason(model: Any) -> str | None:
+    """Returns why a file of elsewhere may not run in this process, or None.
+
+    Args:
+      model: As `matar_tf.tflite._schema.parse_model` returns it.
+    """
+    return find_fault(model, max_products=_QUICK_PRODUCTS)
 
 
 def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     """Returns an interpreter of a file, its tensors allocated.
 
-    It runs in this process if the graph of the file passes `find_fault`, and is quick,
-    or if it was built here, and else in a `Sandbox`.
+    It runs in a `Sandbox` if there is a `foreign_reason`, unless it was built here.
 
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
@@ -178,7 +204,7 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     if not isinstance(content, CheckedModel):
         model = parse_model(content)
         check_builtin(model)
-        fault = find_fault(model, max_products=_QUICK_PRODUCTS)
+        fault = foreign_reason(model)
         if fault is not None:
             return Sandbox(content, runtime, num_threads, reason=fault)
         content = CheckedModel(write_model(model))
