@@ -389,7 +389,6 @@ UNSOUND = [
     # Others.
     ("average", option(filterHeight=0), "windows of at least 1"),
     ("average", option(filterHeight=5), "windows within 4"),
-    ("average", option(padding=SAME, filterWidth=2**30), "places"),
     ("average", grid(2, [0.25]), "the grid"),
     ("max", option(strideH=2**31 - 1), "strides of 1 to"),
     ("add", shape(2, 1, 4, 6, 1), r"the shape \(1, 4, 6, 2\)"),
@@ -409,7 +408,7 @@ UNSOUND = [
     ("pad", setting(0, 1, 1, 2, 0, 1, 0, 0), "none of the batch"),
     ("pad", setting(0, 0, -1, 4, 0, 1, 0, 0), "paddings of 0 to"),
     ("pad", shape(3, 8), "paddings of the shape"),
-    ("pad", widened(2**16), "tensors of"),
+    ("pad", widened(2**16), "bytes of tensors"),
     ("reshape", setting(-1, 47), "a shape of 48 elements"),
     ("reshape", setting(1, -1), "a shape of 48 elements"),
     ("reshape", setting(-1, -48), "a shape of 48 elements"),
@@ -448,19 +447,43 @@ class TestUnsound:
         assert len(fault) < 300
 
     def test_too_much_arithmetic_is_refused(self):
-        sizes = (1, 2048, 2048, 2)
-        model = conv(kernel=(128, 32, 32, 2), result=(*sizes[:3], 128))
-        shape(0, *sizes)(model)
-        shape(1, *sizes)(model)
-        assert "at most 67108864 places" in find_fault(model)
         model = multiplication(
             "CONV_2D",
             (1, 1024, 1024, 64),
             (64, 5, 5, 64),
             (1, 1024, 1024, 64),
-            model.subgraphs[0].operators[1].builtinOptions,
+            conv().subgraphs[0].operators[1].builtinOptions,
         )
         assert "products in the model" in find_fault(model)
+
+    def test_windows_are_counted_together(self):
+        # 2**25 places are 1398101 in each of the 24 windows of the image, and a bit.
+        model = pool("MAX_POOL_2D", padding=SAME, strideH=1, strideW=1)
+        shape(2, *IMAGE)(model)
+        option(filterHeight=1, filterWidth=1_398_101)(model)
+        assert find_fault(model) is None
+        first = model.subgraphs[0].operators[1]
+        second = add_tensor(model, IMAGE)
+        again = add_operator(
+            model, "MAX_POOL_2D", first.outputs, second, first.builtinOptions
+        )
+        model.subgraphs[0].outputs = [second]
+        assert "at most 33554432 places" in find_fault(model)
+        again.builtinOptions = first.builtinOptions = options_of(
+            "Pool2DOptions", **{**vars(first.builtinOptions), "filterWidth": 699_000}
+        )
+        assert find_fault(model) is None
+
+    @pytest.mark.parametrize(
+        ("width", "fault"), [(1_056_832, None), (1_056_833, "fill up")]
+    )
+    def test_kernels_that_tiles_multiply_are_refused(self, width, fault):
+        # One channel of input and output takes 16 x 8, 127 more than its own.
+        options = SOUND["conv"]().subgraphs[0].operators[1].builtinOptions
+        pixel = (1, 1, 1, 1)
+        model = multiplication("CONV_2D", pixel, (1, 1, width, 1), pixel, options)
+        found = find_fault(model)
+        assert found is None if fault is None else fault in found
 
     def test_what_is_unpacked_is_a_kernel_and_nothing_else(self):
         model = graph_of("QUANTIZE", (1, 2), (1, 2))

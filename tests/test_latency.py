@@ -10,6 +10,7 @@ import pytest
 from fixtures.digits import digits_artifact
 
 from matar_tf.errors import ExportError
+from matar_tf.tflite import latency
 from matar_tf.tflite._schema import op_name, parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.latency import (
@@ -78,6 +79,29 @@ class TestProfileOperators:
         assert sum(one.own_ms for one in profile) == pytest.approx(profile[-1].total_ms)
         assert profile[0].own_ms == profile[0].total_ms > 0
         assert {"stem_relu", "hidden_relu"} <= {one.name for one in profile}
+
+    def test_groups_give_what_one_group_gives(self, content, monkeypatch):
+        sizes: list[list[int]] = []
+        times = latency.measure_latencies
+
+        def measured(contents, **options):
+            sizes.append([len(one) for one in contents])
+            return times(contents, **options)
+
+        monkeypatch.setattr(latency, "measure_latencies", measured)
+        together = profile_operators(content, num_repeats=1)
+        monkeypatch.setattr(latency, "_GROUP_BYTES", 1)
+        alone = profile_operators(content, num_repeats=1)
+        assert [one.name for one in alone] == [one.name for one in together]
+        assert sizes[1:] == [[size] for size in sizes[0]]
+        # Kernels that are cut off are not stored.
+        assert sizes[0][-1] < 4000 < sizes[0][0] < len(content)
+
+    def test_too_many_operators_are_refused(self, monkeypatch, content):
+        count = len(parse_model(content).subgraphs[0].operators)
+        monkeypatch.setattr(latency, "_MAX_OPERATORS", count - 1)
+        with pytest.raises(ExportError, match=rf"most {count - 1} op.*, got {count};"):
+            profile_operators(content)
 
 
 class TestLatencyCache:

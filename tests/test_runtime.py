@@ -4,13 +4,19 @@ import sys
 import numpy as np
 import pytest
 from fixtures.digits import digits_artifact, few_digits
+from fixtures.graphs import TYPES, add_operator, add_tensor, graph_of, options_of
 from fixtures.paths import TARGETS
 from fixtures.processes import predict_alone
 
+from matar_tf.data import Data
 from matar_tf.errors import DataError, ExportError, TargetError
 from matar_tf.targets import load_target
 from matar_tf.targets.fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
+from matar_tf.tflite import runtime
+from matar_tf.tflite._memory import bytes_of_sample
+from matar_tf.tflite._schema import parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.runtime import MAX_THREADS, Runner
 
 SAMPLES = few_digits().x_test
@@ -57,6 +63,86 @@ class TestLitert:
 
     def test_input_shape_is_that_of_one_sample(self, contents):
         assert Runner(contents["w8a8"]).input_shape == (8, 8, 1)
+
+
+def padded(*, pooled):
+    """Pads one value to 100 x 100: 40 kB in float32, 10 kB in int8."""
+    model = graph_of("PAD", (1, 1, 1, 1), (1, 100, 100, 1))
+    sides = np.array([[0, 0], [0, 99], [0, 99], [0, 0]], np.int32)
+    setting = add_tensor(model, (4, 2), TYPES.INT32, scale=(), values=sides)
+    model.subgraphs[0].operators[1].inputs = [1, setting]
+    last = 2
+    if pooled:
+        last = add_tensor(model, (1, 1))
+        axes = np.array([1, 2], np.int32)
+        axes = add_tensor(model, (2,), TYPES.INT32, scale=(), values=axes)
+        options = options_of("ReducerOptions", keepDims=False)
+        add_operator(model, "MEAN", [2, axes], last, options)
+    output = add_tensor(model, model.subgraphs[0].tensors[last].shape, 0, scale=())
+    add_operator(model, "DEQUANTIZE", [last], output)
+    model.subgraphs[0].outputs = [output]
+    return model
+
+
+class TestMemory:
+    def test_a_sample_takes_what_is_kept_at_a_time(self):
+        # The input and its int8 form, then that and the padded one, then it and the
+        # float outputs.
+        assert bytes_of_sample(padded(pooled=False)) == 10_000 + 40_000
+        # The padded one and the mean.
+        assert bytes_of_sample(padded(pooled=True)) == 10_000 + 1
+
+    def test_what_a_later_operator_reads_is_kept(self):
+        options = options_of("AddOptions")
+        model = graph_of("RELU", (1, 100), (1, 100))
+        last = add_tensor(model, (1, 100))
+        add_operator(model, "ADD", [1, 2], last, options)
+        model.subgraphs[0].outputs = [last]
+        # 400 and 100 in QUANTIZE, 100 and 100 in RELU, 300 in ADD.
+        assert bytes_of_sample(model) == 500
+        model.subgraphs[0].tensors[0].shape = np.array([1, 1], np.int32)
+        assert bytes_of_sample(model) == 300
+
+    def test_digits_run_64_at_a_time(self, contents):
+        # 64 floats and their int8 form; 64 x 8 channels of 3 tensors at most.
+        assert 320 <= bytes_of_sample(parse_model(contents["w8a8"])) <= 4000
+
+    @pytest.mark.parametrize(("budget", "expected"), [(50_000, 4), (20_003, 2), (1, 1)])
+    def test_as_many_samples_as_fit_run_at_a_time(self, budget, expected, monkeypatch):
+        monkeypatch.setattr(runtime, "_BATCH_BYTES", budget)
+        runner = Runner(write_model(padded(pooled=True)))
+        sizes: list[int] = []
+        invoke = runner._invoke
+        monkeypatch.setattr(
+            runner,
+            "_invoke",
+            lambda batch: (sizes.append(len(batch)), invoke(batch))[1],
+        )
+        samples = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1) * 5000
+        found = runner.predict(samples)
+        assert max(sizes) == expected
+        assert sum(sizes) == 5
+        monkeypatch.undo()
+        np.testing.assert_array_equal(
+            Runner(write_model(padded(pooled=True))).predict(samples), found
+        )
+
+    @pytest.mark.parametrize(("count", "fits"), [(5, True), (6, False)])
+    def test_outputs_of_all_samples_are_limited(self, count, fits, monkeypatch):
+        monkeypatch.setattr(runtime, "_MAX_OUTPUT_BYTES", 5 * 40_000)
+        runner = Runner(write_model(padded(pooled=False)))
+        samples = np.zeros((count, 1, 1, 1), np.float32)
+        if fits:
+            assert runner.predict(samples).shape == (count, 100, 100, 1)
+        else:
+            with pytest.raises(ExportError, match="at most 200000 bytes in all"):
+                runner.predict(samples)
+
+    def test_outputs_that_no_label_fits_are_not_made(self, monkeypatch):
+        data = Data(x_test=np.zeros((2, 1, 1, 1), np.float32), y_test=np.zeros(2, int))
+        monkeypatch.setattr(Runner, "predict", None)
+        with pytest.raises(DataError, match=r"outputs of shape \('n', 100, 100, 1\)"):
+            evaluate_model(write_model(padded(pooled=False)), data)
 
 
 @pytest.mark.slow

@@ -105,6 +105,15 @@ class TestModelFile:
             with pytest.raises(ExportError, match="damaged"):
                 parse_model(shipped.template[:size])
 
+    def test_more_tables_than_any_network_has(self, shipped):
+        model = parse_model(shipped.template)
+        graph = model.subgraphs[0]
+        graph.tensors += [graph.tensors[0]] * (20_000 - len(graph.tensors))
+        assert len(parse_model(write_model(model)).subgraphs[0].tensors) == 20_000
+        graph.tensors.append(graph.tensors[0])
+        with pytest.raises(ExportError, match=r"at most 20000 .*, got 20001; take"):
+            parse_model(write_model(model))
+
     def test_an_operator_that_reads_what_comes_later(self, shipped):
         model = parse_model(shipped.template)
         first = model.subgraphs[0].operators[0]

@@ -12,6 +12,7 @@ operator (`matar_tf.tflite._operator_rules`), and what holds for every tensor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -62,6 +63,13 @@ _TYPES: Final = schema.TensorType
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
 _MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
 _MAX_PRODUCTS: Final = 1 << 36  # for one sample; ResNet-50 has 2**32
+# Places of all windows, to each of which XNNPACK keeps a pointer. A U-Net of images of
+# 512 x 512 has 2**24.
+_MAX_PLACES: Final = 1 << 25
+# Channels that XNNPACK adds to kernels to fill its tiles, of 16 output and 8 input ones
+# at most. Networks have a few MB.
+_MAX_FILLING: Final = 1 << 27
+_TILE: Final = (16, 8)
 _METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
 _FIXED_GRIDS: Final = {
     "LOGISTIC": (1 / 256, -128),
@@ -96,13 +104,15 @@ def check_model(content: bytes) -> CheckedModel:
     return CheckedModel(write_model(model))
 
 
-def find_fault(model: Any) -> str | None:
+def find_fault(model: Any, *, max_products: int = _MAX_PRODUCTS) -> str | None:
     """Returns why a model may not be given to native code, or None if it may.
 
     The reason is what was expected and what came, a sentence without its ends.
 
     Args:
       model: As `parse_model` returns it.
+      max_products: Multiplications of one sample, and values of its windows, that it
+        may have at most.
     """
     try:
         _check_parts(model)
@@ -113,7 +123,7 @@ def find_fault(model: Any) -> str | None:
         _check_batch(nodes)
         for node in nodes:
             _check_node(node)
-        _check_size(nodes)
+        _check_size(nodes, max_products)
     except UnsoundError as fault:
         return str(fault)
     return None
@@ -276,16 +286,50 @@ def _check_ratio(node: Node) -> None:
         node.expect(bool(fits), "a bias in steps of input times kernel", bias.scale)
 
 
-def _check_size(nodes: Iterable[Node]) -> None:
+def _check_size(nodes: Iterable[Node], max_products: int) -> None:
     """Checks that one sample takes a bounded memory and time."""
-    num_bytes = num_products = 0
+    num_bytes = num_products = num_places = filling = 0
     for node in nodes:
-        size = node.output.size
+        size, window = node.output.size, _window(node)
         num_bytes += size * ITEM_BITS[node.output.type] // 8
         if node.row.shape is CostShape.KERNEL:
-            kernel = node.data[1]
-            num_products += size * kernel.size // node.output.shape[-1]
+            num_products += size * node.data[1].size // node.output.shape[-1]
+            filling += _filling(node)
         elif node.row.shape is CostShape.WINDOW:
-            num_products += size * node.options.filterHeight * node.options.filterWidth
-    expect(num_bytes <= _MAX_BYTES, f"tensors of {_MAX_BYTES} bytes", num_bytes)
-    expect(num_products <= _MAX_PRODUCTS, f"{_MAX_PRODUCTS} products", num_products)
+            num_products += size * window
+        if window > 1:
+            num_places += node.output.shape[1] * node.output.shape[2] * window
+    for count, most, what in (
+        (num_bytes, _MAX_BYTES, "bytes of tensors"),
+        (num_products, max_products, "products"),
+        (num_places, _MAX_PLACES, "places of windows"),
+        (filling, _MAX_FILLING, "bytes that fill up kernels"),
+    ):
+        expect(count <= most, f"at most {most} {what}", count)
+
+
+def _window(node: Node) -> int:
+    """Returns the places of a window over an image; 1 for none."""
+    if node.row.shape is CostShape.WINDOW:
+        return int(node.options.filterHeight * node.options.filterWidth)
+    is_kernel = node.row.shape is CostShape.KERNEL and len(node.data[1].shape) == 4
+    return math.prod(node.data[1].shape[1:3]) if is_kernel else 1
+
+
+def _filling(node: Node) -> int:
+    """Returns the bytes that a kernel takes beside its own, to fill the tiles."""
+    kernel = node.data[1]
+    channels, depth, groups = node.output.shape[-1], 1, 1
+    if node.name == "DEPTHWISE_CONV_2D":
+        filled = -(-channels // _TILE[0]) * _TILE[0]
+    else:
+        depth = kernel.shape[-1]
+        if node.name == "CONV_2D":
+            groups = node.data[0].shape[-1] // depth
+        outputs, inputs = (
+            -(-count // tile) * tile
+            for count, tile in zip((channels // groups, depth), _TILE, strict=True)
+        )
+        filled = groups * outputs * inputs
+    item = max(ITEM_BITS[kernel.type], 8) // 8
+    return (filled - channels * depth) * _window(node) * item

@@ -19,8 +19,8 @@ __all__ = [
     "check_places",
     "fixed_outputs",
     "is_activation",
-    "maker_of",
-    "passes_on",
+    "makers_of",
+    "passed_on",
     "tensors_of",
 ]
 
@@ -91,13 +91,14 @@ def _check_tensors(model: Any, places: TemplateMap) -> None:
     """
     graph = model.subgraphs[0]
     fixed = fixed_outputs(model)
+    passed = passed_on(model, fixed)
     for operator in graph.operators:
         for index in tensors_of(operator):
             if (
                 index not in places.tensors
                 and index not in fixed
                 and is_activation(model, index)
-                and not passes_on(model, index, fixed)
+                and index not in passed
             ):
                 raise ModelError(
                     f"The template map has no entry for the tensor {index} of the "
@@ -197,18 +198,19 @@ def tensors_of(operator: Any) -> list[int]:
     return [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
 
 
-def passes_on(model: Any, index: int, fixed: set[int]) -> bool:
-    """Whether a tensor only passes a fixed-scale tensor on (a reshape of it)."""
-    maker = maker_of(model, index)
-    return (
-        maker is not None
-        and op_name(model, maker) in SAME_GRID_OPS
-        and (maker.inputs[0] in fixed or passes_on(model, int(maker.inputs[0]), fixed))
-    )
+def passed_on(model: Any, fixed: set[int]) -> set[int]:
+    """Returns the tensors that only pass a fixed-scale tensor on (a reshape of it)."""
+    passed: set[int] = set()
+    for operator in model.subgraphs[0].operators:  # in the order of their tensors
+        source = int(operator.inputs[0])
+        if op_name(model, operator) in SAME_GRID_OPS and (
+            source in fixed or source in passed
+        ):
+            passed |= {int(index) for index in operator.outputs}
+    return passed
 
 
-def maker_of(model: Any, index: int) -> Any:
-    for operator in model.subgraphs[0].operators:
-        if index in operator.outputs:
-            return operator
-    return None
+def makers_of(model: Any) -> dict[int, Any]:
+    """Returns the operator that makes each computed tensor, by the tensor's index."""
+    operators = model.subgraphs[0].operators
+    return {int(index): one for one in operators for index in one.outputs}

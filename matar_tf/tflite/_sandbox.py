@@ -29,12 +29,15 @@ from matar_tf.tflite._interpreters import load_interpreter, message_of
 
 __all__ = ["Sandbox", "serve"]
 
-_SECONDS: Final = 3.0  # of processor time, to open a file and to run one sample
+# Of processor time, to open a file and to run one sample: a float network of 1.5e10
+# products takes as long on a small machine.
+_SECONDS: Final = 8.0
 _WAIT_SECONDS: Final = 120.0  # for an answer, on a busy machine
 _SLOWER: Final = 10.0  # times the slowest sample so far, that a sample may take
 _BYTES: Final = 3 << 28  # of memory, beside the runtime's and the file's own
 _BYTES_PER_THREAD: Final = 16 << 20
-_MAX_ANSWER: Final = 1 << 30
+_MAX_ANSWER: Final = 1 << 28
+_MAX_REQUEST: Final = 1 << 30  # a file
 _START: Final = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -128,7 +131,7 @@ class Sandbox:
             _send(self._connection, [name, *values], array)
             if not self._connection.poll(_WAIT_SECONDS):
                 self._process.kill()
-            (kind, answer), found = _receive(self._connection)
+            (kind, answer), found = _receive(self._connection, _MAX_ANSWER)
         except (OSError, EOFError, ValueError, TypeError, LookupError) as error:
             self.close()
             raise ExportError(
@@ -169,9 +172,9 @@ def _send(connection: Connection, message: Any, array: np.ndarray | None) -> Non
     connection.send_bytes(values.tobytes())
 
 
-def _receive(connection: Connection) -> tuple[Any, np.ndarray]:
-    message, dtype, shape = json.loads(connection.recv_bytes(_MAX_ANSWER))
-    content = connection.recv_bytes(_MAX_ANSWER)
+def _receive(connection: Connection, most: int) -> tuple[Any, np.ndarray]:
+    message, dtype, shape = json.loads(connection.recv_bytes(most))
+    content = connection.recv_bytes(most)
     return message, np.frombuffer(content, dtype).reshape(shape).copy()
 
 
@@ -185,7 +188,7 @@ def serve(handle: int) -> None:
     worker = _Worker()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            (name, *values), array = _receive(connection)
+            (name, *values), array = _receive(connection, _MAX_REQUEST)
             try:
                 answer, found = worker.call(name, values, array)
                 _send(connection, ["value", answer], found)

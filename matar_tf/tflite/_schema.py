@@ -37,6 +37,7 @@ schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
 MAX_FILE_BYTES: Final = 1 << 30
+_MAX_TABLES: Final = 20_000  # of a kind; the largest networks have some thousands
 _MIN_TABLE_BYTES: Final = 8  # of an entry of a vector of tables: two offsets
 # What the generated code raises on bytes that are no flatbuffer.
 _DAMAGE = (
@@ -100,6 +101,8 @@ def parse_model(content: bytes) -> Any:
         num_graphs = root.SubgraphsLength()
         model = _unpack_bounded(root, len(content)) if num_graphs == 1 else None
         is_whole = model is not None and _refers_to_what_is_there(model)
+    except ExportError:
+        raise
     except _DAMAGE as error:
         raise ExportError(
             f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); "
@@ -122,20 +125,21 @@ def _check_counts(root: Any, num_bytes: int) -> None:
     A file may name one table many times, which the object form would copy.
 
     Raises:
-      ValueError: If they are.
+      ExportError: If there are more tables than any network has.
+      ValueError: If they are longer.
     """
     graph = root.Subgraphs(0)
-    count = sum(
-        (
-            *(root.OperatorCodesLength(), root.BuffersLength(), root.MetadataLength()),
-            *(root.SignatureDefsLength(), root.ExternalBuffersLength()),
-            *(root.ExternalBufferGroupsLength(), graph.TensorsLength()),
-            graph.OperatorsLength(),
-        )
+    counts = (
+        *(root.OperatorCodesLength(), root.BuffersLength(), root.MetadataLength()),
+        *(root.SignatureDefsLength(), root.ExternalBuffersLength()),
+        *(root.ExternalBufferGroupsLength(), graph.TensorsLength()),
+        graph.OperatorsLength(),
     )
-    if count * _MIN_TABLE_BYTES <= num_bytes:
-        signatures = [root.SignatureDefs(i) for i in range(root.SignatureDefsLength())]
-        count += sum(one.InputsLength() + one.OutputsLength() for one in signatures)
+    _check_number(max(counts))
+    signatures = [root.SignatureDefs(i) for i in range(root.SignatureDefsLength())]
+    mapped = sum(one.InputsLength() + one.OutputsLength() for one in signatures)
+    _check_number(mapped)
+    count = sum(counts) + mapped
     if count * _MIN_TABLE_BYTES > num_bytes:
         raise ValueError(f"{count} tables in {num_bytes} bytes")
     named = 0
@@ -146,6 +150,14 @@ def _check_counts(root: Any, num_bytes: int) -> None:
         named += len(tensor.Name() or b"")
         if named > num_bytes:
             raise ValueError(f"names of more than {num_bytes} bytes")
+
+
+def _check_number(count: int) -> None:
+    if count > _MAX_TABLES:
+        raise ExportError(
+            f"Expected at most {_MAX_TABLES} tensors, operators and buffers each in a "
+            f"TFLite model, got {count}; take a smaller network."
+        )
 
 
 def _unpack_bounded(root: Any, num_bytes: int) -> Any:

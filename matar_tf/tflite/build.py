@@ -29,6 +29,7 @@ from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
+from matar_tf.tflite._places import makers_of
 from matar_tf.tflite._schema import (
     CheckedModel,
     compact,
@@ -198,6 +199,7 @@ class ModelBuilder:
     def _fill_tensors(self, model: Any, policy: Policy) -> None:
         graph = model.subgraphs[0]
         before_clamps = set(self._template.before_clamps)
+        computed = makers_of(model)
         named: set[str] = set()
         for index, entry in self._template.tensors.items():
             bits = policy.activations[entry]
@@ -210,7 +212,7 @@ class ModelBuilder:
                 [_step(tensor, bits)], [zero_point], 0
             )
             final = index not in before_clamps or bits == MAX_BITS
-            if final and entry not in named and _is_computed(graph, index):
+            if final and entry not in named and index in computed:
                 # The first tensor on a grid bears the entry's name, in viewers too.
                 graph.tensors[index].name = entry
                 named.add(entry)
@@ -370,10 +372,6 @@ def quantize_kernel(
         np.clip(layer.kernel / step, qmin, qmax) + np.float32(0.5), dtype=np.float32
     )
     return np.where(passes.reshape(shape), levels, np.float32(0.0)).astype(np.int8)
-
-
-def _is_computed(graph: Any, index: int) -> bool:
-    return any(index in operator.outputs for operator in graph.operators)
 
 
 def _step(tensor: TensorParameters, bits: int) -> np.float32:

@@ -7,13 +7,12 @@ this number of threads only.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib.metadata
 import platform
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +22,22 @@ import numpy as np
 from matar_tf.errors import ExportError, printable
 from matar_tf.io.files import write_atomically
 from matar_tf.io.json_reader import JsonReader, json_text
+from matar_tf.tflite._memory import bytes_of_sample
 from matar_tf.tflite._sandbox import Sandbox
-from matar_tf.tflite._schema import op_name, parse_model, text_of, write_model
-from matar_tf.tflite.runtime import LITERT_PACKAGE, Runner, make_interpreter
+from matar_tf.tflite._schema import (
+    CheckedModel,
+    compact,
+    op_name,
+    parse_model,
+    text_of,
+    write_model,
+)
+from matar_tf.tflite.runtime import (
+    LITERT_PACKAGE,
+    Runner,
+    foreign_reason,
+    make_interpreter,
+)
 
 __all__ = [
     "Latency",
@@ -38,6 +50,10 @@ __all__ = [
 
 _SCHEMA_VERSION: Final = 1
 _NUM_WARM_UPS: Final = 3
+_MAX_OPERATORS: Final = 1000
+_GROUP_BYTES: Final = 1 << 28  # of the interpreters that are timed side by side
+_COPIES: Final = 3  # of a file: itself, what an interpreter reads, and packed kernels
+_PROCESS_BYTES: Final = 1 << 26  # of an interpreter in a process of its own
 _READER: Final = JsonReader(ExportError)
 
 
@@ -223,24 +239,40 @@ def profile_operators(
     """Returns each operator's share, from files that are cut off after it.
 
     LiteRT's Python interface has no profiler. So the file is cut off after each of its
-    operators, and the cut files are timed side by side.
+    operators, and the cut files are timed side by side, as many as fit into memory.
 
     Args:
       content: The ``.tflite`` file.
       num_threads: Threads of the interpreter.
       num_repeats: Timed runs of each cut file.
+
+    Raises:
+      ExportError: If the file is damaged, or has more than 1000 operators, or see
+        `measure_latencies`.
     """
     model = parse_model(content)
     graph = model.subgraphs[0]
-    cut = [_cut_after(model, index) for index in range(len(graph.operators))]
-    found = measure_latencies(cut, num_threads=num_threads, num_repeats=num_repeats)
+    if len(graph.operators) > _MAX_OPERATORS:
+        raise ExportError(
+            f"Expected at most {_MAX_OPERATORS} operators to time one by one, got "
+            f"{len(graph.operators)}; measure the file as a whole."
+        )
+    titles = [
+        (printable(text_of(graph.tensors[one.outputs[0]].name)), op_name(model, one))
+        for one in graph.operators
+    ]
+    found: list[Latency] = []
+    for group in _groups_of_cut(model, isinstance(content, CheckedModel)):
+        found += measure_latencies(
+            group, num_threads=num_threads, num_repeats=num_repeats
+        )
     profile: list[OperatorLatency] = []
     before_ms = 0.0
-    for operator, latency in zip(graph.operators, found, strict=True):
+    for (name, operator), latency in zip(titles, reversed(found), strict=True):
         profile.append(
             OperatorLatency(
-                name=printable(text_of(graph.tensors[operator.outputs[0]].name)),
-                operator=op_name(model, operator),
+                name=name,
+                operator=operator,
                 own_ms=latency.median_ms - before_ms,
                 total_ms=latency.median_ms,
             )
@@ -249,17 +281,39 @@ def profile_operators(
     return profile
 
 
-def _cut_after(model: Any, index: int) -> bytes:
-    """Returns the file with the operators up to an index; loose ends are outputs."""
-    model = copy.copy(model)
-    graph = copy.copy(model.subgraphs[0])
-    model.subgraphs = [graph]
-    model.signatureDefs = None
-    graph.operators = list(graph.operators[: index + 1])
+def _groups_of_cut(model: Any, is_checked: bool) -> Iterator[list[bytes]]:
+    """Yields files cut off after each operator, the last first, in groups.
+
+    The model is cut itself.
+    """
+    is_checked = is_checked or foreign_reason(model) is None
+    group: list[bytes] = []
+    num_bytes = 0
+    for count in range(len(model.subgraphs[0].operators), 0, -1):
+        _cut_after(model, count)
+        content = write_model(model)
+        size = _COPIES * len(content) + bytes_of_sample(model)
+        size += 0 if is_checked else _PROCESS_BYTES
+        if group and num_bytes + size > _GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+        group.append(CheckedModel(content) if is_checked else content)
+        num_bytes += size
+    yield group
+
+
+def _cut_after(model: Any, count: int) -> None:
+    """Leaves a model its first operators and what they read; loose ends are outputs."""
+    graph = model.subgraphs[0]
+    model.signatureDefs = model.metadata = None
+    graph.operators = list(graph.operators[:count])
     read = {int(one) for operator in graph.operators for one in operator.inputs}
     made = [int(one) for operator in graph.operators for one in operator.outputs]
     graph.outputs = np.array([one for one in made if one not in read], dtype=np.int32)
-    return write_model(model)
+    for index, tensor in enumerate(graph.tensors):
+        if index not in read:
+            tensor.buffer = 0
+    compact(model)
 
 
 class _Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from matar_tf.tflite._interpreters import (
     load_interpreter,
     message_of,
 )
+from matar_tf.tflite._memory import bytes_of_sample
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -21,11 +23,24 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["LITERT_PACKAGE", "MAX_THREADS", "Runner", "make_interpreter"]
+__all__ = [
+    "LITERT_PACKAGE",
+    "MAX_THREADS",
+    "Runner",
+    "foreign_reason",
+    "make_interpreter",
+]
 
 LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
-_SANDBOX_BATCH: Final = 8  # samples; its memory is bounded
+_BATCH_SIZE: Final = 64  # samples
+_BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
+_SANDBOX_BATCH: Final = 8  # samples
+_SANDBOX_BATCH_BYTES: Final = 1 << 28  # a third of what a sandbox has
+_MAX_OUTPUT_BYTES: Final = 1 << 28  # of all samples; ImageNet's have 2 * 10**8
+# Beyond, a file of elsewhere runs in a sandbox, which has a time: kernels that are not
+# XNNPACK's take many seconds for one sample. VGG16 has 1.5 * 10**10.
+_QUICK_PRODUCTS: Final = 1 << 34
 
 
 class Runner:
@@ -59,6 +74,7 @@ class Runner:
                 "and output, its operators may be of integers."
             )
         self._input, self._output = inputs[0], outputs[0]
+        self._largest_batch = _largest_batch(self._interpreter, content)
 
     @property
     def sandbox_reason(self) -> str | None:
@@ -71,17 +87,25 @@ class Runner:
         """Shape of one sample, without the batch axis."""
         return tuple(int(size) for size in self._input["shape"][1:])
 
-    def predict(self, samples: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the outputs of one sample, as the file says."""
+        return tuple(int(size) for size in self._output["shape"][1:])
+
+    def predict(
+        self, samples: np.ndarray, *, batch_size: int = _BATCH_SIZE
+    ) -> np.ndarray:
         """Returns the outputs for float samples ``[num_samples, *input_shape]``.
 
         Args:
           samples: At least one sample.
-          batch_size: How many to run at a time; the outputs do not depend on it.
+          batch_size: How many to run at a time, fewer if these take too much memory;
+            the outputs do not depend on it.
 
         Raises:
           DataError: If the samples have another shape, or the batch size is below 1.
           ExportError: If the file does not run at this batch size, or has not one row
-            of outputs for each sample.
+            of outputs for each sample, all alike, or has too many of them.
         """
         if batch_size < 1:
             raise DataError(f"Expected a batch size of at least 1, got {batch_size}.")
@@ -90,17 +114,28 @@ class Runner:
                 f"Expected samples of shape {('n', *self.input_shape)}, got "
                 f"{samples.shape}; prepare the data as the network was trained on it."
             )
-        outputs: list[np.ndarray] = []
-        start = 0
-        if self.sandbox_reason is not None:
-            # The first sample says how long others may take.
-            outputs, start = [self._invoke(samples[:1])], 1
-            batch_size = min(batch_size, _SANDBOX_BATCH)
-        outputs += [
-            self._invoke(samples[place : place + batch_size])
-            for place in range(start, len(samples), batch_size)
-        ]
-        return np.concatenate(outputs)
+        batch_size = min(batch_size, self._largest_batch)
+        # In a sandbox the first sample says how long others may take.
+        start = batch_size if self.sandbox_reason is None else 1
+        first = self._invoke(samples[:start])
+        num_bytes = first.nbytes // len(first) * len(samples)
+        if num_bytes > _MAX_OUTPUT_BYTES:
+            raise ExportError(
+                f"Expected outputs of at most {_MAX_OUTPUT_BYTES} bytes in all, got "
+                f"{num_bytes} for {len(samples)} samples; take fewer of them, or a "
+                "network with smaller outputs."
+            )
+        outputs = np.empty((len(samples), *first.shape[1:]), first.dtype)
+        outputs[:start] = first
+        for place in range(start, len(samples), batch_size):
+            found = self._invoke(samples[place : place + batch_size])
+            if found.shape[1:] != first.shape[1:]:
+                raise ExportError(
+                    f"Expected outputs of the shape {first.shape[1:]} of each sample, "
+                    f"got {found.shape[1:]}; run a model that matar_tf exported."
+                )
+            outputs[place : place + batch_size] = found
+        return outputs
 
     def _invoke(self, batch: np.ndarray) -> np.ndarray:
         index = self._input["index"]
@@ -127,11 +162,35 @@ class Runner:
         return outputs
 
 
+def _largest_batch(interpreter: Any, content: bytes) -> int:
+    """Returns how many samples may run at a time, at least 1."""
+    if isinstance(interpreter, Sandbox):
+        size = bytes_of_sample(parse_model(content))
+        return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
+    # Reading a small network's file takes as long as running it: where all of its
+    # tensors at once are few bytes, that is enough.
+    size = sum(
+        math.prod(map(int, one["shape"])) * np.dtype(one["dtype"]).itemsize
+        for one in interpreter.get_tensor_details()
+    )
+    if size * _BATCH_SIZE > _BATCH_BYTES:
+        size = bytes_of_sample(parse_model(content))
+    return max(_BATCH_BYTES // size, 1)
+
+
+def foreign_reason(model: Any) -> str | None:
+    """Returns why a file of elsewhere may not run in this process, or None.
+
+    Args:
+      model: As `matar_tf.tflite._schema.parse_model` returns it.
+    """
+    return find_fault(model, max_products=_QUICK_PRODUCTS)
+
+
 def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     """Returns an interpreter of a file, its tensors allocated.
 
-    It runs in this process if the graph of the file passes `find_fault`, as each that
-    was built here does, and else in a `Sandbox`.
+    It runs in a `Sandbox` if there is a `foreign_reason`, unless it was built here.
 
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
@@ -145,7 +204,7 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     if not isinstance(content, CheckedModel):
         model = parse_model(content)
         check_builtin(model)
-        fault = find_fault(model)
+        fault = foreign_reason(model)
         if fault is not None:
             return Sandbox(content, runtime, num_threads, reason=fault)
         content = CheckedModel(write_model(model))

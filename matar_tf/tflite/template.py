@@ -8,7 +8,7 @@ positions guessed from the converter's habits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,8 +23,8 @@ from matar_tf.tflite._places import (
     check_places,
     fixed_outputs,
     is_activation,
-    maker_of,
-    passes_on,
+    makers_of,
+    passed_on,
     tensors_of,
 )
 from matar_tf.tflite._schema import (
@@ -233,6 +233,7 @@ def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
     graph = model.subgraphs[0]
     tensors: dict[int, str] = {}
     fixed = fixed_outputs(model)
+    passed = passed_on(model, fixed)
     for operator in graph.operators:
         for index in tensors_of(operator):
             tensor = graph.tensors[index]
@@ -241,7 +242,7 @@ def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:
             entry = _match(_scale(tensor) or 0.0, fingerprints.activations)
             if entry is not None:
                 tensors[index] = entry
-            elif index not in fixed and not passes_on(model, index, fixed):
+            elif index not in fixed and index not in passed:
                 raise ModelError(
                     f"Tensor {(tensor.name or b'?').decode()!r} of the converted model "
                     "belongs to no activation entry; quantize the layer that makes it."
@@ -273,19 +274,16 @@ def find_before_clamps(
     model: Any, tensors: Mapping[int, str], clamps: Mapping[str, tuple[int, ...]]
 ) -> tuple[int, ...]:
     """Returns the indices of tensors that a clamp has not reached yet, ascending."""
-    graph = model.subgraphs[0]
+    operators, makers = model.subgraphs[0].operators, makers_of(model)
     found: set[int] = set()
-
-    def visit(indices: Sequence[int], entry: str) -> None:
-        for index in map(int, indices):
+    for entry, indices in clamps.items():
+        waiting = [int(i) for place in indices for i in operators[place].inputs]
+        while waiting:
+            index = waiting.pop()
             if tensors.get(index) != entry or index in found:
                 continue
             found.add(index)
-            maker = maker_of(model, index)
+            maker = makers.get(index)
             if maker is not None and op_name(model, maker) in SAME_GRID_OPS:
-                visit(maker.inputs, entry)
-
-    for entry, indices in clamps.items():
-        for index in indices:
-            visit(graph.operators[index].inputs, entry)
+                waiting += map(int, maker.inputs)
     return tuple(sorted(found))

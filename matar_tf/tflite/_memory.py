@@ -1,0 +1,67 @@
+"""How much memory a sample takes in a ``.tflite`` file: how many may run at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from matar_tf.tflite._graph_nodes import ITEM_BITS, integers
+from matar_tf.tflite._schema import PACKED_BITS, op_name
+
+__all__ = ["bytes_of_sample"]
+
+_UNKNOWN_BITS: Final = 64  # of an element of a type that no rule knows
+
+
+def bytes_of_sample(model: Any) -> int:
+    """Returns the bytes of what one sample keeps in memory at most, at least 1.
+
+    Tensors are kept from the operator that makes them to the last that reads them, as
+    TFLite's arena keeps them; what does not depend on the sample does not count.
+
+    Args:
+      model: As `matar_tf.tflite._schema.parse_model` returns it, checked or not.
+    """
+    graph = model.subgraphs[0]
+    operators = graph.operators
+    last = {int(i): place for place, one in enumerate(operators) for i in one.inputs}
+    last |= dict.fromkeys(integers(graph.outputs), len(operators))
+    kept = {i: _num_bytes(graph.tensors[i]) for i in integers(graph.inputs)}
+    now = most = sum(kept.values())
+    for place, one in enumerate(operators):
+        inputs = {int(i) for i in one.inputs}
+        if not inputs & kept.keys():
+            continue
+        for index in map(int, one.outputs):
+            kept[index] = _num_bytes(graph.tensors[index])
+            now += kept[index]
+        most = max(most, now + _patch_bytes(model, one))
+        ended = {i for i in inputs if i in kept and last[i] == place}
+        now -= sum(kept[i] for i in ended)
+        now -= sum(kept[i] for i in map(int, one.outputs) if i not in last)
+    return max(most, 1)
+
+
+def _sizes(tensor: Any) -> list[int]:
+    return [max(size, 1) for size in integers(tensor.shape)]
+
+
+def _num_bytes(tensor: Any) -> int:
+    bits = ITEM_BITS.get(tensor.type, _UNKNOWN_BITS)
+    return math.prod(_sizes(tensor)) * bits // 8
+
+
+def _patch_bytes(model: Any, operator: Any) -> int:
+    """Returns the bytes of all windows of an image, which TFLite lays side by side.
+
+    It does so for a convolution of packed kernels; XNNPACK, which runs others, does not
+    (``kernels/conv.cc``, im2col).
+    """
+    tensors = model.subgraphs[0].tensors
+    if op_name(model, operator) != "CONV_2D" or len(operator.inputs) < 2:
+        return 0
+    kernel = tensors[int(operator.inputs[1])]
+    if kernel.type not in PACKED_BITS:
+        return 0
+    places = _sizes(tensors[int(operator.outputs[0])])[:-1]
+    return math.prod(places) * math.prod(_sizes(kernel)[1:])
