@@ -4,7 +4,14 @@ import sys
 import numpy as np
 import pytest
 from fixtures.digits import digits_artifact, few_digits
-from fixtures.graphs import TYPES, add_operator, add_tensor, graph_of, options_of
+from fixtures.graphs import (
+    TYPES,
+    add_operator,
+    add_tensor,
+    graph_of,
+    multiplication,
+    options_of,
+)
 from fixtures.paths import TARGETS
 from fixtures.processes import predict_alone
 
@@ -13,7 +20,7 @@ from matar_tf.errors import DataError, ExportError, TargetError
 from matar_tf.targets import load_target
 from matar_tf.targets.fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
 from matar_tf.tflite import runtime
-from matar_tf.tflite._memory import bytes_of_sample
+from matar_tf.tflite._memory import bytes_of_sample, products_of_sample
 from matar_tf.tflite._schema import parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import evaluate_model
@@ -102,6 +109,13 @@ class TestMemory:
         assert bytes_of_sample(model) == 500
         model.subgraphs[0].tensors[0].shape = np.array([1, 1], np.int32)
         assert bytes_of_sample(model) == 300
+
+    def test_products_of_a_convolution(self):
+        # 6 places of 2 channels, each of 9 x 4 products.
+        model = multiplication(
+            "CONV_2D", (1, 2, 3, 4), (2, 3, 3, 4), (1, 2, 3, 2), None
+        )
+        assert products_of_sample(model) == 6 * 2 * 36
 
     def test_digits_run_64_at_a_time(self, contents):
         # 64 floats and their int8 form; 64 x 8 channels of 3 tensors at most.

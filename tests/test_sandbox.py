@@ -12,7 +12,7 @@ from fixtures.graphs import TYPES, graph_of, options_of
 from fixtures.programs import call, fails
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite import _sandbox
+from matar_tf.tflite import _sandbox, runtime
 from matar_tf.tflite._interpreters import load_interpreter
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import parse_model, quantization, write_model
@@ -27,7 +27,7 @@ SAMPLES = few_digits().x_test[:20]
 _CHILD = """
 import os, sys
 sys.path[:] = sys.argv[2:]
-from matar_tf.tflite import _sandbox
+from matar_tf.tflite import _sandbox, runtime
 class Interpreter:
     def __init__(self, model_content, num_threads):
         {init}
@@ -138,6 +138,23 @@ class TestForeignFile:
         assert call("evaluate", model=path, data="digits") == 0
         text = capsys.readouterr().out
         assert "in a process of its own: expected a bias in steps" in text
+
+    @pytest.mark.parametrize(
+        ("budget", "sizes"),
+        [(1 << 28, [1, 8, 8, 2]), (120, [1, 6, 6, 6]), (1, [1] * 19)],
+    )
+    def test_as_many_samples_as_fit_run_at_a_time(self, budget, sizes, monkeypatch):
+        # A sample is 16 bytes of float32 and 4 of int8.
+        monkeypatch.setattr(runtime, "_SANDBOX_BATCH_BYTES", budget)
+        model = graph_of("MAXIMUM", (1, 4), (1, 4), num_inputs=2)
+        runner = Runner(write_model(model))
+        ran: list[int] = []
+        invoke = runner._invoke
+        monkeypatch.setattr(
+            runner, "_invoke", lambda batch: (ran.append(len(batch)), invoke(batch))[1]
+        )
+        assert runner.predict(np.ones((19, 4), np.float32)).shape == (19, 4)
+        assert ran == sizes
 
     def test_the_child_ends_with_its_interpreter(self, foreign):
         interpreter = make_interpreter(foreign, "litert", 1)

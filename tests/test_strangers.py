@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import time
 import zipfile
 
 import flatbuffers
 import numpy as np
 import pytest
+from fixtures.graphs import add_operator, add_tensor, graph_of
 from fixtures.paths import SHIPPED
 from fixtures.samples import net_artifact
 
@@ -18,7 +20,7 @@ from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
 from matar_tf.io.archive import read_array, read_members
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite import _schema
-from matar_tf.tflite._places import check_places
+from matar_tf.tflite._places import check_places, passed_on
 from matar_tf.tflite._schema import parse_model, schema, write_model
 from matar_tf.tflite.build import ModelBuilder
 
@@ -204,6 +206,17 @@ def builder_of(artifact, places):
 
 
 class TestTemplateMap:
+    def test_a_long_chain_is_followed_once(self):
+        model = graph_of("SOFTMAX", (1, 4), (1, 4))
+        for index in range(2, 3000):
+            add_tensor(model, (1, 4))
+            add_operator(model, "RELU", [index], index + 1)
+        start = time.process_time()
+        assert passed_on(model, {2}) == set(range(3, 3001))
+        assert passed_on(model, {2999}) == {3000}
+        assert passed_on(model, {0}) == set()
+        assert time.process_time() - start < 1
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [

@@ -1,4 +1,4 @@
-"""How much memory a sample takes in a ``.tflite`` file: how many may run at a time."""
+"""How much memory and arithmetic a sample takes in a ``.tflite`` file, as it says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Any, Final
 
 from matar_tf.tflite._graph_nodes import ITEM_BITS, integers
-from matar_tf.tflite._schema import PACKED_BITS, op_name
+from matar_tf.tflite._schema import COMPUTE_OPS, PACKED_BITS, op_name
 
-__all__ = ["bytes_of_sample"]
+__all__ = ["bytes_of_sample", "products_of_sample"]
 
 _UNKNOWN_BITS: Final = 64  # of an element of a type that no rule knows
 
@@ -40,6 +40,18 @@ def bytes_of_sample(model: Any) -> int:
         now -= sum(kept[i] for i in ended)
         now -= sum(kept[i] for i in map(int, one.outputs) if i not in last)
     return max(most, 1)
+
+
+def products_of_sample(model: Any) -> int:
+    """Returns the multiplications of one sample, checked or not as the model is."""
+    tensors = model.subgraphs[0].tensors
+    count = 0
+    for one in model.subgraphs[0].operators:
+        if op_name(model, one) in COMPUTE_OPS and len(one.inputs) > 1:
+            kernel = _sizes(tensors[int(one.inputs[1])])
+            made = _sizes(tensors[int(one.outputs[0])])
+            count += math.prod(made[:-1]) * math.prod(kernel)
+    return count
 
 
 def _sizes(tensor: Any) -> list[int]:

@@ -29,9 +29,9 @@ from matar_tf.tflite._interpreters import load_interpreter, message_of
 
 __all__ = ["Sandbox", "serve"]
 
-# Of processor time, to open a file and to run one sample: a float network of 1.5e10
-# products takes as long on a small machine.
-_SECONDS: Final = 8.0
+_SECONDS: Final = 3.0  # of processor time, to open a file and to run one sample
+_PRODUCTS_PER_SECOND: Final = 2e9  # of a small machine, for which there is more time
+_MAX_PRODUCTS: Final = 2e10  # as far as a file is believed; VGG16 has 1.5e10
 _WAIT_SECONDS: Final = 120.0  # for an answer, on a busy machine
 _SLOWER: Final = 10.0  # times the slowest sample so far, that a sample may take
 _BYTES: Final = 3 << 28  # of memory, beside the runtime's and the file's own
@@ -54,6 +54,7 @@ class Sandbox:
       runtime: See `matar_tf.tflite.runtime.Runner`.
       num_threads: Threads of the interpreter.
       reason: Why the file does not run in this process, a sentence without its ends.
+      num_products: Multiplications of one sample, as far as they are known.
 
     Raises:
       ExportError: If the runtime is not installed or refuses the file, or the child
@@ -61,7 +62,13 @@ class Sandbox:
     """
 
     def __init__(
-        self, content: bytes, runtime: str, num_threads: int, *, reason: str
+        self,
+        content: bytes,
+        runtime: str,
+        num_threads: int,
+        *,
+        reason: str,
+        num_products: int = 0,
     ) -> None:
         self.reason = reason
         self.invoke_seconds = 0.0  # that the last run took, without the way there
@@ -81,7 +88,8 @@ class Sandbox:
         self._connection = ours
         self.close = weakref.finalize(self, _end, self._process, ours)
         stored = np.frombuffer(content, np.uint8)
-        self._call("open", runtime, num_threads, array=stored)
+        more = min(num_products, _MAX_PRODUCTS) / _PRODUCTS_PER_SECOND
+        self._call("open", runtime, num_threads, more, array=stored)
         self._call("allocate_tensors")
 
     def get_input_details(self) -> list[dict[str, Any]]:
@@ -203,6 +211,7 @@ class _Worker:
     def __init__(self) -> None:
         self._interpreter: Any = None
         self._num_threads = 1
+        self._allowed = _SECONDS
         self._num_samples = 1
         self._seconds = 0.0  # of the slowest sample so far; 0 before the first
 
@@ -222,24 +231,27 @@ class _Worker:
             self._invoke()
             return time.perf_counter() - start, None
         if self._seconds:
-            _limit_time(_SECONDS * self._num_threads)
+            _limit_time(self._allowed * self._num_threads)
         found = getattr(self._interpreter, name)(*values)
         if name == "get_tensor":
             return None, np.asarray(found)  # a scalar comes as a number
         return [_plain(one) for one in found or []], None
 
-    def _open(self, runtime: str, num_threads: int, *, content: bytes) -> None:
+    def _open(
+        self, runtime: str, num_threads: int, more_seconds: float, *, content: bytes
+    ) -> None:
         make = load_interpreter(runtime)
         own = len(content) * 4 + num_threads * _BYTES_PER_THREAD
         _limit_memory(_BYTES + own)
-        _limit_time(_SECONDS * num_threads)
+        self._allowed = _SECONDS + more_seconds
+        _limit_time(self._allowed * num_threads)
         self._num_threads = num_threads
         self._interpreter = make(model_content=content, num_threads=num_threads)
 
     def _invoke(self) -> None:
         if self._seconds:
             known = _SLOWER * self._seconds * self._num_samples
-            _limit_time(max(_SECONDS, known) * self._num_threads)
+            _limit_time(max(self._allowed, known) * self._num_threads)
         start = time.process_time()
         self._interpreter.invoke()
         spent = (time.process_time() - start) / self._num_samples

@@ -14,7 +14,7 @@ from matar_tf.tflite._interpreters import (
     load_interpreter,
     message_of,
 )
-from matar_tf.tflite._memory import bytes_of_sample
+from matar_tf.tflite._memory import bytes_of_sample, products_of_sample
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -206,7 +206,10 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
         check_builtin(model)
         fault = foreign_reason(model)
         if fault is not None:
-            return Sandbox(content, runtime, num_threads, reason=fault)
+            known = products_of_sample(model)
+            return Sandbox(
+                content, runtime, num_threads, reason=fault, num_products=known
+            )
         content = CheckedModel(write_model(model))
     make = load_interpreter(runtime)
     try:
