@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from matar_tf.errors import DataError, ModelError
+from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras import (
     MultiBitTrainer,
     calibrate,
@@ -139,7 +139,8 @@ def test_samples_that_would_count_as_zero(size: float, is_refused: bool) -> None
     inputs = L.Input((6, 6, 3), name="samples")
     model = quantize_model(keras.Model(inputs, L.Dense(2)(L.Flatten()(inputs))))
     samples = IMAGES / np.abs(IMAGES).max() * np.float32(size)
-    calibrate(model, np.zeros_like(samples))  # tells nothing, and stands
+    with pytest.warns(MatarWarning, match="zero, which tells nothing"):
+        calibrate(model, np.zeros_like(samples))  # and stands
     if is_refused:
         with pytest.raises(DataError, match="scale the samples"):
             calibrate(model, samples)
