@@ -115,9 +115,9 @@ class TestZip:
     ) -> None:
         monkeypatch.setattr(archive, "_FREE_BYTES", 0)
         members = {"x.npz": zip_of({"a.npy": bytes(1000)})}
-        check_arrays(members, "it", max_bytes=9999, num_packed=10)
-        with pytest.raises(ArtifactError, match="at most 900 bytes"):
-            check_arrays(members, "it", max_bytes=9999, num_packed=9)
+        check_arrays(members, "it", max_bytes=9999, num_packed=50)
+        with pytest.raises(ArtifactError, match="at most 980 bytes"):
+            check_arrays(members, "it", max_bytes=9999, num_packed=49)
 
     @pytest.mark.parametrize("name", ["a", "a.matar"])
     def test_a_network_justifies_its_arrays(
@@ -219,9 +219,9 @@ class TestJson:
 
     def test_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.json").write_text("[1, 2]")
-        monkeypatch.setattr(json_reader, "_MAX_BYTES", 6)
+        monkeypatch.setattr(json_reader, "MAX_JSON_BYTES", 6)
         assert self.READER.read(tmp_path / "a.json") == [1, 2]
-        monkeypatch.setattr(json_reader, "_MAX_BYTES", 5)
+        monkeypatch.setattr(json_reader, "MAX_JSON_BYTES", 5)
         with pytest.raises(SearchError, match=r"at most 5 bytes at .*a\.json"):
             self.READER.read(tmp_path / "a.json")
         with pytest.raises(SearchError, match="at most 5 bytes of JSON in it, got 6"):
