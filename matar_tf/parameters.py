@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ArtifactError
-from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, read_array
+from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
 
@@ -189,7 +189,7 @@ class Parameters:
         index, arrays = self._members()
         total = hashlib.sha256(json.dumps(index).encode())
         for array in arrays.values():
-            total.update(array.tobytes())
+            total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return total.digest()
 
     def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -247,11 +247,7 @@ class Parameters:
             with open_members(content, what, max_bytes=MAX_ARRAY_BYTES) as members:
                 value = _READER.parse(members.read(_INDEX), what)
                 index = _READER.object(value, _INDEX, _INDEX_KEYS)
-                # One by one: an array that is made of bytes holds its numbers twice.
-                arrays = {
-                    name: read_array(members.read(f"{name}.npy"), f"{name} of {what}")
-                    for name in _indexed(index)
-                }
+            arrays = parse_arrays(content, what, keys=_indexed(index))
             layers = dict(
                 _read_layer(entry, arrays, number)
                 for number, entry in enumerate(index["layers"])
