@@ -189,7 +189,7 @@ class Parameters:
         index, arrays = self._members()
         total = hashlib.sha256(json.dumps(index).encode())
         for array in arrays.values():
-            total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return total.digest()
 
     def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
