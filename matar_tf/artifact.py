@@ -8,24 +8,24 @@ unpickled. What can be computed again, the workload, is, and must be as it says.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import ArtifactError, MatarError, printable
-from matar_tf.io.archive import check_arrays, check_size, read_members
+from matar_tf.io.archive import MAX_ARRAY_BYTES, Members, check_arrays, check_size
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
-from matar_tf.io.json_reader import JsonReader
+from matar_tf.io.json_reader import MAX_JSON_BYTES, JsonReader
+from matar_tf.members import MEMBERS, SUFFIX, open_artifact, read_member
 from matar_tf.packaged import (
     DIGEST_KEY,
     MANIFEST,
-    OPTIONAL,
     PARAMETERS,
     SCHEMA_VERSION,
     TEMPLATE,
@@ -39,6 +39,7 @@ from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite._fingerprints import check_fingerprints
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.template import Template
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
 
@@ -50,17 +51,14 @@ __all__ = [
     "write_artifact",
 ]
 
-_SUFFIX = ".matar"
 _OLD_KEYS: Final = (  # of schema_version 3, without a digest of the manifest
     *("schema_version", "space", "workload", "template_map", "accuracy"),
     *("provenance", "sha256"),
 )
 _KEYS: Final = {3: _OLD_KEYS, SCHEMA_VERSION: (*_OLD_KEYS, DIGEST_KEY)}
-_MEMBERS: Final = frozenset({MANIFEST, TEMPLATE, PARAMETERS, *OPTIONAL})
-# What makes a folder a repository of a hub, or signed: never read.
-_BESIDE: Final = ("README.md", "LICENSE", ".gitattributes", "model.sig")
-_FOLDERS_BESIDE: Final = (".git", ".cache")
 _MAX_BYTES = 1 << 31  # of all members
+# Kernels take one byte a weight in it, and four among the parameters.
+_MAX_TEMPLATE_BYTES: Final = MAX_ARRAY_BYTES // 3
 # Of arrays, for each byte of the template, whose kernels take one byte a weight: 4 of
 # the float kernel, and of a depthwise layer some 100 for the terms of its batch norm.
 _ARRAY_BYTES = 128
@@ -68,7 +66,10 @@ _FREE_ARRAY_BYTES = 1 << 26
 _DIGEST: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _READER = JsonReader(ArtifactError)
 # What a template of another making may end in, where it is read.
-_CONTRADICTIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+_CONTRADICTIONS = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError, TypeError),
+    ValueError,
+)
 
 
 def write_artifact(
@@ -89,10 +90,9 @@ def write_artifact(
     path = Path(path)
     check_free(path, overwrite=overwrite)
     members = artifact.members()
-    num_bytes = sum(map(len, members.values()))
-    check_size(num_bytes, str(path), _MAX_BYTES)
-    _parse(dict(members), path, num_bytes)
-    if path.suffix == _SUFFIX:
+    sizes = {name: len(content) for name, content in members.items()}
+    _parse(Members(sizes, sum(sizes.values()), members.__getitem__), path)
+    if path.suffix == SUFFIX:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             for name, content in members.items():
@@ -116,9 +116,9 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
     path = Path(path)
     check_parent(path, ArtifactError)
     check_no_member(path, ArtifactError)
-    if path.is_dir() and path.suffix == _SUFFIX:
+    if path.is_dir() and path.suffix == SUFFIX:
         raise ArtifactError(
-            f"Expected a free path or a file at {path}, since it ends in {_SUFFIX}, "
+            f"Expected a free path or a file at {path}, since it ends in {SUFFIX}, "
             "got a folder; choose another path."
         )
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -130,7 +130,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         )
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
-        others = sorted(names - _MEMBERS)
+        others = sorted(names - MEMBERS)
         if MANIFEST in names and others:
             raise ArtifactError(
                 f"Expected an artifact alone to overwrite at {path}, but it holds also "
@@ -139,7 +139,7 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
             )
         is_artifact = MANIFEST in names
     else:
-        is_artifact = path.suffix == _SUFFIX
+        is_artifact = path.suffix == SUFFIX
     if not is_artifact:
         raise ArtifactError(
             f"Expected an artifact to overwrite at {path}, but it holds something else."
@@ -160,10 +160,8 @@ def read_artifact(path: str | Path, *, expect_digest: str | None = None) -> Arti
     """
     path = as_path(path, "an artifact", ArtifactError)
     expected = None if expect_digest is None else _as_digest(expect_digest)
-    members = _read_members(path)
-    num_bytes = sum(map(len, members.values()))
-    num_packed = path.stat().st_size if path.is_file() else num_bytes
-    return _parse(members, path, num_packed, expected)
+    with open_artifact(path, _MAX_BYTES) as members:
+        return _parse(members, path, expected)
 
 
 def _as_digest(value: str) -> str:
@@ -177,38 +175,38 @@ def _as_digest(value: str) -> str:
     return match[1]
 
 
-def _parse(
-    members: dict[str, bytes], path: Path, num_packed: int, expected: str | None = None
-) -> Artifact:
-    """Returns the artifact of some members, which it uses up."""
-    manifest = _read_manifest(members.pop(MANIFEST), path)
+def _parse(members: Members, path: Path, expected: str | None = None) -> Artifact:
+    """Returns the artifact of some members.
+
+    The manifest is read first, then the template, which justifies the size of the rest.
+    """
+    check_size(sum(members.sizes.values()), str(path), _MAX_BYTES)
+    content = read_member(members, MANIFEST, MAX_JSON_BYTES, path)
+    manifest = _read_manifest(content, path)
     source = _source_of(manifest, path, expected)
-    _check_members(members, manifest, path)
-    _check_arrays(members, path, num_packed)
-    try:
+    digests = _digests_of(manifest, members, path)
+    template = read_member(members, TEMPLATE, _MAX_TEMPLATE_BYTES, path, digests)
+    with _naming_contradictions(path):
+        space = PolicySpace.from_json(manifest["space"])
+        places = TemplateMap.from_json(manifest["template_map"])
+        _check_places(places, space, path)
+        checked = Template.of(template, places)
+    rest = _read_rest(members, len(template), path, digests)
+    with _naming_contradictions(path):
         artifact = Artifact(
-            space=PolicySpace.from_json(manifest["space"]),
+            space=space,
             workload=Workload.from_json(manifest["workload"]),
-            parameters=Parameters.from_npz(members.pop(PARAMETERS)),
-            template=members.pop(TEMPLATE),
-            template_map=TemplateMap.from_json(manifest["template_map"]),
+            parameters=Parameters.from_npz(rest.pop(PARAMETERS)),
+            template=template,
+            template_map=places,
             accuracy=manifest["accuracy"],
             provenance=manifest["provenance"],
-            extras=members,
+            extras=rest,
             name=printable(path.stem),
             source=source,
         )
-    except KeyError as error:
-        raise ArtifactError(
-            f"Expected a member {error.args[0]!r} in {path}, found none; the artifact "
-            "is incomplete."
-        ) from error
-    except ArtifactError:
-        raise
-    except MatarError as error:
-        raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
-    _check_entries(artifact, path)
-    return replace(artifact, workload=_checked_workload(artifact, path))
+        _check_entries(artifact, path)
+        return replace(artifact, workload=_checked_workload(artifact, checked, path))
 
 
 def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
@@ -246,73 +244,45 @@ def _source_of(manifest: dict[str, Any], path: Path, expected: str | None) -> So
     return Source(digest=digest, has_digest=DIGEST_KEY in manifest)
 
 
-def _check_members(
-    members: Mapping[str, bytes], manifest: dict[str, Any], path: Path
-) -> None:
-    """Checks that members are those of a manifest."""
+def _digests_of(
+    manifest: dict[str, Any], members: Members, path: Path
+) -> dict[str, Any]:
+    """Returns the digests of members by name, which are those of the manifest."""
     digests = _READER.field(manifest, "sha256", dict)
-    if set(digests) != set(members):
+    there = set(members.sizes) - {MANIFEST}
+    if set(digests) != there:
         raise ArtifactError(
             f"Expected the members {sorted(digests)} in {path}, got "
-            f"{sorted(members)}; the artifact is incomplete or was added to."
+            f"{sorted(there)}; the artifact is incomplete or was added to."
         )
-    for name, content in members.items():
-        if hashlib.sha256(content).hexdigest() != digests[name]:
-            raise ArtifactError(
-                f"The member {name!r} of {path} does not match its SHA-256 in the "
-                "manifest; it was damaged or altered, fetch it again."
-            )
-
-
-def _check_arrays(members: Mapping[str, bytes], path: Path, num_packed: int) -> None:
-    """Checks that the network justifies the size of the arrays that members hold."""
-    justified = _FREE_ARRAY_BYTES + _ARRAY_BYTES * len(members.get(TEMPLATE, b""))
-    most = min(_MAX_BYTES, justified)
-    check_arrays(members, str(path), max_bytes=most, num_packed=num_packed)
-
-
-def _read_members(path: Path) -> dict[str, bytes]:
-    if path.is_dir():
-        members = _read_folder(path)
-    elif path.is_file():
-        if path.suffix != _SUFFIX and not zipfile.is_zipfile(path):
-            raise ArtifactError(
-                f"Expected an artifact (a directory or a {_SUFFIX} file) at {path}, "
-                "got another kind of file; make one with matar_tf.package or `matar "
-                "train`."
-            )
-        members = read_members(path, str(path), max_bytes=_MAX_BYTES, known=_MEMBERS)
-    else:
+    missing = [name for name in (TEMPLATE, PARAMETERS) if name not in there]
+    if missing:
         raise ArtifactError(
-            f"Expected an artifact (a directory or a .matar file) at {path}, found "
-            "nothing; make one with matar_tf.package or `matar train`."
+            f"Expected a member {missing[0]!r} in {path}, found none; the artifact is "
+            "incomplete."
         )
-    if MANIFEST not in members:
-        raise ArtifactError(
-            f"Expected a {MANIFEST} in {path}, found none: it is not an artifact; name "
-            "one that matar_tf.package or `matar train` made."
-        )
-    return members
+    return digests
 
 
-def _read_folder(path: Path) -> dict[str, bytes]:
-    entries = list(path.iterdir())
-    files = [entry for entry in entries if entry.name in _MEMBERS and entry.is_file()]
-    beside = [
-        entry
-        for entry in entries
-        if (entry.name in _BESIDE and entry.is_file())
-        or (entry.name in _FOLDERS_BESIDE and entry.is_dir())
-    ]
-    unknown = sorted({entry.name for entry in {*entries} - {*files, *beside}})
-    if unknown and (path / MANIFEST).is_file():
-        raise ArtifactError(
-            f"Expected in {path} members of an artifact alone, and beside them at most "
-            f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {unknown}; move them "
-            "elsewhere."
-        )
-    check_size(sum(file.stat().st_size for file in files), str(path), _MAX_BYTES)
-    return {file.name: file.read_bytes() for file in files}
+def _read_rest(
+    members: Members, num_bytes: int, path: Path, digests: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Returns what is beside manifest and template, of a size that these justify.
+
+    Args:
+      members: All members.
+      num_bytes: Of the template.
+      path: Of the artifact.
+      digests: Of the members.
+    """
+    justified = min(_MAX_BYTES, _FREE_ARRAY_BYTES + _ARRAY_BYTES * num_bytes)
+    most = justified + MAX_JSON_BYTES
+    names = sorted(set(members.sizes) - {MANIFEST, TEMPLATE})
+    taken = sum(members.sizes[name] for name in names)
+    check_size(taken, f"{path} beside its template", most)
+    rest = {name: read_member(members, name, most, path, digests) for name in names}
+    check_arrays(rest, str(path), max_bytes=justified, num_packed=members.num_packed)
+    return rest
 
 
 def _check_entries(artifact: Artifact, path: Path) -> None:
@@ -331,9 +301,11 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
                     f"Expected parameters for {list(widths)} bits of the {what} entry "
                     f"{name!r} in {path}, got {list(there[name].bits)}."
                 )
-    places = artifact.template_map
-    if set(places.kernels) != set(artifact.space.weights) or (
-        set(places.tensors.values()) != set(artifact.space.activations)
+
+
+def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:
+    if set(places.kernels) != set(space.weights) or (
+        set(places.tensors.values()) != set(space.activations)
     ):
         raise ArtifactError(
             f"Expected a template_map with a place for each entry of the policy in "
@@ -341,24 +313,32 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
         )
 
 
-def _checked_workload(artifact: Artifact, path: Path) -> Workload:
+@contextlib.contextmanager
+def _naming_contradictions(path: Path) -> Iterator[None]:
+    """Names the artifact where something in it is malformed or contradicts the rest."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except MatarError as error:
+        raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
+    except _CONTRADICTIONS as error:
+        raise ArtifactError(
+            f"The artifact {path} is malformed: its parts are no network that was "
+            f"packaged ({error!r}); package the model again."
+        ) from error
+
+
+def _checked_workload(artifact: Artifact, template: Template, path: Path) -> Workload:
     """Returns the workload of a template, which must be as the manifest says.
 
     Raises:
       ArtifactError: If it is not, or template, template map and parameters do not
         belong together.
     """
-    try:
-        template = ModelBuilder(artifact).template
-        check_fingerprints(template, artifact.parameters)
-        workload = read_workload(template)
-    except MatarError as error:
-        raise ArtifactError(f"The artifact {path} is malformed: {error}") from error
-    except _CONTRADICTIONS as error:
-        raise ArtifactError(
-            f"The artifact {path} is malformed: its template is no network that was "
-            f"packaged ({error!r}); package the model again."
-        ) from error
+    ModelBuilder(artifact, template)
+    check_fingerprints(template, artifact.parameters)
+    workload = read_workload(template)
     if workload != artifact.workload:
         raise ArtifactError(
             f"Expected in {path} the workload of its template, got another: "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ArtifactError
-from matar_tf.io.archive import MAX_ARRAY_BYTES, read_array, read_members
+from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
 
@@ -189,7 +189,7 @@ class Parameters:
         index, arrays = self._members()
         total = hashlib.sha256(json.dumps(index).encode())
         for array in arrays.values():
-            total.update(array.tobytes())
+            total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return total.digest()
 
     def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -243,15 +243,11 @@ class Parameters:
           ArtifactError: If the bytes are malformed.
         """
         what = "the parameters of the artifact"
-        members = read_members(content, what, max_bytes=MAX_ARRAY_BYTES)
         try:
-            index = _READER.object(
-                _READER.parse(members.pop(_INDEX), what), _INDEX, _INDEX_KEYS
-            )
-            arrays = {
-                name: read_array(members[f"{name}.npy"], f"{name} of {what}")
-                for name in _indexed(index)
-            }
+            with open_members(content, what, max_bytes=MAX_ARRAY_BYTES) as members:
+                value = _READER.parse(members.read(_INDEX), what)
+                index = _READER.object(value, _INDEX, _INDEX_KEYS)
+            arrays = parse_arrays(content, what, keys=_indexed(index))
             layers = dict(
                 _read_layer(entry, arrays, number)
                 for number, entry in enumerate(index["layers"])
@@ -260,7 +256,7 @@ class Parameters:
                 _read_tensor(entry, arrays, number)
                 for number, entry in enumerate(index["tensors"])
             )
-            if len(arrays) < len(members):
+            if len(arrays) + 1 < len(members.sizes):
                 raise ValueError("it has arrays that are not in its index")
             if len(layers) + len(tensors) < sum(map(len, index.values())):
                 raise ValueError("an entry is there twice")

@@ -463,6 +463,16 @@ class TestDamage:
             replace(artifact, parameters=parameters), tmp_path / "a", "of the shapes"
         )
 
+    def test_a_graph_that_is_nested_too_deeply(
+        self, written: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def descend(template: Any) -> Any:
+            return descend(template)
+
+        monkeypatch.setattr(artifact_module, "read_workload", descend)
+        with pytest.raises(ArtifactError, match=r"that was packaged .Recurs"):
+            read_artifact(written)
+
     def test_an_unknown_member(self, tmp_path: Path, artifact: Artifact) -> None:
         write_artifact(artifact, tmp_path / "a")
         (tmp_path / "a" / "run.py").write_text("boom")

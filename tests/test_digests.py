@@ -341,3 +341,44 @@ class TestFolder:
         with pytest.raises(ArtifactError, match=r"holds also \['\.cache', '\.git'"):
             check_free(repository, overwrite=True)
         assert (repository / ".git/config").read_text() == "of the hub"
+
+    def test_may_be_links_as_in_the_cache_of_a_hub(self, folder: Path) -> None:
+        blobs = folder.parent / "blobs"
+        blobs.mkdir()
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(blobs / str(number))
+            path.symlink_to(Path("../blobs") / str(number))
+        assert said(read_artifact(folder)) == said(net_artifact("residual_bn_wide"))
+        (blobs / "1").write_bytes(b"altered")
+        with pytest.raises(ArtifactError, match=r"does not match its SHA-256"):
+            read_artifact(folder)
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            ("/proc/self/mem", "Expected a file that can be read at .*template.tflite"),
+            ("/proc/self/environ", "at most 0 bytes at .*template.tflite"),
+            ("/dev/zero", r"got also \['template.tflite'\]; move"),
+            ("nowhere", r"got also \['template.tflite'\]; move"),
+        ],
+    )
+    def test_links_to_what_is_no_file_of_a_size(
+        self, folder: Path, target: str, message: str
+    ) -> None:
+        (folder / "template.tflite").unlink()
+        (folder / "template.tflite").symlink_to(target)
+        with pytest.raises(ArtifactError, match=message):
+            read_artifact(folder)
+
+    def test_nothing_is_read_after_what_is_wrong(self, folder: Path) -> None:
+        (folder / "parameters.npz").unlink()
+        (folder / "parameters.npz").symlink_to("/proc/self/mem")
+        with pytest.raises(ArtifactError, match=r"can be read at .*parameters.npz"):
+            read_artifact(folder)
+        with (folder / "template.tflite").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(ArtifactError, match=r"'template.tflite' of .* SHA-256"):
+            read_artifact(folder)
+        (folder / "manifest.json").write_text("{}")
+        with pytest.raises(ArtifactError, match=r"The manifest of .* is malformed"):
+            read_artifact(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import tracemalloc
 import zipfile
 import zlib
@@ -27,7 +28,14 @@ from matar_tf.errors import (
     TargetError,
 )
 from matar_tf.io import archive, json_reader
-from matar_tf.io.archive import check_arrays, parse_arrays, read_array, read_members
+from matar_tf.io.archive import (
+    array_names,
+    check_arrays,
+    open_members,
+    parse_arrays,
+    read_array,
+    read_members,
+)
 from matar_tf.io.files import read_at_most
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import read_policy
@@ -103,6 +111,31 @@ class TestZip:
         assert members == {"a": bytes(10)}
         assert peak < 4 * MIB
 
+    def test_a_directory_is_measured_before_it_is_read(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        content = zip_of({f"{number}": b"" for number in range(10)})
+        taken = 10 * (46 + 1)  # of each member, and its name
+        monkeypatch.setattr(archive, "_MAX_DIRECTORY_BYTES", taken)
+        assert len(array_names(content, "it")) == 10
+        monkeypatch.setattr(archive, "_MAX_DIRECTORY_BYTES", taken - 1)
+        with pytest.raises(
+            ArtifactError, match=f"directory takes {taken} bytes, more than {taken - 1}"
+        ):
+            array_names(content, "it")
+
+    def test_members_are_read_when_they_are_asked_for(self) -> None:
+        content = bytearray(zip_of({"a": b"abc", "b": b"xyz"}, zipfile.ZIP_STORED))
+        content[content.index(b"xyz")] ^= 1
+        with open_members(bytes(content), "it", max_bytes=6) as members:
+            assert (members.sizes, members.num_packed) == (
+                {"a": 3, "b": 3},
+                len(content),
+            )
+            assert members.read("a") == b"abc"
+            with pytest.raises(ArtifactError, match=r"damaged .*CRC-32 for file 'b'"):
+                members.read("b")
+
     def test_arrays_within_members_are_counted_without_unpacking(self) -> None:
         inner = zip_of({"a.npy": bytes(100), "b.npy": bytes(50)})
         members = {"x.npz": inner, "y.npz": zip_of({"c.npy": bytes(7)}), "z": b"1"}
@@ -115,9 +148,9 @@ class TestZip:
     ) -> None:
         monkeypatch.setattr(archive, "_FREE_BYTES", 0)
         members = {"x.npz": zip_of({"a.npy": bytes(1000)})}
-        check_arrays(members, "it", max_bytes=9999, num_packed=10)
-        with pytest.raises(ArtifactError, match="at most 900 bytes"):
-            check_arrays(members, "it", max_bytes=9999, num_packed=9)
+        check_arrays(members, "it", max_bytes=9999, num_packed=50)
+        with pytest.raises(ArtifactError, match="at most 980 bytes"):
+            check_arrays(members, "it", max_bytes=9999, num_packed=49)
 
     @pytest.mark.parametrize("name", ["a", "a.matar"])
     def test_a_network_justifies_its_arrays(
@@ -135,6 +168,48 @@ class TestZip:
         for work in (read_artifact, lambda path: write_artifact(artifact, path / "b")):
             with pytest.raises(ArtifactError, match=f"at most {taken - 1} bytes in"):
                 work(tmp_path / name if work is read_artifact else tmp_path)
+
+    def test_what_a_template_does_not_justify_is_not_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "net"
+        write_artifact(read_artifact(DATA / "digits_net.matar"), path)
+        sizes = {one.name: one.stat().st_size for one in path.iterdir()}
+        monkeypatch.setattr(artifact_module, "_ARRAY_BYTES", 1)
+        monkeypatch.setattr(artifact_module, "_FREE_ARRAY_BYTES", 2 * MIB)
+        beside = sizes["network.json"] + sizes["parameters.npz"]
+        most = sizes["template.tflite"] + 2 * MIB + (1 << 24) - beside
+        os.truncate(path / "network.npz", most)
+        with pytest.raises(ArtifactError, match=r"'network.npz' of .* SHA-256"):
+            read_artifact(path)
+        os.truncate(path / "network.npz", most + 1)
+        tracemalloc.start()
+        with pytest.raises(ArtifactError, match=r"bytes in .*net beside its template"):
+            read_artifact(path)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * MIB
+
+    @pytest.mark.parametrize(
+        ("limit", "member"),
+        [
+            ("_MAX_TEMPLATE_BYTES", "template.tflite"),
+            ("MAX_JSON_BYTES", "manifest.json"),
+        ],
+    )
+    def test_what_justifies_has_a_limit_of_its_own(
+        self, limit: str, member: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "net"
+        write_artifact(read_artifact(DATA / "digits_net.matar"), path)
+        size = (path / member).stat().st_size
+        monkeypatch.setattr(artifact_module, limit, size)
+        read_artifact(path)
+        monkeypatch.setattr(artifact_module, limit, size - 1)
+        with pytest.raises(
+            ArtifactError, match=f"at most {size - 1} bytes in {member}"
+        ):
+            read_artifact(path)
 
 
 class TestArray:
@@ -219,9 +294,9 @@ class TestJson:
 
     def test_size(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "a.json").write_text("[1, 2]")
-        monkeypatch.setattr(json_reader, "_MAX_BYTES", 6)
+        monkeypatch.setattr(json_reader, "MAX_JSON_BYTES", 6)
         assert self.READER.read(tmp_path / "a.json") == [1, 2]
-        monkeypatch.setattr(json_reader, "_MAX_BYTES", 5)
+        monkeypatch.setattr(json_reader, "MAX_JSON_BYTES", 5)
         with pytest.raises(SearchError, match=r"at most 5 bytes at .*a\.json"):
             self.READER.read(tmp_path / "a.json")
         with pytest.raises(SearchError, match="at most 5 bytes of JSON in it, got 6"):

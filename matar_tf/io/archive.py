@@ -8,7 +8,8 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -18,9 +19,11 @@ from matar_tf.errors import ArtifactError
 
 __all__ = [
     "MAX_ARRAY_BYTES",
+    "Members",
     "array_names",
     "check_arrays",
     "check_size",
+    "open_members",
     "parse_arrays",
     "read_array",
     "read_members",
@@ -28,9 +31,11 @@ __all__ = [
 
 MAX_ARRAY_BYTES: Final = 1 << 30  # of all arrays of one .npz file of an artifact
 _MAX_MEMBERS: Final = 100_000
-# Trained weights hardly shrink when they are packed; zeros shrink a thousandfold. What
-# takes little memory may shrink as it will.
-_MAX_RATIO: Final = 100
+_MAX_DIRECTORY_BYTES: Final = 1 << 23  # of a zip file; some 90 a member
+# Trained weights hardly shrink when they are packed, data do more; zeros shrink a
+# thousandfold. What takes little memory may shrink as it will.
+_MAX_RATIO: Final = 20
+_MAX_DATA_RATIO: Final = 100
 _FREE_BYTES: Final = 1 << 26
 _METHODS: Final = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 _CHUNK_BYTES: Final = 1 << 20
@@ -57,15 +62,31 @@ _NO_HEADER: Final = (
 )
 
 
-def read_members(
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Files that are read one by one, so that one can justify the size of the next.
+
+    Attributes:
+      sizes: Bytes that each takes when it is read, by name; more is never read.
+      num_packed: Bytes that all take together where they lie.
+      read: Returns the content of one.
+    """
+
+    sizes: Mapping[str, int]
+    num_packed: int
+    read: Callable[[str], bytes]
+
+
+@contextlib.contextmanager
+def open_members(
     source: Path | bytes,
     what: str,
     *,
     max_bytes: int,
     max_members: int = _MAX_MEMBERS,
     known: Iterable[str] = (),
-) -> dict[str, bytes]:
-    """Returns the members of a zip file by name.
+) -> Iterator[Members]:
+    """Yields the members of a zip file, none of which has been read.
 
     Args:
       source: Its path or its bytes.
@@ -75,20 +96,43 @@ def read_members(
       known: The names that may be there; any without it.
 
     Raises:
-      ArtifactError: If the file is damaged, too large or too densely packed, or has
-        another member.
+      ArtifactError: If the file, or a member when it is read, is damaged, too large or
+        too densely packed, or it has another member.
     """
     allowed = set(known)
-    with _opened(source, what, max_members) as archive:
-        infos = archive.infolist()
-        other = [one.filename for one in infos if allowed and one.filename not in known]
+    with _opened(source, what, max_members) as (archive, num_packed):
+        infos = {one.filename: one for one in archive.infolist()}
+        other = [name for name in infos if allowed and name not in allowed]
         if other:
             raise ArtifactError(
                 f"Expected the members {sorted(allowed)} in {what}, got {other[0]!r}; "
                 "check that it is the right file."
             )
-        _check_members(infos, source, what, max_bytes)
-        return {one.filename: b"".join(_chunks(archive, one)) for one in infos}
+        _check_members(infos.values(), num_packed, what, max_bytes, _MAX_RATIO)
+
+        def read(name: str) -> bytes:
+            info, room = infos[name], io.BytesIO()
+            with _naming_damage(what), archive.open(info) as stream:
+                # Read whole, it would be unpacked whole at once; joined, held twice.
+                while chunk := stream.read(_CHUNK_BYTES):
+                    room.write(chunk)
+            return room.getvalue()
+
+        sizes = {name: info.file_size for name, info in infos.items()}
+        yield Members(sizes, num_packed, read)
+
+
+def read_members(
+    source: Path | bytes, what: str, *, max_bytes: int, **limits: Any
+) -> dict[str, bytes]:
+    """Returns the members of a zip file by name; arguments are of `open_members`.
+
+    Raises:
+      ArtifactError: If the file is damaged, too large or too densely packed, or has
+        another member.
+    """
+    with open_members(source, what, max_bytes=max_bytes, **limits) as members:
+        return {name: members.read(name) for name in members.sizes}
 
 
 def parse_arrays(
@@ -112,11 +156,14 @@ def parse_arrays(
       ArtifactError: If it is damaged, too large or too densely packed, or holds
         anything but arrays of numbers.
     """
-    with _opened(source, what, _MAX_MEMBERS, remedy) as archive:
+    with (
+        _naming_damage(what, remedy),
+        _opened(source, what, _MAX_MEMBERS, remedy) as (archive, num_packed),
+    ):
         infos = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
         if keys is not None:
             infos = {key: infos[key] for key in keys if key in infos}
-        _check_members(list(infos.values()), source, what, max_bytes)
+        _check_members(infos.values(), num_packed, what, max_bytes, _MAX_DATA_RATIO)
         arrays: dict[str, np.ndarray] = {}
         for key, info in infos.items():
             with archive.open(info) as stream:
@@ -132,25 +179,58 @@ def array_names(source: Path | bytes, what: str, *, remedy: str = _REMEDY) -> li
     Raises:
       ArtifactError: If it is damaged.
     """
-    with _opened(source, what, _MAX_MEMBERS, remedy) as archive:
+    with _opened(source, what, _MAX_MEMBERS, remedy) as (archive, _):
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextlib.contextmanager
 def _opened(
     source: Path | bytes, what: str, max_members: int, remedy: str = _REMEDY
-) -> Iterator[zipfile.ZipFile]:
-    """Yields a zip file whose members have different names; reading it may fail."""
-    try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with zipfile.ZipFile(file) as archive:
+) -> Iterator[tuple[zipfile.ZipFile, int]]:
+    """Yields a zip file whose members have different names, and its bytes."""
+    with contextlib.ExitStack() as stack:
+        with _naming_damage(what, remedy):
+            # From one descriptor, so that what is measured is what is read.
+            file = (
+                io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+            )
+            stack.enter_context(file)
+            num_packed = file.seek(0, io.SEEK_END)
+            opened: Any = _Bounded(file)
+            archive = stack.enter_context(zipfile.ZipFile(opened))
             names = archive.namelist()
             if len(set(names)) < len(names) or len(names) > max_members:
                 raise ArtifactError(
                     f"Expected at most {max_members} members of different names in "
                     f"{what}, got {len(names)}; {remedy}."
                 )
-            yield archive
+        yield archive, num_packed
+
+
+class _Bounded:
+    """A file none of whose reads is large.
+
+    A zip file says itself how large its directory is, which Python reads at once and
+    unpacks into objects of ten times that size.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(
+                f"its directory takes {size} bytes, more than {_MAX_DIRECTORY_BYTES}"
+            )
+        return self._file.read(_MAX_DIRECTORY_BYTES if size < 0 else size)
+
+
+@contextlib.contextmanager
+def _naming_damage(what: str, remedy: str = _REMEDY) -> Iterator[None]:
+    """Turns what damage ends in, in Python's reader of zip files, into a sentence."""
+    try:
+        yield
     except ArtifactError:
         raise
     except _DAMAGE as error:
@@ -160,10 +240,11 @@ def _opened(
 
 
 def _check_members(
-    infos: list[zipfile.ZipInfo],
-    source: Path | bytes,
+    infos: Collection[zipfile.ZipInfo],
+    num_packed: int,
     what: str,
     max_bytes: int | None,
+    max_ratio: int,
 ) -> None:
     """Checks what the directory of a zip file says of its members.
 
@@ -178,24 +259,11 @@ def _check_members(
     num_bytes = sum(info.file_size for info in infos)
     if max_bytes is not None:
         check_size(num_bytes, what, max_bytes)
-    packed = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if num_bytes > _most_unpacked(packed):
+    if num_bytes > max(_FREE_BYTES, max_ratio * num_packed):
         raise ArtifactError(
-            f"Expected members of at most {_MAX_RATIO} times the {packed} bytes that "
-            f"{what} takes, got {num_bytes} bytes; pack them without compression."
+            f"Expected members of at most {max_ratio} times the {num_packed} bytes "
+            f"that {what} takes, got {num_bytes} bytes; pack them without compression."
         )
-
-
-def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yields a member piece by piece: read whole, it is unpacked whole at once."""
-    with archive.open(info) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            yield chunk
-
-
-def _most_unpacked(num_packed: int) -> int:
-    """Returns the most bytes that so many packed ones may become."""
-    return max(_FREE_BYTES, _MAX_RATIO * num_packed)
 
 
 def check_arrays(
@@ -215,9 +283,9 @@ def check_arrays(
     num_bytes = 0
     for name, content in members.items():
         if name.endswith(".npz"):
-            with _opened(content, f"{name} of {what}", _MAX_MEMBERS) as archive:
+            with _opened(content, f"{name} of {what}", _MAX_MEMBERS) as (archive, _):
                 num_bytes += sum(info.file_size for info in archive.infolist())
-    most = min(max_bytes, _most_unpacked(num_packed))
+    most = min(max_bytes, max(_FREE_BYTES, _MAX_RATIO * num_packed))
     check_size(num_bytes, f"the arrays of {what}", most)
 
 

@@ -17,9 +17,9 @@ from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.io.files import read_at_most
 from matar_tf.io.names import is_name
 
-__all__ = ["JsonReader", "json_text"]
+__all__ = ["MAX_JSON_BYTES", "JsonReader", "json_text"]
 
-_MAX_BYTES: Final = 1 << 24  # in memory up to 22 times as many: "[],[],..."
+MAX_JSON_BYTES: Final = 1 << 24  # in memory up to 22 times as many: "[],[],..."
 _MAX_DIGITS: Final = 20  # those of 2**64; what is longer may be no float
 _MAX_DEPTH: Final = 64  # networks of Keras have some 20 levels
 _T = TypeVar("_T")
@@ -42,9 +42,9 @@ class JsonReader:
           content: The text, or its bytes in UTF-8.
           what: Where it is from, in errors.
         """
-        if len(content) > _MAX_BYTES:
+        if len(content) > MAX_JSON_BYTES:
             raise self.error(
-                f"Expected at most {_MAX_BYTES} bytes of JSON in {what}, got "
+                f"Expected at most {MAX_JSON_BYTES} bytes of JSON in {what}, got "
                 f"{len(content)}; check that it is the right file."
             )
         try:
@@ -71,7 +71,7 @@ class JsonReader:
         Raises:
           OSError: If it cannot be read.
         """
-        content = read_at_most(path, _MAX_BYTES, self.error)
+        content = read_at_most(path, MAX_JSON_BYTES, self.error)
         return self.parse(content, what or str(path))
 
     def object(self, value: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class ModelBuilder:
 
     Args:
       artifact: The packaged network.
+      template: Its template, if it was checked already.
 
     Raises:
       ModelError: If the template does not hold the artifact's kernels, or its steps
@@ -66,10 +67,12 @@ class ModelBuilder:
       ExportError: If the template is none that may be given to native code.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, template: Template | None = None) -> None:
         self._artifact = artifact
         self._digest = artifact.digest()
-        self._template = Template.of(artifact.template, artifact.template_map)
+        self._template = template or Template.of(
+            artifact.template, artifact.template_map
+        )
         _check_kernels(artifact, self._template)
         _check_steps(artifact, self._template)
 
