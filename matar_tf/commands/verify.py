@@ -101,13 +101,10 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
       ExportError: If it does not, or the file says nothing of itself.
     """
     from matar_tf.errors import ExportError, printable
+    from matar_tf.tflite.export import read_model
     from matar_tf.tflite.metadata import read_metadata
 
-    if not path.is_file():
-        raise ExportError(
-            f"Expected a .tflite file at {path}, found nothing; check the path."
-        )
-    content = path.read_bytes()
+    content = read_model(path)
     metadata = read_metadata(content)
     policy = _policy_of(metadata, path)
     digest, profile = metadata.get("artifact_digest"), metadata.get("profile")

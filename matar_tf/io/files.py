@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
@@ -20,6 +21,7 @@ __all__ = [
     "leftovers",
     "new_folder",
     "read_at_most",
+    "read_regular",
     "remove",
     "write_atomically",
 ]
@@ -56,11 +58,45 @@ def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise error(
-            f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
-            "check that it is the right one."
-        )
+        raise _too_large(path, max_bytes, error)
     return content
+
+
+def read_regular(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
+    """Returns the content of a file on a disk, which a link may lead to.
+
+    Args:
+      path: Its path.
+      max_bytes: The most that is read.
+      error: What is raised if it is no such file, has more, or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise error(
+                    f"Expected a file at {path}, got a device or a pipe; name a file."
+                )
+            if status.st_size > max_bytes:
+                raise _too_large(path, max_bytes, error)
+            return file.read(status.st_size)  # not what is added meanwhile
+    except OSError as reason:
+        raise error(
+            f"Expected a file that can be read at {path}, got: "
+            f"{reason.strerror or reason}; check the path and its permissions."
+        ) from reason
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; without waiting for somebody to write, if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _too_large(path: Path, max_bytes: int, error: type[MatarError]) -> MatarError:
+    return error(
+        f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
+        "check that it is the right one."
+    )
 
 
 def check_parent(path: Path, error: type[MatarError]) -> None:
