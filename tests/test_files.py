@@ -16,7 +16,7 @@ from matar_tf.io.files import (
     check_parent,
     leftovers,
     new_folder,
-    read_regular,
+    read_at_most,
     remove,
     write_atomically,
 )
@@ -271,14 +271,14 @@ def test_an_error_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert caught.value.filename is None
 
 
-class TestReadRegular:
+class TestReadAtMost:
     def test_both_sides_of_the_limit(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"12345")
         (tmp_path / "link").symlink_to("file")
         for name in ("file", "link"):
-            assert read_regular(tmp_path / name, 5, ExportError) == b"12345"
+            assert read_at_most(tmp_path / name, 5, ExportError) == b"12345"
             with pytest.raises(ExportError, match="at most 4 bytes"):
-                read_regular(tmp_path / name, 4, ExportError)
+                read_at_most(tmp_path / name, 4, ExportError)
 
     def test_what_is_no_file_of_a_disk(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
@@ -291,4 +291,4 @@ class TestReadRegular:
             (tmp_path / "itself", "got: Too many levels"),
         ):
             with pytest.raises(ExportError, match=words):
-                read_regular(path, 5, ExportError)
+                read_at_most(path, 5, ExportError)

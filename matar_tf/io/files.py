@@ -21,7 +21,6 @@ __all__ = [
     "leftovers",
     "new_folder",
     "read_at_most",
-    "read_regular",
     "remove",
     "write_atomically",
 ]
@@ -45,24 +44,6 @@ def as_path(value: object, what: str, error: type[MatarError]) -> Path:
 
 
 def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
-    """Returns the content of a file.
-
-    Args:
-      path: Its path.
-      max_bytes: The most that is read; a device or a pipe may have no end.
-      error: What is raised if there is more.
-
-    Raises:
-      OSError: If it cannot be read.
-    """
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise _too_large(path, max_bytes, error)
-    return content
-
-
-def read_regular(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
     """Returns the content of a file on a disk, which a link may lead to.
 
     Args:
@@ -78,7 +59,10 @@ def read_regular(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
                     f"Expected a file at {path}, got a device or a pipe; name a file."
                 )
             if status.st_size > max_bytes:
-                raise _too_large(path, max_bytes, error)
+                raise error(
+                    f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, "
+                    "got more; check that it is the right one."
+                )
             return file.read(status.st_size)  # not what is added meanwhile
     except OSError as reason:
         raise error(
@@ -90,13 +74,6 @@ def read_regular(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
 def _open_at_once(path: str, flags: int) -> int:
     """Opens a file; without waiting for somebody to write, if it is a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _too_large(path: Path, max_bytes: int, error: type[MatarError]) -> MatarError:
-    return error(
-        f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
-        "check that it is the right one."
-    )
 
 
 def check_parent(path: Path, error: type[MatarError]) -> None:

@@ -195,5 +195,5 @@ def _read_result(output: Path, target: str) -> SearchResult | None:
     try:
         document = JsonReader(SearchError).read(output / target / RESULT_FILE)
         return SearchResult.from_json(document)
-    except (OSError, MatarError, OverflowError):
+    except (MatarError, OverflowError):
         return None

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.io.files import as_path, check_parent, read_regular, write_atomically
+from matar_tf.io.files import as_path, check_parent, read_at_most, write_atomically
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
@@ -98,7 +98,7 @@ def read_model(model: str | Path | bytes) -> bytes:
         raise ExportError(
             f"Expected the path of one .tflite file, got {shown}, where there is none."
         )
-    content = read_regular(Path(model), _MAX_BYTES, ExportError)
+    content = read_at_most(Path(model), _MAX_BYTES, ExportError)
     if content[4:8] != b"TFL3":
         raise ExportError(
             f"Expected a .tflite file at {model}, got one of another kind; name a file "
