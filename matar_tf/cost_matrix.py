@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 
 from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import CostKind
+from matar_tf.io.names import check_names
 
 __all__ = ["CostMatrix", "MatrixEntry"]
 
@@ -69,6 +71,7 @@ class CostMatrix:
                 f"Expected at least one policy and one target, got "
                 f"{len(self.policies)} and {len(self.targets)}."
             )
+        check_names([*self.policies, *self.targets], "a cost matrix", SearchError)
         pairs = [(one.policy, one.target) for one in self.entries]
         expected = {(p, t) for p in self.policies for t in self.targets}
         if len(pairs) != len(expected) or set(pairs) != expected:
@@ -83,15 +86,19 @@ class CostMatrix:
         Raises:
           SearchError: If there is none.
         """
-        for name, names in ((policy, self.policies), (target, self.targets)):
-            if name not in names:
-                raise SearchError(
-                    f"Expected a policy and a target of this matrix, got {name!r}. "
-                    f"{did_you_mean(str(name), names)}"
-                )
-        return next(
-            one for one in self.entries if (one.policy, one.target) == (policy, target)
-        )
+        if (policy, target) not in self._by_pair:
+            name, names = policy, self.policies
+            if policy in self.policies:
+                name, names = target, self.targets
+            raise SearchError(
+                f"Expected a policy and a target of this matrix, got {name!r}. "
+                f"{did_you_mean(str(name), names)}"
+            )
+        return self._by_pair[policy, target]
+
+    @functools.cached_property
+    def _by_pair(self) -> dict[tuple[str, str], MatrixEntry]:
+        return {(one.policy, one.target): one for one in self.entries}
 
 
 def _make_entry(values: dict[str, Any]) -> MatrixEntry:

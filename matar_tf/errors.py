@@ -25,6 +25,7 @@ __all__ = [
     "did_you_mean",
     "printable",
     "readable",
+    "readable_line",
 ]
 
 _MAX_WORD: Final = 300  # characters; paths of files are shorter
@@ -86,7 +87,7 @@ def readable(text: str) -> str:
     lines = text.split("\n")
     more = [f"... and {len(lines) - _MAX_LINES} more lines."]
     lines = lines[:_MAX_LINES] + more * (len(lines) > _MAX_LINES)
-    return "\n".join(map(_readable_line, lines))
+    return "\n".join(map(readable_line, lines))
 
 
 def printable(line: str) -> str:
@@ -99,7 +100,8 @@ def printable(line: str) -> str:
     )
 
 
-def _readable_line(line: str) -> str:
+def readable_line(line: str) -> str:
+    """Returns a text as it is shown in one line; see `readable`."""
     line = _LONG_WORD.sub(lambda match: _without_middle(match[0], _MAX_WORD), line)
     return printable(_without_middle(line, _MAX_LINE))
 

@@ -145,13 +145,7 @@ def read_policy(path: str | Path) -> Policy:
     Raises:
       PolicyError: If there is none.
     """
-    try:
-        document = JsonReader(PolicyError).read(Path(path))
-    except OSError as error:
-        raise PolicyError(
-            f"Expected a policy in JSON in {path}, but: {error}."
-        ) from error
-    return Policy.from_json(document)
+    return Policy.from_json(JsonReader(PolicyError).read(Path(path)))
 
 
 def check_bits(bits: object, where: str) -> int:

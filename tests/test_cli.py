@@ -428,7 +428,7 @@ class TestVerify:
         assert "got neither" in fails(capsys, "verify")
         line = fails(capsys, "verify", SHIPPED, artifact="a.matar")
         assert "Expected one --artifact, got 'a.matar' and" in line
-        assert "found nothing" in fails(capsys, "verify", "no.tflite")
+        assert "where there is none" in fails(capsys, "verify", "no.tflite")
 
 
 class TestStandardOutput:

@@ -200,7 +200,7 @@ class TestForeignFiles:
             ([1, 2], "a JSON object"),
             ({"kernels": {}}, "under 'policy'"),
             ({"policy": {"weights": {}}, "kernels": {}}, "no key 'activations'"),
-            ({"policy": NO_POLICY, "kernels": {"a": []}}, "entries under 'kernels'"),
+            ({"policy": NO_POLICY, "kernels": {"a": []}}, "under 'kernels'"),
             ({"policy": NO_POLICY, "kernels": {}, "notes": [1]}, "under 'notes'"),
         ],
     )

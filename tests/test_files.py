@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from matar_tf.errors import ArtifactError, SearchError
+from matar_tf.errors import ArtifactError, ExportError, SearchError
 from matar_tf.io.files import (
     check_parent,
     leftovers,
     new_folder,
+    read_at_most,
     remove,
     write_atomically,
 )
@@ -268,3 +269,26 @@ def test_an_error_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError) as caught, new_folder(tmp_path / "folder"):
         raise BrokenPipeError(errno.EPIPE, "broken pipe")
     assert caught.value.filename is None
+
+
+class TestReadAtMost:
+    def test_both_sides_of_the_limit(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"12345")
+        (tmp_path / "link").symlink_to("file")
+        for name in ("file", "link"):
+            assert read_at_most(tmp_path / name, 5, ExportError) == b"12345"
+            with pytest.raises(ExportError, match="at most 4 bytes"):
+                read_at_most(tmp_path / name, 4, ExportError)
+
+    def test_what_is_no_file_of_a_disk(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "itself").symlink_to("itself")
+        for path, words in (
+            (tmp_path / "pipe", "got a device or a pipe"),
+            (Path("/dev/zero"), "got a device or a pipe"),
+            (tmp_path, "got: Is a directory"),
+            (tmp_path / "none", "got: No such file"),
+            (tmp_path / "itself", "got: Too many levels"),
+        ):
+            with pytest.raises(ExportError, match=words):
+                read_at_most(path, 5, ExportError)

@@ -22,6 +22,7 @@ from matar_tf.errors import DataError, MatarWarning
 from matar_tf.run.plan import make_run
 from matar_tf.run.settings import settings_of
 from matar_tf.targets import load_target
+from matar_tf.tflite._schema import parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import PolicyEvaluator, check_data
 from matar_tf.tflite.input_range import (
@@ -59,6 +60,16 @@ class TestGrid:
         low, high = (0.0, 1.0) if name == "digits_net" else (-3.748107, 3.718825)
         assert (grid.low, grid.high) == (pytest.approx(low), pytest.approx(high))
         assert grid.step == pytest.approx((high - low) / 255)
+
+    @pytest.mark.parametrize(("num_scales", "num_zeros"), [(2, 1), (1, 2), (2, 2)])
+    def test_a_grid_for_each_channel_is_none(self, num_scales: int, num_zeros: int):
+        model = parse_model(content())
+        graph = model.subgraphs[0]
+        # The input stays float; the first operator quantizes it.
+        grid = graph.tensors[graph.operators[0].outputs[0]].quantization
+        grid.scale = np.full(num_scales, 0.5, np.float32)
+        grid.zeroPoint = np.zeros(num_zeros, np.int64)
+        assert grid_of_file(write_model(model)) is None
 
 
 class TestNote:

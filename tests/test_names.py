@@ -143,6 +143,26 @@ def test_names_of_tensors_are_escaped_where_they_are_printed() -> None:
         inspect_model(write_model(model))
 
 
+def test_what_a_file_says_of_itself_is_cut_where_it_is_printed() -> None:
+    model = parse_model(read_artifact(DATA / "dense.matar").template)
+    document: Any = {
+        "policy": {"schema_version": 1, "weights": {}, "activations": {}},
+        "kernels": {"a": "e" * 500},
+        "notes": {"b": "n" * 500},
+        "profile": "P" * 100_000,
+        "metrics": {"accuracy": "x y\n" * 100_000},
+        "target": ["t " * 100_000] * 10,
+    }
+    add_metadata(model, document)
+    lines = repr(inspect_model(write_model(model))).split("\n")
+    assert max(map(len, lines)) <= 1000
+    for key in ("kernels", "notes"):
+        for value in ("e" * 501, "\x1b", 8, None):
+            add_metadata(model, {**document, key: {"a": value}})
+            with pytest.raises(ExportError, match=f"under '{key}' in the metadata"):
+                inspect_model(write_model(model))
+
+
 class TestCsv:
     @pytest.mark.parametrize(
         ("cell", "written"),

@@ -35,6 +35,25 @@ def test_a_key_of_another_kind_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("failures", {"mpic": 1}, "failures holds no text, but 1"),
+        ("targets", {"mpic": None}, "targets holds no text, but None"),
+        ("searches", {"mpic": "x"}, "searches holds no object, but 'x'"),
+        ("metrics", [["accuracy"]], "metrics holds no text"),
+        ("objectives", ["accuracy"], "objectives holds no object"),
+        *(
+            ("targets", {name: "a"}, "no names of folders")
+            for name in ("..", ".", "", "/", "a/b", "../a")
+        ),
+    ],
+)
+def test_what_lists_and_objects_hold(key: str, value: Any, words: str) -> None:
+    with pytest.raises(SearchError, match=words):
+        RunRecord.from_json({**GOLDEN, key: value})
+
+
+@pytest.mark.parametrize(
     ("value", "fits"), [(0.0, True), (1.0, True), (-5.0, False), (99.0, False)]
 )
 def test_accuracies_are_shares(value: float, fits: bool) -> None:
@@ -83,13 +102,14 @@ FREE = {
 @pytest.mark.parametrize("name", [field.name for field in fields(RunRecord)])
 def test_another_choice_is_another_run_or_is_free(name: str) -> None:
     value = getattr(RECORD, name)
+    more: Any = {} if name in ("objectives", "starts", "searches") else "more"
     other: Any = {
         bool: lambda: not value,
         int: lambda: value + 1,
         float: lambda: value / 2 + 0.1,
         str: lambda: "packed-litert" if name == "profile" else f"{value}?",
-        list: lambda: [*value, *value, "more"],
-        dict: lambda: {**value, "more": "digest"},
+        list: lambda: [*value, *value, more],
+        dict: lambda: {**value, "more": more},
         type(None): lambda: {"store": "mine"}.get(name, 1),
     }[type(value)]()
     if name == "float_metrics":

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -46,6 +47,22 @@ def rows_of(path):
     rows = other.execute(f"SELECT {columns} FROM evaluations").fetchall()
     other.close()
     return sorted(rows)
+
+
+def journal(content: bytes, *, names: bytes) -> bytes:
+    """Returns the rollback journal of a database, empty but for the name at its end.
+
+    As https://www.sqlite.org/fileformat.html#the_rollback_journal has it: magic,
+    records, nonce, pages, sector and page size; then, after the number of the page that
+    holds locks, the name, its length, its checksum and the magic again.
+    """
+    magic = bytes.fromhex("d9d505f920a163d7")
+    page_size = int.from_bytes(content[16:18], "big")
+    numbers = (0, 0, len(content) // page_size, 512, page_size)
+    start = magic + struct.pack(">5I", *numbers)
+    lock = struct.pack(">I", 0x40000000 // page_size + 1)
+    tail = struct.pack(">2I", len(names), sum(names)) + magic
+    return start.ljust(512, b"\0") + (lock + names + tail if names else b"")
 
 
 class TestStore:
@@ -442,5 +459,52 @@ class TestPaths:
     def test_a_missing_folder_and_a_folder_as_file_are_errors(self, tmp_path):
         with pytest.raises(SearchError, match="make the folder first"):
             EvaluationStore(tmp_path / "none" / "store.sqlite")
-        with pytest.raises(SearchError, match="can be read and written"):
+        with pytest.raises(SearchError, match="got a link or no file"):
             EvaluationStore(tmp_path)
+
+
+class TestOtherFiles:
+    """What the files of a store lead to."""
+
+    @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+    def test_a_journal_removes_none(self, tmp_path, mode):
+        path, precious = tmp_path / "store.sqlite", tmp_path / "precious"
+        EvaluationStore(path).close()
+        alter(path, f"PRAGMA journal_mode = {mode}")
+        content, beside = path.read_bytes(), Path(f"{path}-journal")
+        precious.write_text("thesis")
+        beside.write_bytes(journal(content, names=bytes(precious)))
+        with pytest.raises(StoreError, match="names another file"):
+            EvaluationStore(path)
+        assert precious.exists()
+        assert path.read_bytes() == content
+        # SQLite alone, which shows that the journal is one.
+        rows_of(path)
+        assert not precious.exists()
+
+    def test_a_journal_of_its_own_is_rolled_back(self, tmp_path):
+        path = tmp_path / "store.sqlite"
+        EvaluationStore(path).close()
+        for content in (journal(path.read_bytes(), names=b""), b"", b"\0" * 4):
+            Path(f"{path}-journal").write_bytes(content)
+            with EvaluationStore(path) as store:
+                assert len(store) == 0
+
+    @pytest.mark.parametrize("end", ["-journal", "-wal", "-shm"])
+    def test_a_pipe_is_not_waited_for(self, tmp_path, end):
+        path = tmp_path / "store.sqlite"
+        EvaluationStore(path).close()
+        os.mkfifo(f"{path}{end}")
+        with pytest.raises(StoreError, match="got a link or no file"):
+            EvaluationStore(path)
+
+    @pytest.mark.parametrize("end", ["", "-journal", "-wal", "-shm"])
+    def test_links_are_refused(self, tmp_path, end):
+        path, other = tmp_path / "store.sqlite", tmp_path / "other"
+        if end:
+            EvaluationStore(path).close()
+        other.touch()
+        Path(f"{path}{end}").symlink_to(other)
+        with pytest.raises(StoreError, match="got a link or no file"):
+            EvaluationStore(path)
+        assert other.read_bytes() == b""

@@ -88,13 +88,14 @@ class Row:
 def _run(given: Given) -> int:
     """Measures and prints the table."""
     from matar_tf.tflite.evaluate import check_data
+    from matar_tf.tflite.export import read_model
 
     artifact = open_artifact(given.artifact, given.expect_digest)
     data = read_data(given, artifact)
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     for _, one in dedicated:
         check_data(one, data)
-    files = [(Path(path).stem, Path(path).read_bytes()) for path in given.files]
+    files = [(Path(path).stem, read_model(path)) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),
         *_file_rows(files, data),

@@ -52,7 +52,7 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
     from matar_tf.api import export
-    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
     from matar_tf.tflite.metadata import read_metadata
 
     name, target = str(only_policy(given)), only_target(given)
@@ -79,7 +79,7 @@ def _run(given: Given) -> int:
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
-    content = exported.path.read_bytes()
+    content = read_model(exported.path)
     metadata = read_metadata(content)
     for metric, value in metadata.get("metrics", {}).items():
         print(f"  {metric}: {value:.4f} on {metadata['num_samples']} samples")

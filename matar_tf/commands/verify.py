@@ -100,22 +100,19 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     Raises:
       ExportError: If it does not, or the file says nothing of itself.
     """
-    from matar_tf.errors import ExportError, printable
+    from matar_tf.errors import ExportError, readable_line
+    from matar_tf.tflite.export import read_model
     from matar_tf.tflite.metadata import read_metadata
 
-    if not path.is_file():
-        raise ExportError(
-            f"Expected a .tflite file at {path}, found nothing; check the path."
-        )
-    content = path.read_bytes()
+    content = read_model(path)
     metadata = read_metadata(content)
     policy = _policy_of(metadata, path)
     digest, profile = metadata.get("artifact_digest"), metadata.get("profile")
     print(f"{path}: {len(content)} bytes, says of itself:")
     print(f"  policy           {_bits(policy.weights)} weights, ", end="")
     print(f"{_bits(policy.activations)} activations")
-    print(printable(f"  profile          {profile}"))
-    print(printable(f"  artifact digest  {digest}"))
+    print(readable_line(f"  profile          {profile}"))
+    print(readable_line(f"  artifact digest  {digest}"))
     if artifact is None:
         print("  not compared with an artifact: name it with --artifact")
         return

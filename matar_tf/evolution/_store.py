@@ -7,14 +7,17 @@ error and no other metric. A file of an earlier version, without checksums, is t
 it is when it is opened, and has them from then on.
 
 The file may come from a stranger: nothing but the one table may be in it, and its
-schema is read as text before anything of it is used.
+schema is read as text before anything of it is used. Its journal is looked at before
+SQLite sees it, which removes the file that a journal names.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sqlite3
+import stat
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -37,6 +40,10 @@ _SCHEMA_VERSION: Final = 3
 _OLD_VERSION: Final = 2  # without checksums
 _CHECKSUM_SIZE: Final = 16  # bytes
 _MAX_LENGTH: Final = 1 << 20  # bytes of a row or of a statement
+# A journal that ends so names the journal of a transaction over several databases
+# before it, which SQLite removes once it has rolled back
+# (https://www.sqlite.org/fileformat.html#the_rollback_journal).
+_JOURNAL_MAGIC: Final = bytes.fromhex("d9d505f920a163d7")
 _BUSY_TIMEOUT_S: Final = 30.0
 _WAL_ATTEMPTS: Final = 100
 _WAL_PAUSE_S: Final = 0.02
@@ -98,6 +105,7 @@ class EvaluationStore:
                 f"{str(self.path)!r}; make the folder first."
             )
         with self._errors():
+            self._check_files()
             self._connection = sqlite3.connect(
                 self.path, timeout=timeout_s, isolation_level=None
             )
@@ -194,6 +202,29 @@ class EvaluationStore:
             raise self._corrupt(f"a value of {found!r} does not match its checksum")
         return value
 
+    def _check_files(self) -> None:
+        """Refuses what SQLite would follow to other files.
+
+        Raises:
+          StoreError: If one of them is a link or no file, or the journal names another.
+          OSError: If it cannot be read.
+        """
+        journal = Path(f"{self.path}-journal")
+        beside = [Path(f"{self.path}{end}") for end in ("-wal", "-shm")]
+        for path in (self.path, journal, *beside):
+            if not stat.S_ISREG(_mode_of(path)):
+                raise StoreError(
+                    f"Expected an evaluation store in files of its own, got a link or "
+                    f"no file at {path}; name another store, or the file itself that "
+                    "a link leads to."
+                )
+        if _end_of(journal, len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC:
+            raise StoreError(
+                f"Expected an evaluation store alone, but {journal} names another "
+                "file, which SQLite would remove; no store of matar_tf has such a "
+                "journal: remove it, or name another store."
+            )
+
     def _prepare(self) -> None:
         execute = self._connection.execute
         # Damaged letters are told by the checksum.
@@ -286,7 +317,7 @@ class EvaluationStore:
     def _errors(self) -> Generator[None, None, None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(
                 f"Expected an evaluation store that can be read and written at "
                 f"{str(self.path)!r}, got: {error}. Check its permissions, the space "
@@ -324,6 +355,30 @@ def _checksum(key: tuple[str, ...], name: str, value: float) -> bytes:
     """Returns the first bytes of the SHA-256 of a row."""
     text = "\0".join((*key, name, value.hex()))
     return hashlib.sha256(text.encode()).digest()[:_CHECKSUM_SIZE]
+
+
+def _mode_of(path: Path) -> int:
+    """Returns the mode of a file, or of a link itself; a file's if there is none."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return stat.S_IFREG
+
+
+def _end_of(path: Path, num_bytes: int) -> bytes:
+    """Returns the last bytes of a file, none if there is no file.
+
+    Raises:
+      OSError: If it cannot be read.
+    """
+    try:
+        # Another process may be making the store, and remove its journal meanwhile.
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - num_bytes, 0))
+            return file.read(num_bytes)
+    except FileNotFoundError:
+        return b""
 
 
 def _is_store(path: Path) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, cast
@@ -43,24 +44,36 @@ def as_path(value: object, what: str, error: type[MatarError]) -> Path:
 
 
 def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
-    """Returns the content of a file.
+    """Returns the content of a file on a disk, which a link may lead to.
 
     Args:
       path: Its path.
-      max_bytes: The most that is read; a device or a pipe may have no end.
-      error: What is raised if there is more.
-
-    Raises:
-      OSError: If it cannot be read.
+      max_bytes: The most that is read.
+      error: What is raised if it is no such file, has more, or cannot be read.
     """
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise error(
+                    f"Expected a file at {path}, got a device or a pipe; name a file."
+                )
+            if status.st_size > max_bytes:
+                raise error(
+                    f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, "
+                    "got more; check that it is the right one."
+                )
+            return file.read(status.st_size)  # not what is added meanwhile
+    except OSError as reason:
         raise error(
-            f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, got more; "
-            "check that it is the right one."
-        )
-    return content
+            f"Expected a file that can be read at {path}, got: "
+            f"{reason.strerror or reason}; check the path and its permissions."
+        ) from reason
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; without waiting for somebody to write, if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_parent(path: Path, error: type[MatarError]) -> None:

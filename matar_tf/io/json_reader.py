@@ -66,11 +66,7 @@ class JsonReader:
         return value
 
     def read(self, path: Path, what: str | None = None) -> Any:
-        """Returns the value that a file stands for; `what` is its path if not given.
-
-        Raises:
-          OSError: If it cannot be read.
-        """
+        """Returns the value that a file stands for; `what` is its path if not given."""
         content = read_at_most(path, MAX_JSON_BYTES, self.error)
         return self.parse(content, what or str(path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matar_tf.reporting.matrix import (
+    matrix_from_json,
     matrix_to_csv,
     matrix_to_json,
     matrix_to_markdown,
@@ -14,6 +15,7 @@ from matar_tf.reporting.tables import to_csv, to_json, to_markdown, to_text
 
 __all__ = [
     "front_svg",
+    "matrix_from_json",
     "matrix_to_csv",
     "matrix_to_json",
     "matrix_to_markdown",

@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast, get_args
 
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
+from matar_tf.errors import SearchError, did_you_mean
 from matar_tf.figures import CostKind, figure_of
+from matar_tf.io.json_reader import JsonReader
+from matar_tf.numbers import as_number
 from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.markdown import markdown_table, markdown_text
 
 __all__ = [
     "MatrixTable",
+    "matrix_from_json",
     "matrix_tables",
     "matrix_to_csv",
     "matrix_to_json",
@@ -26,6 +30,7 @@ __all__ = [
 ]
 
 _SCHEMA_VERSION: Final = 1
+_READER: Final = JsonReader(SearchError)
 _SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
 _ILLEGAL: Final = "not allowed"
 _DASH: Final = "-"
@@ -87,6 +92,64 @@ def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
             for one in matrix.entries
         ],
     }
+
+
+def matrix_from_json(value: object) -> CostMatrix:
+    """Reads what `matrix_to_json` returned.
+
+    Raises:
+      SearchError: If a key is missing or unknown, a value has another type, or an entry
+        of a pair is not there.
+    """
+    keys = ("schema_version", "policies", "targets", "entries")
+    document = _READER.object(value, "cost matrix", keys)
+    version = _READER.field(document, "schema_version", int)
+    if version != _SCHEMA_VERSION:
+        raise SearchError(
+            f"Expected a cost matrix of schema_version {_SCHEMA_VERSION}, got "
+            f"{version}; write it with this version of matar_tf."
+        )
+    rows = cast("list[object]", _READER.field(document, "entries", list))
+    return CostMatrix(
+        policies=_texts(document, "policies"),
+        targets=_texts(document, "targets"),
+        entries=tuple(map(_entry, rows)),
+    )
+
+
+def _entry(value: object) -> MatrixEntry:
+    keys = ("policy", "target", "kind", "legal", "figures", "violations")
+    document = _READER.object(value, "entry of a cost matrix", keys)
+    kind = _READER.field(document, "kind", str)
+    if kind not in get_args(CostKind):
+        raise SearchError(
+            f"Unknown kind {kind!r}. {did_you_mean(kind, get_args(CostKind))}"
+        )
+    figures = cast("dict[str, object]", _READER.field(document, "figures", dict))
+    entry = MatrixEntry(
+        policy=_READER.field(document, "policy", str),
+        target=_READER.field(document, "target", str),
+        kind=cast("CostKind", kind),
+        figures={
+            name: None if figure is None else as_number(figure, f"for {name!r}")
+            for name, figure in figures.items()
+        },
+        violations=_texts(document, "violations"),
+    )
+    if _READER.field(document, "legal", bool) is not entry.legal:
+        raise SearchError(
+            f"Expected legal to be {entry.legal} of {entry.policy!r} on "
+            f"{entry.target!r}, which has {len(entry.violations)} violations."
+        )
+    return entry
+
+
+def _texts(document: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = cast("list[object]", _READER.field(document, key, list))
+    for one in values:
+        if not isinstance(one, str):
+            raise SearchError(f"Expected texts under {key!r}, got {one!r}.")
+    return tuple(cast("list[str]", values))
 
 
 def matrix_to_csv(matrix: CostMatrix) -> str:

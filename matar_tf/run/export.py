@@ -30,7 +30,7 @@ from matar_tf.run.costs import cost_matrix
 from matar_tf.run.folder import LATENCY_FILE, MATRIX_FILES, PAGE_FILE, RESULT_FILE
 from matar_tf.run.plan import Run, export_metadata
 from matar_tf.targets import LitertBackend, Target
-from matar_tf.tflite.export import Reference, export_model
+from matar_tf.tflite.export import Reference, export_model, read_model
 from matar_tf.tflite.latency import LatencyCache
 
 __all__ = ["with_file_sizes", "write_overview", "write_target"]
@@ -173,7 +173,7 @@ def _with_measured_latency(
     if not isinstance(target.backend, LitertBackend):
         return list(candidates)
     found = LatencyCache(cache).measure(
-        {one.name: (folder / f"{one.name}.tflite").read_bytes() for one in candidates},
+        {one.name: read_model(folder / f"{one.name}.tflite") for one in candidates},
         num_threads=target.backend.num_threads,
         num_repeats=target.backend.num_repeats,
     )
@@ -195,5 +195,5 @@ def _read_result(output: Path, target: str) -> SearchResult | None:
     try:
         document = JsonReader(SearchError).read(output / target / RESULT_FILE)
         return SearchResult.from_json(document)
-    except (OSError, MatarError, OverflowError):
+    except (MatarError, OverflowError):
         return None

@@ -57,6 +57,12 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "searches": (dict,),
     "failures": (dict,),
 }
+# What lists and objects hold.
+_INNER_KINDS: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("metrics", "limits", "fixed"), str),
+    **dict.fromkeys(("targets", "versions", "failures"), str),
+    **dict.fromkeys(("objectives", "starts", "searches"), dict),
+}
 _NAMES: Final = {int: "number", float: "number", str: "text", dict: "object"}
 # Of two runs in one folder, the second must ask for the same in these. It may have
 # more evaluations, more time, more processes, and other files.
@@ -155,10 +161,12 @@ class RunRecord:
             if is_flag or not isinstance(value, kinds):
                 name = _NAMES.get(kinds[0], kinds[0].__name__)
                 raise SearchError(f"{one.name} is no {name}, but {value!r}")
+        for key, kind in _INNER_KINDS.items():
+            _check_held(key, getattr(self, key), kind)
         for key in ("max_evaluations", "planned_evaluations"):
             if getattr(self, key) < 1:
                 raise SearchError(f"{key} is no number above 0")
-        if any(not name or Path(name).name != name for name in self.targets):
+        if any(Path(name).name != name or name in ("", "..") for name in self.targets):
             raise SearchError("targets are no names of folders")
         for name, value in (self.float_metrics or {}).items():
             if not is_metric_value(name, value):
@@ -271,6 +279,13 @@ class RunRecord:
         )
 
 
+def _check_held(key: str, held: list[Any] | Mapping[str, Any], kind: type) -> None:
+    """Checks what a list or an object of a record holds."""
+    for one in held.values() if isinstance(held, Mapping) else held:
+        if not isinstance(one, kind):
+            raise SearchError(f"{key} holds no {_NAMES[kind]}, but {one!r}")
+
+
 def record_of(run: Run) -> RunRecord:
     """Returns the record of a run that begins."""
     settings, options = run.settings, run.settings.options
@@ -320,7 +335,7 @@ def read_record(output: Path) -> RunRecord:
     """
     try:
         return RunRecord.from_json(_READER.read(output / RUN_FILE, RUN_FILE))
-    except (OSError, SearchError) as error:
+    except SearchError as error:
         raise SearchError(
             f"Expected the record of a run in {output / RUN_FILE}, but: {error} "
             "Search again, into another folder."

@@ -9,16 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matar_tf.errors import MatarError, SearchError, did_you_mean, readable
+from matar_tf.cost_matrix import CostMatrix
+from matar_tf.errors import MatarError, SearchError, did_you_mean, printable, readable
 from matar_tf.io.files import as_path
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.packaged import UNVERIFIED
-from matar_tf.reporting import to_csv, to_json, to_markdown
+from matar_tf.reporting import (
+    matrix_from_json,
+    to_csv,
+    to_html,
+    to_json,
+    to_markdown,
+)
 from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.shown import ShownResult
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.results import SearchResult
-from matar_tf.run.folder import PAGE_FILE, RESULT_FILE
+from matar_tf.run.folder import MATRIX_FILES, RESULT_FILE
 from matar_tf.run.record import RUN_FILE, read_record
 
 __all__ = ["RunReport", "read_report"]
@@ -89,24 +96,32 @@ class RunReport:
         )
 
     def page(self) -> str:
-        """Returns the page of the run, HTML.
+        """Returns the page of the run, HTML; made anew, whatever page is there.
 
         Raises:
-          SearchError: If there is none.
+          SearchError: If what policies cost on all targets is not there or damaged.
         """
-        try:
-            content = (self.folder / PAGE_FILE).read_bytes()
-            return content.decode(errors="replace")
-        except FileNotFoundError:
-            raise SearchError(
-                f"Expected the page of a finished run in {self.folder / PAGE_FILE}, "
-                "found none; search again with resume=True."
-            ) from None
+        matrix = _read_matrix(self.folder / MATRIX_FILES[0])
+        places = {target: place for place, target in enumerate(matrix.targets)}
+        for one in self.results:
+            if one.target not in places:
+                raise SearchError(
+                    f"Expected costs on {one.target} in {MATRIX_FILES[0]} of "
+                    f"{self.folder}, which has a result, found none; search again with "
+                    "resume=True."
+                )
+        results = sorted(self.results, key=lambda one: places[one.target])
+        page = to_html(
+            results, matrix, results[0].float_metrics, self.failures, self._notes()
+        )
+        return "\n".join(map(printable, page.split("\n")))
+
+    def _notes(self) -> list[str]:
+        return [] if self.float_verified else [f"{FLOAT_NAME}: {UNVERIFIED}."]
 
     def _joined(self, tables: Sequence[str]) -> str:
         notes = [_no_front(*one) for one in self.failures.items()]
-        notes += [] if self.float_verified else [f"{FLOAT_NAME}: {UNVERIFIED}."]
-        return "".join(f"{one}\n" for one in (*tables, *notes))
+        return "".join(f"{one}\n" for one in (*tables, *notes, *self._notes()))
 
 
 def read_report(folder: str | Path) -> RunReport:
@@ -151,6 +166,24 @@ def _no_front(target: str, reason: str) -> str:
 
 def _read_result(path: Path) -> SearchResult:
     try:
-        return SearchResult.from_json(JsonReader(SearchError).read(path, "it"))
+        result = SearchResult.from_json(JsonReader(SearchError).read(path, "it"))
+    except (MatarError, OverflowError) as error:
+        raise SearchError(f"{path} is damaged: {error}") from error
+    if result.target != path.parent.name:
+        raise SearchError(
+            f"Expected the result of {path.parent.name!r} in {path}, got that of "
+            f"{result.target!r}; search again, or name its folder so."
+        )
+    return result
+
+
+def _read_matrix(path: Path) -> CostMatrix:
+    if not path.exists():
+        raise SearchError(
+            f"Expected the costs of a finished run in {path}, found none; search again "
+            "with resume=True."
+        )
+    try:
+        return matrix_from_json(JsonReader(SearchError).read(path, "it"))
     except (MatarError, OverflowError) as error:
         raise SearchError(f"{path} is damaged: {error}") from error

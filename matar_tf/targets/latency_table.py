@@ -102,7 +102,7 @@ def _read_text(path: Path) -> str:
     try:
         # Excel writes a byte order mark.
         return read_at_most(path, _MAX_BYTES, TargetError).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise TargetError(
             f"Expected a readable latency table at {str(path)!r}, got: {error}."
         ) from error

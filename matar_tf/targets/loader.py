@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias, cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from matar_tf.errors import TargetError, did_you_mean
-from matar_tf.io.files import read_at_most
+from matar_tf.io.files import as_path, read_at_most
 from matar_tf.targets import compute as _compute
 from matar_tf.targets import sections as _sections
 from matar_tf.targets.fields import MAX_COUNT
@@ -80,17 +80,8 @@ def load_target(name_or_path: str | Path) -> Target:
             f"{type(name_or_path).__name__}."
         )
     if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
-        path = Path(name_or_path)
-        try:
-            content = read_at_most(path, _MAX_BYTES, TargetError)
-        except TargetError:
-            raise
-        except (OSError, ValueError) as error:
-            raise TargetError(
-                f"Expected a readable target file at {str(path)!r}, got: "
-                f"{getattr(error, 'strerror', None) or error}."
-            ) from error
-        return _parse(content, path)
+        path = as_path(name_or_path, "a target", TargetError)
+        return _parse(read_at_most(path, _MAX_BYTES, TargetError), path)
     names = list_targets()
     if name_or_path not in names:
         raise TargetError(

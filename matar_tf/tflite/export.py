@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.io.files import as_path, check_parent, write_atomically
+from matar_tf.io.files import as_path, check_parent, read_at_most, write_atomically
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
@@ -36,6 +36,7 @@ __all__ = [
 
 EXPECTED_AGREEMENT: Final = 0.995
 MIN_AGREEMENT: Final = 0.98
+_MAX_BYTES: Final = 1 << 29  # of a file; those of large image networks have 250 MB
 
 Reference = Callable[[Policy, np.ndarray], np.ndarray]
 
@@ -88,7 +89,7 @@ def read_model(model: str | Path | bytes) -> bytes:
     """Returns the bytes of a ``.tflite`` file, given them or its path.
 
     Raises:
-      ExportError: If there is no file.
+      ExportError: If there is no file, or one that is too large or cannot be read.
     """
     if isinstance(model, bytes):
         return model
@@ -97,7 +98,7 @@ def read_model(model: str | Path | bytes) -> bytes:
         raise ExportError(
             f"Expected the path of one .tflite file, got {shown}, where there is none."
         )
-    content = Path(model).read_bytes()
+    content = read_at_most(Path(model), _MAX_BYTES, ExportError)
     if content[4:8] != b"TFL3":
         raise ExportError(
             f"Expected a .tflite file at {model}, got one of another kind; name a file "

@@ -76,7 +76,9 @@ def _tensor_grid(tensor: Any) -> InputGrid | None:
     if integers is None or quantization is None:
         return None
     scales, zero_points = quantization.scale, quantization.zeroPoint
-    if scales is None or zero_points is None or len(scales) != 1 != len(zero_points):
+    if scales is None or zero_points is None:
+        return None
+    if len(scales) != 1 or len(zero_points) != 1:  # a grid for each channel, or damage
         return None
     zero_point = int(zero_points[0])
     return _grid(float(scales[0]), integers.min - zero_point, integers.max - zero_point)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ExportError, PolicyError, printable, readable
+from matar_tf.errors import ExportError, PolicyError, readable_line
+from matar_tf.io.names import check_names
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
@@ -71,10 +72,12 @@ class ModelInfo:
     def __repr__(self) -> str:
         lines = [f"{self.num_bytes} bytes"]
         lines += [
-            f"  {key}: {self.metadata[key]}" for key in _SHOWN if key in self.metadata
+            readable_line(f"  {key}: {self.metadata[key]}")
+            for key in _SHOWN
+            if key in self.metadata
         ]
         lines += [
-            f"  {entry}: stored wider than its width: {note}"
+            readable_line(f"  {entry}: stored wider than its width: {note}")
             for entry, note in self.metadata.get("notes", {}).items()
         ]
         rows = [_HEADER, *map(_cells, self.operators)]
@@ -82,12 +85,12 @@ class ModelInfo:
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             lines.append("  ".join(cells).rstrip())
-        return "\n".join(map(printable, lines))
+        return "\n".join(lines)
 
 
 def _cells(operator: Operator) -> tuple[str, ...]:
     values = (
-        readable(operator.output),
+        operator.output,
         operator.op,
         operator.entry,
         operator.weight_bits,
@@ -96,7 +99,7 @@ def _cells(operator: Operator) -> tuple[str, ...]:
         None if operator.scale is None else f"{operator.scale:.6g}",
         operator.num_bytes or None,
     )
-    return tuple("" if value is None else str(value) for value in values)
+    return tuple("" if value is None else readable_line(str(value)) for value in values)
 
 
 def inspect_model(content: bytes) -> ModelInfo:
@@ -109,14 +112,10 @@ def inspect_model(content: bytes) -> ModelInfo:
     model = parse_model(content)
     graph = model.subgraphs[0]
     kernels = _object(metadata, "kernels")
-    if not all(isinstance(entry, str) for entry in kernels.values()):
-        raise ExportError(
-            "Expected policy entries under 'kernels' in the metadata of the file, got "
-            f"{kernels}; export it again."
-        )
+    _check_texts(kernels, "kernels")
     weights, activations = _widths(metadata)
     if "notes" in metadata:
-        _object(metadata, "notes")
+        _check_texts(_object(metadata, "notes"), "notes")
     rows: list[Operator] = []
     made_by = {int(op.outputs[0]): op for op in graph.operators}
     for operator in graph.operators:
@@ -171,6 +170,12 @@ def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
             f"{str(value)[:80]}; export it again."
         )
     return value
+
+
+def _check_texts(document: dict[str, Any], key: str) -> None:
+    """Checks that an object of the metadata holds texts that can be printed."""
+    what = f"what is under {key!r} in the metadata of the file"
+    check_names(document.values(), what, ExportError)
 
 
 def _stored_kernel(graph: Any, operator: Any, made_by: dict[int, Any]) -> Any:

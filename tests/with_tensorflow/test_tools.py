@@ -608,7 +608,10 @@ class TestReport:
         assert "mpic" in fails(capsys, "report", run=run, target="mpig")
         message = fails(capsys, "report", run=run, format="html", target="mpic")
         assert "whole run" in message
-        (tmp_path / "run/report.html").unlink()
+        assert call("report", run=run, format="html") == 0
+        page = capsys.readouterr().out
+        assert page == (tmp_path / "run/report.html").read_text()
+        (tmp_path / "run/matrix.json").unlink()
         assert "--resume" in fails(capsys, "report", run=run, format="html")
 
     def test_a_damaged_run_is_one_sentence(
