@@ -22,6 +22,7 @@ from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.stored import REBUILD_ERRORS
+from matar_tf.keras.weight_limit import weights_within
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
@@ -94,8 +95,10 @@ def load_network(artifact: Artifact) -> KerasModel:
     )
     config = _checked(config)
     arrays = parse_arrays(artifact.extras["network.npz"], "network.npz")
+    num_bytes = sum(array.nbytes for array in arrays.values())
     try:
-        model = keras.Model.from_config(config)
+        with weights_within(num_bytes, "network.npz"):
+            model = keras.Model.from_config(config)
         weights = [arrays[str(i)] for i in range(len(arrays))]
     except REBUILD_ERRORS as error:
         raise ArtifactError(
