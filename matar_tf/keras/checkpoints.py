@@ -33,7 +33,7 @@ _Entries = dict[str, Any]
 
 def copy_checkpoint(
     prefix: Path, target: Path, *, without: tuple[str, ...] = ()
-) -> int:
+) -> dict[str, int]:
     """Writes a checkpoint anew.
 
     Args:
@@ -42,7 +42,7 @@ def copy_checkpoint(
       without: The names of the objects below the root that the copy is not to have.
 
     Returns:
-      The bytes of all its values.
+      The bytes of all its values by name.
 
     Raises:
       ModelError: If it is damaged, or not as TensorFlow writes it.
@@ -62,7 +62,6 @@ def copy_checkpoint(
         with paths[entry.shard_id].open("rb") as file:
             file.seek(entry.offset)
             values[name] = _value(entry, file.read(entry.size))
-    total = sum(entry.size for entry in entries.values())
     if without:
         values[_GRAPH] = _pruned(values[_GRAPH], without)
     tf.raw_ops.SaveV2(
@@ -76,7 +75,7 @@ def copy_checkpoint(
         is_changed = name == _GRAPH and without
         if not is_changed and copied[name].crc32c != entry.crc32c:
             raise _damaged(prefix, f"the checksum of {name!r:.100}")
-    return total
+    return {name: entry.size for name, entry in entries.items()}
 
 
 def _damaged(prefix: Path, what: str) -> ModelError:

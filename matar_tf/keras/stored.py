@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -169,14 +169,16 @@ def _read_saved_model(
     stored = json_utils.decode(json.dumps(stored))  # tuples and other values
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "variables"
-        num_bytes = copy_checkpoint(
+        sizes = copy_checkpoint(
             path / "variables" / "variables",
             copy,
             without=() if is_compiled else ("optimizer",),
         )
-        with weights_within(_COPIES * num_bytes, str(path)):
+        with weights_within(_COPIES * sum(sizes.values()), str(path)):
             model = _built(stored, custom_objects, is_compiled)
             # Nothing may wait for its values once the copy is gone.
+            if model.optimizer is not None:
+                _build_optimizer(model, sizes)
             status = model.load_weights(str(copy))
     status.assert_existing_objects_matched()
     status.expect_partial()  # metrics, and the optimizer's state if it is not asked for
@@ -186,7 +188,7 @@ def _read_saved_model(
 def _built(
     stored: dict[str, Any], custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
-    """Returns the network of a SavedModel's config, with all its variables."""
+    """Returns the network of a SavedModel's config, with its weights made."""
     with keras.utils.custom_object_scope(custom_objects):
         model: KerasModel = keras.models.model_from_config(
             {key: stored[key] for key in ("class_name", "config")}
@@ -202,11 +204,18 @@ def _built(
                     stored["training_config"], custom_objects
                 )
             )
-            if isinstance(model.optimizer, keras.optimizers.legacy.Optimizer):
-                model.optimizer._create_all_weights(model.trainable_variables)
-            else:
-                model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _build_optimizer(model: KerasModel, stored: Iterable[str]) -> None:
+    """Makes those variables of an optimizer that a checkpoint has values for."""
+    weights, optimizer = model.trainable_variables, model.optimizer
+    is_legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+    # There are none of a network that was compiled and not trained.
+    start = "optimizer/" if is_legacy else "optimizer/_variables/"
+    if any(name.startswith(start) for name in stored):
+        build = optimizer._create_all_weights if is_legacy else optimizer.build
+        build(weights)
 
 
 def _check_json(

@@ -70,6 +70,25 @@ def test_a_compiled_network_comes_back(plain: Any, name: str) -> None:
     assert load_model(str(folder / name), compile=False).optimizer is None
 
 
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("of", [keras.optimizers, keras.optimizers.legacy])
+@pytest.mark.parametrize("name", ["net.h5", "folder"])  # .keras leaves old ones out
+def test_optimizers_of_both_kinds_come_back(
+    tmp_path: Path, name: str, of: Any, is_trained: bool
+) -> None:
+    model = keras.Sequential([L.Input((2,)), L.Dense(1, name="d")])
+    model.compile(of.Adam(0.25), "mse")
+    x, y = np.ones((2, 2)), np.ones((2, 1))
+    if is_trained:
+        model.fit(x, y, verbose=0)
+    model.save(tmp_path / name, save_format=FORMS[name])
+    again = load_model(tmp_path / name)
+    assert float(again.optimizer.learning_rate) == 0.25
+    for one in (model, again):
+        one.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+
+
 class TestCodeOfAStranger:
     @pytest.mark.parametrize("name", FORMS)
     def test_a_lambda_is_refused_by_name(self, tmp_path: Path, name: str) -> None:
