@@ -128,7 +128,7 @@ def _read_index(prefix: Path) -> tuple[int, _Entries]:
     if not footer.endswith(_MAGIC):
         raise _damaged(prefix, "the end of the index")
     place = _varint(footer, _varint(footer, 0)[1])[1]  # behind the metadata's
-    header, entries, left = None, {}, len(content)
+    header, entries, left = _bundle.BundleHeaderProto(), {}, len(content)
     for _, handle in _block(content, *_handle(footer, place)):
         offset, size = _handle(handle, 0)
         left -= size
@@ -139,7 +139,7 @@ def _read_index(prefix: Path) -> tuple[int, _Entries]:
                 header = _bundle.BundleHeaderProto.FromString(value)
             else:
                 entries[key.decode()] = _bundle.BundleEntryProto.FromString(value)
-    is_known = header is not None and 1 <= header.num_shards <= len(entries)
+    is_known = 1 <= header.num_shards <= len(entries)
     if not is_known or header.endianness != _bundle.BundleHeaderProto.LITTLE:
         raise _damaged(prefix, "the header of the index")
     return header.num_shards, entries
