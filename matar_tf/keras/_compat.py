@@ -33,6 +33,7 @@ try:
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
     import tf_keras as keras
+    from tensorflow.core.protobuf import tensor_bundle_pb2, trackable_object_graph_pb2
     from tf_keras.protobuf import saved_metadata_pb2
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
@@ -54,8 +55,10 @@ __all__ = [
     "keras",
     "saved_metadata_pb2",
     "saving_utils",
+    "tensor_bundle_pb2",
     "tf",
     "tfmot",
+    "trackable_object_graph_pb2",
 ]
 
 # TensorFlow and tf_keras make their classes at run time, so that type checkers know

@@ -20,6 +20,9 @@ _MAX_DEPTH: Final = 100  # a quantized layer's config takes 9
 _REFUSED: Final = frozenset(
     {"IntegerLookup", "Lambda", "StringLookup", "TextVectorization"}
 )
+# How Keras stores operators and functions of TensorFlow that are applied to a layer's
+# output: by a path that may lead anywhere.
+_OPERATIONS: Final = frozenset({"ClassMethod", "SlicingOpLambda", "TFOpLambda"})
 _NAMESPACES: Final = (
     "constraints",
     "initializers",
@@ -72,11 +75,17 @@ def check_classes(
         if not _is_known(value, known, custom):
             place = value.get("module")
             shown = f"{place}.{name}" if place else name
+            is_operation = isinstance(name, str) and name in _OPERATIONS
+            remedy = (
+                "It stands for an operation on a layer's output, such as x * 2.0; use "
+                "a layer (Rescaling, Add, Multiply, Reshape) and save the network again"
+                if is_operation
+                else "A class of your own goes into custom_objects of load_model"
+            )
             raise ModelError(
                 "Expected layers and functions that Keras makes of numbers alone in "
                 f"{where}, got {shown!r:.100}, which could run foreign code; matar_tf "
-                "does not load it. A class of your own goes into custom_objects of "
-                "load_model."
+                f"does not load it. {remedy}."
             )
 
 

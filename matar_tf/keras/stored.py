@@ -1,18 +1,19 @@
 """Reading networks that Keras saved, also those of strangers: checked before loaded.
 
-HDF5 files may read other files, by links, external storage and virtual datasets, and
-claim arrays of any size; configs may name any class; the graphs of a SavedModel are
-programs. So links and arrays are looked at first, classes are held against a list
-(`matar_tf.keras.known_classes`), and of a SavedModel the config and the variables are
-taken, never a graph.
+Native code that reads HDF5 and checkpoints trusts them; configs may name any class, and
+layers of any size; the graphs of a SavedModel are programs. So Keras is given copies of
+what was read with care (`matar_tf.io.hdf5`, `matar_tf.keras.checkpoints`), classes are
+held against a list (`matar_tf.keras.known_classes`), weights are made as far as values
+for them are stored, and of a SavedModel the config and the variables are taken, never a
+graph.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import math
-from collections.abc import Mapping
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from google.protobuf.message import DecodeError
 
 from matar_tf.errors import ArtifactError, MatarError, ModelError
 from matar_tf.io.archive import MAX_ARRAY_BYTES, read_members
+from matar_tf.io.files import read_at_most
+from matar_tf.io.hdf5 import most_unpacked, read_hdf5, write_hdf5
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import (
     KerasModel,
@@ -30,7 +33,9 @@ from matar_tf.keras._compat import (
     saving_utils,
     tf,
 )
+from matar_tf.keras.checkpoints import copy_checkpoint
 from matar_tf.keras.known_classes import check_classes
+from matar_tf.keras.weight_limit import weights_within
 
 __all__ = ["REBUILD_ERRORS", "read_model"]
 
@@ -48,10 +53,12 @@ REBUILD_ERRORS: Final = (
     ValueError,
     tf.errors.OpError,
 )
-_MAX_GROUPS: Final = 32  # of HDF5, one in the other
+_MAX_METADATA_BYTES: Final = 1 << 26
+# Of every weight, while a network is made: itself, and up to four that an optimizer
+# keeps, which are not in the file if it was not trained.
+_COPIES: Final = 5
 _KERAS_MEMBERS: Final = ("metadata.json", "config.json", "model.weights.h5")
 _CONFIG_KEYS: Final = ("class_name", "config", "training_config")  # of a SavedModel
-_hdf5: Any = h5py  # the type stubs lack parts of these
 _metadata: Any = saved_metadata_pb2
 _CustomObjects = Mapping[str, Any] | None
 
@@ -94,44 +101,63 @@ def read_model(
 def _read_hdf5(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
-    with h5py.File(path, "r") as file:
-        _check_hdf5(file, path.stat().st_size, str(path))
-        for key in ("model_config", "training_config"):
-            if key in file.attrs:
-                _check_json(file.attrs[key], str(path), custom_objects)
-        if "model_config" not in file.attrs:
-            raise ModelError(
-                f"Expected a whole network in {path}, got none, at most its weights; "
-                "save it with model.save, or build it and load these with its "
-                "load_weights."
-            )
+    _check_is_file(path)
+    with path.open("rb") as file:
+        stored = read_hdf5(file, str(path))
+    for key in ("model_config", "training_config"):
+        if key in stored.groups[""]:
+            _check_json(stored.groups[""][key], str(path), custom_objects)
+    if "model_config" not in stored.groups[""]:
+        raise ModelError(
+            f"Expected a whole network in {path}, got none, at most its weights; "
+            "save it with model.save, or build it and load these with its "
+            "load_weights."
+        )
+    with (
+        h5py.File(write_hdf5(stored), "r") as copy,
+        weights_within(_COPIES * stored.num_bytes, str(path)),
+    ):
         return keras.models.load_model(
-            file, custom_objects=custom_objects, compile=is_compiled
+            copy, custom_objects=custom_objects, compile=is_compiled
         )
 
 
 def _read_keras(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
+    _check_is_file(path)
+    most = min(MAX_ARRAY_BYTES, most_unpacked(path.stat().st_size))
     try:
-        members = read_members(
-            path, str(path), max_bytes=MAX_ARRAY_BYTES, known=_KERAS_MEMBERS
-        )
+        members = read_members(path, str(path), max_bytes=most, known=_KERAS_MEMBERS)
     except ArtifactError as error:
         raise ModelError(str(error)) from error
     _check_json(members["config.json"], str(path), custom_objects)
-    weights = members["model.weights.h5"]
-    with h5py.File(io.BytesIO(weights), "r") as file:
-        _check_hdf5(file, len(weights), str(path))
-    return keras.models.load_model(
-        str(path), custom_objects=custom_objects, compile=is_compiled
-    )
+    with tempfile.TemporaryFile() as file:
+        file.write(members["model.weights.h5"])
+        file.seek(0)
+        stored = read_hdf5(file, str(path))
+    # Of what was checked, since the file itself may change meanwhile.
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.keras"
+        with zipfile.ZipFile(copy, "w") as archive:
+            archive.writestr("config.json", members["config.json"])
+            archive.writestr("model.weights.h5", write_hdf5(stored).getbuffer())
+        with weights_within(_COPIES * stored.num_bytes, str(path)):
+            return keras.models.load_model(
+                str(copy), custom_objects=custom_objects, compile=is_compiled
+            )
+
+
+def _check_is_file(path: Path) -> None:
+    """Refuses what may have no end, such as a pipe."""
+    if path.exists() and not path.is_file():
+        raise ModelError(f"Expected a file at {str(path)!r}, found a device or a pipe.")
 
 
 def _read_saved_model(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
-    content = (path / "keras_metadata.pb").read_bytes()
+    content = read_at_most(path / "keras_metadata.pb", _MAX_METADATA_BYTES, ModelError)
     nodes = _metadata.SavedMetadata.FromString(content).nodes
     root = next((one.metadata for one in nodes if one.node_path == "root"), "{}")
     stored = _check_json(root, str(path), custom_objects, of=_CONFIG_KEYS)
@@ -141,20 +167,55 @@ def _read_saved_model(
             "none; matar_tf runs no graphs of a SavedModel. Save the network as HDF5."
         )
     stored = json_utils.decode(json.dumps(stored))  # tuples and other values
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "variables"
+        sizes = copy_checkpoint(
+            path / "variables" / "variables",
+            copy,
+            without=() if is_compiled else ("optimizer",),
+        )
+        with weights_within(_COPIES * sum(sizes.values()), str(path)):
+            model = _built(stored, custom_objects, is_compiled)
+            # Nothing may wait for its values once the copy is gone.
+            if model.optimizer is not None:
+                _build_optimizer(model, sizes)
+            status = model.load_weights(str(copy))
+    status.assert_existing_objects_matched()
+    status.expect_partial()  # metrics, and the optimizer's state if it is not asked for
+    return model
+
+
+def _built(
+    stored: dict[str, Any], custom_objects: dict[str, Any], is_compiled: bool
+) -> KerasModel:
+    """Returns the network of a SavedModel's config, with its weights made."""
     with keras.utils.custom_object_scope(custom_objects):
         model: KerasModel = keras.models.model_from_config(
             {key: stored[key] for key in ("class_name", "config")}
         )
+        if not model.built:
+            raise ModelError(
+                "Expected a network that knows the shape of its input, got one that "
+                "does not; give its first layer an input shape and save it again."
+            )
         if is_compiled and stored.get("training_config"):
             model.compile(
                 **saving_utils.compile_args_from_training_config(
                     stored["training_config"], custom_objects
                 )
             )
-    status = model.load_weights(str(path / "variables" / "variables"))
-    status.assert_existing_objects_matched()
-    status.expect_partial()  # metrics, and the optimizer's state if it is not asked for
     return model
+
+
+def _build_optimizer(model: KerasModel, stored: Iterable[str]) -> None:
+    """Makes those variables of an optimizer that a checkpoint has values for."""
+    weights, optimizer = model.trainable_variables, model.optimizer
+    is_legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+    # There are none of a network that was compiled and not trained.
+    start = "optimizer/" if is_legacy else "optimizer/_variables/"
+    if any(name.startswith(start) for name in stored):
+        build = optimizer._create_all_weights if is_legacy else optimizer.build
+        build(weights)
 
 
 def _check_json(
@@ -169,50 +230,3 @@ def _check_json(
         value = {key: value[key] for key in of if key in value}
     check_classes(value, where, custom_objects)
     return value
-
-
-def _check_hdf5(file: Any, num_bytes: int, where: str) -> None:
-    """Checks that all that a file of HDF5 holds lies in it.
-
-    Raises:
-      ModelError: If a link or an array leads elsewhere, an array is not of numbers, or
-        all of them claim more than the file's bytes.
-    """
-    seen: set[Any] = set()
-    waiting = [(file, 0)]
-    claimed = 0
-    while waiting:
-        item, depth = waiting.pop()
-        address = _hdf5.h5o.get_info(item.id).addr
-        if address in seen:
-            continue
-        seen.add(address)
-        if isinstance(item, h5py.Dataset):
-            claimed += _size(item, where)
-            continue
-        if not isinstance(item, h5py.Group) or depth > _MAX_GROUPS:
-            raise _foreign(where, f"{type(item).__name__} at depth {depth}")
-        for key in item:
-            link = item.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise _foreign(where, f"{type(link).__name__} {key!r:.100}")
-            waiting.append((item[key], depth + 1))
-    if claimed > num_bytes:
-        raise _foreign(where, f"arrays of {claimed} bytes in {num_bytes}")
-
-
-def _size(array: Any, where: str) -> int:
-    """Returns the bytes of an array of numbers, all of which the file holds."""
-    size = math.prod(array.shape or ()) * array.dtype.itemsize
-    is_inside = not array.is_virtual and not array.external
-    # Keras neither compresses nor leaves anything out, which could claim any size.
-    if array.dtype.kind in "biuf" and is_inside and array.chunks is None:
-        return size
-    raise _foreign(where, f"an array of {array.dtype} that is not")
-
-
-def _foreign(where: str, what: str) -> ModelError:
-    return ModelError(
-        f"Expected an HDF5 file as Keras writes it, of groups and plain arrays of "
-        f"numbers that lie in it, at {where}, got {what}; matar_tf does not load it."
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from fixtures.paths import SHIPPED
@@ -45,6 +46,17 @@ class TestNetwork:
         with pytest.raises(ArtifactError, match="foreign code"):
             load_network(dataclasses.replace(shipped, extras=extras))
         assert not target.exists()
+
+    def test_layers_take_no_more_than_is_stored(self, shipped):
+        config = json.loads(shipped.extras["network.json"])
+        text = json.dumps(config)
+        filters = re.search(r'"filters": (\d+)', text)[0]
+        extras = {
+            **shipped.extras,
+            "network.json": text.replace(filters, '"filters": 2000000').encode(),
+        }
+        with pytest.raises(ArtifactError, match=r"stored in network\.npz, got more"):
+            load_network(dataclasses.replace(shipped, extras=extras))
 
     def test_the_shipped_one_is_built(self, shipped):
         assert load_network(shipped).count_params() > 0

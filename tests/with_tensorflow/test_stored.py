@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +19,11 @@ from fixtures.programs import fails
 
 from matar_tf.data import Data
 from matar_tf.errors import ModelError
-from matar_tf.keras import keras, load_float, load_model
+from matar_tf.io import hdf5
+from matar_tf.keras import keras, load_float, load_model, stored
+from matar_tf.keras.checkpoints import copy_checkpoint
 from matar_tf.keras.known_classes import check_classes
-from matar_tf.keras.stored import _check_hdf5
+from matar_tf.keras.stored import REBUILD_ERRORS
 
 L = keras.layers
 FORMS = {"net.h5": "h5", "net.keras": "keras", "folder": "tf"}
@@ -64,6 +68,25 @@ def test_a_compiled_network_comes_back(plain: Any, name: str) -> None:
     again.fit(x, y, verbose=0)
     assert int(again.optimizer.iterations) == 2  # the optimizer's state, too
     assert load_model(str(folder / name), compile=False).optimizer is None
+
+
+@pytest.mark.parametrize("is_trained", [False, True])
+@pytest.mark.parametrize("of", [keras.optimizers, keras.optimizers.legacy])
+@pytest.mark.parametrize("name", ["net.h5", "folder"])  # .keras leaves old ones out
+def test_optimizers_of_both_kinds_come_back(
+    tmp_path: Path, name: str, of: Any, is_trained: bool
+) -> None:
+    model = keras.Sequential([L.Input((2,)), L.Dense(1, name="d")])
+    model.compile(of.Adam(0.25), "mse")
+    x, y = np.ones((2, 2)), np.ones((2, 1))
+    if is_trained:
+        model.fit(x, y, verbose=0)
+    model.save(tmp_path / name, save_format=FORMS[name])
+    again = load_model(tmp_path / name)
+    assert float(again.optimizer.learning_rate) == 0.25
+    for one in (model, again):
+        one.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
 
 
 class TestCodeOfAStranger:
@@ -185,7 +208,12 @@ def virtual(file: Any, other: Path) -> None:
 
 
 def compressed(file: Any, other: Path) -> None:
-    file.create_dataset("more", data=np.zeros(1 << 20, "u1"), compression="gzip")
+    zeros = np.zeros((1 << 26) + 1, "u1")  # one more than may shrink as it will
+    file.create_dataset("more", data=zeros, compression="gzip")
+
+
+def otherwise_compressed(file: Any, other: Path) -> None:
+    file.create_dataset("more", data=np.zeros(9), compression="lzf")
 
 
 def never_written(file: Any, other: Path) -> None:
@@ -194,6 +222,41 @@ def never_written(file: Any, other: Path) -> None:
 
 def objects(file: Any, other: Path) -> None:
     file["more"] = np.array(["text"], h5py.string_dtype())
+
+
+def twice(file: Any, other: Path) -> None:
+    file["model_weights/more"] = file["model_weights"]
+
+
+def long_texts(file: Any, other: Path) -> None:
+    """A text of 50 kB that one attribute names 20 times, as no writer does."""
+    del file["model_weights"].attrs["layer_names"]
+    texts = np.array(["Q" * 50_000, *"abcdefghijklmnopqrst"], dtype=object)
+    file["model_weights"].attrs.create("layer_names", texts, dtype=h5py.string_dtype())
+    path = Path(file.filename)
+    file.close()
+    content = bytearray(path.read_bytes())
+    one = content.index((50_000).to_bytes(4, "little"))
+    reference = content[one : one + 16]  # length, address, index
+    for place in range(one, one + 16 * 21, 16):
+        content[place : place + 16] = reference
+    path.write_bytes(content)
+
+
+def number(file: Any, other: Path) -> None:
+    file.attrs["model_config"] = 3
+
+
+def large_layer(file: Any, other: Path) -> None:
+    config = json.loads(file.attrs["model_config"])
+    config["config"]["layers"][-1]["config"]["units"] = 1 << 20  # of 8 inputs, 32 MB
+    file.attrs["model_config"] = json.dumps(config)
+
+
+def huge_layer(file: Any, other: Path) -> None:
+    config = json.loads(file.attrs["model_config"])
+    config["config"]["layers"][-1]["config"]["units"] = 1 << 24
+    file.attrs["model_config"] = json.dumps(config)
 
 
 def deep(file: Any, other: Path) -> None:
@@ -207,7 +270,13 @@ def deep(file: Any, other: Path) -> None:
         (soft_link, "got SoftLink 'more'"),
         (external_storage, "an array of uint8 that is not"),
         (virtual, "an array of uint8 that is not"),
-        (compressed, "an array of uint8 that is not"),
+        (compressed, "compressed arrays of 67108865 bytes in .*run h5repack -f NONE"),
+        (otherwise_compressed, "in another way than gzip; run h5repack -f NONE"),
+        (twice, "got two names of"),
+        (long_texts, "and texts of 105"),
+        (number, "an attribute of int64"),
+        (large_layer, "shape"),
+        (huge_layer, "weights take about the .* got more than"),
         (never_written, "arrays of 1099"),
         (objects, "an array of object that is not"),
         (deep, "Group at depth 33"),
@@ -243,15 +312,85 @@ def test_weights_in_a_keras_file_are_looked_at(plain: Any, tmp_path: Path) -> No
         load_model(path)
 
 
-def test_a_group_that_holds_itself_ends(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "net.h5", "w") as file:
-        file["group/again"] = file.create_group("group")
-        file["values"] = np.zeros(300)
-        file["group/same"] = file["values"]  # counted once
-        file.flush()
-        _check_hdf5(file, 2400, "it")
-        with pytest.raises(ModelError, match="arrays of 2400 bytes in 2399"):
-            _check_hdf5(file, 2399, "it")
+def test_gzip_is_read(plain: Any, tmp_path: Path) -> None:
+    model, folder = plain
+    path = tmp_path / "net.h5"
+    path.write_bytes((folder / "net.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        for name in ("conv/conv/kernel:0", "logits/logits/kernel:0"):
+            group = file["model_weights"]
+            values = group[name][()]
+            del group[name]
+            group.create_dataset(
+                name, data=values, compression="gzip", shuffle=True, fletcher32=True
+            )
+    for one, other in zip(
+        load_model(path).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("status", ["SIGSEGV", "SIGXCPU", "SIGKILL"])
+def test_an_end_of_the_process_that_reads_is_an_error(
+    plain: Any, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    ends = f"import os, signal; os.kill(os.getpid(), signal.{status})"
+    monkeypatch.setattr(hdf5, "_START", ends)
+    shown = "ran out of time" if status == "SIGXCPU" else f"ended by {status}"
+    with pytest.raises(ModelError, match=f"one whose reading .*{shown}"):
+        load_model(plain[1] / "net.h5")
+
+
+def test_a_keras_file_is_read_as_it_was_checked(
+    plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = plain
+    path = tmp_path / "net.keras"
+    path.write_bytes((folder / "net.keras").read_bytes())
+    check = stored.check_classes
+
+    def check_and_change(*values: Any) -> None:
+        check(*values)
+        path.write_bytes(b"another file")
+
+    monkeypatch.setattr(stored, "check_classes", check_and_change)
+    for one, other in zip(
+        load_model(path).get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+class TestVariablesOfASavedModel:
+    @pytest.fixture
+    def path(self, plain: Any, tmp_path: Path) -> Path:
+        return shutil.copytree(plain[1] / "folder", tmp_path / "folder")
+
+    def test_every_bit_of_the_index_may_be_wrong(self, path: Path) -> None:
+        index = path / "variables" / "variables.index"
+        content = index.read_bytes()
+        copies = path / "copies"
+        copies.mkdir()
+        for place in range(0, len(content), 7):
+            changed = bytearray(content)
+            changed[place] ^= 0xFF
+            index.write_bytes(changed)
+            with contextlib.suppress(*REBUILD_ERRORS):
+                copy_checkpoint(path / "variables" / "variables", copies / "one")
+
+    def test_values_have_checksums(self, path: Path) -> None:
+        (data,) = (path / "variables").glob("variables.data-*")
+        content = bytearray(data.read_bytes())
+        content[100] ^= 1
+        data.write_bytes(content)
+        with pytest.raises(ModelError, match="the checksum of"):
+            load_model(path)
+
+    def test_it_may_be_compiled_anew_and_trained(self, path: Path) -> None:
+        again = load_model(path, compile=False)
+        shutil.rmtree(path)
+        again.compile("sgd", "sparse_categorical_crossentropy")
+        again.fit(np.zeros((3, 4, 4, 1)), np.arange(3), verbose=0)
+        assert int(again.optimizer.iterations) == 1  # begins anew
 
 
 def test_files_that_are_no_network(plain: Any, tmp_path: Path) -> None:

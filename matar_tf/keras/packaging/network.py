@@ -16,12 +16,13 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.artifact import Artifact
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, ModelError
 from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.stored import REBUILD_ERRORS
+from matar_tf.keras.weight_limit import weights_within
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
@@ -81,7 +82,8 @@ def load_network(artifact: Artifact) -> KerasModel:
 
     Raises:
       ArtifactError: If the artifact holds no network, one whose weights do not fit its
-        layers, or one with a layer that could run foreign code.
+        layers, layers of more weights than it holds, or one with a layer that could
+        run foreign code.
     """
     for name in ("network.json", "network.npz"):
         if name not in artifact.extras:
@@ -94,9 +96,13 @@ def load_network(artifact: Artifact) -> KerasModel:
     )
     config = _checked(config)
     arrays = parse_arrays(artifact.extras["network.npz"], "network.npz")
+    num_bytes = sum(array.nbytes for array in arrays.values())
     try:
-        model = keras.Model.from_config(config)
+        with weights_within(num_bytes, "network.npz"):
+            model = keras.Model.from_config(config)
         weights = [arrays[str(i)] for i in range(len(arrays))]
+    except ModelError as error:
+        raise ArtifactError(str(error)) from error
     except REBUILD_ERRORS as error:
         raise ArtifactError(
             "Expected a Keras network that can be rebuilt here, got one that cannot "
