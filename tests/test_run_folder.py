@@ -242,7 +242,7 @@ class TestOverwrite:
         for name in ("../else", "", str(tmp_path / "else")):
             record["targets"] = {name: "digest"}
             (output / "run.json").write_text(json.dumps(record))
-            with pytest.raises(SearchError, match="other files"):
+            with pytest.raises(SearchError, match="no names of folders"):
                 prepare(output, overwrite=True)
         assert victim.is_dir()
 

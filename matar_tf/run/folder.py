@@ -141,16 +141,13 @@ def _check_folder(
 
 def _earlier_run(output: Path) -> RunRecord:
     """Returns the record of the run that is in a folder."""
-    try:
-        return read_record(output)
-    except SearchError as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, FileNotFoundError):
-            cause = f"there is no {RUN_FILE}"
+    if not (output / RUN_FILE).exists():
         raise SearchError(
             f"Expected an empty output, or one with the {RUN_FILE} of an earlier run, "
-            f"but {output} holds other files ({cause}); choose another output."
-        ) from error
+            f"but {output} holds other files (there is no {RUN_FILE}); choose another "
+            "output."
+        )
+    return read_record(output)
 
 
 def check_folder_names(names: Iterable[str]) -> None:

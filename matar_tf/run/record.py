@@ -337,6 +337,6 @@ def read_record(output: Path) -> RunRecord:
         return RunRecord.from_json(_READER.read(output / RUN_FILE, RUN_FILE))
     except SearchError as error:
         raise SearchError(
-            f"Expected the record of a run in {output / RUN_FILE}, but: {error} "
-            "Search again, into another folder."
+            f"Expected the record of a run in {output / RUN_FILE}, but: "
+            f"{str(error).rstrip('.')}. Search again, into another folder."
         ) from error
