@@ -201,7 +201,7 @@ class TestInstalled:
         done = run(command, empty, status=1)
         (line,) = done.stderr.splitlines()
         assert line.startswith("ModuleNotFoundError: Expected TensorFlow 2.21")
-        packages = "'h5py>=3.10' 'tensorflow==2.21.*' 'tf_keras==2.21.*' "
-        packages += "tensorflow-model-optimization==0.8.1"
+        packages = "'tensorflow==2.21.*' 'tf_keras==2.21.*' "
+        packages += "tensorflow-model-optimization==0.8.1 'h5py>=3.10'"
         assert line.endswith(f"run pip install {packages}.")
         assert not (empty / "new.matar").exists()
