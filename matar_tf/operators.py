@@ -7,15 +7,17 @@ names here: what one computes (`matar_tf.tflite.simulator`), when one is sound
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from matar_tf.workload import OpKind
 
-__all__ = ["OPERATORS", "CostShape", "Grid", "Operator"]
+__all__ = ["OPERATORS", "CostShape", "Grid", "Operator", "registrar"]
+
+_Function = TypeVar("_Function")
 
 
 class Grid(str, Enum):
@@ -151,3 +153,22 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "TRANSPOSE": _reshapes("TransposeOptions", (2, 2), (1,)),
     }
 )
+
+
+def registrar(
+    functions: dict[str, _Function],
+) -> Callable[..., Callable[[_Function], _Function]]:
+    """Returns a decorator, called with operators' names, that fills a table.
+
+    Args:
+      functions: The table, by the operator's name.
+    """
+
+    def names(*operators: str) -> Callable[[_Function], _Function]:
+        def register(function: _Function) -> _Function:
+            functions.update(dict.fromkeys(operators, function))
+            return function
+
+        return register
+
+    return names

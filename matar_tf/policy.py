@@ -170,13 +170,9 @@ def read_entries(value: object, what: str) -> tuple[object, object]:
       PolicyError: If the object has another form.
     """
     keys = ("schema_version", "weights", "activations")
-    document = JsonReader(PolicyError).object(value, what, keys)
-    if document["schema_version"] != SCHEMA_VERSION:
-        raise PolicyError(
-            f"Expected schema_version {SCHEMA_VERSION} in the {what}, got "
-            f"{document['schema_version']!r}; write it with this version of "
-            "matar_tf."
-        )
+    reader = JsonReader(PolicyError)
+    document = reader.object(value, what, keys)
+    reader.check_version(document, what, SCHEMA_VERSION)
     for key in ("weights", "activations"):
         if not isinstance(document[key], dict):
             raise PolicyError(

@@ -364,12 +364,7 @@ class SearchResult:
         lists = ("objectives", "front", "references", "history")
         keys = ["schema_version", *(field.name for field in fields(cls))]
         document = _READER.object(value, "search result", keys)
-        version = _READER.field(document, "schema_version", int)
-        if version != SCHEMA_VERSION:
-            raise SearchError(
-                f"Expected a search result of schema_version {SCHEMA_VERSION}, got "
-                f"{version}; write it with this version of matar_tf."
-            )
+        _READER.check_version(document, "search result", SCHEMA_VERSION)
         rows = {
             key: cast("list[object]", _READER.field(document, key, list))
             for key in lists

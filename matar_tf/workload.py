@@ -183,11 +183,7 @@ class Workload:
                 f"The workload is malformed: expected a JSON object, got {value!r}."
             )
         document = _READER.object(cast("object", value), "workload", _KEYS)
-        if document["schema_version"] != SCHEMA_VERSION:
-            raise ModelError(
-                f"Expected a workload of schema_version {SCHEMA_VERSION}, got "
-                f"{document['schema_version']!r}."
-            )
+        _READER.check_version(document, "workload", SCHEMA_VERSION)
         tensors = [_read_tensor(entry) for entry in _list(document, "tensors")]
         by_name = {tensor.name: tensor for tensor in tensors}
         if len(by_name) < len(tensors):

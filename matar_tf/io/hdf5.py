@@ -19,15 +19,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Final
 
 import h5py
 import numpy as np
 
 from matar_tf.errors import ModelError
+from matar_tf.io.limits import limit_memory, limit_time
 
 __all__ = ["Hdf5", "most_unpacked", "read_hdf5", "serve", "write_hdf5"]
 
@@ -171,7 +170,10 @@ def serve(num_bytes: int) -> None:
       num_bytes: Of the file.
     """
     most = most_unpacked(num_bytes)
-    _set_limits(_BYTES + 2 * most, _SECONDS + most / _BYTES_PER_SECOND)
+    num_allowed = _BYTES + 2 * most
+    limit_memory(num_allowed)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * num_allowed, 2 * num_allowed))
+    limit_time(_SECONDS + most / _BYTES_PER_SECOND)
     output = sys.stdout.buffer
     try:
         with h5py.File(sys.stdin.buffer, "r") as file:
@@ -272,16 +274,3 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     raise ValueError(f"an attribute of {type(value).__name__}")
-
-
-def _set_limits(num_bytes: int, seconds: float) -> None:
-    """Lets this process have so much more memory and processor time than it has."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():  # elsewhere addresses are no measure of memory
-        pages = int(statm.read_text(encoding="ascii").split()[0])
-        limit = pages * resource.getpagesize() + num_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * num_bytes, 2 * num_bytes))
-    limit = math.ceil(time.process_time() + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))

@@ -99,6 +99,23 @@ class JsonReader:
             raise self.error(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
         return value
 
+    def check_version(
+        self, document: Mapping[str, Any], what: str, expected: int
+    ) -> None:
+        """Checks the ``schema_version`` of an object.
+
+        Args:
+          document: The object.
+          what: Its name in errors.
+          expected: The version.
+        """
+        version = self.field(document, "schema_version", int)
+        if version != expected:
+            raise self.error(
+                f"Expected a {what} of schema_version {expected}, got {version}; write "
+                "it with this version of matar_tf."
+            )
+
 
 def json_text(document: Any) -> str:
     """Returns the text of a file with a JSON document.

@@ -103,12 +103,7 @@ def matrix_from_json(value: object) -> CostMatrix:
     """
     keys = ("schema_version", "policies", "targets", "entries")
     document = _READER.object(value, "cost matrix", keys)
-    version = _READER.field(document, "schema_version", int)
-    if version != _SCHEMA_VERSION:
-        raise SearchError(
-            f"Expected a cost matrix of schema_version {_SCHEMA_VERSION}, got "
-            f"{version}; write it with this version of matar_tf."
-        )
+    _READER.check_version(document, "cost matrix", _SCHEMA_VERSION)
     rows = cast("list[object]", _READER.field(document, "entries", list))
     return CostMatrix(
         policies=_texts(document, "policies"),

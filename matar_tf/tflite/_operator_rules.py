@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from matar_tf.operators import registrar
 from matar_tf.tflite._graph_nodes import GraphTensor, Node, integers
 from matar_tf.tflite._schema import schema
 
@@ -32,16 +33,7 @@ _MAX_BETA: Final = 100.0
 
 Rule: TypeAlias = "Callable[[Node], tuple[int, ...]]"
 RULES: Final[dict[str, Rule]] = {}  # by the operator's name
-
-
-def rules(*operators: str) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of these operators."""
-
-    def register(rule: Rule) -> Rule:
-        RULES.update(dict.fromkeys(operators, rule))
-        return rule
-
-    return register
+rules = registrar(RULES)
 
 
 def _expect_rank(node: Node, tensor: GraphTensor, rank: int) -> None:

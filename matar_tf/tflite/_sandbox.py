@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
 import weakref
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.errors import ExportError
+from matar_tf.io.limits import limit_memory, limit_time
 from matar_tf.tflite._interpreters import load_interpreter, message_of
 
 __all__ = ["Sandbox", "serve"]
@@ -231,7 +229,7 @@ class _Worker:
             self._invoke()
             return time.perf_counter() - start, None
         if self._seconds:
-            _limit_time(self._allowed * self._num_threads)
+            limit_time(self._allowed * self._num_threads)
         found = getattr(self._interpreter, name)(*values)
         if name == "get_tensor":
             return None, np.asarray(found)  # a scalar comes as a number
@@ -242,16 +240,16 @@ class _Worker:
     ) -> None:
         make = load_interpreter(runtime)
         own = len(content) * 4 + num_threads * _BYTES_PER_THREAD
-        _limit_memory(_BYTES + own)
+        limit_memory(_BYTES + own)
         self._allowed = _SECONDS + more_seconds
-        _limit_time(self._allowed * num_threads)
+        limit_time(self._allowed * num_threads)
         self._num_threads = num_threads
         self._interpreter = make(model_content=content, num_threads=num_threads)
 
     def _invoke(self) -> None:
         if self._seconds:
             known = _SLOWER * self._seconds * self._num_samples
-            _limit_time(max(self._allowed, known) * self._num_threads)
+            limit_time(max(self._allowed, known) * self._num_threads)
         start = time.process_time()
         self._interpreter.invoke()
         spent = (time.process_time() - start) / self._num_samples
@@ -264,20 +262,3 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
         "shape": [int(size) for size in details["shape"]],
         "dtype": np.dtype(details["dtype"]).name,
     }
-
-
-def _limit_memory(num_bytes: int) -> None:
-    """Lets this process have so many bytes more than it has."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():  # elsewhere addresses are no measure of memory
-        pages = int(statm.read_text(encoding="ascii").split()[0])
-        limit = pages * resource.getpagesize() + num_bytes
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_time(seconds: float) -> None:
-    """Lets this process run so much longer, to the next full second."""
-    limit = math.ceil(time.process_time() + seconds)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))

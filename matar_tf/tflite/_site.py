@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from matar_tf.operators import registrar
 from matar_tf.tflite._schema import schema, tensor_array
 
 __all__ = ["SIMULATED", "Site", "saturate", "scale_of", "simulates", "zero_point_of"]
@@ -66,16 +67,7 @@ class Site:
 
 Computation: TypeAlias = "Callable[[Site], np.ndarray]"
 SIMULATED: Final[dict[str, Computation]] = {}  # by the operator's name
-
-
-def simulates(*operators: str) -> Callable[[Computation], Computation]:
-    """Registers a function as what these operators compute."""
-
-    def register(computation: Computation) -> Computation:
-        SIMULATED.update(dict.fromkeys(operators, computation))
-        return computation
-
-    return register
+simulates = registrar(SIMULATED)
 
 
 def scale_of(tensor: Any) -> np.ndarray:

@@ -125,13 +125,17 @@ def _template(
     return f"template: {words}", False
 
 
+def _unzipped(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
 def _arrays(
     rng: random.Random, members: dict[str, bytes], manifest: dict[str, Any]
 ) -> tuple[str, bool]:
     """Changes numbers, shapes or types of parameters, or their index."""
     del manifest
-    with zipfile.ZipFile(io.BytesIO(members[_ARRAYS])) as archive:
-        stored = {name: archive.read(name) for name in archive.namelist()}
+    stored = _unzipped(members[_ARRAYS])
     name = rng.choice(sorted(stored))
     if name.endswith(".json"):
         stored[name] = change_document(rng, stored[name])
@@ -151,8 +155,7 @@ def _retrained(
 ) -> tuple[str, bool]:
     """Gives all numbers of some arrays other values of their size."""
     del manifest
-    with zipfile.ZipFile(io.BytesIO(members[_ARRAYS])) as archive:
-        stored = {name: archive.read(name) for name in archive.namelist()}
+    stored = _unzipped(members[_ARRAYS])
     noise = np.random.default_rng(rng.getrandbits(64))
     names = sorted(name for name in stored if name.endswith(".npy"))
     chosen = rng.sample(names, rng.randint(1, len(names)))
