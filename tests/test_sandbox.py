@@ -207,11 +207,11 @@ class TestEnd:
             "Interpreter", (), {"invoke": lambda self: time.sleep(0)}
         )()
         worker._seconds, worker._num_samples, worker._num_threads = 2.0, 3, 2
-        limit, _sandbox._limit_time = _sandbox._limit_time, limits.append
+        limit, _sandbox.limit_time = _sandbox.limit_time, limits.append
         try:
             worker._invoke()
         finally:
-            _sandbox._limit_time = limit
+            _sandbox.limit_time = limit
         assert limits == [10 * 2.0 * 3 * 2]
 
 
