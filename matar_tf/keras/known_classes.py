@@ -7,7 +7,7 @@ texts, and what this process has registered; nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from matar_tf.errors import ModelError
@@ -70,9 +70,11 @@ def check_classes(
     """
     custom = {**keras.utils.get_custom_objects(), **(custom_objects or {})}
     known = _public_classes()
+    own = {name.rpartition(">")[2] for name in custom}
+    names = {*known, *custom, *own} - _REFUSED
     for value in _named_values(config, where):
         name = value["class_name"]
-        if not _is_known(value, known, custom):
+        if not _is_known(value, names, known, custom):
             place = value.get("module")
             shown = f"{place}.{name}" if place else name
             is_operation = isinstance(name, str) and name in _OPERATIONS
@@ -108,7 +110,10 @@ def _named_values(config: object, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_known(
-    value: Mapping[str, Any], known: Mapping[str, set[str]], custom: Mapping[str, Any]
+    value: Mapping[str, Any],
+    names: Set[str],
+    known: Mapping[str, set[str]],
+    custom: Mapping[str, Any],
 ) -> bool:
     """Whether Keras finds nothing foreign under any of the names of a class.
 
@@ -125,8 +130,7 @@ def _is_known(
         return _is_known_function(value.get("config"), module, custom)
     if name in _VALUES:
         return True
-    own = {one.rpartition(">")[2] for one in custom}
-    if name in _REFUSED or name not in {*known, *custom, *own}:
+    if name not in names:
         return False
     is_own = registered in custom
     return is_own or (module in known.get(name, ()) if module else True)
