@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -202,7 +202,7 @@ def match_statistics(
     setter = policy_setter(model)
     setter(setter.space.widest())
     reference = _Reference()
-    outputs = _pass(model, reference)(held_out)
+    outputs = _pass(model, reference, held_out)
     norms = {
         name: _Norm(
             layer=layer,
@@ -267,12 +267,9 @@ def _fit(
         kept |= worse
 
 
-def _pass(model: KerasModel, tracer: _Reference) -> Callable[[Tensor], Tensor]:
-    def call(batch: Tensor) -> Tensor:
-        with tracing(tracer):
-            return model.call(batch, training=False)
-
-    return call
+def _pass(model: KerasModel, tracer: Tracer, batch: Tensor) -> Tensor:
+    with tracing(tracer):
+        return model.call(batch, training=False)
 
 
 def _targets(
@@ -287,14 +284,13 @@ def _targets(
     @tf.function(reduce_retracing=True)
     def refer(batch: Tensor) -> _Statistics:
         reference = _Reference()
-        _pass(model, reference)(batch)
+        _pass(model, reference, batch)
         return reference.seen
 
     @tf.function(reduce_retracing=True)
     def match(batch: Tensor, reference: _Statistics) -> dict[str, Any]:
         matcher = _Matcher(stored, reference)
-        with tracing(matcher):
-            model.call(batch, training=False)
+        _pass(model, matcher, batch)
         return matcher.found
 
     stored = {name: norm.stored for name, norm in norms.items()}
