@@ -119,6 +119,11 @@ class Node:
             if one is not None and place not in self.row.settings
         )
 
+    @property
+    def bias(self) -> GraphTensor | None:
+        """That of a multiplication; None for one without."""
+        return self.inputs[2] if len(self.inputs) > 2 else None
+
     def setting(self, place: int) -> list[int]:
         """Returns the integers of an input that is a setting."""
         tensor = self.inputs[place]

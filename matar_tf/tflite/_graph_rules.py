@@ -226,7 +226,7 @@ def _check_types(node: Node) -> None:
     if node.row.shape is CostShape.KERNEL:
         is_float = output.type == _TYPES.FLOAT32
         kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS[node.name]
-        kernel, bias = node.data[1], node.inputs[2] if len(node.inputs) > 2 else None
+        kernel, bias = node.data[1], node.bias
         fits = (
             x.type == output.type
             and kernel.type in kernels
@@ -278,7 +278,7 @@ def _check_ratio(node: Node) -> None:
     node.expect(
         ratio < RATIO_LIMIT, f"a product's step below {RATIO_LIMIT} outputs'", ratio
     )
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = node.bias
     if bias is not None:
         fits = len(bias.scale) == len(kernel.scale) and np.allclose(
             bias.scale, products, rtol=_STEP_TOLERANCE, atol=LEAST_STORED_STEP

@@ -81,7 +81,7 @@ def _kernel(node: Node, rank: int) -> tuple[int, ...]:
 
 def _check_channels(node: Node, channels: int, axis: int) -> None:
     """Checks that bias and steps of a kernel fit its output channels."""
-    kernel, bias = node.data[1], node.inputs[2] if len(node.inputs) > 2 else None
+    kernel, bias = node.data[1], node.bias
     if bias is not None:
         node.expect(bias.shape == (channels,), f"a bias of {channels}", bias.shape)
     if len(kernel.scale) > 1:
