@@ -105,11 +105,6 @@ class ModelBuilder:
         """The policies that can be built."""
         return self._artifact.space
 
-    @property
-    def template(self) -> Template:
-        """What they are filled into."""
-        return self._template
-
     def fill(
         self, policy: Policy, *, profile: str = "int8"
     ) -> tuple[Any, tuple[Storage, ...]]:
