@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.api import estimate
-from matar_tf.artifact import Artifact
-from matar_tf.policy import Policy
+from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
-from tools.fuzzing.seeds import ROOT, any_seed, seeds
+from tools.fuzzing.seeds import ROOT, any_policy, any_seed, seeds
 from tools.fuzzing.values import any_text, change_document, change_text
 
 __all__ = ["POLICY", "TABLE", "TARGET"]
@@ -125,13 +124,7 @@ TABLE: Final = Kind(
 
 def _make_policy(rng: random.Random) -> Input:
     seed = any_seed(rng)
-    space = seed.artifact.space
-    policy = Policy(
-        weights={name: rng.choice(bits) for name, bits in space.weights.items()},
-        activations={
-            name: rng.choice(bits) for name, bits in space.activations.items()
-        },
-    )
+    policy = any_policy(rng, seed.artifact.space)
     text = json.dumps(policy.to_json(), indent=1)
     change = rng.choice([change_document, change_document, change_text])
     return Input(
@@ -143,8 +136,6 @@ def _make_policy(rng: random.Random) -> Input:
 
 
 def _build(folder: Path) -> None:
-    from matar_tf.artifact import read_artifact
-
     artifact = read_artifact(folder / _ARTIFACT)
     policy = artifact.space.policy(folder / _POLICY)
     widths: list[Any] = [*policy.weights.values(), *policy.activations.values()]

@@ -21,7 +21,7 @@ from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import UnreadableError, is_readable, run
-from tools.fuzzing.seeds import ROOT, seeds
+from tools.fuzzing.seeds import ROOT, any_policy, seeds
 from tools.fuzzing.values import change_bytes, change_document, flip_bit
 
 __all__ = ["RUN", "STORE"]
@@ -118,15 +118,7 @@ _METRICS: Final = ("accuracy", "loss")
 def _policies() -> tuple[Policy, ...]:
     space = seeds()[_FIRST].artifact.space
     rng = random.Random(0)
-    return tuple(
-        Policy(
-            weights={name: rng.choice(bits) for name, bits in space.weights.items()},
-            activations={
-                name: rng.choice(bits) for name, bits in space.activations.items()
-            },
-        )
-        for _ in range(12)
-    )
+    return tuple(any_policy(rng, space) for _ in range(12))
 
 
 def _metrics_of(number: int) -> dict[str, float]:

@@ -18,10 +18,21 @@ import numpy as np
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ExportError
 from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.profiles import PROFILES
 
-__all__ = ["ROOT", "Seed", "any_seed", "content_of", "npz", "seeds", "signed", "zipped"]
+__all__ = [
+    "ROOT",
+    "Seed",
+    "any_policy",
+    "any_seed",
+    "content_of",
+    "npz",
+    "seeds",
+    "signed",
+    "zipped",
+]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _LARGE: Final = ("cifar10_resnet8",)  # take ten times as long, so they come seldom
@@ -120,6 +131,16 @@ def any_seed(rng: random.Random) -> Seed:
     return seeds()[rng.randrange(num_small) if rng.random() < 0.98 else -1]
 
 
+def any_policy(rng: random.Random, space: PolicySpace) -> Policy:
+    """Returns a policy of a space, each entry of a width of its own."""
+    return Policy(
+        weights={name: rng.choice(bits) for name, bits in space.weights.items()},
+        activations={
+            name: rng.choice(bits) for name, bits in space.activations.items()
+        },
+    )
+
+
 def _seed(path: Path) -> Seed:
     artifact = read_artifact(path)
     with zipfile.ZipFile(path) as archive:
@@ -141,7 +162,7 @@ def _seed(path: Path) -> Seed:
 def _files(artifact: Artifact) -> dict[str, bytes]:
     builder = ModelBuilder(artifact)
     policies = {name: artifact.space.policy(name) for name in ("w8a8", "w4a4")}
-    policies["mixed"] = _mixed(artifact)
+    policies["mixed"] = any_policy(random.Random(0), artifact.space)
     files: dict[str, bytes] = {}
     for name, policy in policies.items():
         for profile in PROFILES:
@@ -150,14 +171,3 @@ def _files(artifact: Artifact) -> dict[str, bytes]:
             except ExportError:
                 continue  # not every network has a form in every profile
     return files
-
-
-def _mixed(artifact: Artifact) -> Policy:
-    rng = random.Random(0)
-    space = artifact.space
-    return Policy(
-        weights={name: rng.choice(bits) for name, bits in space.weights.items()},
-        activations={
-            name: rng.choice(bits) for name, bits in space.activations.items()
-        },
-    )
