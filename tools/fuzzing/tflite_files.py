@@ -8,18 +8,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
-import flatbuffers
 import numpy as np
 
 from matar_tf.api import evaluate, inspect
-from matar_tf.tflite._schema import schema
+from matar_tf.tflite._schema import parse_model, text_of, write_model
 from matar_tf.tflite.simulator import simulate
 from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
 from tools.fuzzing.seeds import any_seed
 from tools.fuzzing.values import any_float, any_int, any_text, change_bytes
 
-__all__ = ["TFLITE", "change_model", "loaded", "packed"]
+__all__ = ["TFLITE", "change_model"]
 
 _MODEL, _DATA, _ARTIFACT = "model.tflite", "data.npz", "net.matar"
 _IMPOSSIBLE: Final = (
@@ -27,22 +26,10 @@ _IMPOSSIBLE: Final = (
 )
 
 
-def loaded(content: bytes) -> Any:
-    """Returns the object form of a good file, unchecked."""
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(content), 0))
-
-
-def packed(model: Any) -> bytes:
-    """Returns the bytes of the object form of a model."""
-    builder = flatbuffers.Builder(1 << 14)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
-
-
 def change_model(rng: random.Random, content: bytes) -> tuple[bytes, str]:
-    """Returns a file of which a field or two are others, and which they are."""
+    """Returns a good file of which a field or two are others, and which they are."""
     while True:
-        model = loaded(content)
+        model = parse_model(content)
         try:
             words = [
                 (_change_harmlessly if rng.random() < 0.6 else _change_field)(
@@ -50,7 +37,7 @@ def change_model(rng: random.Random, content: bytes) -> tuple[bytes, str]:
                 )
                 for _ in range(rng.choice([1, 1, 2]))
             ]
-            return packed(model), "; ".join(words)
+            return write_model(model), "; ".join(words)
         except _IMPOSSIBLE:
             continue  # a value that the format cannot hold, or a second change of one
 
@@ -77,7 +64,7 @@ def _change_harmlessly(rng: random.Random, model: Any) -> str:
             tensor.quantization.scale = np.asarray(
                 np.asarray(tensor.quantization.scale) * factor, np.float32
             )
-            return f"scale of {_name(tensor)} times {factor}"
+            return f"scale of {text_of(tensor.name)} times {factor}"
         case 3:
             tensor.name = any_text(rng).encode("utf-8", "replace")
             return f"name {tensor.name[:20]!r}"
@@ -216,11 +203,6 @@ def _change_graph(rng: random.Random, model: Any) -> str:
             one, two = rng.choice(graph.tensors), rng.choice(graph.tensors)
             one.quantization = two.quantization
             return "grid of another tensor"
-
-
-def _name(tensor: Any) -> str:
-    name = tensor.name or b""
-    return name.decode() if isinstance(name, bytes) else name
 
 
 def _make(rng: random.Random) -> Input:
