@@ -33,7 +33,7 @@ SAME_GRID_OPS: Final = {
 
 
 def check_places(model: Any, places: TemplateMap) -> None:
-    """Checks that a policy may be filled into the places of a places.
+    """Checks that a policy may be filled into the places of a template.
 
     Args:
       model: The template, in object form; its graph is sound.

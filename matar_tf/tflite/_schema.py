@@ -259,16 +259,13 @@ def check_builtin(model: Any) -> None:
       ExportError: If it has custom operators, Flex ones among them.
     """
     names = [code.customCode for code in model.operatorCodes if code.customCode]
-    if names or any(op_name(model, one) == "CUSTOM" for one in _operators(model)):
+    operators = model.subgraphs[0].operators
+    if names or any(op_name(model, one) == "CUSTOM" for one in operators):
         raise ExportError(
             "Expected builtin operators alone, got custom ones "
             f"({', '.join(map(repr, names))[:80]}), such as TensorFlow's (Flex); "
             "convert the network with TFLite's builtin operators."
         )
-
-
-def _operators(model: Any) -> list[Any]:
-    return list(model.subgraphs[0].operators)
 
 
 def find_operator_code(model: Any, name: str, version: int) -> int:

@@ -210,7 +210,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     from tools.fuzzing.inputs import Verdict
 
     header = ["kind", "inputs", "reached", *(one.value for one in Verdict)]
-    kinds = list(dict.fromkeys(sorted(one.kind for one in outcomes)))
+    kinds = sorted({one.kind for one in outcomes})
     rows = [header]
     for name in [*kinds, "all"]:
         chosen = [one for one in outcomes if name in ("all", one.kind)]
@@ -238,7 +238,7 @@ def _examples(failed: Sequence[Outcome]) -> Iterator[str]:
         ways.setdefault(way, []).append(one)
     for way, some in sorted(ways.items(), key=lambda pair: -len(pair[1])):
         first = some[0]
-        shown = " ".join([*way[2:]]) or first.words
+        shown = " ".join(way[2:]) or first.words
         yield f"{len(some)} x {way[0]}: {way[1]}: {' '.join(shown.split())[:300]} " + (
             f"(input {first.index})"
         )
