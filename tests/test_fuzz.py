@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -53,6 +54,15 @@ class TestInputs:
         assert made == [make_input(names, 3, index) for index in range(60)]
         assert made != [make_input(names, 4, index) for index in range(60)]
         assert {one.kind for one in made} > {"tflite", "signed", "folder", "archive"}
+
+    def test_of_archives_the_time_of_day_is_no_part(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = [make_input(["archive"], 5, index) for index in range(40)]
+        now = time.time() + 3600.0
+        monkeypatch.setattr(time, "time", lambda: now)
+        assert made == [make_input(["archive"], 5, index) for index in range(40)]
+        assert {one.change.split(": ")[1] for one in made} >= {"_repeated", "_methods"}
 
     def test_what_is_kept_is_read_again(self, tmp_path: Path) -> None:
         given = Input(

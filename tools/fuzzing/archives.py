@@ -89,22 +89,23 @@ def _renamed(rng: random.Random, seed: Seed) -> bytes:
 
 
 def _repeated(rng: random.Random, seed: Seed) -> bytes:
-    """Adds a member twice, or links, folders, or very many."""
+    """Adds a member twice, or links, folders, or very many; without the time of day."""
     buffer = io.BytesIO(seed.archive)
     with zipfile.ZipFile(buffer, "a") as archive:
         match rng.randrange(4):
             case 0:
                 name = rng.choice(sorted(seed.members))
-                archive.writestr(name, change_bytes(rng, seed.members[name]))
+                content = change_bytes(rng, seed.members[name])
+                archive.writestr(zipfile.ZipInfo(name), content)
             case 1:
                 link = zipfile.ZipInfo(rng.choice(["link", _MANIFEST, "network.json"]))
                 link.create_system, link.external_attr = 3, 0o120777 << 16
                 archive.writestr(link, "/etc/passwd")
             case 2:
-                archive.mkdir("folder")
+                archive.writestr(zipfile.ZipInfo("folder/"), b"")
             case _:
                 for number in range(rng.choice([10, 3_000])):
-                    archive.writestr(f"{number}", b"")
+                    archive.writestr(zipfile.ZipInfo(f"{number}"), b"")
     return buffer.getvalue()
 
 
