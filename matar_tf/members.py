@@ -85,13 +85,7 @@ def _open_folder(path: Path) -> Members:
     sizes = {file.name: file.stat().st_size for file in files}
 
     def read(name: str) -> bytes:
-        try:
-            return read_at_most(path / name, sizes[name], ArtifactError)
-        except OSError as error:
-            raise ArtifactError(
-                f"Expected a file that can be read at {path / name}, but: {error}; "
-                "fetch the artifact again."
-            ) from error
+        return read_at_most(path / name, sizes[name], ArtifactError)
 
     return Members(sizes, sum(sizes.values()), read)
 
