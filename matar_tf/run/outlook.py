@@ -42,12 +42,11 @@ def largest_number(run: Run) -> int:
 
     Later targets are taught by the first, unless its policies were all measured.
     """
-    options, share = run.settings.options, run.settings.follow_up_share
-    most = options.max_evaluations
+    most = run.settings.options.max_evaluations
     total, is_taught = 0, False
     for index in search_order(run.problems):
         num_policies = run.problems[index].codec().num_genomes
-        asked = max(round(share * most), 1) if is_taught else most
+        asked = run.settings.num_follow_up if is_taught else most
         total += min(asked, num_policies)
         is_taught = is_taught or num_policies > most
     return total

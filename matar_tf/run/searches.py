@@ -102,8 +102,7 @@ class Searches:
         # A space that was enumerated is too small to teach the others.
         if all(one.stop_reason is StopReason.ENUMERATED for one in self.found):
             return options
-        num_new = max(round(settings.follow_up_share * options.max_evaluations), 1)
-        problem = self.run.problems[index]
+        problem, num_new = self.run.problems[index], settings.num_follow_up
         return follow_up(options, problem, self.memory, num_new=num_new)
 
 

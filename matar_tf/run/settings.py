@@ -124,6 +124,11 @@ class RunSettings:
             )
 
     @property
+    def num_follow_up(self) -> int:
+        """How many policies a target may measure anew that others have taught."""
+        return max(round(self.follow_up_share * self.options.max_evaluations), 1)
+
+    @property
     def inexact_profile(self) -> str | None:
         """The profile, if what it exports must be measured as it is; else None.
 
