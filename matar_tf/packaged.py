@@ -14,7 +14,7 @@ import numpy as np
 
 from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.figures import is_metric_value
-from matar_tf.io.json_reader import JsonReader
+from matar_tf.io.json_reader import JsonReader, json_text
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
@@ -172,7 +172,7 @@ class Artifact:
             },
         }
         manifest[DIGEST_KEY] = manifest_digest(manifest)
-        members[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+        members[MANIFEST] = json_text(manifest).encode()
         return members
 
     def digest(self) -> str:
