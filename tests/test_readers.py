@@ -63,6 +63,11 @@ def npy_of(header: str, content: bytes = b"", version: int = 1) -> bytes:
     return b"\x93NUMPY" + bytes([version, 0]) + length + line + content
 
 
+def array_of(content: bytes) -> np.ndarray:
+    """The array of the bytes of an ``.npy`` file."""
+    return read_array(io.BytesIO(content), len(content), "it")
+
+
 class TestZip:
     @pytest.mark.parametrize(
         ("method", "is_read"),
@@ -232,16 +237,16 @@ class TestArray:
     )
     def test_headers_that_promise_something_else(self, header: str) -> None:
         with pytest.raises(ArtifactError, match="array of numbers in it, but"):
-            read_array(npy_of(header, bytes(4)), "it")
+            array_of(npy_of(header, bytes(4)))
 
     @pytest.mark.parametrize("version", [1, 2])
     def test_the_length_of_a_header_is_bounded(self, version: int) -> None:
         header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"
         content = np.array([2.5], np.float32).tobytes()
         longest = header.ljust(archive._MAX_HEADER_CHARS - 1)  # and the end of line
-        assert read_array(npy_of(longest, content, version), "it").tolist() == [2.5]
+        assert array_of(npy_of(longest, content, version)).tolist() == [2.5]
         with pytest.raises(ArtifactError, match="large and may not be safe"):
-            read_array(npy_of(longest + " ", content, version), "it")
+            array_of(npy_of(longest + " ", content, version))
 
     @pytest.mark.parametrize(
         "array",
@@ -257,7 +262,7 @@ class TestArray:
     def test_arrays_come_back_as_they_were(self, array: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, array)
-        found = read_array(buffer.getvalue(), "it")
+        found = array_of(buffer.getvalue())
         np.testing.assert_array_equal(found, array)
         assert (found.dtype, found.shape) == (array.dtype, array.shape)
         found[...] = 0  # nobody else's memory

@@ -30,6 +30,11 @@ def shipped() -> Artifact:
     return read_artifact(SHIPPED)
 
 
+def array_of(content: bytes) -> np.ndarray:
+    """The array of the bytes of an ``.npy`` file."""
+    return read_array(io.BytesIO(content), len(content), "it")
+
+
 class TestArchive:
     @staticmethod
     def zipped(*names: str, content: bytes = b"x" * 100) -> bytes:
@@ -74,9 +79,9 @@ class TestArchive:
         stream = io.BytesIO()
         np.save(stream, np.arange(6, dtype=np.float32).reshape(2, 3))
         content = stream.getvalue()
-        assert read_array(content, "it").tolist() == [[0, 1, 2], [3, 4, 5]]
+        assert array_of(content).tolist() == [[0, 1, 2], [3, 4, 5]]
         with pytest.raises(ArtifactError, match=r"float32 of shape \(2, 3\)"):
-            read_array(content[:-1], "it")
+            array_of(content[:-1])
 
     def test_long_headers_are_read_and_unknown_versions_refused(self):
         stream = io.BytesIO()
@@ -84,9 +89,9 @@ class TestArchive:
         np.lib.format.write_array(stream, array, version=(2, 0))
         content = stream.getvalue()
         assert content[6:8] == b"\x02\x00"
-        assert read_array(content, "it").tolist() == [0, 1, 2]
+        assert array_of(content).tolist() == [0, 1, 2]
         with pytest.raises(ArtifactError, match="an array of numbers in it"):
-            read_array(content[:6] + b"\x03" + content[7:], "it")
+            array_of(content[:6] + b"\x03" + content[7:])
 
     def test_the_number_of_members_is_bounded(self):
         limits = {"max_bytes": 999, "max_members": 2}

@@ -167,7 +167,7 @@ def parse_arrays(
         arrays: dict[str, np.ndarray] = {}
         for key, info in infos.items():
             with archive.open(info) as stream:
-                arrays[key] = _read_array(
+                arrays[key] = read_array(
                     stream, info.file_size, f"{info.filename!r} of {what}", remedy
                 )
         return arrays
@@ -302,19 +302,14 @@ def check_size(num_bytes: int, what: str, max_bytes: int) -> None:
         )
 
 
-def read_array(content: bytes, what: str) -> np.ndarray:
-    """Returns the array of an ``.npy`` file.
+def read_array(
+    stream: IO[bytes], num_bytes: int, what: str, remedy: str = _REMEDY
+) -> np.ndarray:
+    """Returns the array of an ``.npy`` file of so many bytes.
 
     Raises:
       ArtifactError: If it is damaged, not of numbers, or not of the size it states.
     """
-    return _read_array(io.BytesIO(content), len(content), what)
-
-
-def _read_array(
-    stream: IO[bytes], num_bytes: int, what: str, remedy: str = _REMEDY
-) -> np.ndarray:
-    """Returns the array of an ``.npy`` file of so many bytes."""
     try:
         shape, in_columns, dtype = _read_header(stream)
         # Before there is room for what the header promises.
