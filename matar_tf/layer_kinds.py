@@ -48,6 +48,7 @@ class KernelLayout(Enum):
 
     DENSE = "dense"  # [in, out]
     CONV = "conv"  # [h, w, in, out]
+    TRANSPOSED = "transposed"  # [h, w, out, in]
     DEPTHWISE = "depthwise"  # [h, w, in, multiplier]
 
 
@@ -80,14 +81,16 @@ class Activation:
       is_fused: Whether the operator before it can compute it.
       is_nonnegative: Whether it leaves no values below 0.
       is_function: Whether layers take it by this name.
+      is_composite: Whether other layers compute it together.
       rounding: How its kernel rounds.
     """
 
     operator: str | None = None
-    grid: Grid | None
+    grid: Grid | None = None
     is_fused: bool = False
     is_nonnegative: bool = False
     is_function: bool = True
+    is_composite: bool = False
     rounding: Rounding | None = None
 
 
@@ -108,7 +111,9 @@ class LayerKind:
       can_fuse: Whether its operator can compute an activation function as well.
       folds_norm: Whether a batch norm after it can be folded into it.
       can_go_negative: Whether it makes values below 0 of values that are not.
+      is_constant: Whether its weights are constants, one a channel.
       is_identity: Whether it changes nothing once the network is trained.
+      joins: Whether its kernel wants all its inputs on the grid of its output.
       min_inputs: Number of tensors that it reads at least.
       ranges: Least and largest value of an argument that its kernel takes, by name.
       is_ours: Whether the class is of this package, not of Keras.
@@ -124,7 +129,9 @@ class LayerKind:
     can_fuse: bool = False
     folds_norm: bool = False
     can_go_negative: bool = False
+    is_constant: bool = False
     is_identity: bool = False
+    joins: bool = False
     min_inputs: int = 1
     ranges: Mapping[str, tuple[float, float]] = field(
         default_factory=dict[str, tuple[float, float]]
@@ -135,6 +142,7 @@ class LayerKind:
 _RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 _CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
 _DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
+_TRANSPOSED = KernelStorage(attribute="kernel", layout=KernelLayout.TRANSPOSED)
 _DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEPTHWISE)
 
 
@@ -178,6 +186,20 @@ def _separable(lifted: str | None = None) -> LayerKind:
     return LayerKind(lifted=lifted, folds_norm=True, can_go_negative=True)
 
 
+def _joins(operator: str) -> LayerKind:
+    return LayerKind(operators=(operator,), joins=True, keeps_lifted=True, min_inputs=2)
+
+
+def _merges(operator: str, *, can_go_negative: bool = False) -> LayerKind:
+    return LayerKind(
+        operators=(operator,),
+        keeps_lifted=True,
+        can_fuse=True,
+        can_go_negative=can_go_negative,
+        min_inputs=2,
+    )
+
+
 def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKind:
     return LayerKind(
         grid=Grid.KEPT, is_identity=True, lifted=lifted, keeps_lifted=keeps_lifted
@@ -187,28 +209,45 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
 LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
     {
         "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": LayerKind(
-            operators=("ADD",), keeps_lifted=True, can_fuse=True, min_inputs=2
-        ),
+        "Add": _merges("ADD"),
+        "AlphaDropout": _drops(keeps_lifted=True),
+        "Average": LayerKind(min_inputs=2),
         "AveragePooling1D": _average("AveragePooling2D"),
         "AveragePooling2D": _average(),
         "BatchNormalization": _norm(is_ours=False),
-        "Concatenate": LayerKind(
-            operators=("CONCATENATION",), keeps_lifted=True, min_inputs=2
+        "ChannelScale": LayerKind(
+            operators=("DEPTHWISE_CONV_2D",),
+            kernel=_DEPTHWISE,
+            lifted="ChannelScale",
+            can_fuse=True,
+            folds_norm=True,
+            can_go_negative=True,
+            is_constant=True,
+            is_ours=True,
         ),
+        "Concatenate": _joins("CONCATENATION"),
         "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
         "Conv2D": _multiplies("CONV_2D", _CONV),
+        "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
+        "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
+        "Cropping2D": _keeps("STRIDED_SLICE"),
         "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
         "DepthwiseConv1D": _multiplies(
             "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
         ),
         "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
         "Dropout": _drops(keeps_lifted=True),
+        "ELU": LayerKind(
+            activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
+        ),
         "Flatten": _keeps(*_RESHAPES),
+        "GaussianDropout": _drops(keeps_lifted=True),
+        "GaussianNoise": _drops(keeps_lifted=True),
         "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
         "GlobalAveragePooling2D": _mean(),
         "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
         "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
+        "Identity": _drops(keeps_lifted=True),
         "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
         "InputQuantize": LayerKind(operators=("QUANTIZE",), is_ours=True),
         "LeakyReLU": LayerKind(
@@ -218,18 +257,36 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         ),
         "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
         "MaxPooling2D": _keeps("MAX_POOL_2D"),
+        "Maximum": _joins("MAXIMUM"),
+        "Minimum": _joins("MINIMUM"),
         "MultiBitBatchNormalization": _norm(is_ours=True),
+        "Multiply": _merges("MUL"),
+        "Normalization": LayerKind(can_go_negative=True),
+        "PReLU": LayerKind(can_go_negative=True),
+        "Permute": _keeps("TRANSPOSE"),
+        "RandomBrightness": _drops(),
+        "RandomContrast": _drops(),
+        "RandomCrop": _drops(),
+        "RandomFlip": _drops(),
+        "RandomHeight": _drops(),
+        "RandomRotation": _drops(),
+        "RandomTranslation": _drops(),
+        "RandomWidth": _drops(),
+        "RandomZoom": _drops(),
         "ReLU": LayerKind(
-            activation="relu",
-            keeps_lifted=True,
-            ranges={"negative_slope": (0.0, 0.0), "threshold": (0.0, 0.0)},
+            activation="relu", keeps_lifted=True, ranges={"threshold": (0.0, 0.0)}
         ),
+        "RepeatVector": LayerKind(),
+        "Rescaling": LayerKind(can_go_negative=True),
         "Reshape": _keeps(*_RESHAPES),
         "SeparableConv1D": _separable("SeparableConv2D"),
         "SeparableConv2D": _separable(),
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
+        "Subtract": _merges("SUB", can_go_negative=True),
+        "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
+        "UpSampling2D": _keeps("RESIZE_NEAREST_NEIGHBOR"),
         "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
         "ZeroPadding2D": _keeps("PAD"),
     }
@@ -237,7 +294,13 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
 
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
-        "hard_sigmoid": Activation(grid=None, is_nonnegative=True),
+        "elu": Activation(operator="ELU", grid=Grid.OWN),
+        "exponential": Activation(
+            operator="EXP", grid=Grid.OWN, is_nonnegative=True
+        ),
+        "gelu": Activation(operator="GELU", grid=Grid.OWN),
+        "hard_sigmoid": Activation(is_composite=True, is_nonnegative=True),
+        "hard_swish": Activation(is_composite=True),
         "leaky_relu": Activation(
             operator="LEAKY_RELU",
             grid=Grid.OWN,
@@ -259,10 +322,13 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
             is_nonnegative=True,
             rounding=Rounding.RELU,
         ),
+        "selu": Activation(is_composite=True),
         "sigmoid": Activation(
             operator="LOGISTIC", grid=Grid.FIXED, is_nonnegative=True
         ),
+        "silu": Activation(is_composite=True),
         "softmax": Activation(operator="SOFTMAX", grid=Grid.FIXED, is_nonnegative=True),
+        "swish": Activation(is_composite=True),
         "tanh": Activation(operator="TANH", grid=Grid.FIXED),
     }
 )

@@ -56,7 +56,7 @@ class _Calibrator(FloatTracer):
         """Passes a batch through the model."""
         self._place = -1
         with tracing(self):
-            self._model.call(tf.convert_to_tensor(batch), training=False)
+            self._model(tf.convert_to_tensor(batch), training=False)
 
     def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         self._place += 1

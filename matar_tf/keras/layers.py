@@ -15,7 +15,12 @@ from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS, check_bits
 
-__all__ = ["NOT_FINITE", "InputQuantize", "MultiBitBatchNormalization"]
+__all__ = [
+    "NOT_FINITE",
+    "ChannelScale",
+    "InputQuantize",
+    "MultiBitBatchNormalization",
+]
 
 NOT_FINITE = (
     "Expected finite samples, got NaN or infinity in a batch of training; remove or "
@@ -228,7 +233,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     def evaluate(self, inputs: Tensor) -> Tensor:
         """Returns the normalised tensor with the statistics of the policy in force."""
         scale, offset = self.folded()
-        above = wrapper.producer(self)
+        above = wrapper.multiplier(self)
         if above is not None:
             scale, offset = snap_affine(scale, offset, above)
         return inputs * scale + offset
@@ -316,3 +321,50 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             "center": self.center,
             "scale": self.scale,
         }
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class ChannelScale(keras.layers.Layer):
+    """Multiplies each channel by a constant, and adds one: ``y = k * x + b``.
+
+    What a batch norm is folded into where no convolution is before it, and what
+    arithmetic with constants becomes. The integer model has a depthwise convolution of
+    one pixel in its place: a kernel of one value a channel lies on the grid of any
+    width, so nothing is lost. Neither `k` nor `b` is learned.
+
+    Args:
+      use_bias: Whether something is added.
+    """
+
+    def __init__(self, use_bias: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.use_bias = use_bias
+
+    def build(self, input_shape: Shape) -> None:
+        """Creates ``depthwise_kernel``, ``[1, 1, channels, 1]``, and ``bias``."""
+        channels = int(input_shape[-1])
+        self.depthwise_kernel = self.add_weight(
+            "depthwise_kernel", (1, 1, channels, 1), initializer="ones", trainable=False
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                "bias", (channels,), initializer="zeros", trainable=False
+            )
+        super().build(input_shape)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Returns the scaled tensor, channels last."""
+        if active_tracer() is None:
+            outputs = inputs * tf.reshape(self.depthwise_kernel, (-1,))
+        else:  # the converter's, among others
+            kernel = self.depthwise_kernel
+            outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "VALID")
+        return tf.nn.bias_add(outputs, self.bias) if self.use_bias else outputs
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Returns the shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "use_bias": self.use_bias}

@@ -8,7 +8,7 @@ from typing import Any
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import tfmot
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
-from matar_tf.keras.rewrite.prepare import check_model, default_space, prepare_model
+from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -147,13 +147,13 @@ def quantize_model(
       ModelError: If the model cannot be quantized.
       PolicyError: If the space does not fit the model.
     """
-    check_model(model)
+    layered = as_layers(model)
     scheme: Any = MatarQuantizeScheme(
         space,
         signed_inputs=signed_inputs,
         norm_context=norm_context,
     )
-    annotated = _tfmot.quantize_annotate_model(model)
+    annotated = _tfmot.quantize_annotate_model(layered)
     quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
     num_lost = len(model.losses) - len(quantized.losses)
     if num_lost:

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
-from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
+from matar_tf.keras.layers import (
+    ChannelScale,
+    InputQuantize,
+    MultiBitBatchNormalization,
+)
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.stored import read_model
@@ -48,7 +52,12 @@ def _register_tfmot_objects() -> None:
     kind = keras.utils.get_custom_objects()["QuantizeWrapperV2"]
     wrapper.honour_freezing(kind, MatarQuantizeConfig)
     # HDF5 files name what is inside a wrapper without its package.
-    for own in (InputQuantize, KurtosisRegularizer, MultiBitBatchNormalization):
+    for own in (
+        ChannelScale,
+        InputQuantize,
+        KurtosisRegularizer,
+        MultiBitBatchNormalization,
+    ):
         keras.utils.get_custom_objects()[own.__name__] = own
 
 

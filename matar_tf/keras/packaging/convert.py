@@ -77,7 +77,7 @@ def _convert(model: KerasModel, tracer: Tracer) -> bytes:
 
     def infer(*inputs: Tensor) -> Tensor:
         arguments = inputs[0] if len(inputs) == 1 else list(inputs)
-        return model.call(arguments, training=False)
+        return model(arguments, training=False)
 
     function = tf.function(infer, input_signature=signature, autograph=False)
     before = get_policy(model)
@@ -263,7 +263,7 @@ class _PolicyTracer(FloatTracer):
     def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
         with tf.init_scope():
             scale, offset = layer.folded()
-            scale, offset = snap_affine(scale, offset, wrapper.producer(layer))
+            scale, offset = snap_affine(scale, offset, wrapper.multiplier(layer))
             scale, offset = scale.numpy(), offset.numpy()
         return x * tf.constant(scale) + tf.constant(offset)
 

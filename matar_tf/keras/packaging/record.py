@@ -50,5 +50,5 @@ def keras_tensors(
     set_policy(model, policy)
     recorder = _Recorder()
     with tracing(recorder):
-        model.call(tf.constant(samples), training=False)
+        model(tf.constant(samples), training=False)
     return recorder.tensors

@@ -274,7 +274,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
             )
         attribute = weight.name.rsplit("/", 1)[-1].split(":")[0]
         num_channel_axes = 2 if "depthwise" in attribute else 1
-        quantizer = WeightQuantizer(self.weight_bits, num_channel_axes)
+        row = LAYER_KINDS.get(kind_of(layer))
+        is_constant = row is not None and row.is_constant
+        quantizer = WeightQuantizer(self.weight_bits, num_channel_axes, is_constant)
         self._add(quantizer, attribute)
         return quantizer.observe(weight)
 

@@ -12,6 +12,7 @@ outside, for the step, with ``v = x / s``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ from matar_tf.keras._compat import tf
 
 __all__ = [
     "SMALLEST_MAGNITUDE",
+    "constant_steps",
     "fake_quantize",
+    "kernel_steps",
     "optimal_steps",
     "quantize_row",
     "sample_values",
@@ -217,6 +220,35 @@ def optimal_steps(
     factors = tf.constant([_CANDIDATE_RATIO**i for i in range(_NUM_CANDIDATES)])
     errors = tf.map_fn(error, factors)
     return widest * tf.gather(factors, tf.argmin(errors, axis=0))
+
+
+def kernel_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+    """Returns the first steps of a kernel, ``[num_widths, *channels]``.
+
+    Those of a kernel of zeros are of one where training takes it, of variance
+    ``1 / fan_in``; tiny steps would hold it back.
+
+    Args:
+      kernel: Shape ``[fan_in, *channels]``.
+      qmins: Lowest levels, shape ``[num_widths]``.
+      qmaxs: Highest levels, shape ``[num_widths]``.
+    """
+    if tf.reduce_any(kernel != 0.0):
+        return optimal_steps(kernel, qmins, qmaxs)
+    fan_in = max(int(tf.shape(kernel)[0]), 1)
+    return optimal_steps(kernel, qmins, qmaxs, if_zero=math.sqrt(3.0 / fan_in))
+
+
+def constant_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+    """Returns the steps whose highest level is the one value that a channel has.
+
+    Args:
+      kernel: Shape ``[1, *channels]``.
+      qmins: Lowest levels, shape ``[num_widths]``; at most ``-qmaxs``.
+      qmaxs: Highest levels, shape ``[num_widths]``.
+    """
+    size = tf.where(kernel == 0.0, 1.0, tf.abs(kernel))
+    return size / tf.reshape(qmaxs, (-1, *[1] * (len(kernel.shape) - 1)))
 
 
 def sample_values(x: tf.Tensor, num_tensors: int = 1) -> tf.Tensor:

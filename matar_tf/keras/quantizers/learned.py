@@ -137,15 +137,21 @@ class WeightQuantizer(MultiBitQuantizer):
       bits: Allowed widths, ascending, each in 2..8.
       num_channel_axes: How many of the last axes are channels: 1 for kernels
         ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
+      is_constant: Whether the kernel is one constant a channel, which the largest level
+        holds: its steps are not learned.
     """
 
     kind = "weights"
 
     def __init__(
-        self, bits: Sequence[int] = ALL_BITS, num_channel_axes: int = 1
+        self,
+        bits: Sequence[int] = ALL_BITS,
+        num_channel_axes: int = 1,
+        is_constant: bool = False,
     ) -> None:
         super().__init__(bits)
         self.num_channel_axes = num_channel_axes
+        self.is_constant = is_constant
         self._kernel: Tensor = None
 
     def ranges(self) -> tuple[list[int], list[int]]:
@@ -167,16 +173,14 @@ class WeightQuantizer(MultiBitQuantizer):
             if self._kernel is None:
                 steps = tf.ones((len(self.bits), *channels))
             else:
-                flat = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
+                kernel = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
                 low, high = (tf.constant(one, tf.float32) for one in self.ranges())
-                magnitudes = {}
-                if not tf.reduce_any(flat != 0.0):
-                    # Where training takes it; tiny steps would hold it back.
-                    fan_in = max(int(tf.shape(flat)[0]), 1)
-                    magnitudes = {"if_zero": math.sqrt(3.0 / fan_in)}
-                steps = fake_quantize.optimal_steps(flat, low, high, **magnitudes)
+                steps_of = fake_quantize.kernel_steps
+                if self.is_constant:
+                    steps_of = fake_quantize.constant_steps
+                steps = steps_of(kernel, low, high)
             steps = steps.numpy()
-        return self._build_bank(name, layer, steps)
+        return self._build_bank(name, layer, steps, trainable=not self.is_constant)
 
     def __call__(
         self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
@@ -194,7 +198,8 @@ class WeightQuantizer(MultiBitQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {**super().get_config(), "num_channel_axes": self.num_channel_axes}
+        own = ("num_channel_axes", "is_constant")
+        return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

@@ -12,6 +12,7 @@ from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers.grids import ActivationGrid, KernelGrid, LearnedGrid
+from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = [
     "all_quantizers",
@@ -24,6 +25,7 @@ __all__ = [
     "kernel_quantizer",
     "kernel_variable",
     "multi_bit_network",
+    "multiplier",
     "output_quantizer",
     "producer",
     "remember_wrapper",
@@ -130,7 +132,8 @@ def honour_freezing(wrapper_kind: type[Any], config_kind: type[Any]) -> None:
 
     tfmot 0.8.1 lists them all the same, so that training moves them, and the inner
     layer's once more with those that are not trained, so that HDF5 files have them
-    twice. The order of all weights is the same, frozen or not.
+    twice. The order of all weights is the same, frozen or not. Variables that are
+    constants it lists as well.
 
     Args:
       wrapper_kind: The wrapper, whose properties are replaced.
@@ -144,12 +147,18 @@ def honour_freezing(wrapper_kind: type[Any], config_kind: type[Any]) -> None:
         config = getattr(wrapper, "quantize_config", None)
         return isinstance(config, config_kind) and not wrapper.trainable
 
+    def split(wrapper: KerasLayer) -> tuple[list[Tensor], list[Tensor]]:
+        found = trained(wrapper)
+        if is_frozen(wrapper):
+            return [], found
+        learned = [one for one in found if one.trainable]
+        return learned, [one for one in found if not one.trainable]
+
     def trainable_weights(wrapper: KerasLayer) -> list[Tensor]:
-        return [] if is_frozen(wrapper) else trained(wrapper)
+        return split(wrapper)[0]
 
     def non_trainable_weights(wrapper: KerasLayer) -> list[Tensor]:
-        frozen = trained(wrapper) if is_frozen(wrapper) else []
-        return wrapper._dedup_weights([*frozen, *others(wrapper)])
+        return wrapper._dedup_weights([*split(wrapper)[1], *others(wrapper)])
 
     wrapper_kind.trainable_weights = property(trainable_weights)
     wrapper_kind.non_trainable_weights = property(non_trainable_weights)
@@ -169,6 +178,22 @@ def producer(layer: KerasLayer) -> KerasLayer | None:
     if isinstance(parents[0], keras.layers.InputLayer):
         return None
     return parents[0]
+
+
+def multiplier(layer: KerasLayer) -> KerasLayer | None:
+    """Returns the layer with a kernel whose output a batch norm normalises, or None.
+
+    Layers that change nothing once the network is trained may stand between.
+    """
+    above = producer(layer)
+    while above is not None and _is_passed(above):
+        above = producer(above)
+    return above
+
+
+def _is_passed(layer: KerasLayer) -> bool:
+    row = LAYER_KINDS.get(type(layer).__name__)
+    return row is not None and (row.is_identity or row.activation == "")
 
 
 def input_quantizer(layer: KerasLayer) -> ActivationGrid | None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
 from matar_tf.keras.quantizers.configs import class_of, variable_name
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
-from matar_tf.keras.rewrite.kinds import INPUT
+from matar_tf.keras.rewrite.kinds import INPUT, row_of
 
 __all__ = ["build_layer", "build_model"]
 
@@ -61,7 +61,7 @@ def _outputs(
     outputs = layer(*arguments, **keywords)
     if node.is_copy:
         layer.set_weights(originals[node.origin].get_weights())
-    else:
+    elif not row_of(node).is_identity:  # which has random states at most
         for variable in layer.weights:
             if variable_name(variable) in node.weights:
                 variable.assign(node.weights[variable_name(variable)])

@@ -13,12 +13,13 @@ from matar_tf.layer_kinds import (
 from matar_tf.operators import Grid
 
 __all__ = [
-    "CONCATENATE",
     "INPUT",
     "INPUT_QUANTIZER",
     "NORM",
+    "SCALE",
     "activation_row",
     "grid_of",
+    "has_kernel",
     "is_activation",
     "is_compute",
     "is_global_average",
@@ -28,13 +29,14 @@ __all__ = [
     "keeps_lifted",
     "rounds_by_itself",
     "row_of",
+    "row_of_kind",
 ]
 
 # The kinds that placing and laying out treat by themselves.
-CONCATENATE = "Concatenate"
 INPUT = "InputLayer"
 INPUT_QUANTIZER = "InputQuantize"
 NORM = "MultiBitBatchNormalization"
+SCALE = "ChannelScale"
 
 _FOREIGN_KIND = LayerKind()
 _FOREIGN_FUNCTION = Activation(grid=Grid.OWN)
@@ -42,7 +44,12 @@ _FOREIGN_FUNCTION = Activation(grid=Grid.OWN)
 
 def row_of(node: Node) -> LayerKind:
     """Returns the row of a node's kind; a foreign kind's promises nothing."""
-    return LAYER_KINDS.get(node.kind, _FOREIGN_KIND)
+    return row_of_kind(node.kind)
+
+
+def row_of_kind(kind: str) -> LayerKind:
+    """Returns the row of a kind; a foreign one's promises nothing."""
+    return LAYER_KINDS.get(kind, _FOREIGN_KIND)
 
 
 def activation_row(node: Node) -> Activation:
@@ -55,9 +62,14 @@ def is_activation(node: Node) -> bool:
     return row_of(node).activation is not None
 
 
-def is_compute(node: Node) -> bool:
-    """Whether a node multiplies by a kernel."""
+def has_kernel(node: Node) -> bool:
+    """Whether a node multiplies by a kernel, learned or not."""
     return row_of(node).kernel is not None
+
+
+def is_compute(node: Node) -> bool:
+    """Whether a node multiplies by a kernel that is learned."""
+    return has_kernel(node) and not row_of(node).is_constant
 
 
 def is_global_average(node: Node) -> bool:

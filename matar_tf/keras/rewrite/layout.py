@@ -15,7 +15,14 @@ from typing import cast
 
 import numpy as np
 
-from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs, refs_in
+from matar_tf.keras.rewrite.graph import (
+    Graph,
+    Node,
+    Shape,
+    TensorRef,
+    map_refs,
+    refs_in,
+)
 from matar_tf.keras.rewrite.kinds import (
     INPUT,
     INPUT_QUANTIZER,
@@ -104,7 +111,7 @@ class _Layout:
         self._names = set(graph.by_name)  # and of those made for it
         self._nodes: dict[str, Node] = {}
         self._tensors: dict[TensorRef, TensorRef] = {}  # new ones by old ones
-        self._lifted: set[TensorRef] = set()  # of height 1
+        self._lifted: dict[TensorRef, Shape] = {}  # of height 1: what they were
         self._lifted_of: dict[TensorRef, TensorRef] = {}
         self._lowered_of: dict[TensorRef, TensorRef] = {}
 
@@ -131,7 +138,7 @@ class _Layout:
         self._nodes[node.name] = node
         self._tensors[node.output] = node.output
         readers = self._graph.consumers(node)
-        if self._only is None or any(one.name in self._only for one in readers):
+        if self._only is None or any(one.origin in self._only for one in readers):
             name = self._free_name(f"{node.name}_quantize")
             quantizer = Node(
                 name=name,
@@ -149,10 +156,10 @@ class _Layout:
 
         Tensors stay *lifted*, with a height of 1, as long as layers take them so.
         """
-        is_touched = self._only is None or original.name in self._only
+        is_touched = self._only is None or original.origin in self._only
         arguments = map_refs(original.arguments, self._tensors.__getitem__)
         is_lifted = [ref in self._lifted for ref in refs_in(arguments)]
-        lifts = is_touched and row_of(original).lifted is not None
+        lifts = is_touched and self._is_to_be_lifted(original)
         keeps = is_touched and keeps_lifted(original) and all(is_lifted)
         node = original if is_touched else replace(original, is_copy=True)
         node = lifted_node(node) if lifts else node
@@ -184,7 +191,12 @@ class _Layout:
             ref = TensorRef(last.name, index)
             self._tensors[TensorRef(original.name, index)] = ref
             if keeps or (lifts and len(shape) == 4):
-                self._lifted.add(ref)
+                self._lifted[ref] = original.shapes[index]
+
+    def _is_to_be_lifted(self, node: Node) -> bool:
+        lifted = row_of(node).lifted
+        is_image = len(node.shapes[0]) == 4
+        return lifted is not None and not (lifted == node.kind and is_image)
 
     def _free_name(self, wanted: str) -> str:
         name, number = wanted, 1
@@ -198,21 +210,22 @@ class _Layout:
         if tensor in self._lifted:
             return tensor
         if tensor not in self._lifted_of:
-            shape = lifted_shape(self._nodes[tensor.node].shapes[tensor.index])
+            before = self._nodes[tensor.node].shapes[tensor.index]
             name = self._free_name(f"{tensor.node}_lifted")
-            node = reshape_node(name, tensor, shape, origin)
+            node = reshape_node(name, tensor, lifted_shape(before), origin)
             self._nodes[name] = node
-            self._lifted.add(node.output)
+            self._lifted[node.output] = before
             self._lifted_of[tensor] = node.output
+            self._lowered_of[node.output] = tensor
         return self._lifted_of[tensor]
 
     def _lower(self, tensor: TensorRef, origin: str) -> TensorRef:
         if tensor not in self._lifted:
             return tensor
         if tensor not in self._lowered_of:
-            shape = self._nodes[tensor.node].shapes[tensor.index]
+            shape = self._lifted[tensor]
             name = self._free_name(f"{tensor.node}_lowered")
-            node = reshape_node(name, tensor, (shape[0], *shape[2:]), origin)
+            node = reshape_node(name, tensor, shape, origin)
             self._nodes[name] = node
             self._lowered_of[tensor] = node.output
         return self._lowered_of[tensor]

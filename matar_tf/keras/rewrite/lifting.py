@@ -6,7 +6,7 @@ The converter has no integer kernels for the former.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from matar_tf.keras.rewrite.graph import Node, Shape, TensorRef
 from matar_tf.keras.rewrite.kinds import row_of
@@ -14,15 +14,21 @@ from matar_tf.keras.rewrite.kinds import row_of
 __all__ = ["lifted_axis", "lifted_node", "lifted_shape", "reshape_node"]
 
 
+_IMAGE_RANK: Final = 4  # batch, height, width, channels
+
+
 def lifted_shape(shape: Shape) -> Shape:
-    """Returns the shape of a sequence with an axis of height 1."""
-    return (shape[0], 1, *shape[1:])
+    """Returns the shape of a sequence, or of a vector, as an image of height 1."""
+    return (shape[0], *[1] * (_IMAGE_RANK - len(shape)), *shape[1:])
 
 
 def lifted_node(node: Node) -> Node:
     """Returns the two-dimensional layer of height 1 that does what a 1-D one does."""
+    if row_of(node).lifted == node.kind:
+        shapes = tuple(lifted_shape(one) for one in node.shapes)
+        return replace(node, shapes=shapes)
     attributes: dict[str, Any] = dict(node.attributes)
-    for key in ("kernel_size", "pool_size", "dilation_rate", "strides"):
+    for key in ("kernel_size", "pool_size", "dilation_rate", "strides", "size"):
         if key in attributes:
             lengths = attributes[key]
             is_several = isinstance(lengths, (list, tuple))
@@ -30,8 +36,9 @@ def lifted_node(node: Node) -> Node:
     if "depthwise_initializer" in attributes:
         # Depthwise kernels step equally on both axes; there is one row to step on.
         attributes["strides"] = (attributes["strides"][1],) * 2
-    if row_of(node).lifted == "ZeroPadding2D":
-        attributes["padding"] = ((0, 0), attributes["padding"])
+    for key in ("padding", "cropping"):
+        if isinstance(attributes.get(key), (list, tuple)):
+            attributes[key] = ((0, 0), attributes[key])
     return replace(
         node,
         kind=str(row_of(node).lifted),
@@ -51,7 +58,7 @@ def lifted_axis(node: Node) -> Node:
     axis = node.attributes.get("axis")
     attributes = dict(node.attributes)
     if row_of(node).min_inputs > 1 and isinstance(axis, int) and axis >= 1:
-        attributes["axis"] = axis + 1
+        attributes["axis"] = axis + _IMAGE_RANK - len(node.shapes[0])
     shapes = tuple(lifted_shape(one) for one in node.shapes)
     return replace(node, attributes=attributes, shapes=shapes)
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import (
-    CONCATENATE,
     INPUT,
     INPUT_QUANTIZER,
     NORM,
     activation_row,
     grid_of,
+    has_kernel,
     is_compute,
     is_global_average,
     is_identity,
@@ -114,7 +114,7 @@ class _Planner:
         """Returns the entries before each compute layer, by distance in layers."""
         found: dict[str, list[tuple[str, str]]] = {}
         for start in quantized:
-            if not is_compute(start):
+            if not has_kernel(start):
                 continue
             entries: dict[tuple[str, str], None] = {}
             waiting, seen = list(self._graph.parents(start)), set[str]()
@@ -137,7 +137,7 @@ class _Planner:
     ) -> Placement | None:
         choice = (self._given or {}).get(node.origin)
         placement = self._placement(node)
-        if choice is None and not is_compute(node) and placement is False:
+        if choice is None and not has_kernel(node) and placement is False:
             return None
         signed = not self._nonnegative[self._owners.get(node.name, node.name)]
         if choice is not None:
@@ -155,7 +155,7 @@ class _Planner:
         if choice is not None and choice.entries_of is not None:
             return choice.entries_of(node, placement)
         entries: list[tuple[str, str, tuple[int, ...]]] = []
-        if is_compute(node):
+        if has_kernel(node):
             entries.append(("weights", node.name, placement.weight_bits))
         if placement.quantize_output is True:
             entries.append(("activations", node.name, placement.activation_bits))
@@ -192,14 +192,14 @@ class _Planner:
             return False
         if self._rounds_onto_input(layer):
             return Grid.INPUT.value
-        below = self._graph.consumers(layer)
+        below = self._read_by(layer)
         if grid_of(self._graph, layer) is Grid.FIXED:
             # After the last layer the float output is what the user wants.
             return Grid.FIXED.value if below else False
         consumer = below[0].kind if len(below) == 1 else None
         if consumer == NORM:
             return False
-        if consumer == CONCATENATE:
+        if len(below) == 1 and row_of(below[0]).joins:
             # The parts of a concatenation lie on its grid, or on a shared one.
             return layer.kind == INPUT_QUANTIZER
         return self._fused_relu(layer) is None
@@ -208,10 +208,15 @@ class _Planner:
         """Returns the ReLU that the operation of a layer computes as well, or None."""
         if not row_of(layer).can_fuse or layer.activation != "linear":
             return None
+        below = self._read_by(layer)
+        return below[0] if len(below) == 1 and is_relu(below[0]) else None
+
+    def _read_by(self, layer: Node) -> tuple[Node, ...]:
+        """Returns what reads a layer, past one that changes nothing."""
         below = self._graph.consumers(layer)
         while len(below) == 1 and is_identity(below[0]):
             below = self._graph.consumers(below[0])
-        return below[0] if len(below) == 1 and is_relu(below[0]) else None
+        return below
 
     def _rounds_onto_input(self, layer: Node) -> bool:
         """Whether a layer computes new values on the grid of its input."""
@@ -221,13 +226,13 @@ class _Planner:
     def _share_grids(self) -> None:
         """Finds the concatenations whose parts carry one grid themselves.
 
-        Integer concatenation wants all parts on one grid. Parts that feed nothing else
+        Integer concatenation, as the maximum and the minimum, wants all parts on one grid. Parts that feed nothing else
         simply take the grid of the result. If a part is also read elsewhere, comes
         through a pool, or rounds by a rule of its own, all parts carry the grid
         themselves, and the concatenation passes it on.
         """
         for concat in self._graph.nodes:
-            if concat.kind != CONCATENATE:
+            if not row_of(concat).joins:
                 continue
             above = self._graph.parents(concat)
             makers = [self._grid_maker(part) for part in above]
@@ -272,9 +277,9 @@ class _Planner:
         first = {
             layer.name
             for layer in quantized
-            if is_compute(layer)
-            and self._tensor(self._graph.parents(layer)[0]).kind == INPUT_QUANTIZER
+            if is_compute(layer) and self._is_first(layer)
         }
+        constant = {layer.name for layer in quantized if row_of(layer).is_constant}
         last: set[str] = set()
         multiplied = {
             self._tensor_name(self._graph.parents(layer)[0])
@@ -292,7 +297,16 @@ class _Planner:
             if is_compute(layer):
                 last.add(layer.name)
                 tensors.add(self._tensor_name(self._graph.parents(layer)[0]))
-        return first | last, tensors
+        return first | last | constant, tensors
+
+    def _is_first(self, layer: Node) -> bool:
+        """Whether a layer reads the network's input, scaled at most."""
+        while True:
+            layer = self._tensor(self._graph.parents(layer)[0])
+            while layer.kind == NORM:
+                layer = self._graph.parents(layer)[0]
+            if not row_of(layer).is_constant:
+                return layer.kind == INPUT_QUANTIZER
 
     def _tensor_name(self, layer: Node) -> str:
         """Returns the layer that owns the grid of what `layer` passes on, by name."""

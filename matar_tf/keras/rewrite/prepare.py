@@ -11,12 +11,31 @@ from matar_tf.keras.rewrite.build import build_layer, build_model
 from matar_tf.keras.rewrite.check import check_graph
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
+from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, apply_space
-from matar_tf.keras.rewrite.read import read_graph
+from matar_tf.keras.rewrite.read import has_operations, read_graph
 from matar_tf.space import PolicySpace
 
-__all__ = ["check_model", "default_space", "prepare_model"]
+__all__ = ["as_layers", "check_model", "default_space", "prepare_model"]
+
+
+def as_layers(model: KerasModel) -> KerasModel:
+    """Returns a network whose operations on tensors, such as ``x + 3``, are layers.
+
+    tfmot copies no network that has operations. The copy computes the same and has
+    the weights of now.
+
+    Args:
+      model: A float network; one without operations is returned as it is.
+
+    Raises:
+      ModelError: As `check_model`.
+    """
+    graph = check_model(model)
+    if not has_operations(model):
+        return model
+    return build_model(graph, {layer.name: layer for layer in model.layers})
 
 
 def check_model(model: KerasModel, *, only: Collection[str] | None = None) -> Graph:
@@ -38,7 +57,7 @@ def check_model(model: KerasModel, *, only: Collection[str] | None = None) -> Gr
 
 def default_space(model: KerasModel) -> PolicySpace:
     """Returns the default policy space of a float model; see `check_model`."""
-    return plan_layout(lay_out(check_model(model))).space
+    return plan_layout(lay_out(lower(check_model(model)))).space
 
 
 def prepare_model(
@@ -64,7 +83,8 @@ def prepare_model(
       The laid-out model, and the config of each layer to wrap, as tfmot takes them.
     """
     own = [name for name, one in given.items() if one is None or one.inner is None]
-    graph = lay_out(check_model(model, only=own), only=given)
+    graph = lower(check_model(model, only=own), only=given)
+    graph = lay_out(graph, only=given)
     originals = {layer.name: layer for layer in model.layers}
     choices = {
         name: None if one is None else _choice(one, graph, originals)

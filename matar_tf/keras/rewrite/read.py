@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from matar_tf.errors import ModelError
@@ -15,9 +16,21 @@ from matar_tf.keras.quantizers.configs import (
     variable_name,
 )
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
+from matar_tf.keras.rewrite.operations import (
+    Call,
+    UnknownOperationError,
+    read_operation,
+)
 from matar_tf.layer_kinds import LAYER_KINDS
 
-__all__ = ["read_graph"]
+__all__ = ["has_operations", "read_graph"]
+
+_OPERATIONS = ("SlicingOpLambda", "TFOpLambda")
+
+
+def has_operations(model: KerasModel) -> bool:
+    """Whether a network has operations on tensors that are no layers."""
+    return any(kind_of(layer) in _OPERATIONS for layer in model.layers)
 
 
 def read_graph(model: KerasModel) -> Graph:
@@ -31,7 +44,7 @@ def read_graph(model: KerasModel) -> Graph:
     refs: dict[int, TensorRef] = {}
     nodes: dict[str, Node] = {}
     for call in _calls(model):
-        node = _read_node(call, refs)
+        node = _read_node(call, refs, nodes)
         if node.name in nodes:
             raise ModelError(
                 f"Expected each layer to be used once, but {node.name!r} is shared; "
@@ -99,9 +112,60 @@ def _calls(model: KerasModel) -> Iterator[Any]:
         yield from model._nodes_by_depth[depth]
 
 
-def _read_node(call: Any, refs: dict[int, TensorRef]) -> Node:
+def _read_operation(
+    layer: KerasLayer, call: Any, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
+) -> Node:
+    """Returns the node of an operation on tensors that Keras keeps as a layer."""
+    arguments, keywords = tf.nest.map_structure(
+        lambda value: _value(refs.get(id(value), value)),
+        (list(call.call_args), dict(call.call_kwargs)),
+    )
+    symbol = str(layer.get_config()["function"])
+    made = tuple(
+        tuple(tensor.shape.as_list()) for tensor in tf.nest.flatten(call.outputs)
+    )
+    operation = Call(
+        symbol=symbol,
+        arguments=arguments,
+        keywords=keywords,
+        shapes=made,
+        shape_of=lambda ref: nodes[ref.node].shapes[ref.index],
+    )
+    node = Node(name=layer.name, kind=f"tf.{symbol}", origin=layer.name, shapes=made)
+    try:
+        new = read_operation(operation)
+    except UnknownOperationError as error:
+        reason, remedy = error.args
+        return replace(
+            node,
+            arguments=tuple(arguments),
+            keywords=keywords,
+            is_copy=True,
+            refusal=f"Expected operations on tensors that layers do, but tf.{symbol} "
+            f"({layer.name!r}) {reason}; {remedy}.",
+        )
+    is_merge = LAYER_KINDS[new.kind].min_inputs > 1
+    return replace(
+        node,
+        kind=new.kind,
+        arguments=(list(new.inputs),) if is_merge else tuple(new.inputs),
+        activation=new.activation,
+        attributes={"name": layer.name, **new.attributes},
+        weights=new.weights,
+    )
+
+
+def _value(value: Any) -> Any:
+    return value.numpy() if isinstance(value, (tf.Tensor, tf.Variable)) else value
+
+
+def _read_node(
+    call: Any, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
+) -> Node:
     layer = call.outbound_layer
     kind = kind_of(layer)
+    if kind in _OPERATIONS:
+        return _read_operation(layer, call, refs, nodes)
     is_input = isinstance(layer, keras.layers.InputLayer)
     arguments, keywords = tf.nest.map_structure(
         lambda value: refs.get(id(value), value),

@@ -10,7 +10,7 @@ import numpy as np
 
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
-from matar_tf.keras.rewrite.kinds import NORM, activation_row, row_of
+from matar_tf.keras.rewrite.kinds import NORM, activation_row, is_identity, row_of
 from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = ["LAYOUTS", "Site", "lays_out"]
@@ -33,8 +33,10 @@ class Site:
     maker: Callable[[TensorRef], Node]
 
     def feeds_norm(self) -> bool:
-        """Whether the layer feeds a batch norm alone."""
+        """Whether the layer feeds a batch norm alone, which is folded into it."""
         below = self.graph.consumers(self.original)
+        while len(below) == 1 and is_identity(below[0]):
+            below = self.graph.consumers(below[0])
         return len(below) == 1 and below[0].kind == "BatchNormalization"
 
 
@@ -124,9 +126,9 @@ def _split_separable(node: Node, site: Site) -> list[Node]:
     return [depthwise, *_single_operation(pointwise, site)]
 
 
-@lays_out("Add")
-def _chain_adds(node: Node, site: Site) -> list[Node]:
-    """Sums of more than two tensors become a chain of sums of two."""
+@lays_out("Add", "Maximum", "Minimum", "Multiply")
+def _chain(node: Node, site: Site) -> list[Node]:
+    """Sums of more than two tensors become a chain of sums of two, and so on."""
     total, sums = node.inputs[0], list[Node]()
     for index, tensor in enumerate(node.inputs[1:]):
         is_last = index == len(node.inputs) - 2
@@ -148,20 +150,12 @@ def _chain_adds(node: Node, site: Site) -> list[Node]:
 def _make_multi_bit(node: Node, site: Site) -> list[Node]:
     """A batch norm with the float statistics; `layout.with_widths` makes banks of them.
 
-    Scales below 0 go into the kernel: those of the bank count as magnitudes.
+    It is folded into what is before it (see `lowering`). Scales below 0 go into the
+    kernel: those of the bank count as magnitudes.
     """
     above = site.graph.parents(site.original)[0]
-    if (
-        not row_of(above).folds_norm
-        or above.activation != "linear"
-        or len(site.graph.consumers(above)) > 1
-    ):
-        raise ModelError(
-            f"Expected the batch norm {node.name!r} right after a convolution or "
-            "dense layer that has no activation and feeds nothing else, but it "
-            f"follows {above.name!r} ({above.kind}); integer kernels can "
-            "only fold it there."
-        )
+    while is_identity(above):
+        above = site.graph.parents(above)[0]
     mean = node.weights["moving_mean"]
     if "bias" in above.weights:
         mean = mean - above.weights["bias"]
@@ -174,15 +168,17 @@ def _make_multi_bit(node: Node, site: Site) -> list[Node]:
     }
     if "beta" in node.weights:
         weights["beta"] = node.weights["beta"]
-    taken = ("name", "momentum", "epsilon", "center", "scale")
+    taken = ("name", "trainable", "momentum", "epsilon", "center", "scale")
     maker = site.maker(node.inputs[0])
+    while is_identity(maker):
+        maker = site.maker(maker.inputs[0])
     new = replace(
         node,
         kind=NORM,
         arguments=(node.inputs[0],),
         keywords={},
         attributes={
-            **{key: node.attributes[key] for key in taken},
+            **{key: node.attributes[key] for key in taken if key in node.attributes},
             "entry": maker.name,
         },
         weights=weights,

@@ -212,7 +212,7 @@ def _take_statistics(
     @tf.function(reduce_retracing=True)
     def observe(batch: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         with tracing(estimator):
-            model.call(batch, training=False)
+            model(batch, training=False)
         return dict(estimator.seen)
 
     observed = []

@@ -269,7 +269,7 @@ def _fit(
 
 def _pass(model: KerasModel, tracer: Tracer, batch: Tensor) -> Tensor:
     with tracing(tracer):
-        return model.call(batch, training=False)
+        return model(batch, training=False)
 
 
 def _targets(
@@ -329,7 +329,7 @@ class _Error:
         samples: Tensor,
         outputs: Tensor,
     ) -> None:
-        self._call = tf.function(lambda batch: model.call(batch, training=False))
+        self._call = tf.function(lambda batch: model(batch, training=False))
         self._setter = setter
         self._samples = samples
         self._outputs = outputs.numpy().astype(np.float64)

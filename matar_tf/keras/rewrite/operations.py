@@ -1,0 +1,449 @@
+"""Operations on tensors, as a network's ``x + 3`` or ``tf.nn.relu6(x)``, as layers.
+
+Keras keeps such an operation as a layer that holds a function of TensorFlow. Here each
+is read as the layer that does the same.
+
+Source: the signatures of TensorFlow's public functions, by their symbols
+(``math.multiply``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from matar_tf.keras.rewrite.graph import Shape, TensorRef, refs_in
+from matar_tf.keras.rewrite.kinds import SCALE
+
+__all__ = ["Call", "Layer", "UnknownOperationError", "read_operation"]
+
+
+class UnknownOperationError(Exception):
+    """Why an operation is none of a layer, and what to do: two halves of a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """An operation on tensors.
+
+    Attributes:
+      symbol: The function, by its name in TensorFlow.
+      arguments: What it is called with, `TensorRef` for tensors, arrays or Python
+        values for others.
+      keywords: Likewise, by name.
+      shapes: Shape of each output, with the batch axis.
+      shape_of: Returns the shape of a tensor that it reads.
+    """
+
+    symbol: str
+    arguments: Sequence[Any]
+    keywords: Mapping[str, Any]
+    shapes: tuple[Shape, ...]
+    shape_of: Callable[[TensorRef], Shape]
+
+    def bound(self, *names: str, **defaults: Any) -> dict[str, Any]:
+        """Returns the arguments by name.
+
+        Args:
+          *names: Of the positional ones, in order.
+          **defaults: Values of those that may be left out.
+        """
+        found = {**defaults, **dict(zip(names, self.arguments, strict=False))}
+        return {**found, **{k: v for k, v in self.keywords.items() if k in names}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The layer that does what an operation does.
+
+    Attributes:
+      kind: A row of `matar_tf.layer_kinds`.
+      inputs: What it reads.
+      attributes: Arguments of its class, but for the name.
+      activation: Name of its activation function.
+      weights: Values of its variables, by name.
+    """
+
+    kind: str
+    inputs: Sequence[TensorRef]
+    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    activation: str = "linear"
+    weights: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+_Reader: TypeAlias = "Callable[[Call], Layer]"
+_READERS: Final[dict[str, _Reader]] = {}
+_FUNCTIONS: Final = {
+    "math.exp": "exponential",
+    "math.sigmoid": "sigmoid",
+    "math.tanh": "tanh",
+    "nn.elu": "elu",
+    "nn.relu": "relu",
+    "nn.relu6": "relu6",
+    "nn.selu": "selu",
+    "nn.sigmoid": "sigmoid",
+    "nn.silu": "swish",
+    "nn.swish": "swish",
+    "nn.tanh": "tanh",
+}
+
+
+def read_operation(call: Call) -> Layer:
+    """Returns the layer that does what an operation does.
+
+    Raises:
+      UnknownOperationError: If there is none here.
+    """
+    reader = _READERS.get(call.symbol)
+    if reader is None:
+        raise UnknownOperationError(
+            "is no operation that a layer does here",
+            "build it of layers, or leave it out",
+        )
+    return reader(call)
+
+
+def _reads(*symbols: str) -> Callable[[_Reader], _Reader]:
+    def register(reader: _Reader) -> _Reader:
+        _READERS.update(dict.fromkeys(symbols, reader))
+        return reader
+
+    return register
+
+
+def _activation(name: str, source: TensorRef) -> Layer:
+    return Layer(
+        kind="Activation",
+        inputs=[source],
+        attributes={"activation": name},
+        activation=name,
+    )
+
+
+@_reads(*_FUNCTIONS)
+def _function(call: Call) -> Layer:
+    return _activation(_FUNCTIONS[call.symbol], next(refs_in(call.arguments)))
+
+
+@_reads("nn.softmax", "nn.log_softmax")
+def _softmax(call: Call) -> Layer:
+    given = call.bound("logits", "axis", axis=-1)
+    is_last = given["axis"] in (None, -1, len(call.shapes[0]) - 1)
+    if call.symbol != "nn.softmax" or not is_last:
+        raise UnknownOperationError(
+            "has no integer kernel here", "use tf.nn.softmax over the last axis"
+        )
+    return _activation("softmax", given["logits"])
+
+
+@_reads("nn.gelu")
+def _gelu(call: Call) -> Layer:
+    given = call.bound("features", "approximate", approximate=False)
+    if given["approximate"]:
+        raise UnknownOperationError(
+            "by a hyperbolic tangent has no layer here", "leave approximate out"
+        )
+    return _activation("gelu", given["features"])
+
+
+@_reads("nn.leaky_relu")
+def _leaky(call: Call) -> Layer:
+    given = call.bound("features", "alpha", alpha=0.2)
+    return Layer(
+        kind="LeakyReLU",
+        inputs=[given["features"]],
+        attributes={"alpha": float(given["alpha"])},
+        activation="leaky_relu",
+    )
+
+
+@_reads("identity", "cast")
+def _same(call: Call) -> Layer:
+    given = call.bound("x", "dtype", dtype="float32")
+    kind = getattr(given["dtype"], "name", given["dtype"])
+    if kind != "float32":
+        raise UnknownOperationError(f"to {kind} leaves float32", "leave it out")
+    return _activation("linear", given["x"])
+
+
+@_reads("clip_by_value")
+def _clip(call: Call) -> Layer:
+    given = call.bound("t", "clip_value_min", "clip_value_max")
+    low, high = (given[f"clip_value_{end}"] for end in ("min", "max"))
+    if np.size(low) != 1 or np.size(high) != 1 or float(low) or not float(high) > 0:
+        raise UnknownOperationError(
+            f"to {low}..{high} has no integer kernel here", "clip to 0 and a number"
+        )
+    return Layer(
+        kind="ReLU",
+        inputs=[given["t"]],
+        attributes={"max_value": float(high), "negative_slope": 0.0, "threshold": 0.0},
+        activation="relu",
+    )
+
+
+def _scale(
+    source: TensorRef, call: Call, factor: Any, offset: Any | None = None
+) -> Layer:
+    channels = int(call.shape_of(source)[-1] or 0)
+    weights = {"depthwise_kernel": _of_channels(factor, channels).reshape(1, 1, -1, 1)}
+    if offset is not None:
+        weights["bias"] = _of_channels(offset, channels)
+    return Layer(
+        kind=SCALE,
+        inputs=[source],
+        attributes={"use_bias": offset is not None},
+        weights=weights,
+    )
+
+
+def _of_channels(values: Any, channels: int) -> np.ndarray:
+    """Returns one number a channel."""
+    array = np.asarray(values, np.float32)
+    if array.size not in (1, channels) or (array.ndim and array.shape[-1] != array.size):
+        raise UnknownOperationError(
+            f"with an array of shape {array.shape} has no integer kernel here",
+            "use one number, or one a channel",
+        )
+    return np.broadcast_to(array.reshape(-1), (channels,)).copy()
+
+
+_MERGES: Final = {
+    "__operators__.add": "Add",
+    "math.add": "Add",
+    "math.maximum": "Maximum",
+    "math.minimum": "Minimum",
+    "math.multiply": "Multiply",
+    "math.subtract": "Subtract",
+}
+
+
+@_reads(*_MERGES)
+def _merge(call: Call) -> Layer:
+    given = call.bound("x", "y")
+    a, b = given["x"], given["y"]
+    kind = _MERGES[call.symbol]
+    if isinstance(a, TensorRef) and isinstance(b, TensorRef):
+        return Layer(kind=kind, inputs=[a, b])
+    tensor, constant = (a, b) if isinstance(a, TensorRef) else (b, a)
+    if kind == "Add":
+        return _scale(tensor, call, 1.0, constant)
+    if kind == "Multiply":
+        return _scale(tensor, call, constant)
+    if kind == "Subtract":
+        if tensor is a:
+            return _scale(tensor, call, 1.0, -np.asarray(constant, np.float32))
+        return _scale(tensor, call, -1.0, constant)
+    if kind == "Maximum" and not np.any(constant):
+        return _activation("relu", tensor)
+    raise UnknownOperationError(
+        "with a constant has no integer kernel here", "use tf.nn.relu or tf.nn.relu6"
+    )
+
+
+@_reads("math.truediv", "math.divide", "RealDiv")
+def _divide(call: Call) -> Layer:
+    given = call.bound("x", "y")
+    if isinstance(given["y"], TensorRef):
+        raise UnknownOperationError(
+            "by a tensor has no integer kernel", "divide by a constant"
+        )
+    with np.errstate(divide="ignore"):
+        factor = 1.0 / np.asarray(given["y"], np.float32)
+    if not np.all(np.isfinite(factor)):
+        raise UnknownOperationError("by 0 has no value", "divide by another number")
+    return _scale(given["x"], call, factor)
+
+
+@_reads("math.negative")
+def _negative(call: Call) -> Layer:
+    return _scale(next(refs_in(call.arguments)), call, -1.0)
+
+
+@_reads("math.square")
+def _square(call: Call) -> Layer:
+    source = next(refs_in(call.arguments))
+    return Layer(kind="Multiply", inputs=[source, source])
+
+
+@_reads("math.pow")
+def _power(call: Call) -> Layer:
+    given = call.bound("x", "y")
+    if isinstance(given["y"], TensorRef) or np.any(np.asarray(given["y"]) != 2):
+        raise UnknownOperationError(
+            "to another power than 2 has no integer kernel", "use x * x"
+        )
+    return Layer(kind="Multiply", inputs=[given["x"], given["x"]])
+
+
+@_reads("nn.bias_add")
+def _bias_add(call: Call) -> Layer:
+    given = call.bound("value", "bias")
+    return _scale(given["value"], call, 1.0, given["bias"])
+
+
+@_reads("math.add_n")
+def _add_n(call: Call) -> Layer:
+    return Layer(kind="Add", inputs=list(refs_in(call.arguments)))
+
+
+@_reads("concat")
+def _concat(call: Call) -> Layer:
+    given = call.bound("values", "axis", axis=-1)
+    return Layer(
+        kind="Concatenate",
+        inputs=list(refs_in(given["values"])),
+        attributes={"axis": int(given["axis"])},
+    )
+
+
+@_reads("reshape", "expand_dims", "compat.v1.squeeze", "squeeze")
+def _reshape(call: Call) -> Layer:
+    source = next(refs_in(call.arguments))
+    batches = {shape[0] for shape in (call.shape_of(source), call.shapes[0])}
+    sizes = call.shapes[0][1:]
+    if batches != {None} or sizes.count(None) > 1:
+        raise UnknownOperationError("mixes samples of a batch", "keep the first axis")
+    target = tuple(-1 if size is None else size for size in sizes)
+    return Layer(kind="Reshape", inputs=[source], attributes={"target_shape": target})
+
+
+@_reads("transpose", "compat.v1.transpose")
+def _transpose(call: Call) -> Layer:
+    given = call.bound("a", "perm")
+    axes = [int(axis) for axis in given["perm"] or ()]
+    if not axes or axes[0] != 0:
+        raise UnknownOperationError("moves the batch axis", "keep the first axis")
+    attributes = {"dims": tuple(axes[1:])}
+    return Layer(kind="Permute", inputs=[given["a"]], attributes=attributes)
+
+
+@_reads("pad", "compat.v1.pad")
+def _pad(call: Call) -> Layer:
+    given = call.bound(
+        "tensor",
+        "paddings",
+        "mode",
+        "name",
+        "constant_values",
+        mode="CONSTANT",
+        constant_values=0,
+    )
+    widths = [tuple(map(int, pair)) for pair in given["paddings"]]
+    is_plain = str(given["mode"]).upper() == "CONSTANT" and not given["constant_values"]
+    if not is_plain or any(widths[0]) or any(widths[-1]) or len(widths) not in (3, 4):
+        raise UnknownOperationError(
+            "pads otherwise than rows and columns with zeros", "use ZeroPadding2D"
+        )
+    inner = widths[1:-1]
+    return Layer(
+        kind=f"ZeroPadding{len(inner)}D",
+        inputs=[given["tensor"]],
+        attributes={"padding": tuple(inner) if len(inner) > 1 else inner[0]},
+    )
+
+
+_REDUCTIONS: Final = {
+    "math.reduce_max": "GlobalMaxPooling",
+    "math.reduce_mean": "GlobalAveragePooling",
+}
+
+
+@_reads(*_REDUCTIONS)
+def _reduce(call: Call) -> Layer:
+    given = call.bound("input_tensor", "axis", "keepdims", axis=None, keepdims=False)
+    source = given["input_tensor"]
+    rank = len(call.shape_of(source))
+    axes = [] if given["axis"] is None else np.ravel(given["axis"]).tolist()
+    inner = list(range(1, rank - 1))
+    if sorted(int(axis) % rank for axis in axes) != inner or len(inner) not in (1, 2):
+        raise UnknownOperationError(
+            f"over the axes {given['axis']} has no layer here",
+            f"take it over the axes {inner}",
+        )
+    return Layer(
+        kind=f"{_REDUCTIONS[call.symbol]}{len(inner)}D",
+        inputs=[source],
+        attributes={"keepdims": bool(given["keepdims"])},
+    )
+
+
+@_reads("image.resize")
+def _resize(call: Call) -> Layer:
+    given = call.bound("images", "size", "method", method="bilinear")
+    method = str(given["method"]).lower()
+    before, after = call.shape_of(given["images"])[1:3], call.shapes[0][1:3]
+    pairs = list(zip(before, after, strict=True))
+    fits = all(a and b and b % a == 0 for a, b in pairs)
+    if not fits or method not in ("bilinear", "nearest"):
+        raise UnknownOperationError(
+            f"from {before} to {after} by {method} has no integer kernel here",
+            "use UpSampling2D, by whole factors, nearest or bilinear",
+        )
+    size = tuple(int(b) // int(a) for a, b in pairs)
+    return Layer(
+        kind="UpSampling2D",
+        inputs=[given["images"]],
+        attributes={"size": size, "interpolation": method},
+    )
+
+
+_POOLS: Final = {
+    "nn.avg_pool2d": "AveragePooling2D",
+    "nn.max_pool2d": "MaxPooling2D",
+}
+
+
+@_reads(*_POOLS)
+def _pool(call: Call) -> Layer:
+    given = call.bound("input", "ksize", "strides", "padding")
+    return Layer(
+        kind=_POOLS[call.symbol],
+        inputs=[given["input"]],
+        attributes={
+            "pool_size": given["ksize"],
+            "strides": given["strides"],
+            "padding": str(given["padding"]).lower(),
+        },
+    )
+
+
+@_reads("__operators__.getitem")
+def _slice(call: Call) -> Layer:
+    """Rows and columns cut off, or every n-th one: a pool of one pixel."""
+    source, parts = call.arguments[0], call.arguments[1]
+    shape = call.shape_of(source)
+    parts = parts if isinstance(parts, (list, tuple)) else (parts,)
+    refusal = UnknownOperationError(
+        "takes other parts than rows and columns", "use Cropping1D or Cropping2D"
+    )
+    if len(shape) not in (3, 4) or not all(isinstance(one, Mapping) for one in parts):
+        raise refusal
+    crops: list[tuple[int, int]] = []
+    steps: list[int] = []
+    for size, part in zip(shape, parts, strict=False):
+        ends = [part[name] for name in ("start", "stop", "step")]
+        if size is None:
+            if any(one is not None for one in ends):
+                raise refusal
+            crops.append((0, 0))
+            steps.append(1)
+            continue
+        start, stop, step = slice(*ends).indices(size)
+        if step < 1 or stop <= start:
+            raise refusal
+        crops.append((start, size - stop))
+        steps.append(step)
+    inner = crops[1 : len(shape) - 1]
+    inner += [(0, 0)] * (len(shape) - 2 - len(inner))
+    is_whole = crops[0] == (0, 0) and crops[len(shape) - 1 :] in ([], [(0, 0)])
+    if not is_whole or set(steps) != {1}:
+        raise refusal
+    return Layer(
+        kind=f"Cropping{len(inner)}D",
+        inputs=[source],
+        attributes={"cropping": tuple(inner) if len(inner) > 1 else inner[0]},
+    )
