@@ -35,6 +35,7 @@ class CostShape(Enum):
 
     TENSORS = "tensors"  # nothing
     WINDOW = "window"  # the window and strides of its options
+    NEIGHBOURS = "neighbours"  # four, which it blends
     REDUCED = "reduced"  # how many elements it makes one of
     KERNEL = "kernel"  # its kernel: it multiplies
 
@@ -62,16 +63,26 @@ class Operator:
     options: tuple[str, ...] = ("NONE",)
 
 
-def _reshapes(
-    option: str, num_inputs: tuple[int, int] = (1, 1), settings: tuple[int, ...] = ()
+def _moves(
+    option: str,
+    num_inputs: tuple[int, int] = (1, 1),
+    settings: tuple[int, ...] = (),
+    *,
+    may_lack_options: bool = False,
 ) -> Operator:
     return Operator(
         cost=OpKind.RESHAPE,
         grid=Grid.KEPT,
         num_inputs=num_inputs,
         settings=settings,
-        options=("NONE", option),
+        options=("NONE", option) if may_lack_options else (option,),
     )
+
+
+def _reshapes(
+    option: str, num_inputs: tuple[int, int] = (1, 1), settings: tuple[int, ...] = ()
+) -> Operator:
+    return _moves(option, num_inputs, settings, may_lack_options=True)
 
 
 def _multiplication(
@@ -117,6 +128,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "DEPTHWISE_CONV_2D": _multiplication(
             OpKind.DEPTHWISE_CONV, "DepthwiseConv2DOptions"
         ),
+        "DEPTH_TO_SPACE": _moves("DepthToSpaceOptions"),
         "DEQUANTIZE": Operator(cost=None, options=("NONE", "DequantizeOptions")),
         "EXPAND_DIMS": _reshapes("ExpandDimsOptions", (2, 2), (1,)),
         "FULLY_CONNECTED": _multiplication(
@@ -144,12 +156,23 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "RELU": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
         "RELU6": Operator(cost=OpKind.ACTIVATION, grid=Grid.INPUT),
         "RESHAPE": _reshapes("ReshapeOptions", (1, 2), (1,)),
+        "RESIZE_BILINEAR": Operator(
+            cost=OpKind.RESIZE,
+            grid=Grid.INPUT,
+            shape=CostShape.NEIGHBOURS,
+            num_inputs=(2, 2),
+            settings=(1,),
+            options=("ResizeBilinearOptions",),
+        ),
+        "RESIZE_NEAREST_NEIGHBOR": _moves("ResizeNearestNeighborOptions", (2, 2), (1,)),
         "SOFTMAX": Operator(
             cost=OpKind.SOFTMAX, grid=Grid.FIXED, options=("SoftmaxOptions",)
         ),
+        "SPACE_TO_DEPTH": _moves("SpaceToDepthOptions"),
         "SQUEEZE": _reshapes("SqueezeOptions"),
-        "STRIDED_SLICE": _reshapes("StridedSliceOptions", (4, 4), (1, 2, 3)),
+        "STRIDED_SLICE": _moves("StridedSliceOptions", (4, 4), (1, 2, 3)),
         "TANH": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
+        "TILE": _reshapes("TileOptions", (2, 2), (1,)),
         "TRANSPOSE": _reshapes("TransposeOptions", (2, 2), (1,)),
     }
 )

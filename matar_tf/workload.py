@@ -43,6 +43,7 @@ class OpKind(str, Enum):
     SOFTMAX = "softmax"
     RESHAPE = "reshape"
     PAD = "pad"
+    RESIZE = "resize"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

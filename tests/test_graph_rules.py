@@ -83,6 +83,25 @@ def pool(name, **values):
     return graph_of(name, IMAGE, (1, 1, 3, 2), options)
 
 
+def resized(name, height=8, width=9, **values):
+    options = options_of(f"{name}Options", **{"halfPixelCenters": True, **values})
+    names = {
+        "ResizeBilinear": "RESIZE_BILINEAR",
+        "ResizeNearestNeighbor": "RESIZE_NEAREST_NEIGHBOR",
+    }
+    result = (1, height, width, 2)
+    return graph_of(names[name], IMAGE, result, options, [height, width])
+
+
+def sliced():
+    """Rows 1 and 2 of 4, column 4 of 6 alone, each second channel."""
+    options = options_of(
+        "StridedSliceOptions", beginMask=9, endMask=9, shrinkAxisMask=4
+    )
+    bounds = [7, 1, -2, 0], [7, -1, -1, 0], [1, 1, 1, 2]
+    return graph_of("STRIDED_SLICE", IMAGE, (1, 2, 1), options, *bounds)
+
+
 # One graph for each operator; the shapes of the results are worked out by hand.
 SOUND = {
     "conv": conv,
@@ -122,6 +141,23 @@ SOUND = {
     "pad": lambda: graph_of(
         "PAD", IMAGE, (1, 7, 7, 2), None, [[0, 0], [1, 2], [0, 1], [0, 0]]
     ),
+    "slice": sliced,
+    "transpose": lambda: graph_of("TRANSPOSE", IMAGE, (1, 2, 4, 6), None, [0, 3, 1, 2]),
+    "tile": lambda: graph_of("TILE", IMAGE, (1, 12, 6, 4), None, [1, 3, 1, 2]),
+    "depth_to_space": lambda: graph_of(
+        "DEPTH_TO_SPACE",
+        (1, 2, 3, 8),
+        IMAGE,
+        options_of("DepthToSpaceOptions", blockSize=2),
+    ),
+    "space_to_depth": lambda: graph_of(
+        "SPACE_TO_DEPTH",
+        IMAGE,
+        (1, 2, 3, 8),
+        options_of("SpaceToDepthOptions", blockSize=2),
+    ),
+    "bilinear": lambda: resized("ResizeBilinear"),
+    "nearest": lambda: resized("ResizeNearestNeighbor"),
     "reshape": lambda: graph_of("RESHAPE", IMAGE, (1, 48), None, [-1, 48]),
     "rows": lambda: graph_of("RESHAPE", IMAGE, (8, 6), None, [-1, 6]),
     "expand": lambda: graph_of("EXPAND_DIMS", (1, 4, 2), (1, 1, 4, 2), None, [1]),
@@ -409,6 +445,43 @@ UNSOUND = [
     ("pad", setting(0, 0, -1, 4, 0, 1, 0, 0), "paddings of 0 to"),
     ("pad", shape(3, 8), "paddings of the shape"),
     ("pad", widened(2**16), "bytes of tensors"),
+    ("slice", setting(0, 4, 4, 0, index=3), r"a slice within 0\.\.4"),
+    ("slice", setting(0, -5, 4, 0, index=3), r"a slice within 0\.\.4"),
+    ("slice", setting(0, 1, 6, 0, index=3), r"a slice within 0\.\.6"),
+    ("slice", setting(0, 1, 5, 0, index=4), r"a slice within 0\.\.4"),
+    ("slice", setting(1, 1, 1, 0, index=5), r"a slice within 0\.\.2"),
+    ("slice", setting(1, -1, 1, 1, index=5), r"a slice within 0\.\.4"),
+    ("slice", setting(2, 1, 1, 1, index=5), "all samples"),
+    ("slice", option(beginMask=8), "all samples"),
+    ("slice", option(endMask=8), "all samples"),
+    ("slice", option(shrinkAxisMask=5), "bounds of single indices"),
+    ("slice", option(beginMask=13), "bounds of single indices"),
+    ("slice", option(newAxisMask=2), "a mask of begins, ends"),
+    ("slice", option(ellipsisMask=2), "a mask of begins, ends"),
+    ("slice", option(offset=True), "a mask of begins, ends"),
+    ("slice", both(shape(4, 3), setting(0, 1, 4, index=4)), "4 bounds"),
+    ("transpose", setting(3, 0, 1, 2), "samples first"),
+    ("transpose", setting(0, 1, 1, 2), "an order of axes"),
+    ("transpose", setting(0, 1, 2, 4), "an order of axes"),
+    ("transpose", both(shape(3, 3), setting(0, 2, 1)), "an order of axes"),
+    ("tile", setting(2, 3, 1, 2), "copies of each axis"),
+    ("tile", setting(1, 3, 0, 2), "copies of each axis"),
+    ("tile", setting(1, 3, 1, 2**16 + 1), "copies of each axis"),
+    ("tile", both(shape(3, 3), setting(1, 3, 2)), "copies of each axis"),
+    ("depth_to_space", option(blockSize=0), "blocks of 1 to"),
+    ("depth_to_space", option(blockSize=3), "blocks of 3"),
+    ("depth_to_space", option(blockSize=2**30), "blocks of 1 to"),
+    ("space_to_depth", option(blockSize=4), "blocks of 4"),
+    ("space_to_depth", option(blockSize=-2), "blocks of 1 to"),
+    ("bilinear", option(halfPixelCenters=False), "centres at halves"),
+    ("bilinear", option(alignCorners=True), "centres at halves"),
+    ("bilinear", setting(0, 9), "a height and a width"),
+    ("bilinear", setting(-8, 9), "a height and a width"),
+    ("bilinear", setting(8, 2**16 + 1), "a height and a width"),
+    ("bilinear", both(shape(3, 1), setting(8)), "a height and a width"),
+    ("bilinear", grid(2, [0.25]), "the grid"),
+    ("nearest", option(alignCorners=True), "centres at halves"),
+    ("nearest", grid(2, [0.5], 1), "the grid"),
     ("reshape", setting(-1, 47), "a shape of 48 elements"),
     ("reshape", setting(1, -1), "a shape of 48 elements"),
     ("reshape", setting(-1, -48), "a shape of 48 elements"),

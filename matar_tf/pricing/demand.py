@@ -13,7 +13,7 @@ from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = ["LayerDemand", "demand_of", "layer_shape"]
 
-_POOL_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL})
+_WINDOW_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL, OpKind.RESIZE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ def demand_of(
     output = tensors[layer.output]
     inputs = [tensors[name] for name in dict.fromkeys(layer.inputs)]
     num_elems = max(sum(tensors[name].elems for name in layer.inputs), output.elems)
-    if layer.kind in _POOL_KINDS:
+    if layer.kind in _WINDOW_KINDS:
         num_elems = output.elems * math.prod(layer.kernel_size)
     result_bits = stored_bits(output_bits, storage)
     return LayerDemand(

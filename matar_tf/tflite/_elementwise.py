@@ -1,4 +1,4 @@
-"""What operators without kernels compute, in NumPy."""
+"""What operators without kernels compute, in NumPy; those that move values aside."""
 
 from __future__ import annotations
 
@@ -153,22 +153,6 @@ def _dequantize(site: Site) -> np.ndarray:
         shape[tensor.quantization.quantizedDimension] = -1
         scale = scale.reshape(shape)
     return levels * scale
-
-
-@simulates("CONCATENATION")
-def _concatenate(site: Site) -> np.ndarray:
-    return np.concatenate([np.asarray(x) for x in site.inputs], axis=site.options.axis)
-
-
-@simulates("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
-def _reshape(site: Site) -> np.ndarray:
-    return site.x.reshape(-1, *(int(size) for size in site.out.shape[1:]))
-
-
-@simulates("PAD")
-def _pad(site: Site) -> np.ndarray:
-    widths = np.asarray(site.constant(1)).tolist()
-    return np.pad(site.x, widths, constant_values=zero_point_of(site.tensor(0)))
 
 
 @simulates("LOGISTIC")

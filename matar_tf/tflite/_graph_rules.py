@@ -20,6 +20,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.operators import CostShape, Grid
+from matar_tf.tflite import _moving_rules
 from matar_tf.tflite._graph_nodes import (
     GRIDDED,
     ITEM_BITS,
@@ -59,6 +60,7 @@ RATIO_LIMIT: Final = 256
 SUM_RATIO_LIMIT: Final = 2**19
 LEAST_RATIO: Final = 2.0**-40  # nothing comes out of what is smaller
 
+_REGISTERED: Final = (_moving_rules,)  # fills RULES
 _TYPES: Final = schema.TensorType
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
 _MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
@@ -295,7 +297,7 @@ def _check_size(nodes: Iterable[Node], max_products: int) -> None:
         if node.row.shape is CostShape.KERNEL:
             num_products += size * node.data[1].size // node.output.shape[-1]
             filling += _filling(node)
-        elif node.row.shape is CostShape.WINDOW:
+        elif node.row.shape in (CostShape.WINDOW, CostShape.NEIGHBOURS):
             num_products += size * window
         if window > 1:
             num_places += node.output.shape[1] * node.output.shape[2] * window
@@ -310,6 +312,8 @@ def _check_size(nodes: Iterable[Node], max_products: int) -> None:
 
 def _window(node: Node) -> int:
     """Returns the places of a window over an image; 1 for none."""
+    if node.row.shape is CostShape.NEIGHBOURS:
+        return 4
     if node.row.shape is CostShape.WINDOW:
         return int(node.options.filterHeight * node.options.filterWidth)
     is_kernel = node.row.shape is CostShape.KERNEL and len(node.data[1].shape) == 4

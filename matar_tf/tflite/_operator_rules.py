@@ -2,7 +2,8 @@
 
 A rule returns the shape of the output and refuses what the kernels do not check: the
 native ones trust a file, and end the process or read foreign memory where it is wrong.
-What holds for all operators alike is in `matar_tf.tflite._graph_rules`.
+Those that move values are in `matar_tf.tflite._moving_rules`, what holds for all
+operators alike is in `matar_tf.tflite._graph_rules`.
 
 Source: the shape functions of TensorFlow Lite, ``kernels/*.cc`` (``Prepare``), and
 ``kernels/padding.h``.
@@ -15,10 +16,10 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from matar_tf.operators import registrar
-from matar_tf.tflite._graph_nodes import GraphTensor, Node, integers
+from matar_tf.tflite._graph_nodes import GraphTensor, Node
 from matar_tf.tflite._schema import schema
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "axes_of", "expect_rank", "rules"]
 
 _FUSED: Final = (
     schema.ActivationFunctionType.NONE,
@@ -26,7 +27,6 @@ _FUSED: Final = (
     schema.ActivationFunctionType.RELU6,
 )
 _MAX_STRIDE: Final = 1024  # also of dilations: beyond any image, far from overflows
-_MAX_PADDING: Final = 1 << 16
 _MAX_ALPHA: Final = 1024.0
 _MAX_BETA: Final = 100.0
 
@@ -36,7 +36,7 @@ RULES: Final[dict[str, Rule]] = {}  # by the operator's name
 rules = registrar(RULES)
 
 
-def _expect_rank(node: Node, tensor: GraphTensor, rank: int) -> None:
+def expect_rank(node: Node, tensor: GraphTensor, rank: int) -> None:
     node.expect(len(tensor.shape) == rank, f"a tensor of rank {rank}", tensor.shape)
 
 
@@ -91,7 +91,7 @@ def _check_channels(node: Node, channels: int, axis: int) -> None:
 @rules("CONV_2D")
 def _conv(node: Node) -> tuple[int, ...]:
     x = node.data[0]
-    _expect_rank(node, x, 4)
+    expect_rank(node, x, 4)
     channels, *size, depth = _kernel(node, 4)
     groups, rest = divmod(x.shape[3], depth)
     node.expect(
@@ -106,7 +106,7 @@ def _conv(node: Node) -> tuple[int, ...]:
 @rules("DEPTHWISE_CONV_2D")
 def _depthwise(node: Node) -> tuple[int, ...]:
     x, factor = node.data[0], node.options.depthMultiplier
-    _expect_rank(node, x, 4)
+    expect_rank(node, x, 4)
     first, *size, channels = _kernel(node, 4)
     node.expect(
         first == 1 and channels == x.shape[3] * factor,
@@ -135,7 +135,7 @@ def _dense(node: Node) -> tuple[int, ...]:
 @rules("AVERAGE_POOL_2D", "MAX_POOL_2D")
 def _pool(node: Node) -> tuple[int, ...]:
     x, options = node.data[0], node.options
-    _expect_rank(node, x, 4)
+    expect_rank(node, x, 4)
     _expect_activation(node)
     size = _windows(node, (options.filterHeight, options.filterWidth))
     return (x.shape[0], *size, x.shape[3])
@@ -155,13 +155,13 @@ def _add(node: Node) -> tuple[int, ...]:
 @rules("MEAN", "REDUCE_MAX")
 def _reduce(node: Node) -> tuple[int, ...]:
     shape = node.data[0].shape
-    axes = _axes(node, node.setting(1), len(shape))
+    axes = axes_of(node, node.setting(1), len(shape))
     if node.options.keepDims:
         return tuple(1 if i in axes else size for i, size in enumerate(shape))
     return tuple(size for i, size in enumerate(shape) if i not in axes)
 
 
-def _axes(node: Node, axes: list[int], rank: int) -> set[int]:
+def axes_of(node: Node, axes: list[int], rank: int) -> set[int]:
     """Returns axes, counted from the front; none is that of the batch."""
     found = {axis % rank for axis in axes if -rank <= axis < rank}
     node.expect(
@@ -170,68 +170,6 @@ def _axes(node: Node, axes: list[int], rank: int) -> set[int]:
         axes,
     )
     return found
-
-
-@rules("CONCATENATION")
-def _concatenate(node: Node) -> tuple[int, ...]:
-    kind = node.options.fusedActivationFunction
-    node.expect(kind == _FUSED[0], "no fused activation function", kind)
-    shapes = [one.shape for one in node.data]
-    rank = len(shapes[0])
-    (axis,) = _axes(node, [node.options.axis], rank)
-    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
-    fits = len(others) == 1 and all(len(shape) == rank for shape in shapes)
-    node.expect(fits, f"tensors that differ along axis {axis} alone", shapes)
-    size = sum(shape[axis] for shape in shapes)
-    return (*shapes[0][:axis], size, *shapes[0][axis + 1 :])
-
-
-@rules("PAD")
-def _pad(node: Node) -> tuple[int, ...]:
-    shape, tensor = node.data[0].shape, node.inputs[1]
-    expected = (len(shape), 2)
-    node.expect(
-        tensor is not None and tensor.shape == expected,
-        f"paddings of the shape {expected}",
-        tensor and tensor.shape,
-    )
-    widths = node.setting(1)
-    fits = all(0 <= one <= _MAX_PADDING for one in widths) and not any(widths[:2])
-    node.expect(fits, f"paddings of 0 to {_MAX_PADDING}, none of the batch", widths)
-    pairs = zip(widths[::2], widths[1::2], strict=True)
-    return tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True))
-
-
-@rules("RESHAPE")
-def _reshape(node: Node) -> tuple[int, ...]:
-    x = node.data[0]
-    options = [] if node.options is None else integers(node.options.newShape)
-    sizes = node.setting(1) if len(node.inputs) > 1 else options
-    node.expect(options in ([], sizes), f"the shape {sizes}", options)
-    rest = math.prod(sizes[1:])
-    made = [x.size // max(rest, 1), *sizes[1:]] if sizes[:1] == [-1] else sizes
-    fits = min(made, default=0) > 0 and math.prod(made) == x.size
-    node.expect(fits, f"a shape of {x.size} elements, at most the first -1", sizes)
-    return tuple(made)
-
-
-@rules("EXPAND_DIMS")
-def _expand(node: Node) -> tuple[int, ...]:
-    shape = node.data[0].shape
-    axes = node.setting(1)
-    node.expect(len(axes) == 1, "one axis", axes)
-    (axis,) = _axes(node, axes, len(shape) + 1)
-    return (*shape[:axis], 1, *shape[axis:])
-
-
-@rules("SQUEEZE")
-def _squeeze(node: Node) -> tuple[int, ...]:
-    shape = node.data[0].shape
-    given = [] if node.options is None else integers(node.options.squeezeDims)
-    axes = _axes(node, given, len(shape))
-    sizes = [shape[axis] for axis in axes]
-    node.expect(set(sizes) == {1}, "axes of size 1", sizes)
-    return tuple(size for i, size in enumerate(shape) if i not in axes)
 
 
 @rules("LEAKY_RELU")

@@ -39,6 +39,10 @@ class Site:
             return None
         return tensor_array(self.model, self.tensor(position))
 
+    def setting(self, position: int) -> list[int]:
+        """Returns the integers of an input that is a setting."""
+        return [int(one) for one in np.ravel(self.constant(position))]
+
     def levels(self, position: int = 0) -> np.ndarray:
         """Returns an input with its zero point taken off, int32."""
         value = self.inputs[position]

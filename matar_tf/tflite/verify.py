@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import printable
+from matar_tf.operators import OPERATORS, Grid
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -30,15 +31,8 @@ from matar_tf.tflite.simulator import simulate_tensors
 __all__ = ["LayerDifference", "Verification", "run_all_tensors", "verify"]
 
 # Operators that pass values on, which Keras has on record from where they come.
-_COPIES = {
-    "EXPAND_DIMS",
-    "MAX_POOL_2D",
-    "PAD",
-    "REDUCE_MAX",
-    "RESHAPE",
-    "SQUEEZE",
-    "STRIDED_SLICE",
-    "TRANSPOSE",
+_COPIES = {name for name, row in OPERATORS.items() if row.grid is Grid.KEPT} - {
+    "CONCATENATION"
 }
 
 

@@ -104,6 +104,8 @@ def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
             "kernel_size": (options.filterHeight, options.filterWidth),
             "strides": (options.strideH, options.strideW),
         }
+    if cost.shape is CostShape.NEIGHBOURS:
+        return {"kernel_size": (2, 2)}
     if cost.shape is CostShape.REDUCED:
         return {"kernel_size": _reduced_window(graph, operator)}
     if cost.shape is not CostShape.KERNEL:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.kernels import run_builtin
 from fixtures.nets import calibrated, packaged, samples_for
 
 from matar_tf.artifact import Artifact
@@ -17,25 +18,6 @@ from matar_tf.tflite import _rounding, simulator
 from matar_tf.tflite._schema import op_name, parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.verify import run_all_tensors
-
-
-def run_builtin(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns every tensor as LiteRT's own kernels compute it, without XNNPACK."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    interpreter = Interpreter(
-        model_content=content,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
-    )
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(index, samples.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(index, samples)
-    interpreter.invoke()
-    operators = parse_model(content).subgraphs[0].operators
-    outputs = [int(operator.outputs[0]) for operator in operators]
-    return {output: interpreter.get_tensor(output) for output in outputs}
 
 
 @pytest.mark.parametrize(
