@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 __all__ = [
     "ArtifactError",
@@ -31,14 +31,17 @@ __all__ = [
 _MAX_WORD: Final = 300  # characters; paths of files are shorter
 _MAX_LINE: Final = 1000
 _MAX_LINES: Final = 40
+_MAX_LAYERS: Final = 10_000  # with a line each
 _LONG_WORD: Final = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 
 
 class MatarError(ValueError):
     """Base of all errors that a user of matar_tf can cause and mend."""
 
+    max_lines: ClassVar[int] = _MAX_LINES
+
     def __str__(self) -> str:
-        return readable(super().__str__())
+        return readable(super().__str__(), max_lines=self.max_lines)
 
 
 class MatarWarning(UserWarning):
@@ -51,6 +54,8 @@ class PolicyError(MatarError):
 
 class ModelError(MatarError):
     """A Keras model cannot be quantized, profiled or packaged."""
+
+    max_lines = _MAX_LAYERS
 
 
 class DataError(MatarError):
@@ -77,7 +82,7 @@ class ExportError(MatarError):
     """A model file could not be written, or does not agree with its reference."""
 
 
-def readable(text: str) -> str:
+def readable(text: str, *, max_lines: int = _MAX_LINES) -> str:
     r"""Returns a text as it is shown: without what steers a terminal, and not too long.
 
     Characters that cannot be printed become escapes (``\x1b``), but for the ends of
@@ -85,8 +90,8 @@ def readable(text: str) -> str:
     of a message, stays; of many lines the last are.
     """
     lines = text.split("\n")
-    more = [f"... and {len(lines) - _MAX_LINES} more lines."]
-    lines = lines[:_MAX_LINES] + more * (len(lines) > _MAX_LINES)
+    more = [f"... and {len(lines) - max_lines} more lines."]
+    lines = lines[:max_lines] + more * (len(lines) > max_lines)
     return "\n".join(map(readable_line, lines))
 
 

@@ -295,9 +295,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
         "elu": Activation(operator="ELU", grid=Grid.OWN),
-        "exponential": Activation(
-            operator="EXP", grid=Grid.OWN, is_nonnegative=True
-        ),
+        "exponential": Activation(operator="EXP", grid=Grid.OWN, is_nonnegative=True),
         "gelu": Activation(operator="GELU", grid=Grid.OWN),
         "hard_sigmoid": Activation(is_composite=True, is_nonnegative=True),
         "hard_swish": Activation(is_composite=True),

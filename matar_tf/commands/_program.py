@@ -62,7 +62,7 @@ def call(command: Command, name: str, words: Sequence[str]) -> int:
 
 
 def _print_line(one: Exception, sentence: str, names: Collection[str]) -> None:
-    text = in_flags(readable(sentence), names)
+    text = in_flags(sentence, names)
     print(f"{type(one).__name__}: {text}", file=sys.stderr)
 
 
@@ -81,7 +81,7 @@ def _show_warning(
     if isinstance(message, MatarWarning):
         if str(message) not in said:
             said.add(str(message))
-            _print_line(message, str(message), names)
+            _print_line(message, readable(str(message)), names)
     else:
         others(message, *place, **more)
 
@@ -122,13 +122,13 @@ def _in_flag(names: Collection[str], match: re.Match[str]) -> str:
 def _sentence(error: Exception) -> str:
     """Returns what an error says; of a file, which one, and what to do."""
     if not isinstance(error, OSError):
-        return str(error)
+        return str(error) if isinstance(error, MatarError) else readable(str(error))
     if error.filename is None:
-        return (
+        return readable(
             f"Expected to print or write, got: {error.strerror or error}; check where "
             "standard output leads to, and the space on the disk."
         )
-    return (
+    return readable(
         f"Expected to read or write {error.filename}, got: {error.strerror}; check the "
         "path, its permissions and the space on the disk."
     )

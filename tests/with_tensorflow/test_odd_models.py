@@ -74,27 +74,6 @@ def test_noise_of_a_shape_in_a_sequence(noise_shape: Any) -> None:
     assert outputs.shape == (5, 16, 3)
 
 
-def test_sequences_of_any_length() -> None:
-    def network(length: int | None) -> Any:
-        keras.utils.set_random_seed(0)
-        inputs = L.Input((length, 3))
-        x = L.Dense(4)(L.Conv1D(4, 3, activation="relu", padding="same")(inputs))
-        x = L.GlobalAveragePooling1D()(L.Conv1D(4, 3, activation="relu")(x))
-        return quantize_model(keras.Model(inputs, L.Dense(2)(x)))
-
-    model, fixed = network(None), network(12)
-    samples = RNG.normal(size=(8, 12, 3)).astype(np.float32)
-    calibrate(model, samples)
-    calibrate(fixed, samples)
-    expected = fixed.predict(samples, verbose=0)
-    np.testing.assert_allclose(model.predict(samples, verbose=0), expected, atol=1e-6)
-    assert model.predict(samples[:, :7], verbose=0).shape == (8, 2)
-    model.compile("sgd", "mse")
-    model.fit(samples[:, :9], np.zeros((8, 2)), verbose=0)
-    with pytest.raises(ModelError, match="inputs of one size"):
-        package(model)
-
-
 def test_steps_learn_alike_where_sizes_are_unknown() -> None:
     """The gradient's scale is ``1 / sqrt(values of a sample * qmax)`` either way."""
     x = tf.constant(IMAGES)
@@ -123,15 +102,6 @@ def test_a_single_tensor_is_no_sum(kind: Any) -> None:
     outputs = L.Dense(2)(kind(name="both")([L.Dense(4)(inputs)]))
     with pytest.raises(ModelError, match="two tensors for 'both'"):
         quantize_model(keras.Model(inputs, outputs))
-
-
-def test_several_outputs_are_refused_when_packaged() -> None:
-    inputs = L.Input((6,))
-    x = L.Dense(4, activation="relu")(inputs)
-    model = quantize_model(keras.Model(inputs, [L.Dense(2)(x), L.Dense(3)(x)]))
-    calibrate(model, IMAGES.reshape(-1, 6))
-    with pytest.raises(ModelError, match="one output, got 2"):
-        package(model)
 
 
 @pytest.mark.parametrize(("size", "is_refused"), [(9e-7, True), (2e-6, False)])

@@ -484,6 +484,19 @@ class TestBatchNorm:
             np.testing.assert_allclose(norm(x, training=False), 2 * x, rtol=1e-3)
 
 
+def _custom(name: str, parent: Any) -> Any:
+    return type(name, (parent,), {})
+
+
+def _annotated(layer: Any) -> Any:
+    return tfmot.quantization.keras.quantize_annotate_layer(layer)
+
+
+def _applied(model: Any) -> Any:
+    scheme = MatarQuantizeScheme()
+    return tfmot.quantization.keras.quantize_apply(model, scheme=scheme)
+
+
 class TestBadModels:
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -581,27 +594,75 @@ class TestBadModels:
 
     def test_calibration_takes_one_input(self) -> None:
         inputs = L.Input((4,)), L.Input((4,))
-        outputs = L.Add()([L.Dense(4)(one) for one in inputs])
-        model = quantize_model(keras.Model(inputs, L.Dense(2)(outputs)))
+        outputs = L.Add()([_annotated(L.Dense(4))(one) for one in inputs])
+        model = _applied(keras.Model(inputs, L.Dense(2)(outputs)))
         with pytest.raises(ModelError, match=r"one input, got 2 in .* first batch"):
             calibrate(model, [np.ones((2, 4), np.float32)] * 2)
 
-    def test_calibration_takes_any_size_where_the_input_does(self) -> None:
+    def test_parts_of_a_model_take_any_size(self) -> None:
         inputs = L.Input((None, None, 3))
-        x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu")(inputs))
-        model = quantize_model(keras.Model(inputs, L.Dense(3)(x)))
+        x = _annotated(L.Conv2D(4, 3, activation="relu"))(inputs)
+        model = _applied(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x))))
         calibrate(model, np.ones((2, 7, 9, 3), np.float32))
         with pytest.raises(DataError, match="batch"):
             calibrate(model, np.ones((2, 7, 9, 4), np.float32))
-        policies = [get_policy(model)]
-        reestimate_batch_norm(
-            model,
-            np.ones((2, 5, 6, 3), np.float32),
-            policies=policies,
-            method="statistics",
-        )
+        model.compile("sgd", "mse")
+        model.fit(np.ones((8, 6, 5, 3)), np.zeros((8, 3)), verbose=0)
         with pytest.raises(ModelError, match=r"got \(None, None, None, 3\)"):
             package(model)
+
+    @pytest.mark.parametrize("way", ["quantize_model", "policy_space", "tfmot"])
+    def test_all_that_is_to_be_changed_is_in_one_error(self, way: str) -> None:
+        def apply(model: Any) -> Any:
+            return _applied(tfmot.quantization.keras.quantize_annotate_model(model))
+
+        ways = {"quantize_model": quantize_model, "policy_space": policy_space}
+        with pytest.raises(ModelError) as caught:
+            ways.get(way, apply)(_much_to_change())
+        title, *lines = str(caught.value).split("\n")
+        assert "'net' with 8 things to change:" in title
+        for line, said in zip(
+            lines,
+            [
+                "one input, got 2 in 'net': 'image', 'other'",
+                "one output, got 2 in 'net': 'sum', 'probabilities'",
+                r"one size, got (None, None, None, 3) for 'image'",
+                "'twice' (Conv2D) shared by several places",
+                "layer 'first' (Conv2D), got 'selu'",
+                "'first' is frozen",
+                "got 'norm' (LayerNormalization); use BatchNormalization",
+                "got 'grow' (Resizing); do it to the samples",
+            ],
+            strict=True,
+        ):
+            assert line.startswith("  Expected")
+            assert line.endswith(".")
+            assert said in line
+        assert "Did you mean" not in str(caught.value)
+
+    def test_layers_of_a_model_inside_are_named_too(self) -> None:
+        inputs = L.Input((4, 4, 2))
+        inner = keras.Model(inputs, L.Conv3D(2, 1, name="deep")(inputs[..., None]))
+        with pytest.raises(ModelError) as caught:
+            quantize_model(keras.Model(inputs, L.Flatten()(inner(inputs))))
+        assert "'deep' (Conv3D); use layers of one or two" in str(caught.value)
+        assert f"\n  Inside '{inner.name}': Expected" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("layer", "said"),
+        [
+            (L.LSTM(3), "(LSTM); use convolutions over time"),
+            (L.LocallyConnected1D(3, 1), "leave it out, or compute it outside"),
+            (L.Lambda(lambda x: x), "(Lambda); write what it computes as layers"),
+            (_custom("Narrow", L.Dense)(3), "(Narrow); use Dense itself"),
+            (_custom("Conv1d", L.Layer)(), "(Conv1d); use Conv1D itself"),
+            (_custom("Odd", L.Layer)(), "(Odd); build it of layers of tf_keras"),
+        ],
+    )
+    def test_advice_on_other_kinds(self, layer: Any, said: str) -> None:
+        with pytest.raises(ModelError) as caught:
+            quantize_model(keras_model((4, 2), layer))
+        assert said in str(caught.value)
 
     def test_a_global_policy_of_mixed_precision(self) -> None:
         model = build_net("dense")
@@ -666,6 +727,17 @@ def _shared() -> Any:
     inputs = L.Input((4,))
     dense = L.Dense(4)
     return keras.Model(inputs, dense(dense(inputs)))
+
+
+def _much_to_change() -> Any:
+    image, other = L.Input((None, None, 3), name="image"), L.Input((4,), name="other")
+    first = L.Conv2D(4, 3, activation="selu", trainable=False, name="first")
+    twice = L.Conv2D(4, 3, name="twice")
+    x = L.LayerNormalization(name="norm")(twice(twice(first(image))))
+    x = L.GlobalAveragePooling2D()(L.Resizing(8, 8, name="grow")(x))
+    total = L.Add(name="sum")([x, L.Dense(4)(other)])
+    outputs = [total, L.Dense(2, activation="softmax", name="probabilities")(x)]
+    return keras.Model([image, other], outputs, name="net")
 
 
 def _told() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from matar_tf.keras import keras
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.quantizers.configs import class_of, kind_of
 from matar_tf.keras.rewrite.build import build_model
-from matar_tf.keras.rewrite.check import check_graph
+from matar_tf.keras.rewrite.check import end_refusals, raise_refusals, refusals
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs, refs_in
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.placement import plan_layout
@@ -190,9 +191,43 @@ class TestByHand:
 
     def test_refusals_of_whoever_read_it(self) -> None:
         net = graph(INPUT, dense("a", X, refusal="It is too old."), outputs=(A,))
+        assert refusals(net) == ["It is too old."]
+        assert refusals(net, only=["b"]) == []
+
+    def test_every_fault_of_every_layer_is_named_once(self) -> None:
+        net = graph(
+            INPUT,
+            dense("a", X, refusal="It is too old.", activation="selu"),
+            node("b", "LSTM", A, refusal="It remembers."),
+            outputs=(B,),
+        )
+        net = replace(net, refusals=("It has a loss.", "It has a loss."))
+        first, second, *others = refusals(net)
+        assert first == "It has a loss."
+        assert "linear, relu, relu6" in second
+        assert "layer 'a' (Dense), got 'selu'" in second
+        assert others == ["It is too old.", "It remembers."]
+
+    def test_ends_that_can_be_packaged(self) -> None:
+        image = (None, 8, 8, 3)
+        assert end_refusals("net", {"x": image}, ["y"]) == []
+        inputs, outputs, size = end_refusals(
+            "net", {"x": image, "w": (None, None, 3)}, ["y", "z"]
+        )
+        assert "one input, got 2 in 'net': 'x', 'w'" in inputs
+        assert "one output, got 2 in 'net': 'y', 'z'" in outputs
+        assert "got (None, None, 3) for 'w'" in size
+
+    def test_no_refusal_is_cut(self) -> None:
+        raise_refusals("net", [])
         with pytest.raises(ModelError, match=r"^It is too old\.$"):
-            check_graph(net)
-        check_graph(net, only=["b"])
+            raise_refusals("net", ["It is too old."])
+        reasons = [f"Layer {number} is too old." for number in range(300)]
+        with pytest.raises(ModelError) as caught:
+            raise_refusals("net", reasons)
+        title, *lines = str(caught.value).split("\n")
+        assert "'net' with 300 things to change" in title
+        assert lines == [f"  {reason}" for reason in reasons]
 
 
 class TestKeras:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.policies import get_policy, policy_setter
@@ -35,6 +34,7 @@ from matar_tf.keras.quantizers.grids import (
     LearnedGrid,
 )
 from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
+from matar_tf.keras.rewrite.check import end_refusals, raise_refusals
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
 from matar_tf.tflite.profiles import largest_factor
@@ -94,21 +94,13 @@ def _convert(model: KerasModel, tracer: Tracer) -> bytes:
 
 
 def _check_ends(model: KerasModel) -> None:
-    """Refuses inputs of no fixed size, and several outputs."""
-    if len(model.outputs) > 1:
-        raise ModelError(
-            f"Expected a model of one output, got {len(model.outputs)} in "
-            f"{model.name!r}, which no runner here takes; package a model of one, "
-            "tf_keras.Model(inputs, output)."
-        )
-    for tensor in model.inputs:
-        shape = tuple(tensor.shape.as_list())
-        if None in shape[1:]:
-            raise ModelError(
-                f"Expected inputs of one size, got {shape} for {tensor.name!r}: what a "
-                "network costs, and its file, depend on it; build the model for the "
-                "size that ships."
-            )
+    """Refuses several inputs or outputs, and inputs of no fixed size."""
+    shapes = {
+        layer.name: tuple(tensor.shape.as_list())
+        for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
+    }
+    found = end_refusals(model.name, shapes, model.output_names)
+    raise_refusals(model.name, found)
 
 
 def _top(x: Tensor, step: float, qmax: int) -> Tensor:

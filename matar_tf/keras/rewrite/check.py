@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import cast
 
-from matar_tf.errors import ModelError, did_you_mean
-from matar_tf.keras.rewrite.graph import Graph, Node
+from matar_tf.errors import ModelError
+from matar_tf.keras.rewrite.graph import Graph, Node, Shape
 from matar_tf.keras.rewrite.kinds import row_of
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
-__all__ = ["check_graph"]
+__all__ = ["end_refusals", "raise_refusals", "refusals"]
 
 _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
 _CHECKS: dict[str, Callable[[Node], None]] = {}  # of arguments, by kind
@@ -24,46 +31,110 @@ def _checks(*kinds: str) -> Callable[[Callable[[Node], None]], Callable[[Node], 
     return register
 
 
-def check_graph(graph: Graph, *, only: Collection[str] | None = None) -> None:
-    """Refuses what cannot be quantized.
+def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
+    """Returns why layers cannot be quantized, one sentence for each fault of each.
 
     Args:
       graph: A float network.
       only: Names of the layers to check; None for all.
+    """
+    found = list(graph.refusals)
+    for node in graph.nodes:
+        if only is None or node.origin in only:
+            found += _faults(node)
+    return list(dict.fromkeys(found))
+
+
+def end_refusals(
+    name: str, inputs: Mapping[str, Shape], outputs: Sequence[str]
+) -> list[str]:
+    """Returns why a whole network cannot be packaged, whatever its layers are.
+
+    Args:
+      name: Name of the network.
+      inputs: Shape of each input, with the batch axis, by name.
+      outputs: The layers that make the outputs.
+    """
+    found: list[str] = []
+    for ends, number, how in (
+        ("input", list(inputs), "feed it all values as one tensor"),
+        ("output", list(outputs), "quantize tf_keras.Model(inputs, output) of one"),
+    ):
+        if len(number) > 1:
+            found.append(
+                f"Expected a model of one {ends}, got {len(number)} in {name!r}: "
+                f"{', '.join(map(repr, number))}, which no runner here takes; {how}."
+            )
+    found += [
+        f"Expected inputs of one size, got {shape} for {one!r}: what a network costs, "
+        "and its file, depend on it; build the model for the size that ships."
+        for one, shape in inputs.items()
+        if None in shape[1:]
+    ]
+    return found
+
+
+def raise_refusals(name: str, found: Sequence[str]) -> None:
+    """Raises all of the refusals of a network at once, if there are any.
+
+    Args:
+      name: Name of the network.
+      found: Sentences.
 
     Raises:
-      ModelError: For a kind, an activation function or arguments of a layer that no
-        integer kernel computes.
+      ModelError: One refusal as it is; several each on a line of its own.
     """
-    for node in graph.nodes:
-        if only is None or node.name in only:
-            _check_node(node)
-
-
-def _check_node(node: Node) -> None:
-    if node.kind not in LAYER_KINDS:
-        known = [name for name, row in LAYER_KINDS.items() if not row.is_ours]
-        raise ModelError(
-            node.refusal
-            or f"Layer {node.name!r} is of kind {node.kind}, which has no integer "
-            f"kernel here. {did_you_mean(node.kind, known)}"
+    if len(found) > 1:
+        title = (
+            f"Expected a network that can be quantized, got {name!r} with "
+            f"{len(found)} things to change:"
         )
+        raise ModelError("\n  ".join([title, *found]))
+    if found:
+        raise ModelError(found[0])
+
+
+def _faults(node: Node) -> Iterator[str]:
+    """Yields what is wrong with a node; of a foreign kind nothing more is known."""
+    checks = [_check_kind]
+    if node.kind in LAYER_KINDS:
+        more = [_CHECKS[node.kind]] if node.kind in _CHECKS else []
+        checks = [*_EVERY_CHECK, *more]
+    for check in checks:
+        try:
+            check(node)
+        except ModelError as error:
+            yield str(error)
+
+
+def _check_kind(node: Node) -> None:
+    raise ModelError(
+        node.refusal
+        or f"Expected layers that integer kernels compute, got {node.name!r} "
+        f"({node.kind}); leave it out."
+    )
+
+
+def _check_activation(node: Node) -> None:
     if node.activation not in _FUNCTIONS and row_of(node).activation in (None, ""):
         raise ModelError(
-            f"Layer {node.name!r} has the activation {node.activation!r}, which has no "
-            f"integer kernel here. {did_you_mean(node.activation, _FUNCTIONS)}"
+            f"Expected one of the activations {', '.join(sorted(_FUNCTIONS))} in layer "
+            f"{node.name!r} ({node.kind}), got {node.activation!r}, which no integer "
+            "kernel computes here; change it, and train anew."
         )
+
+
+def _check_reading(node: Node) -> None:
     if node.refusal:
         raise ModelError(node.refusal)
-    _check_axes(node)
+
+
+def _check_number(node: Node) -> None:
     if len(node.inputs) < row_of(node).min_inputs:
         raise ModelError(
             f"Expected at least two tensors for {node.name!r} "
             f"({node.kind}), got one; leave the layer out."
         )
-    _check_ranges(node)
-    if node.kind in _CHECKS:
-        _CHECKS[node.kind](node)
 
 
 def _check_axes(node: Node) -> None:
@@ -116,3 +187,12 @@ def _check_ranges(node: Node) -> None:
                 f"to be {expected}, got {value:g}, which no integer kernel computes "
                 "here; change it."
             )
+
+
+_EVERY_CHECK = (
+    _check_activation,
+    _check_reading,
+    _check_axes,
+    _check_number,
+    _check_ranges,
+)

@@ -91,12 +91,14 @@ class Graph:
       nodes: The nodes, in execution order.
       inputs: The tensors that are fed, each the output of an input layer.
       outputs: The results.
+      refusals: What makes the network unfit, beside what its nodes say.
     """
 
     name: str
     nodes: tuple[Node, ...]
     inputs: tuple[TensorRef, ...]
     outputs: tuple[TensorRef, ...]
+    refusals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         by_name = {node.name: node for node in self.nodes}

@@ -203,7 +203,9 @@ def _scale(
 def _of_channels(values: Any, channels: int) -> np.ndarray:
     """Returns one number a channel."""
     array = np.asarray(values, np.float32)
-    if array.size not in (1, channels) or (array.ndim and array.shape[-1] != array.size):
+    if array.size not in (1, channels) or (
+        array.ndim and array.shape[-1] != array.size
+    ):
         raise UnknownOperationError(
             f"with an array of shape {array.shape} has no integer kernel here",
             "use one number, or one a channel",

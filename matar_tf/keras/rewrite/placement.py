@@ -226,8 +226,8 @@ class _Planner:
     def _share_grids(self) -> None:
         """Finds the concatenations whose parts carry one grid themselves.
 
-        Integer concatenation, as the maximum and the minimum, wants all parts on one grid. Parts that feed nothing else
-        simply take the grid of the result. If a part is also read elsewhere, comes
+        Integer concatenation, as the maximum and the minimum, wants all parts on one
+        grid. Parts that feed nothing else simply take the grid of the result. If a part is also read elsewhere, comes
         through a pool, or rounds by a rule of its own, all parts carry the grid
         themselves, and the concatenation passes it on.
         """

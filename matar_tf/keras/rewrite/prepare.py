@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from matar_tf.keras._compat import KerasLayer, KerasModel
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_layer, build_model
-from matar_tf.keras.rewrite.check import check_graph
+from matar_tf.keras.rewrite.check import end_refusals, raise_refusals, refusals
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
@@ -38,21 +38,57 @@ def as_layers(model: KerasModel) -> KerasModel:
     return build_model(graph, {layer.name: layer for layer in model.layers})
 
 
-def check_model(model: KerasModel, *, only: Collection[str] | None = None) -> Graph:
+def check_model(
+    model: KerasModel,
+    *,
+    only: Collection[str] | None = None,
+    is_whole: bool = True,
+    besides: Sequence[str] = (),
+) -> Graph:
     """Refuses what cannot be quantized, saying what to do; returns the model's graph.
+
+    All that is to be changed is in one error, each layer on a line of its own.
 
     Args:
       model: What is to be quantized.
       only: Names of the layers to be quantized by their kind; None for all.
+      is_whole: Whether the whole model is quantized, so that it can be packaged.
+      besides: Further reasons to refuse the model.
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
-        of mixed precision, a layer that is used twice, or a layer kind or activation
-        that has no integer kernel here.
+        of mixed precision, a layer that is used twice or is for a loss or metric, a
+        layer kind, activation or argument that has no integer kernel here, several
+        inputs or outputs, or an input of unknown size.
     """
     graph = read_graph(model)
-    check_graph(graph, only=only)
+    found = list(besides)
+    if is_whole:
+        shapes = {ref.node: graph.shape(ref) for ref in graph.inputs}
+        outputs = [ref.node for ref in graph.outputs]
+        found += end_refusals(graph.name, shapes, outputs)
+    found += refusals(graph, only=only)
+    found += _refusals_inside(model, only)
+    raise_refusals(graph.name, found)
     return graph
+
+
+def _refusals_inside(
+    model: KerasModel, only: Collection[str] | None = None
+) -> Iterator[str]:
+    """Yields what will be refused once the layers of models inside are called here."""
+    for layer in model.layers:
+        is_model = isinstance(layer, keras.Model) and hasattr(
+            layer, "_is_graph_network"
+        )
+        if (
+            is_model
+            and layer._is_graph_network
+            and (only is None or layer.name in only)
+        ):
+            inner = refusals(read_graph(layer))
+            yield from (f"Inside {layer.name!r}: {one}" for one in inner)
+            yield from _refusals_inside(layer)
 
 
 def default_space(model: KerasModel) -> PolicySpace:
@@ -83,8 +119,10 @@ def prepare_model(
       The laid-out model, and the config of each layer to wrap, as tfmot takes them.
     """
     own = [name for name, one in given.items() if one is None or one.inner is None]
-    graph = lower(check_model(model, only=own), only=given)
-    graph = lay_out(graph, only=given)
+    others = [one for one in model.layers if one.name not in given]
+    is_whole = all(isinstance(one, keras.layers.InputLayer) for one in others)
+    graph = check_model(model, only=own, is_whole=is_whole)
+    graph = lay_out(lower(graph, only=given), only=given)
     originals = {layer.name: layer for layer in model.layers}
     choices = {
         name: None if one is None else _choice(one, graph, originals)

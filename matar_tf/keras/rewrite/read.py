@@ -15,6 +15,7 @@ from matar_tf.keras.quantizers.configs import (
     kind_of,
     variable_name,
 )
+from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.operations import (
     Call,
@@ -37,19 +38,18 @@ def read_graph(model: KerasModel) -> Graph:
     """Returns the graph of a float model; its weights are those of now.
 
     Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
-        of mixed precision, a layer that is used twice, or one for a loss or metric.
+      ModelError: For a Keras 3 object, a subclassed or unbuilt model, or a global
+        policy of mixed precision.
     """
     _check_model(model)
     refs: dict[int, TensorRef] = {}
     nodes: dict[str, Node] = {}
+    refusals: list[str] = []
     for call in _calls(model):
         node = _read_node(call, refs, nodes)
         if node.name in nodes:
-            raise ModelError(
-                f"Expected each layer to be used once, but {node.name!r} is shared; "
-                "make a second layer, because its inputs differ in scale."
-            )
+            refusals.append(_why_shared(node))
+            node = replace(node, name=f"{node.name}/{len(nodes)}")
         nodes[node.name] = node
         for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
             refs[id(tensor)] = TensorRef(node.name, index)
@@ -60,13 +60,23 @@ def read_graph(model: KerasModel) -> Graph:
         outputs=tuple(refs[id(tensor)] for tensor in model.outputs),
     )
     lost = [one for one in nodes if one not in graph.by_name]
-    if lost:
-        raise ModelError(
-            f"Expected layers that lead to an output of {model.name!r}, got {lost}, "
-            "from add_loss or add_metric, which the quantized copy would lack; leave "
-            "that out, and call it on the copy."
-        )
-    return graph
+    refusals += [_why_lost(model, lost)] if lost else []
+    return replace(graph, refusals=tuple(refusals))
+
+
+def _why_shared(node: Node) -> str:
+    return (
+        f"Expected each layer to be used once, got {node.name!r} ({node.kind}) shared "
+        "by several places; make a layer for each, because its inputs differ in scale."
+    )
+
+
+def _why_lost(model: KerasModel, lost: list[str]) -> str:
+    return (
+        f"Expected layers that lead to an output of {model.name!r}, got {lost}, "
+        "from add_loss or add_metric, which the quantized copy would lack; leave "
+        "that out, and call it on the copy."
+    )
 
 
 def _check_model(model: Any) -> None:
@@ -113,7 +123,10 @@ def _calls(model: KerasModel) -> Iterator[Any]:
 
 
 def _read_operation(
-    layer: KerasLayer, call: Any, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
+    layer: KerasLayer,
+    call: Any,
+    refs: Mapping[int, TensorRef],
+    nodes: Mapping[str, Node],
 ) -> Node:
     """Returns the node of an operation on tensors that Keras keeps as a layer."""
     arguments, keywords = tf.nest.map_structure(
@@ -202,7 +215,7 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
             "call its layers on the outer model's tensors."
         )
     if not is_known:
-        return ""
+        return why_foreign(layer)
     if layer.weights and not layer.trainable:
         return (
             f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "

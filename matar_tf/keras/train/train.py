@@ -17,6 +17,8 @@ from matar_tf.keras.calibration import calibrate
 from matar_tf.keras.policies import get_policy_space, policy_setter, set_policy
 from matar_tf.keras.quantize import NORM_CONTEXT, quantize_model
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.rewrite.check import raise_refusals
+from matar_tf.keras.rewrite.prepare import check_model
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyRandomizer
@@ -145,7 +147,7 @@ def train_float(
     x, y = data.training()
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
-    _check_ends_in_logits(model)
+    raise_refusals(model.name, _why_no_logits(model))
     if schedule is not None:
         fit(model, data, schedule, seed, folder, [])
     return model
@@ -221,6 +223,7 @@ def train_multi_bit(
         the folder holds another training.
     """
     method = Method() if method is None else method
+    check_model(model, besides=_why_no_logits(model))
     keras.utils.set_random_seed(seed)
     x, _ = data.training()
     quantized = quantize_model(
@@ -229,11 +232,10 @@ def train_multi_bit(
         signed_inputs=bool(x.min() < 0),
         norm_context=method.norm_context,
     )
-    _check_ends_in_logits(model)
     if method.kurtosis:
         _regularize_kurtosis(quantized, method.kurtosis)
-    calibrate(quantized, _calibration_samples(x, seed))
     trainer = multi_bit_trainer(quantized, model, method)
+    calibrate(quantized, _calibration_samples(x, seed))
     trained = get_policy_space(quantized)
     alone = trained.num_policies == 1
     randomizer = PolicyRandomizer(
@@ -288,17 +290,18 @@ def _calibration_samples(x: np.ndarray, seed: int) -> np.ndarray:
     return x[rng.choice(len(x), _CALIBRATION_SAMPLES, replace=False)]
 
 
-def _check_ends_in_logits(model: KerasModel) -> None:
-    """Refuses a model whose outputs are not what the loss takes them for.
+def _why_no_logits(model: KerasModel) -> list[str]:
+    """Returns why a model's outputs are not what the loss takes them for, or nothing.
 
-    Raises:
-      ModelError: If they are probabilities.
+    Args:
+      model: Maybe one that cannot be quantized.
     """
-    if ends_in_probabilities(model):
-        raise ModelError(
-            f"Expected a network whose outputs are logits, but {model.name!r} ends in "
-            "a softmax or sigmoid, and the loss takes logits; leave that out."
-        )
+    if not getattr(model, "outputs", None) or not ends_in_probabilities(model):
+        return []
+    return [
+        f"Expected a network whose outputs are logits, but {model.name!r} ends in "
+        "a softmax or sigmoid, and the loss takes logits; leave that out."
+    ]
 
 
 def _seen_policies(
@@ -328,7 +331,7 @@ def multi_bit_trainer(
     """Returns the trainer that a method asks for.
 
     Args:
-      model: The multi-bitwidth model, calibrated.
+      model: The multi-bitwidth model.
       network: The float network that it was made from; teaches, if the method says so.
       method: What training does.
 
