@@ -37,6 +37,8 @@ GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
 class Rounding(Enum):
     """By which rule a kernel brings new values onto a grid, if not to the nearest."""
 
+    BLEND = "blend"
+    EVEN = "even"
     POOL = "pool"
     MEAN = "mean"
     RELU = "relu"
@@ -66,8 +68,16 @@ class KernelStorage:
 
     @property
     def num_channel_axes(self) -> int:
-        """Number of last axes that make up the output channels."""
+        """Number of last axes that make up the output channels.
+
+        After the last two are swapped, of a transposed kernel.
+        """
         return 2 if self.layout is KernelLayout.DEPTHWISE else 1
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the output channels are on the last axis but one."""
+        return self.layout is KernelLayout.TRANSPOSED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +200,12 @@ def _joins(operator: str) -> LayerKind:
     return LayerKind(operators=(operator,), joins=True, keeps_lifted=True, min_inputs=2)
 
 
-def _merges(operator: str, *, can_go_negative: bool = False) -> LayerKind:
+def _merges(
+    operator: str, rounding: Rounding | None = None, *, can_go_negative: bool = False
+) -> LayerKind:
     return LayerKind(
         operators=(operator,),
+        rounding=rounding,
         keeps_lifted=True,
         can_fuse=True,
         can_go_negative=can_go_negative,
@@ -260,7 +273,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Maximum": _joins("MAXIMUM"),
         "Minimum": _joins("MINIMUM"),
         "MultiBitBatchNormalization": _norm(is_ours=True),
-        "Multiply": _merges("MUL"),
+        "Multiply": _merges("MUL", Rounding.EVEN),
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
         "Permute": _keeps("TRANSPOSE"),
@@ -286,7 +299,11 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "SpatialDropout2D": _drops(),
         "Subtract": _merges("SUB", can_go_negative=True),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
-        "UpSampling2D": _keeps("RESIZE_NEAREST_NEIGHBOR"),
+        "UpSampling2D": LayerKind(
+            operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+            grid=Grid.INPUT,
+            rounding=Rounding.BLEND,
+        ),
         "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
         "ZeroPadding2D": _keeps("PAD"),
     }
@@ -294,7 +311,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
 
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
-        "elu": Activation(operator="ELU", grid=Grid.OWN),
+        "elu": Activation(operator="ELU", grid=Grid.OWN, rounding=Rounding.EVEN),
         "exponential": Activation(operator="EXP", grid=Grid.OWN, is_nonnegative=True),
         "gelu": Activation(operator="GELU", grid=Grid.OWN),
         "hard_sigmoid": Activation(is_composite=True, is_nonnegative=True),

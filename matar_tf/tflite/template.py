@@ -8,6 +8,7 @@ positions guessed from the converter's habits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -203,9 +204,15 @@ def _free_batch(model: Any) -> None:
             continue
         shape = graph.tensors[operator.inputs[1]]
         sizes = tensor_array(model, shape)
-        if sizes is None or sizes[0] != 1 or -1 in sizes:
+        if sizes is None or sizes[0] != 1:
             continue
-        sizes = np.concatenate([[-1], sizes[1:]]).astype(np.int32)
+        if -1 in sizes:
+            # Others may read the same constant, and make another shape of it.
+            shape = copy.copy(shape)
+            operator.inputs = [operator.inputs[0], len(graph.tensors)]
+            graph.tensors.append(shape)
+        made = [int(size) for size in graph.tensors[operator.outputs[0]].shape]
+        sizes = np.array([-1, *made[1:]], np.int32)
         set_buffer(model, shape, sizes)
         if operator.builtinOptions is not None:
             operator.builtinOptions.newShape = sizes

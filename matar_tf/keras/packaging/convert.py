@@ -148,8 +148,9 @@ def _store_kernel(
     return tf.transpose(stored, order)
 
 
-def _is_per_channel(kernel: Tensor) -> bool:
-    return len(kernel.shape) > 2  # the converter refuses it for dense kernels
+def _is_per_channel(quantizer: KernelGrid, kernel: Tensor) -> bool:
+    # The converter refuses it for dense and transposed kernels.
+    return len(kernel.shape) > 2 and not quantizer.is_transposed
 
 
 def _bits_and_step(quantizer: KernelGrid | ActivationGrid) -> tuple[int, np.ndarray]:
@@ -189,7 +190,7 @@ class _TemplateTracer(FloatTracer):
         levels.reshape(-1, *levels.shape[-quantizer.num_channel_axes :])[0] = 127
         channels = x.shape[-quantizer.num_channel_axes :]
         return _store_kernel(
-            levels, np.full(channels, scale), per_channel=_is_per_channel(x)
+            levels, np.full(channels, scale), per_channel=_is_per_channel(quantizer, x)
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
@@ -229,10 +230,12 @@ class _PolicyTracer(FloatTracer):
         qmin, qmax = weight_range(bits)
         with tf.init_scope():
             kernel = tf.convert_to_tensor(x).numpy()
+        if quantizer.is_transposed:
+            step = step[:, np.newaxis]
         levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
         factor = largest_factor(bits, _INT8_MAX)
         return _store_kernel(
-            levels * factor, step / factor, per_channel=_is_per_channel(x)
+            levels * factor, step / factor, per_channel=_is_per_channel(quantizer, x)
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:

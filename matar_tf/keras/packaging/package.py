@@ -169,4 +169,5 @@ def _tflite_layout(layer: KerasLayer, kernel: np.ndarray) -> tuple[np.ndarray, i
     if layout is KernelLayout.DEPTHWISE:
         height, width = kernel.shape[:2]
         return kernel.reshape(1, height, width, -1), 3
-    return np.transpose(kernel, (3, 0, 1, 2)).copy(), 0
+    order = (2, 0, 1, 3) if layout is KernelLayout.TRANSPOSED else (3, 0, 1, 2)
+    return np.transpose(kernel, order).copy(), 0

@@ -273,10 +273,14 @@ class MatarQuantizeConfig(_QuantizeConfig):
                 f"{layer.name!r}, got {weight.name!r} of shape {tuple(weight.shape)}."
             )
         attribute = weight.name.rsplit("/", 1)[-1].split(":")[0]
-        num_channel_axes = 2 if "depthwise" in attribute else 1
         row = LAYER_KINDS.get(kind_of(layer))
-        is_constant = row is not None and row.is_constant
-        quantizer = WeightQuantizer(self.weight_bits, num_channel_axes, is_constant)
+        storage = None if row is None or self.inner is not None else row.kernel
+        quantizer = WeightQuantizer(
+            self.weight_bits,
+            2 if "depthwise" in attribute else 1,
+            is_constant=row is not None and row.is_constant,
+            is_transposed=storage is not None and storage.is_transposed,
+        )
         self._add(quantizer, attribute)
         return quantizer.observe(weight)
 

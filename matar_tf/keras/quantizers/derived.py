@@ -19,6 +19,7 @@ from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count
 
 __all__ = [
     "BiasQuantizer",
+    "BlendQuantizer",
     "FixedGridQuantizer",
     "MeanQuantizer",
     "PoolQuantizer",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
+_FINEST_BLEND = 256.0  # both axes 8 times as large: weights of 1/16 times 1/16
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -191,6 +193,21 @@ class PoolQuantizer(_InputGridQuantizer):
 
     def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
         return _round_pooled(x, source)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class BlendQuantizer(_InputGridQuantizer):
+    """Rounds an image enlarged by powers of two onto the grid of what it was.
+
+    XNNPACK blends levels by weights that are multiples of a power of two, exact for
+    factors of 2, 4 and 8, and rounds halves up.
+    """
+
+    def _rounded(self, x: Tensor, source: ActivationGrid) -> Tensor:
+        step = source.step()
+        # Blends of two axes are whole multiples, but for float noise.
+        levels = tf.round(x / step * _FINEST_BLEND) / _FINEST_BLEND
+        return tf.floor(levels + 0.5) * step
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

@@ -59,6 +59,11 @@ class KernelGrid(_Grid, Protocol):
         """How many of the last axes are channels."""
         ...
 
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the channels are on the last axis but one."""
+        ...
+
     def all_steps(self) -> np.ndarray:
         """Returns the steps of every width, ``[len(bits), *channels]``."""
         ...

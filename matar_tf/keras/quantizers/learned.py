@@ -139,6 +139,8 @@ class WeightQuantizer(MultiBitQuantizer):
         ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
       is_constant: Whether the kernel is one constant a channel, which the largest level
         holds: its steps are not learned.
+      is_transposed: Whether the last two axes change places before channels are counted,
+        as in transposed convolutions, ``[h, w, out, in]``.
     """
 
     kind = "weights"
@@ -148,10 +150,12 @@ class WeightQuantizer(MultiBitQuantizer):
         bits: Sequence[int] = ALL_BITS,
         num_channel_axes: int = 1,
         is_constant: bool = False,
+        is_transposed: bool = False,
     ) -> None:
         super().__init__(bits)
         self.num_channel_axes = num_channel_axes
         self.is_constant = is_constant
+        self.is_transposed = is_transposed
         self._kernel: Tensor = None
 
     def ranges(self) -> tuple[list[int], list[int]]:
@@ -168,12 +172,15 @@ class WeightQuantizer(MultiBitQuantizer):
         self, tensor_shape: Shape, name: str, layer: KerasLayer
     ) -> dict[str, Tensor]:
         """Creates the bank in `layer`; called by tfmot's wrapper."""
-        channels = tuple(tensor_shape)[-self.num_channel_axes :]
+        *others, last = tuple(tensor_shape)
+        shape = (*others[:-1], last, others[-1]) if self.is_transposed else tensor_shape
+        channels = tuple(shape)[-self.num_channel_axes :]
         with tf.init_scope():
             if self._kernel is None:
                 steps = tf.ones((len(self.bits), *channels))
             else:
-                kernel = tf.reshape(tf.convert_to_tensor(self._kernel), (-1, *channels))
+                kernel = self._aligned(tf.convert_to_tensor(self._kernel))
+                kernel = tf.reshape(kernel, (-1, *channels))
                 low, high = (tf.constant(one, tf.float32) for one in self.ranges())
                 steps_of = fake_quantize.kernel_steps
                 if self.is_constant:
@@ -193,12 +200,18 @@ class WeightQuantizer(MultiBitQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the kernel on the grid of the width in force."""
+        x = self._aligned(x)
         num_channels = x.shape[-self.num_channel_axes :].num_elements()
-        return self._quantize(x, x.shape.num_elements() / num_channels)
+        elems_per_step = x.shape.num_elements() / num_channels
+        return self._aligned(self._quantize(x, elems_per_step))
+
+    def _aligned(self, kernel: Tensor) -> Tensor:
+        """Returns a kernel with its channels on the last axes, or such a one as was."""
+        return tf.linalg.matrix_transpose(kernel) if self.is_transposed else kernel
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        own = ("num_channel_axes", "is_constant")
+        own = ("num_channel_axes", "is_constant", "is_transposed")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 

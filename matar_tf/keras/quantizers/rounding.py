@@ -12,6 +12,7 @@ import numpy as np
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.derived import (
+    BlendQuantizer,
     MeanQuantizer,
     PoolQuantizer,
     ReluQuantizer,
@@ -25,9 +26,31 @@ from matar_tf.operators import Grid
 
 __all__ = [
     "ROUNDING_QUANTIZERS",
+    "EvenQuantizer",
     "LeakyReluQuantizer",
     "SharedLeakyReluQuantizer",
 ]
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class EvenQuantizer(ActivationQuantizer):
+    """Quantizes what a product or an ELU makes, in evaluation as XNNPACK computes it.
+
+    Both kernels round halves to even levels, which they meet where one step is a
+    multiple of the other.
+    """
+
+    def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
+        """Returns the activation on the grid of the width in force."""
+        outputs = super().fake_quantize(x, training=training)
+        if training:
+            return outputs
+        qmin, qmax = (
+            tf.gather(tf.constant(ends, tf.float32), self.row) for ends in self.ranges()
+        )
+        step = self.step()
+        rounded = tf.clip_by_value(tf.round(x / step), qmin, qmax) * step
+        return outputs + tf.stop_gradient(rounded - outputs)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -144,9 +167,11 @@ def _multiply_twice_rounded(levels: Tensor, factor: Tensor) -> Tensor:
 ROUNDING_QUANTIZERS: Final[Mapping[tuple[Grid, Rounding | None], Any]] = (
     MappingProxyType(
         {
+            (Grid.INPUT, Rounding.BLEND): BlendQuantizer,
             (Grid.INPUT, Rounding.MEAN): MeanQuantizer,
             (Grid.INPUT, Rounding.POOL): PoolQuantizer,
             (Grid.INPUT, Rounding.RELU): ReluQuantizer,
+            (Grid.OWN, Rounding.EVEN): EvenQuantizer,
             (Grid.OWN, Rounding.LEAKY_RELU): LeakyReluQuantizer,
             (Grid.SHARED, Rounding.LEAKY_RELU): SharedLeakyReluQuantizer,
         }

@@ -12,6 +12,9 @@ from collections.abc import (
 )
 from typing import cast
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
 from matar_tf.keras.rewrite.kinds import row_of
@@ -20,6 +23,7 @@ from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 __all__ = ["end_refusals", "raise_refusals", "refusals"]
 
 _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
+_BLENDED = {1, 2, 4, 8}  # factors whose weights are exact
 _CHECKS: dict[str, Callable[[Node], None]] = {}  # of arguments, by kind
 
 
@@ -174,6 +178,40 @@ def _check_norm(node: Node) -> None:
             f"Expected the batch norm {node.name!r} to be called on a tensor alone, "
             f"got {told}; leave that out, and freeze the quantized model's by "
             "layer.trainable."
+        )
+
+
+@_checks("UpSampling2D")
+def _check_enlarging(node: Node) -> None:
+    method = node.attributes.get("interpolation", "nearest")
+    sizes = set(cast("Iterable[int]", node.attributes["size"]))
+    if method != "nearest" and not (method == "bilinear" and sizes <= _BLENDED):
+        raise ModelError(
+            f"Expected interpolation 'nearest', or 'bilinear' by {sorted(_BLENDED)}, "
+            f"in layer {node.name!r}, got {method!r} by {sorted(sizes)}, which no "
+            "integer kernel computes exactly; change it."
+        )
+
+
+@_checks("Conv2DTranspose")
+def _check_transposed(node: Node) -> None:
+    told = [node.attributes.get(name) for name in ("output_padding", "dilation_rate")]
+    if told[0] is not None or set(np.ravel(cast("ArrayLike", told[1]))) != {1}:
+        raise ModelError(
+            f"Expected no output_padding and no dilation_rate in {node.name!r}, got "
+            f"{told[0]} and {told[1]}, which the integer kernel does not know; leave "
+            "them out."
+        )
+
+
+@_checks("PReLU")
+def _check_slopes(node: Node) -> None:
+    _check_parts(node)
+    shape = node.weights["alpha"].shape
+    if set(shape[:-1]) - {1}:
+        raise ModelError(
+            f"Expected one slope a channel in {node.name!r}, got slopes of shape "
+            f"{shape}; give PReLU shared_axes=[1, 2]."
         )
 
 

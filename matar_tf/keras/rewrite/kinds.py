@@ -96,6 +96,9 @@ def grid_of(graph: Graph, node: Node) -> Grid:
     if is_global_average(node) and node.attributes.get("keepdims"):
         is_copy = set(graph.input_shape(node)[1:-1]) == {1}
         return Grid.KEPT if is_copy else Grid.OWN
+    if row_of(node).rounding is Rounding.BLEND:
+        is_blend = node.attributes.get("interpolation") == "bilinear"
+        return Grid.INPUT if is_blend else Grid.KEPT
     return row_of(node).grid
 
 

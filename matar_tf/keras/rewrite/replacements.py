@@ -194,6 +194,9 @@ def _flip_channels(node: Node, signs: Array) -> Node:
             "too, got one that stays as it is; quantize both or none."
         )
     kernel = node.weights[storage.attribute]
-    channels = kernel.shape[-storage.num_channel_axes :]
-    flipped = kernel * signs.reshape(channels)
+    if storage.is_transposed:
+        flipped = kernel * signs[:, np.newaxis]
+    else:
+        channels = kernel.shape[-storage.num_channel_axes :]
+        flipped = kernel * signs.reshape(channels)
     return replace(node, weights={**node.weights, storage.attribute: flipped})
