@@ -208,6 +208,28 @@ class TestByHand:
         assert "layer 'a' (Dense), got 'selu'" in second
         assert others == ["It is too old.", "It remembers."]
 
+    @pytest.mark.parametrize(
+        ("kind", "shape", "is_refused"),
+        [
+            ("Dense", (None, 2, 3, 4), False),
+            ("Dense", (None, 2, 2, 3, 4), True),
+            ("ReLU", (None, 2, 2, 3, 4), False),
+            ("ReLU", (None, 2, 2, 2, 3, 4), True),
+            ("ReLU", (None, 1), False),
+            ("ReLU", (None, 0), True),
+        ],
+    )
+    def test_axes(self, kind: str, shape: tuple[Any, ...], is_refused: bool) -> None:
+        ranges = {"negative_slope": 0.0, "threshold": 0.0}
+        one = node("a", kind, X, shapes=(shape,), attributes=ranges)
+        found = refusals(graph(INPUT, one, outputs=(A,)))
+        assert len(found) == is_refused
+        assert all(f"'a' ({kind}) makes, got {shape}" in text for text in found)
+
+    def test_a_network_without_layers(self) -> None:
+        (found,) = refusals(graph(INPUT, outputs=(X,)))
+        assert "got none in 'net'" in found
+
     def test_ends_that_can_be_packaged(self) -> None:
         image = (None, 8, 8, 3)
         assert end_refusals("net", {"x": image}, ["y"]) == []
