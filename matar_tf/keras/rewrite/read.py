@@ -22,7 +22,7 @@ from matar_tf.keras.rewrite.operations import (
     UnknownOperationError,
     read_operation,
 )
-from matar_tf.layer_kinds import LAYER_KINDS
+from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["has_operations", "read_graph"]
 
@@ -239,7 +239,7 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
             "tfmot's wrapper does not train; leave it out, or penalise the output in "
             "the loss."
         )
-    if not has_known_activation(layer):
+    if activation_name(layer) in ACTIVATIONS and not has_known_activation(layer):
         return (
             f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
             f"in layer {layer.name!r}, got another function of that name; give it "
