@@ -104,6 +104,13 @@ def test_a_single_tensor_is_no_sum(kind: Any) -> None:
         quantize_model(keras.Model(inputs, outputs))
 
 
+def test_an_input_whose_name_is_no_scope() -> None:
+    inputs = L.Input((6,), name="heart rate")
+    model = quantize_model(keras.Model(inputs, L.Dense(2)(inputs)))
+    calibrate(model, IMAGES.reshape(-1, 6))
+    assert package(model).workload.inputs == ("heart rate",)
+
+
 @pytest.mark.parametrize(("size", "is_refused"), [(9e-7, True), (2e-6, False)])
 def test_samples_that_would_count_as_zero(size: float, is_refused: bool) -> None:
     inputs = L.Input((6, 6, 3), name="samples")

@@ -628,7 +628,7 @@ class TestBadModels:
                 "one output, got 2 in 'net': 'sum', 'probabilities'",
                 r"one size, got (None, None, None, 3) for 'image'",
                 "'twice' (Conv2D) shared by several places",
-                "layer 'first' (Conv2D), got 'selu'",
+                "layer 'first' (Conv2D), got 'softsign'",
                 "'first' is frozen",
                 "got 'norm' (LayerNormalization); use BatchNormalization",
                 "got 'grow' (Resizing); do it to the samples",
@@ -731,7 +731,7 @@ def _shared() -> Any:
 
 def _much_to_change() -> Any:
     image, other = L.Input((None, None, 3), name="image"), L.Input((4,), name="other")
-    first = L.Conv2D(4, 3, activation="selu", trainable=False, name="first")
+    first = L.Conv2D(4, 3, activation="softsign", trainable=False, name="first")
     twice = L.Conv2D(4, 3, name="twice")
     x = L.LayerNormalization(name="norm")(twice(twice(first(image))))
     x = L.GlobalAveragePooling2D()(L.Resizing(8, 8, name="grow")(x))

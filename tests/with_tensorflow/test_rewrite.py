@@ -197,16 +197,38 @@ class TestByHand:
     def test_every_fault_of_every_layer_is_named_once(self) -> None:
         net = graph(
             INPUT,
-            dense("a", X, refusal="It is too old.", activation="selu"),
+            dense("a", X, refusal="It is too old.", activation="sin"),
             node("b", "LSTM", A, refusal="It remembers."),
             outputs=(B,),
         )
         net = replace(net, refusals=("It has a loss.", "It has a loss."))
         first, second, *others = refusals(net)
         assert first == "It has a loss."
-        assert "linear, relu, relu6" in second
-        assert "layer 'a' (Dense), got 'selu'" in second
+        assert ", linear, relu, relu6, " in second
+        assert "layer 'a' (Dense), got 'sin'" in second
         assert others == ["It is too old.", "It remembers."]
+
+    @pytest.mark.parametrize(
+        ("kind", "shape", "is_refused"),
+        [
+            ("Dense", (None, 2, 3, 4), False),
+            ("Dense", (None, 2, 2, 3, 4), True),
+            ("ReLU", (None, 2, 2, 3, 4), False),
+            ("ReLU", (None, 2, 2, 2, 3, 4), True),
+            ("ReLU", (None, 1), False),
+            ("ReLU", (None, 0), True),
+        ],
+    )
+    def test_axes(self, kind: str, shape: tuple[Any, ...], is_refused: bool) -> None:
+        ranges = {"negative_slope": 0.0, "threshold": 0.0}
+        one = node("a", kind, X, shapes=(shape,), attributes=ranges)
+        found = refusals(graph(INPUT, one, outputs=(A,)))
+        assert len(found) == is_refused
+        assert all(f"'a' ({kind}) makes, got {shape}" in text for text in found)
+
+    def test_a_network_without_layers(self) -> None:
+        (found,) = refusals(graph(INPUT, outputs=(X,)))
+        assert "got none in 'net'" in found
 
     def test_ends_that_can_be_packaged(self) -> None:
         image = (None, 8, 8, 3)

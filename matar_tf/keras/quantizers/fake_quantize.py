@@ -239,13 +239,12 @@ def kernel_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Te
     return optimal_steps(kernel, qmins, qmaxs, if_zero=math.sqrt(3.0 / fan_in))
 
 
-def constant_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+def constant_steps(kernel: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
     """Returns the steps whose highest level is the one value that a channel has.
 
     Args:
       kernel: Shape ``[1, *channels]``.
-      qmins: Lowest levels, shape ``[num_widths]``; at most ``-qmaxs``.
-      qmaxs: Highest levels, shape ``[num_widths]``.
+      qmaxs: Highest levels, shape ``[num_widths]``, with those below 0 as far.
     """
     size = tf.where(kernel == 0.0, 1.0, tf.abs(kernel))
     return size / tf.reshape(qmaxs, (-1, *[1] * (len(kernel.shape) - 1)))

@@ -139,8 +139,8 @@ class WeightQuantizer(MultiBitQuantizer):
         ``[..., out]``, 2 for depthwise kernels ``[h, w, in, multiplier]``.
       is_constant: Whether the kernel is one constant a channel, which the largest level
         holds: its steps are not learned.
-      is_transposed: Whether the last two axes change places before channels are counted,
-        as in transposed convolutions, ``[h, w, out, in]``.
+      is_transposed: Whether the last two axes are to change places first, as in
+        transposed convolutions, ``[h, w, out, in]``.
     """
 
     kind = "weights"
@@ -182,10 +182,9 @@ class WeightQuantizer(MultiBitQuantizer):
                 kernel = self._aligned(tf.convert_to_tensor(self._kernel))
                 kernel = tf.reshape(kernel, (-1, *channels))
                 low, high = (tf.constant(one, tf.float32) for one in self.ranges())
-                steps_of = fake_quantize.kernel_steps
+                steps = fake_quantize.kernel_steps(kernel, low, high)
                 if self.is_constant:
-                    steps_of = fake_quantize.constant_steps
-                steps = steps_of(kernel, low, high)
+                    steps = fake_quantize.constant_steps(kernel, high)
             steps = steps.numpy()
         return self._build_bank(name, layer, steps, trainable=not self.is_constant)
 

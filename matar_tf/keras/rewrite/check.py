@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike
 
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
-from matar_tf.keras.rewrite.kinds import row_of
+from matar_tf.keras.rewrite.kinds import INPUT, row_of
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["end_refusals", "raise_refusals", "refusals"]
 
 _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
 _BLENDED = {1, 2, 4, 8}  # factors whose weights are exact
+_MOST_AXES = 5  # that runtimes take
+_MOST_AXES_MULTIPLIED = 4  # that the converter brings to integers
 _CHECKS: dict[str, Callable[[Node], None]] = {}  # of arguments, by kind
 
 
@@ -46,6 +48,8 @@ def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
     for node in graph.nodes:
         if only is None or node.origin in only:
             found += _faults(node)
+    if all(node.kind == INPUT for node in graph.nodes):
+        found.append(f"Expected layers to quantize, got none in {graph.name!r}.")
     return list(dict.fromkeys(found))
 
 
@@ -131,6 +135,18 @@ def _check_activation(node: Node) -> None:
 def _check_reading(node: Node) -> None:
     if node.refusal:
         raise ModelError(node.refusal)
+
+
+def _check_shapes(node: Node) -> None:
+    """Refuses tensors that kernels do not take."""
+    most = _MOST_AXES_MULTIPLIED if row_of(node).kernel else _MOST_AXES
+    for shape in node.shapes:
+        if len(shape) > most or 0 in shape[1:]:
+            raise ModelError(
+                f"Expected at most {most} axes, with that of the batch, and sizes of "
+                f"at least 1 of what {node.name!r} ({node.kind}) makes, got {shape}; "
+                "reshape or flatten it."
+            )
 
 
 def _check_number(node: Node) -> None:
@@ -230,6 +246,7 @@ def _check_ranges(node: Node) -> None:
 _EVERY_CHECK = (
     _check_activation,
     _check_reading,
+    _check_shapes,
     _check_axes,
     _check_number,
     _check_ranges,

@@ -9,6 +9,7 @@ multi-bitwidth ones, inputs are quantized. `with_widths` then gives banks their 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
@@ -139,7 +140,9 @@ class _Layout:
         self._tensors[node.output] = node.output
         readers = self._graph.consumers(node)
         if self._only is None or any(one.origin in self._only for one in readers):
-            name = self._free_name(f"{node.name}_quantize")
+            # Keras takes names of inputs that no scope of TensorFlow has.
+            scope = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", node.name)
+            name = self._free_name(f"{scope}_quantize")
             quantizer = Node(
                 name=name,
                 kind=INPUT_QUANTIZER,

@@ -9,69 +9,16 @@ Source: the signatures of TensorFlow's public functions, by their symbols
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.keras.rewrite.graph import Shape, TensorRef, refs_in
+from matar_tf.keras.rewrite.graph import TensorRef, refs_in
 from matar_tf.keras.rewrite.kinds import SCALE
+from matar_tf.keras.rewrite.operation_calls import Call, Layer, UnknownOperationError
 
-__all__ = ["Call", "Layer", "UnknownOperationError", "read_operation"]
-
-
-class UnknownOperationError(Exception):
-    """Why an operation is none of a layer, and what to do: two halves of a sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """An operation on tensors.
-
-    Attributes:
-      symbol: The function, by its name in TensorFlow.
-      arguments: What it is called with, `TensorRef` for tensors, arrays or Python
-        values for others.
-      keywords: Likewise, by name.
-      shapes: Shape of each output, with the batch axis.
-      shape_of: Returns the shape of a tensor that it reads.
-    """
-
-    symbol: str
-    arguments: Sequence[Any]
-    keywords: Mapping[str, Any]
-    shapes: tuple[Shape, ...]
-    shape_of: Callable[[TensorRef], Shape]
-
-    def bound(self, *names: str, **defaults: Any) -> dict[str, Any]:
-        """Returns the arguments by name.
-
-        Args:
-          *names: Of the positional ones, in order.
-          **defaults: Values of those that may be left out.
-        """
-        found = {**defaults, **dict(zip(names, self.arguments, strict=False))}
-        return {**found, **{k: v for k, v in self.keywords.items() if k in names}}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """The layer that does what an operation does.
-
-    Attributes:
-      kind: A row of `matar_tf.layer_kinds`.
-      inputs: What it reads.
-      attributes: Arguments of its class, but for the name.
-      activation: Name of its activation function.
-      weights: Values of its variables, by name.
-    """
-
-    kind: str
-    inputs: Sequence[TensorRef]
-    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    activation: str = "linear"
-    weights: Mapping[str, Any] = field(default_factory=dict[str, Any])
+__all__ = ["read_operation"]
 
 
 _Reader: TypeAlias = "Callable[[Call], Layer]"

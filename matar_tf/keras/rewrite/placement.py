@@ -227,9 +227,9 @@ class _Planner:
         """Finds the concatenations whose parts carry one grid themselves.
 
         Integer concatenation, as the maximum and the minimum, wants all parts on one
-        grid. Parts that feed nothing else simply take the grid of the result. If a part is also read elsewhere, comes
-        through a pool, or rounds by a rule of its own, all parts carry the grid
-        themselves, and the concatenation passes it on.
+        grid. Parts that feed nothing else simply take the grid of the result. If a part
+        is also read elsewhere, comes through a pool, or rounds by a rule of its own,
+        all parts carry the grid themselves, and the concatenation passes it on.
         """
         for concat in self._graph.nodes:
             if not row_of(concat).joins:

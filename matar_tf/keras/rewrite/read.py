@@ -17,12 +17,9 @@ from matar_tf.keras.quantizers.configs import (
 )
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
-from matar_tf.keras.rewrite.operations import (
-    Call,
-    UnknownOperationError,
-    read_operation,
-)
-from matar_tf.layer_kinds import LAYER_KINDS
+from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
+from matar_tf.keras.rewrite.operations import read_operation
+from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["has_operations", "read_graph"]
 
@@ -239,7 +236,7 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
             "tfmot's wrapper does not train; leave it out, or penalise the output in "
             "the loss."
         )
-    if not has_known_activation(layer):
+    if activation_name(layer) in ACTIVATIONS and not has_known_activation(layer):
         return (
             f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
             f"in layer {layer.name!r}, got another function of that name; give it "

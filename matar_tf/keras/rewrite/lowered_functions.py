@@ -1,0 +1,125 @@
+"""Activation functions, and their layers, made of those that operators are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from matar_tf.keras.rewrite.graph import Node
+from matar_tf.keras.rewrite.making import (
+    Lowering,
+    Site,
+    function_node,
+    lowers,
+    made,
+    scale_node,
+)
+
+__all__ = ["FUNCTIONS", "FUNCTION_LAYERS"]
+
+_SIX: Final = 6.0
+_SELU_ALPHA: Final = 1.6732632423543772  # Klambauer et al., NeurIPS 2017
+_SELU_SCALE: Final = 1.0507009873554805
+FUNCTIONS: Final[dict[str, Lowering]] = {}  # by the function's name
+FUNCTION_LAYERS: Final[dict[str, Lowering]] = {}  # by kind
+
+
+@lowers(FUNCTIONS, "silu", "swish")
+def _swish(node: Node, site: Site) -> list[Node]:
+    """``x * sigmoid(x)``."""
+    name = site.free_name(f"{node.name}_sigmoid")
+    gate = function_node(node, "sigmoid", name, node.inputs[0])
+    return [gate, made(node, "Multiply", node.name, [node.inputs[0], gate.output])]
+
+
+def _clamped(
+    node: Node, site: Site, name: str, slope: float, offset: float
+) -> list[Node]:
+    """``relu6(slope * x + offset) / 6``."""
+    inner = site.free_name(f"{node.name}_inner")
+    clamp = site.free_name(f"{node.name}_relu6")
+    before = scale_node(node, inner, node.inputs[0], slope, offset)
+    ceiling = function_node(node, "relu6", clamp, before.output)
+    return [before, ceiling, scale_node(node, name, ceiling.output, 1.0 / 6.0)]
+
+
+@lowers(FUNCTIONS, "hard_sigmoid")
+def _hard_sigmoid(node: Node, site: Site) -> list[Node]:
+    """Keras 2's ``clip(0.2 * x + 0.5, 0, 1)``, as ``relu6(1.2 * x + 3) / 6``."""
+    return _clamped(node, site, node.name, 1.2, 3.0)
+
+
+@lowers(FUNCTIONS, "hard_swish")
+def _hard_swish(node: Node, site: Site) -> list[Node]:
+    """``x * relu6(x + 3) / 6``."""
+    gate = _clamped(node, site, site.free_name(f"{node.name}_gate"), 1.0, 3.0)
+    sources = [node.inputs[0], gate[-1].output]
+    return [*gate, made(node, "Multiply", node.name, sources)]
+
+
+@lowers(FUNCTIONS, "selu")
+def _selu(node: Node, site: Site) -> list[Node]:
+    return _scaled_elu(node, site, _SELU_ALPHA, _SELU_SCALE)
+
+
+@lowers(FUNCTION_LAYERS, "ELU")
+def _elu(node: Node, site: Site) -> list[Node]:
+    alpha = float(str(node.attributes["alpha"]))
+    if alpha == 1.0:
+        return [node]
+    return _scaled_elu(node, site, alpha, 1.0)
+
+
+def _scaled_elu(node: Node, site: Site, alpha: float, scale: float) -> list[Node]:
+    """``scale * ((1 - alpha) * relu(x) + alpha * elu(x))``."""
+    names = [
+        site.free_name(f"{node.name}_{part}")
+        for part in ("relu", "relu_scale", "elu", "elu_scale")
+    ]
+    relu = function_node(node, "relu", names[0], node.inputs[0])
+    above = scale_node(node, names[1], relu.output, scale * (1.0 - alpha))
+    elu = function_node(node, "elu", names[2], node.inputs[0])
+    below = scale_node(node, names[3], elu.output, scale * alpha)
+    total = made(node, "Add", node.name, [above.output, below.output])
+    return [relu, above, elu, below, total]
+
+
+@lowers(FUNCTION_LAYERS, "ReLU")
+def _relu(node: Node, site: Site) -> list[Node]:
+    """A leaky one, or one with a ceiling, by the functions that there are."""
+    slope, ceiling = (
+        float(str(node.attributes[name] or 0.0))
+        for name in ("negative_slope", "max_value")
+    )
+    if slope:
+        return [made(node, "LeakyReLU", node.name, [node.inputs[0]], {"alpha": slope})]
+    if ceiling in (0.0, _SIX):
+        return [node]
+    before, after = (
+        site.free_name(f"{node.name}_{part}") for part in ("inner", "relu6")
+    )
+    inner = scale_node(node, before, node.inputs[0], _SIX / ceiling)
+    clamp = function_node(node, "relu6", after, inner.output)
+    return [inner, clamp, scale_node(node, node.name, clamp.output, ceiling / _SIX)]
+
+
+@lowers(FUNCTION_LAYERS, "PReLU")
+def _prelu(node: Node, site: Site) -> list[Node]:
+    """``relu(x) - alpha * relu(-x)``, the slopes a kernel that learns."""
+    names = [
+        site.free_name(f"{node.name}_{part}")
+        for part in ("relu", "negative", "negative_relu", "slope")
+    ]
+    above = function_node(node, "relu", names[0], node.inputs[0])
+    negative = scale_node(node, names[1], node.inputs[0], -1.0)
+    below = function_node(node, "relu", names[2], negative.output)
+    slopes = -node.weights["alpha"].reshape(1, 1, -1, 1)
+    sloped = made(
+        node,
+        "DepthwiseConv2D",
+        names[3],
+        [below.output],
+        {"kernel_size": 1, "use_bias": False},
+        weights={"depthwise_kernel": slopes},
+    )
+    total = made(node, "Add", node.name, [above.output, sloped.output])
+    return [above, negative, below, sloped, total]
