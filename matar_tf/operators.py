@@ -48,6 +48,7 @@ class Operator:
       cost: As what it is priced; None for one that costs nothing.
       grid: On which grid it writes; ``OWN`` for any.
       shape: What its cost depends on.
+      is_product: Whether it multiplies its inputs with each other.
       num_inputs: How many inputs it has at least and at most.
       may_lack: Positions of inputs that may be left out (-1).
       settings: Positions of inputs that are int32 constants, such as axes.
@@ -57,6 +58,7 @@ class Operator:
     cost: OpKind | None
     grid: Grid = Grid.OWN
     shape: CostShape = CostShape.TENSORS
+    is_product: bool = False
     num_inputs: tuple[int, int] = (1, 1)
     may_lack: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
@@ -114,9 +116,21 @@ def _reduction(cost: OpKind, grid: Grid, shape: CostShape) -> Operator:
     )
 
 
+def _pair(
+    cost: OpKind, option: str, grid: Grid = Grid.OWN, *, is_product: bool = False
+) -> Operator:
+    return Operator(
+        cost=cost,
+        grid=grid,
+        is_product=is_product,
+        num_inputs=(2, 2),
+        options=(option,) if grid is Grid.OWN else ("NONE", option),
+    )
+
+
 OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
     {
-        "ADD": Operator(cost=OpKind.ADD, num_inputs=(2, 2), options=("AddOptions",)),
+        "ADD": _pair(OpKind.ADD, "AddOptions"),
         "AVERAGE_POOL_2D": _window(OpKind.AVERAGE_POOL, Grid.INPUT),
         "CONCATENATION": Operator(
             cost=OpKind.CONCAT,
@@ -130,18 +144,21 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         ),
         "DEPTH_TO_SPACE": _moves("DepthToSpaceOptions"),
         "DEQUANTIZE": Operator(cost=None, options=("NONE", "DequantizeOptions")),
+        "ELU": Operator(cost=OpKind.ACTIVATION),
+        "EXP": Operator(cost=OpKind.ACTIVATION, options=("NONE", "ExpOptions")),
         "EXPAND_DIMS": _reshapes("ExpandDimsOptions", (2, 2), (1,)),
         "FULLY_CONNECTED": _multiplication(
             OpKind.DENSE, "FullyConnectedOptions", may_lack=(2,)
         ),
+        "GELU": Operator(cost=OpKind.ACTIVATION, options=("GeluOptions",)),
         "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION, options=("LeakyReluOptions",)),
         "LOGISTIC": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
-        # A clamp, which becomes a QUANTIZE.
-        "MAXIMUM": Operator(
-            cost=None, num_inputs=(2, 2), options=("NONE", "MaximumMinimumOptions")
-        ),
+        # One with a constant is a clamp, which becomes a QUANTIZE.
+        "MAXIMUM": _pair(OpKind.MAXIMUM, "MaximumMinimumOptions", Grid.KEPT),
         "MAX_POOL_2D": _window(OpKind.MAX_POOL, Grid.KEPT),
         "MEAN": _reduction(OpKind.MEAN, Grid.OWN, CostShape.TENSORS),
+        "MINIMUM": _pair(OpKind.MAXIMUM, "MaximumMinimumOptions", Grid.KEPT),
+        "MUL": _pair(OpKind.MUL, "MulOptions", is_product=True),
         "PAD": Operator(
             cost=OpKind.PAD,
             grid=Grid.KEPT,
@@ -171,6 +188,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "SPACE_TO_DEPTH": _moves("SpaceToDepthOptions"),
         "SQUEEZE": _reshapes("SqueezeOptions"),
         "STRIDED_SLICE": _moves("StridedSliceOptions", (4, 4), (1, 2, 3)),
+        "SUB": _pair(OpKind.ADD, "SubOptions"),
         "TANH": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
         "TILE": _reshapes("TileOptions", (2, 2), (1,)),
         "TRANSPOSE": _reshapes("TransposeOptions", (2, 2), (1,)),

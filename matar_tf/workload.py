@@ -34,7 +34,9 @@ class OpKind(str, Enum):
     CONV = "conv"
     DEPTHWISE_CONV = "depthwise_conv"
     DENSE = "dense"
-    ADD = "add"
+    ADD = "add"  # or subtract
+    MUL = "mul"
+    MAXIMUM = "maximum"  # or minimum
     CONCAT = "concat"
     AVERAGE_POOL = "average_pool"
     MAX_POOL = "max_pool"

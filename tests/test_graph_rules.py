@@ -120,6 +120,16 @@ SOUND = {
     "add": lambda: graph_of(
         "ADD", IMAGE, IMAGE, options_of("AddOptions"), num_inputs=2
     ),
+    "sub": lambda: graph_of(
+        "SUB", IMAGE, IMAGE, options_of("SubOptions"), num_inputs=2
+    ),
+    "mul": lambda: graph_of(
+        "MUL", IMAGE, IMAGE, options_of("MulOptions"), num_inputs=2
+    ),
+    "maximum": lambda: graph_of("MAXIMUM", IMAGE, IMAGE, num_inputs=2),
+    "minimum": lambda: graph_of(
+        "MINIMUM", IMAGE, IMAGE, options_of("MaximumMinimumOptions"), num_inputs=2
+    ),
     "average": lambda: pool("AVERAGE_POOL_2D"),
     "max": lambda: pool("MAX_POOL_2D"),
     "mean": lambda: graph_of(
@@ -175,6 +185,9 @@ SOUND = {
     ),
     "logistic": lambda: graph_of("LOGISTIC", IMAGE, IMAGE),
     "tanh": lambda: graph_of("TANH", IMAGE, IMAGE),
+    "elu": lambda: graph_of("ELU", IMAGE, IMAGE),
+    "exp": lambda: graph_of("EXP", IMAGE, IMAGE, options_of("ExpOptions")),
+    "gelu": lambda: graph_of("GELU", IMAGE, IMAGE, options_of("GeluOptions")),
     "relu": lambda: graph_of("RELU", IMAGE, IMAGE),
     "relu6": lambda: graph_of("RELU6", IMAGE, IMAGE),
     "quantize": lambda: graph_of("QUANTIZE", IMAGE, IMAGE),
@@ -430,6 +443,13 @@ UNSOUND = [
     ("add", shape(2, 1, 4, 6, 1), r"the shape \(1, 4, 6, 2\)"),
     ("add", grid(2, [0.5 / 2**19]), "steps below 524288 times"),
     ("add", grid(2, [0.5 * 2**41]), "steps below 524288 times"),
+    ("sub", grid(2, [0.5 / 2**19]), "steps below 524288 times"),
+    ("sub", option(fusedActivationFunction=2), "a fused activation"),
+    ("mul", grid(2, [0.25 / 2**19]), "steps below 524288 times"),
+    ("mul", grid(2, [0.25 * 2**41]), "steps below 524288 times"),
+    ("mul", option(fusedActivationFunction=2), "a fused activation"),
+    ("maximum", grid(2, [0.25]), "the grid"),
+    ("minimum", grid(2, [0.5], 1), "the grid"),
     ("mean", setting(1, 1), "different axes"),
     ("mean", setting(0, 1), "different axes"),
     ("mean", setting(1, 4), "different axes"),

@@ -1,9 +1,8 @@
-"""What operators without kernels compute, in NumPy; those that move values aside."""
+"""What operators of one tensor without kernels compute; those that move it aside."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -22,28 +21,6 @@ from matar_tf.tflite._site import (
 )
 
 __all__: list[str] = []  # they register themselves
-
-
-@simulates("ADD")
-def _add(site: Site) -> np.ndarray:
-    a, b = site.levels(0), site.levels(1)
-    scale_a, scale_b = scale_of(site.tensor(0))[0], scale_of(site.tensor(1))[0]
-    scale = scale_of(site.out)[0]
-    if site.kernels == "xnnpack":
-        ratios = (scale_a / scale, scale_b / scale)
-        shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
-        factors = [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
-        acc = a.astype(np.int64) * factors[0] + b.astype(np.int64) * factors[1]
-        return saturate(((acc + (1 << (shift - 1))) >> shift).astype(np.int32), site)
-    twice = 2.0 * max(float(scale_a), float(scale_b))
-    parts = [
-        multiply_twice_rounded(
-            x.astype(np.int64) << 20, *quantized_multiplier(np.float64(one) / twice)
-        )
-        for x, one in ((a, scale_a), (b, scale_b))
-    ]
-    final = quantized_multiplier(np.float64(twice / ((1 << 20) * float(scale))))
-    return saturate(multiply_twice_rounded(parts[0] + parts[1], *final), site)
 
 
 def _reduced_axes(site: Site) -> tuple[int, ...]:
@@ -155,29 +132,11 @@ def _dequantize(site: Site) -> np.ndarray:
     return levels * scale
 
 
-@simulates("LOGISTIC")
-def _sigmoid(site: Site) -> np.ndarray:
-    return _through_float(site, lambda x: 1.0 / (1.0 + np.exp(-x)))
-
-
 @simulates("SOFTMAX")
 def _softmax(site: Site) -> np.ndarray:
-    def softmax(x: np.ndarray) -> np.ndarray:
-        powers = np.exp(x - x.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
-
-    return _through_float(site, softmax)
-
-
-@simulates("TANH")
-def _tanh(site: Site) -> np.ndarray:
-    return _through_float(site, np.tanh)
-
-
-def _through_float(
-    site: Site, function: Callable[[np.ndarray], np.ndarray]
-) -> np.ndarray:
-    """A kernel given by a table or in higher precision: exact to one level."""
+    """The kernel works in a higher precision: exact to one level."""
     x = site.levels().astype(np.float64) * float(scale_of(site.tensor(0))[0])
-    levels = np.rint(function(x) / float(scale_of(site.out)[0]))
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    shares = powers / powers.sum(axis=-1, keepdims=True)
+    levels = np.rint(shares / float(scale_of(site.out)[0]))
     return saturate(levels.astype(np.int32), site)

@@ -269,7 +269,8 @@ def _check_ratio(node: Node) -> None:
     """Checks that fixed-point factors can hold the ratio of steps."""
     out = float(node.output.scale[0])
     if node.row.shape is not CostShape.KERNEL:
-        ratio = max(float(one.scale[0]) for one in node.data) / out
+        steps = [float(one.scale[0]) for one in node.data]
+        ratio = (math.prod(steps) if node.row.is_product else max(steps)) / out
         fits = LEAST_RATIO <= ratio < SUM_RATIO_LIMIT
         node.expect(fits, f"steps below {SUM_RATIO_LIMIT} times the output's", ratio)
         return

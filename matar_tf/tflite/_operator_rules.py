@@ -141,14 +141,19 @@ def _pool(node: Node) -> tuple[int, ...]:
     return (x.shape[0], *size, x.shape[3])
 
 
-@rules("ADD")
-def _add(node: Node) -> tuple[int, ...]:
+@rules("ADD", "MUL", "SUB")
+def _arithmetic(node: Node) -> tuple[int, ...]:
     _expect_activation(node)
+    return _broadcast(node)
+
+
+@rules("MAXIMUM", "MINIMUM")
+def _broadcast(node: Node) -> tuple[int, ...]:
     a, b = (one.shape for one in node.data)
     fits = (a[:1], len(a)) == (b[:1], len(b)) and all(
         m == n or 1 in (m, n) for m, n in zip(a, b, strict=True)
     )
-    node.expect(fits, f"a tensor to add to {a}", b)
+    node.expect(fits, f"a tensor that fits {a}", b)
     return tuple(map(max, a, b))
 
 
@@ -186,6 +191,7 @@ def _softmax(node: Node) -> tuple[int, ...]:
     return node.data[0].shape
 
 
-@rules("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6", "LOGISTIC", "TANH")
+@rules("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6")
+@rules("ELU", "EXP", "GELU", "LOGISTIC", "TANH")
 def _each_element(node: Node) -> tuple[int, ...]:
     return node.data[0].shape

@@ -148,8 +148,8 @@ def _check_grids(model: Any, places: TemplateMap) -> None:
     clamps = {i for indices in places.clamps.values() for i in indices}
     for number, operator in enumerate(model.subgraphs[0].operators):
         name, output = op_name(model, operator), int(operator.outputs[0])
-        data = [int(i) for i in operator.inputs]
-        data = data if name == "CONCATENATION" else data[:1]
+        settings = OPERATORS[name].settings
+        data = [int(i) for at, i in enumerate(operator.inputs) if at not in settings]
         entries = {places.tensors.get(index) for index in (*data, output)}
         before = {index in places.before_clamps for index in data}
         is_before = output in places.before_clamps

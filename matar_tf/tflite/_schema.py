@@ -21,6 +21,7 @@ __all__ = [
     "add_tensor",
     "check_builtin",
     "compact",
+    "drop_tensors",
     "find_operator_code",
     "op_name",
     "parse_model",
@@ -348,3 +349,20 @@ def compact(model: Any) -> None:
     model.operatorCodes = [model.operatorCodes[old] for old in codes]
     for operator in graph.operators:
         operator.opcodeIndex = position[operator.opcodeIndex]
+
+
+def drop_tensors(model: Any, dropped: set[int]) -> None:
+    """Removes tensors and renumbers the rest."""
+    graph = model.subgraphs[0]
+    kept = [i for i in range(len(graph.tensors)) if i not in dropped]
+    position = {old: new for new, old in enumerate(kept)}
+    position[-1] = -1
+    graph.tensors = [graph.tensors[i] for i in kept]
+    for operator in graph.operators:
+        operator.inputs = [position[int(i)] for i in operator.inputs]
+        operator.outputs = [position[int(i)] for i in operator.outputs]
+    graph.inputs = [position[int(i)] for i in graph.inputs]
+    graph.outputs = [position[int(i)] for i in graph.outputs]
+    for signature in model.signatureDefs or []:
+        for tensor_map in (*(signature.inputs or []), *(signature.outputs or [])):
+            tensor_map.tensorIndex = position[tensor_map.tensorIndex]

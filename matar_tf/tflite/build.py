@@ -11,6 +11,7 @@ that this unit could not hold its bias, passes its bias on and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,10 +30,11 @@ from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
-from matar_tf.tflite._places import makers_of
+from matar_tf.tflite._places import is_activation, makers_of
 from matar_tf.tflite._schema import (
     CheckedModel,
     compact,
+    drop_tensors,
     op_name,
     parse_model,
     quantization,
@@ -238,7 +240,7 @@ class ModelBuilder:
         for operator in graph.operators:
             operator.inputs = [dropped.get(int(i), int(i)) for i in operator.inputs]
         graph.outputs = [dropped.get(int(i), int(i)) for i in graph.outputs]
-        _drop_tensors(model, set(dropped))
+        drop_tensors(model, set(dropped))
 
 
 def _check_kernels(artifact: Artifact, template: Template) -> None:
@@ -278,20 +280,29 @@ def _check_steps(artifact: Artifact, template: Template) -> None:
                 f"got {least:.3g} to {largest:.3g}; calibrate and train again."
             )
     model = parse_model(template.content)
+
+    def steps_at(index: int) -> tuple[float, float]:
+        if index in template.tensors:
+            return steps[template.tensors[index]]
+        fixed = float(model.subgraphs[0].tensors[index].quantization.scale[0])
+        return fixed, fixed
+
     for operator in model.subgraphs[0].operators:
         row = OPERATORS[op_name(model, operator)]
-        entries = [template.tensors.get(int(i)) for i in operator.inputs if i >= 0]
         output = template.tensors.get(int(operator.outputs[0]))
         if row.grid is not Grid.OWN or row.shape is CostShape.KERNEL or not output:
             continue
-        for entry in filter(None, entries):
-            low = steps[entry][0] / steps[output][1]
-            high = steps[entry][1] / steps[output][0]
+        data = [int(i) for i in operator.inputs if is_activation(model, int(i))]
+        sources = [steps_at(index) for index in data]
+        if row.is_product:
+            sources = [tuple(map(math.prod, zip(*sources, strict=True)))]
+        for least, largest in sources:
+            low, high = least / steps[output][1], largest / steps[output][0]
             if not LEAST_RATIO <= low <= high < SUM_RATIO_LIMIT:
                 raise ModelError(
-                    f"Expected steps of {entry!r} below {SUM_RATIO_LIMIT} times those "
-                    f"of {output!r}, which is made of it, got {low:.3g} to "
-                    f"{high:.3g}; calibrate and train again."
+                    f"Expected steps below {SUM_RATIO_LIMIT} times those of "
+                    f"{output!r} in what it is made of, got {low:.3g} to {high:.3g}; "
+                    "calibrate and train again."
                 )
 
 
@@ -374,20 +385,3 @@ def quantize_kernel(
 
 def _step(tensor: TensorParameters, bits: int) -> np.float32:
     return np.float32(tensor.step[tensor.bits.index(bits)])
-
-
-def _drop_tensors(model: Any, dropped: set[int]) -> None:
-    """Removes tensors and renumbers the rest."""
-    graph = model.subgraphs[0]
-    kept = [i for i in range(len(graph.tensors)) if i not in dropped]
-    position = {old: new for new, old in enumerate(kept)}
-    position[-1] = -1
-    graph.tensors = [graph.tensors[i] for i in kept]
-    for operator in graph.operators:
-        operator.inputs = [position[int(i)] for i in operator.inputs]
-        operator.outputs = [position[int(i)] for i in operator.outputs]
-    graph.inputs = [position[int(i)] for i in graph.inputs]
-    graph.outputs = [position[int(i)] for i in graph.outputs]
-    for signature in model.signatureDefs or []:
-        for tensor_map in (*(signature.inputs or []), *(signature.outputs or [])):
-            tensor_map.tensorIndex = position[tensor_map.tensorIndex]

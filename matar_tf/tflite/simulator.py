@@ -18,7 +18,13 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError
-from matar_tf.tflite import _elementwise, _moving, _multiplying
+from matar_tf.tflite import (
+    _arithmetic,
+    _elementwise,
+    _moving,
+    _multiplying,
+    _tables,
+)
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import op_name, parse_model, schema
 from matar_tf.tflite._site import SIMULATED, Site
@@ -26,7 +32,8 @@ from matar_tf.tflite._site import SIMULATED, Site
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
 KERNELS: Final = ("xnnpack", "builtin")
-_REGISTERED: Final = (_elementwise, _moving, _multiplying)  # each fills SIMULATED
+# Each fills SIMULATED.
+_REGISTERED: Final = (_arithmetic, _elementwise, _moving, _multiplying, _tables)
 
 
 def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.operators import OPERATORS
+from matar_tf.operators import OPERATORS, Grid
 from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._places import (
@@ -32,6 +32,7 @@ from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     CheckedModel,
     compact,
+    drop_tensors,
     find_operator_code,
     op_name,
     parse_model,
@@ -101,15 +102,18 @@ class Template(TemplateMap):
 def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
     """Finds every policy entry in what the converter made, and normalises the graph.
 
-    MAXIMUM operators, which cut off what lies below the lowest level, become QUANTIZE
-    operators that do so by saturation: XNNPACK runs those in one partition. The batch
-    axis of constant shapes is freed, so that a file runs at any batch size. Inputs and
-    outputs get the names of a signature, those that the converter gives a SavedModel's.
+    MAXIMUM operators with a constant, which cut off what lies below the lowest level,
+    become QUANTIZE operators that do so by saturation: XNNPACK runs those in one
+    partition. ELU, which the converter leaves in float between a DEQUANTIZE and a
+    QUANTIZE, is put onto the grids of both. The batch axis of constant shapes is freed,
+    so that a file runs at any batch size. Inputs and outputs get the names of a
+    signature, those that the converter gives a SavedModel's.
 
     Raises:
       ModelError: If a layer came out in float, or an entry cannot be found.
     """
     model = parse_model(content)
+    _fuse_borders(model)
     _check_operators(model)
     clamps = _replace_clamps(model, fingerprints)
     _free_batch(model)
@@ -171,13 +175,44 @@ def _check_operators(model: Any) -> None:
             )
 
 
+def _fuse_borders(model: Any) -> None:
+    """Puts functions that the converter leaves in float onto the grids around them."""
+    graph, makers = model.subgraphs[0], makers_of(model)
+    sources: set[int] = set()
+    results: set[int] = set()
+    for operator in graph.operators:
+        row = OPERATORS.get(op_name(model, operator))
+        if row is None or row.grid is not Grid.OWN or row.num_inputs != (1, 1):
+            continue
+        source, result = int(operator.inputs[0]), int(operator.outputs[0])
+        before = makers.get(source)
+        after = [one for one in graph.operators if result in one.inputs]
+        if before is None or len(after) != 1 or result in graph.outputs:
+            continue
+        around = op_name(model, before), op_name(model, after[0])
+        if around == ("DEQUANTIZE", "QUANTIZE"):
+            operator.inputs, operator.outputs = before.inputs, after[0].outputs
+            sources.add(source)
+            results.add(result)
+    kept = [one for one in graph.operators if int(one.inputs[0]) not in results]
+    sources -= {int(i) for one in kept for i in one.inputs} | {*map(int, graph.outputs)}
+    graph.operators = [one for one in kept if int(one.outputs[0]) not in sources]
+    if results:
+        drop_tensors(model, sources | results)
+
+
 def _replace_clamps(
     model: Any, fingerprints: Fingerprints
 ) -> dict[str, tuple[int, ...]]:
     graph = model.subgraphs[0]
     clamps: dict[str, tuple[int, ...]] = {}
     for index, operator in enumerate(graph.operators):
-        if op_name(model, operator) != "MAXIMUM":
+        computed = [
+            int(i)
+            for i in operator.inputs
+            if tensor_array(model, graph.tensors[i]) is None
+        ]
+        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1:
             continue
         scale = _scale(graph.tensors[operator.outputs[0]])
         entry = _match(scale or 0.0, fingerprints.activations)
@@ -187,9 +222,7 @@ def _replace_clamps(
                 "belongs to no signed activation."
             )
         clamps[entry] = (*clamps.get(entry, ()), index)
-        operator.inputs = [
-            i for i in operator.inputs if tensor_array(model, graph.tensors[i]) is None
-        ]
+        operator.inputs = computed
         operator.opcodeIndex = find_operator_code(model, "QUANTIZE", 2)
         operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
         operator.builtinOptions = schema.QuantizeOptionsT()

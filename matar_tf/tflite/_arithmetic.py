@@ -1,0 +1,85 @@
+"""What operators of two tensors compute, in NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from matar_tf.tflite._rounding import (
+    multiply_away_from_zero,
+    quantized_multiplier,
+    requantize,
+)
+from matar_tf.tflite._site import Site, saturate, scale_of, simulates
+
+__all__: list[str] = []  # they register themselves
+
+# Ratios of steps, from the first up to the second, that XNNPACK takes of each input of
+# a sum over its output, and of a product. It leaves others to the builtin kernels.
+_SUM_RATIOS: Final = (2.0**-10, 2.0**8)
+_PRODUCT_RATIOS: Final = (2.0**-16, 2.0**8)
+_SUM_BITS: Final = 20  # after the point of what the builtin kernels add
+
+
+@simulates("ADD")
+def _add(site: Site) -> np.ndarray:
+    return _sum(site, 1)
+
+
+@simulates("SUB")
+def _subtract(site: Site) -> np.ndarray:
+    return _sum(site, -1)
+
+
+def _sum(site: Site, sign: int) -> np.ndarray:
+    """The first input plus `sign` times the second, each times a fixed-point factor."""
+    a, b = (site.levels(place).astype(np.int64) for place in (0, 1))
+    scales = [scale_of(site.tensor(place))[0] for place in (0, 1)]
+    scale = scale_of(site.out)[0]
+    ratios = [one / scale for one in scales]
+    if site.kernels == "xnnpack" and all(map(_sum_ratio_fits, ratios)):
+        shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
+        factors = [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
+        acc = a * factors[0] + sign * b * factors[1]
+        return saturate((acc + (1 << (shift - 1))) >> shift, site)
+    twice = 2.0 * float(max(scales))
+    parts: list[np.ndarray] = []
+    for x, one in ((a, scales[0]), (b, scales[1])):
+        multiplier, right = quantized_multiplier(np.float64(one) / twice)
+        bits = _SUM_BITS
+        if sign > 0:
+            # The vector code of sums shifts once; that of differences is not vectors.
+            bits, right = bits + int(right), np.zeros_like(right)
+        shifted = (x << max(bits, 0)) >> max(-bits, 0)
+        parts.append(multiply_away_from_zero(shifted, multiplier, right))
+    final = quantized_multiplier(np.float64(twice / (2.0**_SUM_BITS * float(scale))))
+    total = parts[0] + sign * parts[1]
+    return saturate(multiply_away_from_zero(total, *final), site)
+
+
+def _sum_ratio_fits(ratio: np.float32) -> bool:
+    return bool(_SUM_RATIOS[0] <= ratio < _SUM_RATIOS[1])
+
+
+@simulates("MUL")
+def _multiply(site: Site) -> np.ndarray:
+    """The builtin kernel counts products in 16 bits: beyond 2^15 steps they wrap."""
+    acc = site.levels(0).astype(np.int64) * site.levels(1)
+    product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
+    ratio = product / scale_of(site.out)
+    low, high = _PRODUCT_RATIOS
+    if site.kernels == "xnnpack" and low <= ratio[0] < high:
+        return saturate(requantize(acc, ratio, site.kernels), site)
+    return saturate(multiply_away_from_zero(acc, *quantized_multiplier(ratio)), site)
+
+
+@simulates("MAXIMUM")
+def _maximum(site: Site) -> np.ndarray:
+    return np.maximum(*map(np.asarray, site.inputs))
+
+
+@simulates("MINIMUM")
+def _minimum(site: Site) -> np.ndarray:
+    return np.minimum(*map(np.asarray, site.inputs))
