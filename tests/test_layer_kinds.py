@@ -47,10 +47,10 @@ class TestOperators:
         kernels = {
             name for name, row in OPERATORS.items() if row.shape is CostShape.KERNEL
         }
-        dense = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
-        assert kernels == {*dense, "TRANSPOSE_CONV"}
+        forward = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+        assert kernels == {*forward, "TRANSPOSE_CONV"}
         multiply = (row for row in LAYER_KINDS.values() if row.kernel is not None)
-        assert {name for row in multiply for name in row.operators} == dense
+        assert {name for row in multiply for name in row.operators} == kernels
 
     def test_a_kept_grid_is_one_of_the_operator_too(self) -> None:
         """What needs no quantizer of its own must not write on another grid."""
