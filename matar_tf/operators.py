@@ -52,6 +52,7 @@ class Operator:
       num_inputs: How many inputs it has at least and at most.
       may_lack: Positions of inputs that may be left out (-1).
       settings: Positions of inputs that are int32 constants, such as axes.
+      source: Position of what it reads; one that multiplies has its kernel at 1.
       options: Names of the options that it may have in TFLite's schema.
     """
 
@@ -62,7 +63,13 @@ class Operator:
     num_inputs: tuple[int, int] = (1, 1)
     may_lack: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
+    source: int = 0
     options: tuple[str, ...] = ("NONE",)
+
+    @property
+    def bias(self) -> int:
+        """Position of the bias of an operator that multiplies."""
+        return max(self.source, 1) + 1
 
 
 def _moves(
@@ -192,6 +199,15 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "TANH": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
         "TILE": _reshapes("TileOptions", (2, 2), (1,)),
         "TRANSPOSE": _reshapes("TransposeOptions", (2, 2), (1,)),
+        "TRANSPOSE_CONV": Operator(
+            cost=OpKind.TRANSPOSED_CONV,
+            shape=CostShape.KERNEL,
+            num_inputs=(3, 4),
+            may_lack=(3,),
+            settings=(0,),
+            source=2,
+            options=("TransposeConvOptions",),
+        ),
     }
 )
 

@@ -33,6 +33,7 @@ class OpKind(str, Enum):
 
     CONV = "conv"
     DEPTHWISE_CONV = "depthwise_conv"
+    TRANSPOSED_CONV = "transposed_conv"
     DENSE = "dense"
     ADD = "add"  # or subtract
     MUL = "mul"

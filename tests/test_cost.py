@@ -13,6 +13,7 @@ from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy
 from matar_tf.pricing.model import CostModel, estimate
 from matar_tf.targets import Target, list_targets, load_target
+from matar_tf.targets.fields import MULTIPLY_KINDS
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 FIGURES = ("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes",
@@ -375,11 +376,7 @@ class TestLayersWithoutWeights:
     @pytest.mark.parametrize("name", list_targets())
     @pytest.mark.parametrize(
         "kind",
-        [
-            kind
-            for kind in OpKind
-            if kind not in {OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE}
-        ],
+        [kind for kind in OpKind if kind not in MULTIPLY_KINDS],
     )
     def test_no_kind_is_free(self, name, kind):
         layer = LayerWorkload(name="layer", kind=kind, inputs=(), output="")

@@ -67,6 +67,24 @@ def depthwise():
     return multiplication("DEPTHWISE_CONV_2D", *shapes, options, axis=3)
 
 
+def transposed(padding=SAME, size=(8, 6), kernel=(3, 3, 3, 2), strides=(2, 1)):
+    """Inputs are the shape of the output, kernel, image, bias: tensors 5, 3, 1, 4."""
+    options = options_of(
+        "TransposeConvOptions", strideH=strides[0], strideW=strides[1], padding=padding
+    )
+    result = (1, *size, kernel[0])
+    model = multiplication("TRANSPOSE_CONV", IMAGE, kernel, result, options)
+    stored = np.array(result, np.int32)
+    index = add_tensor(model, (4,), TYPES.INT32, scale=(), values=stored)
+    model.subgraphs[0].operators[1].inputs = [index, 3, 1, 4]
+    return model
+
+
+def without_bias(model):
+    model.subgraphs[0].operators[1].inputs = [5, 3, 1]
+    return model
+
+
 def dense(keeps=False):
     options = options_of("FullyConnectedOptions", keepNumDims=keeps)
     source, result = ((1, 4, 6), (1, 4, 3)) if keeps else ((1, 2, 3), (1, 3))
@@ -108,6 +126,11 @@ SOUND = {
     "conv_valid": lambda: conv(2, VALID, (1, 1, 2, 3)),
     "conv_groups": lambda: conv(kernel=(2, 1, 1, 1), result=(1, 4, 6, 2)),
     "depthwise": depthwise,
+    "transposed": transposed,
+    "transposed_valid": lambda: transposed(VALID, (9, 18), strides=(2, 3)),
+    "transposed_apart": lambda: transposed(VALID, (12, 12), (3, 2, 1, 2), (3, 2)),
+    "transposed_odd": lambda: transposed(SAME, (7, 6)),
+    "transposed_bare": lambda: without_bias(transposed()),
     "dense": dense,
     "dense_keeps": lambda: dense(keeps=True),
     "dense_rows": lambda: multiplication(
@@ -435,6 +458,27 @@ UNSOUND = [
     ("dense_keeps", both(shape(3, 6, 3), grid(3, [0.25])), "a bias of 6"),
     ("dense_keeps", option(keepNumDims=False), r"the shape \(4, 3\)"),
     ("dense", both(shape(0, 1, 7), shape(1, 1, 7)), "rows of 7 inputs in all"),
+    ("transposed", of_operator(inputs=[5, 3]), "3 to 4 inputs"),
+    ("transposed", of_operator(inputs=[-1, 3, 1, 4]), "all inputs"),
+    ("transposed", of_operator(inputs=[1, 3, 1, 4]), "int32 constants at 0"),
+    ("transposed", of_operator(inputs=[5, 1, 3, 4]), "samples, and kernels|its input"),
+    ("transposed", of_tensor(3, type=TYPES.INT4), "bytes of tensor 3"),
+    ("transposed", setting(2, 8, 6, 3, index=5), "a shape of an image of 3"),
+    ("transposed", setting(1, 8, 6, 2, index=5), "a shape of an image of 3"),
+    ("transposed", setting(1, 9, 6, 3, index=5), "a size that windows of 3 make of 4"),
+    ("transposed", setting(1, 6, 6, 3, index=5), "a size that windows of 3 make of 4"),
+    ("transposed", setting(1, 7, 6, 3, index=5), r"the shape \(1, 7, 6, 3\)"),
+    ("transposed", setting(-1, 8, 6, 3, index=5), "a shape of an image of 3"),
+    ("transposed", setting(1, -8, 6, 3, index=5), "a size that windows of 3 make of 4"),
+    ("transposed", both(shape(5, 3), setting(1, 8, 6, index=5)), "a shape of an image"),
+    ("transposed", option(padding=VALID), "a size that windows of 3 make of 4"),
+    ("transposed", option(padding=3), "a padding that is known"),
+    ("transposed", option(strideH=0), "strides of 1 to"),
+    ("transposed", option(strideW=2), "a size that windows of 3 make of 6"),
+    ("transposed", option(fusedActivationFunction=4), "a fused activation"),
+    ("transposed", shape(3, 3, 3, 1, 6), "a kernel for 2 input channels"),
+    ("transposed", grid(3, [0.25] * 3, axis=1), "steps along axis 0"),
+    ("transposed", grid(2, [0.125 / 256]), "a product's step below 256"),
     # Others.
     ("average", option(filterHeight=0), "windows of at least 1"),
     ("average", option(filterHeight=5), "windows within 4"),

@@ -44,7 +44,8 @@ class TestOperators:
         kernels = {
             name for name, row in OPERATORS.items() if row.shape is CostShape.KERNEL
         }
-        assert kernels == {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+        forward = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+        assert kernels == {*forward, "TRANSPOSE_CONV"}
         multiply = (row for row in LAYER_KINDS.values() if row.kernel is not None)
         assert {name for row in multiply for name in row.operators} == kernels
 

@@ -83,6 +83,10 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
       depthwise one fills the columns with channels and one row of units.
     * block: see `_block_cycles`. NE16: see `_ne16_cycles`.
 
+    All but the first take a transposed convolution as a convolution, of strides 1, over
+    an image with zeros between its pixels, as Vela and conventional arrays do (GANAX,
+    Yazdanbakhsh et al., ISCA 2018).
+
     Reference:
       Bit Fusion: ``get_compute_cycles`` of the authors' simulator. Bit-serial: fitted
       to the latency table that HAQ (Wang et al., CVPR 2019) published for BISMO.
@@ -140,7 +144,7 @@ def loop_nest(demand: LayerDemand, compute: FusedCompute) -> tuple[int, LoopNest
         batch_size=demand.batch_size,
         output_size=demand.output_size,
         kernel_size=layer.kernel_size,
-        strides=layer.strides,
+        strides=(1, 1) if layer.kind is OpKind.TRANSPOSED_CONV else layer.strides,
         in_channels=demand.reduction // math.prod(layer.kernel_size),
         out_channels=demand.out_channels // num_groups,
         unrolled=compute.first_layer_im2col and demand.reads_network_input,

@@ -64,7 +64,10 @@ class LayerDemand:
 
     @property
     def reduction(self) -> int:
-        """Multiply-accumulates behind one output: kernel window * inputs."""
+        """Multiply-accumulates behind one output: kernel window * inputs.
+
+        Those of a transposed convolution are with zeros between its inputs.
+        """
         return self.layer.weight_elems // self.out_channels
 
 

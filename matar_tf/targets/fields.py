@@ -28,7 +28,9 @@ __all__ = [
     "Widths",
 ]
 
-MULTIPLY_KINDS: Final = frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.DENSE})
+MULTIPLY_KINDS: Final = frozenset(
+    {OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.TRANSPOSED_CONV, OpKind.DENSE}
+)
 
 MAX_COUNT: Final = 2**53  # larger whole numbers are not exact as floats
 MAX_THREADS: Final = 1024  # that `matar_tf.tflite.runtime` takes

@@ -112,17 +112,21 @@ class Node:
 
     @property
     def data(self) -> tuple[GraphTensor, ...]:
-        """The inputs that hold values, not settings."""
+        """The inputs that hold values, not settings; what it reads first."""
+        row = self.row
+        first = sorted(range(len(self.inputs)), key=lambda place: place != row.source)
+        inputs = ((place, self.inputs[place]) for place in first)
         return tuple(
             one
-            for place, one in enumerate(self.inputs)
-            if one is not None and place not in self.row.settings
+            for place, one in inputs
+            if one is not None and place not in row.settings
         )
 
     @property
     def bias(self) -> GraphTensor | None:
         """That of a multiplication; None for one without."""
-        return self.inputs[2] if len(self.inputs) > 2 else None
+        place = self.row.bias
+        return self.inputs[place] if place < len(self.inputs) else None
 
     def setting(self, place: int) -> list[int]:
         """Returns the integers of an input that is a setting."""

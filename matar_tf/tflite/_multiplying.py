@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.tflite._rounding import requantize
+from matar_tf.tflite._rounding import (
+    multiply_away_from_zero,
+    quantized_multiplier,
+    requantize,
+)
 from matar_tf.tflite._schema import schema
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates, zero_point_of
 
@@ -14,20 +18,31 @@ __all__: list[str] = []  # they register themselves
 
 
 def _accumulator_scale(site: Site) -> np.ndarray:
-    product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
+    product = scale_of(site.tensor()) * scale_of(site.tensor(1))
     if site.kernels == "builtin":
-        product = scale_of(site.tensor(0)).astype(np.float64) * scale_of(site.tensor(1))
+        product = scale_of(site.tensor()).astype(np.float64) * scale_of(site.tensor(1))
         return product / scale_of(site.out).astype(np.float64)
     return product / scale_of(site.out)
 
 
-def _finish(site: Site, acc: np.ndarray) -> np.ndarray:
-    bias = site.constant(2)
+def _finish(site: Site, acc: np.ndarray, *, by_reference: bool = False) -> np.ndarray:
+    """Returns what an accumulator becomes.
+
+    Args:
+      site: The operator.
+      acc: Its sums, without the bias.
+      by_reference: Whether TFLite has its reference code alone as a builtin kernel.
+    """
+    bias = site.constant(site.row.bias)
     if bias is not None:
         acc = acc + bias
     if site.out.type == schema.TensorType.FLOAT32:
         return _activate(acc.astype(np.float32), site.options)
-    return saturate(requantize(acc, _accumulator_scale(site), site.kernels), site)
+    scale = _accumulator_scale(site)
+    if by_reference and site.kernels == "builtin":
+        levels = multiply_away_from_zero(acc, *quantized_multiplier(scale))
+        return saturate(levels, site)
+    return saturate(requantize(acc, scale, site.kernels), site)
 
 
 def _activate(values: np.ndarray, options: Any) -> np.ndarray:
@@ -46,7 +61,7 @@ def _windows(
       Levels ``[n, oh, ow, kh, kw, c]``, padding filled, and which of a window's places
       are inside the input, ``[oh, ow, kh, kw]``.
     """
-    x = site.operand(0)
+    x = site.operand()
     strides = (site.options.strideH, site.options.strideW)
     dilations = (
         getattr(site.options, "dilationHFactor", 1),
@@ -87,7 +102,7 @@ def _conv(site: Site) -> np.ndarray:
             strict=True,
         )
     ]
-    return _finish(site, np.concatenate(parts, axis=-1))
+    return _finish(site, np.concatenate(parts, axis=-1), by_reference=groups > 1)
 
 
 @simulates("DEPTHWISE_CONV_2D")
@@ -98,9 +113,35 @@ def _depthwise(site: Site) -> np.ndarray:
     return _finish(site, np.einsum("nhwijc,ijc->nhwc", windows, kernel))
 
 
+@simulates("TRANSPOSE_CONV")
+def _transposed_conv(site: Site) -> np.ndarray:
+    """Each input adds a window to the image; what sticks out is cut off."""
+    x, kernel = site.operand(), site.operand(1)
+    size = [int(one) for one in site.out.shape[1:3]]
+    strides = (site.options.strideH, site.options.strideW)
+    same = site.options.padding == schema.Padding.SAME
+    extents, before = [], []
+    for axis in (0, 1):
+        reach = (x.shape[axis + 1] - 1) * strides[axis] + kernel.shape[axis + 1]
+        before.append(max(reach - size[axis], 0) // 2 if same else 0)
+        extents.append(max(reach, before[axis] + size[axis]))
+    acc = np.zeros((len(x), *extents, len(kernel)), np.int64)
+    for row, column in np.ndindex(*kernel.shape[1:3]):
+        products = np.tensordot(x, kernel[:, row, column], axes=((3,), (1,)))
+        rows, columns = (
+            slice(start, start + count * stride, stride)
+            for start, count, stride in zip(
+                (row, column), x.shape[1:3], strides, strict=True
+            )
+        )
+        acc[:, rows, columns] += products
+    acc = acc[:, before[0] :, before[1] :][:, : size[0], : size[1]]
+    return _finish(site, acc, by_reference=True)
+
+
 @simulates("FULLY_CONNECTED")
 def _dense(site: Site) -> np.ndarray:
-    x, kernel = site.operand(0), site.operand(1)
+    x, kernel = site.operand(), site.operand(1)
     if not site.options.keepNumDims:
         x = x.reshape(-1, kernel.shape[1])
     return _finish(site, x @ kernel.T)

@@ -45,20 +45,29 @@ def _expect_activation(node: Node) -> None:
     node.expect(kind in _FUSED, "a fused activation function that is known", kind)
 
 
+def _check_padding(node: Node) -> int:
+    padding = node.options.padding
+    known = (schema.Padding.SAME, schema.Padding.VALID)
+    node.expect(padding in known, "a padding that is known", padding)
+    return padding
+
+
+def _check_steps(node: Node, what: str, pair: tuple[int, int]) -> None:
+    fits = all(1 <= one <= _MAX_STRIDE for one in pair)
+    node.expect(fits, f"{what} of 1 to {_MAX_STRIDE}", pair)
+
+
 def _windows(node: Node, size: tuple[int, int]) -> tuple[int, int]:
     """Returns height and width of what windows over an image make."""
     options, image = node.options, node.data[0].shape
-    padding = options.padding
-    known = (schema.Padding.SAME, schema.Padding.VALID)
-    node.expect(padding in known, "a padding that is known", padding)
+    padding = _check_padding(node)
     strides = (options.strideH, options.strideW)
     dilations = (
         getattr(options, "dilationHFactor", 1),
         getattr(options, "dilationWFactor", 1),
     )
-    for what, pair in (("strides", strides), ("dilations", dilations)):
-        fits = all(1 <= one <= _MAX_STRIDE for one in pair)
-        node.expect(fits, f"{what} of 1 to {_MAX_STRIDE}", pair)
+    _check_steps(node, "strides", strides)
+    _check_steps(node, "dilations", dilations)
     made: list[int] = []
     for axis in (0, 1):
         node.expect(size[axis] >= 1, "windows of at least 1", size)
@@ -115,6 +124,35 @@ def _depthwise(node: Node) -> tuple[int, ...]:
     )
     _check_channels(node, channels, 3)
     return (x.shape[0], *_windows(node, (size[0], size[1])), channels)
+
+
+@rules("TRANSPOSE_CONV")
+def _transposed_conv(node: Node) -> tuple[int, ...]:
+    """The size of its output says which of those it is whose windows fit."""
+    x, options = node.data[0], node.options
+    expect_rank(node, x, 4)
+    kind = node.output.type
+    node.expect(kind == schema.TensorType.INT8, "outputs in int8", kind)
+    channels, *size, depth = _kernel(node, 4)
+    node.expect(x.shape[3] == depth, f"a kernel for {x.shape[3]} input channels", depth)
+    _check_channels(node, channels, 0)
+    made = node.setting(0)
+    fits = len(made) == 4 and (made[0], made[3]) == (x.shape[0], channels)
+    node.expect(fits, f"a shape of an image of {channels} channels", made)
+    _check_padding(node)
+    strides = (options.strideH, options.strideW)
+    _check_steps(node, "strides", strides)
+    for axis in (0, 1):
+        length = made[axis + 1]
+        if options.padding == schema.Padding.VALID:
+            length -= size[axis] - 1
+        node.expect(
+            0 < size[axis] <= _MAX_STRIDE
+            and -(-length // strides[axis]) == x.shape[axis + 1],
+            f"a size that windows of {size[axis]} make of {x.shape[axis + 1]}",
+            made[axis + 1],
+        )
+    return tuple(made)
 
 
 @rules("FULLY_CONNECTED")

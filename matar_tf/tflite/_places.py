@@ -12,7 +12,14 @@ from typing import Any, Final
 from matar_tf.errors import ModelError
 from matar_tf.operators import OPERATORS, Grid
 from matar_tf.template_map import TemplateMap
-from matar_tf.tflite._schema import COMPUTE_OPS, op_name, schema, tensor_array
+from matar_tf.tflite._schema import (
+    COMPUTE_OPS,
+    bias_of,
+    op_name,
+    schema,
+    source_of,
+    tensor_array,
+)
 
 __all__ = [
     "SAME_GRID_OPS",
@@ -105,7 +112,7 @@ def _check_tensors(model: Any, places: TemplateMap) -> None:
                     "template; package the model again."
                 )
     for entry, place in places.kernels.items():
-        source = int(graph.operators[place.operator].inputs[0])
+        source = source_of(model, graph.operators[place.operator])
         if places.tensors.get(source) != place.input:
             raise ModelError(
                 f"The template map says {place.input!r} of the input of {entry!r}, the "
@@ -127,7 +134,7 @@ def _check_kernels(model: Any) -> None:
         int(index)
         for operator in graph.operators
         if op_name(model, operator) in COMPUTE_OPS
-        for index in operator.inputs[1:]
+        for index in (operator.inputs[1], bias_of(model, operator))
         if index >= 0
     }
     shared = sorted(index for index in stored if readers[index] > 1)

@@ -19,6 +19,7 @@ __all__ = [
     "PACKED_BITS",
     "CheckedModel",
     "add_tensor",
+    "bias_of",
     "check_builtin",
     "compact",
     "drop_tensors",
@@ -28,6 +29,7 @@ __all__ = [
     "quantization",
     "schema",
     "set_buffer",
+    "source_of",
     "tensor_array",
     "text_of",
     "type_name",
@@ -247,6 +249,17 @@ def op_name(model: Any, operator: Any) -> str:
     """Returns the builtin name of an operator, such as ``CONV_2D``."""
     code = model.operatorCodes[operator.opcodeIndex]
     return _OP_NAMES[_builtin(code)]
+
+
+def source_of(model: Any, operator: Any) -> int:
+    """Returns the index of the tensor that an operator reads."""
+    return int(operator.inputs[OPERATORS[op_name(model, operator)].source])
+
+
+def bias_of(model: Any, operator: Any) -> int:
+    """Returns the index of a multiplication's bias; -1 for one without."""
+    place = OPERATORS[op_name(model, operator)].bias
+    return int(operator.inputs[place]) if place < len(operator.inputs) else -1
 
 
 def _builtin(code: Any) -> int:

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.operators import registrar
-from matar_tf.tflite._schema import schema, tensor_array
+from matar_tf.operators import OPERATORS, registrar
+from matar_tf.tflite._schema import op_name, schema, tensor_array
 
 __all__ = ["SIMULATED", "Site", "saturate", "scale_of", "simulates", "zero_point_of"]
 
@@ -25,12 +25,14 @@ class Site:
         self.options = operator.builtinOptions
         self.kernels = kernels
         self.inputs = [values.get(int(i)) for i in operator.inputs]
-        self.x: np.ndarray = self.inputs[0]  # type: ignore[assignment]
+        self.row = OPERATORS[op_name(model, operator)]
+        self.x: np.ndarray = self.inputs[self.row.source]  # type: ignore[assignment]
         self.out = self.graph.tensors[operator.outputs[0]]
 
-    def tensor(self, position: int) -> Any:
-        """Returns the tensor at an input position."""
-        return self.graph.tensors[self.operator.inputs[position]]
+    def tensor(self, position: int | None = None) -> Any:
+        """Returns the tensor at an input position; what is read for None."""
+        place = self.row.source if position is None else position
+        return self.graph.tensors[self.operator.inputs[place]]
 
     def constant(self, position: int) -> np.ndarray | None:
         """Returns the constant at an input position, or None."""
@@ -41,20 +43,23 @@ class Site:
 
     def setting(self, position: int) -> list[int]:
         """Returns the integers of an input that is a setting."""
-        return [int(one) for one in np.ravel(self.constant(position))]
+        values = np.asarray(self.constant(position))
+        return [int(one) for one in values.reshape(-1)]
 
-    def levels(self, position: int = 0) -> np.ndarray:
+    def levels(self, position: int | None = None) -> np.ndarray:
         """Returns an input with its zero point taken off, int32."""
-        value = self.inputs[position]
+        place = self.row.source if position is None else position
+        value = self.inputs[place]
         if value is None:
-            value = self.constant(position)
+            value = self.constant(place)
         return np.asarray(value, np.int32) - zero_point_of(self.tensor(position))
 
-    def operand(self, position: int) -> np.ndarray:
+    def operand(self, position: int | None = None) -> np.ndarray:
         """Returns an input as it is multiplied: its levels, or double precision."""
-        if self.tensor(position).type == schema.TensorType.FLOAT32:
-            return np.asarray(self.inputs[position], np.float64)
-        return self.levels(position)
+        place = self.row.source if position is None else position
+        if self.tensor(place).type == schema.TensorType.FLOAT32:
+            return np.asarray(self.inputs[place], np.float64)
+        return self.levels(place)
 
     def limits(self) -> tuple[int, int]:
         """Returns the int8 range of the output under its fused activation."""

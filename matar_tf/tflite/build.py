@@ -33,11 +33,13 @@ from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIM
 from matar_tf.tflite._places import is_activation, makers_of
 from matar_tf.tflite._schema import (
     CheckedModel,
+    bias_of,
     compact,
     drop_tensors,
     op_name,
     parse_model,
     quantization,
+    source_of,
     write_model,
 )
 from matar_tf.tflite.metadata import add_metadata
@@ -172,7 +174,7 @@ class ModelBuilder:
         layer = self._artifact.parameters.layers[entry]
         factor, offset = layer.affine(policy)
         if place.input is None:
-            tensor = model.subgraphs[0].tensors[operator.inputs[0]]
+            tensor = model.subgraphs[0].tensors[source_of(model, operator)]
             input_scale = np.float32(tensor.quantization.scale[0])
         else:
             source = self._artifact.parameters.tensors[place.input]
@@ -181,7 +183,7 @@ class ModelBuilder:
         passes, scale = _passing(step, factor, offset, input_scale, bits)
         levels = quantize_kernel(layer, bits, passes)
         counts = None
-        if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        if bias_of(model, operator) >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
             offset = np.zeros(1) if offset is None else offset
             counts = np.floor(offset / (input_scale * scale) + 0.5).astype(np.int64)
@@ -245,12 +247,13 @@ class ModelBuilder:
 
 def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
-    graph = parse_model(template.content).subgraphs[0]
+    model = parse_model(template.content)
+    graph = model.subgraphs[0]
     for entry, layer in artifact.parameters.layers.items():
         operator = graph.operators[template.kernels[entry].operator]
         shapes = [
             tuple(int(size) for size in graph.tensors[index].shape)
-            for index in operator.inputs[1:3]
+            for index in (operator.inputs[1], bias_of(model, operator))
             if index >= 0
         ]
         channels = layer.kernel.shape[layer.channel_axis]
@@ -323,7 +326,7 @@ def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
                 "calibrate and train on samples like those that it will see."
             )
         operator = kernel.operator
-        at = *operator.inputs[:2], operator.outputs[0]
+        at = source_of(model, operator), operator.inputs[1], operator.outputs[0]
         scales = [getattr(tensors[i].quantization, "scale", None) for i in at]
         if any(scale is None for scale in scales):
             continue  # float, between packed kernels

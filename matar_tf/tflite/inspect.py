@@ -13,6 +13,7 @@ from matar_tf.io.names import check_names
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
+    bias_of,
     op_name,
     parse_model,
     schema,
@@ -128,8 +129,8 @@ def inspect_model(content: bytes) -> ModelInfo:
             entry = kernels.get(text_of(kernel.name))
             storage = type_name(kernel.type)
             held = [kernel]
-            if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-                held.append(graph.tensors[operator.inputs[2]])
+            if bias_of(model, operator) >= 0:
+                held.append(graph.tensors[bias_of(model, operator)])
             stored = [model.buffers[one.buffer].data for one in held]
             num_bytes = sum(0 if data is None else len(data) for data in stored)
         scale = None if output.quantization is None else output.quantization.scale

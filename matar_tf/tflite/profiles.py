@@ -18,6 +18,7 @@ from matar_tf.errors import ExportError, did_you_mean
 from matar_tf.parameters import weight_range
 from matar_tf.tflite._schema import (
     add_tensor,
+    bias_of,
     find_operator_code,
     op_name,
     quantization,
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 DEFAULT_PROFILE: Final = "int8"
+_TRANSPOSED = "kernels of transposed convolutions take int8 only"
 _INT8_MAX = 127
 _INT4_MAX = 7
 # Of an accumulator: with smaller ones float32 loses digits, or flushes to zero.
@@ -90,8 +92,8 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
                 name="packed-float",
                 runtimes=("litert", "tensorflow"),
                 exact=True,
-                description="INT4 and INT2 for every kernel of at most 4 bits, "
-                "computed in float; smallest and slowest",
+                description="INT4 and INT2 for every kernel of at most 4 bits but "
+                "transposed ones, computed in float; smallest and slowest",
             ),
             Profile(
                 name="packed-portable",
@@ -225,6 +227,8 @@ def _store_litert(model: Any, kernel: Kernel) -> Storage:
 def _store_portable(model: Any, kernel: Kernel) -> Storage:
     if kernel.bits > 4:
         return _store_int8(model, kernel)
+    if op_name(model, kernel.operator) == "TRANSPOSE_CONV":
+        return _store_int8(model, kernel, _TRANSPOSED)
     if op_name(model, kernel.operator) == "FULLY_CONNECTED":
         note = "tflite-runtime takes no INT4 dense kernel with a scale per channel"
         return _store_int8(model, kernel, note)
@@ -251,7 +255,7 @@ def _write(model: Any, kernel: Kernel, stored_bits: int, factor: int) -> None:
     axis = 0 if is_dense else kernel.channel_axis
     tensor.quantization = quantization(scale, np.zeros(len(scale)), axis)
     if kernel.counts is not None:
-        bias = graph.tensors[kernel.operator.inputs[2]]
+        bias = graph.tensors[bias_of(model, kernel.operator)]
         set_buffer(model, bias, (kernel.counts * factor).astype(np.int32))
         scale = kernel.input_scale * kernel.scale / np.float32(factor)
         bias.quantization = quantization(scale, np.zeros(len(scale)), 0)
@@ -286,8 +290,15 @@ def _make_fully_connected(model: Any, kernel: Kernel) -> None:
 def _store_for_float(model: Any, kernels: Sequence[Kernel]) -> tuple[Storage, ...]:
     """Packs kernels and lets float kernels use them, between int8 tensors."""
     graph = model.subgraphs[0]
-    narrow = {id(kernel.operator): kernel for kernel in kernels if kernel.bits <= 4}
-    storages = [_store_int8(model, kernel) for kernel in kernels if kernel.bits > 4]
+    narrow: dict[int, Kernel] = {}
+    storages: list[Storage] = []
+    for kernel in kernels:
+        if kernel.bits > 4:
+            storages.append(_store_int8(model, kernel))
+        elif op_name(model, kernel.operator) == "TRANSPOSE_CONV":
+            storages.append(_store_int8(model, kernel, _TRANSPOSED))
+        else:
+            narrow[id(kernel.operator)] = kernel
     operators: list[Any] = []
     dequantized: dict[int, int] = {}
     for operator in graph.operators:

@@ -19,6 +19,7 @@ from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
     check_builtin,
+    op_name,
     parse_model,
     write_model,
 )
@@ -74,7 +75,7 @@ class Runner:
                 "and output, its operators may be of integers."
             )
         self._input, self._output = inputs[0], outputs[0]
-        self._largest_batch = _largest_batch(self._interpreter, content)
+        self._largest_batch = _largest_batch(self._interpreter, content, runtime)
 
     @property
     def sandbox_reason(self) -> str | None:
@@ -162,8 +163,10 @@ class Runner:
         return outputs
 
 
-def _largest_batch(interpreter: Any, content: bytes) -> int:
+def _largest_batch(interpreter: Any, content: bytes, runtime: str) -> int:
     """Returns how many samples may run at a time, at least 1."""
+    if runtime == "tflite_runtime" and _is_of_one_sample(content):
+        return 1
     if isinstance(interpreter, Sandbox):
         size = bytes_of_sample(parse_model(content))
         return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
@@ -176,6 +179,13 @@ def _largest_batch(interpreter: Any, content: bytes) -> int:
     if size * _BATCH_SIZE > _BATCH_BYTES:
         size = bytes_of_sample(parse_model(content))
     return max(_BATCH_BYTES // size, 1)
+
+
+def _is_of_one_sample(content: bytes) -> bool:
+    """Whether builtin kernels make one sample of any number: the file says how many."""
+    model = parse_model(content)
+    operators = model.subgraphs[0].operators
+    return any(op_name(model, one) == "TRANSPOSE_CONV" for one in operators)
 
 
 def foreign_reason(model: Any) -> str | None:

@@ -38,6 +38,7 @@ from matar_tf.tflite._schema import (
     parse_model,
     schema,
     set_buffer,
+    source_of,
     tensor_array,
     write_model,
 )
@@ -300,7 +301,7 @@ def _match_kernels(
             continue
         kernel = graph.tensors[operator.inputs[1]]
         entry = _match(_scale(kernel) or 0.0, fingerprints.weights)
-        source = tensors.get(int(operator.inputs[0]))
+        source = tensors.get(source_of(model, operator))
         if entry is None:
             raise ModelError(
                 f"The kernel {(kernel.name or b'?').decode()!r} of the converted model "

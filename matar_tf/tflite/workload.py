@@ -7,7 +7,13 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.operators import OPERATORS, CostShape
-from matar_tf.tflite._schema import op_name, parse_model, tensor_array
+from matar_tf.tflite._schema import (
+    bias_of,
+    op_name,
+    parse_model,
+    source_of,
+    tensor_array,
+)
 from matar_tf.tflite.template import Template
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
@@ -112,16 +118,19 @@ def _arithmetic(model: Any, operator: Any, kind: str) -> dict[str, Any]:
         return {}
     shape = [int(size) for size in graph.tensors[operator.inputs[1]].shape]
     bias_elems = 0
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        bias = tensor_array(model, graph.tensors[operator.inputs[2]])
+    if bias_of(model, operator) >= 0:
+        bias = tensor_array(model, graph.tensors[bias_of(model, operator)])
         bias_elems = 0 if bias is None else bias.size
     counts = {"weight_elems": math.prod(shape), "bias_elems": bias_elems}
     if cost.cost is OpKind.DENSE:
         rows = math.prod(int(size) for size in out_shape[:-1])
         return {**counts, "macs": rows * math.prod(shape)}
-    positions = int(out_shape[1]) * int(out_shape[2])
+    in_shape = graph.tensors[source_of(model, operator)].shape
+    transposed = cost.cost is OpKind.TRANSPOSED_CONV
+    places = in_shape if transposed else out_shape
+    positions = int(places[1]) * int(places[2])
     depthwise = cost.cost is OpKind.DEPTHWISE_CONV
-    in_channels = int(graph.tensors[operator.inputs[0]].shape[-1])
+    in_channels = int(in_shape[-1])
     return {
         **counts,
         "macs": positions * math.prod(shape),
