@@ -8,16 +8,14 @@ positions guessed from the converter's habits.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
 from matar_tf.errors import ModelError
-from matar_tf.operators import OPERATORS, Grid
+from matar_tf.operators import OPERATORS
 from matar_tf.template_map import KernelPlace, TemplateMap
+from matar_tf.tflite._converted import normalise
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._places import (
     SAME_GRID_OPS,
@@ -32,12 +30,10 @@ from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     CheckedModel,
     compact,
-    drop_tensors,
     find_operator_code,
     op_name,
     parse_model,
     schema,
-    set_buffer,
     source_of,
     tensor_array,
     write_model,
@@ -105,20 +101,15 @@ def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
 
     MAXIMUM operators with a constant, which cut off what lies below the lowest level,
     become QUANTIZE operators that do so by saturation: XNNPACK runs those in one
-    partition. ELU, which the converter leaves in float between a DEQUANTIZE and a
-    QUANTIZE, is put onto the grids of both. The batch axis of constant shapes is freed,
-    so that a file runs at any batch size. Inputs and outputs get the names of a
-    signature, those that the converter gives a SavedModel's.
+    partition.
 
     Raises:
       ModelError: If a layer came out in float, or an entry cannot be found.
     """
     model = parse_model(content)
-    _fuse_borders(model)
+    normalise(model)
     _check_operators(model)
     clamps = _replace_clamps(model, fingerprints)
-    _free_batch(model)
-    _add_signature(model)
     compact(model)
     tensors = _match_tensors(model, fingerprints)
     kernels = _match_kernels(model, fingerprints, tensors)
@@ -176,32 +167,6 @@ def _check_operators(model: Any) -> None:
             )
 
 
-def _fuse_borders(model: Any) -> None:
-    """Puts functions that the converter leaves in float onto the grids around them."""
-    graph, makers = model.subgraphs[0], makers_of(model)
-    sources: set[int] = set()
-    results: set[int] = set()
-    for operator in graph.operators:
-        row = OPERATORS.get(op_name(model, operator))
-        if row is None or row.grid is not Grid.OWN or row.num_inputs != (1, 1):
-            continue
-        source, result = int(operator.inputs[0]), int(operator.outputs[0])
-        before = makers.get(source)
-        after = [one for one in graph.operators if result in one.inputs]
-        if before is None or len(after) != 1 or result in graph.outputs:
-            continue
-        around = op_name(model, before), op_name(model, after[0])
-        if around == ("DEQUANTIZE", "QUANTIZE"):
-            operator.inputs, operator.outputs = before.inputs, after[0].outputs
-            sources.add(source)
-            results.add(result)
-    kept = [one for one in graph.operators if int(one.inputs[0]) not in results]
-    sources -= {int(i) for one in kept for i in one.inputs} | {*map(int, graph.outputs)}
-    graph.operators = [one for one in kept if int(one.outputs[0]) not in sources]
-    if results:
-        drop_tensors(model, sources | results)
-
-
 def _replace_clamps(
     model: Any, fingerprints: Fingerprints
 ) -> dict[str, tuple[int, ...]]:
@@ -228,46 +193,6 @@ def _replace_clamps(
         operator.builtinOptionsType = schema.BuiltinOptions.QuantizeOptions
         operator.builtinOptions = schema.QuantizeOptionsT()
     return clamps
-
-
-def _free_batch(model: Any) -> None:
-    """Lets reshapes run at any batch size: their first size becomes -1."""
-    graph = model.subgraphs[0]
-    for operator in graph.operators:
-        if op_name(model, operator) != "RESHAPE":
-            continue
-        shape = graph.tensors[operator.inputs[1]]
-        sizes = tensor_array(model, shape)
-        if sizes is None or sizes[0] != 1:
-            continue
-        if -1 in sizes:
-            # Others may read the same constant, and make another shape of it.
-            shape = copy.copy(shape)
-            operator.inputs = [operator.inputs[0], len(graph.tensors)]
-            graph.tensors.append(shape)
-        made = [int(size) for size in graph.tensors[operator.outputs[0]].shape]
-        sizes = np.array([-1, *made[1:]], np.int32)
-        set_buffer(model, shape, sizes)
-        if operator.builtinOptions is not None:
-            operator.builtinOptions.newShape = sizes
-
-
-def _add_signature(model: Any) -> None:
-    """Names inputs and outputs for ``Interpreter.get_signature_runner``."""
-    graph = model.subgraphs[0]
-    signature = schema.SignatureDefT()
-    signature.signatureKey = "serving_default"
-    signature.inputs = [_tensor_map(graph.tensors[i].name, i) for i in graph.inputs]
-    signature.outputs = [
-        _tensor_map(f"output_{place}", i) for place, i in enumerate(graph.outputs)
-    ]
-    model.signatureDefs = [signature]
-
-
-def _tensor_map(name: str | bytes, index: int) -> Any:
-    tensor_map = schema.TensorMapT()
-    tensor_map.name, tensor_map.tensorIndex = name, int(index)
-    return tensor_map
 
 
 def _match_tensors(model: Any, fingerprints: Fingerprints) -> dict[int, str]:

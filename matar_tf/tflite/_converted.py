@@ -1,0 +1,198 @@
+"""What the converter makes of a network, brought into the form that a template has.
+
+The converter spares operators by rules of its own for a batch of one. What it spared
+and a template needs is put back, so that each tensor and each kernel of the network is
+there once, and a file runs at any batch size.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from matar_tf.operators import OPERATORS, CostShape, Grid
+from matar_tf.tflite._places import makers_of
+from matar_tf.tflite._schema import (
+    drop_tensors,
+    find_operator_code,
+    op_name,
+    schema,
+    set_buffer,
+    tensor_array,
+    text_of,
+)
+
+__all__ = ["normalise"]
+
+
+def normalise(model: Any) -> None:
+    """Brings a converted model into the form that a template has.
+
+    Functions that were left in float between two grids are put onto both, copies of a
+    kernel become one, reshapes that a batch of one does not need are put back. The
+    batch axis of constant shapes is freed. Inputs and outputs get the names of a
+    signature, those that the converter gives a SavedModel's.
+    """
+    _fuse_borders(model)
+    _undo_copies(model)
+    _restore_reshapes(model)
+    _free_batch(model)
+    _add_signature(model)
+
+
+def _undo_copies(model: Any) -> None:
+    """Makes one of a multiplication that was copied to fuse a function into it."""
+    graph, found = model.subgraphs[0], dict[tuple[str, tuple[int, ...]], Any]()
+    kinds = schema.ActivationFunctionType
+    functions = {kinds.RELU: "RELU", kinds.RELU6: "RELU6"}
+    for operator in graph.operators:
+        row = OPERATORS.get(op_name(model, operator))
+        if row is None or row.shape is not CostShape.KERNEL:
+            continue
+        key = op_name(model, operator), tuple(map(int, operator.inputs))
+        first = found.setdefault(key, operator)
+        options = operator.builtinOptions
+        name = functions.get(options.fusedActivationFunction)
+        is_plain = first.builtinOptions.fusedActivationFunction == kinds.NONE
+        if first is operator or name is None or not is_plain:
+            continue
+        operator.inputs = first.outputs
+        operator.opcodeIndex = find_operator_code(model, name, 2)
+        operator.builtinOptionsType = schema.BuiltinOptions.NONE
+        operator.builtinOptions = None
+
+
+def _restore_reshapes(model: Any) -> None:
+    """Puts axes back that an operand of another rank lost, as it has them in Keras.
+
+    A vector of each sample, ``[1, c]``, may be read beside images, ``[1, h, w, c]``,
+    only while there is one sample.
+    """
+    graph, operators = model.subgraphs[0], list[Any]()
+    for operator in graph.operators:
+        row = OPERATORS.get(op_name(model, operator))
+        if row is not None and row.num_inputs == (2, 2) and not row.settings:
+            for place, index in enumerate(operator.inputs):
+                operators += _restored(model, operator, place, int(index))
+        operators.append(operator)
+    graph.operators = operators
+
+
+def _restored(model: Any, operator: Any, place: int, index: int) -> list[Any]:
+    """Returns the reshape before an operand, if one is missing."""
+    tensors = model.subgraphs[0].tensors
+    tensor, rank = tensors[index], len(tensors[operator.outputs[0]].shape)
+    if len(tensor.shape) == rank or tensor_array(model, tensor) is not None:
+        return []
+    ones = [1] * (rank - len(tensor.shape))
+    sizes = np.array([tensor.shape[0], *ones, *tensor.shape[1:]], np.int32)
+    shape = schema.TensorT()
+    shape.name, shape.type = f"{place}/shape".encode(), schema.TensorType.INT32
+    shape.shape = np.array([rank], np.int32)
+    set_buffer(model, shape, sizes)
+    tensors.append(shape)
+    reshape = schema.OperatorT()
+    reshape.opcodeIndex = find_operator_code(model, "RESHAPE", 1)
+    reshape.inputs = [index, len(tensors) - 1]
+    reshape.outputs = [len(tensors)]
+    made = copy.copy(tensor)
+    made.name = f"{text_of(tensor.name)}/reshaped".encode()
+    made.shape, made.shapeSignature = sizes, None
+    tensors.append(made)
+    operator.inputs = [
+        len(tensors) - 1 if i == place else int(one)
+        for i, one in enumerate(operator.inputs)
+    ]
+    return [reshape]
+
+
+def _fuse_borders(model: Any) -> None:
+    """Puts functions that the converter leaves in float onto the grids around them."""
+    graph, makers = model.subgraphs[0], makers_of(model)
+    sources: set[int] = set()
+    results: set[int] = set()
+    for operator in graph.operators:
+        row = OPERATORS.get(op_name(model, operator))
+        if row is None or row.grid is not Grid.OWN or row.num_inputs != (1, 1):
+            continue
+        source = int(operator.inputs[0])
+        before, moving = makers.get(source), _moves(model, operator)
+        if before is None or not moving:
+            continue
+        *passed, after = moving
+        around = op_name(model, before), op_name(model, after)
+        if around == ("DEQUANTIZE", "QUANTIZE"):
+            operator.inputs = before.inputs
+            made = graph.tensors[after.outputs[0]]
+            for one in (operator, *passed):
+                tensor = graph.tensors[one.outputs[0]]
+                tensor.type, tensor.quantization = made.type, made.quantization
+            last = [operator, *passed][-1]
+            results.add(int(last.outputs[0]))
+            last.outputs = after.outputs
+            sources.add(source)
+    kept = [one for one in graph.operators if int(one.inputs[0]) not in results]
+    sources -= {int(i) for one in kept for i in one.inputs} | {*map(int, graph.outputs)}
+    graph.operators = [one for one in kept if int(one.outputs[0]) not in sources]
+    if results:
+        drop_tensors(model, sources | results)
+
+
+def _moves(model: Any, operator: Any) -> list[Any]:
+    """Returns the operators that only move what an operator makes, and the next one.
+
+    None where others read it, or the model returns it.
+    """
+    graph, found = model.subgraphs[0], list[Any]()
+    while True:
+        result = int(operator.outputs[0])
+        after = [one for one in graph.operators if result in one.inputs]
+        if len(after) != 1 or result in graph.outputs:
+            return []
+        operator = after[0]
+        found.append(operator)
+        row = OPERATORS.get(op_name(model, operator))
+        if row is None or row.grid is not Grid.KEPT or row.num_inputs[1] > 2:
+            return found
+
+
+def _free_batch(model: Any) -> None:
+    """Lets reshapes run at any batch size: their first size becomes -1."""
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if op_name(model, operator) != "RESHAPE":
+            continue
+        shape = graph.tensors[operator.inputs[1]]
+        sizes = tensor_array(model, shape)
+        if sizes is None or sizes[0] != 1:
+            continue
+        if -1 in sizes:
+            # Others may read the same constant, and make another shape of it.
+            shape = copy.copy(shape)
+            operator.inputs = [operator.inputs[0], len(graph.tensors)]
+            graph.tensors.append(shape)
+        made = [int(size) for size in graph.tensors[operator.outputs[0]].shape]
+        sizes = np.array([-1, *made[1:]], np.int32)
+        set_buffer(model, shape, sizes)
+        if operator.builtinOptions is not None:
+            operator.builtinOptions.newShape = sizes
+
+
+def _add_signature(model: Any) -> None:
+    """Names inputs and outputs for ``Interpreter.get_signature_runner``."""
+    graph = model.subgraphs[0]
+    signature = schema.SignatureDefT()
+    signature.signatureKey = "serving_default"
+    signature.inputs = [_tensor_map(graph.tensors[i].name, i) for i in graph.inputs]
+    signature.outputs = [
+        _tensor_map(f"output_{place}", i) for place, i in enumerate(graph.outputs)
+    ]
+    model.signatureDefs = [signature]
+
+
+def _tensor_map(name: str | bytes, index: int) -> Any:
+    tensor_map = schema.TensorMapT()
+    tensor_map.name, tensor_map.tensorIndex = name, int(index)
+    return tensor_map
