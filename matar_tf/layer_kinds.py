@@ -43,6 +43,8 @@ class Rounding(Enum):
     MEAN = "mean"
     RELU = "relu"
     LEAKY_RELU = "leaky_relu"
+    TABLE = "table"
+    UP = "up"
 
 
 class KernelLayout(Enum):
@@ -222,7 +224,7 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
 LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
     {
         "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": _merges("ADD"),
+        "Add": _merges("ADD", Rounding.UP),
         "AlphaDropout": _drops(keeps_lifted=True),
         "Average": LayerKind(min_inputs=2),
         "AveragePooling1D": _average("AveragePooling2D"),
@@ -297,7 +299,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
-        "Subtract": _merges("SUB", can_go_negative=True),
+        "Subtract": _merges("SUB", Rounding.UP, can_go_negative=True),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(
             operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
@@ -311,7 +313,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
 
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
-        "elu": Activation(operator="ELU", grid=Grid.OWN, rounding=Rounding.EVEN),
+        "elu": Activation(operator="ELU", grid=Grid.OWN, rounding=Rounding.TABLE),
         "exponential": Activation(operator="EXP", grid=Grid.OWN, is_nonnegative=True),
         "gelu": Activation(operator="GELU", grid=Grid.OWN),
         "hard_sigmoid": Activation(is_composite=True, is_nonnegative=True),

@@ -29,15 +29,20 @@ __all__ = [
     "EvenQuantizer",
     "LeakyReluQuantizer",
     "SharedLeakyReluQuantizer",
+    "TableQuantizer",
+    "UpQuantizer",
 ]
+
+_INT8_MAX = 127.0
+_NOISE = 2.0**-14  # of a sum of two levels in float32, at most
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
 class EvenQuantizer(ActivationQuantizer):
-    """Quantizes what a product or an ELU makes, in evaluation as XNNPACK computes it.
+    """Quantizes what a product makes, in evaluation as XNNPACK computes it.
 
-    Both kernels round halves to even levels, which they meet where one step is a
-    multiple of the other.
+    Its kernel rounds halves to even levels, which it meets where one step is a multiple
+    of the other.
     """
 
     def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
@@ -49,8 +54,35 @@ class EvenQuantizer(ActivationQuantizer):
             tf.gather(tf.constant(ends, tf.float32), self.row) for ends in self.ranges()
         )
         step = self.step()
-        rounded = tf.clip_by_value(tf.round(x / step), qmin, qmax) * step
+        rounded = tf.clip_by_value(self._levels(x, step, qmax), qmin, qmax) * step
         return outputs + tf.stop_gradient(rounded - outputs)
+
+    def _levels(self, x: Tensor, step: Tensor, _qmax: Tensor) -> Tensor:
+        return tf.round(x / step)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class UpQuantizer(EvenQuantizer):
+    """Quantizes what a sum makes, in evaluation as XNNPACK computes it.
+
+    Its kernel rounds halves up, where the float sum of them has noise.
+    """
+
+    def _levels(self, x: Tensor, step: Tensor, _qmax: Tensor) -> Tensor:
+        return tf.floor(x / step + (0.5 + _NOISE))
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class TableQuantizer(EvenQuantizer):
+    """Quantizes what an ELU makes, in evaluation as XNNPACK computes it.
+
+    It makes a table of stored integers, in float32: the zero point is added before
+    halves are rounded to even ones.
+    """
+
+    def _levels(self, x: Tensor, step: Tensor, qmax: Tensor) -> Tensor:
+        zero_point = _INT8_MAX - qmax
+        return tf.round(x * (1.0 / step) + zero_point) - zero_point
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -173,6 +205,8 @@ ROUNDING_QUANTIZERS: Final[Mapping[tuple[Grid, Rounding | None], Any]] = (
             (Grid.INPUT, Rounding.RELU): ReluQuantizer,
             (Grid.OWN, Rounding.EVEN): EvenQuantizer,
             (Grid.OWN, Rounding.LEAKY_RELU): LeakyReluQuantizer,
+            (Grid.OWN, Rounding.TABLE): TableQuantizer,
+            (Grid.OWN, Rounding.UP): UpQuantizer,
             (Grid.SHARED, Rounding.LEAKY_RELU): SharedLeakyReluQuantizer,
         }
     )

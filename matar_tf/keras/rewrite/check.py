@@ -160,7 +160,7 @@ def _check_number(node: Node) -> None:
 def _check_axes(node: Node) -> None:
     data_format = node.attributes.get("data_format")
     given = node.attributes.get("axis", -1)
-    if given is None or row_of(node).joins:
+    if given in (None, [], ()) or row_of(node).joins:
         return  # one number for all, or any axis
     is_several = isinstance(given, (list, tuple))
     axes = list(cast("Iterable[object]", given)) if is_several else [given]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from matar_tf.keras.rewrite.graph import Node
@@ -91,7 +92,8 @@ def _relu(node: Node, site: Site) -> list[Node]:
         for name in ("negative_slope", "max_value")
     )
     if slope:
-        return [made(node, "LeakyReLU", node.name, [node.inputs[0]], {"alpha": slope})]
+        leaky = made(node, "LeakyReLU", node.name, node.inputs, {"alpha": slope})
+        return [replace(leaky, activation="leaky_relu")]
     if ceiling in (0.0, _SIX):
         return [node]
     before, after = (
