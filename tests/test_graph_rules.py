@@ -473,6 +473,7 @@ UNSOUND = [
     ("transposed", both(shape(5, 3), setting(1, 8, 6, index=5)), "a shape of an image"),
     ("transposed", option(padding=VALID), "a size that windows of 3 make of 4"),
     ("transposed", option(padding=3), "a padding that is known"),
+    ("transposed_apart", option(padding=SAME), "windows of at least the strides"),
     ("transposed", option(strideH=0), "strides of 1 to"),
     ("transposed", option(strideW=2), "a size that windows of 3 make of 6"),
     ("transposed", option(fusedActivationFunction=4), "a fused activation"),
