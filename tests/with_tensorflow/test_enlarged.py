@@ -46,21 +46,33 @@ def moved(x: Any) -> Any:
     return conv(4)(L.Permute((2, 1, 3))(x))
 
 
-NETWORKS = {"unet": unet, "moved": moved}
+def sequence(x: Any) -> Any:
+    """A vector that is repeated, made longer twice, cropped, and seen from its past."""
+    x = L.RepeatVector(5)(L.Dense(8, activation="relu")(x))
+    x = normed(L.Conv1DTranspose(6, 3, strides=2, padding="same"))(x)
+    x = L.Cropping1D((1, 2))(L.UpSampling1D(3)(x))
+    return L.Conv1D(4, 3, padding="causal", dilation_rate=4)(x)
+
+
+NETWORKS = {
+    "unet": (SHAPE, unet),
+    "moved": (SHAPE, moved),
+    "sequence": ((6,), sequence),
+}
 
 
 @functools.cache
-def samples() -> np.ndarray:
+def samples(name: str) -> np.ndarray:
     rng = np.random.default_rng(0)
-    return rng.normal(size=(48, *SHAPE)).astype(np.float32)
+    return rng.normal(size=(48, *NETWORKS[name][0])).astype(np.float32)
 
 
 @functools.cache
 def artifact(name: str) -> Artifact:
     keras.utils.set_random_seed(0)
-    inputs = L.Input(SHAPE)
-    model = calibrated(keras.Model(inputs, NETWORKS[name](inputs)), samples())
-    return package(model)
+    shape, make = NETWORKS[name]
+    inputs = L.Input(shape)
+    return package(calibrated(keras.Model(inputs, make(inputs)), samples(name)))
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4", "w2a2"])
@@ -68,11 +80,12 @@ def artifact(name: str) -> Artifact:
 def test_every_tensor_is_that_of_keras(name: str, bits: str) -> None:
     found = artifact(name)
     policy = found.space.named(bits)
-    expected = keras_tensors(found, policy, samples())
+    inputs = samples(name)
+    expected = keras_tensors(found, policy, inputs)
     builder = ModelBuilder(found)
     for profile in PROFILES:
         content = builder.build(policy, profile=profile)
-        verified = verify(content, samples(), expected)
+        verified = verify(content, inputs, expected)
         assert verified.first_runtime_difference is None, profile
         if profile == "packed-portable":
             continue  # its kernels round by themselves
@@ -86,7 +99,7 @@ def test_operators_are_those_that_were_meant() -> None:
     for name in NETWORKS:
         model = parse_model(artifact(name).template)
         names += [op_name(model, one) for one in model.subgraphs[0].operators]
-    assert names.count("TRANSPOSE_CONV") == 3
+    assert names.count("TRANSPOSE_CONV") == 4
     moves = {"RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "STRIDED_SLICE", "TRANSPOSE"}
     assert moves <= set(names)
 
@@ -94,8 +107,8 @@ def test_operators_are_those_that_were_meant() -> None:
 def test_files_run_in_batches_of_any_size() -> None:
     found = artifact("unet")
     runner = Runner(ModelBuilder(found).build(found.space.named("w4a4")))
-    together = runner.predict(samples())
-    alone = runner.predict(samples(), batch_size=1)
+    together = runner.predict(samples("unet"))
+    alone = runner.predict(samples("unet"), batch_size=1)
     np.testing.assert_array_equal(together, alone)
 
 

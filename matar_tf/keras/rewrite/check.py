@@ -209,7 +209,7 @@ def _check_enlarging(node: Node) -> None:
         )
 
 
-@_checks("Conv2DTranspose")
+@_checks("Conv1DTranspose", "Conv2DTranspose")
 def _check_transposed(node: Node) -> None:
     told = [node.attributes.get(name) for name in ("output_padding", "dilation_rate")]
     if told[0] is not None or set(np.ravel(cast("ArrayLike", told[1]))) != {1}:
