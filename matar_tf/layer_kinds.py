@@ -242,6 +242,9 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         ),
         "Concatenate": _joins("CONCATENATION"),
         "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
+        "Conv1DTranspose": _multiplies(
+            "TRANSPOSE_CONV", _TRANSPOSED, "Conv2DTranspose"
+        ),
         "Conv2D": _multiplies("CONV_2D", _CONV),
         "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
         "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),

@@ -473,6 +473,7 @@ UNSOUND = [
     ("transposed", both(shape(5, 3), setting(1, 8, 6, index=5)), "a shape of an image"),
     ("transposed", option(padding=VALID), "a size that windows of 3 make of 4"),
     ("transposed", option(padding=3), "a padding that is known"),
+    ("transposed_apart", option(padding=SAME), "windows of at least the strides"),
     ("transposed", option(strideH=0), "strides of 1 to"),
     ("transposed", option(strideW=2), "a size that windows of 3 make of 6"),
     ("transposed", option(fusedActivationFunction=4), "a fused activation"),
@@ -592,6 +593,17 @@ class TestUnsound:
             conv().subgraphs[0].operators[1].builtinOptions,
         )
         assert "products in the model" in find_fault(model)
+
+    def test_each_pixel_meets_a_transposed_kernel_once(self):
+        large = transposed(size=(8, 6), kernel=(3, 3, 3, 2))
+        assert find_fault(large, max_products=24 * 54) is None
+        fault = find_fault(large, max_products=24 * 54 - 1)
+        assert "products in the model" in fault
+
+    def test_wide_strides_of_a_transposed_kernel_are_refused(self):
+        """XNNPACK packs each part of the kernel that meets at a place by itself."""
+        wide = transposed(VALID, (2800, 4200), (1, 700, 700, 2), (700, 700))
+        assert "places of windows" in find_fault(wide)
 
     def test_windows_are_counted_together(self):
         # 2**25 places are 1398101 in each of the 24 windows of the image, and a bit.

@@ -297,7 +297,7 @@ def _check_size(nodes: Iterable[Node], max_products: int) -> None:
         size, window = node.output.size, _window(node)
         num_bytes += size * ITEM_BITS[node.output.type] // 8
         if node.row.shape is CostShape.KERNEL:
-            num_products += size * node.data[1].size // node.output.shape[-1]
+            num_products += _products(node)
             filling += _filling(node)
         elif node.row.shape in (CostShape.WINDOW, CostShape.NEIGHBOURS):
             num_products += size * window
@@ -310,6 +310,13 @@ def _check_size(nodes: Iterable[Node], max_products: int) -> None:
         (filling, _MAX_FILLING, "bytes that fill up kernels"),
     ):
         expect(count <= most, f"at most {most} {what}", count)
+
+
+def _products(node: Node) -> int:
+    """Returns the multiplications of a kernel: all of it at each place."""
+    is_transposed = node.name == "TRANSPOSE_CONV"
+    places = node.data[0] if is_transposed else node.output
+    return places.size // places.shape[-1] * node.data[1].size
 
 
 def _window(node: Node) -> int:

@@ -142,10 +142,12 @@ def _transposed_conv(node: Node) -> tuple[int, ...]:
     _check_padding(node)
     strides = (options.strideH, options.strideW)
     _check_steps(node, "strides", strides)
+    is_same = options.padding == schema.Padding.SAME
+    # XNNPACK takes no others, and the builtin kernel no batches.
+    fits = not is_same or all(m >= n for m, n in zip(size, strides, strict=True))
+    node.expect(fits, f"windows of at least the strides {strides}", size)
     for axis in (0, 1):
-        length = made[axis + 1]
-        if options.padding == schema.Padding.VALID:
-            length -= size[axis] - 1
+        length = made[axis + 1] - (0 if is_same else size[axis] - 1)
         node.expect(
             0 < size[axis] <= _MAX_STRIDE
             and -(-length // strides[axis]) == x.shape[axis + 1],

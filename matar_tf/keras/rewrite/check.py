@@ -209,7 +209,7 @@ def _check_enlarging(node: Node) -> None:
         )
 
 
-@_checks("Conv2DTranspose")
+@_checks("Conv1DTranspose", "Conv2DTranspose")
 def _check_transposed(node: Node) -> None:
     told = [node.attributes.get(name) for name in ("output_padding", "dilation_rate")]
     if told[0] is not None or set(np.ravel(cast("ArrayLike", told[1]))) != {1}:
@@ -217,6 +217,17 @@ def _check_transposed(node: Node) -> None:
             f"Expected no output_padding and no dilation_rate in {node.name!r}, got "
             f"{told[0]} and {told[1]}, which the integer kernel does not know; leave "
             "them out."
+        )
+    sizes, strides = (
+        [int(one) for one in np.ravel(cast("ArrayLike", node.attributes[name]))]
+        for name in ("kernel_size", "strides")
+    )
+    is_covered = all(m >= n for m, n in zip(sizes, strides, strict=True))
+    if node.attributes.get("padding") == "same" and not is_covered:
+        raise ModelError(
+            f"Expected a kernel of at least the strides {strides} in {node.name!r}, "
+            f"got {sizes} with padding 'same', which no integer kernel computes in "
+            "batches; take a larger kernel, or padding 'valid'."
         )
 
 
