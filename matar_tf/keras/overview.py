@@ -31,6 +31,7 @@ __all__ = ["LayerSummary", "Summary", "summary"]
 _Readers: TypeAlias = Mapping[str, list[KerasLayer]]  # of each layer, by its name
 _SHOWN_BITS: Final = (8, 4, 2)
 _CONSTANT_BYTES: Final = 4  # of a bias, and of a scale
+_ALWAYS_BIASED: Final = (KernelLayout.CONV, KernelLayout.DEPTHWISE)
 _HEADER: Final = (
     *("layer", "kind", "output", "quantized", "W bits", "A bits", "MACs"),
     *(f"bytes at {bits}" for bits in _SHOWN_BITS),
@@ -225,8 +226,8 @@ def _weight_bytes(layer: KerasLayer, readers: _Readers) -> dict[int, int]:
     is_biased = (
         getattr(wrapper.inner_layer(layer), "use_bias", False)
         or any(_is_norm(below) for below in readers[layer.name])
-        # The converter gives them one, of zeros.
-        or (row and row.kernel and row.kernel.layout is KernelLayout.DEPTHWISE)
+        # The converter gives these one, of zeros.
+        or (row and row.kernel and row.kernel.layout in _ALWAYS_BIASED)
     )
     num_biases = layer.output_shape[-1] if is_biased else 0
     constants = _CONSTANT_BYTES * (num_scales + num_biases)

@@ -89,9 +89,17 @@ def test_bytes_by_hand(model: Any) -> None:
         assert total == sum(one.weight_bytes.get(bits, 0) for one in found.layers)
 
 
-@pytest.mark.parametrize("name", ["separable", "pools1d"])
-def test_counts_are_those_of_the_integer_graph(name: str) -> None:
-    model = quantize_model(build_net(name))
+def without_biases() -> Any:
+    inputs = L.Input((6, 6, 3))
+    x = L.Conv2DTranspose(4, 3, strides=2, use_bias=False)(inputs)
+    x = L.DepthwiseConv2D(3, use_bias=False)(L.Conv2D(4, 3, use_bias=False)(x))
+    x = L.BatchNormalization()(L.ReLU()(x))
+    return keras.Model(inputs, L.Dense(2, use_bias=False)(L.Flatten()(x)))
+
+
+@pytest.mark.parametrize("make", [lambda: build_net("pools1d"), without_biases])
+def test_counts_are_those_of_the_integer_graph(make: Any) -> None:
+    model = quantize_model(make())
     rows = {one.name: one for one in summary(model).layers if one.macs}
     workload = read_workload(make_template(model))
     layers = [one for one in workload.layers if one.weights]
