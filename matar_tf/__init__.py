@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import quantize_model as quantize_model
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
+    from matar_tf.keras import summary as summary
     from matar_tf.policy import Policy as Policy
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
@@ -86,6 +87,7 @@ _HOMES = {
     "retarget": "api",
     "search": "api",
     "set_policy": "keras",
+    "summary": "keras",
     "write_artifact": "artifact",
 }
 

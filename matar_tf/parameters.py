@@ -143,7 +143,8 @@ class LayerParameters:
         ``[1, h, w, out]`` (depthwise) or ``[out, in]`` (dense).
       channel_axis: Axis of the output channels in `kernel`.
       bits: Allowed widths, ascending.
-      step: Step of the weights, ``[len(bits), out]``.
+      step: Step of the weights, ``[len(bits), out]``, or ``[len(bits), 1]`` where all
+        channels share it.
       bias: ``[out]``, or None; None with a batch norm.
       norm: The batch norm after the layer, or None.
     """
@@ -364,7 +365,8 @@ def _shapes(
     for name, layer in layers.items():
         channels = layer.kernel.shape[layer.channel_axis]
         yield name, "kernel", layer.kernel, layer.kernel.shape
-        yield name, "step", layer.step, (len(layer.bits), channels)
+        steps = 1 if layer.step.shape[1:] == (1,) else channels
+        yield name, "step", layer.step, (len(layer.bits), steps)
         if layer.bias is not None:
             yield name, "bias", layer.bias, (channels,)
         if layer.norm is not None:

@@ -213,8 +213,13 @@ class PolicySpace:
     ) -> PolicySpace:
         """Returns a copy in which some entries take other widths.
 
+        Args:
+          weights: Widths of weight entries, by name or pattern of names (as of files:
+            ``stem*``, ``*`` for all); later ones win.
+          activations: The same of activation entries.
+
         Raises:
-          PolicyError: If a name matches nothing.
+          PolicyError: If a name or pattern matches nothing.
         """
         changed: list[dict[str, tuple[int, ...]]] = []
         for field, current, changes in (
@@ -223,12 +228,8 @@ class PolicySpace:
         ):
             entries = dict(current)
             for name, choices in changes.items():
-                if name not in entries:
-                    raise PolicyError(
-                        f"No {field} entry is named {name!r}. "
-                        f"{did_you_mean(name, entries)}"
-                    )
-                entries[name] = tuple(choices)
+                found = matching(entries, name, field)
+                entries |= dict.fromkeys(found, _check_choices(choices, repr(name)))
             changed.append(entries)
         return PolicySpace(weights=changed[0], activations=changed[1])
 

@@ -4,6 +4,7 @@ quantize      float model -> multi-bitwidth model
 policies      which policy a model is under; set, get, space
 calibration   first steps of activations, from samples
 layers        the input's quantizer, batch norm that follows the policy
+overview      what is quantized where: a table
 checks        samples, weights and steps that can be computed with
 saving        loading whole models
 stored        files of networks, strangers' too: checked, then read
@@ -16,6 +17,7 @@ packaging/    trained model -> artifact, and its network back
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.calibration import calibrate
+from matar_tf.keras.overview import LayerSummary, Summary, summary
 from matar_tf.keras.packaging.network import load_network
 from matar_tf.keras.packaging.package import package, training_versions
 from matar_tf.keras.packaging.record import keras_tensors
@@ -50,6 +52,7 @@ __all__ = [
     "BandSampler",
     "IndependentSampler",
     "KurtosisRegularizer",
+    "LayerSummary",
     "LegalSampler",
     "MatarQuantizeConfig",
     "MatarQuantizeScheme",
@@ -61,6 +64,7 @@ __all__ = [
     "RecipeConfig",
     "Sampler",
     "Schedule",
+    "Summary",
     "UniformSampler",
     "calibrate",
     "evaluate_policies",
@@ -77,6 +81,7 @@ __all__ = [
     "quantize_model",
     "reestimate_batch_norm",
     "set_policy",
+    "summary",
     "train_float",
     "train_multi_bit",
     "training_versions",

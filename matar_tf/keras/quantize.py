@@ -29,10 +29,12 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
     def __init__(
         self,
         space: PolicySpace | None,
+        configs: Mapping[str, Any],
         signed_inputs: bool,
         norm_context: int,
     ) -> None:
         self._space = space
+        self._configs = configs
         self._signed_inputs = signed_inputs
         self._norm_context = norm_context
 
@@ -48,6 +50,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             model,
             given,
             space=self._space,
+            configs=self._configs,
             signed_inputs=self._signed_inputs,
             norm_context=self._norm_context,
         )
@@ -74,6 +77,8 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
 
     Args:
       space: Widths of every policy entry; None for `policy_space` of the model.
+      configs: What to do with some layers, as for `quantize_model`; the config that a
+        layer was annotated with comes first.
       signed_inputs: Whether the network's samples have values below 0; if not, all
         256 levels of the input quantizer serve the positive range.
       norm_context: Number of entries before a layer, the nearest first, by whose
@@ -87,6 +92,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         self,
         space: PolicySpace | None = None,
         *,
+        configs: Mapping[str, Any] | None = None,
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
     ) -> None:
@@ -95,6 +101,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
                 f"Expected a norm_context of at least 0, got {norm_context}."
             )
         self._space = space
+        self._configs = _own_configs(configs)
         self._signed_inputs = signed_inputs
         self._norm_context = norm_context
 
@@ -102,6 +109,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         """Returns the transform that prepares a model; called by tfmot."""
         return _LayoutTransform(
             self._space,
+            self._configs,
             self._signed_inputs,
             self._norm_context,
         )
@@ -111,23 +119,31 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         return _Registry()
 
 
-def policy_space(model: Any) -> PolicySpace:
+def policy_space(
+    model: Any, *, configs: Mapping[str, Any] | None = None
+) -> PolicySpace:
     """Returns the default policy space of a float model.
 
     Every entry may take 2..8 bits, except the network input, the first and the last
     compute layer, the latter's input and the output, which stay at 8; free them with
     `PolicySpace.with_choices`.
 
+    Args:
+      model: A built Functional or Sequential tf_keras model.
+      configs: What to do with some layers, as for `quantize_model`.
+
     Raises:
       ModelError: If the model cannot be quantized.
+      PolicyError: If a name or pattern of `configs` matches nothing.
     """
-    return default_space(model)
+    return default_space(model, _own_configs(configs))
 
 
 def quantize_model(
     model: Any,
     space: PolicySpace | None = None,
     *,
+    configs: Mapping[str, Any] | None = None,
     signed_inputs: bool = True,
     norm_context: int = NORM_CONTEXT,
 ) -> Any:
@@ -138,18 +154,25 @@ def quantize_model(
 
     Args:
       model: A built Functional or Sequential tf_keras model.
-      space: Widths of every policy entry; None for `policy_space` of the model.
+      space: Widths of every policy entry; None for `policy_space` of the model with
+        these `configs`.
+      configs: A `MatarQuantizeConfig`, or another QuantizeConfig of tfmot, for some
+        layers, by name or kind, or pattern of either (``stem``, ``Dense``,
+        ``block1_*``, ``*``); later ones win. Layers without one are quantized by
+        their kind.
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
 
     Raises:
       ModelError: If the model cannot be quantized.
-      PolicyError: If the space does not fit the model.
+      PolicyError: If the space does not fit the model, or a name or pattern of
+        `configs` matches nothing.
     """
     layered = as_layers(model)
     scheme: Any = MatarQuantizeScheme(
         space,
+        configs=configs,
         signed_inputs=signed_inputs,
         norm_context=norm_context,
     )
@@ -165,7 +188,19 @@ def quantize_model(
     return quantized
 
 
-def _own_config(config: Any) -> MatarQuantizeConfig | None:
+def _own_configs(configs: Mapping[str, Any] | None) -> dict[str, MatarQuantizeConfig]:
+    found: dict[str, MatarQuantizeConfig] = {}
+    for pattern, config in (configs or {}).items():
+        if not isinstance(config, _tfmot.QuantizeConfig):
+            raise ModelError(
+                "Expected a matar_tf.MatarQuantizeConfig, or another QuantizeConfig of "
+                f"tfmot, for {pattern!r} in configs, got {config!r}."
+            )
+        found[pattern] = _own_config(config)
+    return found
+
+
+def _own_config(config: Any) -> Any:
     if config is None or isinstance(config, MatarQuantizeConfig):
         return config
     return MatarQuantizeConfig(config)

@@ -18,6 +18,7 @@ from matar_tf.io.json_reader import JsonReader
 from matar_tf.numbers import as_number
 from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.markdown import markdown_table, markdown_text
+from matar_tf.reporting.text import aligned
 
 __all__ = [
     "MatrixTable",
@@ -195,15 +196,7 @@ def matrix_to_text(matrix: CostMatrix) -> str:
     for table in matrix_tables(matrix):
         turned = [list(row) for row in zip(table.header, *table.rows, strict=True)]
         turned[0][0] = table.title
-        widths = [max(map(len, column)) for column in zip(*turned, strict=True)]
-        lines += [
-            "  ".join(
-                cell.ljust(width) if index == 0 else cell.rjust(width)
-                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in turned
-        ]
-        lines.append("")
+        lines += [*aligned(turned), ""]
     return "\n".join([*lines, *_reasons(matrix)]).rstrip() + "\n"
 
 

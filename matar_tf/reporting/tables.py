@@ -15,6 +15,7 @@ from matar_tf.figures import FIGURES, CostKind, Figure, figure_of
 from matar_tf.policy import Policy
 from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.markdown import markdown_table, markdown_text
+from matar_tf.reporting.text import aligned
 from matar_tf.results import SearchResult
 
 __all__ = [
@@ -189,14 +190,7 @@ def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     headers = ["", *(one.header for one in columns)]
     units = ["", *(one.unit for one in columns)]
     table = [headers, units, *replace(whole, columns=tuple(columns)).cells()]
-    widths = [max(len(row[index]) for row in table) for index in range(len(headers))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    lines = aligned(table)
     num_front = len(result.front)
     rule = "-" * max(map(len, lines))
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from matar_tf.pricing.arrays import peak_macs_per_cycle
 from matar_tf.pricing.constraints import CONSTRAINTS
+from matar_tf.reporting.text import aligned
 from matar_tf.targets.compute import TableCompute
 from matar_tf.targets.loader import list_targets, load_target
 from matar_tf.targets.sections import ArrayOps
@@ -44,13 +45,7 @@ def describe_catalogue() -> str:
         "compared",
     )
     rows = [header, *(_summary(load_target(name)) for name in list_targets())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join(aligned(rows, left=range(len(header))))
 
 
 def _summary(target: Target) -> tuple[str, ...]:

@@ -180,12 +180,19 @@ class ModelBuilder:
             source = self._artifact.parameters.tensors[place.input]
             input_scale = _step(source, policy.activations[place.input])
         step = layer.step[layer.bits.index(bits)]
+        channels = layer.kernel.shape[layer.channel_axis]
         passes, scale = _passing(step, factor, offset, input_scale, bits)
+        if len(step) < channels and not passes.all():
+            raise ExportError(
+                f"Expected a bias of {entry!r} that int32 can count in its one step, "
+                f"got {int((~passes).sum())} that are too large; give each channel a "
+                "step (per_channel=True), or train on."
+            )
         levels = quantize_kernel(layer, bits, passes)
         counts = None
         if bias_of(model, operator) >= 0:
             # The converter gives some layers a bias of zeros that the network has not.
-            offset = np.zeros(1) if offset is None else offset
+            offset = np.zeros(channels) if offset is None else offset
             counts = np.floor(offset / (input_scale * scale) + 0.5).astype(np.int64)
         return Kernel(
             entry=entry,
@@ -358,6 +365,8 @@ def _passing(
         least = np.where(input_scale * least < SMALLEST_UNIT, np.float32(0), least)
     scale = (step * factor).astype(np.float32)
     passes = (scale >= least) & (input_scale * scale >= SMALLEST_UNIT)
+    if len(scale) == 1 and passes.all():
+        return passes, scale  # of all channels
     return passes, np.where(passes, scale, np.where(least > 0, least, step))
 
 

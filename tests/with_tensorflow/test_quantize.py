@@ -34,7 +34,8 @@ from matar_tf.keras.quantizers.derived import (
     _round_pooled,
     snap_bias,
 )
-from matar_tf.keras.quantizers.learned import ActivationQuantizer, WeightQuantizer
+from matar_tf.keras.quantizers.learned import ActivationQuantizer
+from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.samplers import draw_policies
 
 tfmot_keras = tfmot.quantization.keras

@@ -230,12 +230,13 @@ class _PolicyTracer(FloatTracer):
         qmin, qmax = weight_range(bits)
         with tf.init_scope():
             kernel = tf.convert_to_tensor(x).numpy()
-        if quantizer.is_transposed:
+        is_per_channel = step.ndim > 0 and _is_per_channel(quantizer, x)
+        if quantizer.is_transposed and step.ndim > 0:
             step = step[:, np.newaxis]
         levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
         factor = largest_factor(bits, _INT8_MAX)
         return _store_kernel(
-            levels * factor, step / factor, per_channel=_is_per_channel(quantizer, x)
+            levels * factor, np.asarray(step / factor), per_channel=is_per_channel
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:

@@ -12,12 +12,9 @@ from matar_tf.keras.quantizers.derived import (
     FixedGridQuantizer,
     SharedGridQuantizer,
 )
-from matar_tf.keras.quantizers.learned import (
-    ActivationQuantizer,
-    MultiBitQuantizer,
-    WeightQuantizer,
-)
+from matar_tf.keras.quantizers.learned import ActivationQuantizer, MultiBitQuantizer
 from matar_tf.keras.quantizers.rounding import ROUNDING_QUANTIZERS
+from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
     GRID_OF,
@@ -95,7 +92,9 @@ def _rounding(layer: Any) -> Rounding | None:
     return rounding_of(kind_of(layer), activation_name(layer))
 
 
-def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
+def _widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
+    if widths is None:
+        return None
     given = tuple(widths)
     if not given or given != tuple(sorted(set(given) & set(ALL_BITS))):
         raise ModelError(
@@ -122,8 +121,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
 
     Args:
       inner: Config whose quantizers are replaced, or None.
-      weight_bits: Allowed widths of weights, ascending, each in 2..8.
-      activation_bits: Allowed widths of activations, ascending, each in 2..8.
+      weight_bits: Allowed widths of weights, ascending, each in 2..8; None for those
+        of the model's default `PolicySpace`, 2..8 without one.
+      activation_bits: Allowed widths of activations, likewise.
       quantize_output: Whether the layer's output is quantized; only without `inner`.
         ``"input_grid"`` rounds onto the grid of the layer's input (average pooling, a
         global one that shares its input's grid, a ReLU that no other operation
@@ -132,6 +132,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
         ``"grid_of:name"`` onto the one that the layer `name` owns (concatenation).
       signed: Whether activations have values below 0; None asks the layer's own
         activation function.
+      per_channel: Whether each output channel of the weights has a step of its own.
+        If not, one step serves the whole kernel, as some accelerators want it, and a
+        batch norm right after the layer is folded into it once and for all.
 
     Raises:
       ModelError: If an argument is not of these.
@@ -141,10 +144,11 @@ class MatarQuantizeConfig(_QuantizeConfig):
         self,
         inner: Any = None,
         *,
-        weight_bits: Sequence[int] = ALL_BITS,
-        activation_bits: Sequence[int] = ALL_BITS,
+        weight_bits: Sequence[int] | None = None,
+        activation_bits: Sequence[int] | None = None,
         quantize_output: bool | str = True,
         signed: bool | None = None,
+        per_channel: bool = True,
     ) -> None:
         if not isinstance(quantize_output, bool) and not (
             str(quantize_output) in _SAVED_GRIDS
@@ -159,6 +163,7 @@ class MatarQuantizeConfig(_QuantizeConfig):
         self.activation_bits = _widths("activation_bits", activation_bits)
         self.quantize_output = quantize_output
         self.signed = signed
+        self.per_channel = per_channel
         self.multi_bit_quantizers: list[MultiBitQuantizer] = []
         self.grid: Any = None  # quantizer of the output that has no bank of its own
 
@@ -240,10 +245,11 @@ class MatarQuantizeConfig(_QuantizeConfig):
         inner = self.inner and keras.utils.legacy.serialize_keras_object(self.inner)
         return {
             "inner": inner,
-            "weight_bits": list(self.weight_bits),
-            "activation_bits": list(self.activation_bits),
+            "weight_bits": self.weight_bits and list(self.weight_bits),
+            "activation_bits": self.activation_bits and list(self.activation_bits),
             "quantize_output": self.quantize_output,
             "signed": self.signed,
+            "per_channel": self.per_channel,
         }
 
     @classmethod
@@ -276,10 +282,11 @@ class MatarQuantizeConfig(_QuantizeConfig):
         row = LAYER_KINDS.get(kind_of(layer))
         storage = None if row is None or self.inner is not None else row.kernel
         quantizer = WeightQuantizer(
-            self.weight_bits,
+            self.weight_bits or ALL_BITS,
             2 if "depthwise" in attribute else 1,
             is_constant=row is not None and row.is_constant,
             is_transposed=storage is not None and storage.is_transposed,
+            per_channel=self.per_channel,
         )
         self._add(quantizer, attribute)
         return quantizer.observe(weight)
@@ -291,9 +298,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
             # tfmot quantizes what goes INTO a softmax, sigmoid or tanh of `inner`.
             signed = True
         own_kind = ROUNDING_QUANTIZERS.get((Grid.OWN, _rounding(layer)))
-        quantizer = (own_kind or ActivationQuantizer)(
-            self.activation_bits, signed if self.signed is None else self.signed
-        )
+        signed = signed if self.signed is None else self.signed
+        bits = self.activation_bits or ALL_BITS
+        quantizer = (own_kind or ActivationQuantizer)(bits, signed)
         self._add(quantizer, "output")
         return quantizer
 

@@ -141,13 +141,15 @@ class _Planner:
             return None
         signed = not self._nonnegative[self._owners.get(node.name, node.name)]
         if choice is not None:
-            weight_bits, tensor_bits = choice.weight_bits, choice.activation_bits
+            weight_bits = choice.weight_bits or weight_bits
+            tensor_bits = choice.activation_bits or tensor_bits
             signed = signed if choice.signed is None else choice.signed
         return Placement(
             weight_bits=weight_bits,
             activation_bits=tensor_bits,
             quantize_output=placement,
             signed=signed,
+            per_channel=choice is None or choice.per_channel,
         )
 
     def _entries(self, node: Node, placement: Placement) -> Entries:

@@ -21,16 +21,18 @@ class Choice:
     """What a user chose for a layer.
 
     Attributes:
-      weight_bits: Widths of its weights.
-      activation_bits: Widths of its activations.
+      weight_bits: Widths of its weights; None for those of the plan.
+      activation_bits: Widths of its activations, likewise.
       signed: Whether activations have values below 0; None for what the network says.
+      per_channel: Whether each channel of its weights has a step of its own.
       entries_of: Returns the entries of a node in the layer's place, where the user
         says what is quantized; None where its kind says it.
     """
 
-    weight_bits: tuple[int, ...]
-    activation_bits: tuple[int, ...]
+    weight_bits: tuple[int, ...] | None
+    activation_bits: tuple[int, ...] | None
     signed: bool | None
+    per_channel: bool = True
     entries_of: Callable[[Node, Placement], Entries] | None = None
 
 
@@ -42,6 +44,7 @@ class Placement:
     activation_bits: tuple[int, ...]
     quantize_output: bool | str
     signed: bool
+    per_channel: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
-from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig, kind_of
 from matar_tf.keras.rewrite.build import build_layer, build_model
 from matar_tf.keras.rewrite.check import end_refusals, raise_refusals, refusals
+from matar_tf.keras.rewrite.folding import fold_norms, norm_refusals
 from matar_tf.keras.rewrite.graph import Graph, Node
+from matar_tf.keras.rewrite.kinds import INPUT
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.placement import plan_layout
-from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, apply_space
+from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
 from matar_tf.keras.rewrite.read import has_operations, read_graph
+from matar_tf.patterns import matching
 from matar_tf.space import PolicySpace
 
 __all__ = ["as_layers", "check_model", "default_space", "prepare_model"]
@@ -91,9 +94,68 @@ def _refusals_inside(
             yield from _refusals_inside(layer)
 
 
-def default_space(model: KerasModel) -> PolicySpace:
-    """Returns the default policy space of a float model; see `check_model`."""
-    return plan_layout(lay_out(lower(check_model(model)))).space
+def choose(
+    model: KerasModel,
+    given: Mapping[str, MatarQuantizeConfig | None],
+    configs: Mapping[str, MatarQuantizeConfig],
+) -> dict[str, MatarQuantizeConfig | None]:
+    """Returns the config of each layer to quantize, or None.
+
+    Args:
+      model: A float model.
+      given: The layers to quantize, by name, each with a config of its own or None.
+      configs: Those of layers without one of their own, by name or kind of layer, or
+        pattern of either; later ones win.
+
+    Raises:
+      PolicyError: If a name, kind or pattern matches nothing.
+    """
+    kinds = {
+        layer.name: kind_of(layer)
+        for layer in model.layers
+        if layer.name in given and not isinstance(layer, keras.layers.InputLayer)
+    }
+    chosen: dict[str, MatarQuantizeConfig | None] = dict(given)
+    for pattern, config in configs.items():
+        found = matching([*kinds, *dict.fromkeys(kinds.values())], pattern, "layers")
+        hits = [name for name, kind in kinds.items() if {name, kind} & set(found)]
+        chosen |= {name: config for name in hits if given[name] is None}
+    return chosen
+
+
+def default_space(
+    model: KerasModel, configs: Mapping[str, MatarQuantizeConfig]
+) -> PolicySpace:
+    """Returns the default policy space of a float model.
+
+    Args:
+      model: A float model; see `check_model`.
+      configs: What the user chose for layers; see `choose`.
+    """
+    graph = check_model(model)
+    names = [node.origin for node in graph.nodes if node.kind != INPUT]
+    given = choose(model, dict.fromkeys(names), configs)
+    return _planned(model, graph, given, signed_inputs=True)[1].space
+
+
+def _planned(
+    model: KerasModel,
+    graph: Graph,
+    given: Mapping[str, MatarQuantizeConfig | None],
+    *,
+    signed_inputs: bool,
+) -> tuple[Graph, Plan]:
+    """Returns a checked network laid out, and its plan."""
+    per_tensor = {name for name, one in given.items() if one and not one.per_channel}
+    graph = lower(graph, only=given)
+    raise_refusals(graph.name, norm_refusals(graph, per_tensor))
+    graph = lay_out(fold_norms(graph, per_tensor), only=given)
+    originals = {layer.name: layer for layer in model.layers}
+    choices = {
+        name: None if one is None else _choice(one, graph, originals)
+        for name, one in given.items()
+    }
+    return graph, plan_layout(graph, given=choices, signed_inputs=signed_inputs)
 
 
 def prepare_model(
@@ -101,6 +163,7 @@ def prepare_model(
     given: Mapping[str, MatarQuantizeConfig | None],
     *,
     space: PolicySpace | None,
+    configs: Mapping[str, MatarQuantizeConfig],
     signed_inputs: bool,
     norm_context: int,
 ) -> tuple[KerasModel, dict[str, dict[str, Any]]]:
@@ -112,33 +175,29 @@ def prepare_model(
         or None. A layer of any kind may come with a config that has an inner one: it
         says what to quantize.
       space: Widths of every policy entry; None for those of the plan.
+      configs: What the user chose for layers without a config; see `choose`.
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries whose widths the statistics of a norm follow.
 
     Returns:
       The laid-out model, and the config of each layer to wrap, as tfmot takes them.
     """
+    given = choose(model, given, configs)
     own = [name for name, one in given.items() if one is None or one.inner is None]
     others = [one for one in model.layers if one.name not in given]
     is_whole = all(isinstance(one, keras.layers.InputLayer) for one in others)
     graph = check_model(model, only=own, is_whole=is_whole)
-    graph = lay_out(lower(graph, only=given), only=given)
-    originals = {layer.name: layer for layer in model.layers}
-    choices = {
-        name: None if one is None else _choice(one, graph, originals)
-        for name, one in given.items()
-    }
-    plan = plan_layout(graph, given=choices, signed_inputs=signed_inputs)
+    graph, plan = _planned(model, graph, given, signed_inputs=signed_inputs)
     if space is not None:
         plan = apply_space(plan, space)
     contexts = plan.contexts(norm_context)
     graph = with_widths(graph, plan.space, contexts, signed_inputs=signed_inputs)
-    configs: dict[str, dict[str, Any]] = {}
+    placed: dict[str, dict[str, Any]] = {}
     for name, placement in plan.placements.items():
         chosen = given.get(graph.by_name[name].origin)
         inner = None if chosen is None else chosen.inner
-        configs[name] = {"quantize_config": _config(inner, placement)}
-    return build_model(graph, originals), configs
+        placed[name] = {"quantize_config": _config(inner, placement)}
+    return build_model(graph, {layer.name: layer for layer in model.layers}), placed
 
 
 def _choice(
@@ -152,6 +211,7 @@ def _choice(
         weight_bits=config.weight_bits,
         activation_bits=config.activation_bits,
         signed=config.signed,
+        per_channel=config.per_channel,
         entries_of=None if config.inner is None else entries_of,
     )
 
@@ -163,4 +223,5 @@ def _config(inner: Any, placement: Placement) -> MatarQuantizeConfig:
         activation_bits=placement.activation_bits,
         quantize_output=placement.quantize_output,
         signed=placement.signed,
+        per_channel=placement.per_channel,
     )
