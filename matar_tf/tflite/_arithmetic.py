@@ -1,4 +1,8 @@
-"""What operators of two tensors compute, in NumPy."""
+"""What operators of two tensors compute, in NumPy.
+
+The builtin kernels count sums and products in 16 bits: what is beyond 2^15 steps of the
+output wraps there, and saturates here.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,6 @@ def _sum_ratio_fits(ratio: np.float32) -> bool:
 
 @simulates("MUL")
 def _multiply(site: Site) -> np.ndarray:
-    """The builtin kernel counts products in 16 bits: beyond 2^15 steps they wrap."""
     acc = site.levels(0).astype(np.int64) * site.levels(1)
     product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
     ratio = product / scale_of(site.out)

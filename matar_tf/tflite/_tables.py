@@ -1,4 +1,4 @@
-"""What functions of one number compute, in NumPy: int8 has 256 of them, a table.
+"""What functions compute, in NumPy: int8 has 256 numbers, a table of each function.
 
 Both kinds of kernels fill their tables in float32 with the functions of the C library,
 which NumPy's agree with when computed in double precision and rounded once.
@@ -94,3 +94,17 @@ def _rough_gelu(values: np.ndarray) -> np.ndarray:
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
     half = np.float32(0.5) * x
     return half * (np.float32(1) + np.tanh(inner.astype(np.float64)).astype(np.float32))
+
+
+@simulates("SOFTMAX")
+def _softmax(site: Site) -> np.ndarray:
+    """XNNPACK takes none; powers are added one by one, in float32."""
+    stored = site.x.astype(np.int32)
+    below = stored.max(axis=-1, keepdims=True) - stored
+    slope = -scale_of(site.tensor(0))[0] * np.float32(site.options.beta)
+    powers = np.exp((slope * below.astype(np.float32)).astype(np.float64))
+    powers = powers.astype(np.float32)
+    total = np.add.accumulate(powers, axis=-1)[..., -1:]
+    shares = powers * (np.float32(1) / (total * scale_of(site.out)[0]))
+    levels = np.floor(shares.astype(np.float64) + 0.5) + zero_point_of(site.out)
+    return np.clip(levels, *site.limits()).astype(np.int8)
