@@ -168,6 +168,19 @@ class TestArithmetic:
         grids = [(ratio, 3), (1.0, -60), (1.0, 5)]
         check(of_pairs(name, grids), PAIRS, on_xnnpack=on_xnnpack)
 
+    @pytest.mark.parametrize("name", ARITHMETIC)
+    @pytest.mark.parametrize(
+        "activation", [ACTIVATIONS.NONE, ACTIVATIONS.RELU, ACTIVATIONS.RELU6]
+    )
+    def test_one_tensor_with_itself(self, name: str, activation: int) -> None:
+        """XNNPACK takes a square for a function, which rounds in another way."""
+        for step, zero_point in itertools.product((2**-8, 0.0371), ZERO_POINTS):
+            grids = [(step, zero_point), (step * step * 8, 3 - zero_point // 2)]
+            kind = options_of(ARITHMETIC[name], fusedActivationFunction=activation)
+            model = model_of(name, [(1, 256)] * 2, grids, kind)
+            model.subgraphs[0].operators[0].inputs = [0, 0]
+            check(model, [INT8[None]], on_xnnpack=True)
+
     @pytest.mark.parametrize("name", ["MAXIMUM", "MINIMUM"])
     def test_the_larger_and_the_smaller(self, name: str) -> None:
         check(of_pairs(name, [(0.3, 112)] * 3), PAIRS, on_xnnpack=False)

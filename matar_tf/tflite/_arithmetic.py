@@ -17,6 +17,7 @@ from matar_tf.tflite._rounding import (
     requantize,
 )
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates
+from matar_tf.tflite._tables import by_table
 
 __all__: list[str] = []  # they register themselves
 
@@ -74,6 +75,9 @@ def _multiply(site: Site) -> np.ndarray:
     ratio = product / scale_of(site.out)
     low, high = _PRODUCT_RATIOS
     if site.kernels == "xnnpack" and low <= ratio[0] < high:
+        first, second = site.operator.inputs
+        if first == second:  # which XNNPACK takes for a function
+            return by_table(site, np.square, kernels=site.kernels)
         return saturate(requantize(acc, ratio, site.kernels), site)
     return saturate(multiply_away_from_zero(acc, *quantized_multiplier(ratio)), site)
 

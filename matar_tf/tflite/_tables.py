@@ -13,12 +13,12 @@ import numpy as np
 
 from matar_tf.tflite._site import Site, scale_of, simulates, zero_point_of
 
-__all__: list[str] = []  # they register themselves
+__all__ = ["by_table"]  # functions of operators register themselves
 
 _INT8 = np.arange(-128, 128, dtype=np.int32)
 
 
-def _by_table(
+def by_table(
     site: Site, function: Callable[[np.ndarray], np.ndarray], *, kernels: str
 ) -> np.ndarray:
     """Looks up what a function makes of each level, float64 to float64.
@@ -53,12 +53,12 @@ def _sigmoid(site: Site) -> np.ndarray:
         power = np.exp(-x).astype(np.float32)
         return np.float32(1) / (np.float32(1) + power)
 
-    return _by_table(site, sigmoid, kernels=site.kernels)
+    return by_table(site, sigmoid, kernels=site.kernels)
 
 
 @simulates("TANH")
 def _tanh(site: Site) -> np.ndarray:
-    return _by_table(site, np.tanh, kernels=site.kernels)
+    return by_table(site, np.tanh, kernels=site.kernels)
 
 
 @simulates("ELU")
@@ -66,20 +66,20 @@ def _elu(site: Site) -> np.ndarray:
     def elu(x: np.ndarray) -> np.ndarray:
         return np.where(x < 0, np.expm1(x), x)
 
-    return _by_table(site, elu, kernels=site.kernels)
+    return by_table(site, elu, kernels=site.kernels)
 
 
 @simulates("EXP")
 def _exp(site: Site) -> np.ndarray:
     """XNNPACK takes none."""
-    return _by_table(site, np.exp, kernels="builtin")
+    return by_table(site, np.exp, kernels="builtin")
 
 
 @simulates("GELU")
 def _gelu(site: Site) -> np.ndarray:
     """XNNPACK takes none; every step of the sum rounds to float32."""
     function = _rough_gelu if site.options.approximate else _exact_gelu
-    return _by_table(site, function, kernels="builtin")
+    return by_table(site, function, kernels="builtin")
 
 
 def _exact_gelu(values: np.ndarray) -> np.ndarray:
