@@ -151,13 +151,13 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         ),
         "DEPTH_TO_SPACE": _moves("DepthToSpaceOptions"),
         "DEQUANTIZE": Operator(cost=None, options=("NONE", "DequantizeOptions")),
-        "ELU": Operator(cost=OpKind.ACTIVATION),
-        "EXP": Operator(cost=OpKind.ACTIVATION, options=("NONE", "ExpOptions")),
+        "ELU": Operator(cost=OpKind.TABLE),
+        "EXP": Operator(cost=OpKind.TABLE, options=("NONE", "ExpOptions")),
         "EXPAND_DIMS": _reshapes("ExpandDimsOptions", (2, 2), (1,)),
         "FULLY_CONNECTED": _multiplication(
             OpKind.DENSE, "FullyConnectedOptions", may_lack=(2,)
         ),
-        "GELU": Operator(cost=OpKind.ACTIVATION, options=("GeluOptions",)),
+        "GELU": Operator(cost=OpKind.TABLE, options=("GeluOptions",)),
         "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION, options=("LeakyReluOptions",)),
         "LOGISTIC": Operator(cost=OpKind.ACTIVATION, grid=Grid.FIXED),
         # One with a constant is a clamp, which becomes a QUANTIZE.

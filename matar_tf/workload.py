@@ -43,6 +43,7 @@ class OpKind(str, Enum):
     MAX_POOL = "max_pool"
     MEAN = "mean"
     ACTIVATION = "activation"
+    TABLE = "table"  # ELU, GELU or an exponential, which some devices lack
     SOFTMAX = "softmax"
     RESHAPE = "reshape"
     PAD = "pad"

@@ -17,9 +17,13 @@ from matar_tf.tflite._site import Site
 from matar_tf.tflite.simulator import SIMULATED
 
 INT8 = np.arange(-128, 128, dtype=np.int8)
-FIXED = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}
+FIXED = {
+    "LOGISTIC": (1 / 256, -128),
+    "SOFTMAX": (1 / 256, -128),
+    "TANH": (1 / 128, 0),
+}
 # What XNNPACK does not take; it runs on the builtin kernels beside it.
-LEFT_ALONE = {"EXP", "GELU", "MAXIMUM", "MINIMUM"}
+LEFT_ALONE = {"EXP", "GELU", "MAXIMUM", "MINIMUM", "SOFTMAX"}
 # Zero points of int8, and of signed and unsigned tensors of n bits (at its top).
 ZERO_POINTS = (-128, 0, 127 - 7, 127 - 15, 127 - 1, 127 - 3, -37)
 
@@ -99,6 +103,18 @@ class TestFunctions:
             model = model_of(name, [(1, 256)] * 2, grids, kind)
             check(model, [INT8[None]], on_xnnpack=name not in LEFT_ALONE)
 
+    @pytest.mark.parametrize("beta", [1.0, 0.37])
+    def test_shares_of_a_sum(self, beta: float) -> None:
+        rng = np.random.default_rng(0)
+        kind = options_of("SoftmaxOptions", beta=beta)
+        for step, classes in itertools.product(
+            (2**-8, 2**-5, 0.0371, 0.21), (2, 7, 10, 1000)
+        ):
+            data = rng.choice(INT8, (2000 // classes, 3, classes))
+            grids = [(step, int(rng.choice(ZERO_POINTS))), FIXED["SOFTMAX"]]
+            model = model_of("SOFTMAX", [data.shape] * 2, grids, kind)
+            check(model, [data], on_xnnpack=False)
+
     def test_values_far_beyond_the_grid_saturate(self) -> None:
         for name in ("EXP", "ELU", "LOGISTIC", "TANH"):
             grids = [(8.0, -1), FIXED.get(name, (0.001, 5))]
@@ -151,6 +167,19 @@ class TestArithmetic:
     ) -> None:
         grids = [(ratio, 3), (1.0, -60), (1.0, 5)]
         check(of_pairs(name, grids), PAIRS, on_xnnpack=on_xnnpack)
+
+    @pytest.mark.parametrize("name", ARITHMETIC)
+    @pytest.mark.parametrize(
+        "activation", [ACTIVATIONS.NONE, ACTIVATIONS.RELU, ACTIVATIONS.RELU6]
+    )
+    def test_one_tensor_with_itself(self, name: str, activation: int) -> None:
+        """XNNPACK takes a square for a function, which rounds in another way."""
+        for step, zero_point in itertools.product((2**-8, 0.0371), ZERO_POINTS):
+            grids = [(step, zero_point), (step * step * 8, 3 - zero_point // 2)]
+            kind = options_of(ARITHMETIC[name], fusedActivationFunction=activation)
+            model = model_of(name, [(1, 256)] * 2, grids, kind)
+            model.subgraphs[0].operators[0].inputs = [0, 0]
+            check(model, [INT8[None]], on_xnnpack=True)
 
     @pytest.mark.parametrize("name", ["MAXIMUM", "MINIMUM"])
     def test_the_larger_and_the_smaller(self, name: str) -> None:

@@ -91,6 +91,16 @@ class TestFunctionsInFloat:
         with pytest.raises(ModelError, match=r"left ELU .* in float"):
             read(end(model, 2))
 
+    def test_a_grid_between_stays(self) -> None:
+        model = start()
+        number, between = add_float(model), add_tensor(model, SHAPE, scale=[0.02])
+        add_operator(model, "DEQUANTIZE", [1], number)
+        add_operator(model, "QUANTIZE", [number], between)
+        add_operator(model, "QUANTIZE", [between], 2)
+        assert [name for name, *_ in operators_of(read(end(model, 2)))] == [
+            *("QUANTIZE", "DEQUANTIZE", "QUANTIZE", "QUANTIZE", "DEQUANTIZE"),
+        ]
+
     def test_one_on_a_grid_that_tflite_fixes_stays_in_float(self) -> None:
         model, _ = in_float("LOGISTIC")
         with pytest.raises(ModelError, match=r"left LOGISTIC .* in float"):

@@ -1,4 +1,8 @@
-"""What operators of two tensors compute, in NumPy."""
+"""What operators of two tensors compute, in NumPy.
+
+The builtin kernels count sums and products in 16 bits: what is beyond 2^15 steps of the
+output wraps there, and saturates here.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from matar_tf.tflite._rounding import (
     requantize,
 )
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates
+from matar_tf.tflite._tables import by_table
 
 __all__: list[str] = []  # they register themselves
 
@@ -65,12 +70,14 @@ def _sum_ratio_fits(ratio: np.float32) -> bool:
 
 @simulates("MUL")
 def _multiply(site: Site) -> np.ndarray:
-    """The builtin kernel counts products in 16 bits: beyond 2^15 steps they wrap."""
     acc = site.levels(0).astype(np.int64) * site.levels(1)
     product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
     ratio = product / scale_of(site.out)
     low, high = _PRODUCT_RATIOS
     if site.kernels == "xnnpack" and low <= ratio[0] < high:
+        first, second = site.operator.inputs
+        if first == second:  # which XNNPACK takes for a function
+            return by_table(site, np.square, kernels=site.kernels)
         return saturate(requantize(acc, ratio, site.kernels), site)
     return saturate(multiply_away_from_zero(acc, *quantized_multiplier(ratio)), site)
 

@@ -119,7 +119,8 @@ def _fuse_borders(model: Any) -> None:
             continue
         source = int(operator.inputs[0])
         before, moving = makers.get(source), _moves(model, operator)
-        if before is None or not moving:
+        is_float = graph.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
+        if before is None or not moving or not is_float:
             continue
         *passed, after = moving
         around = op_name(model, before), op_name(model, after)

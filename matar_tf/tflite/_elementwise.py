@@ -130,13 +130,3 @@ def _dequantize(site: Site) -> np.ndarray:
         shape[tensor.quantization.quantizedDimension] = -1
         scale = scale.reshape(shape)
     return levels * scale
-
-
-@simulates("SOFTMAX")
-def _softmax(site: Site) -> np.ndarray:
-    """The kernel works in a higher precision: exact to one level."""
-    x = site.levels().astype(np.float64) * float(scale_of(site.tensor(0))[0])
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    shares = powers / powers.sum(axis=-1, keepdims=True)
-    levels = np.rint(shares / float(scale_of(site.out)[0]))
-    return saturate(levels.astype(np.int32), site)

@@ -1,4 +1,4 @@
-"""What functions of one number compute, in NumPy: int8 has 256 of them, a table.
+"""What functions compute, in NumPy: int8 has 256 numbers, a table of each function.
 
 Both kinds of kernels fill their tables in float32 with the functions of the C library,
 which NumPy's agree with when computed in double precision and rounded once.
@@ -13,12 +13,12 @@ import numpy as np
 
 from matar_tf.tflite._site import Site, scale_of, simulates, zero_point_of
 
-__all__: list[str] = []  # they register themselves
+__all__ = ["by_table"]  # functions of operators register themselves
 
 _INT8 = np.arange(-128, 128, dtype=np.int32)
 
 
-def _by_table(
+def by_table(
     site: Site, function: Callable[[np.ndarray], np.ndarray], *, kernels: str
 ) -> np.ndarray:
     """Looks up what a function makes of each level, float64 to float64.
@@ -53,12 +53,12 @@ def _sigmoid(site: Site) -> np.ndarray:
         power = np.exp(-x).astype(np.float32)
         return np.float32(1) / (np.float32(1) + power)
 
-    return _by_table(site, sigmoid, kernels=site.kernels)
+    return by_table(site, sigmoid, kernels=site.kernels)
 
 
 @simulates("TANH")
 def _tanh(site: Site) -> np.ndarray:
-    return _by_table(site, np.tanh, kernels=site.kernels)
+    return by_table(site, np.tanh, kernels=site.kernels)
 
 
 @simulates("ELU")
@@ -66,20 +66,20 @@ def _elu(site: Site) -> np.ndarray:
     def elu(x: np.ndarray) -> np.ndarray:
         return np.where(x < 0, np.expm1(x), x)
 
-    return _by_table(site, elu, kernels=site.kernels)
+    return by_table(site, elu, kernels=site.kernels)
 
 
 @simulates("EXP")
 def _exp(site: Site) -> np.ndarray:
     """XNNPACK takes none."""
-    return _by_table(site, np.exp, kernels="builtin")
+    return by_table(site, np.exp, kernels="builtin")
 
 
 @simulates("GELU")
 def _gelu(site: Site) -> np.ndarray:
     """XNNPACK takes none; every step of the sum rounds to float32."""
     function = _rough_gelu if site.options.approximate else _exact_gelu
-    return _by_table(site, function, kernels="builtin")
+    return by_table(site, function, kernels="builtin")
 
 
 def _exact_gelu(values: np.ndarray) -> np.ndarray:
@@ -94,3 +94,17 @@ def _rough_gelu(values: np.ndarray) -> np.ndarray:
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
     half = np.float32(0.5) * x
     return half * (np.float32(1) + np.tanh(inner.astype(np.float64)).astype(np.float32))
+
+
+@simulates("SOFTMAX")
+def _softmax(site: Site) -> np.ndarray:
+    """XNNPACK takes none; powers are added one by one, in float32."""
+    stored = site.x.astype(np.int32)
+    below = stored.max(axis=-1, keepdims=True) - stored
+    slope = -scale_of(site.tensor(0))[0] * np.float32(site.options.beta)
+    powers = np.exp((slope * below.astype(np.float32)).astype(np.float64))
+    powers = powers.astype(np.float32)
+    total = np.add.accumulate(powers, axis=-1)[..., -1:]
+    shares = powers * (np.float32(1) / (total * scale_of(site.out)[0]))
+    levels = np.floor(shares.astype(np.float64) + 0.5) + zero_point_of(site.out)
+    return np.clip(levels, *site.limits()).astype(np.int8)
