@@ -9,7 +9,7 @@ import numpy as np
 
 from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.derived import snap_affine
+from matar_tf.keras.quantizers.accumulators import snap_affine
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import norm_places, num_norm_rows

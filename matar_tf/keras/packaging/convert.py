@@ -24,7 +24,8 @@ from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.derived import PoolQuantizer, snap_affine, snap_bias
+from matar_tf.keras.quantizers.accumulators import snap_affine, snap_bias
+from matar_tf.keras.quantizers.derived import PoolQuantizer
 from matar_tf.keras.quantizers.grids import (
     ActivationGrid,
     BiasGrid,

@@ -137,7 +137,9 @@ def _layer_parameters(
         channel_axis=channel_axis,
         bits=kernel.bits,
         step=step,
-        bias=_bias(layer) if norm is None and inner.use_bias else None,
+        bias=wrapper.bias_variable(layer).numpy()
+        if norm is None and inner.use_bias
+        else None,
         norm=None if norm is None else _norm_parameters(norm),
     )
 
@@ -151,10 +153,6 @@ def _norm_parameters(norm: KerasLayer) -> NormParameters:
         variance=norm.moving_variance.numpy(),
         epsilon=norm.epsilon,
     )
-
-
-def _bias(layer: KerasLayer) -> np.ndarray:
-    return layer._weight_vars[-1][0].numpy()
 
 
 def _tflite_layout(layer: KerasLayer, kernel: np.ndarray) -> tuple[np.ndarray, int]:

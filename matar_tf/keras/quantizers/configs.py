@@ -8,12 +8,12 @@ from typing import Any
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.quantizers.derived import (
+    INPUT_GRID_QUANTIZERS,
     BiasQuantizer,
     FixedGridQuantizer,
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers.learned import ActivationQuantizer, MultiBitQuantizer
-from matar_tf.keras.quantizers.rounding import ROUNDING_QUANTIZERS
 from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
@@ -86,10 +86,6 @@ def kernel_attribute(layer: Any) -> str | None:
     """Returns the name of the attribute that holds a layer's kernel, or None."""
     row = LAYER_KINDS.get(kind_of(layer))
     return row.kernel.attribute if row is not None and row.kernel is not None else None
-
-
-def _rounding(layer: Any) -> Rounding | None:
-    return rounding_of(kind_of(layer), activation_name(layer))
 
 
 def _widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -209,16 +205,16 @@ class MatarQuantizeConfig(_QuantizeConfig):
             return [self._activation_quantizer(layer) for _ in outputs]
         self.grid = None
         if self.quantize_output == Grid.INPUT.value:
-            rounding = _rounding(layer) or Rounding.POOL
-            return [ROUNDING_QUANTIZERS[Grid.INPUT, rounding]()]
+            rounding = rounding_of(kind_of(layer), activation_name(layer))
+            rounding = rounding or Rounding.POOL
+            return [INPUT_GRID_QUANTIZERS[rounding]()]
         if self.quantize_output == Grid.FIXED.value:
             row = ACTIVATIONS.get(activation_name(layer))
             signed = row is not None and not row.is_nonnegative
             self.grid = FixedGridQuantizer(signed=signed)
         elif isinstance(self.quantize_output, str):
-            kind = ROUNDING_QUANTIZERS.get((Grid.SHARED, _rounding(layer)))
             owner = self.quantize_output.removeprefix(GRID_OF)
-            self.grid = (kind or SharedGridQuantizer)(owner)
+            self.grid = SharedGridQuantizer(owner)
         elif self.quantize_output:
             return [self._activation_quantizer(layer)]
         return [] if self.grid is None else [self.grid]
@@ -297,10 +293,9 @@ class MatarQuantizeConfig(_QuantizeConfig):
         if self.inner is not None and row is not None and not row.is_fused:
             # tfmot quantizes what goes INTO a softmax, sigmoid or tanh of `inner`.
             signed = True
-        own_kind = ROUNDING_QUANTIZERS.get((Grid.OWN, _rounding(layer)))
         signed = signed if self.signed is None else self.signed
         bits = self.activation_bits or ALL_BITS
-        quantizer = (own_kind or ActivationQuantizer)(bits, signed)
+        quantizer = ActivationQuantizer(bits, signed)
         self._add(quantizer, "output")
         return quantizer
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers import fake_quantize, wrapper
+from matar_tf.keras.quantizers.accumulators import snap_bias, zero_point
 from matar_tf.keras.quantizers.grids import ActivationGrid, LearnedGrid
-from matar_tf.keras.quantizers.tracing import active_tracer
+from matar_tf.keras.quantizers.rounding import as_kernels_round
+from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
+from matar_tf.layer_kinds import Rounding
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
-from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count
 
 __all__ = [
+    "INPUT_GRID_QUANTIZERS",
     "BiasQuantizer",
     "BlendQuantizer",
     "FixedGridQuantizer",
@@ -25,8 +29,6 @@ __all__ = [
     "PoolQuantizer",
     "ReluQuantizer",
     "SharedGridQuantizer",
-    "snap_affine",
-    "snap_bias",
 ]
 
 _Quantizer: Any = tfmot.quantization.keras.quantizers.Quantizer
@@ -65,11 +67,21 @@ class SharedGridQuantizer(_Quantizer):
         if owner is None:
             return inputs
         tracer = active_tracer()
-        if tracer is not None:
+        if isinstance(tracer, FloatTracer):
             return tracer.activation(owner, inputs)
+
+        def exact() -> Tensor:
+            return as_kernels_round(inputs, self._layer(), owner)
+
+        if tracer is not None:
+            return tracer.activation(owner, exact())
         return tf.cond(
             owner.initialized > 0,
-            lambda: owner.fake_quantize(inputs, training=bool(training)),
+            lambda: (
+                owner.fake_quantize(inputs, training=True)
+                if training
+                else owner.fake_quantize(exact())
+            ),
             lambda: tf.identity(inputs),
         )
 
@@ -275,64 +287,12 @@ class BiasQuantizer(_Quantizer):
         return {}
 
 
-def snap_bias(bias: Tensor, layer: KerasLayer) -> Tensor:
-    """Rounds a bias onto the accumulator grid of a wrapped layer: `snap_affine`."""
-    return snap_affine(tf.ones_like(bias), bias, layer)[1]
-
-
-def snap_affine(
-    scale: Tensor, offset: Tensor, layer: KerasLayer
-) -> tuple[Tensor, Tensor]:
-    """Rounds the offset of a folded batch norm onto the grid of the accumulator.
-
-    Args:
-      scale: Factors of the output's channels, ``[channels]``, none below 0.
-      offset: What is added to them, ``[channels]``.
-      layer: The wrapped convolution or dense layer whose output that is.
-
-    Returns:
-      The scale, and the offset on the grid ``s_in * s_w * scale``. Where the scale is
-      0, or the grid so small that int32 cannot hold the offset, a scale of 0 and the
-      offset on the finest grid that can. Both as they are while the model is being put
-      together, or where kernel or input are not quantized.
-    """
-    kernel, source = wrapper.kernel_quantizer(layer), wrapper.input_quantizer(layer)
-    if kernel is None or source is None:
-        return scale, offset
-    largest = [np.float32(largest_count(bits)) for bits in kernel.bits]
-    # In the order in which `matar_tf.tflite.build` does the same.
-    step, input_step = tf.reshape(kernel.step(), (-1,)), source.step()
-    least = tf.abs(offset) / input_step / tf.gather(tf.constant(largest), kernel.row)
-    least = tf.where(input_step * least < SMALLEST_UNIT, 0.0, least)
-    scaled = step * scale
-    passes = (scaled >= least) & (input_step * scaled >= SMALLEST_UNIT)
-    finest = tf.where(least > 0.0, least, step)
-    grid = input_step * tf.where(passes, scaled, finest)
-    snapped = tf.floor(offset / grid + 0.5) * grid
-    is_ready = source.initialized > 0
-    return (
-        tf.where(is_ready & ~passes, tf.zeros_like(scale), scale),
-        tf.where(is_ready, snapped, offset),
-    )
-
-
-def _zero_point(source: ActivationGrid) -> Tensor:
-    """Returns the zero point of the file's tensor, a float32 scalar."""
-    qmins, qmaxs = source.ranges()
-    # A signed tensor has passed a clamp, which moves its range to the bottom of int8.
-    zero_points = [
-        -128 - qmin if source.signed else 127 - qmax
-        for qmin, qmax in zip(qmins, qmaxs, strict=True)
-    ]
-    return tf.gather(tf.constant(zero_points, tf.float32), source.row)
-
-
 def _round_mean(x: Tensor, source: ActivationGrid, sizes: Sequence[int]) -> Tensor:
     if None in sizes:  # cannot be packaged
         return source.fake_quantize(x)
     count = np.float32(math.prod(sizes))
     share = np.float32(1.0) / count
-    offset, step = _zero_point(source), source.step()
+    offset, step = zero_point(source), source.step()
     # The sum of the stored integers, which are whole numbers but for float noise.
     total = tf.round(x / step * count) + offset * count
     stored = total * share + (offset - offset * count * share)
@@ -340,7 +300,7 @@ def _round_mean(x: Tensor, source: ActivationGrid, sizes: Sequence[int]) -> Tens
 
 
 def _round_pooled(x: Tensor, source: ActivationGrid) -> Tensor:
-    offset, step = _zero_point(source), source.step()
+    offset, step = zero_point(source), source.step()
     stored = x / step + offset
     # The mean of integers over an even window hits halves exactly; float noise
     # must not decide them.
@@ -348,3 +308,14 @@ def _round_pooled(x: Tensor, source: ActivationGrid) -> Tensor:
     stored = tf.where(tf.abs(stored - half) < 1e-3, half, stored)
     rounded = tf.sign(stored) * tf.floor(tf.abs(stored) + 0.5)
     return (rounded - offset) * step
+
+
+# By the rule of a kernel that writes on the grid of its input.
+INPUT_GRID_QUANTIZERS: Final[Mapping[Rounding, Any]] = MappingProxyType(
+    {
+        Rounding.BLEND: BlendQuantizer,
+        Rounding.MEAN: MeanQuantizer,
+        Rounding.POOL: PoolQuantizer,
+        Rounding.RELU: ReluQuantizer,
+    }
+)

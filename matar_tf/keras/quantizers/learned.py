@@ -19,7 +19,8 @@ from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers import fake_quantize, watch, wrapper
 from matar_tf.keras.quantizers.decay import exempt_from_decay
-from matar_tf.keras.quantizers.tracing import active_tracer
+from matar_tf.keras.quantizers.rounding import as_kernels_round
+from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import ALL_BITS, check_bits
 
@@ -207,12 +208,15 @@ class ActivationQuantizer(MultiBitQuantizer):
     ) -> Tensor:
         """Returns the activation on the grid of the width in force."""
         tracer = active_tracer()
-        if tracer is not None:
+        if isinstance(tracer, FloatTracer):
             return tracer.activation(self, inputs)
+        if tracer is not None:
+            exact = as_kernels_round(inputs, self.layer, self)
+            return tracer.activation(self, exact)
         if not training:
             return tf.cond(
                 self.initialized > 0,
-                lambda: self.fake_quantize(inputs),
+                lambda: self.fake_quantize(as_kernels_round(inputs, self.layer, self)),
                 lambda: tf.identity(inputs),
             )
 

@@ -1,163 +1,145 @@
-"""Which quantizer rounds as the kernel of a layer kind does."""
+"""By which rule the kernel of a layer rounds, in evaluation.
+
+A rule takes what a layer makes, with the noise of float32, and returns the levels that
+XNNPACK's kernel makes of the same integers: whole numbers, not cut off.
+"""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf
+from matar_tf.keras._compat import KerasLayer, Tensor, tf
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.derived import (
-    BlendQuantizer,
-    MeanQuantizer,
-    PoolQuantizer,
-    ReluQuantizer,
-    SharedGridQuantizer,
-)
-from matar_tf.keras.quantizers.grids import ActivationGrid, LearnedGrid
-from matar_tf.keras.quantizers.learned import ActivationQuantizer
-from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
-from matar_tf.layer_kinds import Rounding
+from matar_tf.keras.quantizers.accumulators import accumulator_levels, zero_point
+from matar_tf.keras.quantizers.grids import ActivationGrid
+from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS, LayerKind, Rounding
 from matar_tf.operators import Grid
 
-__all__ = [
-    "ROUNDING_QUANTIZERS",
-    "EvenQuantizer",
-    "LeakyReluQuantizer",
-    "SharedLeakyReluQuantizer",
-    "TableQuantizer",
-    "UpQuantizer",
-]
+__all__ = ["as_kernels_round"]
 
-_INT8_MAX = 127.0
-_NOISE = 2.0**-14  # of a sum of two levels in float32, at most
+_NORM: Final = "MultiBitBatchNormalization"
+_INT8_MAX: Final = 127.0
+_NOISE: Final = 2.0**-14  # of a sum of two levels in float32, at most
+_FOREIGN: Final = LayerKind()
 
 
-@keras.utils.register_keras_serializable(package="matar_tf")
-class EvenQuantizer(ActivationQuantizer):
-    """Quantizes what a product makes, in evaluation as XNNPACK computes it.
+def as_kernels_round(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor:
+    """Returns a tensor with the values that the integer kernel leaves, not cut off.
 
-    Its kernel rounds halves to even levels, which it meets where one step is a multiple
-    of the other.
+    Args:
+      x: What a layer makes, without rounding.
+      layer: The layer, in its wrapper.
+      grid: The grid that it is to be put on, that of any layer.
+
+    Returns:
+      Multiples of the grid's step; `x` where no rule is known, or while the model is
+      being put together. The gradient is that of `x`.
     """
-
-    def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
-        """Returns the activation on the grid of the width in force."""
-        outputs = super().fake_quantize(x, training=training)
-        if training:
-            return outputs
-        qmin, qmax = (
-            tf.gather(tf.constant(ends, tf.float32), self.row) for ends in self.ranges()
-        )
-        step = self.step()
-        rounded = tf.clip_by_value(self._levels(x, step, qmax), qmin, qmax) * step
-        return outputs + tf.stop_gradient(rounded - outputs)
-
-    def _levels(self, x: Tensor, step: Tensor, _qmax: Tensor) -> Tensor:
-        return tf.round(x / step)
+    levels = _levels(x, layer, grid)
+    if levels is None:
+        return x
+    return x + tf.stop_gradient(levels * grid.step() - x)
 
 
-@keras.utils.register_keras_serializable(package="matar_tf")
-class UpQuantizer(EvenQuantizer):
-    """Quantizes what a sum makes, in evaluation as XNNPACK computes it.
+def _levels(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
+    maker = _maker(layer)
+    if maker is None:
+        return None
+    inner = wrapper.inner_layer(maker)
+    if wrapper.kernel_quantizer(maker) is not None:
+        return accumulator_levels(x, maker, None, grid)
+    if type(inner).__name__ == _NORM:
+        above = wrapper.multiplier(maker)
+        return None if above is None else accumulator_levels(x, above, inner, grid)
+    row = _row(inner)
+    function = ACTIVATIONS.get(_function(inner))
+    rounding = row.rounding or (function.rounding if function else None)
+    rule = None if rounding is None else _RULES.get(rounding)
+    return None if rule is None else rule(x, maker, grid)
 
-    Its kernel rounds halves up, where the float sum of them has noise.
+
+def _row(layer: KerasLayer) -> LayerKind:
+    return LAYER_KINDS.get(type(layer).__name__, _FOREIGN)
+
+
+def _function(layer: KerasLayer) -> str:
+    """Returns the name of the function that a layer is, by itself; "" for none."""
+    name = _row(layer).activation
+    return getattr(layer.activation, "__name__", "") if name == "" else name or ""
+
+
+def _maker(layer: KerasLayer) -> KerasLayer | None:
+    """Returns the layer whose kernel makes what a layer makes.
+
+    None where a quantize config of the user's own says what is quantized.
     """
-
-    def _levels(self, x: Tensor, step: Tensor, _qmax: Tensor) -> Tensor:
-        return tf.floor(x / step + (0.5 + _NOISE))
-
-
-@keras.utils.register_keras_serializable(package="matar_tf")
-class TableQuantizer(EvenQuantizer):
-    """Quantizes what an ELU makes, in evaluation as XNNPACK computes it.
-
-    It makes a table of stored integers, in float32: the zero point is added before
-    halves are rounded to even ones.
-    """
-
-    def _levels(self, x: Tensor, step: Tensor, qmax: Tensor) -> Tensor:
-        zero_point = _INT8_MAX - qmax
-        return tf.round(x * (1.0 / step) + zero_point) - zero_point
+    while True:
+        config = getattr(layer, "quantize_config", None)
+        if getattr(config, "inner", None) is not None:
+            return None
+        function = ACTIVATIONS.get(_function(wrapper.inner_layer(layer)))
+        if function is None or function.grid is not Grid.INPUT:
+            return layer
+        above = wrapper.multiplier(layer)
+        # A ReLU of a tensor on a grid keeps that.
+        if above is None or wrapper.output_quantizer(above) is not None:
+            return None
+        layer = above
 
 
-@keras.utils.register_keras_serializable(package="matar_tf")
-class LeakyReluQuantizer(ActivationQuantizer):
-    """Quantizes what a leaky ReLU makes, in evaluation as XNNPACK computes it.
-
-    Its kernel multiplies the input's levels by the ratio of the two steps, below 0 also
-    by the slope, both rounded to multiples of ``1 / 256``, and rounds halves up.
-    Factors outside of ``1 / 256 .. 128`` go to the builtin kernel, which rounds twice.
-    """
-
-    def build(
-        self, tensor_shape: Shape, name: str, layer: KerasLayer
-    ) -> dict[str, Tensor]:
-        """Creates the bank in `layer`, and remembers it."""
-        self._layer = weakref.ref(layer)
-        return super().build(tensor_shape, name, layer)
-
-    def __call__(
-        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
-    ) -> Tensor:
-        """Returns the activation on the grid of the width in force."""
-        if training or isinstance(active_tracer(), FloatTracer):
-            return super().__call__(inputs, training, weights)
-        return _evaluate(inputs, self, self._layer())
+def _even(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor:
+    """A product; of a square XNNPACK makes a table."""
+    if wrapper.reads_one_tensor(layer):
+        return _table(x, layer, grid)
+    return tf.round(x / grid.step())
 
 
-@keras.utils.register_keras_serializable(package="matar_tf")
-class SharedLeakyReluQuantizer(SharedGridQuantizer):
-    """As `LeakyReluQuantizer`, on the grid that another layer's quantizer owns."""
-
-    def __call__(
-        self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any
-    ) -> Tensor:
-        """Returns the tensor on the owner's grid."""
-        owner = self.resolve()
-        if owner is None or training or isinstance(active_tracer(), FloatTracer):
-            return super().__call__(inputs, training, weights)
-        return _evaluate(inputs, owner, self._layer())
+def _up(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
+    """A sum: halves go up, where the float sum of them has noise."""
+    return tf.floor(x / grid.step() + (0.5 + _NOISE))
 
 
-def _evaluate(x: Tensor, owner: LearnedGrid, layer: KerasLayer) -> Tensor:
-    tracer, grid = active_tracer(), _LeakyReluGrid(owner, layer)
-    if tracer is not None:
-        return tracer.activation(cast("LearnedGrid", grid), x)
-    return tf.cond(
-        owner.initialized > 0,
-        lambda: grid.fake_quantize(x),
-        lambda: tf.identity(x),
-    )
+def _table(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
+    """A table of stored integers: the zero point is added before halves go to even."""
+    zero = _before_clamp(grid)
+    return tf.round(x * (1.0 / grid.step()) + zero) - zero
 
 
-class _LeakyReluGrid:
-    """A grid onto which a layer rounds; other layers that share it do not."""
-
-    def __init__(self, owner: LearnedGrid, layer: KerasLayer) -> None:
-        self._owner = owner
-        self._layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._owner, name)
-
-    def fake_quantize(self, x: Tensor, *, training: bool = False) -> Tensor:
-        outputs = self._owner.fake_quantize(x, training=training)
-        rounded = _round_leaky_relu(x, self._layer, self._owner, outputs)
-        return outputs + tf.stop_gradient(rounded - outputs)
-
-
-def _round_leaky_relu(
-    x: Tensor, layer: KerasLayer, grid: ActivationGrid, otherwise: Tensor
-) -> Tensor:
-    """Returns what the kernel makes; `otherwise` where the input has no grid."""
+def _mean(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
+    """A mean over all places: the sum of stored integers, zero points added after."""
     source = wrapper.input_quantizer(layer)
     if source is None:
-        return otherwise
+        return None
+    sizes = layer.input_shape[1:-1]
+    if None in sizes:  # cannot be packaged
+        return None
+    count = np.float32(math.prod(sizes))
+    real = source.step() / grid.step() / count
+    offset, zero = zero_point(source) * count, _before_clamp(grid)
+    total = tf.round(x / source.step() * count) + offset
+    return tf.round(total * real + (zero - offset * real)) - zero
+
+
+def _before_clamp(grid: ActivationGrid) -> Tensor:
+    """Returns the zero point of a grid where nothing is cut off yet."""
+    highs = tf.constant(grid.ranges()[1], tf.float32)
+    return _INT8_MAX - tf.gather(highs, grid.row)
+
+
+def _leaky_relu(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
+    """Levels times the ratio of the steps, below 0 also times the slope.
+
+    Both factors are rounded to multiples of ``1 / 256``, and halves go up. Factors
+    outside of ``1 / 256 .. 128`` go to the builtin kernel, which rounds twice.
+    """
+    source = wrapper.input_quantizer(layer)
+    if source is None:
+        return None
     slope = np.float32(wrapper.inner_layer(layer).alpha)
     step, ratio = source.step(), source.step() / grid.step()
     below = ratio * slope
@@ -166,7 +148,7 @@ def _round_leaky_relu(
     is_taken = (tf.minimum(ratio, below) >= 1.0 / 256.0) & (
         tf.maximum(ratio, below) <= 128.0
     )
-    rounded = tf.where(
+    return tf.where(
         is_taken,
         tf.floor((levels * coarse + 128.0) / 256.0),
         tf.where(
@@ -175,10 +157,6 @@ def _round_leaky_relu(
             _multiply_twice_rounded(levels, ratio),
         ),
     )
-    qmin, qmax = (
-        tf.gather(tf.constant(ends, tf.float32), grid.row) for ends in grid.ranges()
-    )
-    return tf.clip_by_value(rounded, qmin, qmax) * grid.step()
 
 
 def _multiply_twice_rounded(levels: Tensor, factor: Tensor) -> Tensor:
@@ -195,19 +173,13 @@ def _multiply_twice_rounded(levels: Tensor, factor: Tensor) -> Tensor:
     return tf.cast(tf.sign(high) * halved, tf.float32)
 
 
-# By the grid that a kernel writes on. Others round to the nearest.
-ROUNDING_QUANTIZERS: Final[Mapping[tuple[Grid, Rounding | None], Any]] = (
-    MappingProxyType(
-        {
-            (Grid.INPUT, Rounding.BLEND): BlendQuantizer,
-            (Grid.INPUT, Rounding.MEAN): MeanQuantizer,
-            (Grid.INPUT, Rounding.POOL): PoolQuantizer,
-            (Grid.INPUT, Rounding.RELU): ReluQuantizer,
-            (Grid.OWN, Rounding.EVEN): EvenQuantizer,
-            (Grid.OWN, Rounding.LEAKY_RELU): LeakyReluQuantizer,
-            (Grid.OWN, Rounding.TABLE): TableQuantizer,
-            (Grid.OWN, Rounding.UP): UpQuantizer,
-            (Grid.SHARED, Rounding.LEAKY_RELU): SharedLeakyReluQuantizer,
-        }
-    )
+_Rule: TypeAlias = "Callable[[Tensor, KerasLayer, ActivationGrid], Tensor | None]"
+_RULES: Final[Mapping[Rounding, _Rule]] = MappingProxyType(
+    {
+        Rounding.EVEN: _even,
+        Rounding.LEAKY_RELU: _leaky_relu,
+        Rounding.MEAN: _mean,
+        Rounding.TABLE: _table,
+        Rounding.UP: _up,
+    }
 )

@@ -16,6 +16,7 @@ from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = [
     "all_quantizers",
+    "bias_variable",
     "entry_name",
     "find_owner",
     "honour_freezing",
@@ -28,6 +29,7 @@ __all__ = [
     "multiplier",
     "output_quantizer",
     "producer",
+    "reads_one_tensor",
     "remember_wrapper",
     "track_inner_weights",
 ]
@@ -74,6 +76,11 @@ def kernel_variable(layer: KerasLayer) -> Tensor:
     """Returns the float kernel of a layer that has a `kernel_quantizer`."""
     quantizer = kernel_quantizer(layer)
     return next(one for one, other, _ in layer._weight_vars if other is quantizer)
+
+
+def bias_variable(layer: KerasLayer) -> Tensor:
+    """Returns the float bias of a layer that has one and a `kernel_quantizer`."""
+    return layer._weight_vars[-1][0]
 
 
 def output_quantizer(layer: KerasLayer) -> ActivationGrid | None:
@@ -178,6 +185,12 @@ def producer(layer: KerasLayer) -> KerasLayer | None:
     if isinstance(parents[0], keras.layers.InputLayer):
         return None
     return parents[0]
+
+
+def reads_one_tensor(layer: KerasLayer) -> bool:
+    """Whether all inputs of a layer are the same tensor."""
+    nodes = layer.inbound_nodes
+    return bool(nodes) and len({id(one) for one in nodes[-1].keras_inputs}) == 1
 
 
 def multiplier(layer: KerasLayer) -> KerasLayer | None:
