@@ -170,3 +170,26 @@ def test_halves_go_up() -> None:
     }.items():
         made = simulate_tensors(content, samples, kernels=kernels)[2]
         np.testing.assert_array_equal(made.reshape(2, 4), expected, err_msg=kernels)
+
+
+@pytest.mark.parametrize("count", [5, 8, 19])
+def test_an_input_is_rounded_as_both_kernels_do(count: int) -> None:
+    """Halves of many steps, and what is next to them, in blocks of 8 and a rest."""
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        step, zero_point = np.float32(10 ** rng.uniform(-4, 1)), rng.integers(-128, 128)
+        model = graph_of("RELU", (1, count), (1, count))
+        for tensor in model.subgraphs[0].tensors[1:3]:
+            tensor.quantization = quantization([step], [zero_point], 0)
+        content = write_model(model)
+        halves = (rng.integers(-520, 521, (1, count)) * np.float32(0.5) * step).astype(
+            np.float32
+        )
+        for samples in (halves, np.nextafter(halves, np.float32(np.inf))):
+            made = {
+                "xnnpack": run_all_tensors(content, samples),
+                "builtin": run_builtin(content, samples),
+            }
+            for kernels, expected in made.items():
+                found = simulate_tensors(content, samples, kernels=kernels)
+                np.testing.assert_array_equal(found[1], expected[1], err_msg=kernels)

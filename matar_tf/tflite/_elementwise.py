@@ -115,10 +115,14 @@ def _quantize(site: Site) -> np.ndarray:
     if site.x.dtype == np.int8:
         ratio = scale_of(site.tensor(0)) / scale
         return saturate(requantize(site.levels(), ratio, site.kernels), site)
-    if site.kernels == "xnnpack":
-        return saturate(np.rint(site.x * (np.float32(1.0) / scale)).astype(int), site)
-    x = site.x / scale
-    return saturate((np.sign(x) * np.floor(np.abs(x) + 0.5)).astype(int), site)
+    levels = np.rint(site.x * (np.float32(1.0) / scale)).astype(int)
+    if site.kernels == "builtin":
+        # Whole blocks of 8 go through vector code, the rest rounds halves away from 0.
+        flat = levels.reshape(-1)
+        start = flat.size // 8 * 8
+        rest = site.x.reshape(-1)[start:].astype(np.float64) / scale
+        flat[start:] = np.sign(rest) * np.floor(np.abs(rest) + 0.5)
+    return saturate(levels, site)
 
 
 @simulates("DEQUANTIZE")
