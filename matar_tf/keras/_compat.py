@@ -35,6 +35,7 @@ try:
     import tf_keras as keras
     from tensorflow.core.protobuf import tensor_bundle_pb2, trackable_object_graph_pb2
     from tf_keras.protobuf import saved_metadata_pb2
+    from tf_keras.src.engine import base_layer_utils
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
     from tf_keras.src.saving.legacy.saved_model import json_utils
@@ -51,6 +52,7 @@ __all__ = [
     "Shape",
     "Tensor",
     "in_keras_format",
+    "infer",
     "json_utils",
     "keras",
     "saved_metadata_pb2",
@@ -74,6 +76,16 @@ if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer
         "for Keras 3; set TF_USE_LEGACY_KERAS=1, or import matar_tf.keras before "
         "anything touches tf.keras."
     )
+
+
+def infer(model: KerasModel, inputs: Any) -> Tensor:
+    """Returns what a model computes outside of training, in no name scope of its own.
+
+    Layers that work in training by default, such as random ones, ask the context.
+    """
+    context = base_layer_utils.call_context()
+    with context.enter(model, inputs, True, {"training": False}):
+        return model.call(inputs, training=False)
 
 
 def in_keras_format() -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matar_tf.keras._compat import KerasModel, Tensor, tf
+from matar_tf.keras._compat import KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
@@ -76,11 +76,10 @@ def _convert(model: KerasModel, tracer: Tracer) -> bytes:
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
     ]
 
-    def infer(*inputs: Tensor) -> Tensor:
-        arguments = inputs[0] if len(inputs) == 1 else list(inputs)
-        return model(arguments, training=False)
+    def outputs(*inputs: Tensor) -> Tensor:
+        return infer(model, inputs[0] if len(inputs) == 1 else list(inputs))
 
-    function = tf.function(infer, input_signature=signature, autograph=False)
+    function = tf.function(outputs, input_signature=signature, autograph=False)
     before = get_policy(model)
     with tracing(tracer):
         concrete = function.get_concrete_function()
