@@ -38,13 +38,13 @@ class Rounding(Enum):
     """By which rule a kernel brings new values onto a grid, if not to the nearest."""
 
     BLEND = "blend"
+    CONVERT = "convert"
     EVEN = "even"
     POOL = "pool"
     MEAN = "mean"
     RELU = "relu"
     LEAKY_RELU = "leaky_relu"
     TABLE = "table"
-    UP = "up"
 
 
 class KernelLayout(Enum):
@@ -224,7 +224,7 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
 LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
     {
         "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": _merges("ADD", Rounding.UP),
+        "Add": _merges("ADD"),
         "AlphaDropout": _drops(keeps_lifted=True),
         "Average": LayerKind(min_inputs=2),
         "AveragePooling1D": _average("AveragePooling2D"),
@@ -267,7 +267,9 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
         "Identity": _drops(keeps_lifted=True),
         "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
-        "InputQuantize": LayerKind(operators=("QUANTIZE",), is_ours=True),
+        "InputQuantize": LayerKind(
+            operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+        ),
         "LeakyReLU": LayerKind(
             activation="leaky_relu",
             keeps_lifted=True,
@@ -302,7 +304,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
-        "Subtract": _merges("SUB", Rounding.UP, can_go_negative=True),
+        "Subtract": _merges("SUB", can_go_negative=True),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(
             operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),

@@ -24,7 +24,7 @@ __all__ = ["as_kernels_round"]
 
 _NORM: Final = "MultiBitBatchNormalization"
 _INT8_MAX: Final = 127.0
-_NOISE: Final = 2.0**-14  # of a sum of two levels in float32, at most
+_CEILING: Final = 6.0
 _FOREIGN: Final = LayerKind()
 
 
@@ -43,6 +43,11 @@ def as_kernels_round(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tens
     levels = _levels(x, layer, grid)
     if levels is None:
         return x
+    if _has_ceiling(wrapper.inner_layer(layer)):
+        # Where no accumulator lies, kernels cut off on the level nearest to it.
+        highest = tf.round(_CEILING / grid.step())
+        is_cut = x >= _CEILING
+        levels = tf.where(is_cut, highest, tf.minimum(levels, highest))
     return x + tf.stop_gradient(levels * grid.step() - x)
 
 
@@ -61,6 +66,12 @@ def _levels(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None
     rounding = row.rounding or (function.rounding if function else None)
     rule = None if rounding is None else _RULES.get(rounding)
     return None if rule is None else rule(x, maker, grid)
+
+
+def _has_ceiling(layer: KerasLayer) -> bool:
+    """Whether a layer cuts off at 6."""
+    function = getattr(getattr(layer, "activation", None), "__name__", "")
+    return function == "relu6" or bool(getattr(layer, "max_value", None))
 
 
 def _row(layer: KerasLayer) -> LayerKind:
@@ -92,16 +103,16 @@ def _maker(layer: KerasLayer) -> KerasLayer | None:
         layer = above
 
 
+def _convert(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
+    """Samples: times the reciprocal of the step."""
+    return tf.round(x * (1.0 / grid.step()))
+
+
 def _even(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor:
     """A product; of a square XNNPACK makes a table."""
     if wrapper.reads_one_tensor(layer):
         return _table(x, layer, grid)
     return tf.round(x / grid.step())
-
-
-def _up(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
-    """A sum: halves go up, where the float sum of them has noise."""
-    return tf.floor(x / grid.step() + (0.5 + _NOISE))
 
 
 def _table(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
@@ -176,10 +187,10 @@ def _multiply_twice_rounded(levels: Tensor, factor: Tensor) -> Tensor:
 _Rule: TypeAlias = "Callable[[Tensor, KerasLayer, ActivationGrid], Tensor | None]"
 _RULES: Final[Mapping[Rounding, _Rule]] = MappingProxyType(
     {
+        Rounding.CONVERT: _convert,
         Rounding.EVEN: _even,
         Rounding.LEAKY_RELU: _leaky_relu,
         Rounding.MEAN: _mean,
         Rounding.TABLE: _table,
-        Rounding.UP: _up,
     }
 )
