@@ -286,18 +286,16 @@ def _take_statistics(model: Any, samples: np.ndarray) -> None:
 
 
 def _scale_last_kernel(model: Any, samples: np.ndarray) -> None:
-    """Centres and spreads what the last kernels make, so that it differs by sample."""
+    """Scales the last kernels, so that what they make has one spread."""
     for layer in _last_with_kernels(model):
         activation, layer.activation = layer.activation, keras.activations.linear
         values = keras.Model(model.input, layer.output)(samples, training=False)
         layer.activation = activation
         values = np.reshape(values, (len(values), -1, layer.output_shape[-1]))
         if len(model.output_shape) == 2:
-            values = values.mean(axis=1, keepdims=True)
-        mean = values.mean(axis=(0, 1))
-        factor = _SPREAD / max(float((values - mean).std()), 1e-12)
-        kernel, *bias = layer.get_weights()
-        layer.set_weights([factor * kernel, *((one - mean) * factor for one in bias)])
+            values = values.mean(axis=1)
+        factor = _SPREAD / max(float(values.std()), 1e-12)
+        layer.set_weights([factor * one for one in layer.get_weights()])
 
 
 def _last_with_kernels(model: Any) -> list[Any]:
