@@ -170,6 +170,7 @@ class TestNetworks:
             *("GlobalAveragePooling2D", "ReLU"),
         )
 
+    @pytest.mark.slow
     def test_one_from_float_to_file(self) -> None:
         row = measure_network("small", Network(build=small_net), seed=0, num_samples=64)
         assert row.macs == (8 * 8 * 8 * 27 + 8 * 4,) * 2
