@@ -1,12 +1,15 @@
-"""Bars: claims of the project, each with what was measured for it."""
+"""Bars: claims of the project, each with what was measured for it; what all share."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matar_tf.results import Provenance
 
-__all__ = ["Bar", "provenance"]
+__all__ = ["Bar", "peak_megabytes", "provenance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +39,19 @@ def provenance(
         num_samples=num_samples,
         created="2026-01-01T00:00:00+00:00",
     )
+
+
+def peak_megabytes(command: Sequence[str]) -> float:
+    """Returns the largest memory that a program had resident, which must end well."""
+    code = (
+        "import resource, subprocess, sys;"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(done.stdout) / 1024

@@ -28,7 +28,7 @@ from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.models import mlperf_tiny_resnet8
-from tools.benchmarks.bars import Bar
+from tools.benchmarks.bars import Bar, peak_megabytes
 from tools.benchmarks.stock import convert_stock
 
 __all__ = ["measure_core"]
@@ -196,18 +196,7 @@ def _memory(artifact_path: str, data_spec: str) -> Bar:
             *("--targets=bismo_ultra96", "--max_evaluations=40"),
             f"--output={folder}/run",
         ]
-        code = (
-            "import resource, subprocess, sys;"
-            "subprocess.run(sys.argv[1:], check=True, capture_output=True);"
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, *command],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    megabytes = int(done.stdout) / 1024
+        megabytes = peak_megabytes(command)
     return Bar(
         name="peak memory of a search process without TensorFlow, "
         f"{num_samples} samples",

@@ -9,7 +9,8 @@ much of that is the luck of samples, and what no search can do better. ``memory`
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
 ``untrained``: a recipe's float network that was quantized and calibrated alone, before
 and after `reestimate_batch_norm`; without ``--float`` it is trained first.
-``kills``: what programs leave that are killed, or whose disk is full.
+``kills``: what programs leave that are killed, or whose disk is full. ``zoo``: ordinary
+networks, from float to file. ``zoo_size``: large ones' time, memory and bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _define(values: FlagValues) -> None:
         default=None,
     )
     _flags.seed(
-        values, "core, host, kills, training, untrained, and the workers of search"
+        values, "core, host, kills, training, untrained, zoo, the workers of search"
     )
     flags.DEFINE_integer(
         "kills", 100, "kills: how many.", lower_bound=0, flag_values=values
@@ -67,6 +68,9 @@ def _define(values: FlagValues) -> None:
         "host: random networks that are timed.",
         lower_bound=3,
         flag_values=values,
+    )
+    flags.DEFINE_list(
+        "only", None, "zoo: names of networks, default all.", flag_values=values
     )
     flags.DEFINE_string(
         "reference_data",
@@ -233,6 +237,18 @@ def _kills(given: Given) -> Iterator[Bar]:
     )
 
 
+def _zoo(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.zoo import measure_zoo
+
+    yield from measure_zoo(given.only, seed=given.seed)
+
+
+def _zoo_size(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.zoo_size import measure_zoo_size
+
+    yield from measure_zoo_size(seed=given.seed)
+
+
 def _required_artifact(suite: str, given: Given) -> str:
     from matar_tf.errors import MatarError
 
@@ -266,6 +282,8 @@ SUITE_FLAGS: Final = {
     "targets": frozenset({"artifact", "reference_data", "markdown"}),
     "training": frozenset({"recipe", "data", "seed"}),
     "untrained": frozenset({"recipe", "data", "float", "num_samples", "seed"}),
+    "zoo": frozenset({"only", "seed"}),
+    "zoo_size": frozenset({"seed"}),
 }
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "core": _core,
@@ -277,6 +295,8 @@ SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "targets": _targets,
     "training": _training,
     "untrained": _untrained,
+    "zoo": _zoo,
+    "zoo_size": _zoo_size,
 }
 
 COMMAND: Final = Command(

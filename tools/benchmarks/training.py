@@ -15,7 +15,7 @@ from matar_tf.keras._compat import keras, tfmot
 from recipes.common import RecipeConfig, load_recipe
 from tools.benchmarks.bars import Bar
 
-__all__ = ["interleaved", "measure_training", "training_bars"]
+__all__ = ["interleaved", "measure_training", "training_bars", "training_step"]
 
 _NUM_ROUNDS = 40
 _NUM_WARM = 3
@@ -52,11 +52,11 @@ def measure_training(recipe: str, data_spec: str | None, *, seed: int) -> Iterat
     stock = tfmot.quantization.keras.quantize_model(network)
     randomizer = matar.PolicyRandomizer(config.method.sampler, seed=seed)
     steps = {
-        "recipe": _step(teaching(shared), batch, randomizer),
-        "plain": _step(shared, batch, randomizer),
-        "dedicated": _step(teaching(alone), batch, None),
-        "stock": _step(stock, batch, None),
-        "float": _step(network, batch, None),
+        "recipe": training_step(teaching(shared), batch, randomizer),
+        "plain": training_step(shared, batch, randomizer),
+        "dedicated": training_step(teaching(alone), batch, None),
+        "stock": training_step(stock, batch, None),
+        "float": training_step(network, batch, None),
     }
     seconds = interleaved(steps)
     yield from training_bars(seconds, config, num_samples)
@@ -110,7 +110,9 @@ def _random_images(number: int, seed: int) -> Data:
     )
 
 
-def _step(model: Any, batch: tuple[Any, Any], randomizer: Any) -> Callable[[], None]:
+def training_step(
+    model: Any, batch: tuple[Any, Any], randomizer: Any
+) -> Callable[[], None]:
     """Returns a function that takes one training step, policy and all."""
     model.compile(
         keras.optimizers.Adam(1e-3),
