@@ -167,6 +167,8 @@ def read_tensor(model: Any, index: int) -> GraphTensor:
     """Returns a tensor whose shape, grid and buffer fit each other."""
     tensor = model.subgraphs[0].tensors[index]
     what = f"tensor {index} ({text_of(tensor.name)[:80]!r})"
+    # Runtimes decode it when they are asked for the tensor.
+    expect(_is_text(tensor.name), f"a name in UTF-8 of {what}", tensor.name)
     is_plain = not (tensor.isVariable or tensor.externalBuffer or tensor.variantTensors)
     expect(is_plain and tensor.sparsity is None, f"a dense constant {what}", "another")
     expect(tensor.type in ITEM_BITS, f"a known type of {what}", tensor.type)
@@ -195,6 +197,13 @@ def read_tensor(model: Any, index: int) -> GraphTensor:
         axis=axis,
         values=tensor_array(model, tensor),
     )
+
+
+def _is_text(name: Any) -> bool:
+    try:
+        return not isinstance(name, bytes) or bool(name.decode() or True)
+    except UnicodeDecodeError:
+        return False
 
 
 def _read_grid(
