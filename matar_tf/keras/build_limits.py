@@ -130,7 +130,7 @@ def _with_inner(layer: KerasLayer) -> Iterator[KerasLayer]:
 
 def _sizes(tensor: Any) -> list[int]:
     """Returns the known sizes of a tensor's axes."""
-    shape = tf.TensorShape(getattr(tensor, "shape", None))
+    shape: Any = tf.TensorShape(getattr(tensor, "shape", ()))
     return [] if shape.rank is None else [size or 1 for size in shape]
 
 
