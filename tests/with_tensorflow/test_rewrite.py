@@ -240,6 +240,12 @@ class TestByHand:
         assert "one output, got 2 in 'net': 'y', 'z'" in outputs
         assert "got (None, None, 3) for 'w'" in size
 
+    def test_samples_that_are_held_whole(self) -> None:
+        largest = (None, 8192, 8192, 1)
+        assert end_refusals("net", {"x": largest}, ["y"]) == []
+        (one,) = end_refusals("net", {"x": (None, 8192, 8193, 1)}, ["y"])
+        assert "at most 67108864 values, got (None, 8192, 8193, 1) for 'x'" in one
+
     def test_no_refusal_is_cut(self) -> None:
         raise_refusals("net", [])
         with pytest.raises(ModelError, match=r"^It is too old\.$"):
