@@ -25,6 +25,7 @@ _MAX_COUNTS: Final = {
     "num_thresholds": 1 << 20,
     "power_iterations": 1000,
 }
+_MAX_LAYERS: Final = 5000  # NASNetLarge has 1,039
 _FREE_ATTEMPTS: Final = 10_000
 _ATTEMPTS_PER_CALL: Final = 10  # layers that are shared wait for some rounds
 _Config = dict[str, Any]
@@ -41,22 +42,24 @@ def check_config(config: object, where: str) -> None:
       ModelError: If layers wait for each other or for what is not there, or one is of
         a kind or has a number that takes Keras out of proportion.
     """
+    num_layers = 0
     for value in _objects(config):
-        if value.get("class_name") in _SLOW:
-            raise ModelError(
-                f"Expected layers that are built at once in {where}, got "
-                f"{value['class_name']!r}, which Keras builds place by place; use a "
-                "convolution."
-            )
-        for key, most in _MAX_COUNTS.items():
-            if isinstance(value.get(key), (int, float)) and value[key] > most:
-                raise ModelError(
-                    f"Expected at most {most} for {key!r} in {where}, got "
-                    f"{value[key]}; matar_tf does not load it."
-                )
+        _check_counts(value, where)
         _check_built(value, where)
-        if "layers" in value:
-            _check_layers(value["layers"], where)
+        layers = value.get("layers")
+        if isinstance(layers, dict):  # Keras makes lists of some
+            raise ModelError(
+                f"Expected a list of layers in {where}, got an object; save the "
+                "network again."
+            )
+        if isinstance(layers, list) and all(isinstance(one, dict) for one in layers):
+            num_layers += len(layers)
+            _check_layers(layers, where)
+    if num_layers > _MAX_LAYERS:
+        raise ModelError(
+            f"Expected a network of at most {_MAX_LAYERS} layers in {where}, got "
+            f"{num_layers}; matar_tf does not load it."
+        )
 
 
 def _objects(config: object) -> Iterator[_Config]:
@@ -73,6 +76,22 @@ def _inside(value: object) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
+
+
+def _check_counts(value: _Config, where: str) -> None:
+    if value.get("class_name") in _SLOW:
+        raise ModelError(
+            f"Expected layers that are built at once in {where}, got "
+            f"{value['class_name']!r}, which Keras builds place by place; use a "
+            "convolution."
+        )
+    for key, most in _MAX_COUNTS.items():
+        number = value.get(key)
+        if isinstance(number, (int, float)) and number > most:
+            raise ModelError(
+                f"Expected at most {most} for {key!r} in {where}, got {number}; "
+                "matar_tf does not load it."
+            )
 
 
 def _check_built(value: _Config, where: str) -> None:
@@ -95,13 +114,8 @@ def _numbers(value: object) -> Iterator[float]:
         yield from _numbers(one)
 
 
-def _check_layers(layers: object, where: str) -> None:
+def _check_layers(layers: list[_Config], where: str) -> None:
     """Checks that every call of a layer in a network has its inputs at some time."""
-    if not isinstance(layers, list) or not all(isinstance(one, dict) for one in layers):
-        raise ModelError(
-            f"Expected a list of layers in {where}, got "
-            f"{type(layers).__name__}; save the network again."
-        )
     if not any(one.get("inbound_nodes") for one in layers):
         return
     named: dict[str, _Config] = {}

@@ -200,6 +200,11 @@ def _check_is_file(path: Path) -> None:
 def _read_saved_model(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
+    if not (path / "keras_metadata.pb").exists():
+        raise ModelError(
+            f"Expected a file of tf_keras, or the folder of a SavedModel, at "
+            f"{str(path)!r}, got a folder without keras_metadata.pb; name a file."
+        )
     content = read_at_most(path / "keras_metadata.pb", _MAX_METADATA_BYTES, ModelError)
     nodes = _metadata.SavedMetadata.FromString(content).nodes
     root = next((one.metadata for one in nodes if one.node_path == "root"), "{}")
