@@ -11,7 +11,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, cast
+from typing import IO, Final, cast
 
 from matar_tf.errors import MatarError
 
@@ -20,6 +20,7 @@ __all__ = [
     "check_parent",
     "leftovers",
     "new_folder",
+    "open_file",
     "read_at_most",
     "remove",
     "write_atomically",
@@ -51,6 +52,23 @@ def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
       max_bytes: The most that is read.
       error: What is raised if it is no such file, has more, or cannot be read.
     """
+    with open_file(path, error) as (file, size):
+        if size > max_bytes:
+            raise error(
+                f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, "
+                "got more; check that it is the right one."
+            )
+        return file.read(size)  # not what is added meanwhile
+
+
+@contextlib.contextmanager
+def open_file(path: Path, error: type[MatarError]) -> Iterator[tuple[IO[bytes], int]]:
+    """Yields a file on a disk, which a link may lead to, and its bytes.
+
+    Args:
+      path: Its path.
+      error: What is raised if it is no such file, or cannot be read.
+    """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -58,12 +76,7 @@ def read_at_most(path: Path, max_bytes: int, error: type[MatarError]) -> bytes:
                 raise error(
                     f"Expected a file at {path}, got a device or a pipe; name a file."
                 )
-            if status.st_size > max_bytes:
-                raise error(
-                    f"Expected a file of at most {max_bytes} bytes at {str(path)!r}, "
-                    "got more; check that it is the right one."
-                )
-            return file.read(status.st_size)  # not what is added meanwhile
+            yield file, status.st_size
     except OSError as reason:
         raise error(
             f"Expected a file that can be read at {path}, got: "

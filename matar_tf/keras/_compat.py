@@ -35,7 +35,7 @@ try:
     import tf_keras as keras
     from tensorflow.core.protobuf import tensor_bundle_pb2, trackable_object_graph_pb2
     from tf_keras.protobuf import saved_metadata_pb2
-    from tf_keras.src.engine import base_layer_utils
+    from tf_keras.src.engine import base_layer_utils as call_state
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
     from tf_keras.src.saving.legacy.saved_model import json_utils
@@ -51,6 +51,7 @@ __all__ = [
     "KerasModel",
     "Shape",
     "Tensor",
+    "call_state",
     "in_keras_format",
     "infer",
     "json_utils",
@@ -83,7 +84,7 @@ def infer(model: KerasModel, inputs: Any) -> Tensor:
 
     Layers that work in training by default, such as random ones, ask the context.
     """
-    context = base_layer_utils.call_context()
+    context = call_state.call_context()
     with context.enter(model, inputs, True, {"training": False}):
         return model.call(inputs, training=False)
 

@@ -8,27 +8,41 @@ beside it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from matar_tf.errors import ModelError
-from matar_tf.io.files import read_at_most
+from matar_tf.io.files import open_file, read_at_most
 from matar_tf.keras._compat import tensor_bundle_pb2, tf, trackable_object_graph_pb2
 
 __all__ = ["copy_checkpoint"]
 
 _GRAPH: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_INDEX_BYTES: Final = 1 << 26
+# A key has the names of the objects that lead to a value; of a layer there are some six
+# values with an optimizer's.
+_MAX_KEY_BYTES: Final = 2000
+_MAX_ENTRIES: Final = 20_000
+_MAX_SHARDS: Final = 100  # files that are open together
 _FOOTER_BYTES: Final = 48
 _MAGIC: Final = bytes.fromhex("57fb808b247547db")
 _CHECKSUM_BYTES: Final = 4
 _bundle: Any = tensor_bundle_pb2
 _graph: Any = trackable_object_graph_pb2
 _Entries = dict[str, Any]
+_DAMAGE: Final = (DecodeError, LookupError, OSError, TypeError, ValueError)
+# Of numbers and texts; the others are handles.
+_STORED: Final = {
+    one.as_datatype_enum
+    for one in vars(tf.dtypes).values()
+    if isinstance(one, tf.DType) and one.is_numpy_compatible
+}
 
 
 def copy_checkpoint(
@@ -46,36 +60,63 @@ def copy_checkpoint(
 
     Raises:
       ModelError: If it is damaged, or not as TensorFlow writes it.
-      LookupError, OSError, ValueError, DecodeError: If it is damaged, too.
     """
-    num_shards, entries = _read_index(prefix)
-    paths = [
-        prefix.with_name(f"{prefix.name}.data-{place:05d}-of-{num_shards:05d}")
-        for place in range(num_shards)
-    ]
-    left = sum(path.stat().st_size for path in paths)
+    with _naming_damage(prefix):
+        num_shards, entries = _read_index(prefix)
+        values = _read_values(prefix, num_shards, entries)
+        if without:
+            values[_GRAPH] = _pruned(values[_GRAPH], without)
+        tf.raw_ops.SaveV2(
+            prefix=str(target),
+            tensor_names=list(values),
+            shape_and_slices=[""] * len(values),
+            tensors=list(values.values()),
+        )
+        _, copied = _read_index(target)
+        for name, entry in entries.items():
+            is_changed = name == _GRAPH and without
+            if not is_changed and copied[name].crc32c != entry.crc32c:
+                raise _damaged(prefix, f"the checksum of {name!r:.100}")
+        return {name: entry.size for name, entry in entries.items()}
+
+
+@contextlib.contextmanager
+def _naming_damage(prefix: Path) -> Iterator[None]:
+    """Turns what damage ends in into a sentence."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (*_DAMAGE, tf.errors.OpError) as error:
+        raise _damaged(prefix, f"its form ({error!r:.200})") from error
+
+
+def _read_values(prefix: Path, num_shards: int, entries: _Entries) -> dict[str, Any]:
+    """Returns the values by name, from files that each is opened once."""
     values: dict[str, Any] = {}
-    for name, entry in entries.items():
-        left -= entry.size
-        if left < 0 or entry.size < 0 or entry.slices:
-            raise _damaged(prefix, f"the size of {name!r:.100}")
-        with paths[entry.shard_id].open("rb") as file:
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(
+                open_file(
+                    prefix.with_name(
+                        f"{prefix.name}.data-{at:05d}-of-{num_shards:05d}"
+                    ),
+                    ModelError,
+                )
+            )
+            for at in range(num_shards)
+        ]
+        left = sum(size for _, size in files)
+        for name, entry in entries.items():
+            left -= entry.size
+            if left < 0 or min(entry.size, entry.offset) < 0 or entry.slices:
+                raise _damaged(prefix, f"the place of {name!r:.100}")
+            if not 0 <= entry.shard_id < num_shards or entry.dtype not in _STORED:
+                raise _damaged(prefix, f"the file or type of {name!r:.100}")
+            file, _ = files[entry.shard_id]
             file.seek(entry.offset)
             values[name] = _value(entry, file.read(entry.size))
-    if without:
-        values[_GRAPH] = _pruned(values[_GRAPH], without)
-    tf.raw_ops.SaveV2(
-        prefix=str(target),
-        tensor_names=list(values),
-        shape_and_slices=[""] * len(values),
-        tensors=list(values.values()),
-    )
-    _, copied = _read_index(target)
-    for name, entry in entries.items():
-        is_changed = name == _GRAPH and without
-        if not is_changed and copied[name].crc32c != entry.crc32c:
-            raise _damaged(prefix, f"the checksum of {name!r:.100}")
-    return {name: entry.size for name, entry in entries.items()}
+    return values
 
 
 def _damaged(prefix: Path, what: str) -> ModelError:
@@ -129,17 +170,22 @@ def _read_index(prefix: Path) -> tuple[int, _Entries]:
         raise _damaged(prefix, "the end of the index")
     place = _varint(footer, _varint(footer, 0)[1])[1]  # behind the metadata's
     header, entries, left = _bundle.BundleHeaderProto(), {}, len(content)
+    num_left = _MAX_ENTRIES
     for _, handle in _block(content, *_handle(footer, place)):
         offset, size = _handle(handle, 0)
         left -= size
-        if left < 0:
+        num_left -= 1
+        if left < 0 or num_left < 0:
             raise _damaged(prefix, "the size of the index")
         for key, value in _block(content, offset, size):
             if not key:
                 header = _bundle.BundleHeaderProto.FromString(value)
             else:
                 entries[key.decode()] = _bundle.BundleEntryProto.FromString(value)
-    is_known = 1 <= header.num_shards <= len(entries)
+            num_left -= 1
+            if num_left < 0:
+                raise _damaged(prefix, f"the number of values, above {_MAX_ENTRIES},")
+    is_known = 1 <= header.num_shards <= min(len(entries), _MAX_SHARDS)
     if not is_known or header.endianness != _bundle.BundleHeaderProto.LITTLE:
         raise _damaged(prefix, "the header of the index")
     return header.num_shards, entries
@@ -162,6 +208,8 @@ def _block(content: bytes, offset: int, size: int) -> Iterator[tuple[bytes, byte
         num_shared, place = _varint(block, place)
         num_new, place = _varint(block, place)
         num_value, place = _varint(block, place)
+        if num_shared + num_new > _MAX_KEY_BYTES:
+            raise ValueError(f"a name of more than {_MAX_KEY_BYTES} bytes")
         key = key[:num_shared] + block[place : place + num_new]
         place += num_new
         yield key, block[place : place + num_value]

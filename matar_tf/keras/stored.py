@@ -3,17 +3,19 @@
 Native code that reads HDF5 and checkpoints trusts them; configs may name any class, and
 layers of any size; the graphs of a SavedModel are programs. So Keras is given copies of
 what was read with care (`matar_tf.io.hdf5`, `matar_tf.keras.checkpoints`), classes are
-held against a list (`matar_tf.keras.known_classes`), weights are made as far as values
-for them are stored, and of a SavedModel the config and the variables are taken, never a
-graph.
+held against a list (`matar_tf.keras.known_classes`), what is made of a config is in
+proportion to what is stored (`matar_tf.keras.config_rules` before,
+`matar_tf.keras.build_limits` meanwhile), and of a SavedModel the config and the
+variables are taken, never a graph.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +35,10 @@ from matar_tf.keras._compat import (
     saving_utils,
     tf,
 )
+from matar_tf.keras.build_limits import building_within
 from matar_tf.keras.checkpoints import copy_checkpoint
+from matar_tf.keras.config_rules import check_config
 from matar_tf.keras.known_classes import check_classes
-from matar_tf.keras.weight_limit import weights_within
 
 __all__ = ["REBUILD_ERRORS", "read_model"]
 
@@ -84,18 +87,47 @@ def read_model(
             f"Expected a network saved by tf_keras at {path}, found nothing; check the "
             "path."
         )
-    read = _read_saved_model if path.is_dir() else _read_hdf5
-    if path.suffix == ".keras":
-        read = _read_keras
+    read = _read_saved_model
+    if not path.is_dir():
+        read = _read_keras if path.suffix == ".keras" else _read_hdf5
+    with _naming(path):
+        model = read(path, dict(custom_objects or {}), compile)
+    if not isinstance(model, keras.Model):
+        raise _no_network(path, model)
+    return model
+
+
+def _no_network(path: Path, found: object) -> ModelError:
+    return ModelError(
+        f"Expected a network saved by tf_keras at {str(path)!r}, got the config of "
+        f"something else ({type(found).__name__}); save it with model.save."
+    )
+
+
+@contextlib.contextmanager
+def _naming(path: Path, folder: str | None = None) -> Iterator[None]:
+    """Turns what Keras raises into one sentence, which names no other folder."""
     try:
-        return read(path, dict(custom_objects or {}), compile)
+        yield
     except MatarError:
         raise
     except REBUILD_ERRORS as error:
+        is_clear = str(error) and not isinstance(error, LookupError)
+        text = str(error) if is_clear else repr(error)
+        reason = " ".join(text.split()).rstrip(".")
+        if folder is not None:
+            reason = reason.replace(folder, "its copy")
         raise ModelError(
             f"Expected a network saved by tf_keras at {str(path)!r}, but: "
-            f"{str(error) or error!r:.300}."
+            f"{reason:.300}; check that it is the right one, or save it again."
         ) from error
+
+
+@contextlib.contextmanager
+def _folder_for(path: Path) -> Iterator[Path]:
+    """Yields a folder for a copy of what was checked."""
+    with tempfile.TemporaryDirectory() as folder, _naming(path, folder):
+        yield Path(folder)
 
 
 def _read_hdf5(
@@ -104,8 +136,10 @@ def _read_hdf5(
     _check_is_file(path)
     with path.open("rb") as file:
         stored = read_hdf5(file, str(path))
+    num_chars = 0
     for key in ("model_config", "training_config"):
         if key in stored.groups[""]:
+            num_chars += len(stored.groups[""][key])
             _check_json(stored.groups[""][key], str(path), custom_objects)
     if "model_config" not in stored.groups[""]:
         raise ModelError(
@@ -115,7 +149,7 @@ def _read_hdf5(
         )
     with (
         h5py.File(write_hdf5(stored), "r") as copy,
-        weights_within(_COPIES * stored.num_bytes, str(path)),
+        building_within(_COPIES * stored.num_bytes, num_chars, str(path)),
     ):
         return keras.models.load_model(
             copy, custom_objects=custom_objects, compile=is_compiled
@@ -131,18 +165,25 @@ def _read_keras(
         members = read_members(path, str(path), max_bytes=most, known=_KERAS_MEMBERS)
     except ArtifactError as error:
         raise ModelError(str(error)) from error
+    for name in ("config.json", "model.weights.h5"):
+        if name not in members:
+            raise ModelError(
+                f"Expected a whole network in {path}, got none: it has no {name}; save "
+                "it with model.save."
+            )
     _check_json(members["config.json"], str(path), custom_objects)
     with tempfile.TemporaryFile() as file:
         file.write(members["model.weights.h5"])
         file.seek(0)
         stored = read_hdf5(file, str(path))
     # Of what was checked, since the file itself may change meanwhile.
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy.keras"
+    with _folder_for(path) as folder:
+        copy = folder / "copy.keras"
         with zipfile.ZipFile(copy, "w") as archive:
             archive.writestr("config.json", members["config.json"])
             archive.writestr("model.weights.h5", write_hdf5(stored).getbuffer())
-        with weights_within(_COPIES * stored.num_bytes, str(path)):
+        num_chars = len(members["config.json"])
+        with building_within(_COPIES * stored.num_bytes, num_chars, str(path)):
             return keras.models.load_model(
                 str(copy), custom_objects=custom_objects, compile=is_compiled
             )
@@ -151,12 +192,19 @@ def _read_keras(
 def _check_is_file(path: Path) -> None:
     """Refuses what may have no end, such as a pipe."""
     if path.exists() and not path.is_file():
-        raise ModelError(f"Expected a file at {str(path)!r}, found a device or a pipe.")
+        raise ModelError(
+            f"Expected a file at {str(path)!r}, found a device or a pipe; name a file."
+        )
 
 
 def _read_saved_model(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
+    if not (path / "keras_metadata.pb").exists():
+        raise ModelError(
+            f"Expected a file of tf_keras, or the folder of a SavedModel, at "
+            f"{str(path)!r}, got a folder without keras_metadata.pb; name a file."
+        )
     content = read_at_most(path / "keras_metadata.pb", _MAX_METADATA_BYTES, ModelError)
     nodes = _metadata.SavedMetadata.FromString(content).nodes
     root = next((one.metadata for one in nodes if one.node_path == "root"), "{}")
@@ -167,15 +215,15 @@ def _read_saved_model(
             "none; matar_tf runs no graphs of a SavedModel. Save the network as HDF5."
         )
     stored = json_utils.decode(json.dumps(stored))  # tuples and other values
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "variables"
+    with _folder_for(path) as folder:
+        copy = folder / "variables"
         sizes = copy_checkpoint(
             path / "variables" / "variables",
             copy,
             without=() if is_compiled else ("optimizer",),
         )
-        with weights_within(_COPIES * sum(sizes.values()), str(path)):
-            model = _built(stored, custom_objects, is_compiled)
+        with building_within(_COPIES * sum(sizes.values()), len(root), str(path)):
+            model = _built(stored, custom_objects, is_compiled, path)
             # Nothing may wait for its values once the copy is gone.
             if model.optimizer is not None:
                 _build_optimizer(model, sizes)
@@ -186,13 +234,18 @@ def _read_saved_model(
 
 
 def _built(
-    stored: dict[str, Any], custom_objects: dict[str, Any], is_compiled: bool
+    stored: dict[str, Any],
+    custom_objects: dict[str, Any],
+    is_compiled: bool,
+    path: Path,
 ) -> KerasModel:
     """Returns the network of a SavedModel's config, with its weights made."""
     with keras.utils.custom_object_scope(custom_objects):
         model: KerasModel = keras.models.model_from_config(
             {key: stored[key] for key in ("class_name", "config")}
         )
+        if not isinstance(model, keras.Model):
+            raise _no_network(path, model)
         if not model.built:
             raise ModelError(
                 "Expected a network that knows the shape of its input, got one that "
@@ -229,4 +282,5 @@ def _check_json(
     if of:
         value = {key: value[key] for key in of if key in value}
     check_classes(value, where, custom_objects)
+    check_config(value, where)
     return value

@@ -240,6 +240,20 @@ class TestByHand:
         assert "one output, got 2 in 'net': 'y', 'z'" in outputs
         assert "got (None, None, 3) for 'w'" in size
 
+    @pytest.mark.parametrize(
+        ("height", "is_refused"), [(1 << 14, False), (1 << 15, True)]
+    )
+    def test_values_that_no_file_holds(self, height: int, is_refused: bool) -> None:
+        one = node("a", "Reshape", X, shapes=((None, height, 1 << 14, 1),))
+        found = refusals(graph(INPUT, one, outputs=(A,)))
+        assert sum("at most 268435456 values" in text for text in found) == is_refused
+
+    def test_samples_that_are_held_whole(self) -> None:
+        largest = (None, 8192, 8192, 1)
+        assert end_refusals("net", {"x": largest}, ["y"]) == []
+        (one,) = end_refusals("net", {"x": (None, 8192, 8193, 1)}, ["y"])
+        assert "at most 67108864 values, got (None, 8192, 8193, 1) for 'x'" in one
+
     def test_no_refusal_is_cut(self) -> None:
         raise_refusals("net", [])
         with pytest.raises(ModelError, match=r"^It is too old\.$"):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
+import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +23,8 @@ from fixtures.programs import fails
 from matar_tf.data import Data
 from matar_tf.errors import ModelError
 from matar_tf.io import hdf5
-from matar_tf.keras import keras, load_float, load_model, stored
+from matar_tf.keras import checkpoints, keras, load_float, load_model, stored
+from matar_tf.keras._compat import saved_metadata_pb2, tensor_bundle_pb2, tf
 from matar_tf.keras.checkpoints import copy_checkpoint
 from matar_tf.keras.known_classes import check_classes
 from matar_tf.keras.stored import REBUILD_ERRORS
@@ -385,12 +389,139 @@ class TestVariablesOfASavedModel:
         with pytest.raises(ModelError, match="the checksum of"):
             load_model(path)
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"size": -4}, "the place of 'a' is wrong"),
+            ({"size": 4, "offset": -4}, "the place of 'a' is wrong"),
+            ({"size": 1 << 40}, "the place of 'a' is wrong"),
+            ({"size": 4, "shard_id": 1}, "the file or type of 'a' is wrong"),
+            ({"size": 4, "dtype": tf.resource.as_datatype_enum}, "the file or type of"),
+            ({"size": 4, "dtype": 9999}, "the file or type of 'a' is wrong"),
+            ({"size": 8}, "its form .*reshape.* is wrong"),
+            ({"size": 4, "crc32c": 1}, "the checksum of 'a' is wrong"),
+        ],
+    )
+    def test_entries_are_checked(
+        self, path: Path, change: dict[str, int], message: str
+    ) -> None:
+        write_index(path, [b"a"], shape=1, **change)
+        with pytest.raises(ModelError, match=message) as caught:
+            load_model(path)
+        assert "checkpoint as Keras saves it at" in str(caught.value)
+        assert str(path / "variables") in str(caught.value)
+
+    def test_values_are_numbered(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checkpoints, "_MAX_ENTRIES", 10)
+        prefix, copy = path / "variables" / "variables", path / "copy"
+        # One block of the index, the header and eight values.
+        write_index(path, [b"%d" % number for number in range(8)], size=0, shape=0)
+        assert len(copy_checkpoint(prefix, copy)) == 8
+        for keys in ([b"%d" % number for number in range(9)], [b"a", b"b"] * 5):
+            write_index(path, keys, size=0, shape=0)
+            with pytest.raises(ModelError, match="number of values, above 10"):
+                copy_checkpoint(prefix, copy)
+
+    def test_names_are_short(self, path: Path) -> None:
+        """Though a table need not repeat what a name shares with the one before."""
+        prefix, copy = path / "variables" / "variables", path / "copy"
+        write_index(path, [b"a" * 1998 + b"%d" % number for number in (10, 11)], size=0)
+        assert len(copy_checkpoint(prefix, copy)) == 2
+        write_index(path, [b"a" * 1999 + b"%d" % number for number in (10, 11)], size=0)
+        with pytest.raises(ModelError, match="a name of more than 2000 bytes"):
+            copy_checkpoint(prefix, copy)
+
+    def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
+        write_index(path, [b"a"], size=0)
+        (data,) = (path / "variables").glob("variables.data-*")
+        data.unlink()
+        os.mkfifo(data)
+        with pytest.raises(ModelError, match="got a device or a pipe; name a file"):
+            load_model(path)
+
     def test_it_may_be_compiled_anew_and_trained(self, path: Path) -> None:
         again = load_model(path, compile=False)
         shutil.rmtree(path)
         again.compile("sgd", "sparse_categorical_crossentropy")
         again.fit(np.zeros((3, 4, 4, 1)), np.arange(3), verbose=0)
         assert int(again.optimizer.iterations) == 1  # begins anew
+
+
+def varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        number, found = number >> 7, found + bytes([number & 127 | 128])
+    return found + bytes([number])
+
+
+def block(entries: list[tuple[bytes, bytes]]) -> bytes:
+    """Returns a block of LevelDB's tables, in which names share what they can."""
+    found, before = b"", b""
+    for key, value in entries:
+        pairs = itertools.zip_longest(before, key)
+        differ = (place for place, (a, b) in enumerate(pairs) if a != b)
+        shared = next(differ, len(key))
+        sizes = map(varint, (shared, len(key) - shared, len(value)))
+        found, before = found + b"".join(sizes) + key[shared:] + value, key
+    return found + bytes(4) + (1).to_bytes(4, "little")
+
+
+def write_index(path: Path, keys: list[bytes], shape: int = 0, **changes: int) -> None:
+    """Writes the index of a SavedModel's variables, each of some numbers in float32."""
+    defaults = {"dtype": 1, "crc32c": 0xA282EAD8}  # that of nothing
+    entry = tensor_bundle_pb2.BundleEntryProto(**{**defaults, **changes})
+    entry.shape.dim.add(size=shape)
+    header = tensor_bundle_pb2.BundleHeaderProto(num_shards=1).SerializeToString()
+    values = [(key, entry.SerializeToString()) for key in keys]
+    first = block([(b"", header), *values])
+    second = block([(b"z", varint(0) + varint(len(first)))])
+    place = varint(len(first) + 5) + varint(len(second))  # behind type and checksum
+    magic = bytes.fromhex("57fb808b247547db")
+    (path / "variables" / "variables.index").write_bytes(
+        first
+        + bytes(5)
+        + second
+        + bytes(5)
+        + (bytes(2) + place).ljust(40, b"\0")
+        + magic
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        [1],
+        {"class_name": "MeanSquaredError", "config": {}},
+        {"class_name": "ReLU", "config": {"name": "a"}},
+        {"class_name": "__tensor__", "config": {"value": [1], "dtype": "float32"}},
+    ],
+)
+@pytest.mark.parametrize("name", FORMS)
+def test_configs_of_something_else(
+    plain: Any, tmp_path: Path, name: str, config: Any
+) -> None:
+    path, before = tmp_path / name, plain[1] / name
+    if name == "folder":
+        shutil.copytree(before, path)
+        message = saved_metadata_pb2.SavedMetadata()
+        text = json.dumps(config if isinstance(config, dict) else {"config": config})
+        message.nodes.add(node_path="root", metadata=text)
+        (path / "keras_metadata.pb").write_bytes(message.SerializeToString())
+    elif name == "net.keras":
+        with zipfile.ZipFile(before) as old, zipfile.ZipFile(path, "w") as new:
+            new.writestr("config.json", json.dumps(config))
+            new.writestr("model.weights.h5", old.read("model.weights.h5"))
+    else:
+        shutil.copy(before, path)
+        with h5py.File(path, "a") as file:
+            file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ModelError, match=r"^Expected a .*network") as caught:
+        load_model(path, compile=False)
+    assert "\n" not in str(caught.value)
+    assert tempfile.gettempdir() not in str(caught.value).replace(str(path), "")
 
 
 def test_files_that_are_no_network(plain: Any, tmp_path: Path) -> None:
@@ -434,8 +565,11 @@ def test_weights_that_are_not_there(plain: Any, tmp_path: Path) -> None:
     ):
         for name in ("metadata.json", "config.json"):
             changed.writestr(name, archive.read(name))
-    with pytest.raises(ModelError, match=r"model\.weights\.h5"):
+    with pytest.raises(ModelError, match=r"it has no model\.weights\.h5; save it"):
         load_model(path)
+    (tmp_path / "net2.keras").mkdir()
+    with pytest.raises(ModelError, match=r"got a folder without keras_metadata\.pb"):
+        load_model(tmp_path / "net2.keras")
 
 
 def test_the_shipped_float_networks_are_read() -> None:

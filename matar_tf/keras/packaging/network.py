@@ -20,9 +20,9 @@ from matar_tf.errors import ArtifactError, ModelError
 from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tfmot
+from matar_tf.keras.build_limits import building_within
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.stored import REBUILD_ERRORS
-from matar_tf.keras.weight_limit import weights_within
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
@@ -91,14 +91,12 @@ def load_network(artifact: Artifact) -> KerasModel:
                 f"The artifact holds no Keras network ({name} is missing); package the "
                 "model with include_network=True."
             )
-    config = JsonReader(ArtifactError).parse(
-        artifact.extras["network.json"], "network.json"
-    )
-    config = _checked(config)
+    text = artifact.extras["network.json"]
+    config = _checked(JsonReader(ArtifactError).parse(text, "network.json"))
     arrays = parse_arrays(artifact.extras["network.npz"], "network.npz")
     num_bytes = sum(array.nbytes for array in arrays.values())
     try:
-        with weights_within(num_bytes, "network.npz"):
+        with building_within(num_bytes, len(text), "network.npz"):
             model = keras.Model.from_config(config)
         weights = [arrays[str(i)] for i in range(len(arrays))]
     except ModelError as error:

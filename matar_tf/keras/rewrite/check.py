@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import (
     Callable,
     Collection,
@@ -26,6 +27,8 @@ _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
 _BLENDED = {1, 2, 4, 8}  # factors whose weights are exact
 _MOST_AXES = 5  # that runtimes take
 _MOST_AXES_MULTIPLIED = 4  # that the converter brings to integers
+_MAX_VALUES = 1 << 26  # of a sample, 256 MiB as floats: an image of 8192 x 8192
+_MAX_TENSOR = 1 << 28  # what all tensors of a file may take, a byte each
 _CHECKS: dict[str, Callable[[Node], None]] = {}  # of arguments, by kind
 
 
@@ -78,6 +81,13 @@ def end_refusals(
         "and its file, depend on it; build the model for the size that ships."
         for one, shape in inputs.items()
         if None in shape[1:]
+    ]
+    found += [
+        f"Expected inputs of at most {_MAX_VALUES} values, got {shape} for {one!r}: "
+        "the converter and the runtimes hold a whole sample; build the model for "
+        "smaller ones."
+        for one, shape in inputs.items()
+        if math.prod(size or 1 for size in shape[1:]) > _MAX_VALUES
     ]
     return found
 
@@ -254,7 +264,18 @@ def _check_ranges(node: Node) -> None:
             )
 
 
+def _check_size(node: Node) -> None:
+    for shape in node.shapes if node.kind != INPUT else ():  # see `end_refusals`
+        if math.prod(size or 1 for size in shape[1:]) > _MAX_TENSOR:
+            raise ModelError(
+                f"Expected layers that make at most {_MAX_TENSOR} values of a sample, "
+                f"got {shape} from {node.name!r} ({node.kind}), which no runtime here "
+                "takes; build the model for smaller inputs."
+            )
+
+
 _EVERY_CHECK = (
+    _check_size,
     _check_activation,
     _check_reading,
     _check_shapes,
