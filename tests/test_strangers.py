@@ -182,7 +182,7 @@ class TestStructure:
     def test_a_long_name_of_many_tensors(self):
         tensor = self.shared("Tensor", Name=lambda b: b.CreateString("x" * 1000))
         content = self.model_with(tensors=[tensor] * 100)
-        with pytest.raises(ExportError, match=r"names of more than 1\d{3} bytes"):
+        with pytest.raises(ExportError, match=r"texts of more than 1\d{3} bytes"):
             parse_model(content)
 
     def test_a_long_vector_of_many_buffers(self):
