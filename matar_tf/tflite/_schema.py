@@ -156,7 +156,7 @@ def _check_order(model: Any) -> None:
                 f"{op_name(model, one)} that reads what is made later, or makes what "
                 "another makes; export or fetch the model again."
             )
-        later -= written
+        later.subtract(written)  # -= would look at all of them
 
 
 def text_of(name: Any) -> str:
