@@ -22,6 +22,7 @@ from matar_tf.template_map import TemplateMap
 from matar_tf.tflite import _schema
 from matar_tf.tflite._places import check_places, passed_on
 from matar_tf.tflite._schema import parse_model, schema, write_model
+from matar_tf.tflite._unpacking import unpack
 from matar_tf.tflite.build import ModelBuilder
 
 
@@ -136,7 +137,7 @@ class TestStructure:
     def model_with(**vectors):
         """The bytes of a model; vectors are lists of functions that add a table."""
         builder = flatbuffers.Builder(1024)
-        ends = {"tensors": None, "buffers": None}
+        ends = {"tensors": None}
         for field, makers in vectors.items():
             tables = [make(builder) for make in makers]
             builder.StartVector(4, len(tables), 4)
@@ -152,8 +153,9 @@ class TestStructure:
         graphs = builder.EndVector()
         schema.ModelStart(builder)
         schema.ModelAddSubgraphs(builder, graphs)
-        if ends["buffers"] is not None:
-            schema.ModelAddBuffers(builder, ends["buffers"])
+        for field, end in ends.items():
+            if end is not None and field != "tensors":
+                getattr(schema, f"ModelAdd{field}")(builder, end)
         builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
@@ -174,21 +176,46 @@ class TestStructure:
         return make
 
     def test_a_table_named_more_often_than_it_would_fit(self):
-        for field, name in (("tensors", "Tensor"), ("buffers", "Buffer")):
+        for field, name in (("tensors", "Tensor"), ("Buffers", "Buffer")):
             content = self.model_with(**{field: [self.shared(name)] * 10_000})
             with pytest.raises(ExportError, match=r"10000 tables in 4\d{4} bytes"):
                 parse_model(content)
 
-    def test_a_long_name_of_many_tensors(self):
-        tensor = self.shared("Tensor", Name=lambda b: b.CreateString("x" * 1000))
-        content = self.model_with(tensors=[tensor] * 100)
-        with pytest.raises(ExportError, match=r"texts of more than 1\d{3} bytes"):
-            parse_model(content)
+    @pytest.mark.parametrize(
+        ("field", "table", "text"),
+        [
+            ("tensors", "Tensor", "Name"),
+            ("OperatorCodes", "OperatorCode", "CustomCode"),
+            ("Metadata", "Metadata", "Name"),
+            ("SignatureDefs", "SignatureDef", "SignatureKey"),
+        ],
+    )
+    def test_a_long_text_of_many_tables(self, field, table, text):
+        def content(count):
+            one = self.shared(table, **{text: lambda b: b.CreateString("x" * 1000)})
+            return self.model_with(**{field: [one] * count})
+
+        assert len(content(2)) < 2000
+        unpack(content(1))
+        with pytest.raises(ValueError, match=r"texts of more than 1\d{3} bytes"):
+            unpack(content(2))
+        with pytest.raises(ExportError, match=r"damaged .*texts of more than 1\d{3}"):
+            parse_model(content(100))
+
+    def test_a_tensor_of_many_axes(self):
+        def content(count):
+            sizes = np.ones(count, np.int32)
+            shape = self.shared("Tensor", Shape=lambda b: b.CreateNumpyVector(sizes))
+            return self.model_with(tensors=[shape])
+
+        unpack(content(64))
+        with pytest.raises(ExportError, match="tensor 0 has more than 64 axes"):
+            parse_model(content(65))
 
     def test_a_long_vector_of_many_buffers(self):
         zeros = np.zeros(1000, np.uint8)
         buffer = self.shared("Buffer", Data=lambda b: b.CreateNumpyVector(zeros))
-        content = self.model_with(buffers=[buffer] * 100)
+        content = self.model_with(Buffers=[buffer] * 100)
         with pytest.raises(ExportError, match=r"vectors of 100\d{3} bytes in 1\d{3}"):
             parse_model(content)
 
