@@ -17,7 +17,12 @@ from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
-from matar_tf.io.archive import read_array, read_members
+from matar_tf.io.archive import (
+    array_names,
+    parse_arrays,
+    read_array,
+    read_members,
+)
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite import _schema
 from matar_tf.tflite._places import check_places, passed_on
@@ -97,12 +102,37 @@ class TestArchive:
     def test_the_number_of_members_is_bounded(self):
         limits = {"max_bytes": 999, "max_members": 2}
         assert len(read_members(self.zipped("a", "b"), "it", **limits)) == 2
-        with pytest.raises(ArtifactError, match="at most 2 members of different names"):
+        with pytest.raises(ArtifactError, match="at most 2 members in it, got 3"):
             read_members(self.zipped("a", "b", "c"), "it", **limits)
+
+    def test_a_file_that_was_cut_off_ends_in_a_zip_file_of_its_own(self):
+        inner = self.zipped("index.json")
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w") as archive:
+            archive.writestr("a", inner)
+        cut = stored.getvalue()[: 30 + len("a") + len(inner)]
+        with pytest.raises(ArtifactError, match="whole zip file in it, but it is cut"):
+            read_members(cut, "it", max_bytes=9999, known=["a"])
+        # Nothing is wrong with what stands before members that are known.
+        whole = read_members(b"#!" + stored.getvalue(), "it", max_bytes=9999)
+        assert whole == {"a": inner}
+
+    @pytest.mark.parametrize("names", [("x.npy", "x"), ("x", "x.npy"), ("x.npy", "y")])
+    def test_two_members_for_one_array(self, names):
+        stream = io.BytesIO()
+        np.save(stream, np.arange(3))
+        content = self.zipped(*names, content=stream.getvalue())
+        if "y" in names:
+            assert list(parse_arrays(content, "it")) == ["x", "y"]
+            assert array_names(content, "it") == ["x", "y"]
+            return
+        for read in (parse_arrays, array_names):
+            with pytest.raises(ArtifactError, match="one member for each array in it"):
+                read(content, "it")
 
     @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
     def test_two_members_of_one_name_are_refused(self):
-        with pytest.raises(ArtifactError, match="different names in it, got 2"):
+        with pytest.raises(ArtifactError, match="in it, got 2 of the name 'a'"):
             read_members(self.zipped("a", "a"), "it", max_bytes=999)
 
 
