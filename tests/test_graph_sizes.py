@@ -80,11 +80,11 @@ def test_kernels_are_packed_again_for_each_operator(share):
 
 
 def test_windows_that_are_laid_out_are_bounded():
-    # 512 * 512 places of 4 * 4 * 64 values are 2**28 bytes.
-    assert find_fault(packed((4, 4))) is None
-    fault = find_fault(packed((4, 5)))
+    # 512 * 512 places of 4 * 8 * 64 values are 2**29 bytes.
+    assert find_fault(packed((4, 8))) is None
+    fault = find_fault(packed((3, 11)))
     assert fault is not None
-    assert "at most 268435456 bytes of windows" in fault
+    assert "at most 536870912 bytes of windows" in fault
 
 
 def test_packed_kernels_that_share_a_buffer_are_not_unpacked():

@@ -359,7 +359,9 @@ class TestSteps:
         finest = float(tensors["stack1_relu"].step.min())
         limit = 2**19 * finest / widest
         ModelBuilder(scaled(shipped, "stack1_2_bn", 0.99 * limit))
-        with pytest.raises(ModelError, match="steps below 524288 times those of 'stack1_relu'"):
+        with pytest.raises(
+            ModelError, match="steps below 524288 times those of 'stack1_relu'"
+        ):
             ModelBuilder(scaled(shipped, "stack1_2_bn", 1.01 * limit))
 
     @pytest.mark.parametrize("profile", ["int8", "packed-float"])

@@ -28,8 +28,9 @@ _MAX_PLACES: Final = 1 << 25
 # Networks have a few MB.
 _MAX_FILLING: Final = 1 << 27
 _TILE: Final = (16, 8)
-# Windows of one image that TFLite lays side by side. VGG-16 has 2**25.
-_MAX_PATCHES: Final = 1 << 28
+# Bytes of windows that TFLite lays side by side. A U-Net of images of 512 x 512 has
+# 2**28.2.
+_MAX_PATCHES: Final = 1 << 29
 
 
 class Sizes:
