@@ -11,7 +11,7 @@ import zipfile
 import flatbuffers
 import numpy as np
 import pytest
-from fixtures.graphs import add_operator, add_tensor, graph_of
+from fixtures.graphs import add_operator, add_tensor, graph_of, options_of
 from fixtures.paths import SHIPPED
 from fixtures.samples import net_artifact
 
@@ -146,10 +146,22 @@ class TestModelFile:
     def test_more_tables_than_any_network_has(self, shipped):
         model = parse_model(shipped.template)
         graph = model.subgraphs[0]
-        graph.tensors += [graph.tensors[0]] * (20_000 - len(graph.tensors))
-        assert len(parse_model(write_model(model)).subgraphs[0].tensors) == 20_000
+        graph.tensors += [graph.tensors[0]] * (10_000 - len(graph.tensors))
+        assert len(parse_model(write_model(model)).subgraphs[0].tensors) == 10_000
         graph.tensors.append(graph.tensors[0])
-        with pytest.raises(ExportError, match=r"at most 20000 .*, got 20001; take"):
+        with pytest.raises(ExportError, match=r"at most 10000 .*, got 10001; take"):
+            parse_model(write_model(model))
+
+    def test_more_inputs_than_all_operators_have(self):
+        model = graph_of("RELU", (1, 4), (1, 4))
+        options = options_of("ConcatenationOptions", axis=1)
+        # QUANTIZE and RELU read one each.
+        for count in (*[1000] * 99, 998):
+            result = add_tensor(model, (1, 4 * count))
+            add_operator(model, "CONCATENATION", [2] * count, result, options)
+        assert len(parse_model(write_model(model)).subgraphs[0].operators) == 102
+        model.subgraphs[0].operators[-1].inputs += [2]
+        with pytest.raises(ExportError, match="100001 inputs of operators, 100000 at"):
             parse_model(write_model(model))
 
     def test_an_operator_that_reads_what_comes_later(self, shipped):

@@ -16,7 +16,10 @@ from matar_tf.errors import ExportError
 __all__ = ["unpack"]
 
 _schema: Any = schema_py_generated  # generated code, whose types mislead
-_MAX_TABLES: Final = 20_000  # of a kind; the largest networks have some thousands
+_MAX_TABLES: Final = 10_000  # of a kind; the largest networks have some thousands
+_MAX_INPUTS: Final = (
+    10 * _MAX_TABLES
+)  # of operators, which have two to four each
 _MAX_AXES: Final = 64  # of a tensor; products of more take longer and longer
 _MIN_TABLE_BYTES: Final = 8  # of an entry of a vector of tables: two offsets
 
@@ -41,6 +44,9 @@ def unpack(content: bytes) -> Any:
     length = _length(model)
     if length > len(content):
         raise ValueError(f"vectors of {length} bytes in {len(content)}")
+    num_inputs = sum(np.size(one.inputs) for one in model.subgraphs[0].operators or [])
+    if num_inputs > _MAX_INPUTS:
+        raise ValueError(f"{num_inputs} inputs of operators, {_MAX_INPUTS} at most")
     return model
 
 
