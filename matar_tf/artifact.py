@@ -18,7 +18,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.errors import ArtifactError, MatarError, printable
+from matar_tf.errors import ArtifactError, MatarError, printable, shown
 from matar_tf.io.archive import MAX_ARRAY_BYTES, Members, check_arrays, check_size
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import MAX_JSON_BYTES, JsonReader
@@ -216,7 +216,7 @@ def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
         if version is not None and (type(version) is not int or version not in _KEYS):
             raise ArtifactError(
                 f"Expected schema_version {' or '.join(map(str, _KEYS))}, got "
-                f"{version!r}; package the model again, or use the version of "
+                f"{shown(version)}; package the model again, or use the version of "
                 "matar_tf that wrote it."
             )
         return _READER.object(value, MANIFEST, _KEYS[version or SCHEMA_VERSION])
@@ -252,8 +252,8 @@ def _digests_of(
     there = set(members.sizes) - {MANIFEST}
     if set(digests) != there:
         raise ArtifactError(
-            f"Expected the members {sorted(digests)} in {path}, got "
-            f"{sorted(there)}; the artifact is incomplete or was added to."
+            f"Expected the members {shown(sorted(digests))} in {path}, got "
+            f"{shown(sorted(there))}; the artifact is incomplete or was added to."
         )
     missing = [name for name in (TEMPLATE, PARAMETERS) if name not in there]
     if missing:
@@ -292,8 +292,8 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
     ):
         if set(names) != set(there):
             raise ArtifactError(
-                f"Expected parameters for the {what} entries {sorted(names)} in "
-                f"{path}, got {sorted(there)}."
+                f"Expected parameters for the {what} entries {shown(sorted(names))} "
+                f"in {path}, got {shown(sorted(there))}; package the model again."
             )
         for name, widths in names.items():
             if tuple(widths) != tuple(there[name].bits):

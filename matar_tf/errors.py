@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -26,12 +27,16 @@ __all__ = [
     "printable",
     "readable",
     "readable_line",
+    "shown",
 ]
 
 _MAX_WORD: Final = 300  # characters; paths of files are shorter
 _MAX_LINE: Final = 1000
 _MAX_LINES: Final = 40
 _MAX_LAYERS: Final = 10_000  # with a line each
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100  # characters
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 10
 _LONG_WORD: Final = re.compile(rf"\S{{{_MAX_WORD + 1},}}")
 
 
@@ -93,6 +98,11 @@ def readable(text: str, *, max_lines: int = _MAX_LINES) -> str:
     more = [f"... and {len(lines) - max_lines} more lines."]
     lines = lines[:max_lines] + more * (len(lines) > max_lines)
     return "\n".join(map(readable_line, lines))
+
+
+def shown(value: object) -> str:
+    """Returns what came as messages show it: the beginning, where it is long."""
+    return _SHORT.repr(value)
 
 
 def printable(line: str) -> str:

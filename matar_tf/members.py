@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, shown
 from matar_tf.io.archive import Members, check_size, open_members
 from matar_tf.io.files import read_at_most
 from matar_tf.packaged import MANIFEST, OPTIONAL, PARAMETERS, TEMPLATE
@@ -79,8 +79,8 @@ def _open_folder(path: Path) -> Members:
     if unknown and (path / MANIFEST).is_file():
         raise ArtifactError(
             f"Expected in {path} members of an artifact alone, and beside them at most "
-            f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {unknown}; move them "
-            "elsewhere."
+            f"{', '.join((*_BESIDE, *_FOLDERS_BESIDE))}, got also {shown(unknown)}; "
+            "move them elsewhere."
         )
     sizes = {file.name: file.stat().st_size for file in files}
 

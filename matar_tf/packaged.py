@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
@@ -41,6 +42,7 @@ PARAMETERS: Final = "parameters.npz"
 OPTIONAL: Final = ("network.json", "network.npz", "calibration.npz")
 DIGEST_KEY: Final = "manifest_sha256"  # of the manifest, of all its other keys
 
+_MAX_AMOUNT: Final = 1 << 20  # values and characters of accuracy and provenance
 UNVERIFIED: Final = (
     "accuracy and provenance of the artifact are unverified: no digest in it covers "
     "them, since an earlier version packaged it"
@@ -80,7 +82,8 @@ class Artifact:
 
     Raises:
       ArtifactError: If accuracy is not finite numbers by policy and metric, shares
-        within 0..1, or provenance is no JSON object.
+        within 0..1, or provenance is no JSON object, or both are more than a million
+        values and characters.
     """
 
     space: PolicySpace
@@ -95,6 +98,7 @@ class Artifact:
     source: Source | None = None
 
     def __post_init__(self) -> None:
+        _check_amount([self.accuracy, self.provenance])
         accuracy, provenance = _plain(self.accuracy), _plain(self.provenance)
         if not _is_accuracy(accuracy):
             raise ArtifactError(
@@ -207,6 +211,31 @@ def check_no_member(path: Path, error: type[MatarError]) -> None:
             f"Expected a path outside of artifacts, got {path}, in the folder of one, "
             "which would be refused from then on; choose another path."
         )
+
+
+def _check_amount(document: Any) -> None:
+    """Checks that what goes on record is no more than is read again with ease.
+
+    Raises:
+      ArtifactError: If it is more, or holds itself.
+    """
+    count, level = 0, [document]
+    while level:
+        count += len(level) + sum(len(one) for one in level if isinstance(one, str))
+        if count > _MAX_AMOUNT:
+            raise ArtifactError(
+                f"Expected at most {_MAX_AMOUNT} values and characters of accuracy and "
+                f"provenance together, got {count} or more; keep long records in a "
+                "file of their own."
+            )
+        level = [inner for one in level for inner in _inside(one)]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Returns what a value of JSON is made of, keys too."""
+    if isinstance(value, Mapping):
+        return itertools.chain.from_iterable(cast("Mapping[Any, Any]", value).items())
+    return cast("Any", value) if isinstance(value, (list, tuple)) else ()
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, shown
 from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
@@ -316,7 +316,8 @@ def _read_bits(value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, list) and all(type(bits) is int for bits in value)
     if not is_list or not value or value != sorted(set(value) & set(ALL_BITS)):
         raise ValueError(
-            f"widths must be ascending integers in {MIN_BITS}..{MAX_BITS}, not {value}"
+            f"widths must be ascending integers in {MIN_BITS}..{MAX_BITS}, not "
+            f"{shown(value)}"
         )
     return tuple(value)
 

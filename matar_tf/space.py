@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
-from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.errors import PolicyError, did_you_mean, shown
 from matar_tf.io.names import check_names
 from matar_tf.patterns import matching
 from matar_tf.policy import (
@@ -276,14 +276,15 @@ def _changed(
 def _check_choices(choices: object, where: str) -> tuple[int, ...]:
     if isinstance(choices, str) or not isinstance(choices, Iterable):
         raise PolicyError(
-            f"Expected a list of widths for the {where}, got {choices!r}."
+            f"Expected a list of widths for the {where}, got {shown(choices)}."
         )
     widths = tuple(
         check_bits(bits, where) for bits in cast("Iterable[object]", choices)
     )
     if not widths or list(widths) != sorted(set(widths)):
         raise PolicyError(
-            f"Expected ascending, distinct widths for the {where}, got {list(widths)}."
+            f"Expected ascending, distinct widths for the {where}, got "
+            f"{shown(list(widths))}."
         )
     return widths
 

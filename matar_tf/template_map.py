@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, shown
 from matar_tf.io.json_reader import JsonReader
 
 __all__ = ["KernelPlace", "TemplateMap"]
@@ -104,6 +104,6 @@ def _indices(document: Mapping[str, Any], key: str) -> tuple[int, ...]:
     if not all(type(value) is int for value in values):
         raise ArtifactError(
             f"Expected a list of indices under {key!r} in the template_map, got "
-            f"{str(values)[:80]}; package the model again."
+            f"{shown(values)}; package the model again."
         )
     return tuple(values)

@@ -14,7 +14,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final, cast
 
-from matar_tf.errors import ModelError, did_you_mean
+from matar_tf.errors import ModelError, did_you_mean, shown
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.io.names import check_names
 
@@ -140,8 +140,9 @@ class Workload:
             made.add(layer.output)
         if made != set(self.tensors) or not set(self.outputs) <= made:
             raise ModelError(
-                f"Expected a description of each of the tensors {sorted(made)}, got "
-                f"{sorted(self.tensors)} with outputs {list(self.outputs)}."
+                f"Expected a description of each of the tensors {shown(sorted(made))}, "
+                f"got {shown(sorted(self.tensors))} with outputs "
+                f"{shown(self.outputs)}."
             )
 
     def __hash__(self) -> int:
@@ -185,7 +186,8 @@ class Workload:
         """
         if not isinstance(value, dict):
             raise ModelError(
-                f"The workload is malformed: expected a JSON object, got {value!r}."
+                f"The workload is malformed: expected a JSON object, got "
+                f"{shown(value)}."
             )
         document = _READER.object(cast("object", value), "workload", _KEYS)
         _READER.check_version(document, "workload", SCHEMA_VERSION)
@@ -194,7 +196,7 @@ class Workload:
         if len(by_name) < len(tensors):
             raise ModelError(
                 f"Expected tensors of different names, got "
-                f"{[tensor.name for tensor in tensors]}."
+                f"{shown([tensor.name for tensor in tensors])}."
             )
         return cls(
             layers=tuple(_read_layer(entry) for entry in _list(document, "layers")),
@@ -207,14 +209,14 @@ class Workload:
 def _list(document: Mapping[str, Any], key: str) -> list[Any]:
     value = document[key]
     if not isinstance(value, (list, tuple)):
-        raise ModelError(f"Expected a list under {key!r}, got {value!r}.")
+        raise ModelError(f"Expected a list under {key!r}, got {shown(value)}.")
     return list(cast("list[Any]", value))
 
 
 def _names(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
     names = _list(document, key)
     if not names or not all(isinstance(name, str) for name in names):
-        raise ModelError(f"Expected names under {key!r}, got {names!r}.")
+        raise ModelError(f"Expected names under {key!r}, got {shown(names)}.")
     return tuple(names)
 
 
@@ -230,7 +232,7 @@ def _sizes(
     if not are_sizes or len(sizes) > _MAX_AXES or length not in (None, len(sizes)):
         raise ModelError(
             f"Expected {length or f'at most {_MAX_AXES}'} integers in 1..{_MAX_SIZE} "
-            f"under {key!r}, got {sizes!r}."
+            f"under {key!r}, got {shown(sizes)}."
         )
     return tuple(sizes)
 
@@ -264,7 +266,7 @@ def _read_layer(value: Any) -> LayerWorkload:
     kind = _READER.field(entry, "kind", str)
     if kind not in kinds:
         raise ModelError(
-            f"Unknown kind {kind!r} of layer {entry['name']!r}. "
+            f"Unknown kind {shown(kind)} of layer {shown(entry['name'])}. "
             f"{did_you_mean(kind, kinds)}"
         )
     return LayerWorkload(

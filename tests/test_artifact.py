@@ -14,6 +14,7 @@ from fixtures.manifests import change_manifest
 from fixtures.templates import DENSE_PLACES, dense_template
 
 from matar_tf import artifact as artifact_module
+from matar_tf import packaged
 from matar_tf import parameters as parameters_module
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, ExportError
@@ -607,6 +608,28 @@ class TestRecord:
     ) -> None:
         with pytest.raises(ArtifactError, match=words):
             replace(artifact, provenance=provenance)
+
+    def test_bounds_values_and_characters(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(packaged, "_MAX_AMOUNT", 1000)
+        # Both and what holds them, a key of one character and its list: 6.
+        for most in ([0] * 994, [{}] * 994, ["x" * 993], [{"x": 1}] * 248):
+            replace(artifact, accuracy={}, provenance={"a": most})
+            with pytest.raises(ArtifactError, match="at most 1000 values and charac"):
+                replace(artifact, accuracy={}, provenance={"a": [*most, [1, 2]]})
+        rows = {f"p{index}": {} for index in range(249)}
+        with pytest.raises(ArtifactError, match="keep long records in a file"):
+            replace(artifact, accuracy=rows, provenance={})
+
+    def test_refuses_what_holds_itself(
+        self, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(packaged, "_MAX_AMOUNT", 1000)
+        loop: list[Any] = []
+        loop.append(loop)
+        with pytest.raises(ArtifactError, match="values and characters"):
+            replace(artifact, provenance={"a": loop})
 
     def test_takes_numbers_of_numpy(self, artifact: Artifact, tmp_path: Path) -> None:
         artifact = replace(

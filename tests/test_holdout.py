@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fixtures.digits import digits_artifact, few_digits
+from fixtures.programs import flags_of
 
+from matar_tf.data import Data
 from matar_tf.errors import DataError
 from matar_tf.evolution import SearchOptions
 from matar_tf.run.holdout import split_data
@@ -62,6 +65,37 @@ class TestSplit:
         few = replace(DATA, x_test=DATA.x_test[:10], y_test=np.arange(10))
         with pytest.raises(DataError, match="Use more samples, or no holdout"):
             split_data(few, 0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        # One sample each of a class that the network has not.
+        (lambda x, y: (x, np.r_[y[:-1], 10]), r"labels in 0\.\.9"),
+        (lambda x, y: (255.0 * x, np.r_[9, np.zeros(99, int)]), "input grid"),
+        (lambda x, y: (x[..., 0], np.arange(len(y))), "samples of shape"),
+        (lambda x, y: (x, np.arange(len(y)) % 10), None),
+    ],
+)
+def test_what_does_not_fit_the_network_is_said_before_the_split(change, sentence):
+    x, y = change(DATA.x_test, DATA.y_test)
+    settings = RunSettings(options=SearchOptions(), holdout=0.5)
+    data, target = Data(x_test=x, y_test=y), load_target("mpic")
+    if sentence is None:
+        made = make_run(digits_artifact(), [target], data, settings)
+        assert len(made.searched.y_test) == len(made.reported.y_test) == 50
+        return
+    with pytest.raises(DataError, match=sentence):
+        make_run(digits_artifact(), [target], data, settings)
+
+
+def test_the_program_takes_as_few_evaluations_as_the_library():
+    flag = flags_of("search")["max_evaluations"]
+    options = partial(replace, SearchOptions())
+    for parse in (flag.parser.parse, lambda value: options(max_evaluations=value)):
+        parse(1)
+        with pytest.raises(ValueError, match=r"at least 1|positive"):
+            parse(0)
 
 
 def test_a_run_reports_on_what_the_search_did_not_see(tmp_path: Path):

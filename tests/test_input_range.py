@@ -110,6 +110,76 @@ class TestNote:
         assert "use 6.2% of the range" in str(note)
         assert "use 0.4% of the range" in str(range_note(samples([0, 1]), BYTES))
 
+    @pytest.mark.parametrize("num_far", [50, 51])
+    def test_refuses_what_lies_far_outside(self, num_far: int) -> None:
+        # Of 1,000 values that are not 0, of 10,000. 510 is one range beyond 255.
+        values = np.zeros(10_000)
+        values[:1000] = np.linspace(1.0, 255.0, 1000)
+        values[:num_far] = 510.5
+        if num_far == 50:
+            assert range_note(samples(values), BYTES) is None
+            return
+        with pytest.raises(DataError, match=r"got 0\.\.510\.5 in 'mine', 0\.5% of"):
+            range_note(samples(values), BYTES)
+        values[:num_far] = 509.5
+        assert range_note(samples(values), BYTES) is None
+        values[:num_far] = -255.5
+        with pytest.raises(DataError, match=r"got -255\.5\.\.255 in"):
+            range_note(samples(values), BYTES)
+
+    @pytest.mark.parametrize("scale", [16.0, 255.0])
+    @pytest.mark.parametrize("share", [0.005, 0.05, 0.2, 1.0])
+    def test_refuses_another_scale_however_few_values_are_not_zero(
+        self, scale: float, share: float
+    ) -> None:
+        unit = InputGrid(step=1 / 255, low=0.0, high=1.0)
+        draw = np.random.default_rng(0)
+        values = draw.integers(1, 17, 8000) / 16 * (draw.random(8000) < share)
+        assert range_note(samples(values), unit) is None
+        with pytest.raises(DataError, match=r"grid, 0\.\.1, got \d"):
+            range_note(samples(scale * values), unit)
+
+    def test_takes_what_is_ordinary(self) -> None:
+        draw = np.random.default_rng(0)
+        normal = draw.normal(size=20_000)
+        wide = InputGrid(step=8 / 255, low=-4.0, high=4.0)
+        assert range_note(samples(normal), wide) is None
+        # A few outliers, however far; values of long tails.
+        assert range_note(samples(np.r_[normal, np.full(100, 1e4)]), wide) is None
+        assert range_note(samples(np.exp(normal)), BYTES) is None
+        assert "outside" in str(range_note(samples(np.exp(normal)), wide))
+        # Quiet, not refused.
+        assert "use 3." in str(range_note(samples(0.03 * normal), wide))
+
+    @pytest.mark.parametrize(
+        ("most", "high", "is_refused"),
+        [
+            *((16, 1.0, True), (1, 1.0, True), (31, 1.0, True), (32, 1.0, False)),
+            *((16, 16 / 255, False), (255, 1.0, False), (255, 255.0, True)),
+            (255, 4.0, False),
+        ],
+    )
+    def test_refuses_bytes_of_another_range(
+        self, most: int, high: float, is_refused: bool
+    ) -> None:
+        grid = InputGrid(step=high / 255, low=0.0, high=high)
+        values = np.uint8(np.arange(300) % (most + 1))[:, None]
+        labels = np.arange(300) % 2
+        with pytest.warns(MatarWarning, match="divided by 255"):
+            given = Data(name="mine", x_test=values, y_test=labels)
+        if not is_refused:
+            assert range_note(given, grid) is None
+            return
+        with pytest.raises(DataError, match=rf"bytes of 0\.\.{most} in 'mine', which"):
+            range_note(given, grid)
+
+    def test_floats_in_a_corner_are_no_bytes(self) -> None:
+        unit = InputGrid(step=1 / 255, low=0.0, high=1.0)
+        quiet = np.linspace(0.0, 16 / 255, 100)
+        assert range_note(samples(0.9 * quiet), unit) is not None
+        counts = np.arange(100) % 2
+        assert "use 0.4%" in str(range_note(samples(counts), BYTES))
+
     def test_speaks_of_equal_samples(self) -> None:
         for grid in (BYTES, None):
             note = range_note(samples(np.full(5, 9.0)), grid)
@@ -150,6 +220,8 @@ class TestDoors:
         [
             (lambda x, y: (255.0 * x, y), r"range of this network's input grid, 0\.\."),
             (lambda x, y: (2.0 * x - 1.0, y), "input grid"),
+            (lambda x, y: (np.uint8(16.0 * x), y), r"unsigned bytes of 0\.\.16 in"),
+            (lambda x, y: (255.0 * x * (x > 0.9), y), r"got 0\.\.255 in"),
             (lambda x, y: (x, np.eye(10)[y]), "one-hot"),
             (lambda x, y: (x, y.astype(np.float32)), r"y\.astype\(int\)"),
             (lambda x, y: (x, y[:1]), "60 integer labels"),
@@ -171,8 +243,10 @@ class TestDoors:
     def test_refuses_in_one_sentence(
         self, tmp_path: Path, door: str, change: Any, sentence: str
     ) -> None:
-        with pytest.raises(DataError, match=sentence) as error:
-            doors(tmp_path)[door](*change(DATA.x_test, DATA.y_test))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MatarWarning)  # that bytes are divided
+            with pytest.raises(DataError, match=sentence) as error:
+                doors(tmp_path)[door](*change(DATA.x_test, DATA.y_test))
         assert "\n" not in str(error.value)
         assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ from matar_tf.artifact import read_artifact
 from matar_tf.commands._program import call
 from matar_tf.commands.report import COMMAND as REPORT
 from matar_tf.errors import (
+    ArtifactError,
     ExportError,
     MatarError,
     ModelError,
@@ -22,7 +23,9 @@ from matar_tf.errors import (
     TargetError,
     printable,
     readable,
+    shown,
 )
+from matar_tf.io.json_reader import JsonReader
 from matar_tf.io.names import MAX_NAME_CHARS, is_name
 from matar_tf.policy import Policy
 from matar_tf.reporting.csv_table import csv_table
@@ -35,6 +38,34 @@ from matar_tf.tflite.metadata import add_metadata
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
 
 STRANGE = ["a\x1b[31m", "a\nb", "a\rb", "\u202eevil", "\x00", "\ud800", "x" * 501]
+
+
+class TestShown:
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            ("name", "'name'"),
+            ([1] * 10, "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"),
+            ([1] * 11, "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ...]"),
+            ("x" * 98, f"'{'x' * 98}'"),
+        ],
+    )
+    def test_the_beginning(self, value: object, text: str) -> None:
+        assert shown(value) == text
+
+    @pytest.mark.parametrize(
+        "value", ["x" * 10**6, [["x" * 10**6]] * 10**6, {"k": [{}] * 10**6}]
+    )
+    def test_json_of_any_length_is_shown_short(self, value: Any) -> None:
+        reader = JsonReader(ArtifactError)
+        for read in (
+            lambda: reader.object(value, "manifest", ["a"]),
+            lambda: reader.field({"a": value}, "a", int),
+            lambda: Workload.from_json(value),
+        ):
+            with pytest.raises(MatarError) as error:
+                read()
+            assert len(error.value.args[0]) < 2000
 
 
 class TestReadable:

@@ -11,17 +11,23 @@ import zipfile
 import flatbuffers
 import numpy as np
 import pytest
-from fixtures.graphs import add_operator, add_tensor, graph_of
+from fixtures.graphs import add_operator, add_tensor, graph_of, options_of
 from fixtures.paths import SHIPPED
 from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ArtifactError, ExportError, MatarError, ModelError
-from matar_tf.io.archive import read_array, read_members
+from matar_tf.io.archive import (
+    array_names,
+    parse_arrays,
+    read_array,
+    read_members,
+)
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite import _schema
 from matar_tf.tflite._places import check_places, passed_on
 from matar_tf.tflite._schema import parse_model, schema, write_model
+from matar_tf.tflite._unpacking import unpack
 from matar_tf.tflite.build import ModelBuilder
 
 
@@ -96,12 +102,37 @@ class TestArchive:
     def test_the_number_of_members_is_bounded(self):
         limits = {"max_bytes": 999, "max_members": 2}
         assert len(read_members(self.zipped("a", "b"), "it", **limits)) == 2
-        with pytest.raises(ArtifactError, match="at most 2 members of different names"):
+        with pytest.raises(ArtifactError, match="at most 2 members in it, got 3"):
             read_members(self.zipped("a", "b", "c"), "it", **limits)
+
+    def test_a_file_that_was_cut_off_ends_in_a_zip_file_of_its_own(self):
+        inner = self.zipped("index.json")
+        stored = io.BytesIO()
+        with zipfile.ZipFile(stored, "w") as archive:
+            archive.writestr("a", inner)
+        cut = stored.getvalue()[: 30 + len("a") + len(inner)]
+        with pytest.raises(ArtifactError, match="whole zip file in it, but it is cut"):
+            read_members(cut, "it", max_bytes=9999, known=["a"])
+        # Nothing is wrong with what stands before members that are known.
+        whole = read_members(b"#!" + stored.getvalue(), "it", max_bytes=9999)
+        assert whole == {"a": inner}
+
+    @pytest.mark.parametrize("names", [("x.npy", "x"), ("x", "x.npy"), ("x.npy", "y")])
+    def test_two_members_for_one_array(self, names):
+        stream = io.BytesIO()
+        np.save(stream, np.arange(3))
+        content = self.zipped(*names, content=stream.getvalue())
+        if "y" in names:
+            assert list(parse_arrays(content, "it")) == ["x", "y"]
+            assert array_names(content, "it") == ["x", "y"]
+            return
+        for read in (parse_arrays, array_names):
+            with pytest.raises(ArtifactError, match="one member for each array in it"):
+                read(content, "it")
 
     @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
     def test_two_members_of_one_name_are_refused(self):
-        with pytest.raises(ArtifactError, match="different names in it, got 2"):
+        with pytest.raises(ArtifactError, match="in it, got 2 of the name 'a'"):
             read_members(self.zipped("a", "a"), "it", max_bytes=999)
 
 
@@ -115,10 +146,22 @@ class TestModelFile:
     def test_more_tables_than_any_network_has(self, shipped):
         model = parse_model(shipped.template)
         graph = model.subgraphs[0]
-        graph.tensors += [graph.tensors[0]] * (20_000 - len(graph.tensors))
-        assert len(parse_model(write_model(model)).subgraphs[0].tensors) == 20_000
+        graph.tensors += [graph.tensors[0]] * (10_000 - len(graph.tensors))
+        assert len(parse_model(write_model(model)).subgraphs[0].tensors) == 10_000
         graph.tensors.append(graph.tensors[0])
-        with pytest.raises(ExportError, match=r"at most 20000 .*, got 20001; take"):
+        with pytest.raises(ExportError, match=r"at most 10000 .*, got 10001; take"):
+            parse_model(write_model(model))
+
+    def test_more_inputs_than_all_operators_have(self):
+        model = graph_of("RELU", (1, 4), (1, 4))
+        options = options_of("ConcatenationOptions", axis=1)
+        # QUANTIZE and RELU read one each.
+        for count in (*[1000] * 99, 998):
+            result = add_tensor(model, (1, 4 * count))
+            add_operator(model, "CONCATENATION", [2] * count, result, options)
+        assert len(parse_model(write_model(model)).subgraphs[0].operators) == 102
+        model.subgraphs[0].operators[-1].inputs += [2]
+        with pytest.raises(ExportError, match="100001 inputs of operators, 100000 at"):
             parse_model(write_model(model))
 
     def test_an_operator_that_reads_what_comes_later(self, shipped):
@@ -136,7 +179,7 @@ class TestStructure:
     def model_with(**vectors):
         """The bytes of a model; vectors are lists of functions that add a table."""
         builder = flatbuffers.Builder(1024)
-        ends = {"tensors": None, "buffers": None}
+        ends = {"tensors": None}
         for field, makers in vectors.items():
             tables = [make(builder) for make in makers]
             builder.StartVector(4, len(tables), 4)
@@ -152,8 +195,9 @@ class TestStructure:
         graphs = builder.EndVector()
         schema.ModelStart(builder)
         schema.ModelAddSubgraphs(builder, graphs)
-        if ends["buffers"] is not None:
-            schema.ModelAddBuffers(builder, ends["buffers"])
+        for field, end in ends.items():
+            if end is not None and field != "tensors":
+                getattr(schema, f"ModelAdd{field}")(builder, end)
         builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
@@ -174,21 +218,46 @@ class TestStructure:
         return make
 
     def test_a_table_named_more_often_than_it_would_fit(self):
-        for field, name in (("tensors", "Tensor"), ("buffers", "Buffer")):
+        for field, name in (("tensors", "Tensor"), ("Buffers", "Buffer")):
             content = self.model_with(**{field: [self.shared(name)] * 10_000})
             with pytest.raises(ExportError, match=r"10000 tables in 4\d{4} bytes"):
                 parse_model(content)
 
-    def test_a_long_name_of_many_tensors(self):
-        tensor = self.shared("Tensor", Name=lambda b: b.CreateString("x" * 1000))
-        content = self.model_with(tensors=[tensor] * 100)
-        with pytest.raises(ExportError, match=r"names of more than 1\d{3} bytes"):
-            parse_model(content)
+    @pytest.mark.parametrize(
+        ("field", "table", "text"),
+        [
+            ("tensors", "Tensor", "Name"),
+            ("OperatorCodes", "OperatorCode", "CustomCode"),
+            ("Metadata", "Metadata", "Name"),
+            ("SignatureDefs", "SignatureDef", "SignatureKey"),
+        ],
+    )
+    def test_a_long_text_of_many_tables(self, field, table, text):
+        def content(count):
+            one = self.shared(table, **{text: lambda b: b.CreateString("x" * 1000)})
+            return self.model_with(**{field: [one] * count})
+
+        assert len(content(2)) < 2000
+        unpack(content(1))
+        with pytest.raises(ValueError, match=r"texts of more than 1\d{3} bytes"):
+            unpack(content(2))
+        with pytest.raises(ExportError, match=r"damaged .*texts of more than 1\d{3}"):
+            parse_model(content(100))
+
+    def test_a_tensor_of_many_axes(self):
+        def content(count):
+            sizes = np.ones(count, np.int32)
+            shape = self.shared("Tensor", Shape=lambda b: b.CreateNumpyVector(sizes))
+            return self.model_with(tensors=[shape])
+
+        unpack(content(64))
+        with pytest.raises(ExportError, match="tensor 0 has more than 64 axes"):
+            parse_model(content(65))
 
     def test_a_long_vector_of_many_buffers(self):
         zeros = np.zeros(1000, np.uint8)
         buffer = self.shared("Buffer", Data=lambda b: b.CreateNumpyVector(zeros))
-        content = self.model_with(buffers=[buffer] * 100)
+        content = self.model_with(Buffers=[buffer] * 100)
         with pytest.raises(ExportError, match=r"vectors of 100\d{3} bytes in 1\d{3}"):
             parse_model(content)
 
@@ -302,7 +371,9 @@ class TestSteps:
         finest = float(tensors["stack1_relu"].step.min())
         limit = 2**19 * finest / widest
         ModelBuilder(scaled(shipped, "stack1_2_bn", 0.99 * limit))
-        with pytest.raises(ModelError, match=r"below 524288 times those of 'stack1_relu'"):
+        with pytest.raises(
+            ModelError, match="steps below 524288 times those of 'stack1_relu'"
+        ):
             ModelBuilder(scaled(shipped, "stack1_2_bn", 1.01 * limit))
 
     @pytest.mark.parametrize("profile", ["int8", "packed-float"])

@@ -100,7 +100,7 @@ def _define_efforts(values: FlagValues) -> None:
         "max_evaluations",
         400,
         "Largest number of policies per target.",
-        lower_bound=4,
+        lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_float(

@@ -8,6 +8,7 @@ import math
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,12 @@ def open_members(
         infos = {one.filename: one for one in archive.infolist()}
         other = [name for name in infos if allowed and name not in allowed]
         if other:
+            # The directory of a member that is a zip file itself, where the file ends.
+            if min(one.header_offset for one in infos.values()):
+                raise ArtifactError(
+                    f"Expected a whole zip file in {what}, but it is cut off, or "
+                    f"something stands before it; {_REMEDY}."
+                )
             raise ArtifactError(
                 f"Expected the members {sorted(allowed)} in {what}, got {other[0]!r}; "
                 "check that it is the right file."
@@ -154,13 +161,13 @@ def parse_arrays(
 
     Raises:
       ArtifactError: If it is damaged, too large or too densely packed, or holds
-        anything but arrays of numbers.
+        anything but arrays of numbers, or two members for one.
     """
     with (
         _naming_damage(what, remedy),
         _opened(source, what, _MAX_MEMBERS, remedy) as (archive, num_packed),
     ):
-        infos = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+        infos = _arrays_of(archive, what, remedy)
         if keys is not None:
             infos = {key: infos[key] for key in keys if key in infos}
         _check_members(infos.values(), num_packed, what, max_bytes, _MAX_DATA_RATIO)
@@ -177,10 +184,30 @@ def array_names(source: Path | bytes, what: str, *, remedy: str = _REMEDY) -> li
     """Returns the names of the arrays of an ``.npz`` file, without reading them.
 
     Raises:
-      ArtifactError: If it is damaged.
+      ArtifactError: If it is damaged, or holds two members for one array.
     """
     with _opened(source, what, _MAX_MEMBERS, remedy) as (archive, _):
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return list(_arrays_of(archive, what, remedy))
+
+
+def _arrays_of(
+    archive: zipfile.ZipFile, what: str, remedy: str
+) -> dict[str, zipfile.ZipInfo]:
+    """Returns members by the name of their array, with which NumPy writes a suffix.
+
+    Raises:
+      ArtifactError: If two are of one array.
+    """
+    infos: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = info.filename.removesuffix(".npy")
+        if name in infos:
+            raise ArtifactError(
+                f"Expected one member for each array in {what}, got "
+                f"{infos[name].filename!r} and {info.filename!r}; {remedy}."
+            )
+        infos[name] = info
+    return infos
 
 
 @contextlib.contextmanager
@@ -199,10 +226,16 @@ def _opened(
             opened: Any = _Bounded(file)
             archive = stack.enter_context(zipfile.ZipFile(opened))
             names = archive.namelist()
-            if len(set(names)) < len(names) or len(names) > max_members:
+            if len(names) > max_members:
                 raise ArtifactError(
-                    f"Expected at most {max_members} members of different names in "
-                    f"{what}, got {len(names)}; {remedy}."
+                    f"Expected at most {max_members} members in {what}, got "
+                    f"{len(names)}; {remedy}."
+                )
+            name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+            if count > 1:
+                raise ArtifactError(
+                    f"Expected members of different names in {what}, got {count} of "
+                    f"the name {name!r}; {remedy}."
                 )
         yield archive, num_packed
 

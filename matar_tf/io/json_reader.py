@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from matar_tf.errors import MatarError, did_you_mean
+from matar_tf.errors import MatarError, did_you_mean, shown
 from matar_tf.io.files import read_at_most
 from matar_tf.io.names import is_name
 
@@ -79,13 +79,16 @@ class JsonReader:
           keys: The keys.
         """
         if not isinstance(value, dict):
-            raise self.error(f"Expected a JSON object for a {what}, got {value!r}.")
+            raise self.error(
+                f"Expected a JSON object for a {what}, got {shown(value)}; give one."
+            )
         document = cast("dict[str, Any]", value)
         expected = set(keys)
         for key in document:
             if key not in expected:
                 raise self.error(
-                    f"Unknown key {key!r} in the {what}. {did_you_mean(key, expected)}"
+                    f"Unknown key {shown(key)} in the {what}. "
+                    f"{did_you_mean(key, expected)}"
                 )
         for key in sorted(expected - set(document)):
             raise self.error(f"The {what} has no key {key!r}; add it.")
@@ -96,7 +99,9 @@ class JsonReader:
         value: Any = document[key]
         # A bool is an int to Python, but not in a file.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(f"Expected {kind.__name__} under {key!r}, got {value!r}.")
+            raise self.error(
+                f"Expected {kind.__name__} under {key!r}, got {shown(value)}; give one."
+            )
         return value
 
     def check_version(
@@ -152,7 +157,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     for key in document:
         if not is_name(key):
-            raise ValueError(f"the key {key!r} is too long, or cannot be printed")
+            raise ValueError(f"the key {shown(key)} is too long, or cannot be printed")
     if len(document) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, cast
 
-from matar_tf.errors import MatarError
+from matar_tf.errors import MatarError, shown
 
 __all__ = ["MAX_NAME_CHARS", "check_names", "is_name"]
 
@@ -38,5 +38,5 @@ def check_names(names: Iterable[object], what: str, error: type[MatarError]) -> 
         if not is_name(name):
             raise error(
                 f"Expected names of at most {MAX_NAME_CHARS} printable characters for "
-                f"{what}, got {name!r}; rename it."
+                f"{what}, got {shown(name)}; rename it."
             )

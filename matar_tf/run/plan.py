@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarError, PolicyError, SearchError
+from matar_tf.errors import (
+    DataError,
+    MatarError,
+    MatarWarning,
+    PolicyError,
+    SearchError,
+)
 from matar_tf.evolution import (
     SearchProblem,
     check_request,
@@ -84,6 +91,10 @@ def make_run(
     check_names(targets)
     searched = reported = data
     if settings.holdout:
+        # Labels of another network may be too few of each to split.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MatarWarning)  # said below, once
+            check_data(artifact, data)
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
     check_data(artifact, data, searched, reported)
     space = fix_entries(artifact.space, settings.fixed)

@@ -72,7 +72,8 @@ class GraphTensor:
       scale: float32 steps; empty for one without quantization.
       zero_point: One for each step.
       axis: Along which the steps differ.
-      values: What is stored, or None for a computed tensor.
+      buffer: Number of the buffer of what is stored, which several tensors may share.
+      values: What is stored, or None for a computed tensor; packed kernels as bytes.
     """
 
     name: str
@@ -81,6 +82,7 @@ class GraphTensor:
     scale: np.ndarray
     zero_point: np.ndarray
     axis: int
+    buffer: int
     values: np.ndarray | None
 
     @property
@@ -195,7 +197,8 @@ def read_tensor(model: Any, index: int) -> GraphTensor:
         scale=scale,
         zero_point=zero_point,
         axis=axis,
-        values=tensor_array(model, tensor),
+        buffer=tensor.buffer,
+        values=_values(model, tensor),
     )
 
 
@@ -204,6 +207,14 @@ def _is_text(name: Any) -> bool:
         return not isinstance(name, bytes) or bool(name.decode() or True)
     except UnicodeDecodeError:
         return False
+
+
+def _values(model: Any, tensor: Any) -> np.ndarray | None:
+    """Returns what is stored; nothing is unpacked, since tensors may share a buffer."""
+    if tensor.type not in PACKED_BITS:
+        return tensor_array(model, tensor)
+    stored = model.buffers[tensor.buffer].data
+    return None if is_empty(stored) else np.asarray(stored, np.uint8)
 
 
 def _read_grid(
@@ -249,13 +260,19 @@ def read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
     for place in row.settings:
         one = node.inputs[place] if place < count else None
         is_setting = one is None or (
-            one.type == _TYPES.INT32 and one.values is not None and len(one.shape) <= 2
+            one.type == _TYPES.INT32
+            and one.values is not None
+            and len(one.shape) <= 2
+            and one.size <= 2 * _MAX_RANK
         )
-        node.expect(is_setting, f"int32 constants at {place}", one and one.name)
+        node.expect(is_setting, f"a few int32 constants at {place}", one and one.name)
     known = [getattr(schema.BuiltinOptions, option) for option in row.options]
     kind = operator.builtinOptionsType
     is_known = kind in known and (kind == 0) == (node.options is None)
     node.expect(is_known, f"options among {row.options}", kind)
+    fields = {} if node.options is None else vars(node.options)
+    longest = max(map(np.size, fields.values()), default=0)
+    node.expect(longest <= _MAX_RANK, f"options of at most {_MAX_RANK} sizes", longest)
     others = (
         *(operator.customOptions, operator.intermediates, operator.builtinOptions2),
         operator.mutatingVariableInputs,

@@ -23,7 +23,6 @@ from matar_tf.operators import CostShape, Grid
 from matar_tf.tflite import _moving_rules
 from matar_tf.tflite._graph_nodes import (
     GRIDDED,
-    ITEM_BITS,
     LEAST_STORED_STEP,
     GraphTensor,
     Node,
@@ -34,10 +33,12 @@ from matar_tf.tflite._graph_nodes import (
     read_node,
     read_tensor,
 )
+from matar_tf.tflite._graph_sizes import MAX_PRODUCTS, Sizes
 from matar_tf.tflite._operator_rules import RULES
 from matar_tf.tflite._schema import (
     PACKED_BITS,
     CheckedModel,
+    custom_names,
     op_name,
     parse_model,
     schema,
@@ -63,15 +64,6 @@ LEAST_RATIO: Final = 2.0**-40  # nothing comes out of what is smaller
 _REGISTERED: Final = (_moving_rules,)  # fills RULES
 _TYPES: Final = schema.TensorType
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
-_MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
-_MAX_PRODUCTS: Final = 1 << 36  # for one sample; ResNet-50 has 2**32
-# Places of all windows, to each of which XNNPACK keeps a pointer. A U-Net of images of
-# 512 x 512 has 2**24.
-_MAX_PLACES: Final = 1 << 25
-# Channels that XNNPACK adds to kernels to fill its tiles, of 16 output and 8 input ones
-# at most. Networks have a few MB.
-_MAX_FILLING: Final = 1 << 27
-_TILE: Final = (16, 8)
 _METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
 _FIXED_GRIDS: Final = {
     "LOGISTIC": (1 / 256, -128),
@@ -107,7 +99,7 @@ def check_model(content: bytes) -> CheckedModel:
     return CheckedModel(write_model(model))
 
 
-def find_fault(model: Any, *, max_products: int = _MAX_PRODUCTS) -> str | None:
+def find_fault(model: Any, *, max_products: int = MAX_PRODUCTS) -> str | None:
     """Returns why a model may not be given to native code, or None if it may.
 
     The reason is what was expected and what came, a sentence without its ends.
@@ -124,9 +116,10 @@ def find_fault(model: Any, *, max_products: int = _MAX_PRODUCTS) -> str | None:
         nodes = [read_node(model, tensors, one) for one in graph.operators]
         _check_flow(graph, tensors)
         _check_batch(nodes)
+        sizes = Sizes(max_products)
         for node in nodes:
             _check_node(node)
-        _check_size(nodes, max_products)
+            sizes.add(node)
     except UnsoundError as fault:
         return str(fault)
     return None
@@ -135,7 +128,7 @@ def find_fault(model: Any, *, max_products: int = _MAX_PRODUCTS) -> str | None:
 def _check_parts(model: Any) -> None:
     """Checks that a model has nothing that rules do not look at."""
     graph = model.subgraphs[0]
-    custom = [code.customCode for code in model.operatorCodes if code.customCode]
+    custom = custom_names(model)
     expect(not custom, "builtin operators", custom)
     unknown = sorted({op_name(model, one) for one in graph.operators} - set(RULES))
     expect(not unknown, "operators that are checked here", unknown)
@@ -144,16 +137,17 @@ def _check_parts(model: Any) -> None:
     outside += model.externalBufferGroups or []
     expect(not outside, "buffers within the file", f"{len(outside)} outside")
     expect(is_empty(model.metadataBuffer), "no old metadata", model.metadataBuffer)
-    names = [text_of(one.name) for one in model.metadata or []]
-    known = all(name in _METADATA for name in names)
-    expect(known, f"metadata among {list(_METADATA)}", names)
+    names = [text_of(one.name)[:80] for one in model.metadata or []]
+    others = [name for name in names if name not in _METADATA]
+    expect(not others, f"metadata among {list(_METADATA)}", others[:3])
     for one in model.signatureDefs or []:
         maps = [*(one.inputs or []), *(one.outputs or [])]
         is_whole = one.subgraphIndex == 0 and bool(one.signatureKey)
         is_whole = is_whole and all(
             at.name and 0 <= at.tensorIndex < len(graph.tensors) for at in maps
         )
-        expect(is_whole, "named signatures of tensors of the graph", one.signatureKey)
+        name = text_of(one.signatureKey)[:80]
+        expect(is_whole, "named signatures of tensors of the graph", name)
 
 
 def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
@@ -288,61 +282,3 @@ def _check_ratio(node: Node) -> None:
             bias.scale, products, rtol=_STEP_TOLERANCE, atol=LEAST_STORED_STEP
         )
         node.expect(bool(fits), "a bias in steps of input times kernel", bias.scale)
-
-
-def _check_size(nodes: Iterable[Node], max_products: int) -> None:
-    """Checks that one sample takes a bounded memory and time."""
-    num_bytes = num_products = num_places = filling = 0
-    for node in nodes:
-        size, window = node.output.size, _window(node)
-        num_bytes += size * ITEM_BITS[node.output.type] // 8
-        if node.row.shape is CostShape.KERNEL:
-            num_products += _products(node)
-            filling += _filling(node)
-        elif node.row.shape in (CostShape.WINDOW, CostShape.NEIGHBOURS):
-            num_products += size * window
-        if window > 1:
-            num_places += node.output.shape[1] * node.output.shape[2] * window
-    for count, most, what in (
-        (num_bytes, _MAX_BYTES, "bytes of tensors"),
-        (num_products, max_products, "products"),
-        (num_places, _MAX_PLACES, "places of windows"),
-        (filling, _MAX_FILLING, "bytes that fill up kernels"),
-    ):
-        expect(count <= most, f"at most {most} {what}", count)
-
-
-def _products(node: Node) -> int:
-    """Returns the multiplications of a kernel: all of it at each place."""
-    is_transposed = node.name == "TRANSPOSE_CONV"
-    places = node.data[0] if is_transposed else node.output
-    return places.size // places.shape[-1] * node.data[1].size
-
-
-def _window(node: Node) -> int:
-    """Returns the places of a window over an image; 1 for none."""
-    if node.row.shape is CostShape.NEIGHBOURS:
-        return 4
-    if node.row.shape is CostShape.WINDOW:
-        return int(node.options.filterHeight * node.options.filterWidth)
-    is_kernel = node.row.shape is CostShape.KERNEL and len(node.data[1].shape) == 4
-    return math.prod(node.data[1].shape[1:3]) if is_kernel else 1
-
-
-def _filling(node: Node) -> int:
-    """Returns the bytes that a kernel takes beside its own, to fill the tiles."""
-    kernel = node.data[1]
-    channels, depth, groups = node.output.shape[-1], 1, 1
-    if node.name == "DEPTHWISE_CONV_2D":
-        filled = -(-channels // _TILE[0]) * _TILE[0]
-    else:
-        depth = kernel.shape[-1]
-        if node.name == "CONV_2D":
-            groups = node.data[0].shape[-1] // depth
-        outputs, inputs = (
-            -(-count // tile) * tile
-            for count, tile in zip((channels // groups, depth), _TILE, strict=True)
-        )
-        filled = groups * outputs * inputs
-    item = max(ITEM_BITS[kernel.type], 8) // 8
-    return (filled - channels * depth) * _window(node) * item

@@ -27,7 +27,7 @@ from matar_tf.tflite._interpreters import load_interpreter, message_of
 
 __all__ = ["Sandbox", "serve"]
 
-_SECONDS: Final = 3.0  # of processor time, to open a file and to run one sample
+_SECONDS: Final = 2.5  # of processor time, to open a file and to run one sample
 _PRODUCTS_PER_SECOND: Final = 2e9  # of a small machine, for which there is more time
 _MAX_PRODUCTS: Final = 2e10  # as far as a file is believed; VGG16 has 1.5e10
 _WAIT_SECONDS: Final = 120.0  # for an answer, on a busy machine

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
 from matar_tf.operators import OPERATORS, CostShape
+from matar_tf.tflite._unpacking import unpack
 
 __all__ = [
     "COMPUTE_OPS",
@@ -22,6 +23,7 @@ __all__ = [
     "bias_of",
     "check_builtin",
     "compact",
+    "custom_names",
     "drop_tensors",
     "find_operator_code",
     "op_name",
@@ -40,8 +42,6 @@ schema: Any = schema_py_generated  # generated code, whose types mislead
 
 _FILE_IDENTIFIER = b"TFL3"
 MAX_FILE_BYTES: Final = 1 << 30
-_MAX_TABLES: Final = 20_000  # of a kind; the largest networks have some thousands
-_MIN_TABLE_BYTES: Final = 8  # of an entry of a vector of tables: two offsets
 # What the generated code raises on bytes that are no flatbuffer.
 _DAMAGE = (
     AttributeError,
@@ -98,12 +98,11 @@ def parse_model(content: bytes) -> Any:
             f"{len(content)}; take a smaller network."
         )
     try:
-        root = schema.Model.GetRootAs(bytearray(content), 0)
         if isinstance(content, CheckedModel):
+            root = schema.Model.GetRootAs(bytearray(content), 0)
             return schema.ModelT.InitFromObj(root)
-        num_graphs = root.SubgraphsLength()
-        model = _unpack_bounded(root, len(content)) if num_graphs == 1 else None
-        is_whole = model is not None and _refers_to_what_is_there(model)
+        model = unpack(content)
+        is_whole = _refers_to_what_is_there(model)
     except ExportError:
         raise
     except _DAMAGE as error:
@@ -111,8 +110,6 @@ def parse_model(content: bytes) -> Any:
             f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); "
             "export or fetch it again."
         ) from error
-    if model is None:
-        raise ExportError(f"Expected a model of one subgraph, got {num_graphs}.")
     if not is_whole:
         raise ExportError(
             "Expected a TFLite model whose operators and tensors refer to what is "
@@ -120,70 +117,6 @@ def parse_model(content: bytes) -> Any:
         )
     _check_order(model)
     return model
-
-
-def _check_counts(root: Any, num_bytes: int) -> None:
-    """Checks that vectors of tables, and names, are no longer than the file.
-
-    A file may name one table many times, which the object form would copy.
-
-    Raises:
-      ExportError: If there are more tables than any network has.
-      ValueError: If they are longer.
-    """
-    graph = root.Subgraphs(0)
-    counts = (
-        *(root.OperatorCodesLength(), root.BuffersLength(), root.MetadataLength()),
-        *(root.SignatureDefsLength(), root.ExternalBuffersLength()),
-        *(root.ExternalBufferGroupsLength(), graph.TensorsLength()),
-        graph.OperatorsLength(),
-    )
-    _check_number(max(counts))
-    signatures = [root.SignatureDefs(i) for i in range(root.SignatureDefsLength())]
-    mapped = sum(one.InputsLength() + one.OutputsLength() for one in signatures)
-    _check_number(mapped)
-    count = sum(counts) + mapped
-    if count * _MIN_TABLE_BYTES > num_bytes:
-        raise ValueError(f"{count} tables in {num_bytes} bytes")
-    named = 0
-    for index in range(graph.TensorsLength()):
-        tensor = graph.Tensors(index)
-        if tensor.VariantTensorsLength() or tensor.Sparsity() is not None:
-            raise ValueError(f"tensor {index} is a variant or sparse")
-        named += len(tensor.Name() or b"")
-        if named > num_bytes:
-            raise ValueError(f"names of more than {num_bytes} bytes")
-
-
-def _check_number(count: int) -> None:
-    if count > _MAX_TABLES:
-        raise ExportError(
-            f"Expected at most {_MAX_TABLES} tensors, operators and buffers each in a "
-            f"TFLite model, got {count}; take a smaller network."
-        )
-
-
-def _unpack_bounded(root: Any, num_bytes: int) -> Any:
-    """Returns the object form of a model whose vectors are no longer than the file.
-
-    Raises:
-      ValueError: If they are, which the object form would copy when it is written.
-    """
-    _check_counts(root, num_bytes)
-    model = schema.ModelT.InitFromObj(root)
-    length = _length(model)
-    if length > num_bytes:
-        raise ValueError(f"vectors of {length} bytes in {num_bytes}")
-    return model
-
-
-def _length(value: Any) -> int:
-    """Returns the bytes of the vectors in a table of the object form."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if isinstance(value, list):
-        return sum(map(_length, value))
-    return sum(map(_length, vars(value).values())) if hasattr(value, "__dict__") else 0
 
 
 def _refers_to_what_is_there(model: Any) -> bool:
@@ -223,7 +156,7 @@ def _check_order(model: Any) -> None:
                 f"{op_name(model, one)} that reads what is made later, or makes what "
                 "another makes; export or fetch the model again."
             )
-        later -= written
+        later.subtract(written)  # -= would look at all of them
 
 
 def text_of(name: Any) -> str:
@@ -266,13 +199,19 @@ def _builtin(code: Any) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
+def custom_names(model: Any) -> list[str]:
+    """Returns the names of the first operators that are not builtin, as shown."""
+    codes = [code.customCode for code in model.operatorCodes if code.customCode]
+    return [text_of(code[:80]) for code in codes[:3]]
+
+
 def check_builtin(model: Any) -> None:
     """Refuses a model with operators that come from elsewhere than the runtime.
 
     Raises:
       ExportError: If it has custom operators, Flex ones among them.
     """
-    names = [code.customCode for code in model.operatorCodes if code.customCode]
+    names = custom_names(model)
     operators = model.subgraphs[0].operators
     if names or any(op_name(model, one) == "CUSTOM" for one in operators):
         raise ExportError(

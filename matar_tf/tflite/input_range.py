@@ -22,8 +22,12 @@ __all__ = ["InputGrid", "grid_of_artifact", "grid_of_file", "range_note"]
 
 _MOST_OUTSIDE: Final = 0.25  # share of the values; from here on they are refused
 _MANY_OUTSIDE: Final = 0.01
+_MOST_FAR: Final = 0.05  # of the values that are not 0, beyond the grid by its range
 _NEAR: Final = 1.5  # steps: what is no further off the ends is not outside
 _LITTLE_USED: Final = 1 / 16  # of the range of the grid
+_LITTLE_USED_BY_BYTES: Final = 1 / 8  # which have a range of their own
+_BYTES: Final = 255  # what unsigned bytes are divided by
+_ROUNDING: Final = 1e-3  # of a byte in float32
 _INTEGERS: Final = {
     schema.TensorType.INT8: np.iinfo(np.int8),
     schema.TensorType.UINT8: np.iinfo(np.uint8),
@@ -94,7 +98,8 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     """Returns what is odd about the samples of a network's input, in one sentence.
 
     A value is outside of a grid if it is more than one and a half steps away from it:
-    the grid of samples 0..1 may well end one level below 1.
+    the grid of samples 0..1 may well end one level below 1. It is far outside if it is
+    away by more than the range of the grid, as 255 is from 0..1.
 
     Args:
       data: Its evaluation samples count.
@@ -105,7 +110,10 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
       less than a sixteenth of the grid's range, or if all of them are equal; else None.
 
     Raises:
-      DataError: If a quarter of the values or more are outside.
+      DataError: If a quarter of the values or more are outside; if more than a
+        twentieth of those that are not 0 are far outside, since most of a picture may
+        be 0 on every scale; or if the samples are unsigned bytes that use less than an
+        eighth of the range.
     """
     samples = data.x_test
     if len(samples) > 1 and bool((samples == samples[:1]).all()):
@@ -113,15 +121,17 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     if grid is None:
         return None
     low, high = float(samples.min()), float(samples.max())
-    margin = _NEAR * grid.step
-    bounds = grid.low - margin, grid.high + margin
-    outside = float(np.mean((samples < bounds[0]) | (samples > bounds[1])))
+    width = grid.high - grid.low
+    outside = _num_beyond(samples, grid, _NEAR * grid.step) / samples.size
+    far = _num_beyond(samples, grid, width) if outside else 0
+    is_far = far > _MOST_FAR * np.count_nonzero(samples)
     theirs, ours = f"{low:.4g}..{high:.4g}", f"{grid.low:.4g}..{grid.high:.4g}"
-    if outside >= _MOST_OUTSIDE:
+    expected = f"Expected samples in the range of this network's input grid, {ours}"
+    if outside >= _MOST_OUTSIDE or is_far:
         raise DataError(
-            f"Expected samples in the range of this network's input grid, {ours}, got "
-            f"{theirs} in {data.name!r}, {outside:.1%} of the values outside; scale "
-            "them as at training, or clip them with np.clip if that is meant."
+            f"{expected}, got {theirs} in {data.name!r}, {outside:.1%} of the values "
+            "outside; scale them as at training, or clip them with np.clip if that is "
+            "meant."
         )
     if outside >= _MANY_OUTSIDE:
         return (
@@ -129,10 +139,31 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
             f"outside of the range of this network's input grid, {ours}, and count as "
             "its ends; scale the samples as at training."
         )
-    used = (min(high, grid.high) - max(low, grid.low)) / (grid.high - grid.low)
+    used = max(min(high, grid.high) - max(low, grid.low), 0.0) / width
+    if used < _LITTLE_USED_BY_BYTES and _are_bytes(samples, low, high):
+        raise DataError(
+            f"{expected}, got unsigned bytes of {_BYTES * low:.0f}.."
+            f"{_BYTES * high:.0f} in {data.name!r}, which count as {theirs}, "
+            f"{used:.1%} of it; give floats, scaled as at training."
+        )
     if used < _LITTLE_USED:
         return (
-            f"The samples of {data.name!r}, {theirs}, use {max(used, 0.0):.1%} of the "
-            f"range of this network's input grid, {ours}; scale them as at training."
+            f"The samples of {data.name!r}, {theirs}, use {used:.1%} of the range of "
+            f"this network's input grid, {ours}; scale them as at training."
         )
     return None
+
+
+def _num_beyond(samples: np.ndarray, grid: InputGrid, distance: float) -> int:
+    """Returns how many values are further than a distance from a grid."""
+    below, above = samples < grid.low - distance, samples > grid.high + distance
+    return int(np.count_nonzero(below | above))
+
+
+def _are_bytes(samples: np.ndarray, low: float, high: float) -> bool:
+    """Whether samples are unsigned bytes divided by 255; whole numbers are not."""
+    if low < 0.0 or high > 1.0 or low == high:
+        return False
+    stored = _BYTES * samples
+    is_whole = bool((np.abs(stored - np.rint(stored)) < _ROUNDING).all())
+    return is_whole and not bool((samples == np.rint(samples)).all())
