@@ -21,9 +21,11 @@ from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.build_limits import building_within
+from matar_tf.keras.packaging.common_arrays import common_arrays
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.stored import REBUILD_ERRORS
 from matar_tf.layer_kinds import LAYER_KINDS
+from matar_tf.parameters import Parameters
 from matar_tf.policy import Policy
 
 __all__ = ["keras_reference", "load_network", "network_members"]
@@ -65,10 +67,18 @@ _KERAS_CLASSES: Final = {
 
 
 def network_members(model: KerasModel) -> dict[str, bytes]:
-    """Returns the files of an artifact that hold a multi-bitwidth network."""
+    """Returns the files of an artifact that hold a multi-bitwidth network.
+
+    Weights that the artifact's parameters have are left out.
+    """
     buffer = io.BytesIO()
-    weights = model.get_weights()
-    np.savez_compressed(buffer, **{str(i): value for i, value in enumerate(weights)})
+    common = {id(variable) for variable, _ in common_arrays(model)}
+    own = {
+        str(number): variable.numpy()
+        for number, variable in enumerate(model.weights)
+        if id(variable) not in common
+    }
+    np.savez_compressed(buffer, **own)
     text = json.dumps(model.get_config(), default=keras.utils.serialize_keras_object)
     config = _with_classes(json.loads(text), _unplaced)
     return {
@@ -95,10 +105,10 @@ def load_network(artifact: Artifact) -> KerasModel:
     config = _checked(JsonReader(ArtifactError).parse(text, "network.json"))
     arrays = parse_arrays(artifact.extras["network.npz"], "network.npz")
     num_bytes = sum(array.nbytes for array in arrays.values())
+    num_bytes += _num_bytes(artifact.parameters)
     try:
         with building_within(num_bytes, len(text), "network.npz"):
             model = keras.Model.from_config(config)
-        weights = [arrays[str(i)] for i in range(len(arrays))]
     except ModelError as error:
         raise ArtifactError(str(error)) from error
     except REBUILD_ERRORS as error:
@@ -107,13 +117,37 @@ def load_network(artifact: Artifact) -> KerasModel:
             f"({error!r}); load the artifact with the version that wrote it."
         ) from error
     try:
-        model.set_weights(weights)
-    except ValueError as error:
+        model.set_weights(_weights(model, arrays, artifact.parameters))
+    except (LookupError, ValueError) as error:
         raise ArtifactError(
             "Expected weights of the shapes that the network's layers have here, got "
             f"others ({error}); load the artifact with the version that wrote it."
         ) from error
     return model
+
+
+def _num_bytes(parameters: Parameters) -> int:
+    """Returns the bytes of the arrays that a network may have in common with them."""
+    layers = parameters.layers.values()
+    norms = [layer.norm for layer in layers if layer.norm is not None]
+    arrays = [layer.kernel for layer in layers]
+    arrays += [one for norm in norms for one in (norm.mean, norm.variance, norm.gamma)]
+    return 2 * sum(array.nbytes for array in arrays)
+
+
+def _weights(
+    model: KerasModel, arrays: Mapping[str, np.ndarray], parameters: Parameters
+) -> list[np.ndarray]:
+    """Returns the weights of a network, those that are stored once from parameters."""
+    sources = {id(variable): source for variable, source in common_arrays(model)}
+    names = [str(number) for number in range(len(model.weights))]
+    unknown = sorted(set(arrays) - set(names))
+    if unknown:
+        raise ValueError(f"{len(names)} weights, but also {unknown[:3]}")
+    return [
+        arrays[name] if name in arrays else sources[id(variable)](parameters)
+        for name, variable in zip(names, model.weights, strict=True)
+    ]
 
 
 def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.ndarray]:

@@ -6,8 +6,6 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
-
 from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError
 from matar_tf.keras._compat import KerasLayer, KerasModel
@@ -17,14 +15,12 @@ from matar_tf.keras.checks import (
     check_initialized,
     warn_of_grids,
 )
-from matar_tf.keras.layers import MultiBitBatchNormalization
+from matar_tf.keras.packaging.common_arrays import layout_of, norms_of, to_tflite
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.network import network_members
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.quantizers.grids import KernelGrid
-from matar_tf.layer_kinds import LAYER_KINDS, KernelLayout
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
@@ -98,11 +94,7 @@ def _provenance(model: KerasModel, given: Mapping[str, Any]) -> Mapping[str, Any
 
 def extract_parameters(model: KerasModel) -> Parameters:
     """Returns the trained numbers of a multi-bitwidth model."""
-    norms = {
-        inner.entry: inner
-        for inner in map(wrapper.inner_layer, model.layers)
-        if isinstance(inner, MultiBitBatchNormalization)
-    }
+    norms = norms_of(model)
     layers: dict[str, LayerParameters] = {}
     tensors: dict[str, TensorParameters] = {}
     for layer in model.layers:
@@ -128,8 +120,8 @@ def training_versions() -> dict[str, str]:
 def _layer_parameters(
     layer: KerasLayer, kernel: KernelGrid, norms: Mapping[str, KerasLayer]
 ) -> LayerParameters:
-    inner = wrapper.inner_layer(layer)
-    values, channel_axis = _tflite_layout(inner, wrapper.kernel_variable(layer).numpy())
+    inner, stored = wrapper.inner_layer(layer), wrapper.kernel_variable(layer).numpy()
+    values, channel_axis = to_tflite(layout_of(inner, stored.ndim), stored)
     step = kernel.all_steps().reshape(len(kernel.bits), -1)
     norm = norms.get(kernel.entry)
     return LayerParameters(
@@ -153,19 +145,3 @@ def _norm_parameters(norm: KerasLayer) -> NormParameters:
         variance=norm.moving_variance.numpy(),
         epsilon=norm.epsilon,
     )
-
-
-def _tflite_layout(layer: KerasLayer, kernel: np.ndarray) -> tuple[np.ndarray, int]:
-    """Returns a kernel as TFLite stores it, and its channel axis."""
-    row = LAYER_KINDS.get(kind_of(layer))
-    if row is not None and row.kernel is not None:
-        layout = row.kernel.layout
-    else:
-        layout = KernelLayout.DENSE if kernel.ndim == 2 else KernelLayout.CONV
-    if layout is KernelLayout.DENSE:
-        return kernel.T.copy(), 0
-    if layout is KernelLayout.DEPTHWISE:
-        height, width = kernel.shape[:2]
-        return kernel.reshape(1, height, width, -1), 3
-    order = (2, 0, 1, 3) if layout is KernelLayout.TRANSPOSED else (3, 0, 1, 2)
-    return np.transpose(kernel, order).copy(), 0
