@@ -19,7 +19,7 @@ from matar_tf.keras._compat import KerasLayer, call_state, keras, tf
 __all__ = ["MAX_CONSTANTS", "building_within"]
 
 MAX_CONSTANTS: Final = 1 << 24  # of a normalization; 34 bytes each meanwhile
-_FREE_BYTES: Final = 1 << 26  # metrics, seeds and counters, which are not stored
+_FREE_BYTES: Final = 1 << 24  # metrics, seeds and counters, which are not stored
 # Of processor time each is about a millisecond: a layer that is called takes one.
 _FREE_STEPS: Final = 1000
 _CHARS_PER_STEP: Final = 20  # a call takes as many where a config lists it
