@@ -133,7 +133,7 @@ def _check_layers(layers: list[_Config], where: str) -> None:
                 f"Expected a list of the calls of {name!r:.100} in {where}, got none; "
                 "save the network again."
             )
-        named[name] = layer
+        named[str(name)] = layer
         if number is not None:
             shared.add(str(number))
     calls = {
