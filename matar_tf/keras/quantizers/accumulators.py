@@ -96,12 +96,14 @@ def accumulator_levels(
     else:
         factor = tf.constant(1.0)
     factors = [largest_factor(bits, _INT8_MAX) for bits in kernel.bits]
-    stored = tf.gather(tf.constant(factors, tf.float32), kernel.row)
+    factor_of_file = tf.gather(tf.constant(factors), kernel.row)
+    stored = tf.cast(factor_of_file, tf.float32)
     # In the order in which the file and XNNPACK have them.
     unit = source.step() * (step * factor / stored)
     is_alive = unit > 0.0
     unit = tf.where(is_alive, unit, 1.0)
-    counts = tf.round(x / (unit * stored)) * stored
-    levels = tf.round(counts * (unit / grid.step()))
+    # As integers, or TensorFlow's optimizer of graphs would reorder the products.
+    counts = tf.cast(tf.round(x / (unit * stored)), tf.int32) * factor_of_file
+    levels = tf.round(tf.cast(counts, tf.float32) * (unit / grid.step()))
     is_whole = is_alive & (source.initialized > 0)
     return tf.where(is_whole, levels, tf.floor(x / grid.step() + 0.5))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -48,7 +48,16 @@ def as_kernels_round(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tens
         highest = tf.round(_CEILING / grid.step())
         is_cut = x >= _CEILING
         levels = tf.where(is_cut, highest, tf.minimum(levels, highest))
-    return x + tf.stop_gradient(levels * grid.step() - x)
+    return _put(x, levels * grid.step())
+
+
+@tf.custom_gradient
+def _put(_x: Tensor, values: Tensor) -> Any:
+    """Returns values with the gradient of what they stand for.
+
+    Not as ``x + (values - x)``: TensorFlow's optimizer of graphs reorders sums.
+    """
+    return values, lambda upstream: (upstream, None)
 
 
 def _levels(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
