@@ -39,9 +39,9 @@ class Rounding(Enum):
 
     BLEND = "blend"
     CONVERT = "convert"
-    EVEN = "even"
     POOL = "pool"
     MEAN = "mean"
+    PRODUCT = "product"
     RELU = "relu"
     LEAKY_RELU = "leaky_relu"
     TABLE = "table"
@@ -280,7 +280,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Maximum": _joins("MAXIMUM"),
         "Minimum": _joins("MINIMUM"),
         "MultiBitBatchNormalization": _norm(is_ours=True),
-        "Multiply": _merges("MUL", Rounding.EVEN),
+        "Multiply": _merges("MUL", Rounding.PRODUCT),
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
         "Permute": _keeps("TRANSPOSE"),

@@ -89,7 +89,8 @@ def accumulator_levels(
         return None
     step = tf.reshape(kernel.step(), (-1,))
     if norm is not None:
-        factor, _ = snap_affine(*norm.folded(), layer)
+        scale, offset = norm.folded()
+        factor, _ = snap_affine(scale, offset, layer)
     elif wrapper.inner_layer(layer).use_bias:
         bias = tf.convert_to_tensor(wrapper.bias_variable(layer))
         factor, _ = snap_affine(tf.ones_like(bias), bias, layer)

@@ -117,11 +117,19 @@ def _convert(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
     return tf.round(x * (1.0 / grid.step()))
 
 
-def _even(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor:
-    """A product; of a square XNNPACK makes a table."""
+def _product(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
+    """A product of levels, a whole number, times a factor; halves go to even.
+
+    Of a square XNNPACK makes a table.
+    """
     if wrapper.reads_one_tensor(layer):
         return _table(x, layer, grid)
-    return tf.round(x / grid.step())
+    sources = [wrapper.input_quantizer(layer, place) for place in (0, 1)]
+    if None in sources:
+        return None
+    unit = math.prod(source.step() for source in sources if source is not None)
+    counts = tf.cast(tf.round(x / unit), tf.int32)  # an order that stays, as sums have
+    return tf.round(tf.cast(counts, tf.float32) * (unit / grid.step()))
 
 
 def _table(x: Tensor, _layer: KerasLayer, grid: ActivationGrid) -> Tensor:
@@ -197,7 +205,7 @@ _Rule: TypeAlias = "Callable[[Tensor, KerasLayer, ActivationGrid], Tensor | None
 _RULES: Final[Mapping[Rounding, _Rule]] = MappingProxyType(
     {
         Rounding.CONVERT: _convert,
-        Rounding.EVEN: _even,
+        Rounding.PRODUCT: _product,
         Rounding.LEAKY_RELU: _leaky_relu,
         Rounding.MEAN: _mean,
         Rounding.TABLE: _table,

@@ -171,8 +171,8 @@ def honour_freezing(wrapper_kind: type[Any], config_kind: type[Any]) -> None:
     wrapper_kind.non_trainable_weights = property(non_trainable_weights)
 
 
-def producer(layer: KerasLayer) -> KerasLayer | None:
-    """Returns the layer that makes the first input of `layer`, or None.
+def producer(layer: KerasLayer, place: int = 0) -> KerasLayer | None:
+    """Returns the layer that makes an input of `layer`, the first or another, or None.
 
     Layers with several inputs either have a grid of their own (sums), or inputs that
     share one (concatenations), so that any of them tells the grid.
@@ -181,10 +181,8 @@ def producer(layer: KerasLayer) -> KerasLayer | None:
     nodes = (layer if wrapper is None else wrapper()).inbound_nodes
     if not nodes:
         return None
-    parents = tf.nest.flatten(nodes[-1].inbound_layers)
-    if isinstance(parents[0], keras.layers.InputLayer):
-        return None
-    return parents[0]
+    parent = tf.nest.flatten(nodes[-1].inbound_layers)[place]
+    return None if isinstance(parent, keras.layers.InputLayer) else parent
 
 
 def reads_one_tensor(layer: KerasLayer) -> bool:
@@ -209,15 +207,15 @@ def _is_passed(layer: KerasLayer) -> bool:
     return row is not None and (row.is_identity or row.activation == "")
 
 
-def input_quantizer(layer: KerasLayer) -> ActivationGrid | None:
-    """Returns the quantizer whose grid the input of `layer` lies on.
+def input_quantizer(layer: KerasLayer, place: int = 0) -> ActivationGrid | None:
+    """Returns the quantizer whose grid an input of `layer` lies on.
 
     Walks up through layers that keep the grid (pooling, reshaping, dropout).
 
     Returns:
       None while the graph is still being put together, or for a float input.
     """
-    above = producer(layer)
+    above = producer(layer, place)
     while above is not None:
         found = output_quantizer(above)
         if found is not None:

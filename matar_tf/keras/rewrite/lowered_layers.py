@@ -109,7 +109,7 @@ def _norm(node: Node, site: Site) -> list[Node]:
     """
     above = site.maker(node)
     if above.kind == node.kind and site.is_read_once(node):
-        return _norm(_merged(above, node), site)
+        return list(_norm(_merged(above, node), site))
     is_last = above.activation == "linear" and site.is_read_once(node)
     if row_of(above).folds_norm and is_last and not above.is_copy:
         return [node]

@@ -325,14 +325,14 @@ def _resize(call: Call) -> Layer:
     given = call.bound("images", "size", "method", method="bilinear")
     method = str(given["method"]).lower()
     before, after = call.shape_of(given["images"])[1:3], call.shapes[0][1:3]
-    pairs = list(zip(before, after, strict=True))
+    pairs = [(a or 0, b or 0) for a, b in zip(before, after, strict=True)]
     fits = all(a and b and b % a == 0 for a, b in pairs)
     if not fits or method not in ("bilinear", "nearest"):
         raise UnknownOperationError(
             f"from {before} to {after} by {method} has no integer kernel here",
             "use UpSampling2D, by whole factors, nearest or bilinear",
         )
-    size = tuple(int(b) // int(a) for a, b in pairs)
+    size = tuple(b // a for a, b in pairs)
     return Layer(
         kind="UpSampling2D",
         inputs=[given["images"]],
