@@ -24,6 +24,7 @@ from matar_tf.keras.packaging.record import keras_tensors
 from matar_tf.keras.policies import get_policy, get_policy_space, set_policy
 from matar_tf.keras.quantize import MatarQuantizeScheme, policy_space, quantize_model
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.rewrite.prepare import as_layers
 from matar_tf.keras.saving import load_model
 from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyMetrics, PolicyRandomizer
@@ -66,6 +67,7 @@ __all__ = [
     "Schedule",
     "Summary",
     "UniformSampler",
+    "as_layers",
     "calibrate",
     "evaluate_policies",
     "get_policy",

@@ -213,7 +213,8 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
         )
     if not is_known:
         return why_foreign(layer)
-    if layer.weights and not layer.trainable:
+    is_norm = isinstance(layer, keras.layers.BatchNormalization)
+    if layer.weights and not layer.trainable and not is_norm:
         return (
             f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
             "trainable to True, and freeze the quantized model by model.trainable."
