@@ -124,7 +124,7 @@ OWN_NAMES = {
     },
     "keras/packaging/package.py": set(),
     "keras/quantizers/configs.py": set(),
-    "keras/quantizers/rounding.py": set(),
+    "keras/quantizers/rounding.py": {"MultiBitBatchNormalization", "relu6"},
     "keras/rewrite/build.py": set(),
     "keras/rewrite/check.py": set(),
     "keras/rewrite/graph.py": set(),
