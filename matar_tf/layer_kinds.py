@@ -126,6 +126,7 @@ class LayerKind:
       is_constant: Whether its weights are constants, one a channel.
       is_identity: Whether it changes nothing once the network is trained.
       joins: Whether its kernel wants all its inputs on the grid of its output.
+      may_be_frozen: Whether its float layer may be frozen, as the quantized one is then.
       min_inputs: Number of tensors that it reads at least.
       ranges: Least and largest value of an argument that its kernel takes, by name.
       is_ours: Whether the class is of this package, not of Keras.
@@ -144,6 +145,7 @@ class LayerKind:
     is_constant: bool = False
     is_identity: bool = False
     joins: bool = False
+    may_be_frozen: bool = False
     min_inputs: int = 1
     ranges: Mapping[str, tuple[float, float]] = field(
         default_factory=dict[str, tuple[float, float]]
@@ -190,7 +192,11 @@ def _mean(lifted: str | None = None) -> LayerKind:
 
 def _norm(*, is_ours: bool) -> LayerKind:
     return LayerKind(
-        keeps_lifted=True, can_fuse=True, can_go_negative=True, is_ours=is_ours
+        keeps_lifted=True,
+        can_fuse=True,
+        can_go_negative=True,
+        may_be_frozen=True,
+        is_ours=is_ours,
     )
 
 

@@ -213,8 +213,8 @@ def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
         )
     if not is_known:
         return why_foreign(layer)
-    is_norm = isinstance(layer, keras.layers.BatchNormalization)
-    if layer.weights and not layer.trainable and not is_norm:
+    may_be_frozen = LAYER_KINDS[kind_of(layer)].may_be_frozen
+    if layer.weights and not layer.trainable and not may_be_frozen:
         return (
             f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
             "trainable to True, and freeze the quantized model by model.trainable."
