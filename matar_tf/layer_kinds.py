@@ -126,7 +126,7 @@ class LayerKind:
       is_constant: Whether its weights are constants, one a channel.
       is_identity: Whether it changes nothing once the network is trained.
       joins: Whether its kernel wants all its inputs on the grid of its output.
-      may_be_frozen: Whether its float layer may be frozen, as the quantized one is then.
+      may_be_frozen: Whether its float layer may be frozen; then the quantized one is.
       min_inputs: Number of tensors that it reads at least.
       ranges: Least and largest value of an argument that its kernel takes, by name.
       is_ours: Whether the class is of this package, not of Keras.
