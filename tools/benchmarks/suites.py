@@ -11,6 +11,7 @@ accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIF
 and after `reestimate_batch_norm`; without ``--float`` it is trained first.
 ``kills``: what programs leave that are killed, or whose disk is full. ``zoo``: ordinary
 networks, from float to file. ``zoo_size``: large ones' time, memory and bytes.
+``zoo_kinds``: a network of each kind of layer, trained on digits.
 """
 
 from __future__ import annotations
@@ -243,6 +244,12 @@ def _zoo(given: Given) -> Iterator[Bar]:
     yield from measure_zoo(given.only, seed=given.seed)
 
 
+def _zoo_kinds(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.zoo_kinds import measure_zoo_kinds
+
+    yield from measure_zoo_kinds(seed=given.seed)
+
+
 def _zoo_size(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.zoo_size import measure_zoo_size
 
@@ -283,6 +290,7 @@ SUITE_FLAGS: Final = {
     "training": frozenset({"recipe", "data", "seed"}),
     "untrained": frozenset({"recipe", "data", "float", "num_samples", "seed"}),
     "zoo": frozenset({"only", "seed"}),
+    "zoo_kinds": frozenset({"seed"}),
     "zoo_size": frozenset({"seed"}),
 }
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
@@ -296,6 +304,7 @@ SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "training": _training,
     "untrained": _untrained,
     "zoo": _zoo,
+    "zoo_kinds": _zoo_kinds,
     "zoo_size": _zoo_size,
 }
 
