@@ -328,7 +328,6 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
         "exponential": Activation(operator="EXP", grid=Grid.OWN, is_nonnegative=True),
         "gelu": Activation(operator="GELU", grid=Grid.OWN),
         "hard_sigmoid": Activation(is_composite=True, is_nonnegative=True),
-        "hard_swish": Activation(is_composite=True),
         "leaky_relu": Activation(
             operator="LEAKY_RELU",
             grid=Grid.OWN,

@@ -32,29 +32,15 @@ def _swish(node: Node, site: Site) -> list[Node]:
     return [gate, made(node, "Multiply", node.name, [node.inputs[0], gate.output])]
 
 
-def _clamped(
-    node: Node, site: Site, name: str, slope: float, offset: float
-) -> list[Node]:
-    """``relu6(slope * x + offset) / 6``."""
-    inner = site.free_name(f"{node.name}_inner")
-    clamp = site.free_name(f"{node.name}_relu6")
-    before = scale_node(node, inner, node.inputs[0], slope, offset)
-    ceiling = function_node(node, "relu6", clamp, before.output)
-    return [before, ceiling, scale_node(node, name, ceiling.output, 1.0 / 6.0)]
-
-
 @lowers(FUNCTIONS, "hard_sigmoid")
 def _hard_sigmoid(node: Node, site: Site) -> list[Node]:
     """Keras 2's ``clip(0.2 * x + 0.5, 0, 1)``, as ``relu6(1.2 * x + 3) / 6``."""
-    return _clamped(node, site, node.name, 1.2, 3.0)
-
-
-@lowers(FUNCTIONS, "hard_swish")
-def _hard_swish(node: Node, site: Site) -> list[Node]:
-    """``x * relu6(x + 3) / 6``."""
-    gate = _clamped(node, site, site.free_name(f"{node.name}_gate"), 1.0, 3.0)
-    sources = [node.inputs[0], gate[-1].output]
-    return [*gate, made(node, "Multiply", node.name, sources)]
+    inner, clamp = (
+        site.free_name(f"{node.name}_{part}") for part in ("inner", "relu6")
+    )
+    before = scale_node(node, inner, node.inputs[0], 1.2, 3.0)
+    ceiling = function_node(node, "relu6", clamp, before.output)
+    return [before, ceiling, scale_node(node, node.name, ceiling.output, 1.0 / _SIX)]
 
 
 @lowers(FUNCTIONS, "selu")
