@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from matar_tf.errors import ModelError
 
-__all__ = ["Array", "Graph", "Node", "Shape", "TensorRef", "map_refs", "refs_in"]
+__all__ = [
+    "Array",
+    "FreeNames",
+    "Graph",
+    "Node",
+    "Shape",
+    "TensorRef",
+    "map_refs",
+    "refs_in",
+]
 
 Array: TypeAlias = "NDArray[np.float32]"
 Shape: TypeAlias = "tuple[int | None, ...]"
@@ -144,6 +153,26 @@ class Graph:
     def input_shape(self, node: Node) -> Shape:
         """Returns the shape of the first tensor that a node reads."""
         return self.shape(node.inputs[0])
+
+
+class FreeNames:
+    """Names that no node has.
+
+    Args:
+      taken: Names of the nodes that there are.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+
+    def take(self, wanted: str) -> str:
+        """Returns a name, numbered where it is taken already, and takes it."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
 
 
 def refs_in(structure: object) -> Iterator[TensorRef]:

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 
 from matar_tf.keras.rewrite.graph import (
+    FreeNames,
     Graph,
     Node,
     Shape,
@@ -109,7 +110,7 @@ class _Layout:
     def __init__(self, graph: Graph, only: Collection[str] | None) -> None:
         self._graph = graph
         self._only = only
-        self._names = set(graph.by_name)  # and of those made for it
+        self._free_name = FreeNames(graph.by_name).take
         self._nodes: dict[str, Node] = {}
         self._tensors: dict[TensorRef, TensorRef] = {}  # new ones by old ones
         self._lifted: dict[TensorRef, Shape] = {}  # of height 1: what they were
@@ -200,14 +201,6 @@ class _Layout:
         lifted = row_of(node).lifted
         is_image = len(node.shapes[0]) == 4
         return lifted is not None and not (lifted == node.kind and is_image)
-
-    def _free_name(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self._names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names.add(name)
-        return name
 
     def _lift(self, tensor: TensorRef, origin: str) -> TensorRef:
         if tensor in self._lifted:

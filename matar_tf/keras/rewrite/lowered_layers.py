@@ -23,7 +23,8 @@ def _rescaling(node: Node, _site: Site) -> list[Node]:
     factor, offset = (
         cast("ArrayLike", node.attributes[name]) for name in ("scale", "offset")
     )
-    return [scale_node(node, node.name, node.inputs[0], factor, offset)]
+    shift = offset if np.any(offset) else None
+    return [scale_node(node, node.name, node.inputs[0], factor, shift)]
 
 
 @lowers(LAYERS, "Normalization")

@@ -9,28 +9,32 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from matar_tf.keras.rewrite.graph import Array, Graph, Node, Shape, TensorRef
+from matar_tf.keras.rewrite.graph import (
+    Array,
+    FreeNames,
+    Graph,
+    Node,
+    Shape,
+    TensorRef,
+)
 from matar_tf.keras.rewrite.kinds import SCALE, is_identity, row_of_kind
 
 __all__ = ["Lowering", "Site", "function_node", "lowers", "made", "scale_node"]
 
 
 class Site:
-    """Where a layer is lowered: the network before, and what is made of it so far."""
+    """Where a layer is lowered.
+
+    Attributes:
+      graph: The network before.
+      nodes: What is made of it so far, by name.
+      free_name: Returns a name for a node that no other has, and takes it.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: dict[str, Node] = {}
-        self._names = set(graph.by_name)
-
-    def free_name(self, wanted: str) -> str:
-        """Returns a name that no node has, and takes it."""
-        name, number = wanted, 1
-        while name in self._names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names.add(name)
-        return name
+        self.free_name = FreeNames(graph.by_name).take
 
     def maker(self, node: Node) -> Node:
         """Returns the node whose values a node reads, past those that keep them."""

@@ -54,11 +54,9 @@ class Layer:
       inputs: What it reads.
       attributes: Arguments of its class, but for the name.
       activation: Name of its activation function.
-      weights: Values of its variables, by name.
     """
 
     kind: str
     inputs: Sequence[TensorRef]
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     activation: str = "linear"
-    weights: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from matar_tf.keras.rewrite.graph import TensorRef, refs_in
-from matar_tf.keras.rewrite.kinds import SCALE
 from matar_tf.keras.rewrite.operation_calls import Call, Layer, UnknownOperationError
 
 __all__ = ["read_operation"]
@@ -132,23 +131,20 @@ def _clip(call: Call) -> Layer:
     )
 
 
-def _scale(
-    source: TensorRef, call: Call, factor: Any, offset: Any | None = None
-) -> Layer:
+def _scale(source: TensorRef, call: Call, factor: Any, offset: Any = 0.0) -> Layer:
     channels = int(call.shape_of(source)[-1] or 0)
-    weights = {"depthwise_kernel": _of_channels(factor, channels).reshape(1, 1, -1, 1)}
-    if offset is not None:
-        weights["bias"] = _of_channels(offset, channels)
     return Layer(
-        kind=SCALE,
+        kind="Rescaling",
         inputs=[source],
-        attributes={"use_bias": offset is not None},
-        weights=weights,
+        attributes={
+            "scale": _of_channels(factor, channels),
+            "offset": _of_channels(offset, channels),
+        },
     )
 
 
-def _of_channels(values: Any, channels: int) -> np.ndarray:
-    """Returns one number a channel."""
+def _of_channels(values: Any, channels: int) -> list[float]:
+    """Returns one number for all, or one a channel, in a list."""
     array = np.asarray(values, np.float32)
     if array.size not in (1, channels) or (
         array.ndim and array.shape[-1] != array.size
@@ -157,7 +153,7 @@ def _of_channels(values: Any, channels: int) -> np.ndarray:
             f"with an array of shape {array.shape} has no integer kernel here",
             "use one number, or one a channel",
         )
-    return np.broadcast_to(array.reshape(-1), (channels,)).copy()
+    return array.reshape(-1).tolist()
 
 
 _MERGES: Final = {

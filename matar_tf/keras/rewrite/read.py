@@ -161,7 +161,6 @@ def _read_operation(
         arguments=(list(new.inputs),) if is_merge else tuple(new.inputs),
         activation=new.activation,
         attributes={"name": layer.name, **new.attributes},
-        weights=new.weights,
     )
 
 
