@@ -13,6 +13,7 @@ import numpy as np
 
 from matar_tf import keras as matar
 from matar_tf.data import Data, load_data
+from matar_tf.errors import MatarError
 from matar_tf.keras import keras
 from matar_tf.keras._compat import tf
 from matar_tf.samplers import draw_policies
@@ -107,6 +108,8 @@ def measure_zoo_kinds(*, seed: int) -> Iterator[Bar]:
 def _measure(
     name: str, block: Callable[[Any], Any], data: Data, seed: int
 ) -> Iterator[Bar]:
+    if data.x_train is None or data.y_train is None:
+        raise MatarError("Expected digits to train on, got none.")
     keras.utils.set_random_seed(seed)
     network = _build(block, data.x_test.shape[1:])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

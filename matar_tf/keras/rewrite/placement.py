@@ -282,13 +282,20 @@ class _Planner:
             if is_compute(layer) and self._is_first(layer)
         }
         constant = {layer.name for layer in quantized if row_of(layer).is_constant}
+        # Samples that were scaled are samples still.
+        scaled = {
+            self._tensor_name(self._graph.parents(self._graph.by_name[name])[0])
+            for name in first
+        }
         last: set[str] = set()
         multiplied = {
             self._tensor_name(self._graph.parents(layer)[0])
             for layer in self._graph.nodes
             if is_compute(layer)
         }
-        tensors = {self._tensor_name(layer) for layer in self._graph.nodes} - multiplied
+        tensors = {
+            self._tensor_name(layer) for layer in self._graph.nodes
+        } - multiplied | scaled
         for output in self._graph.outputs:
             layer = self._graph.by_name[output.node]
             while grid_of(self._graph, layer) is Grid.FIXED:
