@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from matar_tf.keras.rewrite.channels import folded, scaled_kernel
 from matar_tf.keras.rewrite.graph import Graph, Node
-from matar_tf.keras.rewrite.kinds import SCALE, is_identity, row_of
+from matar_tf.keras.rewrite.kinds import SCALE, read_from, row_of
 
 __all__ = ["fold_norms", "norm_refusals"]
 
@@ -30,7 +31,7 @@ def norm_refusals(graph: Graph, per_tensor: Collection[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for node in graph.nodes:
-        scale = _multiplier(graph, node) if node.kind == _NORM else node
+        scale = read_from(graph, node) if node.kind == _NORM else node
         if scale.kind != SCALE or scale.origin not in per_tensor:
             continue
         if node.kind == _NORM or np.ptp(scale.weights["depthwise_kernel"]) > 0.0:
@@ -55,7 +56,7 @@ def fold_norms(graph: Graph, per_tensor: Collection[str]) -> Graph:
     for node in graph.nodes:
         if node.kind != _NORM or node.is_copy:
             continue
-        above = _multiplier(graph, node)
+        above = read_from(graph, node)
         if above.origin in per_tensor and not above.is_copy:
             changed[above.name] = _with_norm(above, node)
             changed[node.name] = replace(
@@ -63,14 +64,6 @@ def fold_norms(graph: Graph, per_tensor: Collection[str]) -> Graph:
             )
     nodes = tuple(changed.get(node.name, node) for node in graph.nodes)
     return replace(graph, nodes=nodes)
-
-
-def _multiplier(graph: Graph, norm: Node) -> Node:
-    """Returns what a batch norm normalises, past layers that change nothing."""
-    above = graph.parents(norm)[0]
-    while is_identity(above):
-        above = graph.parents(above)[0]
-    return above
 
 
 def _with_norm(node: Node, norm: Node) -> Node:
@@ -81,20 +74,13 @@ def _with_norm(node: Node, norm: Node) -> Node:
     """
     storage = row_of(node).kernel
     attribute = _POINTWISE if storage is None else storage.attribute
-    known = {name: one.astype(np.float64) for name, one in norm.weights.items()}
-    epsilon = float(str(norm.attributes["epsilon"]))
-    factor = known.get("gamma", 1.0) / np.sqrt(known["moving_variance"] + epsilon)
-    bias = node.weights.get("bias", np.zeros(len(factor))) - known["moving_mean"]
-    kernel = node.weights[attribute]
-    if storage is not None and storage.is_transposed:
-        factors = factor[:, np.newaxis]
-    else:
-        num_axes = 1 if storage is None else storage.num_channel_axes
-        factors = factor.reshape(kernel.shape[-num_axes:])
+    factor, offset = folded(norm)
+    bias = node.weights.get("bias", np.zeros(len(factor)))
+    kernel = scaled_kernel(node.weights[attribute], storage, factor)
     weights = {
         **node.weights,
-        attribute: (kernel * factors).astype(np.float32),
-        "bias": (bias * factor + known.get("beta", 0.0)).astype(np.float32),
+        attribute: kernel.astype(np.float32),
+        "bias": (bias * factor + offset).astype(np.float32),
     }
     attributes = {**node.attributes, "use_bias": True}
     return replace(node, attributes=attributes, weights=weights)

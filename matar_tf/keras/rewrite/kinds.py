@@ -27,6 +27,7 @@ __all__ = [
     "is_relu",
     "keeps_grid",
     "keeps_lifted",
+    "read_from",
     "rounds_by_itself",
     "row_of",
     "row_of_kind",
@@ -81,6 +82,14 @@ def is_identity(node: Node) -> bool:
     """Whether a node changes nothing once the network is trained."""
     is_linear = is_activation(node) and activation_row(node).operator is None
     return row_of(node).is_identity or (is_linear and activation_row(node).is_fused)
+
+
+def read_from(graph: Graph, node: Node) -> Node:
+    """Returns what a node's first input is, past layers that change nothing."""
+    above = graph.parents(node)[0]
+    while is_identity(above):
+        above = graph.parents(above)[0]
+    return above
 
 
 def is_relu(node: Node) -> bool:

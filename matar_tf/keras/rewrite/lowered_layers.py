@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from matar_tf.keras.rewrite.channels import folded
 from matar_tf.keras.rewrite.graph import Array, Node
 from matar_tf.keras.rewrite.kinds import SCALE, row_of
 from matar_tf.keras.rewrite.making import Lowering, Site, lowers, made, scale_node
@@ -122,7 +123,7 @@ def _merged(first: Node, second: Node) -> Node:
     """Returns the batch norm that does what two in a row do."""
     factor, offset = 1.0, 0.0
     for node in (first, second):
-        scale, shift = _folded(node)
+        scale, shift = folded(node)
         factor, offset = factor * scale, offset * scale + shift
     epsilon = float(str(second.attributes["epsilon"]))
     gamma = second.weights.get("gamma", np.ones_like(factor)).astype(np.float64)
@@ -146,12 +147,3 @@ def _merged(first: Node, second: Node) -> Node:
         attributes={**second.attributes, "scale": True, "center": True},
         weights={name: value.astype(np.float32) for name, value in weights.items()},
     )
-
-
-def _folded(norm: Node) -> tuple[Any, Any]:
-    """Returns factor and offset of a batch norm's channels, float64."""
-    mean = norm.weights["moving_mean"].astype(np.float64)
-    variance = norm.weights["moving_variance"].astype(np.float64)
-    deviation = np.sqrt(variance + float(str(norm.attributes["epsilon"])))
-    factor = norm.weights.get("gamma", np.ones_like(mean)) / deviation
-    return factor, norm.weights.get("beta", np.zeros_like(mean)) - mean * factor

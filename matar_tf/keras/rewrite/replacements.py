@@ -9,8 +9,15 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from matar_tf.errors import ModelError
+from matar_tf.keras.rewrite.channels import scaled_kernel
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
-from matar_tf.keras.rewrite.kinds import NORM, activation_row, is_identity, row_of
+from matar_tf.keras.rewrite.kinds import (
+    NORM,
+    activation_row,
+    is_identity,
+    read_from,
+    row_of,
+)
 from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = ["LAYOUTS", "Site", "lays_out"]
@@ -153,9 +160,7 @@ def _make_multi_bit(node: Node, site: Site) -> list[Node]:
     It is folded into what is before it (see `lowering`). Scales below 0 go into the
     kernel: those of the bank count as magnitudes.
     """
-    above = site.graph.parents(site.original)[0]
-    while is_identity(above):
-        above = site.graph.parents(above)[0]
+    above = read_from(site.graph, site.original)
     mean = node.weights["moving_mean"]
     if "bias" in above.weights:
         mean = mean - above.weights["bias"]
@@ -193,10 +198,5 @@ def _flip_channels(node: Node, signs: Array) -> Node:
             f"Expected the layer {node.name!r} before a batch norm to be quantized "
             "too, got one that stays as it is; quantize both or none."
         )
-    kernel = node.weights[storage.attribute]
-    if storage.is_transposed:
-        flipped = kernel * signs[:, np.newaxis]
-    else:
-        channels = kernel.shape[-storage.num_channel_axes :]
-        flipped = kernel * signs.reshape(channels)
+    flipped = scaled_kernel(node.weights[storage.attribute], storage, signs)
     return replace(node, weights={**node.weights, storage.attribute: flipped})
