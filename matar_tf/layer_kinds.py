@@ -129,6 +129,8 @@ class LayerKind:
       may_be_frozen: Whether its float layer may be frozen; then the quantized one is.
       min_inputs: Number of tensors that it reads at least.
       ranges: Least and largest value of an argument that its kernel takes, by name.
+      counted_by: The kind of this package that is laid out in its place, which
+        evaluates as its kernel counts.
       is_ours: Whether the class is of this package, not of Keras.
     """
 
@@ -150,6 +152,7 @@ class LayerKind:
     ranges: Mapping[str, tuple[float, float]] = field(
         default_factory=dict[str, tuple[float, float]]
     )
+    counted_by: str | None = None
     is_ours: bool = False
 
 
@@ -209,7 +212,12 @@ def _joins(operator: str) -> LayerKind:
 
 
 def _merges(
-    operator: str, rounding: Rounding | None = None, *, can_go_negative: bool = False
+    operator: str,
+    rounding: Rounding | None = None,
+    *,
+    can_go_negative: bool = False,
+    counted_by: str | None = None,
+    is_ours: bool = False,
 ) -> LayerKind:
     return LayerKind(
         operators=(operator,),
@@ -218,6 +226,8 @@ def _merges(
         can_fuse=True,
         can_go_negative=can_go_negative,
         min_inputs=2,
+        counted_by=counted_by,
+        is_ours=is_ours,
     )
 
 
@@ -230,7 +240,7 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
 LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
     {
         "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": _merges("ADD"),
+        "Add": _merges("ADD", counted_by="MultiBitAdd"),
         "AlphaDropout": _drops(keeps_lifted=True),
         "Average": LayerKind(min_inputs=2),
         "AveragePooling1D": _average("AveragePooling2D"),
@@ -285,7 +295,9 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "MaxPooling2D": _keeps("MAX_POOL_2D"),
         "Maximum": _joins("MAXIMUM"),
         "Minimum": _joins("MINIMUM"),
+        "MultiBitAdd": _merges("ADD", is_ours=True),
         "MultiBitBatchNormalization": _norm(is_ours=True),
+        "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
         "Multiply": _merges("MUL", Rounding.PRODUCT),
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
@@ -310,7 +322,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
-        "Subtract": _merges("SUB", can_go_negative=True),
+        "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(
             operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),

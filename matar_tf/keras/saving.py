@@ -15,6 +15,7 @@ from matar_tf.keras.layers import (
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.stored import read_model
+from matar_tf.keras.sums import MultiBitAdd, MultiBitSubtract
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 
 __all__ = ["load_model"]
@@ -56,7 +57,9 @@ def _register_tfmot_objects() -> None:
         ChannelScale,
         InputQuantize,
         KurtosisRegularizer,
+        MultiBitAdd,
         MultiBitBatchNormalization,
+        MultiBitSubtract,
     ):
         keras.utils.get_custom_objects()[own.__name__] = own
 

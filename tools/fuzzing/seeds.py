@@ -85,16 +85,20 @@ def zipped(members: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> by
 def content_of(artifact: Artifact) -> str:
     """Returns what an artifact says and vouches for, as text that is equal for equals.
 
-    Older ones have no digest of their figures and of where they come from.
+    Nothing in older ones covers their figures, where they come from, and the widths
+    that they offer: an artifact of fewer widths is as whole as the other.
     """
     accuracy = {name: dict(row) for name, row in artifact.accuracy.items()}
-    vouched = [accuracy, artifact.provenance] if artifact.is_verified else []
+    space = artifact.space
+    vouched: list[object] = [sorted(space.weights), sorted(space.activations)]
+    if artifact.is_verified:
+        vouched = [artifact.digest(), space.to_json(), accuracy, artifact.provenance]
     parts = {
-        "digest": artifact.digest(),
+        "vouched": vouched,
+        "template": hashlib.sha256(artifact.template).hexdigest(),
+        "parameters": artifact.parameters.digest().hex(),
         "workload": artifact.workload.to_json(),
-        "space": artifact.space.to_json(),
         "template_map": artifact.template_map.to_json(),
-        "figures": vouched,
         "extras": {
             name: hashlib.sha256(content).hexdigest()
             for name, content in artifact.extras.items()

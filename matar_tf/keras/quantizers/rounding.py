@@ -20,7 +20,7 @@ from matar_tf.keras.quantizers.grids import ActivationGrid
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS, LayerKind, Rounding
 from matar_tf.operators import Grid
 
-__all__ = ["as_kernels_round"]
+__all__ = ["as_kernels_round", "with_values"]
 
 _NORM: Final = "MultiBitBatchNormalization"
 _INT8_MAX: Final = 127.0
@@ -48,11 +48,11 @@ def as_kernels_round(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tens
         highest = tf.round(_CEILING / grid.step())
         is_cut = x >= _CEILING
         levels = tf.where(is_cut, highest, tf.minimum(levels, highest))
-    return _put(x, levels * grid.step())
+    return with_values(x, levels * grid.step())
 
 
 @tf.custom_gradient
-def _put(_x: Tensor, values: Tensor) -> Any:
+def with_values(_x: Tensor, values: Tensor) -> Any:
     """Returns values with the gradient of what they stand for.
 
     Not as ``x + (values - x)``: TensorFlow's optimizer of graphs reorders sums.

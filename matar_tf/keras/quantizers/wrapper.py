@@ -19,6 +19,7 @@ __all__ = [
     "bias_variable",
     "entry_name",
     "find_owner",
+    "grid_below",
     "honour_freezing",
     "inner_layer",
     "input_quantizer",
@@ -110,6 +111,31 @@ def find_owner(layer: KerasLayer, entry: str) -> LearnedGrid | None:
     return None
 
 
+def grid_below(layer: KerasLayer) -> ActivationGrid | None:
+    """Returns the quantizer on whose grid what a layer makes is put, or None.
+
+    Its own, or that of the activation function that its kernel computes as well.
+    """
+    one = _outer(layer)
+    while True:
+        grid, below = output_quantizer(one), _consumers(one)
+        if grid is not None or len(below) != 1 or not _is_passed(inner_layer(below[0])):
+            return grid
+        one = below[0]
+
+
+def _consumers(layer: KerasLayer) -> list[KerasLayer]:
+    """Returns what reads a layer in the model that it was last put into."""
+    if not layer.inbound_nodes:
+        return []
+    made = {id(one) for one in tf.nest.flatten(layer.inbound_nodes[-1].outputs)}
+    return [
+        node.outbound_layer
+        for node in layer.outbound_nodes
+        if made & {id(one) for one in node.keras_inputs}
+    ]
+
+
 def remember_wrapper(wrapper: KerasLayer) -> None:
     """Lets the layer inside a wrapper find its place in the graph: the wrapper's."""
     inner = inner_layer(wrapper)
@@ -177,12 +203,17 @@ def producer(layer: KerasLayer, place: int = 0) -> KerasLayer | None:
     Layers with several inputs either have a grid of their own (sums), or inputs that
     share one (concatenations), so that any of them tells the grid.
     """
-    wrapper = getattr(layer, "matar_wrapper", None)
-    nodes = (layer if wrapper is None else wrapper()).inbound_nodes
+    nodes = _outer(layer).inbound_nodes
     if not nodes:
         return None
     parent = tf.nest.flatten(nodes[-1].inbound_layers)[place]
     return None if isinstance(parent, keras.layers.InputLayer) else parent
+
+
+def _outer(layer: KerasLayer) -> KerasLayer:
+    """Returns the wrapper of a layer, if it has one that is remembered."""
+    wrapper = getattr(layer, "matar_wrapper", None)
+    return layer if wrapper is None else wrapper()
 
 
 def reads_one_tensor(layer: KerasLayer) -> bool:

@@ -133,9 +133,10 @@ def _split_separable(node: Node, site: Site) -> list[Node]:
     return [depthwise, *_single_operation(pointwise, site)]
 
 
-@lays_out("Add", "Maximum", "Minimum", "Multiply")
+@lays_out("Add", "Maximum", "Minimum", "Multiply", "Subtract")
 def _chain(node: Node, site: Site) -> list[Node]:
     """Sums of more than two tensors become a chain of sums of two, and so on."""
+    kind = row_of(node).counted_by or node.kind
     total, sums = node.inputs[0], list[Node]()
     for index, tensor in enumerate(node.inputs[1:]):
         is_last = index == len(node.inputs) - 2
@@ -144,6 +145,7 @@ def _chain(node: Node, site: Site) -> list[Node]:
             replace(
                 node,
                 name=name,
+                kind=kind,
                 arguments=([total, tensor],),
                 keywords={},
                 attributes={"name": name},
