@@ -137,10 +137,15 @@ def _consumers(layer: KerasLayer) -> list[KerasLayer]:
 
 
 def remember_wrapper(wrapper: KerasLayer) -> None:
-    """Lets the layer inside a wrapper find its place in the graph: the wrapper's."""
+    """Lets the layer inside a wrapper find its place in the graph: the wrapper's.
+
+    A wrapper around a frozen layer is frozen, too.
+    """
     inner = inner_layer(wrapper)
     if inner is not wrapper:
         inner.matar_wrapper = weakref.ref(wrapper)
+        if not inner.trainable:
+            wrapper.trainable = False
 
 
 def track_inner_weights(wrapper: KerasLayer) -> None:

@@ -18,7 +18,7 @@ def build_model(graph: Graph, originals: Mapping[str, KerasLayer]) -> KerasModel
 
     Args:
       graph: A network.
-      originals: The layers that nodes may be copies of, by name.
+      originals: The layers that nodes may be copies of, by the name of the node.
     """
     tensors: dict[TensorRef, Tensor] = {}
     for node in graph.nodes:
@@ -58,6 +58,7 @@ def _outputs(
         layer = class_of(node.kind).from_config(dict(node.attributes))
     arguments = cast("tuple[Any, ...]", map_refs(node.arguments, tensor_of))
     keywords = cast("dict[str, Any]", map_refs(node.keywords, tensor_of))
+    layer.trainable = not node.is_frozen
     outputs = layer(*arguments, **keywords)
     if node.is_copy:
         layer.set_weights(originals[node.origin].get_weights())

@@ -61,6 +61,7 @@ class Node:
       weights: Values of its variables, by name.
       is_copy: Whether it is to be made as a copy of the layer `origin`, whatever
         attributes and weights say here.
+      is_frozen: Whether its weights stay as they are.
       refusal: What makes the layer unfit, if its kind is not the reason.
     """
 
@@ -74,6 +75,7 @@ class Node:
     attributes: Mapping[str, object] = field(default_factory=dict[str, object])
     weights: Mapping[str, Array] = field(default_factory=dict[str, Array])
     is_copy: bool = False
+    is_frozen: bool = False
     refusal: str = ""
 
     @cached_property

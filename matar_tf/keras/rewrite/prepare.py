@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
@@ -16,7 +16,7 @@ from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
-from matar_tf.keras.rewrite.read import has_operations, read_graph
+from matar_tf.keras.rewrite.read import is_plain, layers_by_name, read_graph
 from matar_tf.patterns import matching
 from matar_tf.space import PolicySpace
 
@@ -24,21 +24,21 @@ __all__ = ["as_layers", "check_model", "default_space", "prepare_model"]
 
 
 def as_layers(model: KerasModel) -> KerasModel:
-    """Returns a network whose operations on tensors, such as ``x + 3``, are layers.
+    """Returns a network of layers alone.
 
-    tfmot copies no network that has operations. The copy computes the same and has
-    the weights of now.
+    Operations on tensors, such as ``x + 3``, become layers; so do the models inside
+    the model, whose layers are named by their paths: ``base/conv``. tfmot takes
+    neither. The copy computes the same and has the weights of now; frozen layers stay
+    frozen.
 
     Args:
-      model: A float network; one without operations is returned as it is.
+      model: A float network; one of layers alone is returned as it is.
 
     Raises:
       ModelError: As `check_model`.
     """
     graph = check_model(model)
-    if not has_operations(model):
-        return model
-    return build_model(graph, {layer.name: layer for layer in model.layers})
+    return model if is_plain(model) else build_model(graph, layers_by_name(model))
 
 
 def check_model(
@@ -71,27 +71,8 @@ def check_model(
         outputs = [ref.node for ref in graph.outputs]
         found += end_refusals(graph.name, shapes, outputs)
     found += refusals(graph, only=only)
-    found += _refusals_inside(model, only)
     raise_refusals(graph.name, found)
     return graph
-
-
-def _refusals_inside(
-    model: KerasModel, only: Collection[str] | None = None
-) -> Iterator[str]:
-    """Yields what will be refused once the layers of models inside are called here."""
-    for layer in model.layers:
-        is_model = isinstance(layer, keras.Model) and hasattr(
-            layer, "_is_graph_network"
-        )
-        if (
-            is_model
-            and layer._is_graph_network
-            and (only is None or layer.name in only)
-        ):
-            inner = refusals(read_graph(layer))
-            yield from (f"Inside {layer.name!r}: {one}" for one in inner)
-            yield from _refusals_inside(layer)
 
 
 def choose(
@@ -132,6 +113,7 @@ def default_space(
       model: A float model; see `check_model`.
       configs: What the user chose for layers; see `choose`.
     """
+    model = as_layers(model)
     graph = check_model(model)
     names = [node.origin for node in graph.nodes if node.kind != INPUT]
     given = choose(model, dict.fromkeys(names), configs)

@@ -1,8 +1,11 @@
-"""Keras model -> graph."""
+"""Keras model -> graph.
+
+Models inside the model are read as their layers, named by paths: ``base/conv``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,14 +24,27 @@ from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
-__all__ = ["has_operations", "read_graph"]
+__all__ = ["is_plain", "layers_by_name", "read_graph"]
 
 _OPERATIONS = ("SlicingOpLambda", "TFOpLambda")
 
 
-def has_operations(model: KerasModel) -> bool:
-    """Whether a network has operations on tensors that are no layers."""
-    return any(kind_of(layer) in _OPERATIONS for layer in model.layers)
+def is_plain(model: KerasModel) -> bool:
+    """Whether a network is of layers alone: no models, no operations on tensors."""
+    return not any(
+        kind_of(layer) in _OPERATIONS or _is_network(layer) for layer in model.layers
+    )
+
+
+def layers_by_name(model: KerasModel, prefix: str = "") -> dict[str, KerasLayer]:
+    """Returns the layers of a network, those of models inside it by their paths."""
+    found: dict[str, KerasLayer] = {}
+    for layer in model.layers:
+        if _is_network(layer):
+            found |= layers_by_name(layer, f"{prefix}{layer.name}/")
+        else:
+            found[prefix + layer.name] = layer
+    return found
 
 
 def read_graph(model: KerasModel) -> Graph:
@@ -39,17 +55,9 @@ def read_graph(model: KerasModel) -> Graph:
         policy of mixed precision.
     """
     _check_model(model)
-    refs: dict[int, TensorRef] = {}
-    nodes: dict[str, Node] = {}
-    refusals: list[str] = []
-    for call in _calls(model):
-        node = _read_node(call, refs, nodes)
-        if node.name in nodes:
-            refusals.append(_why_shared(node))
-            node = replace(node, name=f"{node.name}/{len(nodes)}")
-        nodes[node.name] = node
-        for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
-            refs[id(tensor)] = TensorRef(node.name, index)
+    reader = _Reader()
+    reader.read(model)
+    nodes, refs = reader.nodes, reader.refs
     graph = Graph(
         name=model.name,
         nodes=tuple(nodes.values()),
@@ -57,14 +65,124 @@ def read_graph(model: KerasModel) -> Graph:
         outputs=tuple(refs[id(tensor)] for tensor in model.outputs),
     )
     lost = [one for one in nodes if one not in graph.by_name]
-    refusals += [_why_lost(model, lost)] if lost else []
-    return replace(graph, refusals=tuple(refusals))
+    reader.refusals += [_why_lost(model, lost)] if lost else []
+    return replace(graph, refusals=tuple(reader.refusals))
 
 
-def _why_shared(node: Node) -> str:
+class _Reader:
+    """What is read of a network so far.
+
+    Attributes:
+      nodes: By name.
+      refs: Which tensor each of Keras' is, by identity.
+      refusals: What makes the network unfit, beside what its nodes say.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.refs: dict[int, TensorRef] = {}
+        self.refusals: list[str] = []
+        self._networks: set[str] = set()
+
+    def read(
+        self, model: KerasModel, prefix: str = "", training: bool | None = None
+    ) -> None:
+        """Reads the calls of a network.
+
+        Args:
+          model: The network.
+          prefix: The path of a network inside another.
+          training: Whether the network is called as in training or in evaluation,
+            if the caller says.
+        """
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for call in model._nodes_by_depth[depth]:
+                layer = call.outbound_layer
+                is_input = isinstance(layer, keras.layers.InputLayer)
+                if is_input and prefix:
+                    continue  # its tensor is one of the outer network's
+                name = prefix + layer.name
+                if _is_network(layer):
+                    self._enter(layer, call, name, training)
+                else:
+                    self._add(_read_node(call, name, self.refs, self.nodes), training)
+                    made = self.nodes[next(reversed(self.nodes))]
+                    for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
+                        self.refs[id(tensor)] = TensorRef(made.name, index)
+
+    def _enter(
+        self, model: KerasModel, call: Any, name: str, training: bool | None
+    ) -> None:
+        """Reads a network inside the network where it is called."""
+        if name in self._networks:
+            self.refusals.append(_why_shared(name, "a model"))
+            name = f"{name} {len(self.nodes)}"  # refused, but read to the end
+        self._networks.add(name)
+        told = dict(call.call_kwargs)
+        given = told.pop("inputs") if "inputs" in told else call.call_args[0]
+        fed = model._flatten_to_reference_inputs(given)
+        for inner, outer in zip(model.inputs, fed, strict=True):
+            self.refs[id(inner)] = self.refs[id(outer)]
+            if len(inner.shape) != len(outer.shape):
+                self.refusals.append(_why_other_rank(name, inner, outer))
+        said = told.get("training")
+        self.read(model, f"{name}/", training if said is None else bool(said))
+        results = tf.nest.flatten(call.outputs)
+        for outer, inner in zip(results, model.outputs, strict=True):
+            self.refs[id(outer)] = self.refs[id(inner)]
+
+    def _add(self, node: Node, training: bool | None) -> None:
+        node = _as_called(node, training)
+        if node.name in self.nodes:
+            self.refusals.append(_why_shared(node.name, node.kind))
+            node = replace(node, name=f"{node.name}/{len(self.nodes)}")
+        self.nodes[node.name] = node
+
+
+def _is_network(layer: KerasLayer) -> bool:
+    """Whether a layer is a Functional or Sequential model."""
+    return isinstance(layer, keras.Model) and bool(
+        getattr(layer, "_is_graph_network", False)
+    )
+
+
+def _as_called(node: Node, training: bool | None) -> Node:
+    """Returns a node as ``training`` has it, which may be told where it is called.
+
+    In evaluation for ever, a batch norm is frozen, and what acts in training alone is
+    left out.
+    """
+    told = dict(node.keywords)
+    said = told.pop("training", None)
+    training = training if said is None else bool(said)
+    if training is None or node.is_copy:
+        return node
+    node = replace(node, keywords=told)
+    if not training:
+        row = LAYER_KINDS[node.kind]
+        if row.is_identity:
+            return replace(node, kind="Identity", attributes={"name": node.name})
+        return replace(node, is_frozen=True) if row.may_be_frozen else node
+    if LAYER_KINDS[node.kind].is_identity or LAYER_KINDS[node.kind].may_be_frozen:
+        refusal = (
+            f"Expected {node.name!r} ({node.kind}) to rest in evaluation, got one that "
+            "is called with training=True; leave that out."
+        )
+        return replace(node, refusal=refusal)
+    return node
+
+
+def _why_shared(name: str, kind: str) -> str:
     return (
-        f"Expected each layer to be used once, got {node.name!r} ({node.kind}) shared "
-        "by several places; make a layer for each, because its inputs differ in scale."
+        f"Expected each layer to be used once, got {name!r} ({kind}) shared by several "
+        "places; make a layer for each, because its inputs differ in scale."
+    )
+
+
+def _why_other_rank(name: str, inner: Any, outer: Any) -> str:
+    return (
+        f"Expected tensors of {len(inner.shape)} axes for the model {name!r}, got one "
+        f"of shape {tuple(outer.shape)}; reshape it before."
     )
 
 
@@ -94,7 +212,7 @@ def _check_model(model: Any) -> None:
             f"Expected a built model, but {model.name!r} has no input shape yet; give "
             "its first layer an input_shape or call build()."
         )
-    if any(wrapper.is_quantized(layer) for layer in model.layers):
+    if any(map(wrapper.is_quantized, model._flatten_layers())):
         raise ModelError(
             f"Expected a float model, but {model.name!r} is quantized already; pass "
             "the model that it was made from."
@@ -113,15 +231,10 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _calls(model: KerasModel) -> Iterator[Any]:
-    """Yields the nodes of Keras in execution order."""
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        yield from model._nodes_by_depth[depth]
-
-
 def _read_operation(
     layer: KerasLayer,
     call: Any,
+    name: str,
     refs: Mapping[int, TensorRef],
     nodes: Mapping[str, Node],
 ) -> Node:
@@ -141,7 +254,7 @@ def _read_operation(
         shapes=made,
         shape_of=lambda ref: nodes[ref.node].shapes[ref.index],
     )
-    node = Node(name=layer.name, kind=f"tf.{symbol}", origin=layer.name, shapes=made)
+    node = Node(name=name, kind=f"tf.{symbol}", origin=name, shapes=made)
     try:
         new = read_operation(operation)
     except UnknownOperationError as error:
@@ -152,7 +265,7 @@ def _read_operation(
             keywords=keywords,
             is_copy=True,
             refusal=f"Expected operations on tensors that layers do, but tf.{symbol} "
-            f"({layer.name!r}) {reason}; {remedy}.",
+            f"({name!r}) {reason}; {remedy}.",
         )
     is_merge = LAYER_KINDS[new.kind].min_inputs > 1
     return replace(
@@ -160,7 +273,7 @@ def _read_operation(
         kind=new.kind,
         arguments=(list(new.inputs),) if is_merge else tuple(new.inputs),
         activation=new.activation,
-        attributes={"name": layer.name, **new.attributes},
+        attributes={"name": name, **new.attributes},
     )
 
 
@@ -169,12 +282,12 @@ def _value(value: Any) -> Any:
 
 
 def _read_node(
-    call: Any, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
+    call: Any, name: str, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
 ) -> Node:
     layer = call.outbound_layer
     kind = kind_of(layer)
     if kind in _OPERATIONS:
-        return _read_operation(layer, call, refs, nodes)
+        return _read_operation(layer, call, name, refs, nodes)
     is_input = isinstance(layer, keras.layers.InputLayer)
     arguments, keywords = tf.nest.map_structure(
         lambda value: refs.get(id(value), value),
@@ -182,19 +295,20 @@ def _read_node(
     )
     is_known = kind in LAYER_KINDS
     return Node(
-        name=layer.name,
+        name=name,
         kind=kind,
-        origin=layer.name,
+        origin=name,
         shapes=tuple(
             tuple(tensor.shape.as_list()) for tensor in tf.nest.flatten(call.outputs)
         ),
         arguments=tuple(arguments),
         keywords=keywords,
         activation=activation_name(layer),
-        attributes=layer.get_config() if is_known else {},
+        attributes={**layer.get_config(), "name": name} if is_known else {},
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
-        refusal=_refusal(layer, is_known=is_known),
+        is_frozen=not layer.trainable,
+        refusal=_refusal(layer, name, is_known=is_known),
     )
 
 
@@ -203,43 +317,38 @@ def _weights(layer: KerasLayer) -> dict[str, Array]:
     return dict(zip(names, layer.get_weights(), strict=True))
 
 
-def _refusal(layer: KerasLayer, *, is_known: bool) -> str:
+def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
     """Returns why a layer cannot be quantized, if Keras alone can tell."""
     if isinstance(layer, keras.Model):
         return (
-            f"Expected a flat model, but {layer.name!r} is a model inside the model; "
-            "call its layers on the outer model's tensors."
+            f"Expected models inside the model to be Functional or Sequential, got the "
+            f"subclassed {type(layer).__name__} {name!r}; rebuild it with "
+            "tf_keras.Model(inputs, outputs)."
         )
     if not is_known:
         return why_foreign(layer)
-    may_be_frozen = LAYER_KINDS[kind_of(layer)].may_be_frozen
-    if layer.weights and not layer.trainable and not may_be_frozen:
-        return (
-            f"Expected a layer that is trained, but {layer.name!r} is frozen; set its "
-            "trainable to True, and freeze the quantized model by model.trainable."
-        )
     if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
         return (
-            f"Expected samples in float32, but the input {layer.name!r} takes "
+            f"Expected samples in float32, but the input {name!r} takes "
             f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
             "before (integers become float32 unchanged)."
         )
     if {layer.dtype, layer.compute_dtype} - {"float32", None}:
         return (
-            f"Expected a layer in float32, but {layer.name!r} has variables in "
+            f"Expected a layer in float32, but {name!r} has variables in "
             f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
             "under keras.mixed_precision.set_global_policy('float32')."
         )
     if getattr(layer, "activity_regularizer", None) is not None:
         return (
-            f"Expected no activity_regularizer in {layer.name!r}, got one, which "
+            f"Expected no activity_regularizer in {name!r}, got one, which "
             "tfmot's wrapper does not train; leave it out, or penalise the output in "
             "the loss."
         )
     if activation_name(layer) in ACTIVATIONS and not has_known_activation(layer):
         return (
             f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
-            f"in layer {layer.name!r}, got another function of that name; give it "
+            f"in layer {name!r}, got another function of that name; give it "
             "another name if it computes something else, or pass the name as a string."
         )
     return ""
