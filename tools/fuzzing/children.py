@@ -39,7 +39,7 @@ from tools.fuzzing.programs import UnreadableError, is_readable
 __all__ = ["Nursery", "Report"]
 
 _MAX_BYTES: Final = 1 << 30  # beside what the process has before it opens anything
-_MAX_SECONDS: Final = 5.0  # of processor time
+_MAX_SECONDS: Final = 5.0  # of processor time, of a process
 _PATIENCE: Final = 120.0  # seconds by the clock; the machine may be busy
 _MAX_WORDS: Final = 8_000
 _NUM_TOGETHER: Final = 20  # inputs of a process, unless one of them ends it
@@ -241,7 +241,8 @@ def _opened(given: Input, folder: Path, watch: _Watch) -> tuple[Verdict, str]:
     before = _seconds_of_children()
     with watch, _limits():
         verdict, words = _verdict(given, lambda: door(folder))
-    if _seconds_of_children() - before > _MAX_SECONDS:
+    # Of each: to time the operators of a file takes a process for every one.
+    if _seconds_of_children() - before > _MAX_SECONDS * max(watch.num_started, 1):
         verdict, words = Verdict.HANG, f"in a process of its own: {words}"
     if watch.seen:
         verdict, words = Verdict.OUTSIDE, f"{watch.seen[:3]}: {words}"
@@ -320,16 +321,19 @@ class _Watch:
 
     Attributes:
       seen: What was, since it was last entered.
+      num_started: Processes of our own program, since then.
     """
 
     def __init__(self, folder: Path) -> None:
         self.seen: list[str] = []
+        self.num_started = 0
         self._inside = f"{folder.resolve()}{os.sep}"
         self._looks = False
         sys.addaudithook(self._hook)
 
     def __enter__(self) -> None:
         self.seen.clear()
+        self.num_started = 0
         self._looks = True
 
     def __exit__(self, *_: object) -> None:
@@ -346,8 +350,11 @@ class _Watch:
             paths = arguments[:2] if event == "os.rename" else arguments[:1]
             if not all(map(self._holds, paths)):
                 self.seen.append(f"{event} {paths}")
-        elif event in _STARTS and arguments and sys.executable not in str(arguments):
-            self.seen.append(f"{event} {str(arguments)[:200]}")
+        elif event in _STARTS and arguments:
+            if sys.executable not in str(arguments):
+                self.seen.append(f"{event} {str(arguments)[:200]}")
+            elif event == "subprocess.Popen":
+                self.num_started += 1
 
     def _holds(self, path: Any) -> bool:
         if not isinstance(path, (str, bytes, os.PathLike)):

@@ -2,11 +2,11 @@
 
 Each input is made from a good file by a seeded generator, so that a seed gives the
 same inputs for any number of processes. They are opened in child processes, which may
-take 5 s of processor time and 1 GB of memory for each. Exit status 1 if one dies,
-hangs, takes more memory, ends in a traceback, accepts other content than a digest
-covers or one that contradicts itself, writes outside of its folder or prints what
-nobody can read; or if fewer than a fifth of the inputs reach an interpreter or the
-simulator. Needs no TensorFlow.
+take 5 s of processor time and 1 GB of memory for each, as may those that they start.
+Exit status 1 if one dies, hangs, takes more memory, ends in a traceback, accepts other
+content than a digest covers or one that contradicts itself, writes outside of its
+folder or prints what nobody can read; or if fewer than a fifth of the inputs reach an
+interpreter or the simulator. Needs no TensorFlow.
 """
 
 from __future__ import annotations
