@@ -1,5 +1,6 @@
 """Batches of all epochs, and what augmentation does to images."""
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 from fixtures.digits import few_digits
 
 from matar_tf.data import Data
-from matar_tf.errors import DataError
-from matar_tf.keras import Schedule
+from matar_tf.errors import DataError, ModelError
+from matar_tf.keras import Schedule, keras
 from matar_tf.keras._compat import tf
 from matar_tf.keras.train import fit_loop as fitting
 
@@ -123,3 +124,26 @@ class TestAugment:
                     y_train=few_digits().y_test)  # fmt: skip
         with pytest.raises(DataError, match="images"):
             fitting.fit(None, data, replace(ONE_EPOCH, augment=True), 0, None, [])
+
+
+def test_a_full_disk_is_one_sentence_and_training_goes_on_later(tmp_path):
+    def dense():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Flatten(), keras.layers.Dense(10)]
+        return keras.Sequential([keras.layers.Input((8, 8, 1)), *layers])
+
+    def train(model, folder):
+        fitting.fit(model, few_digits(), replace(ONE_EPOCH, epochs=2), 0, folder, [])
+
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, most[1]))
+    try:
+        with pytest.raises(ModelError, match=r"save the training in .*; make room"):
+            train(dense(), tmp_path / "kept")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    resumed, whole = dense(), dense()
+    train(resumed, tmp_path / "kept")
+    train(whole, None)
+    for one, other in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

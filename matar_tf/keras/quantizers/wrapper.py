@@ -114,14 +114,18 @@ def find_owner(layer: KerasLayer, entry: str) -> LearnedGrid | None:
 def grid_below(layer: KerasLayer) -> ActivationGrid | None:
     """Returns the quantizer on whose grid what a layer makes is put, or None.
 
-    Its own, or that of the activation function that its kernel computes as well.
+    Its own, that of the activation function that its kernel computes as well, or that
+    of what it is joined into.
     """
     one = _outer(layer)
     while True:
         grid, below = output_quantizer(one), _consumers(one)
-        if grid is not None or len(below) != 1 or not _is_passed(inner_layer(below[0])):
+        if grid is not None or len(below) != 1:
             return grid
         one = below[0]
+        row = LAYER_KINDS.get(type(inner_layer(one)).__name__)
+        if row is None or not (_is_passed(inner_layer(one)) or row.joins):
+            return None
 
 
 def _consumers(layer: KerasLayer) -> list[KerasLayer]:

@@ -112,10 +112,14 @@ def grid_of(graph: Graph, node: Node) -> Grid:
 
 
 def rounds_by_itself(node: Node) -> bool:
-    """Whether a function by itself rounds by a rule of its own on a grid of its own."""
-    row = activation_row(node)
-    is_own = row.grid is Grid.OWN and row.rounding is not None
-    return is_activation(node) and is_own
+    """Whether a node's values often lie on halves, and fall by a rule of its kernel.
+
+    A function by itself that has such a rule, a product, a scale by simple factors.
+    """
+    if is_activation(node):
+        row = activation_row(node)
+        return row.grid is Grid.OWN and row.rounding is not None
+    return row_of(node).rounding is Rounding.PRODUCT or row_of(node).is_constant
 
 
 def keeps_grid(graph: Graph, node: Node) -> bool:

@@ -7,10 +7,18 @@ from dataclasses import replace
 from typing import Any, cast
 
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
-from matar_tf.keras.rewrite.kinds import activation_row, is_activation
+from matar_tf.keras.rewrite.kinds import (
+    INPUT,
+    activation_row,
+    grid_of,
+    is_activation,
+    is_identity,
+    row_of,
+)
 from matar_tf.keras.rewrite.lowered_functions import FUNCTION_LAYERS, FUNCTIONS
 from matar_tf.keras.rewrite.lowered_layers import LAYERS
-from matar_tf.keras.rewrite.making import Site, function_node
+from matar_tf.keras.rewrite.making import Site, function_node, scale_node
+from matar_tf.operators import Grid
 
 __all__ = ["lower"]
 
@@ -37,6 +45,8 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
             ),
         )
         is_touched = only is None or node.name in only
+        if is_touched and row_of(node).joins:
+            new = _with_one_grid(new, node, site)
         made = _expanded(new, site) if is_touched else [new]
         site.nodes[made[-1].name] = made[-1]
         for index in range(len(node.shapes)):
@@ -47,6 +57,42 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
         inputs=graph.inputs,
         outputs=tuple(tensors[ref] for ref in graph.outputs),
     )
+
+
+def _with_one_grid(new: Node, node: Node, site: Site) -> Node:
+    """Returns a node that joins tensors on one grid with a scale before some of them.
+
+    The samples, and functions whose grid the runtime fixes, have no other grid; a scale
+    by 1 brings them to one, exactly.
+
+    Args:
+      new: The node, of what is made so far.
+      node: The node before.
+      site: Where it stands.
+    """
+    owners = [_owner(site.graph, ref) for ref in node.inputs]
+    if len({one.name for one in owners}) == 1:
+        return new
+    scaled: dict[TensorRef, TensorRef] = {}
+    for ref, owner in zip(new.inputs, owners, strict=True):
+        is_fixed = activation_row(owner).grid is Grid.FIXED
+        if ref not in scaled and (owner.kind == INPUT or is_fixed):
+            name = site.free_name(f"{ref.node}_scale")
+            source = replace(site.nodes[ref.node], origin=node.origin)
+            site.nodes[name] = scale_node(source, name, ref, 1.0)
+            scaled[ref] = TensorRef(name)
+    arguments = map_refs(new.arguments, lambda ref: scaled.get(ref, ref))
+    return replace(new, arguments=cast("tuple[Any, ...]", arguments))
+
+
+def _owner(graph: Graph, ref: TensorRef) -> Node:
+    """Returns the node on whose grid a tensor of the network lies, or could lie."""
+    node = graph.by_name[ref.node]
+    while node.kind != INPUT and (
+        is_identity(node) or grid_of(graph, node) in (Grid.KEPT, Grid.INPUT)
+    ):
+        node = graph.parents(node)[0]
+    return node
 
 
 def _expanded(node: Node, site: Site) -> list[Node]:

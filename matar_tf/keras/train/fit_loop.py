@@ -231,9 +231,21 @@ class _Backup(keras.callbacks.Callback):
         return int(self._epochs_done.numpy())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves."""
+        """Saves.
+
+        Raises:
+          ModelError: If the disk does not take it.
+        """
         self._epochs_done.assign(epoch + 1)
-        self._manager.save()
+        try:
+            self._manager.save()
+        except tf.errors.OpError as error:
+            reason = str(error.message).split(" [Op")[0].rpartition("; ")[2]
+            raise ModelError(
+                f"Expected to save the training in {self._file.parent}, got "
+                f"{reason!r}; make room there, and begin again as before: it goes on "
+                "after the last epoch that was saved."
+            ) from error
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:
