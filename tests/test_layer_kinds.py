@@ -129,7 +129,7 @@ OWN_NAMES = {
     "keras/rewrite/check.py": set(),
     "keras/rewrite/graph.py": set(),
     "keras/rewrite/kinds.py": {
-        *("ChannelScale", "InputLayer", "InputQuantize"),
+        *("ChannelScale", "Identity", "InputLayer", "InputQuantize"),
         "MultiBitBatchNormalization",
     },
     "keras/rewrite/layout.py": set(),

@@ -202,8 +202,7 @@ def _check_norm(node: Node) -> None:
     if told:
         raise ModelError(
             f"Expected the batch norm {node.name!r} to be called on a tensor alone, "
-            f"got {told}; leave that out, and freeze the quantized model's by "
-            "layer.trainable."
+            f"got {told}; leave that out."
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from matar_tf.keras.rewrite.channels import folded, scaled_kernel
 from matar_tf.keras.rewrite.graph import Graph, Node
-from matar_tf.keras.rewrite.kinds import SCALE, read_from, row_of
+from matar_tf.keras.rewrite.kinds import IDENTITY, SCALE, read_from, row_of
 
 __all__ = ["fold_norms", "norm_refusals"]
 
@@ -60,7 +60,7 @@ def fold_norms(graph: Graph, per_tensor: Collection[str]) -> Graph:
         if above.origin in per_tensor and not above.is_copy:
             changed[above.name] = _with_norm(above, node)
             changed[node.name] = replace(
-                node, kind="Identity", attributes={"name": node.name}, weights={}
+                node, kind=IDENTITY, attributes={"name": node.name}, weights={}
             )
     nodes = tuple(changed.get(node.name, node) for node in graph.nodes)
     return replace(graph, nodes=nodes)

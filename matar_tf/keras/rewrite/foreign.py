@@ -46,12 +46,17 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-def why_foreign(layer: KerasLayer) -> str:
-    """Returns why a layer of a kind without a row is refused, and the way round."""
+def why_foreign(layer: KerasLayer, name: str) -> str:
+    """Returns why a layer of a kind without a row is refused, and the way round.
+
+    Args:
+      layer: The layer.
+      name: Its name, in a model inside the model its path.
+    """
     # Keras' name for a function of TensorFlow that was called on a tensor.
     kind = getattr(layer, "symbol", None) or kind_of(layer)
     return (
-        f"Expected layers that integer kernels compute, got {layer.name!r} ({kind}); "
+        f"Expected layers that integer kernels compute, got {name!r} ({kind}); "
         f"{_advice(layer)}."
     )
 

@@ -13,6 +13,7 @@ from matar_tf.layer_kinds import (
 from matar_tf.operators import Grid
 
 __all__ = [
+    "IDENTITY",
     "INPUT",
     "INPUT_QUANTIZER",
     "NORM",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 # The kinds that placing and laying out treat by themselves.
+IDENTITY = "Identity"
 INPUT = "InputLayer"
 INPUT_QUANTIZER = "InputQuantize"
 NORM = "MultiBitBatchNormalization"

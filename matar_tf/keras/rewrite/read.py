@@ -20,6 +20,7 @@ from matar_tf.keras.quantizers.configs import (
 )
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
+from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
@@ -161,7 +162,7 @@ def _as_called(node: Node, training: bool | None) -> Node:
     if not training:
         row = LAYER_KINDS[node.kind]
         if row.is_identity:
-            return replace(node, kind="Identity", attributes={"name": node.name})
+            return replace(node, kind=IDENTITY, attributes={"name": node.name})
         return replace(node, is_frozen=True) if row.may_be_frozen else node
     if LAYER_KINDS[node.kind].is_identity or LAYER_KINDS[node.kind].may_be_frozen:
         refusal = (
@@ -326,7 +327,7 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "tf_keras.Model(inputs, outputs)."
         )
     if not is_known:
-        return why_foreign(layer)
+        return why_foreign(layer, name)
     if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
         return (
             f"Expected samples in float32, but the input {name!r} takes "
