@@ -175,7 +175,8 @@ def retarget(
     return replace(outcome, results=results)
 
 
-def export(
+# Each is a keyword by itself, as of the functions beside it.
+def export(  # noqa: PLR0913
     network: Network,
     policy: PolicyLike,
     path: str | Path,
@@ -183,6 +184,7 @@ def export(
     profile: str = DEFAULT_PROFILE,
     target: TargetLike | None = None,
     data: DataLike | None = None,
+    metrics: Iterable[str] = METRIC_NAMES,
     reference: Reference | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
@@ -195,6 +197,7 @@ def export(
       profile: How the file stores kernels; see `matar_tf.tflite.profiles`.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
+      metrics: Which these are; as for `evaluate`.
       reference: Outputs that the file must agree with on `data`, or None.
       overwrite: Whether to replace a file that is there.
 
@@ -213,7 +216,7 @@ def export(
         given = as_data(data)
         samples = given.x_test
         content = builder.build(chosen, profile=profile)
-        metadata["metrics"] = evaluate_model(content, given)
+        metadata["metrics"] = evaluate_model(content, given, metrics=metrics)
         metadata["num_samples"] = len(samples)
     return export_model(
         builder,
@@ -239,7 +242,9 @@ def evaluate(
     Args:
       model: Path of the file, its bytes, or what `export` returned.
       data: Samples and labels.
-      metrics: ``accuracy``, ``loss``, ``top_5_accuracy``, ``package.module:function``.
+      metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
+        ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
+        ``binary_accuracy``; or ``package.module:function``.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
       threads: Threads of the interpreter.
 

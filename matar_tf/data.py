@@ -26,6 +26,7 @@ __all__ = [
     "Data",
     "DataLike",
     "as_data",
+    "check_classes",
     "import_function",
     "load_data",
     "read_arrays",
@@ -47,13 +48,15 @@ class Data:
     """Arrays of one data set, checked when it is made.
 
     Unsigned bytes are divided by 255, of which a `MatarWarning` tells, but for those
-    of files; floats are taken as they are; labels may have a second axis of length 1,
-    which is dropped.
+    of files; floats are taken as they are; integer labels may have a second axis of
+    length 1, which is dropped. What labels are is for metrics to say: classes, numbered
+    from 0, one for each sample or place of it, or values such as a reconstruction has.
 
     Attributes:
       name: What it is called in tables and errors.
       x_test: Evaluation samples, float32, ``[num_samples, ...]``.
-      y_test: Integer labels, int64, ``[num_samples]``.
+      y_test: Labels, ``[num_samples]`` or ``[num_samples, ...]``: int64, of booleans
+        too, or float32.
       x_train: Training samples, or None.
       y_train: Training labels, or None.
 
@@ -107,16 +110,17 @@ class Data:
         return total.hexdigest()
 
     def training(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns training samples and labels.
+        """Returns training samples and labels, the class of each sample.
 
         Raises:
-          DataError: If there are none.
+          DataError: If there are none, or labels are no classes.
         """
         if self.x_train is None or self.y_train is None:
             raise DataError(
                 f"Expected training data in {self.name!r}, but it holds only x_test "
                 "and y_test; add x_train and y_train."
             )
+        check_classes(self.name, "train", self.y_train, (len(self.x_train),))
         return self.x_train, self.y_train
 
     def head(self, num_samples: int) -> Data:
@@ -361,25 +365,69 @@ def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
 def _check_labels(
     name: str, part: str, labels: np.ndarray, num_samples: int
 ) -> np.ndarray:
+    if labels.shape[:1] != (num_samples,) or labels.dtype.kind not in "biuf":
+        raise DataError(
+            f"Expected {num_samples} labels, integers or floats, in y_{part} of "
+            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; give one, or "
+            "an array of one shape, for each sample."
+        )
+    if labels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            labels = labels.astype(np.float32, copy=False)
+        if not np.isfinite(labels).all():
+            raise DataError(
+                f"Expected finite labels in y_{part} of {name!r}, got NaN or infinity "
+                "as float32; remove or mend them."
+            )
+        return labels
+    if labels.size and int(labels.max()) > _LARGEST_LABEL:
+        raise DataError(
+            f"Expected labels of at most {_LARGEST_LABEL} in y_{part} of {name!r}, got "
+            f"{int(labels.max())}; number the classes from 0."
+        )
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (num_samples,) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"Expected {num_samples} integer labels in y_{part} of {name!r}, got "
-            f"shape {labels.shape} and type {labels.dtype}; {_label_hint(labels)}."
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high > _LARGEST_LABEL:
-        raise DataError(
-            f"Expected labels from 0 on in y_{part} of {name!r}, got {low}..{high}; "
-            "number the classes from 0."
-        )
     return labels.astype(np.int64, copy=False)
 
 
-def _label_hint(labels: np.ndarray) -> str:
-    """Returns what to do with labels of other forms."""
-    if labels.ndim == 2 and labels.dtype.kind in "biuf":
-        return "of one row per sample, one-hot, give y.argmax(axis=-1)"
-    if labels.ndim == 1 and labels.dtype.kind in "bf":
+def check_classes(
+    name: str,
+    part: str,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
+    num_classes: int | None = None,
+) -> None:
+    """Checks that labels are numbers of classes.
+
+    Args:
+      name: Of the data, for errors.
+      part: ``test`` or ``train``.
+      labels: As `Data` has them.
+      shape: That they are to have: one for each sample, or for each place of it.
+      num_classes: How many there are; None if nobody knows.
+
+    Raises:
+      DataError: If they are not.
+    """
+    if labels.shape != shape or labels.dtype.kind != "i":
+        raise DataError(
+            f"Expected {' x '.join(map(str, shape))} integer labels in y_{part} of "
+            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; "
+            f"{_label_hint(labels, shape)}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        known = "from 0 on" if num_classes is None else f"in 0..{num_classes - 1}"
+        raise DataError(
+            f"Expected labels {known} for this network, got {low}..{high} in {name!r}; "
+            "number the classes as at training, from 0, or name the data that it is "
+            "for."
+        )
+
+
+def _label_hint(labels: np.ndarray, shape: tuple[int, ...]) -> str:
+    """Returns what to do with labels that are no classes."""
+    if labels.shape == shape:
         return "give y.astype(int) if they are whole numbers"
-    return "give the number of its class for each sample"
+    if labels.ndim == len(shape) + 1:
+        return "of one row for each, one-hot, give y.argmax(axis=-1)"
+    return "give the number of its class for each"

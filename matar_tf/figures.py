@@ -120,11 +120,18 @@ _GIVEN: Final[Mapping[CostKind, frozenset[str]]] = {
     "latency table": frozenset({"latency_ms", "cycles"}),
 }
 _KIB: Final = 2.0**-10
-_BETTER_IF_LARGER: Final = ("accuracy", "argmax_agreement")  # ends of names
+_BETTER_IF_LARGER: Final = (  # ends of names
+    *("accuracy", "argmax_agreement", "mean_iou", "auc"),
+)
 _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("accuracy", "accuracy", "%", "measured", 100.0, ",.2f"),
     ("search_accuracy", "searched", "%", "measured", 100.0, ",.2f"),
     ("loss", "loss", "", "measured", 1.0, ".4g"),
+    ("mean_iou", "mean IoU", "%", "measured", 100.0, ",.2f"),
+    ("auc", "AUC", "%", "measured", 100.0, ",.2f"),
+    ("binary_accuracy", "binary accuracy", "%", "measured", 100.0, ",.2f"),
+    ("mean_squared_error", "squared error", "", "measured", 1.0, ".4g"),
+    ("mean_absolute_error", "absolute error", "", "measured", 1.0, ".4g"),
     ("argmax_agreement", "agreement", "%", "measured", 100.0, ",.2f"),
     ("mean_weight_bits", "W bits", "", "counted", 1.0, ",.2f"),
     ("mean_activation_bits", "A bits", "", "counted", 1.0, ",.2f"),
@@ -152,7 +159,12 @@ FIGURES: Final = tuple(
     for name, header, unit, kind, scale, form in _FIGURES
 )
 _BY_NAME: Final = {figure.name: figure for figure in FIGURES}
-_METRICS: Final = frozenset({"accuracy", "loss"})
+_METRICS: Final = frozenset(
+    {
+        *("accuracy", "loss", "mean_iou", "auc", "binary_accuracy"),
+        *("mean_squared_error", "mean_absolute_error"),
+    }
+)
 # What `matar_tf.run.costs.PolicyCosts` gives of every policy.
 COST_NAMES: Final = (
     *("latency_ms", "cycles", "energy_pj", "weight_bytes", "peak_activation_bytes"),

@@ -275,7 +275,7 @@ class TestPolicyEvaluator:
 
     @pytest.mark.parametrize(
         ("count", "sentence"),
-        [(0, r"samples of shape \[num_samples"), (3, "3 integer labels")],
+        [(0, r"samples of shape \[num_samples"), (3, "3 labels")],
     )
     def test_refuses_samples_without_labels(self, count, sentence):
         data = few_digits()
@@ -416,8 +416,14 @@ class TestData:
         with pytest.raises(DataError, match=message):
             check_data(digits_artifact(), replace(DATA, **change))
 
-    def test_refuses_networks_with_a_map_of_outputs(self):
-        for shape in ((), (4, 10), (4, 4, 10)):
-            with pytest.raises(DataError, match="one row of outputs per sample"):
+    def test_a_map_of_outputs_takes_a_map_of_classes(self):
+        with pytest.raises(DataError, match="an axis; reshape it to"):
+            check_labels(DATA, ())
+        for shape in ((4, 10), (4, 4, 10)):
+            with pytest.raises(DataError, match="give the number of its class for"):
                 check_labels(DATA, shape)
         check_labels(DATA, (10,))
+        masks = np.zeros((len(DATA.x_test), 4, 4), int)
+        check_labels(
+            replace(DATA, y_test=masks, x_train=None, y_train=None), (4, 4, 10)
+        )

@@ -155,7 +155,7 @@ class TestMemory:
     def test_outputs_that_no_label_fits_are_not_made(self, monkeypatch):
         data = Data(x_test=np.zeros((2, 1, 1, 1), np.float32), y_test=np.zeros(2, int))
         monkeypatch.setattr(Runner, "predict", None)
-        with pytest.raises(DataError, match=r"outputs of shape \('n', 100, 100, 1\)"):
+        with pytest.raises(DataError, match="2 x 100 x 100 integer labels"):
             evaluate_model(write_model(padded(pooled=False)), data)
 
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matar_tf.artifact import Artifact
@@ -42,8 +43,14 @@ def open_artifact(path: str | Path, expect_digest: str | None = None) -> Artifac
     return artifact
 
 
-def read_data(given: Given, artifact: Artifact | None = None) -> Data:
+def read_data(
+    given: Given,
+    artifact: Artifact | None = None,
+    metrics: Sequence[str] = ("accuracy",),
+) -> Data:
     """Returns the evaluation samples that ``--data`` and ``--num_samples`` name.
+
+    With an artifact they are compared with it and with what is to be measured.
 
     Raises:
       DataError: If there are none, or not so many, or they do not fit the artifact.
@@ -55,7 +62,7 @@ def read_data(given: Given, artifact: Artifact | None = None) -> Data:
     if given.num_samples is not None:
         data = data.head(given.num_samples)
     if artifact is not None:
-        check_data(artifact, data)
+        check_data(artifact, data, metrics=metrics)
     return data
 
 

@@ -150,7 +150,9 @@ def metrics(values: FlagValues) -> None:
     flags.DEFINE_list(
         "metrics",
         ["accuracy", "loss"],
-        "What to measure: accuracy, loss, top_K_accuracy, package.module:function.",
+        "What to measure: of classes accuracy, loss, top_K_accuracy, mean_iou, auc, of "
+        "values mean_squared_error, mean_absolute_error, binary_accuracy, or "
+        "package.module:function.",
         flag_values=values,
     )
 

@@ -46,11 +46,11 @@ def _define_aims(values: FlagValues) -> None:
     """Defines what a front is asked to be."""
     flags.DEFINE_list(
         "objectives",
-        ["accuracy", "latency_ms"],
-        "Metrics and costs to make better, at least one of each. Metrics: accuracy, "
-        f"loss, and what else --metrics names. Costs: {', '.join(COST_NAMES)}, and "
-        "file_bytes of the exported file. What ends in 'accuracy' is made larger, all "
-        "else smaller, unless max:NAME or min:NAME says so.",
+        None,
+        "Metrics and costs to make better, at least one of each; default: the first of "
+        f"--metrics, and latency_ms. Costs: {', '.join(COST_NAMES)}, and file_bytes of "
+        "the exported file. What ends in 'accuracy', 'mean_iou' or 'auc' is made "
+        "larger, all else smaller, unless max:NAME or min:NAME says so.",
         flag_values=values,
     )
     _flags.metrics(values)

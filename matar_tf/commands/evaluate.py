@@ -48,11 +48,10 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Evaluates; prints metrics, size and median latency."""
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import gives_probabilities, measure
+    from matar_tf.tflite.evaluate import measure, metrics_of
     from matar_tf.tflite.export import read_model
     from matar_tf.tflite.input_range import grid_of_file
     from matar_tf.tflite.latency import measure_latency_ms
-    from matar_tf.tflite.metrics import get_metrics
     from matar_tf.tflite.runtime import Runner
 
     path = Path(given.model)
@@ -62,7 +61,7 @@ def _run(given: Given) -> int:
             "one of them out."
         )
     content = read_model(path)
-    metrics = get_metrics(given.metrics, probabilities=gives_probabilities(content))
+    metrics = metrics_of(content, given.metrics)
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
     data = read_data(given)

@@ -32,6 +32,7 @@ def _define(values: FlagValues) -> None:
     _flags.output(values, "Path of the .tflite file to write.")
     _flags.overwrite(values)
     _flags.data(values, "Samples to measure and compare on")
+    _flags.metrics(values)
     _flags.num_samples(values)
     _flags.compare(values, "none", ["keras", "none"])
     _flags.profile(values)
@@ -61,7 +62,7 @@ def _run(given: Given) -> int:
     check_output(given.output, overwrite=given.overwrite)
     data = reference = None
     if given.compare == "keras" or given.verify or _names_samples(given):
-        data = read_data(given, artifact)
+        data = read_data(given, artifact, given.metrics)
     if given.compare == "keras":
         from matar_tf.keras.packaging.network import keras_reference
 
@@ -73,6 +74,7 @@ def _run(given: Given) -> int:
         profile=given.profile,
         target=target,
         data=data,
+        metrics=given.metrics,
         reference=reference,
         overwrite=given.overwrite,
     )

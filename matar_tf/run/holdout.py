@@ -23,7 +23,8 @@ _NUM_SEEDS = 2**32  # that scikit-learn takes
 def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Returns the samples to search on and those to report on.
 
-    Both parts have the classes in the same proportions.
+    Where labels are one class a sample, both parts have the classes in the same
+    proportions.
 
     Args:
       data: The evaluation samples are split; both parts lose the training samples.
@@ -41,12 +42,13 @@ def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         raise DataError(
             f"Expected a share of samples to hold out between 0 and 1, got {share}."
         )
+    are_classes = data.y_test.ndim == 1 and data.y_test.dtype.kind == "i"
     try:
         first, second = train_test_split(
             range(len(data.y_test)),
             test_size=share,
             random_state=seed % _NUM_SEEDS,
-            stratify=data.y_test,
+            stratify=data.y_test if are_classes else None,
         )
     except ValueError as error:
         raise DataError(

@@ -94,9 +94,9 @@ def make_run(
         # Labels of another network may be too few of each to split.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MatarWarning)  # said below, once
-            check_data(artifact, data)
+            check_data(artifact, data, metrics=settings.metrics)
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
-    check_data(artifact, data, searched, reported)
+    check_data(artifact, data, searched, reported, metrics=settings.metrics)
     space = fix_entries(artifact.space, settings.fixed)
     metric_names = _metric_names(settings.metrics)
     builder = ModelBuilder(artifact)

@@ -21,7 +21,7 @@ from matar_tf.numbers import as_integer, as_number
 from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.space import PolicySpace
-from matar_tf.tflite.metrics import METRIC_NAMES
+from matar_tf.tflite.metrics import METRIC_NAMES, figure_names
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
@@ -143,7 +143,7 @@ def settings_of(  # noqa: PLR0913
     space: PolicySpace,
     *,
     seed: int = 0,
-    objectives: Iterable[str | Objective] = ("accuracy", "latency_ms"),
+    objectives: Iterable[str | Objective] | None = None,
     max: Mapping[str, str | float] | Iterable[str] = (),
     min: Mapping[str, str | float] | Iterable[str] = (),
     metrics: Iterable[str] = METRIC_NAMES,
@@ -171,12 +171,12 @@ def settings_of(  # noqa: PLR0913
       space: The policies of the network.
       seed: Of everything random.
       objectives: Metrics and costs to make better, at least one of each, by name
-        (`matar_tf.figures`): ``accuracy``, ``latency_ms``, ``max:f1``.
+        (`matar_tf.figures`): ``accuracy``, ``latency_ms``, ``max:f1``; None for the
+        first of `metrics`, and ``latency_ms``.
       max: Largest figures of a policy: ``{"weight_bytes": "40KiB"}``, or texts such as
         ``latency_ms=250us``.
       min: Smallest figures, likewise: ``{"accuracy": "85%"}``.
-      metrics: What is measured: ``accuracy``, ``loss``, ``top_5_accuracy``, or
-        ``package.module:function``.
+      metrics: What is measured; as for `matar_tf.evaluate`.
       max_evaluations: Largest number of policies measured per target.
       max_minutes: Time per target; the front then depends on the machine.
       patience: Cohorts without a gain before a search stops; None for never.
@@ -201,6 +201,9 @@ def settings_of(  # noqa: PLR0913
     Raises:
       MatarError: If one of them cannot be had.
     """
+    metrics = _named(metrics, "metrics")
+    if objectives is None:
+        objectives = (*figure_names(metrics[:1]), "latency_ms")
     return RunSettings(
         options=SearchOptions(
             seed=seed,
@@ -219,7 +222,7 @@ def settings_of(  # noqa: PLR0913
             max_minutes=max_minutes,
             patience=patience,
         ),
-        metrics=_named(metrics, "metrics"),
+        metrics=metrics,
         follow_up_share=follow_up_share,
         fixed=_named(fix, "fix"),
         starts=_starts(space, start),

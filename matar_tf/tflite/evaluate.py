@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.data import Data
+from matar_tf.data import Data, check_classes
 from matar_tf.errors import DataError, ExportError, MatarError, MatarWarning
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
@@ -38,7 +38,10 @@ from matar_tf.tflite.metrics import (
     METRIC_NAMES,
     Metric,
     compute_metrics,
+    figure_names,
     get_metrics,
+    takes_classes,
+    takes_values,
 )
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
@@ -53,6 +56,7 @@ __all__ = [
     "evaluator_without_notes",
     "gives_probabilities",
     "measure",
+    "metrics_of",
     "output_step",
 ]
 
@@ -66,15 +70,34 @@ def gives_probabilities(content: bytes) -> bool:
     They are where it ends in a softmax, or in a sigmoid of one output, which tells two
     classes apart.
     """
+    last, num_outputs = _last_function(content)
+    return last == "SOFTMAX" or (last == "LOGISTIC" and num_outputs == 1)
+
+
+def metrics_of(content: bytes, names: Iterable[str]) -> dict[str, Metric]:
+    """Returns the metrics of a ``.tflite`` file's outputs; see `get_metrics`.
+
+    Raises:
+      DataError: If there is no such metric, or two would have the same name.
+    """
+    return get_metrics(
+        names,
+        probabilities=gives_probabilities(content),
+        is_sigmoid=_last_function(content)[0] == "LOGISTIC",
+    )
+
+
+def _last_function(content: bytes) -> tuple[str, int]:
+    """Returns the operator that makes the output's values, and how many of a place."""
     model = parse_model(content)
     graph = model.subgraphs[0]
     makers = {int(one.outputs[0]): one for one in graph.operators}
     index = int(graph.outputs[0])
-    is_single = list(np.ravel(graph.tensors[index].shape)[-1:]) == [1]
+    sizes = np.ravel(graph.tensors[index].shape)
     while index in makers and op_name(model, makers[index]) in _SAME_VALUE_OPS:
         index = int(makers[index].inputs[0])
     last = op_name(model, makers[index]) if index in makers else ""
-    return last == "SOFTMAX" or (last == "LOGISTIC" and is_single)
+    return last, int(sizes[-1]) if len(sizes) else 0
 
 
 def output_step(content: bytes) -> float:
@@ -90,11 +113,18 @@ def output_step(content: bytes) -> float:
     return 0.0 if scale is None or not len(scale) else float(scale[0])
 
 
-def check_data(artifact: Artifact, *parts: Data) -> None:
-    """Checks that samples fit the network and labels fit its outputs.
+def check_data(
+    artifact: Artifact, *parts: Data, metrics: Iterable[str] = METRIC_NAMES
+) -> None:
+    """Checks that samples fit the network, and labels its outputs and the metrics.
 
     What is odd about them, in the first of the parts where something is, is a
     `MatarWarning`.
+
+    Args:
+      artifact: The packaged network.
+      parts: Samples and labels.
+      metrics: Names of what is to be measured.
 
     Raises:
       DataError: If they do not.
@@ -102,7 +132,8 @@ def check_data(artifact: Artifact, *parts: Data) -> None:
     tensors, grid = artifact.workload.tensors, grid_of_artifact(artifact)
     for data in parts:
         check_samples(data, tensors[artifact.workload.inputs[0]].shape)
-        check_labels(data, tensors[artifact.workload.outputs[0]].shape)
+        shape = tensors[artifact.workload.outputs[0]].shape
+        check_labels(data, shape, figure_names(metrics))
     for notes in [_notes(data, grid) for data in parts]:
         if notes:
             _warn(notes)
@@ -118,6 +149,8 @@ def _notes(data: Data, grid: InputGrid | None) -> list[str]:
 def _label_note(data: Data) -> str | None:
     """Returns that all labels are equal, if so many are hardly so by chance."""
     labels = data.y_test
+    if labels.dtype.kind != "i" or labels.ndim > 1:
+        return None
     if len(labels) < _MANY_LABELS or int(labels.min()) != int(labels.max()):
         return None
     return (
@@ -155,30 +188,58 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return "prepare them as at training"
 
 
-def check_labels(data: Data, output_shape: tuple[int, ...]) -> None:
-    """Checks that the labels of the test samples are outputs of the network.
+def check_labels(
+    data: Data,
+    output_shape: tuple[int, ...],
+    metrics: Iterable[str] = METRIC_NAMES,
+) -> None:
+    """Checks that metrics can compare outputs of the network with the labels.
 
     Args:
       data: What the network is to be evaluated on.
       output_shape: Shape of the outputs of one sample.
+      metrics: Names of figures; those of the user's own take what there is.
 
     Raises:
-      DataError: If they are not.
+      DataError: If they cannot.
     """
-    if len(output_shape) != 1:
+    names = list(metrics)
+    of_classes = [name for name in names if takes_classes(name)]
+    of_values = [name for name in names if takes_values(name)]
+    labels = data.y_test
+    if of_classes:
+        if not output_shape:
+            raise DataError(
+                f"Expected outputs for each class, to measure {of_classes[0]} of, got "
+                "one number a sample without an axis; reshape it to (n, 1)."
+            )
+        shape = (len(labels), *output_shape[:-1])
+        # One output tells two classes apart.
+        num_classes = max(output_shape[-1], 2)
+        try:
+            check_classes(data.name, "test", labels, shape, num_classes)
+        except DataError as error:
+            if labels.shape == (len(labels), *output_shape) and len(output_shape) > 1:
+                raise DataError(
+                    f"Expected labels of shape {shape}, the class of each place, to "
+                    f"measure {of_classes[0]}, got {labels.shape}, that of the "
+                    "outputs; measure mean_squared_error if they are values, or give "
+                    "y.argmax(axis=-1)."
+                ) from error
+            raise
+    expected = (len(labels), *output_shape)
+    is_column = output_shape == (1,) and labels.shape == expected[:1]
+    if of_values and labels.shape != expected and not is_column:
         raise DataError(
-            "Expected a network with one row of outputs per sample, one for each "
-            f"class, to evaluate on labels, got outputs of shape "
-            f"{('n', *output_shape)}; end it in a global pool or Flatten, or do "
-            "without data."
+            f"Expected labels of the shape of the outputs, {expected}, to measure "
+            f"{of_values[0]}, got {labels.shape} in {data.name!r}; give the values "
+            f"that they are to be{', or measure accuracy' if labels.ndim == 1 else ''}."
         )
-    num_classes = max(output_shape[0], 2)  # one output tells two classes apart
-    low, high = int(data.y_test.min()), int(data.y_test.max())
-    if low < 0 or high >= num_classes:
+    if "binary_accuracy" in of_values and set(np.unique(labels)) - {0, 1}:
         raise DataError(
-            f"Expected labels in 0..{num_classes - 1} for this network, got "
-            f"{low}..{high} in {data.name!r}; number the classes as at training, from "
-            "0, or name the data that it is for."
+            f"Expected labels 0 and 1 to measure binary_accuracy, got "
+            f"{labels.min()}..{labels.max()} in {data.name!r}; give whether each "
+            "output is to be."
         )
 
 
@@ -203,7 +264,7 @@ def evaluate_model(
       DataError: If samples or labels do not fit, or there is no such metric.
       ExportError: If the runtime does not run the file.
     """
-    functions = get_metrics(metrics, probabilities=gives_probabilities(content))
+    functions = metrics_of(content, metrics)
     runner = Runner(content, runtime=runtime, num_threads=num_threads)
     return measure(runner, grid_of_file(content), functions, data)
 
@@ -230,7 +291,7 @@ def measure(
     """
     check_samples(data, runner.input_shape)
     if runner.sandbox_reason is None:  # elsewhere a file need not say it
-        check_labels(data, runner.output_shape)
+        check_labels(data, runner.output_shape, metrics)
     notes = _notes(data, grid)
     outputs = runner.predict(data.x_test)
     if outputs.dtype.kind != "f":
@@ -239,7 +300,7 @@ def measure(
             f"{outputs.dtype}; convert it with float32 input and output, its operators "
             "may be of integers."
         )
-    check_labels(data, outputs.shape[1:])
+    check_labels(data, outputs.shape[1:], metrics)
     _warn(notes)
     return compute_metrics(metrics, outputs, data.y_test)
 
@@ -250,7 +311,7 @@ class PolicyEvaluator:
     Args:
       artifact: The packaged network.
       samples: As those of `Data`, ``[num_samples, ...]``.
-      labels: Integer labels, ``[num_samples]``.
+      labels: As those of `Data`, ``[num_samples, ...]``.
       metrics: Names of metrics; see `get_metrics`.
       profile: How the files that are measured store kernels; see
         `matar_tf.tflite.profiles`.
@@ -270,14 +331,13 @@ class PolicyEvaluator:
         profile: str = DEFAULT_PROFILE,
     ) -> None:
         data = Data(x_test=samples, y_test=labels)
-        check_data(artifact, data)
+        metrics = tuple(metrics)
+        check_data(artifact, data, metrics=metrics)
         self._builder = ModelBuilder(artifact)
         self._profile = profile
         self._samples = data.x_test
         self._labels = data.y_test
-        self._metrics = get_metrics(
-            metrics, probabilities=gives_probabilities(artifact.template)
-        )
+        self._metrics = metrics_of(artifact.template, metrics)
 
     def __call__(self, policy: Policy) -> dict[str, float]:
         """Returns the metrics of a policy.

@@ -1,5 +1,8 @@
 """Metrics of a network's outputs.
 
+Some compare outputs with classes, numbered from 0, of each sample or of each place of
+it (`CLASS_METRICS`), some with values of the outputs' own shape (`VALUE_METRICS`).
+
 A network of one output tells two classes apart: ``[0, z]`` are the logits of the
 labels 0 and 1 where the output ``z`` is a logit, ``[1 - p, p]`` their probabilities
 where it is one (a sigmoid). So the label is 1 above a threshold of 0 or of 0.5, and the
@@ -23,19 +26,32 @@ from matar_tf.errors import DataError, did_you_mean
 from matar_tf.figures import is_share, top_k_of
 
 __all__ = [
+    "CLASS_METRICS",
     "METRIC_NAMES",
+    "VALUE_METRICS",
     "Metric",
     "accuracy",
+    "area_under_curve",
     "argmax_agreement",
     "compute_metrics",
     "cross_entropy",
+    "figure_names",
     "get_metrics",
+    "mean_absolute_error",
+    "mean_iou",
+    "mean_squared_error",
     "negative_log_likelihood",
     "own_metric_digests",
+    "takes_classes",
+    "takes_values",
     "top_k_accuracy",
 ]
 
-METRIC_NAMES: Final = ("accuracy", "loss")
+METRIC_NAMES: Final = ("accuracy", "loss")  # that are measured if nobody says
+CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc")  # and top_K_accuracy
+VALUE_METRICS: Final = (
+    *("mean_squared_error", "mean_absolute_error", "binary_accuracy"),
+)
 _ONE_STEP, _FLOAT32 = 1.001, 1e-6
 _SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
 
@@ -51,7 +67,7 @@ def cross_entropy(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean of ``-log softmax(outputs)[label]``; outputs are logits."""
     shifted = outputs.astype(np.float64) - outputs.max(axis=-1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=-1))
-    return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
+    return float(np.mean(log_sum - _of_labels(shifted, labels)))
 
 
 def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
@@ -59,7 +75,7 @@ def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
 
     A probability counts as at least 1e-7, as in Keras.
     """
-    chosen = outputs[np.arange(len(labels)), labels].astype(np.float64)
+    chosen = _of_labels(outputs, labels).astype(np.float64)
     return float(-np.mean(np.log(np.maximum(chosen, _SMALLEST_PROBABILITY))))
 
 
@@ -68,10 +84,89 @@ def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, *, k: int) -> float:
 
     Of equal outputs the one with the lower index counts as larger, as for `accuracy`.
     """
-    chosen = outputs[np.arange(len(labels)), labels][:, None]
-    earlier = np.arange(outputs.shape[-1]) < np.asarray(labels)[:, None]
+    chosen = _of_labels(outputs, labels)[..., None]
+    earlier = np.arange(outputs.shape[-1]) < np.asarray(labels)[..., None]
     before = (outputs > chosen) | ((outputs == chosen) & earlier)
     return float(np.mean(before.sum(axis=-1) < k))
+
+
+def mean_iou(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean over classes of intersection over union.
+
+    Of all places of all samples together; classes that are in neither are left out, as
+    in Keras' ``MeanIoU``.
+    """
+    num_classes = outputs.shape[-1]
+    pairs = outputs.argmax(axis=-1).ravel() * num_classes + np.ravel(labels)
+    confusion = np.bincount(pairs, minlength=num_classes**2)
+    confusion = confusion.reshape(num_classes, num_classes)
+    both = np.diag(confusion)
+    either = confusion.sum(axis=0) + confusion.sum(axis=1) - both
+    return float(np.mean(both[either > 0] / either[either > 0]))
+
+
+def area_under_curve(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the area under the ROC curve of the second of two classes.
+
+    The share of pairs of a sample of each class that the outputs rank rightly; ties
+    count half (scikit-learn's ``roc_auc_score``).
+
+    Raises:
+      ValueError: If there are not two outputs, or not labels of both classes.
+    """
+    from sklearn.metrics import (  # pyright: ignore[reportMissingTypeStubs]
+        roc_auc_score,
+    )
+
+    if outputs.shape[-1] != 2 or len(np.unique(labels)) != 2:
+        raise ValueError(
+            f"expected outputs of two classes and labels of both, got outputs of "
+            f"{outputs.shape[-1]} and labels {np.unique(labels)[:5]}"
+        )
+    scores = outputs[..., 1].astype(np.float64) - outputs[..., 0]
+    return float(roc_auc_score(np.ravel(labels), scores.ravel()))
+
+
+def mean_squared_error(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of the squares of ``outputs - labels``."""
+    return float(np.mean(np.square(_difference(outputs, labels))))
+
+
+def mean_absolute_error(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of the magnitudes of ``outputs - labels``."""
+    return float(np.mean(np.abs(_difference(outputs, labels))))
+
+
+def _binary_accuracy(
+    outputs: np.ndarray, labels: np.ndarray, *, threshold: float
+) -> float:
+    """Returns the share of labels 0 and 1 on whose side of a threshold outputs are."""
+    return float(np.mean((outputs > threshold) == labels.reshape(outputs.shape)))
+
+
+def _difference(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return outputs.astype(np.float64) - labels.reshape(outputs.shape)
+
+
+def _of_labels(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns the output of each label's class, in the shape of the labels."""
+    index = np.asarray(labels)[..., None]
+    return np.take_along_axis(outputs, index, axis=-1)[..., 0]
+
+
+def figure_names(names: Iterable[str]) -> list[str]:
+    """Returns how the figures of metrics are called: a function without its module."""
+    return [name.rpartition(":")[2] for name in names]
+
+
+def takes_classes(name: str) -> bool:
+    """Returns whether a metric, by the name of its figure, takes labels of classes."""
+    return name in CLASS_METRICS or top_k_of(name) is not None
+
+
+def takes_values(name: str) -> bool:
+    """Returns whether a metric takes labels of the shape of the outputs."""
+    return name in VALUE_METRICS
 
 
 def _of_classes(metric: Metric, probabilities: bool) -> Metric:
@@ -86,15 +181,18 @@ def _of_classes(metric: Metric, probabilities: bool) -> Metric:
     return measure
 
 
-def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metric]:
+def get_metrics(
+    names: Iterable[str], *, probabilities: bool, is_sigmoid: bool = False
+) -> dict[str, Metric]:
     """Returns functions of ``(outputs, labels)``, by the name of their figure.
 
     Args:
-      names: ``accuracy``, ``loss``, ``top_5_accuracy`` (any number), or
+      names: Of `CLASS_METRICS` or `VALUE_METRICS`, ``top_5_accuracy`` (any number), or
         ``package.module:function``, a function of the user's own that returns a float;
         its figure is called as the function.
       probabilities: Whether outputs are probabilities, as of a network that ends in a
         softmax; otherwise they are logits. A single output stands for two classes.
+      is_sigmoid: Whether each output is a probability by itself.
 
     Raises:
       DataError: If there is no such metric, or two would have the same name.
@@ -105,28 +203,43 @@ def get_metrics(names: Iterable[str], *, probabilities: bool) -> dict[str, Metri
         )
     metrics: dict[str, Metric] = {}
     for name in names:
-        k = top_k_of(name)
-        if name == "accuracy":
-            metric: Metric = _of_classes(accuracy, probabilities)
-        elif name == "loss":
-            loss = negative_log_likelihood if probabilities else cross_entropy
-            metric = _of_classes(loss, probabilities)
-        elif k is not None:
-            top = functools.partial(top_k_accuracy, k=k)
-            metric = _of_classes(top, probabilities)
-        elif ":" in name:
+        metric = _known(name, probabilities, is_sigmoid)
+        if metric is None:
+            if ":" not in name:
+                known = (*CLASS_METRICS, *VALUE_METRICS)
+                raise DataError(
+                    f"Expected a metric among {', '.join(known)}, top_K_accuracy "
+                    f"and package.module:function, got {name!r}. "
+                    f"{did_you_mean(name, known)}"
+                )
             metric = import_function(name)
-        else:
-            raise DataError(
-                f"Expected a metric among {', '.join(METRIC_NAMES)}, top_K_accuracy "
-                f"and package.module:function, got {name!r}. "
-                f"{did_you_mean(name, METRIC_NAMES)}"
-            )
         figure = name.rpartition(":")[2]
         if figure in metrics:
             raise DataError(f"Expected metrics of different names, got {figure} twice.")
         metrics[figure] = metric
     return metrics
+
+
+def _known(name: str, probabilities: bool, is_sigmoid: bool) -> Metric | None:
+    """Returns a metric of ours, or None."""
+    k = top_k_of(name)
+    if k is not None:
+        return _of_classes(functools.partial(top_k_accuracy, k=k), probabilities)
+    of_classes = {
+        "accuracy": accuracy,
+        "loss": negative_log_likelihood if probabilities else cross_entropy,
+        "mean_iou": mean_iou,
+        "auc": area_under_curve,
+    }
+    threshold = 0.5 if probabilities or is_sigmoid else 0.0
+    of_values = {
+        "mean_squared_error": mean_squared_error,
+        "mean_absolute_error": mean_absolute_error,
+        "binary_accuracy": functools.partial(_binary_accuracy, threshold=threshold),
+    }
+    if name in of_classes:
+        return _of_classes(of_classes[name], probabilities)
+    return of_values.get(name)
 
 
 def own_metric_digests(names: Iterable[str]) -> list[str]:
@@ -151,15 +264,15 @@ def argmax_agreement(
 ) -> float:
     """Returns the share of samples with the same largest output in both.
 
-    Where there is one output and no largest among several, the share of outputs that
-    are at most one step of their grid apart.
+    Where there is one output and no largest among several, or more than a row of them
+    for a sample, the share of outputs that are at most one step of their grid apart.
 
     Args:
-      outputs: Shape ``[..., num_outputs]``.
+      outputs: Shape ``[num_samples, ..., num_outputs]``.
       reference: The same.
       step: Step of the grid of `outputs`; 0 for outputs that lie on none.
     """
-    if outputs.shape[-1] == 1:
+    if outputs.ndim > 2 or outputs.shape[-1] == 1:
         # Multiples of a step carry float32 rounding.
         bound = _ONE_STEP * step + _FLOAT32 * np.abs(reference)
         return float(np.mean(np.abs(outputs - reference) <= bound))
