@@ -173,6 +173,15 @@ def test_maps_agree_where_values_are_a_step_apart():
     assert agreement == pytest.approx(35 / 36)
 
 
+def test_several_labels_agree_where_each_is_a_step_apart():
+    outputs, reference = (
+        np.array([[0.5, 0.49], [0.1, 0.9]]),
+        np.array([[0.49, 0.5], [0.1, 0.8]]),
+    )
+    assert argmax_agreement(outputs, reference, step=0.02) == 0.5
+    assert argmax_agreement(outputs, reference, step=0.02, is_sigmoid=True) == 0.75
+
+
 def test_a_search_makes_errors_smaller(tmp_path):
     """The network's own outputs at 8 bits as values: w8a8 has an error of 0."""
     artifact = digits_artifact()

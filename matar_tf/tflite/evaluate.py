@@ -52,6 +52,7 @@ __all__ = [
     "check_data",
     "check_labels",
     "check_samples",
+    "ends_in_sigmoid",
     "evaluate_model",
     "evaluator_without_notes",
     "gives_probabilities",
@@ -83,8 +84,13 @@ def metrics_of(content: bytes, names: Iterable[str]) -> dict[str, Metric]:
     return get_metrics(
         names,
         probabilities=gives_probabilities(content),
-        is_sigmoid=_last_function(content)[0] == "LOGISTIC",
+        is_sigmoid=ends_in_sigmoid(content),
     )
+
+
+def ends_in_sigmoid(content: bytes) -> bool:
+    """Returns whether each output of a ``.tflite`` file is a probability by itself."""
+    return _last_function(content)[0] == "LOGISTIC"
 
 
 def _last_function(content: bytes) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from matar_tf.io.files import as_path, check_parent, read_at_most, write_atomica
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import output_step
+from matar_tf.tflite.evaluate import ends_in_sigmoid, output_step
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.profiles import get_profile
@@ -139,7 +139,10 @@ def export_model(
     if reference is not None and samples is not None:
         expected = reference(policy, samples)
         agreement = argmax_agreement(
-            runner.predict(samples), expected, step=output_step(content)
+            runner.predict(samples),
+            expected,
+            step=output_step(content),
+            is_sigmoid=ends_in_sigmoid(content),
         )
         if agreement < MIN_AGREEMENT and get_profile(profile).exact:
             raise ExportError(

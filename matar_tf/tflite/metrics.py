@@ -260,19 +260,25 @@ def own_metric_digests(names: Iterable[str]) -> list[str]:
 
 
 def argmax_agreement(
-    outputs: np.ndarray, reference: np.ndarray, *, step: float = 0.0
+    outputs: np.ndarray,
+    reference: np.ndarray,
+    *,
+    step: float = 0.0,
+    is_sigmoid: bool = False,
 ) -> float:
     """Returns the share of samples with the same largest output in both.
 
-    Where there is one output and no largest among several, or more than a row of them
-    for a sample, the share of outputs that are at most one step of their grid apart.
+    Where no largest among several outputs counts, the share of outputs that are at most
+    one step of their grid apart: where there is one, or more than a row of them for a
+    sample, or each is a probability by itself.
 
     Args:
       outputs: Shape ``[num_samples, ..., num_outputs]``.
       reference: The same.
       step: Step of the grid of `outputs`; 0 for outputs that lie on none.
+      is_sigmoid: Whether each output is a probability by itself.
     """
-    if outputs.ndim > 2 or outputs.shape[-1] == 1:
+    if outputs.ndim > 2 or outputs.shape[-1] == 1 or is_sigmoid:
         # Multiples of a step carry float32 rounding.
         bound = _ONE_STEP * step + _FLOAT32 * np.abs(reference)
         return float(np.mean(np.abs(outputs - reference) <= bound))

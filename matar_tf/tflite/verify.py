@@ -23,7 +23,7 @@ from matar_tf.tflite._schema import (
     text_of,
     write_model,
 )
-from matar_tf.tflite.evaluate import output_step
+from matar_tf.tflite.evaluate import ends_in_sigmoid, output_step
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
@@ -133,7 +133,10 @@ def verify(
     return Verification(
         runtime_share=float(np.mean(simulated[last] != measured[last])),
         agreement=argmax_agreement(
-            measured[last], simulated[last], step=output_step(content)
+            measured[last],
+            simulated[last],
+            step=output_step(content),
+            is_sigmoid=ends_in_sigmoid(content),
         ),
         layers=tuple(layers),
     )

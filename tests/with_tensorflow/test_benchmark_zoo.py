@@ -216,4 +216,4 @@ class TestSuite:
     ) -> None:
         error = fails(capsys, "benchmark", "zoo", only="resnet50")
         assert "ResNet50" in error
-        assert len(NETWORKS) == 25
+        assert len(NETWORKS) == 26

@@ -189,6 +189,21 @@ def _mlperf_tiny_autoencoder() -> Any:
     return keras.Model(inputs, _L.Dense(640)(x))
 
 
+def _transfer() -> Any:
+    """A new head on a frozen base, as Keras' guide to transfer learning has it."""
+    base = keras.applications.MobileNetV2(
+        weights=None, include_top=False, input_shape=(96, 96, 3)
+    )
+    rng = np.random.default_rng(0)
+    _take_statistics(base, rng.uniform(-1.0, 1.0, (8, 96, 96, 3)).astype(np.float32))
+    base.trainable = False
+    inputs = _L.Input((96, 96, 3))
+    x = keras.Sequential([_L.RandomFlip("horizontal"), _L.RandomRotation(0.1)])(inputs)
+    x = base(_L.Rescaling(1 / 127.5, offset=-1.0)(x), training=False)
+    x = _L.Dropout(0.2)(_L.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, _L.Dense(_CLASSES)(x))
+
+
 def _applications(
     *names: str, low: float = -1.0, high: float = 1.0
 ) -> dict[str, Network]:
@@ -209,6 +224,7 @@ NETWORKS: Final[dict[str, Network]] = {
     "u_net_transposed": Network(build=lambda: _u_net("transposed")),
     "u_net_nearest": Network(build=lambda: _u_net("nearest")),
     "u_net_bilinear": Network(build=lambda: _u_net("bilinear")),
+    "transfer": Network(build=_transfer, low=0.0, high=255.0),
     "conv_1d": Network(build=_conv_1d),
     "tcn": Network(build=_tcn),
     "mlp": Network(build=_mlp),
@@ -261,14 +277,15 @@ def random_samples(
 def kinds_of(model: Any) -> tuple[str, ...]:
     """Returns the kinds of layers in a model, functions by their name."""
     found: set[str] = set()
-    for layer in model.layers:
+    for layer in model._flatten_layers():
         kind = type(layer).__name__
         if kind in ("TFOpLambda", "SlicingOpLambda"):
             kind = layer.get_config()["function"]
         elif kind == "Activation":
             kind = layer.get_config()["activation"]
         found.add(kind)
-    return tuple(sorted(found - {"InputLayer"}))
+    networks = {"Functional", "InputLayer", "Sequential"}
+    return tuple(sorted(found - networks))
 
 
 def _take_statistics(model: Any, samples: np.ndarray) -> None:
