@@ -304,7 +304,6 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Permute": _keeps("TRANSPOSE"),
         "RandomBrightness": _drops(),
         "RandomContrast": _drops(),
-        "RandomCrop": _drops(),
         "RandomFlip": _drops(),
         "RandomHeight": _drops(),
         "RandomRotation": _drops(),

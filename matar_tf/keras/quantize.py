@@ -182,8 +182,9 @@ def quantize_model(
     if num_lost:
         raise ModelError(
             f"Expected the losses of {model.name!r} to be regularizers of its layers' "
-            f"weights, got {num_lost} more by add_loss, which the quantized copy would "
-            "lack; leave them out, and call add_loss on the copy."
+            f"kernels, got {num_lost} more (by add_loss, or the bias_regularizer of a "
+            "layer before a batch norm, which takes the bias over), which the "
+            "quantized copy would lack; leave them out, or call add_loss on the copy."
         )
     return quantized
 

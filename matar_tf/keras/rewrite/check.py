@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
-from matar_tf.keras.rewrite.kinds import INPUT, row_of
+from matar_tf.keras.rewrite.kinds import INPUT, activation_row, row_of
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["end_refusals", "raise_refusals", "refusals"]
@@ -147,9 +147,18 @@ def _check_reading(node: Node) -> None:
         raise ModelError(node.refusal)
 
 
+def _is_multiplied(node: Node) -> bool:
+    """Whether a node has a kernel, or becomes layers that have one."""
+    row = row_of(node)
+    is_made = not row.operators and not row.is_identity and row.activation is None
+    is_scaled = node.attributes.get("max_value") not in (None, 6.0)
+    is_scaled |= activation_row(node).is_composite
+    return row.kernel is not None or is_scaled or (is_made and node.kind != INPUT)
+
+
 def _check_shapes(node: Node) -> None:
     """Refuses tensors that kernels do not take."""
-    most = _MOST_AXES_MULTIPLIED if row_of(node).kernel else _MOST_AXES
+    most = _MOST_AXES_MULTIPLIED if _is_multiplied(node) else _MOST_AXES
     for shape in node.shapes:
         if len(shape) > most or 0 in shape[1:]:
             raise ModelError(
@@ -160,6 +169,12 @@ def _check_shapes(node: Node) -> None:
 
 
 def _check_number(node: Node) -> None:
+    given = node.arguments[0] if node.arguments else None
+    if isinstance(given, list) and len(cast("list[object]", given)) > len(node.inputs):
+        raise ModelError(
+            f"Expected tensors alone for {node.name!r} ({node.kind}), got a constant "
+            "among them; write x + constant or x * constant, or leave it out."
+        )
     if len(node.inputs) < row_of(node).min_inputs:
         raise ModelError(
             f"Expected at least two tensors for {node.name!r} "
@@ -179,7 +194,8 @@ def _check_axes(node: Node) -> None:
         axis = axes[0] if len(axes) == 1 else axes
         raise ModelError(
             f"Expected channels on the last axis in layer {node.name!r}, got "
-            f"data_format {data_format!r} and axis {axis!r}."
+            f"data_format {data_format!r} and axis {axis!r}; bring them there "
+            "(Permute)."
         )
 
 
@@ -198,6 +214,12 @@ def _check_parts(node: Node) -> None:
 def _check_norm(node: Node) -> None:
     """Refuses what the replacement cannot be told where it is called, too."""
     _check_parts(node)
+    for name in ("renorm", "synchronized"):
+        if node.attributes.get(name):
+            raise ModelError(
+                f"Expected the batch norm {node.name!r} without {name}, got one with "
+                "it, which the multi-bitwidth one does not know; leave it out."
+            )
     told = {name: value for name, value in node.keywords.items() if value is not None}
     if told:
         raise ModelError(
@@ -237,6 +259,38 @@ def _check_transposed(node: Node) -> None:
             f"Expected a kernel of at least the strides {strides} in {node.name!r}, "
             f"got {sizes} with padding 'same', which no integer kernel computes in "
             "batches; take a larger kernel, or padding 'valid'."
+        )
+
+
+@_checks("Concatenate")
+def _check_join(node: Node) -> None:
+    if node.attributes.get("axis") == 0:
+        raise ModelError(
+            f"Expected {node.name!r} to join tensors of each sample, got axis 0, that "
+            "of samples; choose another."
+        )
+
+
+@_checks("ReLU")
+def _check_ceiling(node: Node) -> None:
+    slope, ceiling = (node.attributes.get(k) for k in ("negative_slope", "max_value"))
+    if ceiling is not None and (slope or not float(str(ceiling)) > 0.0):
+        raise ModelError(
+            f"Expected {node.name!r} to have a slope or a ceiling above 0, got "
+            f"negative_slope {slope} and max_value {ceiling}, which no integer kernel "
+            "computes; leave one out."
+        )
+
+
+@_checks("ELU")
+def _check_elu(node: Node) -> None:
+    if node.attributes.get("alpha") != 1.0 and len(node.shapes[0]) > (
+        _MOST_AXES_MULTIPLIED
+    ):
+        raise ModelError(
+            f"Expected at most {_MOST_AXES_MULTIPLIED} axes, with that of the batch, of "
+            f"what {node.name!r} makes, got {node.shapes[0]}; reshape it, or take an "
+            "alpha of 1."
         )
 
 

@@ -36,8 +36,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("CategoryEncoding", "CenterCrop", "Discretization", "Embedding"),
-            *("HashedCrossing", "Hashing", "IntegerLookup", "Masking", "Resizing"),
-            *("StringLookup", "TextVectorization"),
+            *("HashedCrossing", "Hashing", "IntegerLookup", "Masking", "RandomCrop"),
+            *("Resizing", "StringLookup", "TextVectorization"),
         ),
         _BEFORE,
     ),

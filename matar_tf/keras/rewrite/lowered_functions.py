@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
-from matar_tf.keras.rewrite.graph import Node
+import numpy as np
+
+from matar_tf.keras.rewrite.graph import Node, Shape, TensorRef
 from matar_tf.keras.rewrite.making import (
     Lowering,
     Site,
@@ -82,6 +85,8 @@ def _relu(node: Node, site: Site) -> list[Node]:
         return [replace(leaky, activation="leaky_relu")]
     if ceiling in (0.0, _SIX):
         return [node]
+    if math.isinf(ceiling):
+        return [replace(node, attributes={**node.attributes, "max_value": None})]
     before, after = (
         site.free_name(f"{node.name}_{part}") for part in ("inner", "relu6")
     )
@@ -100,14 +105,30 @@ def _prelu(node: Node, site: Site) -> list[Node]:
     above = function_node(node, "relu", names[0], node.inputs[0])
     negative = scale_node(node, names[1], node.inputs[0], -1.0)
     below = function_node(node, "relu", names[2], negative.output)
-    slopes = -node.weights["alpha"].reshape(1, 1, -1, 1)
+    batch, *sizes = node.shapes[0]
+    image = (*(1 for _ in range(3 - len(sizes))), *sizes)
+    slopes = -np.broadcast_to(node.weights["alpha"].reshape(-1), sizes[-1:])
+    lifted = _reshaped(node, site, below.output, (batch, *image))
     sloped = made(
         node,
         "DepthwiseConv2D",
         names[3],
-        [below.output],
+        [(lifted or below).output],
         {"kernel_size": 1, "use_bias": False},
-        weights={"depthwise_kernel": slopes},
+        weights={"depthwise_kernel": slopes.reshape(1, 1, -1, 1).copy()},
+        shapes=((batch, *image),),
     )
-    total = made(node, "Add", node.name, [above.output, sloped.output])
-    return [above, negative, below, sloped, total]
+    lowered = _reshaped(node, site, sloped.output, node.shapes[0]) if lifted else None
+    total = made(node, "Add", node.name, [above.output, (lowered or sloped).output])
+    made_here = [above, negative, below, lifted, sloped, lowered, total]
+    return [one for one in made_here if one is not None]
+
+
+def _reshaped(node: Node, site: Site, source: TensorRef, shape: Shape) -> Node | None:
+    """Returns a node that gives a tensor another number of axes; None for an image."""
+    if len(node.shapes[0]) == len(shape) == 4:
+        return None
+    target = tuple(-1 if size is None else size for size in shape[1:])
+    name = site.free_name(f"{node.name}_shape")
+    attributes = {"target_shape": target}
+    return made(node, "Reshape", name, [source], attributes, shapes=(shape,))

@@ -8,7 +8,15 @@ from typing import Any
 
 from matar_tf.keras.rewrite.graph import Shape, TensorRef
 
-__all__ = ["Call", "Layer", "UnknownOperationError"]
+__all__ = ["Call", "Layer", "UnknownOperationError", "only_tensors"]
+
+
+_FREE = ("name",)  # arguments that decide nothing
+
+
+def _decides(value: Any) -> bool:
+    is_layout = isinstance(value, str) and value in ("NHWC", "NWC")
+    return not (value is None or value is False or is_layout)
 
 
 class UnknownOperationError(Exception):
@@ -40,9 +48,33 @@ class Call:
         Args:
           *names: Of the positional ones, in order.
           **defaults: Values of those that may be left out.
+
+        Raises:
+          UnknownOperationError: If it is called with others, which decide what it does.
         """
+        others: list[Any] = list(self.arguments[len(names) :])
+        others += [v for k, v in self.keywords.items() if k not in (*names, *_FREE)]
+        if any(_decides(one) for one in others):
+            raise UnknownOperationError(
+                f"is called with {str(others)[:80]} beside {', '.join(names)}",
+                "leave that out",
+            )
         found = {**defaults, **dict(zip(names, self.arguments, strict=False))}
         return {**found, **{k: v for k, v in self.keywords.items() if k in names}}
+
+
+def only_tensors(values: Any) -> list[TensorRef]:
+    """Returns the tensors of a list.
+
+    Raises:
+      UnknownOperationError: If there are constants among them.
+    """
+    found = list(values)
+    if not all(isinstance(one, TensorRef) for one in found):
+        raise UnknownOperationError(
+            "reads a constant among its tensors", "add or multiply by it alone"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,12 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from matar_tf.keras.rewrite.graph import TensorRef, refs_in
-from matar_tf.keras.rewrite.operation_calls import Call, Layer, UnknownOperationError
+from matar_tf.keras.rewrite.operation_calls import (
+    Call,
+    Layer,
+    UnknownOperationError,
+    only_tensors,
+)
 
 __all__ = ["read_operation"]
 
@@ -71,7 +76,25 @@ def _activation(name: str, source: TensorRef) -> Layer:
 
 @_reads(*_FUNCTIONS)
 def _function(call: Call) -> Layer:
-    return _activation(_FUNCTIONS[call.symbol], next(refs_in(call.arguments)))
+    return _activation(_FUNCTIONS[call.symbol], _alone(call, but=1.0))
+
+
+def _alone(call: Call, but: float | None = None) -> TensorRef:
+    """Returns the one tensor of a function of one.
+
+    Args:
+      call: The operation.
+      but: What may stand beside it: the value that a second argument has by default.
+    """
+    tensors = list(refs_in((call.arguments, call.keywords)))
+    given = [*call.arguments, *(v for k, v in call.keywords.items() if k != "name")]
+    others = [one for one in given if one is not None and one not in tensors]
+    if len(tensors) != 1 or any(np.size(one) != 1 or one != but for one in others):
+        raise UnknownOperationError(
+            f"is called with {str(others)[:80]}, which no layer takes",
+            "leave that out",
+        )
+    return tensors[0]
 
 
 @_reads("nn.softmax", "nn.log_softmax")
@@ -123,10 +146,11 @@ def _clip(call: Call) -> Layer:
         raise UnknownOperationError(
             f"to {low}..{high} has no integer kernel here", "clip to 0 and a number"
         )
+    ceiling = float(high) if np.isfinite(high) else None
     return Layer(
         kind="ReLU",
         inputs=[given["t"]],
-        attributes={"max_value": float(high), "negative_slope": 0.0, "threshold": 0.0},
+        attributes={"max_value": ceiling, "negative_slope": 0.0, "threshold": 0.0},
         activation="relu",
     )
 
@@ -146,6 +170,8 @@ def _scale(source: TensorRef, call: Call, factor: Any, offset: Any = 0.0) -> Lay
 def _of_channels(values: Any, channels: int) -> list[float]:
     """Returns one number for all, or one a channel, in a list."""
     array = np.asarray(values, np.float32)
+    if not np.isfinite(array).all():
+        raise UnknownOperationError("with infinity has no value", "leave it out")
     if array.size not in (1, channels) or (
         array.ndim and array.shape[-1] != array.size
     ):
@@ -205,12 +231,12 @@ def _divide(call: Call) -> Layer:
 
 @_reads("math.negative")
 def _negative(call: Call) -> Layer:
-    return _scale(next(refs_in(call.arguments)), call, -1.0)
+    return _scale(_alone(call), call, -1.0)
 
 
 @_reads("math.square")
 def _square(call: Call) -> Layer:
-    source = next(refs_in(call.arguments))
+    source = _alone(call)
     return Layer(kind="Multiply", inputs=[source, source])
 
 
@@ -232,7 +258,8 @@ def _bias_add(call: Call) -> Layer:
 
 @_reads("math.add_n")
 def _add_n(call: Call) -> Layer:
-    return Layer(kind="Add", inputs=list(refs_in(call.arguments)))
+    given = call.bound("inputs")
+    return Layer(kind="Add", inputs=only_tensors(given["inputs"]))
 
 
 @_reads("concat")
@@ -240,7 +267,7 @@ def _concat(call: Call) -> Layer:
     given = call.bound("values", "axis", axis=-1)
     return Layer(
         kind="Concatenate",
-        inputs=list(refs_in(given["values"])),
+        inputs=only_tensors(given["values"]),
         attributes={"axis": int(given["axis"])},
     )
 
@@ -259,7 +286,8 @@ def _reshape(call: Call) -> Layer:
 @_reads("transpose", "compat.v1.transpose")
 def _transpose(call: Call) -> Layer:
     given = call.bound("a", "perm")
-    axes = [int(axis) for axis in given["perm"] or ()]
+    perm = () if given["perm"] is None else np.ravel(given["perm"]).tolist()
+    axes = [int(axis) for axis in perm]
     if not axes or axes[0] != 0:
         raise UnknownOperationError("moves the batch axis", "keep the first axis")
     attributes = {"dims": tuple(axes[1:])}
@@ -345,15 +373,31 @@ _POOLS: Final = {
 @_reads(*_POOLS)
 def _pool(call: Call) -> Layer:
     given = call.bound("input", "ksize", "strides", "padding")
+    if not isinstance(given["padding"], str):
+        raise UnknownOperationError(
+            "pads by numbers", "use tf.pad, or padding 'SAME' or 'VALID'"
+        )
     return Layer(
         kind=_POOLS[call.symbol],
         inputs=[given["input"]],
         attributes={
-            "pool_size": given["ksize"],
-            "strides": given["strides"],
-            "padding": str(given["padding"]).lower(),
+            "pool_size": _sizes(given["ksize"]),
+            "strides": _sizes(given["strides"]),
+            "padding": given["padding"].lower(),
         },
     )
+
+
+def _sizes(value: Any) -> tuple[int, int]:
+    """Returns the height and the width of one number, two, or one an axis."""
+    sizes = [int(one) for one in np.ravel(value)]
+    if len(sizes) == 4 and sizes[0] == sizes[3] == 1:
+        sizes = sizes[1:3]
+    if len(sizes) not in (1, 2):
+        raise UnknownOperationError(
+            "pools over samples or channels", "pool over rows and columns"
+        )
+    return sizes[0], sizes[-1]
 
 
 @_reads("__operators__.getitem")
@@ -363,7 +407,9 @@ def _slice(call: Call) -> Layer:
     shape = call.shape_of(source)
     parts = parts if isinstance(parts, (list, tuple)) else (parts,)
     refusal = UnknownOperationError(
-        "takes other parts than rows and columns", "use Cropping1D or Cropping2D"
+        "takes other parts than rows and columns",
+        "use Cropping1D or Cropping2D; for channels two convolutions, for one row a "
+        "crop and Flatten",
     )
     if len(shape) not in (3, 4) or not all(isinstance(one, Mapping) for one in parts):
         raise refusal

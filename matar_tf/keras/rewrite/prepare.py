@@ -14,6 +14,7 @@ from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import INPUT
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
+from matar_tf.keras.rewrite.merging import merge_equal
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
 from matar_tf.keras.rewrite.read import is_plain, layers_by_name, read_graph
@@ -129,7 +130,7 @@ def _planned(
 ) -> tuple[Graph, Plan]:
     """Returns a checked network laid out, and its plan."""
     per_tensor = {name for name, one in given.items() if one and not one.per_channel}
-    graph = lower(graph, only=given)
+    graph = lower(merge_equal(graph, only=given), only=given)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
     graph = lay_out(fold_norms(graph, per_tensor), only=given)
     originals = {layer.name: layer for layer in model.layers}

@@ -28,6 +28,9 @@ from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 __all__ = ["is_plain", "layers_by_name", "read_graph"]
 
 _OPERATIONS = ("SlicingOpLambda", "TFOpLambda")
+_LOSSES = ("AddLoss", "AddMetric")  # how Keras keeps what stands beside the outputs
+# What a Functional and a Sequential model compute.
+_OWN_CALLS = (keras.Sequential.call, keras.Sequential.__mro__[1].call)
 
 
 def is_plain(model: KerasModel) -> bool:
@@ -57,7 +60,7 @@ def read_graph(model: KerasModel) -> Graph:
     """
     _check_model(model)
     reader = _Reader()
-    reader.read(model)
+    reader.read(model, is_frozen=not model.trainable)
     nodes, refs = reader.nodes, reader.refs
     graph = Graph(
         name=model.name,
@@ -65,7 +68,7 @@ def read_graph(model: KerasModel) -> Graph:
         inputs=tuple(refs[id(tensor)] for tensor in model.inputs),
         outputs=tuple(refs[id(tensor)] for tensor in model.outputs),
     )
-    lost = [one for one in nodes if one not in graph.by_name]
+    lost = [one.name for one in nodes.values() if one.kind in _LOSSES]
     reader.refusals += [_why_lost(model, lost)] if lost else []
     return replace(graph, refusals=tuple(reader.refusals))
 
@@ -86,7 +89,12 @@ class _Reader:
         self._networks: set[str] = set()
 
     def read(
-        self, model: KerasModel, prefix: str = "", training: bool | None = None
+        self,
+        model: KerasModel,
+        prefix: str = "",
+        training: bool | None = None,
+        *,
+        is_frozen: bool = False,
     ) -> None:
         """Reads the calls of a network.
 
@@ -95,6 +103,7 @@ class _Reader:
           prefix: The path of a network inside another.
           training: Whether the network is called as in training or in evaluation,
             if the caller says.
+          is_frozen: Whether all of it is frozen, whatever its layers say.
         """
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for call in model._nodes_by_depth[depth]:
@@ -104,15 +113,22 @@ class _Reader:
                     continue  # its tensor is one of the outer network's
                 name = prefix + layer.name
                 if _is_network(layer):
-                    self._enter(layer, call, name, training)
+                    self._enter(layer, call, name, training, is_frozen)
                 else:
-                    self._add(_read_node(call, name, self.refs, self.nodes), training)
+                    node = _read_node(call, name, self.refs, self.nodes)
+                    node = replace(node, is_frozen=node.is_frozen or is_frozen)
+                    self._add(node, training)
                     made = self.nodes[next(reversed(self.nodes))]
                     for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
                         self.refs[id(tensor)] = TensorRef(made.name, index)
 
     def _enter(
-        self, model: KerasModel, call: Any, name: str, training: bool | None
+        self,
+        model: KerasModel,
+        call: Any,
+        name: str,
+        training: bool | None,
+        is_frozen: bool,
     ) -> None:
         """Reads a network inside the network where it is called."""
         if name in self._networks:
@@ -126,8 +142,10 @@ class _Reader:
             self.refs[id(inner)] = self.refs[id(outer)]
             if len(inner.shape) != len(outer.shape):
                 self.refusals.append(_why_other_rank(name, inner, outer))
-        said = told.get("training")
-        self.read(model, f"{name}/", training if said is None else bool(said))
+        said = told.get("training", next(iter(call.call_args[1:2]), None))
+        training = training if said is None else bool(said)
+        is_frozen = is_frozen or not model.trainable
+        self.read(model, f"{name}/", training, is_frozen=is_frozen)
         results = tf.nest.flatten(call.outputs)
         for outer, inner in zip(results, model.outputs, strict=True):
             self.refs[id(outer)] = self.refs[id(inner)]
@@ -142,9 +160,13 @@ class _Reader:
 
 def _is_network(layer: KerasLayer) -> bool:
     """Whether a layer is a Functional or Sequential model."""
-    return isinstance(layer, keras.Model) and bool(
-        getattr(layer, "_is_graph_network", False)
-    )
+    is_graph = bool(getattr(layer, "_is_graph_network", False))
+    return isinstance(layer, keras.Model) and is_graph and not _calls_otherwise(layer)
+
+
+def _calls_otherwise(model: KerasModel) -> bool:
+    """Whether a model computes something else than the layers that it is of."""
+    return type(model).call not in _OWN_CALLS
 
 
 def _as_called(node: Node, training: bool | None) -> Node:
@@ -218,7 +240,7 @@ def _check_model(model: Any) -> None:
             f"Expected a float model, but {model.name!r} is quantized already; pass "
             "the model that it was made from."
         )
-    if not getattr(model, "_is_graph_network", False):
+    if not getattr(model, "_is_graph_network", False) or _calls_otherwise(model):
         raise ModelError(
             f"Expected a Functional or Sequential model, got the subclassed "
             f"{type(model).__name__} {model.name!r}; rebuild it with "
@@ -305,12 +327,20 @@ def _read_node(
         arguments=tuple(arguments),
         keywords=keywords,
         activation=activation_name(layer),
-        attributes={**layer.get_config(), "name": name} if is_known else {},
+        attributes={**_config(layer), "name": name} if is_known else {},
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
         is_frozen=not layer.trainable,
         refusal=_refusal(layer, name, is_known=is_known),
     )
+
+
+def _config(layer: KerasLayer) -> dict[str, Any]:
+    """Returns a layer's arguments; none where Keras cannot write them down."""
+    try:
+        return layer.get_config()
+    except (NotImplementedError, TypeError, ValueError):
+        return {}
 
 
 def _weights(layer: KerasLayer) -> dict[str, Array]:
@@ -328,6 +358,11 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
         )
     if not is_known:
         return why_foreign(layer, name)
+    if not _config(layer):
+        return (
+            f"Expected arguments of {name!r} that Keras can write down, got others, such "
+            "as a functools.partial; use a function of tf_keras by its name, or a layer."
+        )
     if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
         return (
             f"Expected samples in float32, but the input {name!r} takes "

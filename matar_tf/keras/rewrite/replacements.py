@@ -200,5 +200,11 @@ def _flip_channels(node: Node, signs: Array) -> Node:
             f"Expected the layer {node.name!r} before a batch norm to be quantized "
             "too, got one that stays as it is; quantize both or none."
         )
+    bound = f"{storage.attribute.removesuffix('_kernel')}_constraint"
+    if np.any(signs < 0) and node.attributes.get(bound) is not None:
+        raise ModelError(
+            f"Expected no {bound} in {node.name!r}, whose batch norm has scales below "
+            "0, which move into the kernel, got one; leave it out."
+        )
     flipped = scaled_kernel(node.weights[storage.attribute], storage, signs)
     return replace(node, weights={**node.weights, storage.attribute: flipped})
