@@ -18,6 +18,7 @@ from matar_tf.keras.quantizers.configs import (
     kind_of,
     variable_name,
 )
+from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
@@ -31,9 +32,10 @@ _OPERATIONS = ("SlicingOpLambda", "TFOpLambda")
 
 
 def is_plain(model: KerasModel) -> bool:
-    """Whether a network is of layers alone: no models, no operations on tensors."""
+    """Whether a network is of layers of float32 alone: no models, no operations."""
     return not any(
-        kind_of(layer) in _OPERATIONS or _is_network(layer) for layer in model.layers
+        kind_of(layer) in _OPERATIONS or _is_network(layer) or is_mixed(layer)
+        for layer in model.layers
     )
 
 
@@ -52,8 +54,7 @@ def read_graph(model: KerasModel) -> Graph:
     """Returns the graph of a float model; its weights are those of now.
 
     Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, or a global
-        policy of mixed precision.
+      ModelError: For a Keras 3 object, or a subclassed or unbuilt model.
     """
     _check_model(model)
     reader = _Reader()
@@ -224,12 +225,6 @@ def _check_model(model: Any) -> None:
             f"{type(model).__name__} {model.name!r}; rebuild it with "
             "tf_keras.Model(inputs, outputs)."
         )
-    if keras.mixed_precision.global_policy().name != "float32":
-        raise ModelError(
-            "Expected Keras' global policy to be float32, got "
-            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
-            "take it over."
-        )
 
 
 def _read_operation(
@@ -305,7 +300,7 @@ def _read_node(
         arguments=tuple(arguments),
         keywords=keywords,
         activation=activation_name(layer),
-        attributes={**layer.get_config(), "name": name} if is_known else {},
+        attributes={**float32_config(layer), "name": name} if is_known else {},
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
         is_frozen=not layer.trainable,
@@ -334,11 +329,11 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
             "before (integers become float32 unchanged)."
         )
-    if {layer.dtype, layer.compute_dtype} - {"float32", None}:
+    if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
         return (
             f"Expected a layer in float32, but {name!r} has variables in "
             f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
-            "under keras.mixed_precision.set_global_policy('float32')."
+            "under the global policy float32, mixed_float16 or mixed_bfloat16."
         )
     if getattr(layer, "activity_regularizer", None) is not None:
         return (
