@@ -68,11 +68,12 @@ for variable in model.variables:
 assert package(model).digest()
 """,
     "two_replicas_learn_what_one_learns": """
-pairs = zip(train(one, False).weights, train(two, False).weights, strict=True)
-for first, second in pairs:
-    np.testing.assert_allclose(
-        first.numpy(), second.numpy(), rtol=1e-4, atol=1e-6, err_msg=first.name
-    )
+for norm in (False, True):
+    pairs = zip(train(one, norm).weights, train(two, norm).weights, strict=True)
+    for first, second in pairs:
+        np.testing.assert_allclose(
+            first.numpy(), second.numpy(), rtol=1e-4, atol=1e-6, err_msg=first.name
+        )
 """,
     "weight_decay_leaves_learned_steps_alone": """
 with two.scope():
