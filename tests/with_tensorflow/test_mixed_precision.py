@@ -43,12 +43,13 @@ def mixed(request: Any) -> Iterator[str]:
 
 def network(**of_head: Any) -> Any:
     keras.utils.set_random_seed(0)
-    inputs = L.Input((8, 8, 1))
-    x = L.Conv2D(4, 3, strides=2, use_bias=False)(inputs)
-    x = L.ReLU()(L.BatchNormalization()(x))
-    x = L.Add()([x, L.DepthwiseConv2D(3, padding="same", activation="relu")(x)])
-    x = L.Dense(8, activation="relu")(L.Flatten()(x))
-    return keras.Model(inputs, L.Dense(10, **of_head)(x))
+    inputs = L.Input((8, 8, 1), name="image")
+    x = L.Conv2D(4, 3, strides=2, use_bias=False, name="stem")(inputs)
+    x = L.ReLU(name="relu")(L.BatchNormalization(name="norm")(x))
+    side = L.DepthwiseConv2D(3, padding="same", activation="relu", name="side")(x)
+    x = L.Flatten(name="flat")(L.Add(name="sum")([x, side]))
+    x = L.Dense(8, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, L.Dense(10, name="head", **of_head)(x), name="net")
 
 
 def quantized(model: Any) -> Any:
