@@ -46,9 +46,8 @@ def network(**of_head: Any) -> Any:
     inputs = L.Input((8, 8, 1), name="image")
     x = L.Conv2D(4, 3, strides=2, use_bias=False, name="stem")(inputs)
     x = L.ReLU(name="relu")(L.BatchNormalization(name="norm")(x))
-    side = L.DepthwiseConv2D(3, padding="same", activation="relu", name="side")(x)
-    x = L.Flatten(name="flat")(L.Add(name="sum")([x, side]))
-    x = L.Dense(8, activation="relu", name="hidden")(x)
+    x = L.DepthwiseConv2D(3, activation="relu", name="depth")(x)
+    x = L.Flatten(name="flat")(x)
     return keras.Model(inputs, L.Dense(10, name="head", **of_head)(x), name="net")
 
 
@@ -85,7 +84,7 @@ def products(model: Any, *, training: bool) -> set[Any]:
     assert all(one.get_attr("T") == tf.float32 for one in rounded)
     assert bool(rounded) is training
     found = [one.get_attr("T") for one in operations if one.type in PRODUCTS]
-    assert len(found) == 4
+    assert len(found) == 3
     return set(found)
 
 
@@ -118,7 +117,8 @@ def test_products_of_training_are_in_half_and_all_else_is_exact(
         loaded.predict(X, verbose=0), twin.predict(X, verbose=0)
     )
     assert products(loaded, training=True) == {HALVES[mixed]}
-    assert package(loaded).digest() == package(twin).digest()
+    if mixed == "mixed_float16":  # the conversions take seconds
+        assert package(loaded).digest() == package(twin).digest()
 
 
 def test_a_policy_of_one_layer() -> None:
@@ -127,6 +127,7 @@ def test_a_policy_of_one_layer() -> None:
     assert products(model, training=False) == {tf.float32}
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_trainer_scales_the_loss_and_nothing_else() -> None:
     weights = []
     for wrap in (keras.mixed_precision.LossScaleOptimizer, lambda one: one):
@@ -142,6 +143,7 @@ def test_a_trainer_scales_the_loss_and_nothing_else() -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_trainer_follows_the_policy(mixed: str) -> None:
     teacher = network()
     model = quantized(teacher)
