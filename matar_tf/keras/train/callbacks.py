@@ -163,6 +163,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
 
         So it does for all batches of the execution that begins with this one.
         """
+        self._of_model()  # refuses before anything is asked of a model
         model: KerasModel = self.model
         drawn = [self._draw(batch + step) for step in range(steps_to_run(model))]
         if isinstance(model.train_function, Execution):
