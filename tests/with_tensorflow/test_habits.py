@@ -246,6 +246,7 @@ class TestStepsOfOnesOwn:
 
         assert_same(trained(shared, train), plain)
 
+    @pytest.mark.usefixtures("eager")
     def test_gradients_accumulated_over_batches_are_those_of_all(self) -> None:
         """Without batch norm, under one policy, where it has to be so."""
         model = make(norm=False)

@@ -121,8 +121,10 @@ def test_products_of_training_are_in_half_and_all_else_is_exact(
         assert package(loaded).digest() == package(twin).digest()
 
 
-def test_a_policy_of_one_layer() -> None:
-    model = quantized(network(dtype="mixed_bfloat16"))
+def test_policies_of_layers_in_a_model_inside() -> None:
+    inner = network(dtype="mixed_bfloat16")
+    inputs = L.Input((8, 8, 1))
+    model = quantized(keras.Model(inputs, inner(inputs)))
     assert products(model, training=True) == {tf.float32, tf.bfloat16}
     assert products(model, training=False) == {tf.float32}
 

@@ -27,8 +27,8 @@ def as_layers(model: KerasModel) -> KerasModel:
     """Returns a network of layers alone.
 
     Operations on tensors, such as ``x + 3``, become layers; so do the models inside
-    the model, whose layers are named by their paths: ``base/conv``. layers of
-    mixed precision are of float32. tfmot takes none of these. The copy computes the
+    the model, whose layers are named by their paths: ``base/conv``. Layers of mixed
+    precision become those of float32. tfmot takes none of these. The copy computes the
     same and has the weights of now; frozen layers stay frozen.
 
     Args:
