@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import importlib.util
 import sys
@@ -31,10 +32,11 @@ X, Y = few_digits().x_test[: 4 * BATCH], few_digits().y_test[: 4 * BATCH]
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def make_model(**compile_args):
+def make_model(*, calibrated=True, **compile_args):
     keras.utils.set_random_seed(0)
     model = quantize_model(build_net((8, 8, 1), 10))
-    calibrate(model, X)
+    if calibrated:
+        calibrate(model, X)
     model.compile(keras.optimizers.Adam(1e-3), LOSS, ["accuracy"], **compile_args)
     return model
 
@@ -241,6 +243,43 @@ class TestOneGraph:
         model.optimizer.learning_rate = rate
         assert losses["w8a8"][0] == pytest.approx(losses["w8a8"][1], rel=1e-6)
         assert losses["w2a2"][0] != pytest.approx(losses["w8a8"][0], rel=1e-3)
+
+
+class KilledError(Exception):
+    pass
+
+
+class KillAt(keras.callbacks.Callback):
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self._place, self._epoch = (epoch, batch), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._epoch, batch) == self._place:
+            raise KilledError
+
+
+@pytest.mark.slow
+def test_a_killed_and_restored_training_equals_one_that_was_not(tmp_path):
+    """From its first batch on, which sets the steps of a model not calibrated."""
+    whole, untouched = make_model(calibrated=False), PolicyRandomizer(seed=5)
+    fit(whole, untouched, epochs=3)
+
+    before = PolicyRandomizer(seed=5)
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+    with contextlib.suppress(KilledError):
+        fit(make_model(calibrated=False), before, backup, KillAt(1, 2), epochs=3)
+    assert before.history == untouched.history[:7]
+
+    restored, after = make_model(calibrated=False), PolicyRandomizer(seed=5)
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+    fit(restored, after, backup, epochs=3)
+    assert after.history == untouched.history[4:]
+    for ours, theirs in zip(restored.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture

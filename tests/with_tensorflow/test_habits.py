@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +29,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BATCHES = [slice(start, start + BATCH) for start in range(0, len(X), BATCH)]
 
 
-def make(*, norm: bool = True, calibrated: bool = True) -> Any:
+def make(*, norm: bool = True) -> Any:
     keras.utils.set_random_seed(0)
     inputs = L.Input((8, 8, 1), name="image")
     x = L.Conv2D(4, 3, strides=2, name="stem")(inputs)
@@ -39,8 +38,7 @@ def make(*, norm: bool = True, calibrated: bool = True) -> Any:
     x = L.Flatten(name="flat")(L.ReLU(name="relu")(x))
     outputs = L.Dense(10, name="head")(x)
     model = quantize_model(keras.Model(inputs, outputs))
-    if calibrated:
-        calibrate(model, X)
+    calibrate(model, X)
     return model
 
 
@@ -317,31 +315,3 @@ class TestCallbacks:
         loaded = load_model(paths["model.h5"])
         assert all(map(np.array_equal, loaded.get_weights(), best))
         assert get_policy(loaded) == get_policy_space(model).widest()
-
-    def test_backup_and_restore_goes_on_as_if_nothing_had_been(
-        self, tmp_path: Any
-    ) -> None:
-        """From the first batch on, which sets the steps of a model not calibrated."""
-
-        class KilledError(Exception):
-            pass
-
-        class Kill(keras.callbacks.Callback):
-            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                if self.model.optimizer.iterations == NUM_BATCHES + 2:
-                    raise KilledError
-
-        def run(*callbacks: Any) -> Any:
-            model = make(calibrated=False)
-            model.compile(keras.optimizers.Adam(1e-2), LOSS)
-            return model, fit(model, X, Y, BATCH, epochs=3, callbacks=callbacks)
-
-        def backup() -> Any:
-            return keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
-
-        whole, policies = run()
-        with contextlib.suppress(KilledError):
-            run(backup(), Kill())
-        resumed, later = run(backup())
-        assert later == policies[NUM_BATCHES:]
-        assert_same(resumed.get_weights(), whole.get_weights())
