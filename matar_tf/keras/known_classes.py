@@ -46,6 +46,8 @@ _NETWORKS: Final = {
     "Model": ("keras", "keras.models"),
     "Sequential": ("keras", "keras.models"),
 }
+# Under this name HDF5 files have it; the optimizer inside it is checked as any other.
+_LOSS_SCALING: Final = {"LossScaleOptimizerV3": ("keras.mixed_precision",)}
 # How Keras writes values that JSON does not have.
 _VALUES: Final = frozenset(
     {"TensorShape", "__bytes__", "__ellipsis__", "__numpy__", "__tensor__", "__tuple__"}
@@ -150,7 +152,8 @@ def _is_known_function(
 
 def _public_classes() -> dict[str, set[str]]:
     """Returns the modules that Keras' public classes may be named with, by class."""
-    known = {name: set(modules) for name, modules in _NETWORKS.items()}
+    unlisted = {**_NETWORKS, **_LOSS_SCALING}
+    known = {name: set(modules) for name, modules in unlisted.items()}
     for namespace in _NAMESPACES:
         for name in _classes_of(namespace):
             known.setdefault(name, set()).add(f"keras.{namespace}")

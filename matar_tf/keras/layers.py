@@ -258,12 +258,23 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return tf.cast(scale, tf.float32), tf.cast(offset, tf.float32)
 
     def normalize_batch(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the tensor normalised with its own statistics, mean and variance."""
+        """Returns the tensor normalised with its own statistics, mean and variance.
+
+        On several replicas those are of all of the batch.
+        """
         # Never negative: the sign would go into kernels, where -2 has no opposite.
         # Not `tf.abs`, whose gradient is 0 at 0: residual blocks start from there.
         gamma, beta = (tf.convert_to_tensor(one) for one in (self.gamma, self.beta))
         gamma = tf.where(gamma < 0.0, -gamma, gamma)
-        if len(inputs.shape) == 4:
+        replica: Any = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            mean, variance, correction = _moments_of_all(inputs, replica)
+            outputs = tf.nn.batch_normalization(
+                inputs, mean, variance, beta, gamma, self.epsilon
+            )
+            if len(inputs.shape) == 4:  # as the fused kernel tells it
+                variance *= correction
+        elif len(inputs.shape) == 4:
             outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
                 inputs, gamma, beta, epsilon=self.epsilon, is_training=True
             )
@@ -283,11 +294,6 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return tf.reduce_sum(means, axis=0), tf.reduce_prod(variances, axis=0)
 
     def _update(self, mean: Tensor, variance: Tensor) -> None:
-        replica: Any = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
-            # All replicas keep the same statistics: those of all of the batch.
-            mean_of: Any = tf.distribute.ReduceOp.MEAN
-            mean, variance = replica.all_reduce(mean_of, [mean, variance])
         places = self.places()
         num_terms = places.shape[0]
         rate = 1.0 - self.momentum
@@ -321,6 +327,22 @@ class MultiBitBatchNormalization(keras.layers.Layer):
             "center": self.center,
             "scale": self.scale,
         }
+
+
+def _moments_of_all(inputs: Tensor, replica: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns mean and variance of what all replicas have of a batch: ``[channels]``.
+
+    Also what makes the variance an unbiased one. In two passes: the difference of two
+    sums would be noise where the mean is large.
+    """
+    axes = list(range(len(inputs.shape) - 1))
+    sum_of: Any = tf.distribute.ReduceOp.SUM
+    count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+    total, count = replica.all_reduce(sum_of, [tf.reduce_sum(inputs, axes), count])
+    mean = total / count
+    squares = tf.reduce_sum(tf.math.squared_difference(inputs, mean), axes)
+    variance = replica.all_reduce(sum_of, squares) / count
+    return mean, variance, count / tf.maximum(count - 1.0, 1.0)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

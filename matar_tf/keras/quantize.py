@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import tfmot
+from matar_tf.keras._compat import keras, tfmot
+from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
+from matar_tf.keras.rewrite.read import layers_by_name
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -41,7 +43,19 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
     def apply(
         self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
     ) -> tuple[Any, dict[str, dict[str, Any]]]:
-        """Returns the laid-out model and the config of each layer to wrap."""
+        """Returns the laid-out model and the config of each layer to wrap.
+
+        Raises:
+          ModelError: If the model cannot be quantized, or Keras' global policy is not
+            float32, which tfmot's wrappers would take over.
+        """
+        policy = keras.mixed_precision.global_policy().name
+        if policy != "float32":
+            raise ModelError(
+                f"Expected Keras' global policy to be float32, got {policy!r}, which "
+                "quantized layers would take over; call matar_tf.quantize_model, which "
+                "sees to that, or keras.mixed_precision.set_global_policy('float32')."
+            )
         given = {
             name: _own_config(entry.get("quantize_config"))
             for name, entry in layer_quantize_map.items()
@@ -152,6 +166,9 @@ def quantize_model(
     The short form of annotating the whole model with tfmot and applying
     `MatarQuantizeScheme`.
 
+    Where a layer has one of Keras' mixed policies, its products are of half precision
+    in training; see `matar_tf.keras.quantizers.half_precision`.
+
     Args:
       model: A built Functional or Sequential tf_keras model.
       space: Widths of every policy entry; None for `policy_space` of the model with
@@ -169,15 +186,17 @@ def quantize_model(
       PolicyError: If the space does not fit the model, or a name or pattern of
         `configs` matches nothing.
     """
-    layered = as_layers(model)
     scheme: Any = MatarQuantizeScheme(
         space,
         configs=configs,
         signed_inputs=signed_inputs,
         norm_context=norm_context,
     )
-    annotated = _tfmot.quantize_annotate_model(layered)
-    quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
+    layered = as_layers(model)
+    with half_precision.in_float32():
+        annotated = _tfmot.quantize_annotate_model(layered)
+        quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
+    _take_over_precision(model, quantized)
     num_lost = len(model.losses) - len(quantized.losses)
     if num_lost:
         raise ModelError(
@@ -187,6 +206,18 @@ def quantize_model(
             "quantized copy would lack; leave them out, or call add_loss on the copy."
         )
     return quantized
+
+
+def _take_over_precision(model: Any, quantized: Any) -> None:
+    """Gives layers with a kernel, and the whole, the mixed policies that they had."""
+    originals = layers_by_name(model)
+    for layer in quantized.layers:
+        original = originals.get(wrapper.inner_layer(layer).name)
+        has_kernel = wrapper.kernel_quantizer(layer) is not None
+        if original is not None and has_kernel and half_precision.is_mixed(original):
+            half_precision.set_policy(layer, original.dtype_policy)
+    if half_precision.is_mixed(model):  # by which `compile` scales the loss
+        quantized._set_dtype_policy(model.dtype_policy)
 
 
 def _own_configs(configs: Mapping[str, Any] | None) -> dict[str, MatarQuantizeConfig]:

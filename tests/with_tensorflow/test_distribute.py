@@ -11,6 +11,7 @@ from fixtures.paths import ROOT
 
 # Two logical CPUs can only be made before TensorFlow is used.
 SCRIPT = """
+import functools
 import sys
 
 import numpy as np
@@ -34,6 +35,7 @@ rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(32, 6)).astype(np.float32), rng.integers(0, 3, 32)
 
 
+@functools.cache
 def train(strategy, norm, *, calibrated=True):
     keras.utils.set_random_seed(0)
     with strategy.scope():
@@ -68,11 +70,14 @@ for variable in model.variables:
 assert package(model).digest()
 """,
     "two_replicas_learn_what_one_learns": """
-pairs = zip(train(one, False).weights, train(two, False).weights, strict=True)
-for first, second in pairs:
-    np.testing.assert_allclose(
-        first.numpy(), second.numpy(), rtol=1e-4, atol=1e-6, err_msg=first.name
-    )
+for norm in (False, True):
+    pairs = zip(train(one, norm).weights, train(two, norm).weights, strict=True)
+    for first, second in pairs:
+        # Gradients of steps are estimated from a quarter of each replica's samples.
+        rtol = 1e-3 if "log_steps" in first.name else 1e-4
+        np.testing.assert_allclose(
+            first.numpy(), second.numpy(), rtol=rtol, atol=1e-6, err_msg=first.name
+        )
 """,
     "weight_decay_leaves_learned_steps_alone": """
 with two.scope():

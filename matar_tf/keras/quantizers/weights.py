@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, Shape, Tensor, keras, tf
-from matar_tf.keras.quantizers import fake_quantize
+from matar_tf.keras.quantizers import fake_quantize, half_precision
 from matar_tf.keras.quantizers.learned import MultiBitQuantizer
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import weight_range
@@ -78,6 +78,7 @@ class WeightQuantizer(MultiBitQuantizer):
             if not self.per_channel:
                 steps = tf.reduce_max(steps, axis=range(1, len(steps.shape)))
             steps = steps.numpy()
+        half_precision.train_in_half(layer)
         return self._build_bank(name, layer, steps, trainable=not self.is_constant)
 
     def _first_steps(self, kernel: Tensor) -> Tensor:

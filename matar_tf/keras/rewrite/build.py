@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
 from matar_tf.keras.quantizers.configs import class_of, variable_name
+from matar_tf.keras.quantizers.half_precision import float32_config, in_float32
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
 
@@ -53,13 +54,15 @@ def _outputs(
         return keras.Input(batch_shape=node.shapes[0], dtype=dtype, name=node.name)
     if node.is_copy:
         original = originals[node.origin]
-        layer = type(original).from_config(original.get_config())
+        kind, config = type(original), float32_config(original)
     else:
-        layer = class_of(node.kind).from_config(dict(node.attributes))
+        kind, config = class_of(node.kind), dict(node.attributes)
     arguments = cast("tuple[Any, ...]", map_refs(node.arguments, tensor_of))
     keywords = cast("dict[str, Any]", map_refs(node.keywords, tensor_of))
-    layer.trainable = not node.is_frozen
-    outputs = layer(*arguments, **keywords)
+    with in_float32():
+        layer = kind.from_config(config)
+        layer.trainable = not node.is_frozen
+        outputs = layer(*arguments, **keywords)
     if node.is_copy:
         layer.set_weights(originals[node.origin].get_weights())
     elif not row_of(node).is_identity:  # which has random states at most

@@ -288,8 +288,8 @@ def _check_elu(node: Node) -> None:
         _MOST_AXES_MULTIPLIED
     ):
         raise ModelError(
-            f"Expected at most {_MOST_AXES_MULTIPLIED} axes, with that of the batch, of "
-            f"what {node.name!r} makes, got {node.shapes[0]}; reshape it, or take an "
+            f"Expected at most {_MOST_AXES_MULTIPLIED} axes, with that of the batch, "
+            f"of what {node.name!r} makes, got {node.shapes[0]}; reshape it, or take an "
             "alpha of 1."
         )
 

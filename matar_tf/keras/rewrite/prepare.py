@@ -28,12 +28,12 @@ def as_layers(model: KerasModel) -> KerasModel:
     """Returns a network of layers alone.
 
     Operations on tensors, such as ``x + 3``, become layers; so do the models inside
-    the model, whose layers are named by their paths: ``base/conv``. tfmot takes
-    neither. The copy computes the same and has the weights of now; frozen layers stay
-    frozen.
+    the model, whose layers are named by their paths: ``base/conv``. Layers of mixed
+    precision become those of float32. tfmot takes none of these. The copy computes the
+    same and has the weights of now; frozen layers stay frozen.
 
     Args:
-      model: A float network; one of layers alone is returned as it is.
+      model: A float network; one of layers of float32 alone is returned as it is.
 
     Raises:
       ModelError: As `check_model`.
@@ -60,10 +60,10 @@ def check_model(
       besides: Further reasons to refuse the model.
 
     Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a global policy
-        of mixed precision, a layer that is used twice or is for a loss or metric, a
-        layer kind, activation or argument that has no integer kernel here, several
-        inputs or outputs, or an input of unknown size.
+      ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
+        used twice or is for a loss or metric, a layer kind, activation or argument that
+        has no integer kernel here, several inputs or outputs, or an input of unknown
+        size.
     """
     graph = read_graph(model)
     found = list(besides)

@@ -18,6 +18,7 @@ from matar_tf.keras.quantizers.configs import (
     kind_of,
     variable_name,
 )
+from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
@@ -34,9 +35,10 @@ _OWN_CALLS = (keras.Sequential.call, keras.Sequential.__mro__[1].call)
 
 
 def is_plain(model: KerasModel) -> bool:
-    """Whether a network is of layers alone: no models, no operations on tensors."""
+    """Whether a network is of layers of float32 alone: no models, no operations."""
     return not any(
-        kind_of(layer) in _OPERATIONS or _is_network(layer) for layer in model.layers
+        kind_of(layer) in _OPERATIONS or _is_network(layer) or is_mixed(layer)
+        for layer in model.layers
     )
 
 
@@ -55,8 +57,7 @@ def read_graph(model: KerasModel) -> Graph:
     """Returns the graph of a float model; its weights are those of now.
 
     Raises:
-      ModelError: For a Keras 3 object, a subclassed or unbuilt model, or a global
-        policy of mixed precision.
+      ModelError: For a Keras 3 object, or a subclassed or unbuilt model.
     """
     _check_model(model)
     reader = _Reader()
@@ -246,12 +247,6 @@ def _check_model(model: Any) -> None:
             f"{type(model).__name__} {model.name!r}; rebuild it with "
             "tf_keras.Model(inputs, outputs)."
         )
-    if keras.mixed_precision.global_policy().name != "float32":
-        raise ModelError(
-            "Expected Keras' global policy to be float32, got "
-            f"{keras.mixed_precision.global_policy().name!r}; quantized layers would "
-            "take it over."
-        )
 
 
 def _read_operation(
@@ -338,7 +333,7 @@ def _read_node(
 def _config(layer: KerasLayer) -> dict[str, Any]:
     """Returns a layer's arguments; none where Keras cannot write them down."""
     try:
-        return layer.get_config()
+        return float32_config(layer)
     except (NotImplementedError, TypeError, ValueError):
         return {}
 
@@ -360,8 +355,9 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
         return why_foreign(layer, name)
     if not _config(layer):
         return (
-            f"Expected arguments of {name!r} that Keras can write down, got others, such "
-            "as a functools.partial; use a function of tf_keras by its name, or a layer."
+            f"Expected arguments of {name!r} that Keras can write down, got others, "
+            "such as a functools.partial; use a function of tf_keras by its name, or a "
+            "layer."
         )
     if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
         return (
@@ -369,11 +365,11 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
             "before (integers become float32 unchanged)."
         )
-    if {layer.dtype, layer.compute_dtype} - {"float32", None}:
+    if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
         return (
             f"Expected a layer in float32, but {name!r} has variables in "
             f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
-            "under keras.mixed_precision.set_global_policy('float32')."
+            "under the global policy float32, mixed_float16 or mixed_bfloat16."
         )
     if getattr(layer, "activity_regularizer", None) is not None:
         return (

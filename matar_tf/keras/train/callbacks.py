@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from matar_tf.keras.checks import (
     warn_of_first_batch,
     warn_of_new_grids,
 )
-from matar_tf.keras.layers import NOT_FINITE
 from matar_tf.keras.policies import PolicySetter, policy_setter
-from matar_tf.keras.train.trainer import MultiBitTrainer
+from matar_tf.keras.train.execution import Execution, steps_to_run
+from matar_tf.keras.train.trainer import MultiBitTrainer, assign_draws
 from matar_tf.policy import Policy
 from matar_tf.samplers import MixtureSampler, Sampler
 from matar_tf.space import PolicySpace
@@ -40,8 +41,12 @@ class PolicyRandomizer(keras.callbacks.Callback):
     from more samples. Warns in one sentence if that batch does not fit the grid of the
     input, and after an epoch if training has set that grid anew.
 
-    Keras calls callbacks between executions, so the model must be compiled with one
-    step per execution, Keras' default; training with more raises a `ModelError`.
+    With ``steps_per_execution`` above 1 every batch has the policy that it has with 1;
+    the policies of an execution are put in force within its graph. ``"auto"`` raises a
+    `ModelError`: Keras then changes the number while an execution is being prepared.
+
+    In a loop of one's own, call ``set_model``, ``on_train_begin``, ``on_epoch_begin``
+    and ``on_train_batch_begin`` as Keras does, or let ``CallbackList`` do so.
 
     Args:
       sampler: Draws the policies; by default a `MixtureSampler`. For a curriculum,
@@ -81,6 +86,7 @@ class PolicyRandomizer(keras.callbacks.Callback):
         self._seed = seed
         self._evaluation_policy = evaluation_policy
         self._epoch = 0
+        self._has_begun = False
         self._calibrates = False
         self._states: list[int] | None = None
         self._history: list[tuple[int, int, np.ndarray]] = []
@@ -110,54 +116,73 @@ class PolicyRandomizer(keras.callbacks.Callback):
         """Checks that every batch can have a policy of its own.
 
         Raises:
-          ModelError: If the model runs several batches in one execution, or its
-            optimizer would average steps with those of before any sample.
+          ModelError: If Keras chooses how many batches it runs in one execution.
           PolicyError: If the evaluation policy does not fit the model.
         """
         model: KerasModel = self.model
-        # Under tf.distribute, Keras keeps one variable for each replica.
-        num_steps = int(keras.backend.get_value(model.steps_per_execution))
-        if model.autotune_steps_per_execution or num_steps != 1:
+        if model.autotune_steps_per_execution:
             raise ModelError(
-                "Expected a model compiled with steps_per_execution=1, so that every "
-                "batch gets a policy of its own; compile it so."
+                "Expected a number as steps_per_execution, so that every batch gets a "
+                "policy of its own, got 'auto'; compile the model with a number."
             )
+        # Keras keeps the function from one ``fit`` to the next.
+        if model.train_function and not isinstance(model.train_function, Execution):
+            assign = functools.partial(assign_draws, model)
+            model.train_function = Execution(model, assign)
+        self._has_begun = False
+        if self._evaluation_policy is not None:
+            self._of_model()(self._evaluation_policy)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Remembers the epoch; looks at the model before the first.
+
+        Raises:
+          ModelError: If the optimizer would average steps with those of before any
+            sample.
+        """
+        self._epoch = epoch
+        if not self._has_begun:
+            self._has_begun = True
+            self._look_at_start()
+
+    def _look_at_start(self) -> None:
+        # Not in `on_train_begin`, where callbacks that restore may come later.
+        model: KerasModel = self.model
         self._calibrates = not is_initialized(model)
-        if self._calibrates and getattr(model.optimizer, "use_ema", False):
+        optimizer = getattr(model, "optimizer", None)  # none in a loop of one's own
+        if self._calibrates and getattr(optimizer, "use_ema", False):
             raise ModelError(
                 "Expected a calibrated model for an optimizer with use_ema, whose "
                 "averages of steps begin with those of now, got one that has seen no "
                 "samples; call matar_tf.calibrate first."
             )
         self._states = [int(one.initialized.numpy()) for one in input_grids(model)]
-        # Keras keeps the function from one ``fit`` to the next.
-        if not isinstance(model.train_function, _InOneSentence):
-            model.train_function = _InOneSentence(model.train_function)
-        if self._evaluation_policy is not None:
-            self._of_model()(self._evaluation_policy)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Remembers the epoch."""
-        self._epoch = epoch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Draws the policy of this batch, or `MultiBitTrainer.draws`; puts in force."""
+        """Draws the policy of this batch, or `MultiBitTrainer.draws`; puts in force.
+
+        So it does for all batches of the execution that begins with this one.
+        """
+        self._of_model()  # refuses before anything is asked of a model
+        model: KerasModel = self.model
+        drawn = [self._draw(batch + step) for step in range(steps_to_run(model))]
+        if isinstance(model.train_function, Execution):
+            model.train_function.draw(drawn)
+        else:  # a loop of one's own
+            assign_draws(model, drawn[0])
+
+    def _draw(self, batch: int) -> list[np.ndarray]:
         setter = self._of_model()
         rng = np.random.default_rng((self._seed, self._epoch, batch))
-        trainer = self.model if isinstance(self.model, MultiBitTrainer) else None
         sampler = self.sampler_of(self._epoch)
         if self._calibrates:
             sampler = _widest
             self._calibrates = False
-        drawn = [
-            setter.rows(sampler(setter.space, rng))
-            for _ in range(trainer.draws if trainer else 1)
-        ]
-        if trainer:
-            trainer.assign_draws(drawn)
-        else:
-            setter.assign_rows(drawn[0])
+        trainer = self.model if isinstance(self.model, MultiBitTrainer) else None
+        num_draws = trainer.draws if trainer else 1
+        drawn = [setter.rows(sampler(setter.space, rng)) for _ in range(num_draws)]
         self._history += [(self._epoch, batch, rows.astype(np.int8)) for rows in drawn]
+        return drawn
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Warns if the first batch does not fit the grid of the network's input."""
@@ -191,21 +216,6 @@ class PolicyRandomizer(keras.callbacks.Callback):
                 "set_model."
             )
         return self._setter
-
-
-class _InOneSentence:
-    """A step of training, whose error of a batch that is not finite is one of ours."""
-
-    def __init__(self, train: Callable[[Any], Any]) -> None:
-        self._train = train
-
-    def __call__(self, iterator: Any) -> Any:
-        try:
-            return self._train(iterator)
-        except tf.errors.InvalidArgumentError as error:
-            if NOT_FINITE in str(error):
-                raise DataError(NOT_FINITE) from None
-            raise
 
 
 def _widest(space: PolicySpace, rng: np.random.Generator) -> Policy:

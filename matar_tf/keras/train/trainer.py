@@ -15,6 +15,8 @@ from matar_tf.space import PolicySpace
 
 __all__ = ["MultiBitTrainer"]
 
+_LossScaleOptimizer: Any = keras.mixed_precision.LossScaleOptimizer
+
 
 class MultiBitTrainer(keras.Model):
     """Trains a multi-bitwidth model; compile and fit it in the model's place.
@@ -75,7 +77,9 @@ class MultiBitTrainer(keras.Model):
         update_every_pass: bool = False,
         step_rates: Mapping[int, float] | None = None,
     ) -> None:
-        super().__init__(name=f"{model.name}_trainer")
+        # By the policy, `compile` scales the loss; samples stay in float32.
+        name = f"{model.name}_trainer"
+        super().__init__(name=name, dtype=model.dtype_policy, autocast=False)
         check_soft_labels(distillation, temperature)
         if distillation and teacher is None and not sandwich:
             raise ModelError(
@@ -132,7 +136,7 @@ class MultiBitTrainer(keras.Model):
         Args:
           rows: What `PolicySetter.rows` returns for each.
         """
-        *others, last = rows
+        *others, last = tf.unstack(rows, num=self.draws)
         for variable, one in zip(self._drawn, others, strict=True):
             variable.assign(one)
         if self._has_drawn is not None:
@@ -180,10 +184,12 @@ class MultiBitTrainer(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         soft = None
         if self._distillation and self._teach is not None:
-            soft = self._teach(x)
+            soft = tf.cast(self._teach(x), tf.float32)
         variables = self.multi_bit_network.trainable_variables
         gradients: list[Any] = [None] * len(variables)
         logits = None
+        scales = isinstance(self.optimizer, _LossScaleOptimizer)
+        scaler = self.optimizer if scales else None
         in_force = self._setter.rows_in_force()
         # The first can teach the others; the metrics are those of the last.
         drawn = [tf.where(self._has_drawn, one, in_force) for one in self._drawn]
@@ -192,7 +198,11 @@ class MultiBitTrainer(keras.Model):
             with tf.GradientTape() as tape:
                 logits = self.multi_bit_network(x, training=True)
                 loss = self._loss(x, y, sample_weight, logits, soft)
+                if scaler:
+                    loss = scaler.get_scaled_loss(loss)
             new = tape.gradient(loss, variables)
+            if scaler:
+                new = scaler.get_unscaled_gradients(new)
             if self._update_every_pass:
                 self._update(new, variables)
             else:
@@ -229,6 +239,19 @@ class MultiBitTrainer(keras.Model):
         soft_loss = tf.reduce_mean(divergence) / num_replicas
         share = self._distillation
         return (1.0 - share) * loss + share * self._temperature**2 * soft_loss
+
+
+def assign_draws(model: KerasModel, rows: Sequence[Tensor]) -> None:
+    """Puts what was drawn for one step of a model, or of its trainer, in force.
+
+    Args:
+      model: A multi-bitwidth model, which takes one policy, or its trainer.
+      rows: What `PolicySetter.rows` returns for each policy.
+    """
+    if isinstance(model, MultiBitTrainer):
+        model.assign_draws(rows)
+    else:
+        policy_setter(model).assign_rows(rows[0])
 
 
 def check_soft_labels(distillation: float, temperature: float) -> None:
