@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import PolicyMetrics as PolicyMetrics
     from matar_tf.keras import PolicyRandomizer as PolicyRandomizer
     from matar_tf.keras import calibrate as calibrate
+    from matar_tf.keras import from_keras3 as from_keras3
     from matar_tf.keras import get_policy as get_policy
     from matar_tf.keras import get_policy_space as get_policy_space
     from matar_tf.keras import load_model as load_model
@@ -72,6 +73,7 @@ _HOMES = {
     "estimate": "api",
     "evaluate": "api",
     "export": "api",
+    "from_keras3": "keras",
     "get_policy": "keras",
     "get_policy_space": "keras",
     "inspect": "api",

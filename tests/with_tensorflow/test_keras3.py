@@ -1,0 +1,496 @@
+"""Networks of Keras 3 in tf_keras: equal outputs, or all that is in the way at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras as keras3
+import numpy as np
+import pytest
+from fixtures.paths import ROOT
+
+from matar_tf.errors import ModelError
+from matar_tf.keras import from_keras3, keras, load_model, quantize_model
+from matar_tf.layer_kinds import LAYER_KINDS
+
+L = keras3.layers
+LEGACY = "TF_USE_LEGACY_KERAS"
+IMAGE = (8, 8, 4)
+SEQUENCE = (6, 4)
+VOLUME = (4, 4, 4, 2)
+
+
+def with_values(model: Any, seed: int = 0) -> Any:
+    """Gives a model weights that are all different."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.dtype.startswith("float"):
+            variable.assign(rng.uniform(0.1, 0.9, variable.shape))
+    for layer in model.layers:
+        if isinstance(layer, L.Normalization):
+            layer.finalize_state()
+    return model
+
+
+def samples_for(model: Any, seed: int = 1) -> Any:
+    rng = np.random.default_rng(seed)
+    found = [
+        rng.integers(0, 9, (3, *one.shape[1:])).astype(one.dtype)
+        if one.dtype.startswith("int")
+        else rng.uniform(-1, 1, (3, *one.shape[1:])).astype(np.float32)
+        for one in model.inputs
+    ]
+    return found if len(found) > 1 else found[0]
+
+
+def outputs_of(model: Any, samples: Any) -> list[np.ndarray]:
+    outputs = model(samples, training=False)
+    if isinstance(outputs, dict):
+        outputs = [outputs[key] for key in sorted(outputs)]
+    if not isinstance(outputs, (list, tuple)):
+        outputs = [outputs]
+    return [np.asarray(one) for one in outputs]
+
+
+def assert_equal(model: Any, again: Any) -> None:
+    samples = samples_for(model)
+    theirs, ours = outputs_of(model, samples), outputs_of(again, samples)
+    assert len(theirs) == len(ours)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.shape == other.shape
+        scale = np.abs(one).max(initial=1e-6)
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 * scale)
+
+
+def comes_back(model: Any) -> Any:
+    again = from_keras3(with_values(model))
+    assert isinstance(again, keras.Model)
+    assert_equal(model, again)
+    return again
+
+
+def of(shape: tuple[int, ...], *layers: Any, dtype: str = "float32") -> Any:
+    return keras3.Sequential([keras3.Input(shape, dtype=dtype), *layers])
+
+
+def merged(layer: Any) -> Any:
+    inputs = [keras3.Input(IMAGE, name=f"in{i}") for i in range(2)]
+    return keras3.Model(inputs, layer(inputs))
+
+
+# One network or more of each kind that the integer graph knows and Keras 3 has.
+KINDS: dict[str, Callable[[], list[Any]]] = {
+    "Activation": lambda: [of(IMAGE, L.Activation("sigmoid"))],
+    "Add": lambda: [merged(L.Add())],
+    "AlphaDropout": lambda: [of(IMAGE, L.AlphaDropout(0.3, seed=3))],
+    "Average": lambda: [merged(L.Average())],
+    "AveragePooling1D": lambda: [of(SEQUENCE, L.AveragePooling1D(2, padding="same"))],
+    "AveragePooling2D": lambda: [of(IMAGE, L.AveragePooling2D(3, 2, "same"))],
+    "BatchNormalization": lambda: [
+        of(IMAGE, L.BatchNormalization(epsilon=0.1)),
+        of(IMAGE, L.BatchNormalization(scale=False, center=False, trainable=False)),
+    ],
+    "Concatenate": lambda: [merged(L.Concatenate(1))],
+    "Conv1D": lambda: [of(SEQUENCE, L.Conv1D(3, 2, padding="causal"))],
+    "Conv1DTranspose": lambda: [of(SEQUENCE, L.Conv1DTranspose(3, 3, 2, "same"))],
+    "Conv2D": lambda: [
+        of(IMAGE, L.Conv2D(6, 3, dilation_rate=2, groups=2, activation="relu"))
+    ],
+    "Conv2DTranspose": lambda: [
+        of(IMAGE, L.Conv2DTranspose(3, 3, 2, "same", output_padding=1))
+    ],
+    "Cropping1D": lambda: [of(SEQUENCE, L.Cropping1D(1))],
+    "Cropping2D": lambda: [of(IMAGE, L.Cropping2D(((1, 2), (0, 1))))],
+    "Dense": lambda: [of(SEQUENCE, L.Dense(3, use_bias=False))],
+    "DepthwiseConv1D": lambda: [of(SEQUENCE, L.DepthwiseConv1D(3))],
+    "DepthwiseConv2D": lambda: [of(IMAGE, L.DepthwiseConv2D(3, depth_multiplier=2))],
+    "Dropout": lambda: [of(IMAGE, L.Dropout(0.5, noise_shape=(None, 1, 1, 4)))],
+    "ELU": lambda: [of(IMAGE, L.ELU(0.7))],
+    "Flatten": lambda: [of(IMAGE, L.Flatten())],
+    "GaussianDropout": lambda: [of(IMAGE, L.GaussianDropout(0.2))],
+    "GaussianNoise": lambda: [of(IMAGE, L.GaussianNoise(0.2))],
+    "GlobalAveragePooling1D": lambda: [of(SEQUENCE, L.GlobalAveragePooling1D())],
+    "GlobalAveragePooling2D": lambda: [
+        of(IMAGE, L.GlobalAveragePooling2D(keepdims=True))
+    ],
+    "GlobalMaxPooling1D": lambda: [of(SEQUENCE, L.GlobalMaxPooling1D())],
+    "GlobalMaxPooling2D": lambda: [of(IMAGE, L.GlobalMaxPooling2D())],
+    "Identity": lambda: [of(IMAGE, L.Identity(), L.Flatten())],
+    "InputLayer": lambda: [of(IMAGE, L.Flatten())],
+    "LeakyReLU": lambda: [of(IMAGE, L.LeakyReLU(0.1))],
+    "MaxPooling1D": lambda: [of(SEQUENCE, L.MaxPooling1D(2))],
+    "MaxPooling2D": lambda: [of(IMAGE, L.MaxPooling2D(3, 1, "same"))],
+    "Maximum": lambda: [merged(L.Maximum())],
+    "Minimum": lambda: [merged(L.Minimum())],
+    "Multiply": lambda: [merged(L.Multiply())],
+    "Normalization": lambda: [
+        of(IMAGE, L.Normalization()),
+        of(IMAGE, L.Normalization(mean=[1, 2, 3, 4.5], variance=[1, 2, 3, 4])),
+    ],
+    "PReLU": lambda: [of(IMAGE, L.PReLU(shared_axes=(1, 2)))],
+    "Permute": lambda: [of(IMAGE, L.Permute((3, 1, 2)))],
+    "RandomBrightness": lambda: [of(IMAGE, L.RandomBrightness(0.2, seed=2))],
+    "RandomContrast": lambda: [of(IMAGE, L.RandomContrast(0.2))],
+    "RandomCrop": lambda: [of(IMAGE, L.RandomCrop(8, 8))],
+    "RandomFlip": lambda: [of(IMAGE, L.RandomFlip("horizontal"))],
+    "RandomRotation": lambda: [of(IMAGE, L.RandomRotation(0.2))],
+    "RandomTranslation": lambda: [of(IMAGE, L.RandomTranslation(0.2, 0.1))],
+    "RandomZoom": lambda: [of(IMAGE, L.RandomZoom(0.2))],
+    "ReLU": lambda: [of(IMAGE, L.ReLU(6.0, 0.1, 0.2))],
+    "RepeatVector": lambda: [of((4,), L.RepeatVector(3))],
+    "Rescaling": lambda: [of(IMAGE, L.Rescaling([1.0, 2, 3, 4], 0.5))],
+    "Reshape": lambda: [of(IMAGE, L.Reshape((4, -1)))],
+    "SeparableConv1D": lambda: [of(SEQUENCE, L.SeparableConv1D(3, 2))],
+    "SeparableConv2D": lambda: [of(IMAGE, L.SeparableConv2D(3, 2, activation="relu6"))],
+    "Softmax": lambda: [of(IMAGE, L.Softmax(axis=1))],
+    "SpatialDropout1D": lambda: [of(SEQUENCE, L.SpatialDropout1D(0.2))],
+    "SpatialDropout2D": lambda: [of(IMAGE, L.SpatialDropout2D(0.2))],
+    "Subtract": lambda: [merged(L.Subtract())],
+    "UpSampling1D": lambda: [of(SEQUENCE, L.UpSampling1D(2))],
+    "UpSampling2D": lambda: [
+        of(IMAGE, L.UpSampling2D((2, 3))),
+        of(IMAGE, L.UpSampling2D(2, interpolation="bilinear")),
+    ],
+    "ZeroPadding1D": lambda: [of(SEQUENCE, L.ZeroPadding1D((1, 2)))],
+    "ZeroPadding2D": lambda: [of(IMAGE, L.ZeroPadding2D(((1, 2), (0, 1))))],
+}
+OTHERS: dict[str, Callable[[], Any]] = {
+    "Bidirectional": lambda: of(
+        SEQUENCE, L.Bidirectional(L.LSTM(3, return_sequences=True)), L.Flatten()
+    ),
+    "Conv3D": lambda: of(VOLUME, L.Conv3D(3, 2, activation="silu")),
+    "Dot": lambda: keras3.Model(
+        one := [keras3.Input(SEQUENCE), keras3.Input(SEQUENCE)], L.Dot((1, 1))(one)
+    ),
+    "EinsumDense": lambda: of(SEQUENCE, L.EinsumDense("abc,cd->abd", (None, 3))),
+    "Embedding": lambda: of((5,), L.Embedding(9, 4), L.Flatten(), dtype="int32"),
+    "GRU": lambda: of(SEQUENCE, L.GRU(3, return_sequences=True)),
+    "GroupNormalization": lambda: of(IMAGE, L.GroupNormalization(2)),
+    "LSTM": lambda: of(SEQUENCE, L.LSTM(3, go_backwards=True)),
+    "LayerNormalization": lambda: of(SEQUENCE, L.LayerNormalization(epsilon=1e-6)),
+    "Masked": lambda: of(
+        (5,), L.Embedding(9, 4, mask_zero=True), L.LSTM(3), dtype="int32"
+    ),
+    "Resizing": lambda: of(IMAGE, L.Resizing(5, 6)),
+    "SimpleRNN": lambda: of(SEQUENCE, L.SimpleRNN(3)),
+    "TimeDistributed": lambda: of(SEQUENCE, L.TimeDistributed(L.Dense(2))),
+    "UnitNormalization": lambda: of(SEQUENCE, L.UnitNormalization()),
+}
+
+
+def test_every_kind_of_the_integer_graph_that_keras_3_has_is_here() -> None:
+    known = {name for name, row in LAYER_KINDS.items() if not row.is_ours}
+    assert {name for name in known if hasattr(L, name)} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_the_integer_graph(kind: str) -> None:
+    for model in KINDS[kind]():
+        again = comes_back(model)
+        assert kind in {type(one).__name__ for one in again.layers}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers(name: str) -> None:
+    comes_back(OTHERS[name]())
+
+
+def test_multi_head_attention() -> None:
+    x = keras3.Input(SEQUENCE)
+    y = L.MultiHeadAttention(2, 3, seed=1)(x, x, use_causal_mask=True)
+    comes_back(keras3.Model(x, y))
+
+
+@pytest.mark.parametrize(
+    "name",
+    "elu exponential gelu hard_sigmoid hard_silu hard_swish leaky_relu linear mish "
+    "relu relu6 selu sigmoid silu softmax softplus softsign swish tanh".split(),
+)
+def test_activations(name: str) -> None:
+    model = of(SEQUENCE, L.Dense(3, activation=name), L.Activation(name))
+    again = comes_back(model)
+    assert again.layers[1].name == model.layers[0].name
+    assert again.layers[-1].name == model.layers[-1].name
+
+
+def nested() -> Any:
+    """Two frozen parts: a nested network and a layer of it; a head; two calls."""
+    x = keras3.Input(IMAGE)
+    y = L.Conv2D(4, 3, padding="same", name="conv")(x)
+    y = L.BatchNormalization(name="norm")(y)
+    base = keras3.Model(x, [L.ReLU(name="relu")(y), y], name="base")
+    base.get_layer("conv").trainable = False
+    tail = of(IMAGE, L.Conv2D(4, 1, activation="hard_swish"))
+    inner = keras3.Input(IMAGE)
+    frozen = keras3.Model(inner, tail(L.Conv2D(4, 1, name="more")(inner)), name="froze")
+    frozen.trainable = False
+    inputs = [keras3.Input(IMAGE, name=f"image{i}") for i in range(2)]
+    first, other = base(inputs[0]), base(inputs[1], training=False)
+    z = L.Add()([first[0], other[1], frozen(first[1])])
+    outputs = {"b": L.Dense(2, name="head")(z), "a": frozen(z)}
+    return keras3.Model(inputs, outputs, name="whole")
+
+
+def flags_of(model: Any) -> dict[str, bool]:
+    found = {}
+    for layer in model.layers:
+        found |= {layer.name: layer.trainable} if layer.weights else {}
+        if hasattr(layer, "layers"):
+            found |= {f"{layer.name}/{key}": v for key, v in flags_of(layer).items()}
+    return found
+
+
+class TestStructure:
+    def test_networks_within_stay_and_frozen_parts_stay_frozen(self) -> None:
+        model = nested()
+        again = comes_back(model)
+        assert again.name == "whole"
+        flags, expected = flags_of(again), flags_of(model)
+        assert {key: flags[key] for key in expected} == expected
+        assert not flags["base/conv"] and flags["base/norm"] and not flags["froze/more"]
+        assert [one.shape for one in again.trainable_weights] == [
+            tuple(one.shape) for one in model.trainable_weights
+        ]
+        assert isinstance(again.get_layer("base"), keras.Model)
+
+    def test_a_shared_layer_stays_one(self) -> None:
+        inputs = [keras3.Input((4,)) for _ in range(2)]
+        shared = L.Dense(3, activation="relu6", name="shared")
+        model = keras3.Model(inputs, L.Subtract()([shared(one) for one in inputs]))
+        again = comes_back(model)
+        assert len(again.weights) == 2
+
+    def test_an_activation_that_is_a_layer(self) -> None:
+        again = comes_back(of(IMAGE, L.Conv2D(3, 1, activation=L.PReLU())))
+        assert len(again.weights) == 3
+
+    def test_regularizers_and_initializers_are_kept(self) -> None:
+        model = of((4,), L.Dense(3, "relu", True, "he_normal", kernel_regularizer="l2"))
+        again = comes_back(model)
+        np.testing.assert_allclose(again.losses, [float(one) for one in model.losses])
+        assert type(again.layers[-1].kernel_initializer).__name__ == "HeNormal"
+
+    def test_what_is_made_can_be_trained_and_quantized(self) -> None:
+        again = from_keras3(
+            of(IMAGE, L.Conv2D(4, 3), L.ReLU(), L.Flatten(), L.Dense(3))
+        )
+        again.compile("sgd", "mse")
+        again.fit(np.zeros((2, *IMAGE)), np.zeros((2, 3)), verbose=0)
+        assert quantize_model(again)
+
+    @pytest.mark.parametrize("with_optimizer", [False, True])
+    def test_a_compiled_model(self, with_optimizer: bool) -> None:
+        model = of((4,), L.Dense(3))
+        model.compile("adam", "mse")
+        if with_optimizer:
+            model.fit(np.zeros((2, 4)), np.zeros((2, 3)), verbose=0)
+        assert from_keras3(model).optimizer is None
+
+
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "add": lambda x: x + 3.0,
+    "add channels": lambda x: x + np.arange(4, dtype="float32"),
+    "subtract": lambda x: 1.0 - (x - 0.5),
+    "multiply": lambda x: 2 * x,
+    "divide": lambda x: x / 4.0,
+    "negative": lambda x: -x,
+    "sum of two": lambda x: x + keras3.ops.square(x),
+    "product": lambda x: x * keras3.ops.sigmoid(x),
+    "maximum": lambda x: keras3.ops.maximum(x, -x),
+    "relu": lambda x: keras3.ops.relu6(keras3.ops.relu(x)),
+    "hard": lambda x: keras3.ops.hard_sigmoid(x) + keras3.ops.hard_silu(x),
+    "softmax": lambda x: keras3.ops.softmax(x, axis=1),
+    "gelu": lambda x: keras3.ops.gelu(x, approximate=False),
+    "leaky": lambda x: keras3.ops.leaky_relu(keras3.ops.elu(x)),
+    "clip": lambda x: keras3.ops.clip(x, 0, 0.5),
+    "mean": lambda x: keras3.ops.mean(x, axis=(1, 2)),
+    "max": lambda x: keras3.ops.max(x, axis=[1, 2], keepdims=True),
+    "mean of channels": lambda x: keras3.ops.mean(x, axis=-1, keepdims=True),
+    "reshape": lambda x: keras3.ops.reshape(x, (-1, 64, 4)),
+    "transpose": lambda x: keras3.ops.transpose(x, (0, 3, 1, 2)),
+    "concatenate": lambda x: keras3.ops.concatenate([x, x], axis=-1),
+    "matmul": lambda x: keras3.ops.matmul(x, keras3.ops.transpose(x, (0, 1, 3, 2))),
+    "slice": lambda x: x[:, 1:5, ..., ::2],
+    "axes": lambda x: keras3.ops.squeeze(keras3.ops.expand_dims(x, 1), 1),
+    "stack": lambda x: keras3.ops.stack([x, x], axis=2),
+    "root": lambda x: keras3.ops.sqrt(keras3.ops.abs(x)),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations(name: str) -> None:
+    x = keras3.Input(IMAGE)
+    comes_back(keras3.Model(x, OPERATIONS[name](x)))
+
+
+def test_constants_become_rescaling() -> None:
+    x = keras3.Input(IMAGE)
+    again = comes_back(keras3.Model(x, L.ReLU(6.0)(x + 3.0) * (1 / 6.0)))
+    kinds = [type(one).__name__ for one in again.layers]
+    assert kinds == ["InputLayer", "Rescaling", "ReLU", "Rescaling"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DenseNet121", {}),
+        ("EfficientNetB0", {}),
+        ("MobileNetV2", {"alpha": 0.35}),
+        ("MobileNetV3Small", {"minimalistic": False}),
+        ("ResNet50V2", {}),
+    ],
+)
+def test_applications(name: str, options: dict[str, Any]) -> None:
+    make = getattr(keras3.applications, name)
+    model = make(input_shape=(32, 32, 3), weights=None, classes=5, **options)
+    assert_equal(model, from_keras3(model))
+
+
+class TestRefusals:
+    def test_all_at_once_each_on_its_line(self) -> None:
+        class Own(L.Layer):
+            def call(self, inputs: Any) -> Any:
+                return inputs
+
+        model = of(
+            SEQUENCE,
+            L.Lambda(len, output_shape=SEQUENCE, name="lam"),
+            Own(name="mine"),
+            L.Dense(4, activation="log_softmax", name="odd"),
+            L.Dense(4, dtype="mixed_float16", name="half"),
+            L.RMSNormalization(name="rms"),
+            L.LSTM(4, recurrent_activation="hard_sigmoid", name="rec"),
+        )
+        with pytest.raises(ModelError) as caught:
+            from_keras3(model)
+        title, *lines = str(caught.value).splitlines()
+        assert "got 6 things that it cannot" in title
+        for line, words in zip(
+            lines,
+            [
+                "'lam' (Lambda) holds code of its own",
+                "'mine' (Own)",
+                "'odd' (Dense) has the activation 'log_softmax'",
+                "'half' (Dense) has the dtype policy 'mixed_float16'",
+                "'rms'",
+                "'rec' (LSTM) has the activation 'hard_sigmoid'",
+            ],
+            strict=True,
+        ):
+            assert words in line
+
+    def test_functions_under_the_name_of_one_of_keras(self) -> None:
+        def relu(x: Any) -> Any:
+            return 2 * x
+
+        with pytest.raises(ModelError, match="a function of your own"):
+            from_keras3(of((4,), L.Dense(3, activation=relu)))
+
+    def test_subclassed_and_unbuilt_models(self) -> None:
+        class Own(keras3.Model):
+            pass
+
+        with pytest.raises(ModelError, match="got the subclassed Own"):
+            from_keras3(Own())
+        with pytest.raises(ModelError, match="no input shape yet"):
+            from_keras3(keras3.Sequential([L.Dense(2)]))
+
+    def test_other_objects(self) -> None:
+        own = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+        with pytest.raises(ModelError, match="pass it to quantize_model as it is"):
+            from_keras3(own)
+        with pytest.raises(ModelError, match=r"got builtins\.int"):
+            from_keras3(3)
+
+    def test_quantize_model_names_the_way(self) -> None:
+        with pytest.raises(ModelError, match=r"matar_tf\.from_keras3\(model\)"):
+            quantize_model(of((4,), L.Dense(3)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    path = tmp_path_factory.mktemp("saved") / "net.keras"
+    model = with_values(nested())
+    model.save(path)
+    return model, path
+
+
+def changed(
+    path: Path, new: Path, change: Callable[[dict[str, Any]], Any] | None = None, **more
+) -> Path:
+    """Writes a ``.keras`` file with a changed config, and more members."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    if change is not None:
+        change(config)
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(new, "w") as archive:
+        for name, content in {**members, **more}.items():
+            archive.writestr(name, content)
+    return new
+
+
+def layer_of(config: Any, name: str) -> Any:
+    return next(one for one in config["config"]["layers"] if one["name"] == name)
+
+
+def alone(code: str) -> str:
+    """Runs code in a process of its own, and returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={key: one for key, one in os.environ.items() if key != LEGACY},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+class TestFiles:
+    def test_a_file_is_as_the_object(self, saved: Any) -> None:
+        model, path = saved
+        assert_equal(model, from_keras3(path))
+        assert_equal(model, from_keras3(str(path)))
+
+    def test_without_keras_3(self, saved: Any) -> None:
+        code = (
+            "import sys; sys.modules['keras'] = None\n"
+            "import matar_tf\n"
+            f"print(matar_tf.from_keras3({str(saved[1])!r}).count_params())\n"
+        )
+        assert alone(code) == f"{saved[0].count_params()}\n"
+
+    def test_a_sequential_network(self, tmp_path: Path) -> None:
+        model = with_values(of(IMAGE, L.Conv2D(2, 3), L.Flatten(), L.Dense(2)))
+        model.compile("adam", "mse")
+        model.fit(np.zeros((2, *IMAGE)), np.zeros((2, 2)), verbose=0)
+        model.save(tmp_path / "net.keras")
+        assert_equal(model, from_keras3(tmp_path / "net.keras"))
+
+    def test_load_model_names_the_way(self, saved: Any) -> None:
+        with pytest.raises(ModelError, match=r"matar_tf\.from_keras3"):
+            load_model(saved[1])
+
+    def test_a_file_of_tf_keras(self, tmp_path: Path) -> None:
+        x = keras.layers.Input((2,))
+        keras.Model(x, keras.layers.Dense(1)(x)).save(tmp_path / "net.keras")
+        with pytest.raises(ModelError, match="matar_tf.load_model"):
+            from_keras3(tmp_path / "net.keras")
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="found nothing; check the path"):
+            from_keras3(tmp_path / "net.keras")
+        (tmp_path / "net.keras").write_bytes(b"something else")
+        with pytest.raises(ModelError, match="zip"):
+            from_keras3(tmp_path / "net.keras")
