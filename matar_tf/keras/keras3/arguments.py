@@ -155,9 +155,9 @@ def call_arguments(kind: str) -> frozenset[str]:
     """Returns the names of the arguments that a class of tf_keras is called with."""
     if kind == "Network":
         return frozenset({"inputs", "mask", "training"})
-    names = set(inspect.signature(getattr(keras.layers, kind).call).parameters)
-    # Every layer passes on a mask, whether it reads it or not.
-    return frozenset(names | ({"initial_state"} if kind == "Bidirectional" else set()))
+    # Every layer takes a mask and hands it on, whether it reads it or not.
+    names = inspect.signature(getattr(keras.layers, kind).call).parameters
+    return frozenset({*names, "mask"})
 
 
 def policy_of(config: Any) -> str:

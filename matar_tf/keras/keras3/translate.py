@@ -28,6 +28,9 @@ _SOURCES: Final = ("keras.src.layers.", "keras.src.models.")
 _OPERATIONS: Final = "keras.src.ops."
 _NETWORKS: Final = ("Functional", "Model", "Sequential")
 _RECURRENT: Final = ("GRU", "LSTM", "SimpleRNN")
+_WITH_STATISTICS: Final = ("BatchNormalization", "Network")
+# Of the arguments of a call, in whose order both agree.
+_POSITIONS: Final = {"MultiHeadAttention": 3, **dict.fromkeys(_RECURRENT, 2)}
 _INNER: Final = {"layer": "forward_layer", "backward_layer": "backward_layer"}
 _REMEDIES: Final[Mapping[str, str]] = {
     "Lambda": "holds code of its own; use Keras' layers in its place",
@@ -251,14 +254,16 @@ def _checked_calls(layer: Layer, kind: str, refuse: Any) -> Layer:
     known = call_arguments(kind)
     calls: list[Call] = []
     for call in layer.calls:
-        keywords = {key: one for key, one in call.keywords.items() if one is not None}
-        for key in sorted(keywords.keys() - known - {"training", "mask"}):
-            value = keywords[key]
-            if value is not False:
+        kept = {key: one for key, one in call.keywords.items() if one is not None}
+        # Keras 3 notes a default here, too, and heeds neither when it runs a network;
+        # False is what its guides write to keep statistics as they are.
+        if kept.get("training") is not False or kind not in _WITH_STATISTICS:
+            kept.pop("training", None)
+        for key in sorted(kept.keys() - known):
+            if kept.pop(key) is not False:
                 refuse(f"is called with {key}, which tf_keras lacks; leave it out")
-        kept = {key: one for key, one in keywords.items() if key in known}
-        if "mask" in keywords and "mask" not in known and kind in KINDS:
-            kept["mask"] = keywords["mask"]
+        if len(call.arguments) > _POSITIONS.get(kind, 1):
+            refuse("is called with several arguments; give all but the first by name")
         calls.append(Call(arguments=call.arguments, keywords=kept))
     return replace(layer, calls=tuple(calls))
 
