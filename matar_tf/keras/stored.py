@@ -40,7 +40,7 @@ from matar_tf.keras.checkpoints import copy_checkpoint
 from matar_tf.keras.config_rules import check_config
 from matar_tf.keras.known_classes import check_classes
 
-__all__ = ["REBUILD_ERRORS", "naming", "read_archive", "read_model"]
+__all__ = ["REBUILD_ERRORS", "naming", "read_archive", "read_model", "read_weights"]
 
 REBUILD_ERRORS: Final = (
     ArithmeticError,
@@ -171,8 +171,8 @@ def _read_hdf5(
         )
 
 
-def read_archive(path: Path, by: str = "tf_keras") -> tuple[bytes, Hdf5]:
-    """Returns the config and the arrays of a ``.keras`` file, neither of them checked.
+def read_archive(path: Path, by: str = "tf_keras") -> tuple[bytes, bytes]:
+    """Returns config and weights in a ``.keras`` file, JSON and HDF5 to be checked.
 
     Args:
       path: The file.
@@ -196,10 +196,23 @@ def read_archive(path: Path, by: str = "tf_keras") -> tuple[bytes, Hdf5]:
                 "it with model.save."
             )
     _check_version(members.get("metadata.json", b"{}"), path, by)
+    return members["config.json"], members["model.weights.h5"]
+
+
+def read_weights(content: bytes, what: str) -> Hdf5:
+    """Returns what a file of HDF5 in memory holds for Keras.
+
+    Args:
+      content: The file.
+      what: Where it is from, in errors.
+
+    Raises:
+      ModelError: As `read_hdf5`.
+    """
     with tempfile.TemporaryFile() as file:
-        file.write(members["model.weights.h5"])
+        file.write(content)
         file.seek(0)
-        return members["config.json"], read_hdf5(file, str(path))
+        return read_hdf5(file, what)
 
 
 def _check_version(metadata: bytes, path: Path, by: str) -> None:
@@ -218,8 +231,9 @@ def _check_version(metadata: bytes, path: Path, by: str) -> None:
 def _read_keras(
     path: Path, custom_objects: dict[str, Any], is_compiled: bool
 ) -> KerasModel:
-    config, stored = read_archive(path)
+    config, weights = read_archive(path)
     _check_json(config, str(path), custom_objects)
+    stored = read_weights(weights, str(path))
     # Of what was checked, since the file itself may change meanwhile.
     with _folder_for(path) as folder:
         copy = folder / "copy.keras"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras as keras3
 import numpy as np
 import pytest
@@ -450,10 +453,6 @@ def changed(
     return new
 
 
-def layer_of(config: Any, name: str) -> Any:
-    return next(one for one in config["config"]["layers"] if one["name"] == name)
-
-
 def alone(code: str) -> str:
     """Runs code in a process of its own, and returns what it prints."""
     done = subprocess.run(
@@ -505,3 +504,176 @@ class TestFiles:
         (tmp_path / "net.keras").write_bytes(b"something else")
         with pytest.raises(ModelError, match="zip"):
             from_keras3(tmp_path / "net.keras")
+
+
+def first_layer(config: Any, kind: str) -> Any:
+    """Returns the first layer of a kind in a config, at any depth."""
+    for one in config["config"]["layers"]:
+        if one["class_name"] == kind:
+            return one
+        if "layers" in one["config"] and (found := first_layer(one, kind)):
+            return found
+    return None
+
+
+def sets(kind: str, **values: Any) -> Callable[[Any], None]:
+    return lambda config: first_layer(config, kind).update(values)
+
+
+def sets_argument(kind: str, **values: Any) -> Callable[[Any], None]:
+    return lambda config: first_layer(config, kind)["config"].update(values)
+
+
+def reads(name: str, number: int) -> list[Any]:
+    config = {"shape": [None], "keras_history": [name, number, 0]}
+    tensor = {"class_name": "__keras_tensor__", "config": config}
+    return [{"args": [tensor], "kwargs": {}}]
+
+
+def nests(config: Any) -> None:
+    value: Any = 0
+    for _ in range(70):
+        value = [value]
+    first_layer(config, "Dense")["config"]["units"] = value
+
+
+def calls_often(config: Any) -> None:
+    """Eight calls of eight calls, seven deep."""
+    inner = first_layer(config, "Functional")
+    for depth in range(7):
+        name = f"n{depth}"
+        start = {**inner["config"]["layers"][0], "name": "in"}
+        start["config"] = {**start["config"], "name": "in"}
+        calls = reads("in", 0) + [reads(inner["name"], i)[0] for i in range(7)]
+        inner = {**inner, "inbound_nodes": calls}
+        layers = [start, inner]
+        ends = {"input_layers": ["in", 0, 0], "output_layers": [inner["name"], 8, 0]}
+        network = {"name": name, "trainable": True, "layers": layers, **ends}
+        inner = {**inner, "name": name, "config": network}
+    config["config"] = inner["config"]
+
+
+EVIL = {"module": "os", "class_name": "system", "config": {"command": "touch ran"}}
+FUNCTION = {"module": "os", "class_name": "function", "config": "system"}
+LARGE = {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U100000000"}}
+
+
+class TestHostileFiles:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (sets("Dense", module="evil"), r"evil\.Dense is no layer that"),
+            (sets("Dense", module=None), r"None\.Dense is no layer that"),
+            (sets("Dense", registered_name="pkg>Dense"), "is no layer that"),
+            (sets("Dense", class_name="Wrapper"), "'head' \\(Wrapper\\) is no layer"),
+            (sets("Dense", class_name=["a"]), "a damaged config"),
+            (
+                sets("Add", module="keras.src.ops.x", class_name="eval"),
+                "no counterpart",
+            ),
+            (sets_argument("Dense", kernel_initializer=EVIL), "numbers alone"),
+            (sets_argument("Dense", kernel_regularizer=[EVIL]), "numbers alone"),
+            (sets_argument("Dense", activation=FUNCTION), "activation 'system'"),
+            (sets_argument("Dense", activation=EVIL), "has the activation"),
+            (sets_argument("Dense", unknown=EVIL), "unknown=.* which tf_keras lacks"),
+            (sets_argument("Dense", units=1 << 24), "weights take about"),
+            (sets_argument("Dense", units=3), "that fit the layers"),
+            (sets_argument("Dense", units="x"), "'head' .* fails"),
+            (sets_argument("InputLayer", batch_shape=[None, 1 << 40]), "fails"),
+            (sets("Dense", inbound_nodes=reads("head", 0)), "waits for what is not"),
+            (sets("Dense", inbound_nodes=reads("nowhere", 0)), "waits for what is not"),
+            (sets("Dense", inbound_nodes=reads("base", 99)), "waits for what is not"),
+            (sets("Dense", inbound_nodes=[{"args": [LARGE], "kwargs": {}}]), "damaged"),
+            (sets("Dense", inbound_nodes=[{"args": [1], "kwargs": {}}]), "no tensor"),
+            (sets("Dense", inbound_nodes=[[["add", 0, 0, {}]]]), "damaged"),
+            (sets("Dense", config=7), "damaged"),
+            (nests, "nested too deeply"),
+            (calls_often, "calls its layers as often as its config says"),
+        ],
+    )
+    def test_configs(
+        self, saved: Any, tmp_path: Path, change: Callable[[Any], None], message: str
+    ) -> None:
+        path = changed(saved[1], tmp_path / "net.keras", change)
+        with pytest.raises(ModelError, match=message):
+            from_keras3(path)
+        assert not Path("ran").exists()
+
+    def test_code_in_a_lambda_is_not_run(self, tmp_path: Path) -> None:
+        mark = tmp_path / "ran"
+        code = f"lambda x: (__import__('os').makedirs({str(mark)!r}, 448, True), x)[1]"
+        layer = L.Lambda(eval(code), output_shape=(4,), name="lam")
+        model = of((4,), L.Dense(4))
+        model.save(tmp_path / "plain.keras")
+        with warnings.catch_warnings(action="ignore"):
+            entry = keras3.saving.serialize_keras_object(layer)
+        path = changed(
+            tmp_path / "plain.keras",
+            tmp_path / "net.keras",
+            lambda config: config["config"]["layers"].append(entry),
+        )
+        with pytest.raises(ModelError, match=r"'lam' \(Lambda\) holds code of its own"):
+            from_keras3(path)
+        assert not mark.exists()
+
+    @pytest.mark.parametrize("name", ["../x", "/tmp/x", "assets/x", "config.json/x"])
+    def test_other_members(self, saved: Any, tmp_path: Path, name: str) -> None:
+        path = changed(saved[1], tmp_path / "net.keras", **{name: b"x"})
+        with pytest.raises(ModelError, match=r"Expected the members .* got"):
+            from_keras3(path)
+        assert sorted(one.name for one in tmp_path.iterdir()) == ["net.keras"]
+
+    def test_a_member_twice_and_a_bomb(self, saved: Any, tmp_path: Path) -> None:
+        path = changed(saved[1], tmp_path / "net.keras")
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns(match="Duplicate"):
+            archive.writestr("config.json", b"{}")
+        with pytest.raises(ModelError, match="twice"):
+            from_keras3(path)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("config.json", b" " * (1 << 27))
+        with pytest.raises(ModelError, match="bytes"):
+            from_keras3(path)
+
+    def test_links_in_the_weights(self, saved: Any, tmp_path: Path) -> None:
+        with zipfile.ZipFile(saved[1]) as archive:
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(weights, "a") as file:
+            file["layers/more"] = h5py.ExternalLink("/etc/other.h5", "secret")
+        members = {"model.weights.h5": weights.getvalue()}
+        path = changed(saved[1], tmp_path / "net.keras", **members)
+        with pytest.raises(ModelError, match="got ExternalLink 'more'"):
+            from_keras3(path)
+
+    def test_arrays_that_belong_to_no_layer(self, saved: Any, tmp_path: Path) -> None:
+        with zipfile.ZipFile(saved[1]) as archive:
+            weights = io.BytesIO(archive.read("model.weights.h5"))
+        with h5py.File(weights, "a") as file:
+            file["layers/dense_7/vars/0"] = np.zeros(3)
+        members = {"model.weights.h5": weights.getvalue()}
+        path = changed(saved[1], tmp_path / "net.keras", **members)
+        with pytest.raises(ModelError, match="no arrays at 'layers/dense_7', got some"):
+            from_keras3(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import keras, tensorflow; tensorflow.keras.layers.Dense",
+        "import os; os.environ['TF_USE_LEGACY_KERAS'] = '0'",
+    ],
+)
+def test_the_order_of_imports_does_not_matter(first: str) -> None:
+    code = (
+        f"{first}\n"
+        "import matar_tf, matar_tf.keras, keras, numpy, tensorflow as tf\n"
+        "own, L = matar_tf.keras.keras, keras.layers\n"
+        "assert own.__version__[0] == '2' and keras.__version__[0] == '3'\n"
+        "model = keras.Sequential([keras.Input((4,)), L.Dense(3), L.ReLU()])\n"
+        "model = matar_tf.quantize_model(matar_tf.from_keras3(model))\n"
+        "assert isinstance(model, own.Model)\n"
+        "model.compile('sgd', 'mse')\n"
+        "model.fit(numpy.ones((2, 4)), numpy.ones((2, 3)), verbose=0)\n"
+        "print('fine')\n"
+    )
+    assert alone(code) == "fine\n"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from matar_tf.errors import ModelError
-from matar_tf.io.hdf5 import Hdf5, read_hdf5
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras
 from matar_tf.keras.build_limits import building_within
@@ -19,11 +18,12 @@ from matar_tf.keras.config_rules import check_config
 from matar_tf.keras.keras3.building import build_network, load_weights
 from matar_tf.keras.keras3.description import Layer, Network
 from matar_tf.keras.keras3.translate import translate_network
-from matar_tf.keras.stored import naming, read_archive
+from matar_tf.keras.stored import naming, read_archive, read_weights
 
 __all__ = ["from_keras3"]
 
 _NETWORKS: Final = "keras.src.models."
+_CHARS: Final = 4  # a call takes so many times as many as in a config of tf_keras
 
 
 def from_keras3(model_or_path: Any) -> KerasModel:
@@ -48,22 +48,22 @@ def from_keras3(model_or_path: Any) -> KerasModel:
     """
     if isinstance(model_or_path, (str, Path)):
         path = Path(model_or_path)
-        content, stored = read_archive(path, "Keras 3")
-        return _converted(content, stored, str(path))
+        return _converted(*read_archive(path, "Keras 3"), str(path))
     _check_is_keras3(model_or_path)
     return _converted_object(model_or_path)
 
 
 def _converted(
-    content: bytes | str, stored: Hdf5, where: str, refusals: Iterable[str] = ()
+    content: bytes, weights: bytes, where: str, refusals: Iterable[str] = ()
 ) -> KerasModel:
     config = JsonReader(ModelError).parse(content, where)
     network = translate_network(config, where, refusals)
     check_config({"layers": list(_configs(network))}, where)
+    stored = read_weights(weights, where)
     made: list[tuple[Layer, Any]] = []
     with (
         naming(where, by="Keras 3"),
-        building_within(stored.num_bytes, len(content), where),
+        building_within(stored.num_bytes, len(content) // _CHARS, where),
     ):
         model = build_network(network, made)
         load_weights(made, stored.arrays, where)
@@ -113,11 +113,11 @@ def _converted_object(model: Any) -> KerasModel:
             "class_name": kind.__name__,
             "config": model.get_config(),
         }
+        content = json.dumps(entry).encode()
         path = Path(folder) / "model.weights.h5"
         model.save_weights(path)
-        with path.open("rb") as file:
-            stored = read_hdf5(file, where)
-    return _converted(json.dumps(entry), stored, where, _own_functions(model))
+        weights = path.read_bytes()
+    return _converted(content, weights, where, _own_functions(model))
 
 
 def _own_functions(model: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from matar_tf.keras.keras3.arguments import (
     policy_of,
     translate_argument,
 )
-from matar_tf.keras.keras3.description import Call, Layer, Network, Ref
+from matar_tf.keras.keras3.description import Call, Layer, Network, Ref, refs_in
 from matar_tf.keras.keras3.operations import translate_operation
 
 __all__ = ["translate_network"]
@@ -272,6 +272,9 @@ def _call(value: Any) -> Call:
     call = _object(value, "a call")
     arguments = _value(_list(call["args"], "arguments"))
     keywords = _value(_object(call["kwargs"], "arguments"))
+    # What reads constants alone would be computed here and now, at any size.
+    if not any(refs_in([arguments, keywords])):
+        raise ValueError("a call that reads no tensor")
     return Call(arguments=tuple(arguments), keywords=keywords)
 
 
@@ -290,7 +293,10 @@ def _value(value: Any) -> Any:
             rank = len(_list(config["shape"], "a shape"))
             return Ref(_text(name, "a name"), _number(call), _number(index), rank)
         case "__tensor__" | "__numpy__":
-            return np.array(config["value"], str(config["dtype"]))
+            dtype = np.dtype(_text(config["dtype"], "a type"))
+            if dtype.kind not in "biuf":
+                raise ValueError(f"an array of {dtype!r:.50}")
+            return np.array(config["value"], dtype)
         case "__slice__":
             return slice(*(_value(config[key]) for key in ("start", "stop", "step")))
         case "__ellipsis__":
