@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.keras import summary as summary
+    from matar_tf.keras import to_keras3 as to_keras3
     from matar_tf.policy import Policy as Policy
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
@@ -90,6 +91,7 @@ _HOMES = {
     "search": "api",
     "set_policy": "keras",
     "summary": "keras",
+    "to_keras3": "keras",
     "write_artifact": "artifact",
 }
 

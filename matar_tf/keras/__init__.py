@@ -18,6 +18,7 @@ packaging/    trained model -> artifact, and its network back
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.calibration import calibrate
+from matar_tf.keras.keras3.back import to_keras3
 from matar_tf.keras.keras3.convert import from_keras3
 from matar_tf.keras.overview import LayerSummary, Summary, summary
 from matar_tf.keras.packaging.network import load_network
@@ -87,6 +88,7 @@ __all__ = [
     "reestimate_batch_norm",
     "set_policy",
     "summary",
+    "to_keras3",
     "train_float",
     "train_multi_bit",
     "training_versions",

@@ -19,7 +19,7 @@ __all__ = [
     "KINDS",
     "NAMED",
     "Kind",
-    "accepted",
+    "argument_names",
     "call_arguments",
     "policy_of",
     "translate_argument",
@@ -139,15 +139,27 @@ COMPOSITES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@functools.cache
-def accepted(kind: str) -> frozenset[str]:
-    """Returns the names of the arguments that a class of tf_keras is made with."""
-    names = {"activity_regularizer", "name", "trainable"}
-    for base in getattr(keras.layers, kind).__mro__:
-        if base is keras.layers.Layer:
+def argument_names(kind: Any, base: Any) -> frozenset[str]:
+    """Returns the names of the arguments that a class of layers is made with.
+
+    Args:
+      kind: The class.
+      base: The class of all layers.
+    """
+    names = {"name"}
+    for one in kind.__mro__:
+        if one is base:
+            return frozenset({*names, "activity_regularizer", "dtype", "trainable"})
+        known = inspect.signature(one.__init__).parameters
+        names |= set(known)
+        if all(value.kind is not value.VAR_KEYWORD for value in known.values()):
             break
-        names |= set(inspect.signature(base.__init__).parameters)
     return frozenset(names)
+
+
+@functools.cache
+def _accepted(kind: str) -> frozenset[str]:
+    return argument_names(getattr(keras.layers, kind), keras.layers.Layer)
 
 
 @functools.cache
@@ -183,7 +195,7 @@ def translate_argument(kind: str, key: str, value: Any) -> tuple[str, Any] | Non
     """
     row = KINDS[kind]
     name = row.renamed.get(key, key)
-    is_there = name in accepted(kind) and not key.startswith("renorm")
+    is_there = name in _accepted(kind) and not key.startswith("renorm")
     if is_there or key in row.renamed:
         return name, _plain(key, value)
     if key in _IGNORED or value in row.neutral.get(key, _NEUTRAL.get(key, ())):
