@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from matar_tf.errors import ModelError, shown
-from matar_tf.keras._compat import keras
+from matar_tf.keras._compat import convnext, keras
 from matar_tf.keras.known_classes import check_classes
 from matar_tf.layer_kinds import LAYER_KINDS
 
@@ -21,6 +21,7 @@ __all__ = [
     "Kind",
     "argument_names",
     "call_arguments",
+    "layer_class",
     "policy_of",
     "translate_argument",
 ]
@@ -72,10 +73,11 @@ _BUILT: Final = (
     "UpSampling3D",
     "ZeroPadding3D",
 )
+_OF_CONVNEXT: Final = ("LayerScale", "StochasticDepth")
 _ATTENTION: Final = tuple(f"{one}_dense" for one in ("query", "key", "value", "output"))
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {name: Kind() for name, row in LAYER_KINDS.items() if not row.is_ours}
-    | dict.fromkeys(_BUILT, Kind())
+    | dict.fromkeys((*_BUILT, *_OF_CONVNEXT), Kind())
     | dict.fromkeys(("GRU", "LSTM", "SimpleRNN"), _CELL)
     | {
         "Bidirectional": Kind(),
@@ -139,6 +141,11 @@ COMPOSITES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def layer_class(kind: str) -> Any:
+    """Returns the class of tf_keras of a kind."""
+    return getattr(convnext if kind in _OF_CONVNEXT else keras.layers, kind)
+
+
 def argument_names(kind: Any, base: Any) -> frozenset[str]:
     """Returns the names of the arguments that a class of layers is made with.
 
@@ -159,7 +166,7 @@ def argument_names(kind: Any, base: Any) -> frozenset[str]:
 
 @functools.cache
 def _accepted(kind: str) -> frozenset[str]:
-    return argument_names(getattr(keras.layers, kind), keras.layers.Layer)
+    return argument_names(layer_class(kind), keras.layers.Layer)
 
 
 @functools.cache
@@ -168,7 +175,7 @@ def call_arguments(kind: str) -> frozenset[str]:
     if kind == "Network":
         return frozenset({"inputs", "mask", "training"})
     # Every layer takes a mask and hands it on, whether it reads it or not.
-    names = inspect.signature(getattr(keras.layers, kind).call).parameters
+    names = inspect.signature(layer_class(kind).call).parameters
     return frozenset({*names, "mask"})
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ModelError, shown
-from matar_tf.keras._compat import KerasLayer, KerasModel, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.keras3.arguments import argument_names
 from matar_tf.keras.policies import get_policy, set_policy
 from matar_tf.keras.quantizers import wrapper
@@ -143,7 +143,8 @@ def _plan(layer: KerasLayer, keras3: Any, found: list[str]) -> _Plan | None:
     if kind == "ChannelScale":
         return _scale(layer, inner, common)
     known = _SUMS.get(kind, kind)
-    if not hasattr(keras3.layers, known):
+    is_same = kind in _SUMS or getattr(keras.layers, kind, None) is type(inner)
+    if not is_same or not hasattr(keras3.layers, known):
         found.append(f"{name!r} ({kind}); build the network without it.")
         return None
     arguments: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import numpy as np
 
 from matar_tf.errors import MatarError, ModelError
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
+from matar_tf.keras.keras3.arguments import layer_class
 from matar_tf.keras.keras3.description import Call, Layer, Network, Ref, refs_in
 from matar_tf.keras.keras3.operations import FUNCTIONS
 from matar_tf.keras.rewrite.graph import FreeNames
@@ -84,7 +85,7 @@ def _made(layer: Layer, names: FreeNames, made: _Made) -> Callable[..., Any]:
         call = build_network(layer.network, made)
         made.insert(at, (layer, call))
     elif layer.kind:
-        kind = getattr(keras.layers, layer.kind)
+        kind = layer_class(layer.kind)
         arguments = {**layer.arguments, "name": layer.name}
         is_wrapper = "layer" in arguments
         call = kind.from_config(arguments) if is_wrapper else kind(**arguments)

@@ -24,7 +24,7 @@ from matar_tf.keras.keras3.operations import translate_operation
 __all__ = ["translate_network"]
 
 _PLACES: Final = ("keras", "keras.layers", "keras.models")
-_SOURCES: Final = ("keras.src.layers.", "keras.src.models.")
+_SOURCES: Final = ("keras.src.applications.", "keras.src.layers.", "keras.src.models.")
 _OPERATIONS: Final = "keras.src.ops."
 _NETWORKS: Final = ("Functional", "Model", "Sequential")
 _RECURRENT: Final = ("GRU", "LSTM", "SimpleRNN")
