@@ -282,6 +282,15 @@ class TestStructure:
         again.fit(np.zeros((2, *IMAGE)), np.zeros((2, 3)), verbose=0)
         assert quantize_model(again)
 
+    def test_what_calls_say_of_training(self) -> None:
+        x = keras3.Input((64,))
+        kept = L.BatchNormalization()(x, training=False)
+        again = comes_back(keras3.Model(x, [L.Dropout(0.5)(x), kept]))
+        samples = np.full((2, 64), 5, np.float32)
+        dropped, normal = (np.asarray(one) for one in again(samples, training=True))
+        assert 0 < np.sum(dropped == 0) < dropped.size
+        np.testing.assert_array_equal(normal, again(samples, training=False)[1])
+
     @pytest.mark.parametrize("with_optimizer", [False, True])
     def test_a_compiled_model(self, with_optimizer: bool) -> None:
         model = of((4,), L.Dense(3))
@@ -376,6 +385,7 @@ class TestRefusals:
 
         model = of(
             SEQUENCE,
+            of(SEQUENCE, L.Dense(4, activation="celu", name="deep")),
             L.Lambda(len, output_shape=SEQUENCE, name="lam"),
             Own(name="mine"),
             L.Dense(4, activation="log_softmax", name="odd"),
@@ -386,10 +396,11 @@ class TestRefusals:
         with pytest.raises(ModelError) as caught:
             from_keras3(model)
         title, *lines = str(caught.value).splitlines()
-        assert "got 6 things that it cannot" in title
+        assert "got 7 things that it cannot" in title
         for line, words in zip(
             lines,
             [
+                ": 'deep' (Dense) has the activation 'celu'",
                 "'lam' (Lambda) holds code of its own",
                 "'mine' (Own)",
                 "'odd' (Dense) has the activation 'log_softmax'",
@@ -562,10 +573,10 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (sets("Dense", module="evil"), r"evil\.Dense is no layer that"),
-            (sets("Dense", module=None), r"None\.Dense is no layer that"),
-            (sets("Dense", registered_name="pkg>Dense"), "is no layer that"),
-            (sets("Dense", class_name="Wrapper"), "'head' \\(Wrapper\\) is no layer"),
+            (sets("Dense", module="evil"), r"is evil\.Dense, no layer"),
+            (sets("Dense", module=None), r"is None\.Dense, no layer"),
+            (sets("Dense", registered_name="pkg>Dense"), "no layer that Keras 3"),
+            (sets("Dense", class_name="Wrapper"), "'head' \\(Wrapper\\) is "),
             (sets("Dense", class_name=["a"]), "a damaged config"),
             (
                 sets("Add", module="keras.src.ops.x", class_name="eval"),

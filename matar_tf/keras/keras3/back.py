@@ -179,7 +179,7 @@ def _weights(layer: KerasLayer, inner: KerasLayer) -> tuple[np.ndarray, ...] | N
 
 def _statistics(norm: KerasLayer) -> tuple[np.ndarray, ...]:
     """Returns scale, shift, mean and variance of a batch norm under the policy."""
-    mean, variance = (np.float32(one.numpy()) for one in norm.statistics())
+    mean, variance = (one.numpy().astype(np.float32) for one in norm.statistics())
     return np.abs(norm.gamma.numpy()), norm.beta.numpy(), mean, variance
 
 

@@ -38,9 +38,8 @@ def build_network(network: Network, made: _Made) -> KerasModel:
     calls: dict[str, Callable[..., Any]] = {}
     tensors: dict[tuple[str, int], Any] = {}
     for layer in network.layers:
-        with_inputs = layer.kind == "InputLayer"
-        one = _of(layer, lambda layer=layer: _made(layer, names, made))
-        if with_inputs:
+        one: Any = _of(layer, lambda layer=layer: _made(layer, names, made))
+        if layer.kind == "InputLayer":
             tensors[layer.name, 0] = one.output
         calls[layer.name] = one
     for name, number in _order(network):
@@ -150,7 +149,7 @@ def _order(network: Network) -> Iterator[tuple[str, int]]:
     """
     waits: dict[tuple[str, int], int] = {}
     readers: dict[tuple[str, int], list[tuple[str, int]]] = defaultdict(list)
-    inputs = {(one.name, 0) for one in network.layers if one.kind == "InputLayer"}
+    inputs = [(one.name, 0) for one in network.layers if one.kind == "InputLayer"]
     for layer in network.layers:
         for number, call in enumerate(layer.calls):
             needs = {(one.layer, one.call) for one in _read(call)}
@@ -159,20 +158,17 @@ def _order(network: Network) -> Iterator[tuple[str, int]]:
             for need in needs:
                 readers[need].append((layer.name, number))
     ready = deque([*inputs, *(one for one, count in waits.items() if not count)])
-    done = 0
     while ready:
         one = ready.popleft()
         if one not in inputs:
             yield one
-            done += 1
         for reader in readers[one]:
             waits[reader] -= 1
             if not waits[reader]:
                 ready.append(reader)
     ends = {(one.layer, one.call) for one in refs_in([network.inputs, network.outputs])}
-    lost = [one for one, count in waits.items() if count] or sorted(
-        ends - inputs - set(waits)
-    )
+    lost = [one for one, count in waits.items() if count]
+    lost += sorted(ends.difference(inputs, waits))
     if lost:
         raise ModelError(
             f"Expected layers that read outputs of layers before them, but "

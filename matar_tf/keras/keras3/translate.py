@@ -32,13 +32,6 @@ _WITH_STATISTICS: Final = ("BatchNormalization", "Network")
 # Of the arguments of a call, in whose order both agree.
 _POSITIONS: Final = {"MultiHeadAttention": 3, **dict.fromkeys(_RECURRENT, 2)}
 _INNER: Final = {"layer": "forward_layer", "backward_layer": "backward_layer"}
-_REMEDIES: Final[Mapping[str, str]] = {
-    "Lambda": "holds code of its own; use Keras' layers in its place",
-}
-_REMEDY: Final = (
-    "is no layer that Keras 3 and tf_keras share; use Keras' layers in its place, or "
-    "build the network in tf_keras"
-)
 _Config = Mapping[str, Any]
 
 
@@ -171,7 +164,9 @@ def _layer(
             refuse(str(error))
         return plain
     if kind in _NETWORKS and _is_of_keras(entry):
-        network = _network(entry, path, found)
+        inside: list[str] = []
+        network = _network(entry, path, inside)
+        found += [f"In {name!r}: {one}" for one in inside]
         return replace(
             _checked_calls(plain, "Network", refuse),
             kind="Network",
@@ -179,8 +174,9 @@ def _layer(
             is_trainable=network.is_trainable,
         )
     if kind not in KINDS or not _is_of_keras(entry):
-        reason = _REMEDIES.get(kind, _REMEDY)
-        refuse(reason if _is_of_keras(entry) else f"{_full_name(entry)} {_REMEDY}")
+        reason = f"is {_full_name(entry)}, no layer that Keras 3 and tf_keras share"
+        reason = "holds code of its own" if kind == "Lambda" else reason
+        refuse(f"{reason}; use Keras' layers in its place, or build it in tf_keras")
         return plain
     return _plain_layer(_checked_calls(plain, kind, refuse), config, refuse)
 
