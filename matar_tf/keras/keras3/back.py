@@ -87,11 +87,18 @@ def _built(network: KerasModel) -> Any:
             "that it has not:"
         )
         raise ModelError("\n  ".join([title, *found]))
+    made = {
+        name: getattr(keras3.layers, plan.kind)(**plan.arguments)
+        for name, plan in plans.items()
+        if plan is not None
+    }
     tensors: dict[int, Any] = {}
     for call in calls:
-        outputs = _called(call, plans[call.layer.name], keras3, tensors)
-        made = zip(tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True)
-        tensors |= {id(one): other for one, other in made}
+        outputs = _called(call, made.get(call.layer.name), tensors)
+        ends = zip(tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True)
+        tensors |= {id(one): other for one, other in ends}
+    for name, layer in made.items():
+        _load(layer, plans[name])
     inputs, results = (
         [tensors[id(one)] for one in tf.nest.flatten(ends)]
         for ends in (network.inputs, network.outputs)
@@ -103,23 +110,31 @@ def _built(network: KerasModel) -> Any:
     )
 
 
-def _called(
-    call: Any, plan: _Plan | None, keras3: Any, tensors: Mapping[int, Any]
-) -> Any:
-    """Returns what a layer makes in Keras 3 of the tensors that it reads."""
-    arguments, keywords = tf.nest.map_structure(
-        lambda value: tensors.get(id(value), value),
-        ([], {}) if call.is_input else (list(call.call_args), dict(call.call_kwargs)),
-    )
-    if plan is None:  # quantizes alone
-        return arguments[0]
-    layer = getattr(keras3.layers, plan.kind)(**plan.arguments)
+def _called(call: Any, layer: Any, tensors: Mapping[int, Any]) -> Any:
+    """Returns what a layer of Keras 3 makes of the tensors that it reads."""
     if call.is_input:
         return layer.output
-    outputs = layer(*arguments, **keywords)
-    if plan.weights is not None:
-        layer.set_weights(plan.weights)
-    return outputs
+    arguments, keywords = tf.nest.map_structure(
+        lambda value: tensors.get(id(value), value),
+        (list(call.call_args), dict(call.call_kwargs)),
+    )
+    # Without one it quantizes alone.
+    return arguments[0] if layer is None else layer(*arguments, **keywords)
+
+
+def _load(layer: Any, plan: _Plan | None) -> None:
+    """Gives a layer its weights."""
+    if plan is None or plan.weights is None:
+        return
+    expected = [tuple(one.shape) for one in layer.weights]
+    given = [one.shape for one in plan.weights]
+    if given != expected:
+        raise ModelError(
+            f"Expected weights of {layer.name!r} ({plan.kind}) of the shapes "
+            f"{expected} as Keras 3 has them, got {given}; build the network without "
+            "it."
+        )
+    layer.set_weights(plan.weights)
 
 
 def _plan(layer: KerasLayer, keras3: Any, found: list[str]) -> _Plan | None:
