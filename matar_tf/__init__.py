@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import PolicyMetrics as PolicyMetrics
     from matar_tf.keras import PolicyRandomizer as PolicyRandomizer
     from matar_tf.keras import calibrate as calibrate
+    from matar_tf.keras import from_keras3 as from_keras3
     from matar_tf.keras import get_policy as get_policy
     from matar_tf.keras import get_policy_space as get_policy_space
     from matar_tf.keras import load_model as load_model
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.keras import summary as summary
+    from matar_tf.keras import to_keras3 as to_keras3
     from matar_tf.policy import Policy as Policy
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
@@ -72,6 +74,7 @@ _HOMES = {
     "estimate": "api",
     "evaluate": "api",
     "export": "api",
+    "from_keras3": "keras",
     "get_policy": "keras",
     "get_policy_space": "keras",
     "inspect": "api",
@@ -88,6 +91,7 @@ _HOMES = {
     "search": "api",
     "set_policy": "keras",
     "summary": "keras",
+    "to_keras3": "keras",
     "write_artifact": "artifact",
 }
 

@@ -11,12 +11,15 @@ stored        files of networks, strangers' too: checked, then read
 known_classes what the config of a network may name
 quantizers/   fake quantization, tfmot quantizers, tfmot's wrapper, tracers
 rewrite/      the model is laid out, quantizers are placed
+keras3/       networks of Keras 3: from there, and back
 train/        fit under random policies, soft labels, batch norm statistics
 packaging/    trained model -> artifact, and its network back
 """
 
 from matar_tf.keras._compat import keras
 from matar_tf.keras.calibration import calibrate
+from matar_tf.keras.keras3.back import to_keras3
+from matar_tf.keras.keras3.convert import from_keras3
 from matar_tf.keras.overview import LayerSummary, Summary, summary
 from matar_tf.keras.packaging.network import load_network
 from matar_tf.keras.packaging.package import package, training_versions
@@ -70,6 +73,7 @@ __all__ = [
     "as_layers",
     "calibrate",
     "evaluate_policies",
+    "from_keras3",
     "get_policy",
     "get_policy_space",
     "keras",
@@ -84,6 +88,7 @@ __all__ = [
     "reestimate_batch_norm",
     "set_policy",
     "summary",
+    "to_keras3",
     "train_float",
     "train_multi_bit",
     "training_versions",

@@ -35,6 +35,7 @@ try:
     import tf_keras as keras
     from tensorflow.core.protobuf import tensor_bundle_pb2, trackable_object_graph_pb2
     from tf_keras.protobuf import saved_metadata_pb2
+    from tf_keras.src.applications import convnext
     from tf_keras.src.engine import base_layer_utils as call_state
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
@@ -52,6 +53,7 @@ __all__ = [
     "Shape",
     "Tensor",
     "call_state",
+    "convnext",
     "in_keras_format",
     "infer",
     "json_utils",

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from matar_tf.errors import ArtifactError, MatarError, ModelError
 from matar_tf.io.archive import MAX_ARRAY_BYTES, read_members
 from matar_tf.io.files import read_at_most
-from matar_tf.io.hdf5 import most_unpacked, read_hdf5, write_hdf5
+from matar_tf.io.hdf5 import Hdf5, most_unpacked, read_hdf5, write_hdf5
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import (
     KerasModel,
@@ -40,7 +40,7 @@ from matar_tf.keras.checkpoints import copy_checkpoint
 from matar_tf.keras.config_rules import check_config
 from matar_tf.keras.known_classes import check_classes
 
-__all__ = ["REBUILD_ERRORS", "read_model"]
+__all__ = ["REBUILD_ERRORS", "naming", "read_archive", "read_model", "read_weights"]
 
 REBUILD_ERRORS: Final = (
     ArithmeticError,
@@ -82,15 +82,11 @@ def read_model(
         cannot be rebuilt.
     """
     path = Path(path)
-    if not path.exists():
-        raise ModelError(
-            f"Expected a network saved by tf_keras at {path}, found nothing; check the "
-            "path."
-        )
+    _check_exists(path, "tf_keras")
     read = _read_saved_model
     if not path.is_dir():
         read = _read_keras if path.suffix == ".keras" else _read_hdf5
-    with _naming(path):
+    with naming(str(path)):
         model = read(path, dict(custom_objects or {}), compile)
     if not isinstance(model, keras.Model):
         raise _no_network(path, model)
@@ -104,9 +100,28 @@ def _no_network(path: Path, found: object) -> ModelError:
     )
 
 
+def _check_exists(path: Path, by: str) -> None:
+    if not path.exists():
+        raise ModelError(
+            f"Expected a network saved by {by} at {path}, found nothing; check the "
+            "path."
+        )
+
+
 @contextlib.contextmanager
-def _naming(path: Path, folder: str | None = None) -> Iterator[None]:
-    """Turns what Keras raises into one sentence, which names no other folder."""
+def naming(
+    where: str, folder: str | None = None, by: str = "tf_keras"
+) -> Iterator[None]:
+    """Turns what Keras raises into one sentence, which names no other folder.
+
+    Args:
+      where: What Keras makes a network of.
+      folder: Where a copy of it lies.
+      by: Which Keras it is from.
+
+    Raises:
+      ModelError: Instead of one of `REBUILD_ERRORS`.
+    """
     try:
         yield
     except MatarError:
@@ -118,7 +133,7 @@ def _naming(path: Path, folder: str | None = None) -> Iterator[None]:
         if folder is not None:
             reason = reason.replace(folder, "its copy")
         raise ModelError(
-            f"Expected a network saved by tf_keras at {str(path)!r}, but: "
+            f"Expected a network saved by {by} at {where!r}, but: "
             f"{reason:.300}; check that it is the right one, or save it again."
         ) from error
 
@@ -126,7 +141,7 @@ def _naming(path: Path, folder: str | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def _folder_for(path: Path) -> Iterator[Path]:
     """Yields a folder for a copy of what was checked."""
-    with tempfile.TemporaryDirectory() as folder, _naming(path, folder):
+    with tempfile.TemporaryDirectory() as folder, naming(str(path), folder):
         yield Path(folder)
 
 
@@ -156,9 +171,18 @@ def _read_hdf5(
         )
 
 
-def _read_keras(
-    path: Path, custom_objects: dict[str, Any], is_compiled: bool
-) -> KerasModel:
+def read_archive(path: Path, by: str = "tf_keras") -> tuple[bytes, bytes]:
+    """Returns config and weights in a ``.keras`` file, JSON and HDF5 to be checked.
+
+    Args:
+      path: The file.
+      by: Which Keras it is from.
+
+    Raises:
+      ModelError: If there is none, or it is damaged, too large or too densely packed,
+        has another member, or is from the other Keras.
+    """
+    _check_exists(path, by)
     _check_is_file(path)
     most = min(MAX_ARRAY_BYTES, most_unpacked(path.stat().st_size))
     try:
@@ -171,19 +195,52 @@ def _read_keras(
                 f"Expected a whole network in {path}, got none: it has no {name}; save "
                 "it with model.save."
             )
-    _check_json(members["config.json"], str(path), custom_objects)
+    _check_version(members.get("metadata.json", b"{}"), path, by)
+    return members["config.json"], members["model.weights.h5"]
+
+
+def read_weights(content: bytes, what: str) -> Hdf5:
+    """Returns what a file of HDF5 in memory holds for Keras.
+
+    Args:
+      content: The file.
+      what: Where it is from, in errors.
+
+    Raises:
+      ModelError: As `read_hdf5`.
+    """
     with tempfile.TemporaryFile() as file:
-        file.write(members["model.weights.h5"])
+        file.write(content)
         file.seek(0)
-        stored = read_hdf5(file, str(path))
+        return read_hdf5(file, what)
+
+
+def _check_version(metadata: bytes, path: Path, by: str) -> None:
+    """Refuses a file that says that it is from the other Keras."""
+    said = JsonReader(ModelError).parse(metadata, str(path))
+    version = said.get("keras_version") if isinstance(said, dict) else None
+    names = {"2": ("tf_keras", "load_model"), "3": ("Keras 3", "from_keras3")}
+    saver, function = names.get(str(version).partition(".")[0], (by, ""))
+    if saver != by:
+        raise ModelError(
+            f"Expected a network saved by {by} at {str(path)!r}, got one of {saver}; "
+            f"pass it to matar_tf.{function}."
+        )
+
+
+def _read_keras(
+    path: Path, custom_objects: dict[str, Any], is_compiled: bool
+) -> KerasModel:
+    config, weights = read_archive(path)
+    _check_json(config, str(path), custom_objects)
+    stored = read_weights(weights, str(path))
     # Of what was checked, since the file itself may change meanwhile.
     with _folder_for(path) as folder:
         copy = folder / "copy.keras"
         with zipfile.ZipFile(copy, "w") as archive:
-            archive.writestr("config.json", members["config.json"])
+            archive.writestr("config.json", config)
             archive.writestr("model.weights.h5", write_hdf5(stored).getbuffer())
-        num_chars = len(members["config.json"])
-        with building_within(_COPIES * stored.num_bytes, num_chars, str(path)):
+        with building_within(_COPIES * stored.num_bytes, len(config), str(path)):
             return keras.models.load_model(
                 str(copy), custom_objects=custom_objects, compile=is_compiled
             )

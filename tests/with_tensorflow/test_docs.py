@@ -167,7 +167,7 @@ class TestPython:
     @pytest.mark.parametrize("name", [one for one in DOCUMENTS if one.endswith(".md")])
     def test_names_in_sentences_are_there(self, name: str) -> None:
         for span in spans(DOCUMENTS[name]):
-            for dotted in re.findall(r"\bmatar_tf(?:\.[A-Za-z_]+)+", span):
+            for dotted in re.findall(r"\bmatar_tf(?:\.[A-Za-z_]\w*)+", span):
                 *modules, last = dotted.split(".")
                 module = importlib.import_module(".".join(modules))
                 if not hasattr(module, last):

@@ -222,7 +222,7 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, keras.Model):
         origin = type(model).__module__.split(".")[0]
         hint = (
-            "it is a Keras 3 object; build it with tf_keras, or set "
+            "it is a Keras 3 object; pass matar_tf.from_keras3(model), or set "
             "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
             if origin == "keras"
             else "pass a model"

@@ -1,0 +1,1 @@
+"""Networks of Keras 3: from there to tf_keras, and back."""
