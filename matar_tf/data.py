@@ -18,6 +18,12 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from matar_tf.data_arrays import (
+    as_array,
+    check_classes,
+    checked_labels,
+    checked_samples,
+)
 from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.io.archive import array_names, parse_arrays
 
@@ -26,7 +32,6 @@ __all__ = [
     "Data",
     "DataLike",
     "as_data",
-    "check_classes",
     "import_function",
     "load_data",
     "read_arrays",
@@ -38,7 +43,6 @@ _REQUIRED = ("x_test", "y_test")
 _REMEDY = "write it with numpy.savez, of plain arrays, labels as integers"
 _MOST_NAMES = 10  # of arrays, in an error
 _NUM_TEST_DIGITS = 500
-_LARGEST_LABEL = int(np.iinfo(np.int64).max)
 _INFINITE = -1  # tf.data.INFINITE_CARDINALITY
 DataLike: TypeAlias = "Data | str | Path | tuple[Any, Any] | Mapping[str, Any]"
 
@@ -80,11 +84,11 @@ class Data:
         for part in ("test", "train"):
             if part == "train" and self.x_train is None:
                 continue
-            samples = _as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
+            samples = as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
             has_bytes |= samples.dtype == np.uint8
-            samples = _check_samples(self.name, part, samples)
-            labels = _as_array(self.name, f"y_{part}", getattr(self, f"y_{part}"))
-            labels = _check_labels(self.name, part, labels, len(samples))
+            samples = checked_samples(self.name, part, samples)
+            labels = as_array(self.name, f"y_{part}", getattr(self, f"y_{part}"))
+            labels = checked_labels(self.name, part, labels, len(samples))
             object.__setattr__(self, f"x_{part}", samples)
             object.__setattr__(self, f"y_{part}", labels)
         if has_bytes:
@@ -321,113 +325,3 @@ def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
             f"Expected batches of (samples, labels) from {name!r}, but: {error}; "
             "batch the data set, and let each element be a pair of arrays."
         ) from error
-
-
-def _as_array(name: str, key: str, value: Any) -> np.ndarray:
-    if np.ma.is_masked(value):
-        raise DataError(
-            f"Expected an array without a mask in {key} of {name!r}, got a masked one, "
-            "whose mask would be lost; leave the masked samples out."
-        )
-    try:
-        return np.asarray(value)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise DataError(
-            f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
-            "one shape."
-        ) from error
-
-
-def _check_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
-    if samples.ndim < 2 or not len(samples):
-        raise DataError(
-            f"Expected samples of shape [num_samples, ...] in x_{part} of {name!r}, "
-            f"got {samples.shape}; give one sample or more along the first axis."
-        )
-    if samples.dtype == np.uint8:
-        return samples.astype(np.float32) / np.float32(255.0)
-    if samples.dtype.kind != "f":
-        raise DataError(
-            f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
-            f"{samples.dtype}; give x.astype('float32'), scaled as at training, or "
-            "x.astype('uint8')."
-        )
-    with np.errstate(over="ignore"):
-        samples = samples.astype(np.float32, copy=False)
-    if not np.isfinite(samples).all():
-        raise DataError(
-            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity "
-            "as float32; remove or mend them."
-        )
-    return samples
-
-
-def _check_labels(
-    name: str, part: str, labels: np.ndarray, num_samples: int
-) -> np.ndarray:
-    if labels.shape[:1] != (num_samples,) or labels.dtype.kind not in "biuf":
-        raise DataError(
-            f"Expected {num_samples} labels, integers or floats, in y_{part} of "
-            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; give one, or "
-            "an array of one shape, for each sample."
-        )
-    if labels.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            labels = labels.astype(np.float32, copy=False)
-        if not np.isfinite(labels).all():
-            raise DataError(
-                f"Expected finite labels in y_{part} of {name!r}, got NaN or infinity "
-                "as float32; remove or mend them."
-            )
-        return labels
-    if labels.size and int(labels.max()) > _LARGEST_LABEL:
-        raise DataError(
-            f"Expected labels of at most {_LARGEST_LABEL} in y_{part} of {name!r}, got "
-            f"{int(labels.max())}; number the classes from 0."
-        )
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    return labels.astype(np.int64, copy=False)
-
-
-def check_classes(
-    name: str,
-    part: str,
-    labels: np.ndarray,
-    shape: tuple[int, ...],
-    num_classes: int | None = None,
-) -> None:
-    """Checks that labels are numbers of classes.
-
-    Args:
-      name: Of the data, for errors.
-      part: ``test`` or ``train``.
-      labels: As `Data` has them.
-      shape: That they are to have: one for each sample, or for each place of it.
-      num_classes: How many there are; None if nobody knows.
-
-    Raises:
-      DataError: If they are not.
-    """
-    if labels.shape != shape or labels.dtype.kind != "i":
-        raise DataError(
-            f"Expected {' x '.join(map(str, shape))} integer labels in y_{part} of "
-            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; "
-            f"{_label_hint(labels, shape)}."
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        known = "from 0 on" if num_classes is None else f"in 0..{num_classes - 1}"
-        raise DataError(
-            f"Expected labels {known} for this network, got {low}..{high} in {name!r}; "
-            "number the classes as at training, from 0, or name the data that it is "
-            "for."
-        )
-
-
-def _label_hint(labels: np.ndarray, shape: tuple[int, ...]) -> str:
-    """Returns what to do with labels that are no classes."""
-    if labels.shape == shape:
-        return "give y.astype(int) if they are whole numbers"
-    if labels.ndim == len(shape) + 1:
-        return "of one row for each, one-hot, give y.argmax(axis=-1)"
-    return "give the number of its class for each"

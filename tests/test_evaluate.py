@@ -21,10 +21,9 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
-    check_data,
-    check_labels,
     gives_probabilities,
 )
+from matar_tf.tflite.fitting_data import check_data, check_labels
 from matar_tf.tflite.inspect import inspect_model
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.metrics import (

@@ -24,7 +24,8 @@ from matar_tf.run.settings import settings_of
 from matar_tf.targets import load_target
 from matar_tf.tflite._schema import parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import PolicyEvaluator, check_data
+from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.fitting_data import check_data
 from matar_tf.tflite.input_range import (
     InputGrid,
     grid_of_artifact,

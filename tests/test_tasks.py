@@ -12,7 +12,7 @@ from matar_tf.errors import DataError, SearchError
 from matar_tf.figures import figure_of, larger_is_better
 from matar_tf.run.holdout import split_data
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import check_labels
+from matar_tf.tflite.fitting_data import check_labels
 from matar_tf.tflite.metrics import (
     CLASS_METRICS,
     VALUE_METRICS,

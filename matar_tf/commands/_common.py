@@ -56,7 +56,7 @@ def read_data(
       DataError: If there are none, or not so many, or they do not fit the artifact.
     """
     from matar_tf.data import load_data
-    from matar_tf.tflite.evaluate import check_data
+    from matar_tf.tflite.fitting_data import check_data
 
     data = load_data(given.data, training=False)
     if given.num_samples is not None:

@@ -87,8 +87,8 @@ class Row:
 
 def _run(given: Given) -> int:
     """Measures and prints the table."""
-    from matar_tf.tflite.evaluate import check_data
     from matar_tf.tflite.export import read_model
+    from matar_tf.tflite.fitting_data import check_data
 
     artifact = open_artifact(given.artifact, given.expect_digest)
     data = read_data(given, artifact)

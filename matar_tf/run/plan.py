@@ -33,8 +33,8 @@ from matar_tf.run.settings import RunSettings
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import check_data
 from matar_tf.tflite.file_size import FileSizes
+from matar_tf.tflite.fitting_data import check_data
 from matar_tf.tflite.metrics import get_metrics
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]

@@ -17,12 +17,12 @@ from matar_tf.keras.packaging.network import keras_reference
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import (
     PolicyEvaluator,
-    check_data,
     evaluate_model,
     gives_probabilities,
     output_step,
 )
 from matar_tf.tflite.export import export_model
+from matar_tf.tflite.fitting_data import check_data
 from matar_tf.tflite.metrics import (
     argmax_agreement,
     cross_entropy,

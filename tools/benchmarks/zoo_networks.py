@@ -191,9 +191,8 @@ def _mlperf_tiny_autoencoder() -> Any:
 
 def _transfer() -> Any:
     """A new head on a frozen base, as Keras' guide to transfer learning has it."""
-    base = keras.applications.MobileNetV2(
-        weights=None, include_top=False, input_shape=(96, 96, 3)
-    )
+    build: Any = keras.applications.MobileNetV2
+    base = build(weights=None, include_top=False, input_shape=(96, 96, 3))
     rng = np.random.default_rng(0)
     _take_statistics(base, rng.uniform(-1.0, 1.0, (8, 96, 96, 3)).astype(np.float32))
     base.trainable = False

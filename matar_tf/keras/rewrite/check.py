@@ -289,8 +289,8 @@ def _check_elu(node: Node) -> None:
     ):
         raise ModelError(
             f"Expected at most {_MOST_AXES_MULTIPLIED} axes, with that of the batch, "
-            f"of what {node.name!r} makes, got {node.shapes[0]}; reshape it, or take an "
-            "alpha of 1."
+            f"of what {node.name!r} makes, got {node.shapes[0]}; reshape it, or take "
+            "an alpha of 1."
         )
 
 

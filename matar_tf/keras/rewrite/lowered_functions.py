@@ -107,7 +107,7 @@ def _prelu(node: Node, site: Site) -> list[Node]:
     below = function_node(node, "relu", names[2], negative.output)
     batch, *sizes = node.shapes[0]
     image = (*(1 for _ in range(3 - len(sizes))), *sizes)
-    slopes = -np.broadcast_to(node.weights["alpha"].reshape(-1), sizes[-1:])
+    slopes = -np.broadcast_to(node.weights["alpha"].reshape(-1), (sizes[-1] or 1,))
     lifted = _reshaped(node, site, below.output, (batch, *image))
     sloped = made(
         node,

@@ -9,7 +9,7 @@ Source: the signatures of TensorFlow's public functions, by their symbols
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from matar_tf.keras.rewrite.operation_calls import (
     UnknownOperationError,
     only_tensors,
 )
+from matar_tf.keras.rewrite.shape_operations import SHAPE_READERS
 
 __all__ = ["read_operation"]
 
@@ -48,7 +49,7 @@ def read_operation(call: Call) -> Layer:
     Raises:
       UnknownOperationError: If there is none here.
     """
-    reader = _READERS.get(call.symbol)
+    reader = {**_READERS, **SHAPE_READERS}.get(call.symbol)
     if reader is None:
         raise UnknownOperationError(
             "is no operation that a layer does here",
@@ -269,172 +270,4 @@ def _concat(call: Call) -> Layer:
         kind="Concatenate",
         inputs=only_tensors(given["values"]),
         attributes={"axis": int(given["axis"])},
-    )
-
-
-@_reads("reshape", "expand_dims", "compat.v1.squeeze", "squeeze")
-def _reshape(call: Call) -> Layer:
-    source = next(refs_in(call.arguments))
-    batches = {shape[0] for shape in (call.shape_of(source), call.shapes[0])}
-    sizes = call.shapes[0][1:]
-    if batches != {None} or sizes.count(None) > 1:
-        raise UnknownOperationError("mixes samples of a batch", "keep the first axis")
-    target = tuple(-1 if size is None else size for size in sizes)
-    return Layer(kind="Reshape", inputs=[source], attributes={"target_shape": target})
-
-
-@_reads("transpose", "compat.v1.transpose")
-def _transpose(call: Call) -> Layer:
-    given = call.bound("a", "perm")
-    perm = () if given["perm"] is None else np.ravel(given["perm"]).tolist()
-    axes = [int(axis) for axis in perm]
-    if not axes or axes[0] != 0:
-        raise UnknownOperationError("moves the batch axis", "keep the first axis")
-    attributes = {"dims": tuple(axes[1:])}
-    return Layer(kind="Permute", inputs=[given["a"]], attributes=attributes)
-
-
-@_reads("pad", "compat.v1.pad")
-def _pad(call: Call) -> Layer:
-    given = call.bound(
-        "tensor",
-        "paddings",
-        "mode",
-        "name",
-        "constant_values",
-        mode="CONSTANT",
-        constant_values=0,
-    )
-    widths = [tuple(map(int, pair)) for pair in given["paddings"]]
-    is_plain = str(given["mode"]).upper() == "CONSTANT" and not given["constant_values"]
-    if not is_plain or any(widths[0]) or any(widths[-1]) or len(widths) not in (3, 4):
-        raise UnknownOperationError(
-            "pads otherwise than rows and columns with zeros", "use ZeroPadding2D"
-        )
-    inner = widths[1:-1]
-    return Layer(
-        kind=f"ZeroPadding{len(inner)}D",
-        inputs=[given["tensor"]],
-        attributes={"padding": tuple(inner) if len(inner) > 1 else inner[0]},
-    )
-
-
-_REDUCTIONS: Final = {
-    "math.reduce_max": "GlobalMaxPooling",
-    "math.reduce_mean": "GlobalAveragePooling",
-}
-
-
-@_reads(*_REDUCTIONS)
-def _reduce(call: Call) -> Layer:
-    given = call.bound("input_tensor", "axis", "keepdims", axis=None, keepdims=False)
-    source = given["input_tensor"]
-    rank = len(call.shape_of(source))
-    axes = [] if given["axis"] is None else np.ravel(given["axis"]).tolist()
-    inner = list(range(1, rank - 1))
-    if sorted(int(axis) % rank for axis in axes) != inner or len(inner) not in (1, 2):
-        raise UnknownOperationError(
-            f"over the axes {given['axis']} has no layer here",
-            f"take it over the axes {inner}",
-        )
-    return Layer(
-        kind=f"{_REDUCTIONS[call.symbol]}{len(inner)}D",
-        inputs=[source],
-        attributes={"keepdims": bool(given["keepdims"])},
-    )
-
-
-@_reads("image.resize")
-def _resize(call: Call) -> Layer:
-    given = call.bound("images", "size", "method", method="bilinear")
-    method = str(given["method"]).lower()
-    before, after = call.shape_of(given["images"])[1:3], call.shapes[0][1:3]
-    pairs = [(a or 0, b or 0) for a, b in zip(before, after, strict=True)]
-    fits = all(a and b and b % a == 0 for a, b in pairs)
-    if not fits or method not in ("bilinear", "nearest"):
-        raise UnknownOperationError(
-            f"from {before} to {after} by {method} has no integer kernel here",
-            "use UpSampling2D, by whole factors, nearest or bilinear",
-        )
-    size = tuple(b // a for a, b in pairs)
-    return Layer(
-        kind="UpSampling2D",
-        inputs=[given["images"]],
-        attributes={"size": size, "interpolation": method},
-    )
-
-
-_POOLS: Final = {
-    "nn.avg_pool2d": "AveragePooling2D",
-    "nn.max_pool2d": "MaxPooling2D",
-}
-
-
-@_reads(*_POOLS)
-def _pool(call: Call) -> Layer:
-    given = call.bound("input", "ksize", "strides", "padding")
-    if not isinstance(given["padding"], str):
-        raise UnknownOperationError(
-            "pads by numbers", "use tf.pad, or padding 'SAME' or 'VALID'"
-        )
-    return Layer(
-        kind=_POOLS[call.symbol],
-        inputs=[given["input"]],
-        attributes={
-            "pool_size": _sizes(given["ksize"]),
-            "strides": _sizes(given["strides"]),
-            "padding": given["padding"].lower(),
-        },
-    )
-
-
-def _sizes(value: Any) -> tuple[int, int]:
-    """Returns the height and the width of one number, two, or one an axis."""
-    sizes = [int(one) for one in np.ravel(value)]
-    if len(sizes) == 4 and sizes[0] == sizes[3] == 1:
-        sizes = sizes[1:3]
-    if len(sizes) not in (1, 2):
-        raise UnknownOperationError(
-            "pools over samples or channels", "pool over rows and columns"
-        )
-    return sizes[0], sizes[-1]
-
-
-@_reads("__operators__.getitem")
-def _slice(call: Call) -> Layer:
-    """Rows and columns cut off, or every n-th one: a pool of one pixel."""
-    source, parts = call.arguments[0], call.arguments[1]
-    shape = call.shape_of(source)
-    parts = parts if isinstance(parts, (list, tuple)) else (parts,)
-    refusal = UnknownOperationError(
-        "takes other parts than rows and columns",
-        "use Cropping1D or Cropping2D; for channels two convolutions, for one row a "
-        "crop and Flatten",
-    )
-    if len(shape) not in (3, 4) or not all(isinstance(one, Mapping) for one in parts):
-        raise refusal
-    crops: list[tuple[int, int]] = []
-    steps: list[int] = []
-    for size, part in zip(shape, parts, strict=False):
-        ends = [part[name] for name in ("start", "stop", "step")]
-        if size is None:
-            if any(one is not None for one in ends):
-                raise refusal
-            crops.append((0, 0))
-            steps.append(1)
-            continue
-        start, stop, step = slice(*ends).indices(size)
-        if step < 1 or stop <= start:
-            raise refusal
-        crops.append((start, size - stop))
-        steps.append(step)
-    inner = crops[1 : len(shape) - 1]
-    inner += [(0, 0)] * (len(shape) - 2 - len(inner))
-    is_whole = crops[0] == (0, 0) and crops[len(shape) - 1 :] in ([], [(0, 0)])
-    if not is_whole or set(steps) != {1}:
-        raise refusal
-    return Layer(
-        kind=f"Cropping{len(inner)}D",
-        inputs=[source],
-        attributes={"cropping": tuple(inner) if len(inner) > 1 else inner[0]},
     )

@@ -1,0 +1,129 @@
+"""What `matar_tf.data` checks of arrays: samples, labels, numbers of classes.
+
+Errors are `DataError`; they name the data, and say what to give.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.errors import DataError
+
+__all__ = ["as_array", "check_classes", "checked_labels", "checked_samples"]
+
+_LARGEST_LABEL: Final = int(np.iinfo(np.int64).max)
+
+
+def as_array(name: str, key: str, value: Any) -> np.ndarray:
+    """Returns what is given under a key as an array."""
+    if np.ma.is_masked(value):
+        raise DataError(
+            f"Expected an array without a mask in {key} of {name!r}, got a masked one, "
+            "whose mask would be lost; leave the masked samples out."
+        )
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
+            "one shape."
+        ) from error
+
+
+def checked_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
+    """Returns samples as finite float32, unsigned bytes divided by 255."""
+    if samples.ndim < 2 or not len(samples):
+        raise DataError(
+            f"Expected samples of shape [num_samples, ...] in x_{part} of {name!r}, "
+            f"got {samples.shape}; give one sample or more along the first axis."
+        )
+    if samples.dtype == np.uint8:
+        return samples.astype(np.float32) / np.float32(255.0)
+    if samples.dtype.kind != "f":
+        raise DataError(
+            f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
+            f"{samples.dtype}; give x.astype('float32'), scaled as at training, or "
+            "x.astype('uint8')."
+        )
+    with np.errstate(over="ignore"):
+        samples = samples.astype(np.float32, copy=False)
+    if not np.isfinite(samples).all():
+        raise DataError(
+            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity "
+            "as float32; remove or mend them."
+        )
+    return samples
+
+
+def checked_labels(
+    name: str, part: str, labels: np.ndarray, num_samples: int
+) -> np.ndarray:
+    """Returns labels as int64 or finite float32, one or an array for each sample."""
+    if labels.shape[:1] != (num_samples,) or labels.dtype.kind not in "biuf":
+        raise DataError(
+            f"Expected {num_samples} labels, integers or floats, in y_{part} of "
+            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; give one, or "
+            "an array of one shape, for each sample."
+        )
+    if labels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            labels = labels.astype(np.float32, copy=False)
+        if not np.isfinite(labels).all():
+            raise DataError(
+                f"Expected finite labels in y_{part} of {name!r}, got NaN or infinity "
+                "as float32; remove or mend them."
+            )
+        return labels
+    if labels.size and int(labels.max()) > _LARGEST_LABEL:
+        raise DataError(
+            f"Expected labels of at most {_LARGEST_LABEL} in y_{part} of {name!r}, got "
+            f"{int(labels.max())}; number the classes from 0."
+        )
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return labels.astype(np.int64, copy=False)
+
+
+def check_classes(
+    name: str,
+    part: str,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
+    num_classes: int | None = None,
+) -> None:
+    """Checks that labels are numbers of classes.
+
+    Args:
+      name: Of the data, for errors.
+      part: ``test`` or ``train``.
+      labels: As `Data` has them.
+      shape: That they are to have: one for each sample, or for each place of it.
+      num_classes: How many there are; None if nobody knows.
+
+    Raises:
+      DataError: If they are not.
+    """
+    if labels.shape != shape or labels.dtype.kind != "i":
+        raise DataError(
+            f"Expected {' x '.join(map(str, shape))} integer labels in y_{part} of "
+            f"{name!r}, got shape {labels.shape} and type {labels.dtype}; "
+            f"{_label_hint(labels, shape)}."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        known = "from 0 on" if num_classes is None else f"in 0..{num_classes - 1}"
+        raise DataError(
+            f"Expected labels {known} for this network, got {low}..{high} in {name!r}; "
+            "number the classes as at training, from 0, or name the data that it is "
+            "for."
+        )
+
+
+def _label_hint(labels: np.ndarray, shape: tuple[int, ...]) -> str:
+    """Returns what to do with labels that are no classes."""
+    if labels.shape == shape:
+        return "give y.astype(int) if they are whole numbers"
+    if labels.ndim == len(shape) + 1:
+        return "of one row for each, one-hot, give y.argmax(axis=-1)"
+    return "give the number of its class for each"
