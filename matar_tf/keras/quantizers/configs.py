@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matar_tf.errors import ModelError
@@ -91,7 +91,7 @@ def kernel_attribute(layer: Any) -> str | None:
 def _widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
     if widths is None:
         return None
-    given = tuple(widths)
+    given = tuple(widths) if isinstance(widths, Iterable) else ()
     if not given or given != tuple(sorted(set(given) & set(ALL_BITS))):
         raise ModelError(
             f"Expected ascending widths in {ALL_BITS[0]}..{ALL_BITS[-1]} as {name}, "

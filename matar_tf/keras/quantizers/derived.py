@@ -39,6 +39,9 @@ _FINEST_BLEND = 256.0  # both axes 8 times as large: weights of 1/16 times 1/16
 class SharedGridQuantizer(_Quantizer):
     """Quantizes a tensor on the grid that another layer's quantizer owns.
 
+    Where that layer joins this tensor with others, it quantizes it as well: here it is
+    rounded in evaluation alone, by the rule of its own kernel.
+
     Args:
       owner: Name of the policy entry that owns the grid.
     """
@@ -67,6 +70,9 @@ class SharedGridQuantizer(_Quantizer):
         if owner is None:
             return inputs
         tracer = active_tracer()
+        is_joined = wrapper.joins(owner.layer, self._layer())
+        if is_joined and (training or isinstance(tracer, FloatTracer)):
+            return inputs
         if isinstance(tracer, FloatTracer):
             return tracer.activation(owner, inputs)
 

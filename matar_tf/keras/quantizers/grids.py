@@ -95,6 +95,11 @@ class LearnedGrid(ActivationGrid, Protocol):
     """The grid of an activation that has its steps from samples."""
 
     @property
+    def layer(self) -> KerasLayer:
+        """The layer that makes the activation."""
+        ...
+
+    @property
     def log_steps(self) -> Tensor:
         """Variable, ``[len(bits)]``."""
         ...

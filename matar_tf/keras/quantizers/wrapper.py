@@ -24,6 +24,7 @@ __all__ = [
     "inner_layer",
     "input_quantizer",
     "is_quantized",
+    "joins",
     "kernel_quantizer",
     "kernel_variable",
     "multi_bit_network",
@@ -126,6 +127,20 @@ def grid_below(layer: KerasLayer) -> ActivationGrid | None:
         row = LAYER_KINDS.get(type(inner_layer(one)).__name__)
         if row is None or not (_is_passed(inner_layer(one)) or row.joins):
             return None
+
+
+def joins(layer: KerasLayer, part: KerasLayer) -> bool:
+    """Whether a layer joins what another makes with other tensors, and only it does."""
+    below = _consumers(part)
+    while len(below) == 1:
+        one = below[0]
+        row = LAYER_KINDS.get(type(inner_layer(one)).__name__)
+        if row is None or not (row.joins or row.is_identity):
+            return False
+        if one is layer:
+            return True
+        below = _consumers(one)
+    return False
 
 
 def _consumers(layer: KerasLayer) -> list[KerasLayer]:

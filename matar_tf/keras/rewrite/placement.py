@@ -202,9 +202,21 @@ class _Planner:
         if consumer == NORM:
             return False
         if len(below) == 1 and row_of(below[0]).joins:
-            # The parts of a concatenation lie on its grid, or on a shared one.
-            return layer.kind == INPUT_QUANTIZER
+            return layer.kind == INPUT_QUANTIZER or self._joined_grid(below[0], layer)
         return self._fused_relu(layer) is None
+
+    def _joined_grid(self, join: Node, part: Node) -> bool | str:
+        """Returns how a part of a concatenation is quantized that lies on its grid.
+
+        It quantizes all of its parts in training. In evaluation each falls by the rule
+        of its own kernel.
+        """
+        if row_of(part).joins:
+            return False
+        below = self._read_by(join)
+        while len(below) == 1 and row_of(below[0]).joins:
+            join, below = below[0], self._read_by(below[0])
+        return f"{GRID_OF}{self._owners.get(join.name, join.name)}"
 
     def _fused_relu(self, layer: Node) -> Node | None:
         """Returns the ReLU that the operation of a layer computes as well, or None."""
