@@ -47,14 +47,19 @@ def checked_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
             f"{samples.dtype}; give x.astype('float32'), scaled as at training, or "
             "x.astype('uint8')."
         )
+    return _finite(samples, f"samples in x_{part} of {name!r}")
+
+
+def _finite(values: np.ndarray, what: str) -> np.ndarray:
+    """Returns values as float32, all finite."""
     with np.errstate(over="ignore"):
-        samples = samples.astype(np.float32, copy=False)
-    if not np.isfinite(samples).all():
+        values = values.astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
         raise DataError(
-            f"Expected finite samples in x_{part} of {name!r}, got NaN or infinity "
-            "as float32; remove or mend them."
+            f"Expected finite {what}, got NaN or infinity as float32; remove or mend "
+            "them."
         )
-    return samples
+    return values
 
 
 def checked_labels(
@@ -68,14 +73,7 @@ def checked_labels(
             "an array of one shape, for each sample."
         )
     if labels.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            labels = labels.astype(np.float32, copy=False)
-        if not np.isfinite(labels).all():
-            raise DataError(
-                f"Expected finite labels in y_{part} of {name!r}, got NaN or infinity "
-                "as float32; remove or mend them."
-            )
-        return labels
+        return _finite(labels, f"labels in y_{part} of {name!r}")
     if labels.size and int(labels.max()) > _LARGEST_LABEL:
         raise DataError(
             f"Expected labels of at most {_LARGEST_LABEL} in y_{part} of {name!r}, got "

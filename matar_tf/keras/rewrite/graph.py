@@ -7,7 +7,7 @@ a graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias, cast
 
@@ -24,6 +24,7 @@ __all__ = [
     "Shape",
     "TensorRef",
     "map_refs",
+    "reading",
     "refs_in",
 ]
 
@@ -155,6 +156,15 @@ class Graph:
     def input_shape(self, node: Node) -> Shape:
         """Returns the shape of the first tensor that a node reads."""
         return self.shape(node.inputs[0])
+
+
+def reading(node: Node, function: Callable[[TensorRef], object]) -> Node:
+    """Returns a node that reads, in the place of each tensor, what a function says."""
+    return replace(
+        node,
+        arguments=cast("tuple[object, ...]", map_refs(node.arguments, function)),
+        keywords=cast("dict[str, object]", map_refs(node.keywords, function)),
+    )
 
 
 class FreeNames:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from matar_tf.keras.rewrite.graph import (
     Shape,
     TensorRef,
     map_refs,
+    reading,
     refs_in,
 )
 from matar_tf.keras.rewrite.kinds import (
@@ -175,11 +175,7 @@ class _Layout:
                 return self._lift(new, original.origin)
             return new if keeps else self._lower(new, original.origin)
 
-        node = replace(
-            node,
-            arguments=cast("tuple[object, ...]", map_refs(node.arguments, taken)),
-            keywords=cast("dict[str, object]", map_refs(node.keywords, taken)),
-        )
+        node = reading(node, taken)
         new = [node]
         if not node.is_copy and node.kind in LAYOUTS:
             site = Site(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, cast
 
-from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import (
     INPUT,
     activation_row,
@@ -35,15 +34,7 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     site = Site(graph)
     tensors: dict[TensorRef, TensorRef] = {}
     for node in graph.nodes:
-        new = replace(
-            node,
-            arguments=cast(
-                "tuple[Any, ...]", map_refs(node.arguments, tensors.__getitem__)
-            ),
-            keywords=cast(
-                "dict[str, Any]", map_refs(node.keywords, tensors.__getitem__)
-            ),
-        )
+        new = reading(node, tensors.__getitem__)
         is_touched = only is None or node.name in only
         if is_touched and row_of(node).joins:
             new = _with_one_grid(new, node, site)
@@ -81,8 +72,7 @@ def _with_one_grid(new: Node, node: Node, site: Site) -> Node:
             source = replace(site.nodes[ref.node], origin=node.origin)
             site.nodes[name] = scale_node(source, name, ref, 1.0)
             scaled[ref] = TensorRef(name)
-    arguments = map_refs(new.arguments, lambda ref: scaled.get(ref, ref))
-    return replace(new, arguments=cast("tuple[Any, ...]", arguments))
+    return reading(new, lambda ref: scaled.get(ref, ref))
 
 
 def _owner(graph: Graph, ref: TensorRef) -> Node:

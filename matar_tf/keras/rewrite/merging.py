@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, cast
 
-from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import grid_of, is_identity
 from matar_tf.operators import Grid
 
@@ -27,15 +26,7 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     known: dict[tuple[str, ...], Node] = {}
     nodes: list[Node] = []
     for old in graph.nodes:
-        node = replace(
-            old,
-            arguments=cast(
-                "tuple[Any, ...]", map_refs(old.arguments, tensors.__getitem__)
-            ),
-            keywords=cast(
-                "dict[str, Any]", map_refs(old.keywords, tensors.__getitem__)
-            ),
-        )
+        node = reading(old, tensors.__getitem__)
         key = _key(graph, node) if only is None or node.name in only else None
         first = node if key is None else known.setdefault(key, node)
         if first is node:
