@@ -50,8 +50,8 @@ def _define_aims(values: FlagValues) -> None:
         "Metrics and costs to make better, at least one of each; default: the first of "
         "--metrics, and latency_ms. Metrics: accuracy, loss, and what else --metrics "
         f"names. Costs: {', '.join(COST_NAMES)}, and file_bytes of the exported file. "
-        "What ends in 'accuracy', 'mean_iou' or 'auc' is made larger, all else smaller, "
-        "unless max:NAME or min:NAME says so.",
+        "What ends in 'accuracy', 'mean_iou' or 'auc' is made larger, all else "
+        "smaller, unless max:NAME or min:NAME says so.",
         flag_values=values,
     )
     _flags.metrics(values)

@@ -57,11 +57,17 @@ def test_each_layer_by_hand(model: Any) -> None:
             *("pool", "AveragePooling2D", (2, 2, 2), ("grid of its input",)),
             *(none, none, 0, ""),
         ),
-        ("left", "Conv2D", (2, 2, 3), ("kernel",), free, none, 24, "by 'both'"),
+        ("left", "Conv2D", (2, 2, 3), ("kernel", "output"), free, fixed, 24, ""),
         (
             *("right_sigmoid", "Activation", (2, 2, 3), ("fixed grid",)),
             *(none, none, 0, ""),
         ),
+        # What brings the sigmoid onto the grid that it is joined on.
+        (
+            *("right_scale", "ChannelScale", (2, 2, 3), ("kernel", "grid of 'left'")),
+            *(fixed, none, 12, ""),
+        ),
+        ("both", "Concatenate", (2, 2, 6), (), none, none, 0, "are on one grid"),
         ("flat", "Flatten", (24,), (), none, none, 0, "keeps the grid"),
         ("last", "Dense", (5,), ("kernel", "output"), fixed, fixed, 120, ""),
         ("last_softmax", "Activation", (5,), (), none, none, 0, "output is float"),
@@ -72,8 +78,8 @@ def test_each_layer_by_hand(model: Any) -> None:
         assert (row.quantized, bool(row.note)) == (quantized, bool(note))
         assert row.is_integer is bool(macs)
         assert note in row.note
-    assert set(rows) == {"right", "both"}
-    assert found.macs == 1728 + 128 + 24 + 24 + 120
+    assert set(rows) == {"right"}
+    assert found.macs == 1728 + 128 + 24 + 24 + 12 + 120
     assert found.integer_share == 1.0
 
 
@@ -143,12 +149,12 @@ def test_is_printed_as_a_table_and_shown_as_html(model: Any) -> None:
     assert matar_tf.summary(MultiBitTrainer(model)) == found
     title, _, header, rule, *rows, _, total = str(found).split("\n")
     assert title == (
-        "net: 2,024 MACs, 100.0% of them with integer kernels, 16,807 policies"
+        "net: 2,036 MACs, 100.0% of them with integer kernels, 16,807 policies"
     )
     assert header.split()[:4] == ["layer", "kind", "output", "quantized"]
     assert set(rule) == {"-"}
     assert [row.split()[0] for row in rows] == [one.name for one in found.layers]
-    assert "2,024" in total
+    assert "2,036" in total
     (row,) = [one for one in rows if one.startswith("second ")]
     assert " ".join(row.split()) == (
         "second Conv2D 4 x 4 x 2 kernel 2..8 128 24 20 18 quantized by 'relu2'"
