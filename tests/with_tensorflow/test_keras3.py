@@ -126,7 +126,6 @@ IMAGES = {
     "Permute": L.Permute((3, 1, 2)),
     "RandomBrightness": L.RandomBrightness(0.2, seed=2),
     "RandomContrast": L.RandomContrast(0.2),
-    "RandomCrop": L.RandomCrop(8, 8),
     "RandomFlip": L.RandomFlip("horizontal"),
     "RandomRotation": L.RandomRotation(0.2),
     "RandomTranslation": L.RandomTranslation(0.2, 0.1),

@@ -31,7 +31,7 @@ def train(strategy):
     y = rng.integers(0, 3, 96)
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        inputs = L.Input((6, 6, 1))
+        inputs = L.Input((6, 6, 1), name="image")
         hidden = L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="conv")(inputs))
         hidden = L.Flatten(name="flat")(L.ReLU(name="relu")(hidden))
         outputs = L.Dense(3, name="head")(hidden)

@@ -172,11 +172,13 @@ def _checked(folder: Path, *, training: bool) -> str:
     if (
         samples.dtype != np.float32
         or not np.isfinite(samples).all()
-        or labels.shape != samples.shape[:1]
-        or labels.dtype != np.int64
-        or labels.min() < 0
+        or labels.shape[:1] != samples.shape[:1]
+        or labels.dtype not in (np.int64, np.float32)
+        or not np.isfinite(labels).all()
     ):
         raise ContradictionError(f"samples {samples.dtype}, labels {labels.shape}")
+    if training:  # on classes
+        data.training()
     return _text({"x_test": samples, "y_test": labels})
 
 
