@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from matar_tf.keras._compat import KerasLayer, Tensor, call_state, keras, tf
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = ["float32_config", "in_float32", "is_mixed", "set_policy", "train_in_half"]
 
@@ -71,10 +70,10 @@ def train_in_half(layer: KerasLayer) -> None:
       layer: A wrapped layer with a kernel.
     """
     inner = wrapper.inner_layer(layer)
-    row = LAYER_KINDS.get(type(inner).__name__)
-    if not is_mixed(inner) or row is None or row.kernel is None:
+    kernel = wrapper.row_of(inner).kernel
+    if not is_mixed(inner) or kernel is None:
         return
-    names = [row.kernel.attribute, "bias"]
+    names = [kernel.attribute, "bias"]
     half, policy, compute = inner.compute_dtype, inner.dtype_policy, inner.call
 
     def call(inputs: Tensor) -> Tensor:

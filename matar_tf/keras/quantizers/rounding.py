@@ -17,7 +17,7 @@ from matar_tf.keras._compat import KerasLayer, Tensor, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import accumulator_levels, zero_point
 from matar_tf.keras.quantizers.grids import ActivationGrid
-from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS, LayerKind, Rounding
+from matar_tf.layer_kinds import ACTIVATIONS, Rounding
 from matar_tf.operators import Grid
 
 __all__ = ["as_kernels_round", "with_values"]
@@ -25,7 +25,6 @@ __all__ = ["as_kernels_round", "with_values"]
 _NORM: Final = "MultiBitBatchNormalization"
 _INT8_MAX: Final = 127.0
 _CEILING: Final = 6.0
-_FOREIGN: Final = LayerKind()
 
 
 def as_kernels_round(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor:
@@ -70,7 +69,7 @@ def _levels(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None
     if type(inner).__name__ == _NORM:
         above = wrapper.multiplier(maker)
         return None if above is None else accumulator_levels(x, above, inner, grid)
-    row = _row(inner)
+    row = wrapper.row_of(inner)
     function = ACTIVATIONS.get(_function(inner))
     rounding = row.rounding or (function.rounding if function else None)
     rule = None if rounding is None else _RULES.get(rounding)
@@ -83,13 +82,9 @@ def _has_ceiling(layer: KerasLayer) -> bool:
     return function == "relu6" or bool(getattr(layer, "max_value", None))
 
 
-def _row(layer: KerasLayer) -> LayerKind:
-    return LAYER_KINDS.get(type(layer).__name__, _FOREIGN)
-
-
 def _function(layer: KerasLayer) -> str:
     """Returns the name of the function that a layer is, by itself; "" for none."""
-    name = _row(layer).activation
+    name = wrapper.row_of(layer).activation
     return getattr(layer.activation, "__name__", "") if name == "" else name or ""
 
 

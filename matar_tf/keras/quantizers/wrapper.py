@@ -12,7 +12,7 @@ from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
 from matar_tf.keras.quantizers.grids import ActivationGrid, KernelGrid, LearnedGrid
-from matar_tf.layer_kinds import LAYER_KINDS
+from matar_tf.layer_kinds import LAYER_KINDS, LayerKind
 
 __all__ = [
     "all_quantizers",
@@ -33,15 +33,22 @@ __all__ = [
     "producer",
     "reads_one_tensor",
     "remember_wrapper",
+    "row_of",
     "track_inner_weights",
 ]
 
+_FOREIGN = LayerKind()
 _Wrapper = tfmot.quantization.keras.QuantizeWrapper
 
 
 def inner_layer(layer: KerasLayer) -> KerasLayer:
     """Returns the layer inside tfmot's wrapper, or the layer itself."""
     return layer.layer if isinstance(layer, _Wrapper) else layer
+
+
+def row_of(layer: KerasLayer) -> LayerKind:
+    """Returns the row of a layer's kind; a foreign one's, as a wrapper's, is empty."""
+    return LAYER_KINDS.get(type(layer).__name__, _FOREIGN)
 
 
 def is_quantized(layer: KerasLayer) -> bool:
@@ -124,8 +131,8 @@ def grid_below(layer: KerasLayer) -> ActivationGrid | None:
         if grid is not None or len(below) != 1:
             return grid
         one = below[0]
-        row = LAYER_KINDS.get(type(inner_layer(one)).__name__)
-        if row is None or not (_is_passed(inner_layer(one)) or row.joins):
+        inner = inner_layer(one)
+        if not (_is_passed(inner) or row_of(inner).joins):
             return None
 
 
@@ -134,8 +141,8 @@ def joins(layer: KerasLayer, part: KerasLayer) -> bool:
     below = _consumers(part)
     while len(below) == 1:
         one = below[0]
-        row = LAYER_KINDS.get(type(inner_layer(one)).__name__)
-        if row is None or not (row.joins or row.is_identity):
+        row = row_of(inner_layer(one))
+        if not (row.joins or row.is_identity):
             return False
         if one is layer:
             return True
@@ -258,8 +265,8 @@ def multiplier(layer: KerasLayer) -> KerasLayer | None:
 
 
 def _is_passed(layer: KerasLayer) -> bool:
-    row = LAYER_KINDS.get(type(layer).__name__)
-    return row is not None and (row.is_identity or row.activation == "")
+    row = row_of(layer)
+    return row.is_identity or row.activation == ""
 
 
 def input_quantizer(layer: KerasLayer, place: int = 0) -> ActivationGrid | None:
