@@ -31,18 +31,24 @@ def _take(value: Any, key: Any) -> Any:
 FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
         "tf.abs": tf.abs,
+        "tf.add": tf.add,
         "tf.any": tf.reduce_any,
         "tf.cast": tf.cast,
+        "tf.clip": tf.clip_by_value,
         "tf.concat": tf.concat,
         "tf.divide": tf.divide,
         "tf.exp": tf.exp,
         "tf.expand_dims": tf.expand_dims,
+        "tf.gelu": tf.nn.gelu,
         "tf.getitem": _take,
         "tf.log": tf.math.log,
         "tf.matmul": tf.matmul,
         "tf.max": tf.reduce_max,
         "tf.mean": tf.reduce_mean,
+        "tf.maximum": tf.maximum,
         "tf.min": tf.reduce_min,
+        "tf.minimum": tf.minimum,
+        "tf.multiply": tf.multiply,
         "tf.not_equal": tf.not_equal,
         "tf.pow": tf.pow,
         "tf.reshape": tf.reshape,
@@ -51,6 +57,7 @@ FUNCTIONS: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
         "tf.square": tf.square,
         "tf.squeeze": tf.squeeze,
         "tf.stack": tf.stack,
+        "tf.subtract": tf.subtract,
         "tf.sum": tf.reduce_sum,
         "tf.transpose": tf.transpose,
     }
@@ -91,6 +98,17 @@ _POOLS: Final = {
     ("Max", 3): "GlobalMaxPooling1D",
     ("Max", 4): "GlobalMaxPooling2D",
 }
+_FUNCTION_OF: Final = MappingProxyType(
+    {
+        "Add": "tf.add",
+        "Divide": "tf.divide",
+        "Maximum": "tf.maximum",
+        "Minimum": "tf.minimum",
+        "Multiply": "tf.multiply",
+        "Subtract": "tf.subtract",
+        "TrueDivide": "tf.divide",
+    }
+)
 _OPERATIONS: dict[str, _Operation] = {}
 
 
@@ -144,15 +162,17 @@ def _no_other(layer: Layer, **expected: Any) -> None:
 def _two(layer: Layer, call: Call) -> Layer:
     first, second = _operands(call)
     if isinstance(first, Ref) and isinstance(second, Ref):
-        if layer.kind in ("Divide", "TrueDivide"):
-            return _made(layer, "tf.divide", first, second)
-        if first.rank != second.rank:
-            raise ModelError(
-                "takes tensors with different numbers of axes; reshape one before"
-            )
+        if layer.kind in ("Divide", "TrueDivide") or first.rank != second.rank:
+            return _made(layer, _FUNCTION_OF[layer.kind], first, second)
         return _made(layer, layer.kind, [first, second])
-    tensor, constant = (first, second) if isinstance(first, Ref) else (second, first)
-    scale, offset = _affine(layer.kind, _constant(constant), isinstance(first, Ref))
+    tensor, other = (first, second) if isinstance(first, Ref) else (second, first)
+    constant = _constant(other)
+    affine = _affine(layer.kind, constant, isinstance(first, Ref))
+    if affine is None:
+        array = constant.astype(np.float32)
+        both = (tensor, array) if isinstance(first, Ref) else (array, tensor)
+        return _made(layer, _FUNCTION_OF[layer.kind], *both)
+    scale, offset = affine
     return _made(layer, "Rescaling", tensor, scale=scale, offset=offset)
 
 
@@ -164,23 +184,28 @@ def _operands(call: Call) -> tuple[Any, Any]:
             raise ModelError("does not take two tensors; use a layer")
 
 
-def _constant(value: Any) -> Any:
-    """Returns numbers as a config of tf_keras has them: a number, or one a channel."""
+def _constant(value: Any) -> np.ndarray:
+    """Returns the numbers that an operation takes beside a tensor."""
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf" or array.ndim > 1:
-        raise ModelError("takes numbers other than one, or one a channel; use a layer")
-    return array.astype(float).tolist()
+    if array.dtype.kind not in "biuf":
+        raise ModelError("takes something else than numbers; use a layer")
+    return array.astype(float)
 
 
-def _affine(kind: str, constant: Any, is_first: bool) -> tuple[Any, Any]:
+def _affine(kind: str, array: np.ndarray, is_first: bool) -> tuple[Any, Any] | None:
     """Returns the factor and the addend of an operation with a constant.
+
+    As a config of tf_keras has them: a number, or a list of one a channel; None for
+    what no factor and addend do.
 
     Args:
       kind: The operation.
-      constant: A number, or a list of numbers.
+      array: The constant.
       is_first: Whether the tensor comes first.
     """
-    array = np.asarray(constant)
+    if array.ndim > 1:
+        return None
+    constant = array.tolist()
     match kind, is_first:
         case "Add", _:
             return 1.0, constant
@@ -193,7 +218,7 @@ def _affine(kind: str, constant: Any, is_first: bool) -> tuple[Any, Any]:
         case (("Divide" | "TrueDivide"), True) if np.all(array != 0):
             return (1.0 / array).tolist(), 0.0
         case _:
-            raise ModelError("takes a constant in a way that no layer does; use two")
+            return None
 
 
 @_is_for("Negative")
@@ -211,7 +236,8 @@ def _activation(layer: Layer, call: Call) -> Layer:
 
 @_is_for("Gelu")
 def _gelu(layer: Layer, call: Call) -> Layer:
-    _no_other(layer, approximate=False)
+    if layer.arguments.get("approximate"):
+        return _made(layer, "tf.gelu", *call.arguments, approximate=True)
     return _made(layer, "Activation", *call.arguments, activation="gelu")
 
 
@@ -234,8 +260,10 @@ def _elu(layer: Layer, call: Call) -> Layer:
 @_is_for("Clip")
 def _clip(layer: Layer, call: Call) -> Layer:
     low, high = layer.arguments["x_min"], layer.arguments["x_max"]
-    if low != 0 or not isinstance(high, (int, float)):
-        raise ModelError("clips at another number than 0 below; use a layer")
+    if not all(isinstance(one, (int, float)) for one in (low, high)):
+        raise ModelError("clips at something else than numbers; use a layer")
+    if low != 0:
+        return _made(layer, "tf.clip", *call.arguments, low, high)
     return _made(layer, "ReLU", *call.arguments, max_value=high)
 
 
