@@ -17,24 +17,18 @@ from matar_tf.tflite._schema import op_name, parse_model, schema, write_model
 from matar_tf.tflite.build import ModelBuilder
 from tools.benchmarks import zoo
 from tools.benchmarks.bars import Bar
-from tools.benchmarks.zoo import (
-    Agreement,
-    Row,
-    compare_outputs,
-    integer_share,
-    measure_network,
-    zoo_bars,
-)
-from tools.benchmarks.zoo_networks import (
-    NETWORKS,
-    Network,
+from tools.benchmarks.zoo import compare_outputs, integer_share, measure_network
+from tools.benchmarks.zoo_networks import NETWORKS, Network
+from tools.benchmarks.zoo_rows import Agreement, Row, zoo_bars
+from tools.benchmarks.zoo_samples import (
+    SOURCES,
     build_float,
     kinds_of,
     random_samples,
+    samples_for,
 )
 from tools.benchmarks.zoo_size import at_most
 
-_L = keras.layers
 GOOD = Agreement(
     within=99, values=100, same=198, decided=200, rows=300, off=0, tensors=5
 )
@@ -42,6 +36,7 @@ ROW = Row(
     name="net",
     kinds=("Conv2D", "relu"),
     macs=(1000, 1000),
+    front=1,
     moved=0.0,
     file_bytes=4321,
     seconds={"quantize": 1.5, "package": 0.25, "file": 0.012},
@@ -49,12 +44,12 @@ ROW = Row(
 )
 
 
-def small_net() -> Any:
-    inputs = _L.Input((8, 8, 3))
-    x = _L.Conv2D(8, 3, padding="same")(inputs)
-    x = _L.ReLU()(_L.BatchNormalization()(x))
-    x = _L.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, _L.Dense(4, activation="softmax")(x))
+def small_net(k: Any) -> Any:
+    inputs = k.layers.Input((8, 8, 3))
+    x = k.layers.Conv2D(8, 3, padding="same")(inputs)
+    x = k.layers.ReLU()(k.layers.BatchNormalization()(x))
+    x = k.layers.GlobalAveragePooling2D()(x)
+    return k.Model(inputs, k.layers.Dense(4, activation="softmax")(x))
 
 
 def with_agreement(**changes: int) -> Row:
@@ -67,28 +62,35 @@ class TestBars:
         return [bar.held for bar in zoo_bars(named)]
 
     def test_all_at_their_limit_are_held(self) -> None:
-        assert self.held(ROW, ROW) == [True] * 7
+        assert self.held(ROW, ROW) == [True] * 9
 
     @pytest.mark.parametrize(
         ("row", "short"),
         [
             (replace(ROW, failure="refused"), 0),
             (replace(ROW, moved=1e-9), 1),
-            (replace(ROW, macs=(1000, 999)), 2),
-            (replace(ROW, floats=1), 2),
-            (with_agreement(within=98), 3),
-            (with_agreement(same=197), 4),
-            (with_agreement(decided=199, same=199), 5),
-            (with_agreement(off=1), 6),
+            (replace(ROW, off=1.1e-5), 2),
+            (replace(ROW, front=0), 3),
+            (replace(ROW, macs=(1000, 999)), 4),
+            (replace(ROW, macs=(1000, 899), least_share=0.9), 4),
+            (replace(ROW, floats=1), 4),
+            (with_agreement(within=98), 5),
+            (with_agreement(same=197), 6),
+            (with_agreement(decided=199, same=199), 7),
+            (with_agreement(off=1), 8),
         ],
     )
     def test_each_falls_short_by_one_row(self, row: Row, short: int) -> None:
-        assert self.held(ROW, row) == [index != short for index in range(7)]
+        assert self.held(ROW, row) == [index != short for index in range(9)]
 
     def test_networks_without_classes_have_no_share_of_them(self) -> None:
         row = with_agreement(rows=0, decided=0, same=0)
-        assert self.held(ROW, row) == [True] * 7
-        assert self.held(row) == [True] * 5
+        assert self.held(ROW, row) == [True] * 9
+        assert self.held(row) == [True] * 7
+
+    def test_a_network_may_have_float_layers(self) -> None:
+        row = replace(ROW, macs=(1000, 900), least_share=0.9, floats=5, off=1e-5)
+        assert self.held(ROW, row) == [True] * 9
 
     def test_none_that_ended(self) -> None:
         assert self.held(replace(ROW, failure="refused")) == [False]
@@ -155,7 +157,8 @@ class TestNetworks:
     def test_statistics_and_outputs_suit_the_samples(self) -> None:
         network = Network(build=small_net)
         samples = random_samples((8, 8, 3), 32, network, seed=0)
-        model = build_float(network, samples, seed=0)
+        model, off = build_float(network, samples, seed=0)
+        assert off == 0.0
         norm, dense = model.layers[2], model.layers[-1]
         values = np.asarray(keras.Model(model.input, norm.output)(samples))
         np.testing.assert_allclose(values.mean(axis=(0, 1, 2)), 0.0, atol=1e-4)
@@ -170,6 +173,28 @@ class TestNetworks:
             *("GlobalAveragePooling2D", "ReLU"),
         )
 
+    @pytest.mark.parametrize("source", SOURCES[1:])
+    def test_a_network_of_keras_3_is_the_same_here(self, source: str) -> None:
+        network = Network(build=small_net)
+        samples = random_samples((8, 8, 3), 32, network, seed=0)
+        model, off = build_float(network, samples, seed=0, source=source)
+        assert isinstance(model, keras.Model)
+        assert 0.0 <= off < 1e-5
+
+    def test_samples_of_several_inputs_and_of_numbers(self) -> None:
+        both = samples_for(
+            NETWORKS["two_inputs"].build(keras), 5, NETWORKS["two_inputs"], seed=0
+        )
+        assert isinstance(both, dict)
+        assert {name: one.shape for name, one in both.items()} == {
+            "image": (5, 32, 32, 3),
+            "table": (5, 12),
+        }
+        words = samples_for(NETWORKS["text"].build(keras), 5, NETWORKS["text"], seed=0)
+        assert isinstance(words, np.ndarray)
+        assert words.dtype == np.int32
+        assert 0 <= words.min() < words.max() < 1000
+
     @pytest.mark.slow
     def test_one_from_float_to_file(self) -> None:
         row = measure_network("small", Network(build=small_net), seed=0, num_samples=64)
@@ -178,7 +203,8 @@ class TestNetworks:
         assert list(row.agreements) == ["w8a8", "w4a8", "mixed"]
         # 64 samples are too few to decide 200.
         held = [bar.held for bar in zoo_bars([row])]
-        assert held == [True, True, True, True, True, False, True]
+        assert held == [True] * 7 + [False, True]
+        assert row.front > 0
         assert "Dense" in row.to_text()
 
 
@@ -208,7 +234,7 @@ class TestSuite:
             raise ModelError("Expected another network.")
 
         monkeypatch.setattr(zoo, "measure_network", refuse)
-        zoo.measure_by_name("mlp", 0, str(tmp_path / "row.json"))
+        zoo.measure_by_name("mlp", 0, str(tmp_path / "row.json"), SOURCES[0])
         assert "Expected another network." in (tmp_path / "row.json").read_text()
 
     def test_unknown_names_are_refused(
@@ -216,4 +242,10 @@ class TestSuite:
     ) -> None:
         error = fails(capsys, "benchmark", "zoo", only="resnet50")
         assert "ResNet50" in error
-        assert len(NETWORKS) == 26
+        assert len(NETWORKS) == 36
+
+    def test_unknown_sources_are_refused(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        error = fails(capsys, "benchmark", "zoo", only="mlp", sources="keras")
+        assert "tf_keras" in error

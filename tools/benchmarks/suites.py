@@ -73,6 +73,12 @@ def _define(values: FlagValues) -> None:
     flags.DEFINE_list(
         "only", None, "zoo: names of networks, default all.", flag_values=values
     )
+    flags.DEFINE_list(
+        "sources",
+        "tf_keras",
+        "zoo: in what networks are made: tf_keras, keras3 or keras3_file.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "reference_data",
         None,
@@ -241,7 +247,7 @@ def _kills(given: Given) -> Iterator[Bar]:
 def _zoo(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.zoo import measure_zoo
 
-    yield from measure_zoo(given.only, seed=given.seed)
+    yield from measure_zoo(given.only, seed=given.seed, sources=given.sources)
 
 
 def _zoo_kinds(given: Given) -> Iterator[Bar]:
@@ -289,7 +295,7 @@ SUITE_FLAGS: Final = {
     "targets": frozenset({"artifact", "reference_data", "markdown"}),
     "training": frozenset({"recipe", "data", "seed"}),
     "untrained": frozenset({"recipe", "data", "float", "num_samples", "seed"}),
-    "zoo": frozenset({"only", "seed"}),
+    "zoo": frozenset({"only", "seed", "sources"}),
     "zoo_kinds": frozenset({"seed"}),
     "zoo_size": frozenset({"seed"}),
 }

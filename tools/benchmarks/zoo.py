@@ -13,13 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
 
+import matar_tf
 from matar_tf import keras as matar
+from matar_tf.artifact import Artifact
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import keras
 from matar_tf.policy import Policy
@@ -37,23 +39,28 @@ from matar_tf.tflite.evaluate import output_step
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.verify import verify
 from tools.benchmarks.bars import Bar
-from tools.benchmarks.zoo_networks import (
-    NETWORKS,
-    Network,
+from tools.benchmarks.zoo_networks import NETWORKS, Network
+from tools.benchmarks.zoo_rows import (
+    HEADER,
+    NUM_EVALUATIONS,
+    Agreement,
+    Row,
+    zoo_bars,
+)
+from tools.benchmarks.zoo_samples import (
+    SOURCES,
     build_float,
+    first,
     kinds_of,
-    random_samples,
+    samples_for,
 )
 
 __all__ = [
-    "Agreement",
-    "Row",
     "compare_outputs",
     "integer_share",
     "measure_by_name",
     "measure_network",
     "measure_zoo",
-    "zoo_bars",
 ]
 
 _T = TypeVar("_T")
@@ -61,106 +68,27 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _NUM_SAMPLES: Final = 384
 _NUM_CALIBRATION: Final = 64
 _NUM_VERIFIED: Final = 2
+_NUM_SEARCHED: Final = 16
+_TARGET: Final = "host_litert"
 _BATCH: Final = 8  # of the step of training
 _KERAS_BATCH: Final = 32
-_LEAST_SHARE: Final = 0.99
-_LEAST_DECIDED: Final = 200
 _MAX_SECONDS: Final = 3600.0
 _CHILD: Final = """
 import sys
 from tools.benchmarks.zoo import measure_by_name
-measure_by_name(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+measure_by_name(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """A policy's file in LiteRT against the Keras network.
-
-    Attributes:
-      within: Values that are at most a level of the last grid apart.
-      values: Values in all.
-      same: Rows of outputs that are decided, and name the same class.
-      decided: Rows whose two largest outputs are more than two levels apart.
-      rows: Rows in all; 0 of a network that tells no classes apart.
-      off: int8 tensors on which simulator and runtime differ.
-      tensors: int8 tensors in all.
-    """
-
-    within: int
-    values: int
-    same: int = 0
-    decided: int = 0
-    rows: int = 0
-    off: int = 0
-    tensors: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What came of one network.
-
-    Attributes:
-      name: Of the network.
-      failure: What kept it from its end; empty if nothing did.
-      kinds: Of its layers.
-      macs: Multiply-accumulates of its file, and of these on int8 kernels.
-      floats: Operators inside of the file that make floats.
-      moved: Largest difference of outputs before it was saved and after.
-      file_bytes: Of the file of w8a8.
-      seconds: Of a processor: to quantize, to package and for a policy's file.
-      agreements: By policy.
-    """
-
-    name: str
-    failure: str = ""
-    kinds: tuple[str, ...] = ()
-    macs: tuple[int, int] = (0, 0)
-    floats: int = 0
-    moved: float = math.inf
-    file_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    agreements: dict[str, Agreement] = field(default_factory=dict)
-
-    def to_text(self) -> str:
-        """Returns the row of the table."""
-        if self.failure:
-            return f"{self.name:19s} {self.failure}"
-        share = f"{self.macs[1] / max(self.macs[0], 1):.0%}"
-        seconds = "/".join(f"{one:.3g}" for one in self.seconds.values())
-        size = f"{self.file_bytes / 1e3:.0f}"
-        lines = [f"{self.name:19s} {share:>5s} {size:>8s} {seconds:>15s}"]
-        lines[0] += f"  {', '.join(self.kinds)}"
-        for policy, one in self.agreements.items():
-            text = f"{policy:5s} {one.within / one.values:.2%} within a level"
-            if one.rows:
-                text += f", same class {one.same} of {one.decided} (of {one.rows})"
-            text += f", simulator {one.tensors - one.off} of {one.tensors} tensors"
-            lines.append(f"{'':19s} {text}")
-        return "\n".join(lines)
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Row:
-        """Reads what `dataclasses.asdict` made."""
-        agreements = {
-            name: Agreement(**one) for name, one in document["agreements"].items()
-        }
-        pair = tuple(document["macs"])
-        return cls(**{**document, "macs": pair, "agreements": agreements})
-
-
-HEADER: Final = (
-    f"{'network':19s} {'int8':>5s} {'kB':>8s} {'s':>15s}  kinds of layers\n"
-    f"{'':19s} int8: of all MACs; s: processor seconds, quantize/package/file"
-)
-
-
-def measure_zoo(names: Sequence[str] | None, *, seed: int) -> Iterator[Bar]:
+def measure_zoo(
+    names: Sequence[str] | None, *, seed: int, sources: Sequence[str] = SOURCES[:1]
+) -> Iterator[Bar]:
     """Prints a row for each network, and yields the bars of all.
 
     Args:
       names: Of `NETWORKS`; None for all.
       seed: Of weights, samples and the mixed policy.
+      sources: Of `SOURCES`: in what each network is made.
 
     Raises:
       MatarError: If there is no such network.
@@ -171,19 +99,27 @@ def measure_zoo(names: Sequence[str] | None, *, seed: int) -> Iterator[Bar]:
                 f"Expected names of networks, got {name!r}. "
                 f"{did_you_mean(name, NETWORKS)}"
             )
+    for source in sources:
+        if source not in SOURCES:
+            raise MatarError(
+                f"Expected sources of networks, got {source!r}. "
+                f"{did_you_mean(source, SOURCES)}"
+            )
     print(HEADER, flush=True)
     rows: list[Row] = []
     for name in names or NETWORKS:
-        rows.append(_row_of_process(name, seed))
-        print(rows[-1].to_text(), flush=True)
+        for source in sources:
+            rows.append(_row_of_process(name, seed, source))
+            print(rows[-1].to_text(), flush=True)
     yield from zoo_bars(rows)
 
 
-def _row_of_process(name: str, seed: int) -> Row:
+def _row_of_process(name: str, seed: int, source: str) -> Row:
     """Measures a network in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "row.json"
-        command = [sys.executable, "-c", _CHILD, name, str(seed), str(output)]
+        words = (name, str(seed), str(output), source)
+        command = [sys.executable, "-c", _CHILD, *words]
         try:
             done = subprocess.run(
                 command,
@@ -201,26 +137,32 @@ def _row_of_process(name: str, seed: int) -> Row:
     return Row(name=name, failure=f"status {done.returncode}: {lines[-1]}")
 
 
-def measure_by_name(name: str, seed: int, output: str) -> None:
+def measure_by_name(name: str, seed: int, output: str, source: str) -> None:
     """Measures a network and writes its row as a JSON file."""
     try:
-        row = measure_network(name, NETWORKS[name], seed=seed)
+        row = measure_network(name, NETWORKS[name], seed=seed, source=source)
     except MatarError as error:
         row = Row(name=name, failure=str(error))
     Path(output).write_text(json.dumps(asdict(row)), encoding="utf-8")
 
 
 def measure_network(
-    name: str, network: Network, *, seed: int, num_samples: int = _NUM_SAMPLES
+    name: str,
+    network: Network,
+    *,
+    seed: int,
+    source: str = SOURCES[0],
+    num_samples: int = _NUM_SAMPLES,
 ) -> Row:
     """Quantizes, trains, saves, packages and exports a network, and runs its files.
+
+    A search for it is run, too.
 
     Raises:
       MatarError: If one of these is refused.
     """
-    shape = network.build().input_shape[1:]
-    samples = random_samples(shape, num_samples, network, seed=seed)
-    model = build_float(network, samples, seed=seed)
+    samples: Any = samples_for(network.build(keras), num_samples, network, seed=seed)
+    model, off = build_float(network, samples, seed=seed, source=source)
     seconds: dict[str, float] = {}
 
     def timed(what: str, function: Callable[[], _T]) -> _T:
@@ -233,9 +175,9 @@ def measure_network(
         "quantize",
         lambda: matar.quantize_model(model, signed_inputs=network.low < 0),
     )
-    matar.calibrate(quantized, samples[:_NUM_CALIBRATION])
-    _train_a_step(quantized, samples[:_BATCH], seed)
-    moved = _moved_by_saving(quantized, samples[:_BATCH])
+    matar.calibrate(quantized, first(samples, _NUM_CALIBRATION))
+    _train_a_step(quantized, first(samples, _BATCH), seed)
+    moved = _moved_by_saving(quantized, first(samples, _BATCH))
     artifact = timed("package", lambda: matar.package(quantized))
     builder = ModelBuilder(artifact)
     content = timed("file", lambda: builder.build(artifact.space.named("w8a8")))
@@ -247,15 +189,32 @@ def measure_network(
         for name, one in _policies(artifact.space, seed).items()
     }
     return Row(
-        name=name,
+        name=name if source == SOURCES[0] else f"{name} ({source})",
         kinds=kinds_of(model),
         macs=macs,
+        least_share=network.integer_share,
+        off=off,
+        front=_searched(artifact, model, first(samples, _NUM_SEARCHED), seed),
         floats=floats,
         moved=moved,
         file_bytes=len(content),
         seconds=seconds,
         agreements=agreements,
     )
+
+
+def _searched(artifact: Artifact, model: Any, samples: Any, seed: int) -> int:
+    """Returns the number of policies of a front that is near to the float network."""
+    outputs = model.predict(samples, verbose=0)
+    result = matar_tf.search(
+        artifact,
+        _TARGET,
+        (samples, outputs),
+        metrics=["mean_squared_error"],
+        max_evaluations=NUM_EVALUATIONS,
+        seed=seed,
+    )
+    return len(result.front)
 
 
 def _train_a_step(model: Any, samples: np.ndarray, seed: int) -> None:
@@ -299,7 +258,7 @@ def _agreement(
     expected = model.predict(samples, batch_size=_KERAS_BATCH, verbose=0)
     outputs = Runner(content).predict(samples)
     step = output_step(content)
-    layers = verify(content, samples[:_NUM_VERIFIED]).layers
+    layers = verify(content, first(samples, _NUM_VERIFIED)).layers
     return Agreement(
         **compare_outputs(outputs, expected, step, is_classifier=is_classifier),
         off=sum(one.runtime_share > 0 for one in layers),
@@ -357,73 +316,3 @@ def integer_share(content: bytes) -> tuple[tuple[int, int], int]:
         if {source.type, kernel.type, output.type} <= integers:
             on_integers += macs
     return (total, on_integers), floats
-
-
-def zoo_bars(rows: Sequence[Row]) -> Iterator[Bar]:
-    """Yields the bars of all rows; a network that failed counts in the first alone."""
-    ended = [row for row in rows if not row.failure]
-    yield Bar(
-        name="networks that are quantized, fitted, saved, packaged and exported",
-        figure=f"{len(ended)} of {len(rows)}",
-        limit="all",
-        held=len(ended) == len(rows),
-    )
-    if not ended:
-        return
-    moved = max(row.moved for row in ended)
-    yield Bar(
-        name="largest difference that saving and loading makes",
-        figure=f"{moved:g}",
-        limit="0",
-        held=moved == 0,
-    )
-    least = min(row.macs[1] / max(row.macs[0], 1) for row in ended)
-    num_floats = sum(row.floats for row in ended)
-    yield Bar(
-        name="MACs with integer kernels, and operators inside that make floats",
-        figure=f"{least:.0%} at least, {num_floats}",
-        limit="100 %, 0",
-        held=least == 1.0 and not num_floats,
-    )
-    found = {
-        f"{row.name}, {policy}": one
-        for row in ended
-        for policy, one in row.agreements.items()
-    }
-    yield _share_bar(
-        "least share of values within a level of Keras'",
-        {name: (one.within, one.values) for name, one in found.items()},
-    )
-    decided = {name: (one.same, one.decided) for name, one in found.items() if one.rows}
-    if decided:
-        what = "least share of decided samples of the same class"
-        yield _share_bar(what, decided)
-        fewest = min(decided, key=lambda name: decided[name][1])
-        number = decided[fewest][1]
-        yield Bar(
-            name="fewest decided samples",
-            figure=f"{number}, {fewest}",
-            limit=f"at least {_LEAST_DECIDED}",
-            held=number >= _LEAST_DECIDED,
-        )
-    off = {name: one.off for name, one in found.items() if one.off}
-    yield Bar(
-        name="int8 tensors on which simulator and runtime differ",
-        figure=f"{sum(off.values())} of {sum(one.tensors for one in found.values())}"
-        + "".join(f"; {name}: {number}" for name, number in off.items()),
-        limit="0",
-        held=not off,
-    )
-
-
-def _share_bar(what: str, counts: dict[str, tuple[int, int]]) -> Bar:
-    shares = {name: part / max(whole, 1) for name, (part, whole) in counts.items()}
-    worst = min(shares, key=shares.__getitem__)
-    least = shares[worst]
-    short = sum(share < _LEAST_SHARE for share in shares.values())
-    return Bar(
-        name=what,
-        figure=f"{least:.2%}, {worst} ({short} of {len(shares)} short)",
-        limit=f"at least {_LEAST_SHARE:.0%}",
-        held=least >= _LEAST_SHARE,
-    )

@@ -90,8 +90,8 @@ def _from_keras3(
     return model, off
 
 
-def first(samples: Samples, number: int) -> Samples:
-    """Returns the first samples."""
+def first(samples: Any, number: int) -> Any:
+    """Returns the first of some `Samples`."""
     if isinstance(samples, dict):
         return {name: one[:number] for name, one in samples.items()}
     return samples[:number]
