@@ -11,6 +11,7 @@ import pytest
 from fixtures.nets import packaged
 from fixtures.programs import call, fails
 
+from matar_tf.data import load_data
 from matar_tf.errors import ModelError
 from matar_tf.keras import keras
 from matar_tf.tflite._schema import op_name, parse_model, schema, write_model
@@ -23,6 +24,7 @@ from tools.benchmarks.zoo_rows import Agreement, Row, zoo_bars
 from tools.benchmarks.zoo_samples import (
     SOURCES,
     build_float,
+    digits_for,
     kinds_of,
     random_samples,
     samples_for,
@@ -194,6 +196,18 @@ class TestNetworks:
         assert isinstance(words, np.ndarray)
         assert words.dtype == np.int32
         assert 0 <= words.min() < words.max() < 1000
+
+    def test_digits_in_the_size_and_range_of_a_network(self) -> None:
+        network = Network(
+            build=lambda k: k.Sequential([k.layers.Input((20, 16, 3))]),
+            low=-1.0,
+            high=1.0,
+        )
+        images, labels = digits_for(network.build(keras), network)
+        assert images.shape == (len(labels), 20, 16, 3)
+        assert (images.min(), images.max()) == (-1.0, 1.0)
+        expected = 2 * load_data("digits").training()[0] - 1
+        np.testing.assert_array_equal(images[:, 1::3, ::2, 2], expected[:, :7, :, 0])
 
     @pytest.mark.slow
     def test_one_from_float_to_file(self) -> None:

@@ -50,6 +50,7 @@ from tools.benchmarks.zoo_rows import (
 from tools.benchmarks.zoo_samples import (
     SOURCES,
     build_float,
+    digits_for,
     first,
     kinds_of,
     samples_for,
@@ -176,7 +177,10 @@ def measure_network(
         lambda: matar.quantize_model(model, signed_inputs=network.low < 0),
     )
     matar.calibrate(quantized, first(samples, _NUM_CALIBRATION))
-    _train_a_step(quantized, first(samples, _BATCH), seed)
+    if network.learns_digits:
+        _fine_tune(quantized, digits_for(model, network), seed)
+    else:
+        _train_a_step(quantized, first(samples, _BATCH), seed)
     moved = _moved_by_saving(quantized, first(samples, _BATCH))
     artifact = timed("package", lambda: matar.package(quantized))
     builder = ModelBuilder(artifact)
@@ -228,6 +232,14 @@ def _train_a_step(model: Any, samples: np.ndarray, seed: int) -> None:
         callbacks=[matar.PolicyRandomizer(seed=seed)],
         verbose=0,
     )
+
+
+def _fine_tune(model: Any, digits: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    """Fits a model to digits for an epoch."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+    randomizer = matar.PolicyRandomizer(seed=seed)
+    model.fit(*digits, batch_size=_KERAS_BATCH, callbacks=[randomizer], verbose=0)
 
 
 def _moved_by_saving(model: Any, samples: np.ndarray) -> float:

@@ -31,6 +31,7 @@ class Network:
       low: Least value of its samples.
       high: Largest one.
       is_classifier: Whether its last axis tells classes apart.
+      learns_digits: Whether it is fitted to digits for an epoch, not for a step.
       integer_share: Of its multiply-accumulates that run on integer kernels at least.
     """
 
@@ -38,6 +39,7 @@ class Network:
     low: float = -1.0
     high: float = 1.0
     is_classifier: bool = True
+    learns_digits: bool = False
     integer_share: float = 1.0
 
 
@@ -232,7 +234,7 @@ NETWORKS: Final[dict[str, Network]] = {
     "u_net_transposed": Network(build=functools.partial(_u_net, "transposed")),
     "u_net_nearest": Network(build=functools.partial(_u_net, "nearest")),
     "u_net_bilinear": Network(build=functools.partial(_u_net, "bilinear")),
-    "transfer": Network(build=_transfer, low=0.0, high=255.0),
+    "transfer": Network(build=_transfer, low=0.0, high=255.0, learns_digits=True),
     "conv_1d": Network(build=_conv_1d),
     "tcn": Network(build=_tcn),
     "mlp": Network(build=_mlp),

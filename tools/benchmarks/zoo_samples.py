@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from matar_tf import keras as matar
+from matar_tf.data import load_data
 from matar_tf.keras import keras
 from tools.benchmarks.zoo_networks import Network, take_statistics
 
@@ -21,6 +22,7 @@ __all__ = [
     "SOURCES",
     "Samples",
     "build_float",
+    "digits_for",
     "first",
     "kinds_of",
     "random_samples",
@@ -131,6 +133,17 @@ def random_samples(
         samples = samples + contrast * coarse
     middle, half = (network.high + network.low) / 2, (network.high - network.low) / 2
     return (middle + half * np.tanh(0.7 * samples)).astype(np.float32)
+
+
+def digits_for(model: Any, network: Network) -> tuple[np.ndarray, np.ndarray]:
+    """Returns digits to learn as a model takes them, and their labels."""
+    images, labels = load_data("digits").training()
+    _, height, width, channels = model.input_shape
+    for axis, size in ((1, height), (2, width)):
+        images = images.repeat(math.ceil(size / images.shape[axis]), axis)
+        images = images.take(range(size), axis)
+    images = network.low + (network.high - network.low) * images
+    return images.repeat(channels, axis=-1).astype(np.float32), labels
 
 
 def kinds_of(model: Any) -> tuple[str, ...]:
