@@ -89,19 +89,27 @@ def _takes_options(function: _F) -> _F:
     return function
 
 
-def load_artifact(path: str | Path, *, expect_digest: str | None = None) -> Artifact:
+def load_artifact(
+    path: str | Path,
+    *,
+    expect_digest: str | None = None,
+    trust: str | Path | None = None,
+) -> Artifact:
     """Returns a packaged network.
 
     Args:
       path: A directory, or one ``.matar`` file.
       expect_digest: The SHA-256 that it must have, in hex: what `write_artifact`
         returned, and ``artifact.source.digest`` is. None for any.
+      trust: PEM file of the public key, or of certificates, by which it must be
+        signed; None for no matter by whom, or not at all. ``artifact.source.signed_by``
+        and the files that are exported then name it.
 
     Raises:
-      ArtifactError: If a part is missing, unknown, altered or malformed, or the digest
-        is another.
+      ArtifactError: If a part is missing, unknown, altered or malformed, the digest is
+        another, or trust is asked for and it is not signed so.
     """
-    return read_artifact(path, expect_digest=expect_digest)
+    return read_artifact(path, expect_digest=expect_digest, trust=trust)
 
 
 @_takes_options

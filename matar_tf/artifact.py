@@ -35,6 +35,7 @@ from matar_tf.packaged import (
     manifest_digest,
 )
 from matar_tf.parameters import Parameters
+from matar_tf.signing import check_signature
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite._fingerprints import check_fingerprints
@@ -146,22 +147,34 @@ def check_free(path: str | Path, *, overwrite: bool = False) -> None:
         )
 
 
-def read_artifact(path: str | Path, *, expect_digest: str | None = None) -> Artifact:
+def read_artifact(
+    path: str | Path,
+    *,
+    expect_digest: str | None = None,
+    trust: str | Path | None = None,
+) -> Artifact:
     """Reads and verifies an artifact.
 
     Args:
       path: A directory, or a ``.matar`` file.
       expect_digest: The SHA-256 that it must have (`Artifact.source`), 64 hex digits
         with or without ``sha256:`` before them; None for any.
+      trust: PEM file of the public key, or of certificates, by which it must be signed
+        (`matar_tf.signing`); None for no matter by whom, or not at all.
 
     Raises:
       ArtifactError: If a member is missing, unknown, altered or malformed, what it says
-        contradicts its template, or its digest is another.
+        contradicts its template, its digest is another, or trust is asked for and it
+        is not signed so.
     """
     path = as_path(path, "an artifact", ArtifactError)
     expected = None if expect_digest is None else _as_digest(expect_digest)
+    signed_by = "" if trust is None else check_signature(path, trust)
     with open_artifact(path, _MAX_BYTES) as members:
-        return _parse(members, path, expected)
+        artifact = _parse(members, path, expected)
+    if artifact.source is None or not signed_by:
+        return artifact
+    return replace(artifact, source=replace(artifact.source, signed_by=signed_by))
 
 
 def _as_digest(value: str) -> str:

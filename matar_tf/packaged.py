@@ -57,10 +57,13 @@ class Source:
       digest: SHA-256 of its manifest and, since that holds theirs, of all members.
       has_digest: Whether it says so itself. If not (schema_version 3), nothing in it
         covers accuracy and provenance: they are unverified.
+      signed_by: The key or certificate that the reader trusted, which signed it; empty
+        where trust was not asked for.
     """
 
     digest: str
     has_digest: bool
+    signed_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

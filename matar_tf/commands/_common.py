@@ -22,22 +22,27 @@ __all__ = [
 ]
 
 
-def open_artifact(path: str | Path, expect_digest: str | None = None) -> Artifact:
+def open_artifact(
+    path: str | Path, expect_digest: str | None = None, trust: str | None = None
+) -> Artifact:
     """Returns an artifact; says which one it is, beside the output.
 
     Args:
       path: Its directory or file.
       expect_digest: The SHA-256 that it must have, or None.
+      trust: Path of the key by which it must be signed, or None.
 
     Raises:
-      ArtifactError: If it cannot be read, or is another one.
+      ArtifactError: If it cannot be read, or is another one, or not signed so.
     """
     from matar_tf.artifact import read_artifact
     from matar_tf.packaged import UNVERIFIED
 
-    artifact = read_artifact(path, expect_digest=expect_digest)
+    artifact = read_artifact(path, expect_digest=expect_digest, trust=trust)
     digest = artifact.source and artifact.source.digest
     print(f"artifact {path} sha256:{digest}", file=sys.stderr)
+    if artifact.source is not None and artifact.source.signed_by:
+        print(f"  signed by {artifact.source.signed_by}", file=sys.stderr)
     if not artifact.is_verified:
         print(f"  {UNVERIFIED}", file=sys.stderr)
     return artifact

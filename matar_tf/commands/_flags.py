@@ -28,6 +28,7 @@ __all__ = [
     "recipe",
     "seed",
     "targets",
+    "trust",
 ]
 
 # Other names of flags, for all commands that have these.
@@ -48,6 +49,17 @@ def expect_digest(values: FlagValues) -> None:
         None,
         "SHA-256 that the artifact must have, as its maker published it: the one that "
         "is printed when an artifact is written or opened.",
+        flag_values=values,
+    )
+
+
+def trust(values: FlagValues) -> None:
+    """Defines ``--trust``."""
+    flags.DEFINE_string(
+        "trust",
+        None,
+        "PEM file of the public key, or of certificates, by which the artifact must be "
+        "signed.",
         flag_values=values,
     )
 

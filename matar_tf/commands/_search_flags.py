@@ -19,6 +19,7 @@ def define_search_flags(values: FlagValues) -> None:
     """Defines them, in the order of its help."""
     _flags.artifact(values)
     _flags.expect_digest(values)
+    _flags.trust(values)
     _flags.targets(values, "Names of the catalogue, or paths of .toml files.")
     _flags.output(values, "Folder to write.")
     _flags.data(values)

@@ -40,6 +40,7 @@ _UNIFORM: Final = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
 def _define(values: FlagValues) -> None:
     _flags.artifact(values, "The shared network's artifact")
     _flags.expect_digest(values)
+    _flags.trust(values)
     flags.DEFINE_list(
         "dedicated",
         [],
@@ -90,7 +91,7 @@ def _run(given: Given) -> int:
     from matar_tf.tflite.export import read_model
     from matar_tf.tflite.fitting_data import check_data
 
-    artifact = open_artifact(given.artifact, given.expect_digest)
+    artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     data = read_data(given, artifact)
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     for _, one in dedicated:

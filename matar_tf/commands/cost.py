@@ -33,6 +33,7 @@ _LAYER_FIGURES: Final = (
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
     _flags.expect_digest(values)
+    _flags.trust(values)
     _flags.policies(values, ["w8a8", "w4a4", "w2a2"], "What is priced")
     _flags.targets(
         values, "Names of the catalogue, or paths of .toml files; default: all."
@@ -54,7 +55,7 @@ def _run(given: Given) -> int:
     from matar_tf.targets import list_targets, load_target
 
     check_names(given, "policies", "targets")
-    artifact = open_artifact(given.artifact, given.expect_digest)
+    artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policies = {name: artifact.space.policy(name) for name in given.policies}
     targets = [load_target(name) for name in given.targets or list_targets()]
     if given.layers:

@@ -28,6 +28,7 @@ _VERIFY_SAMPLES: Final = 256
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
     _flags.expect_digest(values)
+    _flags.trust(values)
     _flags.policies(values, None, "The one policy to export")
     _flags.output(values, "Path of the .tflite file to write.")
     _flags.overwrite(values)
@@ -57,7 +58,7 @@ def _run(given: Given) -> int:
     from matar_tf.tflite.metadata import read_metadata
 
     name, target = str(only_policy(given)), only_target(given)
-    artifact = open_artifact(given.artifact, given.expect_digest)
+    artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
     check_output(given.output, overwrite=given.overwrite)
     data = reference = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from absl import flags
+
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
 
@@ -17,16 +19,33 @@ __all__ = ["COMMAND"]
 def _define(values: FlagValues) -> None:
     _flags.model(values, "Path of the saved model.")
     _flags.output(values, "Artifact to write: a directory or a .matar file.")
+    flags.DEFINE_string(
+        "sign",
+        None,
+        "PEM file of a private key of an elliptic curve, to sign the artifact with.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "certificates",
+        None,
+        "PEM file of the signer's certificate and those that certify it, for --sign.",
+        flag_values=values,
+    )
     _flags.overwrite(values)
 
 
 def _run(given: Given) -> int:
     """Packages; prints the size of the policy space."""
     from matar_tf.artifact import check_free, write_artifact
-    from matar_tf.errors import ModelError
+    from matar_tf.errors import ArtifactError, ModelError
     from matar_tf.run.settings import now
+    from matar_tf.signing import sign_artifact
 
     check_free(given.output, overwrite=given.overwrite)
+    if given.certificates is not None and given.sign is None:
+        raise ArtifactError(
+            "Expected --sign beside --certificates, got none; name the private key."
+        )
     if not Path(given.model).exists():
         raise ModelError(f"Expected a saved model at {given.model}, found nothing.")
 
@@ -39,6 +58,11 @@ def _run(given: Given) -> int:
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
     print(f"artifact {given.output} sha256:{digest}")
+    if given.sign is not None:
+        signature = sign_artifact(
+            given.output, given.sign, certificates=given.certificates, overwrite=True
+        )
+        print(f"signature {signature}")
     return 0
 
 

@@ -36,7 +36,7 @@ def _run(given: Given) -> int:
 
     # Before what takes seconds: TensorFlow may be loaded below.
     check_parent(Path(given.output), SearchError)
-    artifact = open_artifact(given.artifact, given.expect_digest)
+    artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     targets = [load_target(name) for name in given.targets]
     data = read_data(given)
     settings = settings_of(

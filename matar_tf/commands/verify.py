@@ -4,7 +4,7 @@ Of an artifact: that the manifest and every member are as their SHA-256 says, an
 they belong together; ``SHA-256`` is that of all of it, for ``--expect_digest``, and the
 artifact digest is what its files and stores name it by. Of a file: what it says of
 itself and, with ``--artifact``, that the artifact makes the same bytes for that policy.
-Needs no TensorFlow; who made the two, it does not say.
+With ``--trust`` the artifact must be signed by that key. Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ _OWN_KEYS: Final = (
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
     _flags.expect_digest(values)
+    _flags.trust(values)
     _flags.model(values, "Path of a .tflite file.")
 
 
@@ -44,7 +45,9 @@ def _run(given: Given) -> int:
     path, model = _asked(given)
     artifact = None
     if path is not None:
-        artifact = read_artifact(path, expect_digest=given.expect_digest)
+        artifact = read_artifact(
+            path, expect_digest=given.expect_digest, trust=given.trust
+        )
         _print_artifact(path, artifact)
     if model is not None:
         _check_model(Path(model), artifact)
@@ -73,11 +76,12 @@ def _asked(given: Given) -> tuple[str | None, str | None]:
             "Expected an artifact or a .tflite file, got neither; see "
             "`matar verify --help`."
         )
-    if found["artifact"] is None and given.expect_digest is not None:
-        raise MatarError(
-            "Expected an artifact beside --expect_digest, got none; name it with "
-            "--artifact."
-        )
+    for flag in ("expect_digest", "trust"):
+        if found["artifact"] is None and getattr(given, flag) is not None:
+            raise MatarError(
+                f"Expected an artifact beside --{flag}, got none; name it with "
+                "--artifact."
+            )
     return found["artifact"], found["model"]
 
 
@@ -92,6 +96,16 @@ def _print_artifact(path: str, artifact: Artifact) -> None:
         print(f"  figures          {UNVERIFIED}")
     print(f"  SHA-256          {artifact.source and artifact.source.digest}")
     print(f"  artifact digest  {artifact.digest()}")
+    print(f"  signature        {_signature(path, artifact)}")
+
+
+def _signature(path: str, artifact: Artifact) -> str:
+    from matar_tf.signing import signature_path
+
+    if artifact.source is not None and artifact.source.signed_by:
+        return f"by {artifact.source.signed_by}, which is trusted"
+    there = signature_path(path).is_file()
+    return "there, not checked: name a key with --trust" if there else "none"
 
 
 def _check_model(path: Path, artifact: Artifact | None) -> None:

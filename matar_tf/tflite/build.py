@@ -74,6 +74,8 @@ class ModelBuilder:
     def __init__(self, artifact: Artifact, template: Template | None = None) -> None:
         self._artifact = artifact
         self._digest = artifact.digest()
+        signed_by = artifact.source.signed_by if artifact.source else ""
+        self._signer = {"signed_by": signed_by} if signed_by else {}
         self._template = template or Template.of(
             artifact.template, artifact.template_map
         )
@@ -143,6 +145,7 @@ class ModelBuilder:
         return {
             **(metadata or {}),
             "artifact_digest": self._digest,
+            **self._signer,
             "policy": policy.to_json(),
             "profile": profile,
             "kernels": {f"{one.entry}/kernel": one.entry for one in storages},
