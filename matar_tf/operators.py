@@ -1,8 +1,9 @@
-"""Operators of the integer graph, one row each, named as TFLite's schema does.
+"""Operators of a file, one row each, named as TFLite's schema does.
 
 Modules that act on operators read these rows, and register their functions by the
 names here: what one computes (`matar_tf.tflite.simulator`), when one is sound
-(`matar_tf.tflite._operator_rules`).
+(`matar_tf.tflite._operator_rules`). Some are known in float alone: what a layer is made
+of that has no integer kernel.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from matar_tf.workload import OpKind
 
@@ -51,9 +52,11 @@ class Operator:
       is_product: Whether it multiplies its inputs with each other.
       num_inputs: How many inputs it has at least and at most.
       may_lack: Positions of inputs that may be left out (-1).
+      num_outputs: How many outputs it has at least and at most.
       settings: Positions of inputs that are int32 constants, such as axes.
       source: Position of what it reads; one that multiplies has its kernel at 1.
       options: Names of the options that it may have in TFLite's schema.
+      is_float: Whether it is known in float alone.
     """
 
     cost: OpKind | None
@@ -61,10 +64,12 @@ class Operator:
     shape: CostShape = CostShape.TENSORS
     is_product: bool = False
     num_inputs: tuple[int, int] = (1, 1)
+    num_outputs: tuple[int, int] = (1, 1)
     may_lack: tuple[int, ...] = ()
     settings: tuple[int, ...] = ()
     source: int = 0
     options: tuple[str, ...] = ("NONE",)
+    is_float: bool = False
 
     @property
     def bias(self) -> int:
@@ -135,8 +140,116 @@ def _pair(
     )
 
 
+_MANY: Final = 1024  # tensors of one operator
+
+
+def _float(
+    *options: str,
+    num_inputs: tuple[int, int] = (1, 1),
+    settings: tuple[int, ...] = (),
+    **others: Any,
+) -> Operator:
+    return Operator(
+        cost=OpKind.FLOAT,
+        num_inputs=num_inputs,
+        settings=settings,
+        options=("NONE", *options),
+        is_float=True,
+        **others,
+    )
+
+
+def _float_pair(*options: str) -> Operator:
+    return _float(*options, num_inputs=(2, 2))
+
+
+def _float_set(*options: str) -> Operator:
+    """One operator with a constant of integers, as of axes, after what it reads."""
+    return _float(*options, num_inputs=(2, 2), settings=(1,))
+
+
+_FLOAT_OPERATORS: Final = {
+    "ABS": _float("AbsOptions"),
+    "ARG_MAX": _float_set("ArgMaxOptions"),
+    "ARG_MIN": _float_set("ArgMinOptions"),
+    "BATCH_MATMUL": _float_pair("BatchMatMulOptions"),
+    "BROADCAST_TO": _float_set("BroadcastToOptions"),
+    "CAST": _float("CastOptions"),
+    "CEIL": _float(),
+    "CONV_3D": _float(
+        "Conv3DOptions", num_inputs=(2, 3), may_lack=(2,), shape=CostShape.KERNEL
+    ),
+    "CONV_3D_TRANSPOSE": _float(
+        "Conv3DOptions",
+        num_inputs=(3, 4),
+        may_lack=(3,),
+        settings=(0,),
+        source=2,
+        shape=CostShape.KERNEL,
+    ),
+    "COS": _float("CosOptions"),
+    "CUMSUM": _float_set("CumsumOptions"),
+    "DIV": _float_pair("DivOptions"),
+    "EQUAL": _float_pair("EqualOptions"),
+    "FLOOR": _float(),
+    "FLOOR_DIV": _float_pair("FloorDivOptions"),
+    "FLOOR_MOD": _float_pair("FloorModOptions"),
+    "GREATER": _float_pair("GreaterOptions"),
+    "GREATER_EQUAL": _float_pair("GreaterEqualOptions"),
+    "HARD_SWISH": _float("HardSwishOptions"),
+    "L2_NORMALIZATION": _float("L2NormOptions"),
+    "LESS": _float_pair("LessOptions"),
+    "LESS_EQUAL": _float_pair("LessEqualOptions"),
+    "LOG": _float(),
+    "LOGICAL_AND": _float_pair("LogicalAndOptions"),
+    "LOGICAL_NOT": _float("LogicalNotOptions"),
+    "LOGICAL_OR": _float_pair("LogicalOrOptions"),
+    "LOG_SOFTMAX": _float("LogSoftmaxOptions"),
+    "MIRROR_PAD": _float_set("MirrorPadOptions"),
+    "NEG": _float("NegOptions"),
+    "NOT_EQUAL": _float_pair("NotEqualOptions"),
+    "ONE_HOT": _float("OneHotOptions", num_inputs=(4, 4), settings=(1,)),
+    "PACK": _float("PackOptions", num_inputs=(1, _MANY)),
+    "PADV2": _float("PadV2Options", num_inputs=(3, 3), settings=(1,)),
+    "POW": _float_pair("PowOptions"),
+    "PRELU": _float_pair(),
+    "REDUCE_ALL": _float_set("ReducerOptions"),
+    "REDUCE_ANY": _float_set("ReducerOptions"),
+    "REDUCE_MIN": _float_set("ReducerOptions"),
+    "REDUCE_PROD": _float_set("ReducerOptions"),
+    "RELU_0_TO_1": _float(),
+    "RELU_N1_TO_1": _float(),
+    "REVERSE_V2": _float_set("ReverseV2Options"),
+    "ROUND": _float(),
+    "RSQRT": _float(),
+    "SELECT": _float("SelectOptions", num_inputs=(3, 3)),
+    "SELECT_V2": _float("SelectV2Options", num_inputs=(3, 3)),
+    "SIGN": _float("SignOptions"),
+    "SIN": _float(),
+    "SLICE": _float("SliceOptions", num_inputs=(3, 3), settings=(1, 2)),
+    "SPLIT": _float(
+        "SplitOptions",
+        num_inputs=(2, 2),
+        num_outputs=(1, _MANY),
+        settings=(0,),
+        source=1,
+    ),
+    "SPLIT_V": _float(
+        "SplitVOptions", num_inputs=(3, 3), num_outputs=(1, _MANY), settings=(1, 2)
+    ),
+    "SQRT": _float(),
+    "SQUARE": _float("SquareOptions"),
+    "SQUARED_DIFFERENCE": _float_pair("SquaredDifferenceOptions"),
+    "SUM": _float_set("ReducerOptions"),
+    "TOPK_V2": _float(
+        "TopKV2Options", num_inputs=(2, 2), num_outputs=(2, 2), settings=(1,)
+    ),
+    "UNPACK": _float("UnpackOptions", num_outputs=(1, _MANY)),
+}
+
 OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
     {
+        **_FLOAT_OPERATORS,
         "ADD": _pair(OpKind.ADD, "AddOptions"),
         "AVERAGE_POOL_2D": _window(OpKind.AVERAGE_POOL, Grid.INPUT),
         "CONCATENATION": Operator(
@@ -156,6 +269,13 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "EXPAND_DIMS": _reshapes("ExpandDimsOptions", (2, 2), (1,)),
         "FULLY_CONNECTED": _multiplication(
             OpKind.DENSE, "FullyConnectedOptions", may_lack=(2,)
+        ),
+        # Rows of a table, which is stored, by integers.
+        "GATHER": Operator(
+            cost=OpKind.RESHAPE,
+            grid=Grid.KEPT,
+            num_inputs=(2, 2),
+            options=("GatherOptions",),
         ),
         "GELU": Operator(cost=OpKind.TABLE, options=("GeluOptions",)),
         "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION, options=("LeakyReluOptions",)),

@@ -48,6 +48,7 @@ class OpKind(str, Enum):
     RESHAPE = "reshape"
     PAD = "pad"
     RESIZE = "resize"
+    FLOAT = "float"  # whatever has no integer kernel, with or without weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

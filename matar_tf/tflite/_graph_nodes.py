@@ -7,7 +7,8 @@ an operator the inputs and options that its row in `matar_tf.operators` gives it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -43,6 +44,8 @@ ITEM_BITS: Final = {
     _TYPES.INT8: 8,
     _TYPES.INT32: 32,
     _TYPES.FLOAT32: 32,
+    _TYPES.BOOL: 8,
+    _TYPES.INT64: 64,
 }
 GRIDDED: Final = (_TYPES.INT8, *PACKED_BITS)
 # Of activations; far beyond any network, and short of where float32 ends.
@@ -98,19 +101,33 @@ class Node:
     Attributes:
       name: The operator's name in `OPERATORS`.
       inputs: None for one that is left out.
-      output: What it makes.
+      outputs: What it makes.
       options: In object form; None for an operator without.
+      stored: `id` of its inputs that no sample changes.
+      meetings: Where samples meet in it, which its rule fills.
     """
 
     name: str
     inputs: tuple[GraphTensor | None, ...]
-    output: GraphTensor
+    outputs: tuple[GraphTensor, ...]
     options: Any
+    stored: frozenset[int] = frozenset()
+    meetings: list[str] = field(default_factory=list[str])
 
     @property
     def row(self) -> Operator:
         """The operator's row."""
         return OPERATORS[self.name]
+
+    @property
+    def output(self) -> GraphTensor:
+        """What it makes first."""
+        return self.outputs[0]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it computes in float, or moves something beside the integer graph."""
+        return self.name != "DEQUANTIZE" and self.output.type not in GRIDDED
 
     @property
     def data(self) -> tuple[GraphTensor, ...]:
@@ -123,6 +140,11 @@ class Node:
             for place, one in inputs
             if one is not None and place not in row.settings
         )
+
+    @property
+    def fixed(self) -> list[int]:
+        """Positions among the data of what no sample changes."""
+        return [at for at, one in enumerate(self.data) if id(one) in self.stored]
 
     @property
     def bias(self) -> GraphTensor | None:
@@ -147,6 +169,17 @@ class Node:
         """Refuses the operator where something does not hold."""
         if not holds:
             self.fail(expected, got)
+
+    def keep_apart(self, holds: bool, expected: str, got: object) -> None:
+        """Refuses an operator of integers in which samples meet; notes it of others.
+
+        Samples lie along the first axis, each as many rows as every other.
+        """
+        if holds or len(self.fixed) == len(self.data):
+            return
+        if not self.is_float:
+            self.fail(expected, got)
+        self.meetings.append(expected)
 
 
 def expect(holds: bool, expected: str, got: object) -> None:
@@ -188,6 +221,8 @@ def read_tensor(model: Any, index: int) -> GraphTensor:
         num_bytes = -(-math.prod(shape) * bits // 8)
         fits = len(stored) == num_bytes
         expect(fits, f"{num_bytes} bytes of {what}", len(stored))
+        is_known = tensor.type != _TYPES.BOOL or int(np.max(stored)) <= 1
+        expect(is_known, f"truth values as 0 and 1 in {what}", "others")
     least = LEAST_STEP if is_empty(stored) else LEAST_STORED_STEP
     scale, zero_point, axis = _read_grid(tensor, shape, what, least)
     return GraphTensor(
@@ -240,15 +275,29 @@ def _read_grid(
     return scale, zero, axis
 
 
-def read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
-    """Returns an operator with no more and no less than its row says."""
+def read_node(
+    model: Any, tensors: list[GraphTensor], operator: Any, stored: Set[int]
+) -> Node:
+    """Returns an operator with no more and no less than its row says.
+
+    Args:
+      model: The model.
+      tensors: Those of its graph.
+      operator: In object form.
+      stored: `id` of the tensors so far that no sample changes.
+    """
     name = op_name(model, operator)
-    expect(len(operator.outputs) == 1, f"one output of {name}", operator.outputs)
+    least, most = OPERATORS[name].num_outputs
+    fits = least <= len(operator.outputs) <= most
+    expected = "one output" if most == 1 else f"{least} to {most} outputs"
+    expect(fits, f"{expected} of {name}", operator.outputs)
+    inputs = tuple(None if i < 0 else tensors[int(i)] for i in operator.inputs)
     node = Node(
         name=name,
-        inputs=tuple(None if i < 0 else tensors[int(i)] for i in operator.inputs),
-        output=tensors[int(operator.outputs[0])],
+        inputs=inputs,
+        outputs=tuple(tensors[int(i)] for i in operator.outputs),
         options=operator.builtinOptions,
+        stored=frozenset(map(id, inputs)) & stored,
     )
     row = node.row
     least, most = row.num_inputs
@@ -263,7 +312,7 @@ def read_node(model: Any, tensors: list[GraphTensor], operator: Any) -> Node:
             one.type == _TYPES.INT32
             and one.values is not None
             and len(one.shape) <= 2
-            and one.size <= 2 * _MAX_RANK
+            and one.size <= max(2 * _MAX_RANK, len(node.outputs))
         )
         node.expect(is_setting, f"a few int32 constants at {place}", one and one.name)
     known = [getattr(schema.BuiltinOptions, option) for option in row.options]

@@ -20,7 +20,8 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.operators import CostShape, Grid
-from matar_tf.tflite import _moving_rules
+from matar_tf.tflite import _choosing_rules, _moving_rules
+from matar_tf.tflite._float_rules import check_float_types
 from matar_tf.tflite._graph_nodes import (
     GRIDDED,
     LEAST_STORED_STEP,
@@ -38,6 +39,7 @@ from matar_tf.tflite._operator_rules import RULES
 from matar_tf.tflite._schema import (
     PACKED_BITS,
     CheckedModel,
+    OneSampleModel,
     custom_names,
     op_name,
     parse_model,
@@ -52,7 +54,9 @@ __all__ = [
     "RATIO_LIMIT",
     "SUM_RATIO_LIMIT",
     "check_model",
+    "examine",
     "find_fault",
+    "written",
 ]
 
 # From here on XNNPACK makes no convolution or dense layer: its shifts end there.
@@ -61,7 +65,7 @@ RATIO_LIMIT: Final = 256
 SUM_RATIO_LIMIT: Final = 2**19
 LEAST_RATIO: Final = 2.0**-40  # nothing comes out of what is smaller
 
-_REGISTERED: Final = (_moving_rules,)  # fills RULES
+_REGISTERED: Final = (_choosing_rules, _moving_rules)  # fill RULES
 _TYPES: Final = schema.TensorType
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
 _METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
@@ -85,24 +89,39 @@ _INTEGER_KERNELS: Final = {
 def check_model(content: bytes) -> CheckedModel:
     """Returns a file in a form that native code may be given.
 
+    One in which samples would meet comes as a `OneSampleModel`.
+
     Raises:
       ExportError: If it is damaged, or a graph that may not.
     """
     if isinstance(content, CheckedModel):
         return content
     model = parse_model(content)
-    fault = find_fault(model)
+    fault, is_of_one_sample = examine(model)
     if fault is not None:
         raise ExportError(
             f"{fault[0].upper()}{fault[1:]}; export or fetch the file again."
         )
-    return CheckedModel(write_model(model))
+    return written(model, is_of_one_sample=is_of_one_sample)
+
+
+def written(model: Any, *, is_of_one_sample: bool) -> CheckedModel:
+    """Returns the bytes of a model in which `examine` finds no fault."""
+    kind = OneSampleModel if is_of_one_sample else CheckedModel
+    return kind(write_model(model))
 
 
 def find_fault(model: Any, *, max_products: int = MAX_PRODUCTS) -> str | None:
+    """Returns the first of what `examine` returns."""
+    return examine(model, max_products=max_products)[0]
+
+
+def examine(model: Any, *, max_products: int = MAX_PRODUCTS) -> tuple[str | None, bool]:
     """Returns why a model may not be given to native code, or None if it may.
 
-    The reason is what was expected and what came, a sentence without its ends.
+    The reason is what was expected and what came, a sentence without its ends. With it
+    comes whether samples would meet if there were several, in a graph that computes in
+    float.
 
     Args:
       model: As `parse_model` returns it.
@@ -110,19 +129,31 @@ def find_fault(model: Any, *, max_products: int = MAX_PRODUCTS) -> str | None:
         may have at most.
     """
     try:
-        _check_parts(model)
-        graph = model.subgraphs[0]
-        tensors = [read_tensor(model, index) for index in range(len(graph.tensors))]
-        nodes = [read_node(model, tensors, one) for one in graph.operators]
-        _check_flow(graph, tensors)
-        _check_batch(nodes)
-        sizes = Sizes(max_products)
-        for node in nodes:
-            _check_node(node)
-            sizes.add(node)
+        nodes = _check_graph(model, max_products)
     except UnsoundError as fault:
-        return str(fault)
-    return None
+        return str(fault), False
+    return None, any(node.meetings for node in nodes)
+
+
+def _check_graph(model: Any, max_products: int) -> list[Node]:
+    """Returns the operators of a sound model, with where samples meet in them."""
+    _check_parts(model)
+    graph = model.subgraphs[0]
+    tensors = [read_tensor(model, index) for index in range(len(graph.tensors))]
+    stored = {id(one) for one in tensors if one.values is not None}
+    nodes: list[Node] = []
+    for operator in graph.operators:
+        node = read_node(model, tensors, operator, stored)
+        nodes.append(node)
+        if len(node.fixed) == len(node.data):
+            stored.update(map(id, node.outputs))
+    _check_flow(graph, tensors)
+    _check_batch(nodes)
+    sizes = Sizes(max_products)
+    for node in nodes:
+        _check_node(node)
+        sizes.add(node)
+    return nodes
 
 
 def _check_parts(model: Any) -> None:
@@ -161,7 +192,9 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
     expect(len(inputs) == 1, "one input", inputs)
     expect(inputs[0] not in made, "an input that nothing makes", inputs)
     source = tensors[inputs[0]]
-    expect(source.type == _TYPES.FLOAT32, "an input in float32", type_name(source.type))
+    known = (_TYPES.FLOAT32, _TYPES.INT32)
+    name = type_name(source.type)
+    expect(source.type in known, "an input in float32, or int32", name)
     expect(source.shape[:1] == (1,), "an input of one sample", source.shape)
     fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
     expect(fits, "different outputs that operators make", outputs)
@@ -180,38 +213,37 @@ def _check_batch(nodes: Iterable[Node]) -> None:
     """Checks that samples stay apart: a file runs at any batch size.
 
     The first axis of a computed tensor is the batch, or some rows for each sample, as
-    of a dense layer over a sequence; rules leave it alone. What is unpacked from the
-    file is for multiplications alone, as their kernels.
+    of a dense layer over a sequence; rules leave it alone. In float samples may meet,
+    which rules note. What is unpacked from the file is for what computes in float.
     """
-    unpacked: set[int] = set()
     for node in nodes:
-        is_unpacking = node.name == "DEQUANTIZE" and node.data[0].values is not None
-        if is_unpacking:
-            unpacked.add(id(node.output))
+        fixed, places = node.fixed, [*range(len(node.data))]
+        if node.name == "DEQUANTIZE" and fixed:
             continue
-        fixed = [
-            place
-            for place, one in enumerate(node.data)
-            if one.values is not None or id(one) in unpacked
-        ]
-        multiplies = node.row.shape is CostShape.KERNEL
-        fits = fixed == list(range(1, len(node.data))) if multiplies else not fixed
+        if node.row.shape is CostShape.KERNEL:
+            fits = fixed == places[1:]
+        else:
+            is_table = node.name == "GATHER" and fixed == [0]
+            fits = node.is_float or not fixed or is_table
         node.expect(fits, "samples, and kernels from the file", f"those at {fixed}")
-        node.expect(bool(node.output.shape), "an axis of samples", node.output.shape)
+        is_scalar = not node.output.shape and not node.is_float
+        node.expect(not is_scalar, "an axis of samples", node.output.shape)
 
 
 def _check_node(node: Node) -> None:
     """Checks types, shape and grid of what an operator makes."""
     _check_types(node)
-    shape = RULES[node.name](node)
-    node.expect(node.output.shape == shape, f"the shape {shape}", node.output.shape)
+    made = RULES[node.name](node)
+    shapes = made if isinstance(made, list) else [made] * len(node.outputs)
+    for one, shape in zip(node.outputs, shapes, strict=True):
+        node.expect(one.shape == shape, f"the shape {shape}", one.shape)
     if node.output.type != _TYPES.INT8 or node.data[0].type != _TYPES.INT8:
         return
     grid = _grid(node.output)
     if node.name in _FIXED_GRIDS:
         node.expect(grid == _FIXED_GRIDS[node.name], "TFLite's fixed grid", grid)
     elif node.row.grid in (Grid.KEPT, Grid.INPUT):
-        grids = {_grid(one) for one in node.data}
+        grids = {_grid(one) for one in node.data if one.type in GRIDDED}
         node.expect(grids == {grid}, f"the grid {grid}", grids)
     else:
         _check_ratio(node)
@@ -220,6 +252,8 @@ def _check_node(node: Node) -> None:
 def _check_types(node: Node) -> None:
     """Checks the types of data, and that integers have steps."""
     x, output = node.data[0], node.output
+    fits = node.is_float or not node.row.is_float
+    node.expect(fits, "operands in float", type_name(output.type))
     if node.row.shape is CostShape.KERNEL:
         is_float = output.type == _TYPES.FLOAT32
         kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS[node.name]
@@ -236,16 +270,23 @@ def _check_types(node: Node) -> None:
             fits = bias.type == kind and bias.values is not None
             node.expect(fits, "a stored bias of its type", type_name(bias.type))
         integers = () if is_float else (x, kernel, output)
+    elif node.is_float:
+        check_float_types(node)
+        integers = ()
     else:
         taken, made = _BORDERS.get(node.name, ((_TYPES.INT8,), _TYPES.INT8))
-        fits = output.type == made and all(one.type in taken for one in node.data)
+        data = node.data
+        if node.name == "GATHER":
+            node.expect(data[1].type == _TYPES.INT32, "places in int32", data[1].type)
+            data = data[:1]
+        fits = output.type == made and all(one.type in taken for one in data)
         types = [one.type for one in (*node.data, output)]
         node.expect(
             fits,
             f"data of types {_types(taken)}, made {type_name(made)}",
             _types(types),
         )
-        integers = tuple(one for one in (*node.data, output) if one.type in GRIDDED)
+        integers = tuple(one for one in (*data, output) if one.type in GRIDDED)
         single = node.name == "DEQUANTIZE" or all(len(t.scale) == 1 for t in integers)
         node.expect(single, "one step of each tensor", "several")
     has_steps = all(len(one.scale) for one in integers)

@@ -33,6 +33,11 @@ _TILE: Final = (16, 8)
 _MAX_PATCHES: Final = 1 << 29
 
 
+# Axes of a kernel that are those of its window, by its rank.
+_WINDOW: Final = {4: (1, 3), 5: (0, 3)}
+_TRANSPOSED: Final = ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
+
+
 class Sizes:
     """Sums over the operators of a graph, which must not become too large.
 
@@ -60,7 +65,7 @@ class Sizes:
         """
         window = _window(node)
         found = (
-            node.output.size * ITEM_BITS[node.output.type] // 8,
+            sum(one.size * ITEM_BITS[one.type] // 8 for one in node.outputs),
             sum(one.size for one in node.data if one.values is None),
             _products(node, window),
             math.prod(node.output.shape[1:3]) * window if window > 1 else 0,
@@ -76,7 +81,7 @@ class Sizes:
 
     def _filling(self, node: Node, window: int) -> int:
         """Returns the bytes that a kernel takes beside those of the file."""
-        if node.row.shape is not CostShape.KERNEL:
+        if node.row.shape is not CostShape.KERNEL or node.row.is_float:
             return 0
         kernel = node.data[1]
         place = id(kernel) if kernel.values is None else ("stored", kernel.buffer)
@@ -89,10 +94,12 @@ def _products(node: Node, window: int) -> int:
     """Returns the multiplications of a kernel, or the values of windows."""
     if node.row.shape in (CostShape.WINDOW, CostShape.NEIGHBOURS):
         return node.output.size * window
+    if node.name == "BATCH_MATMUL":
+        return node.output.size * node.data[0].shape[-2 if node.options.adjX else -1]
     if node.row.shape is not CostShape.KERNEL:
         return 0
     # All of a kernel is multiplied at each place.
-    places = node.data[0] if node.name == "TRANSPOSE_CONV" else node.output
+    places = node.data[0] if node.name.endswith(_TRANSPOSED) else node.output
     return places.size // places.shape[-1] * node.data[1].size
 
 
@@ -102,8 +109,9 @@ def _window(node: Node) -> int:
         return 4
     if node.row.shape is CostShape.WINDOW:
         return int(node.options.filterHeight * node.options.filterWidth)
-    is_kernel = node.row.shape is CostShape.KERNEL and len(node.data[1].shape) == 4
-    return math.prod(node.data[1].shape[1:3]) if is_kernel else 1
+    if node.row.shape is not CostShape.KERNEL or len(node.data[1].shape) < 4:
+        return 1
+    return math.prod(node.data[1].shape[slice(*_WINDOW[len(node.data[1].shape)])])
 
 
 def _filled(node: Node, window: int) -> int:
@@ -124,8 +132,18 @@ def _filled(node: Node, window: int) -> int:
 def _patches(node: Node) -> int:
     """Returns the bytes of all windows of an image, where TFLite lays them out.
 
-    It does so for a convolution of packed kernels (``kernels/conv.cc``, im2col).
+    It does so for a convolution of packed kernels (``kernels/conv.cc``, im2col) and of
+    volumes, and for what transposed ones make in float.
     """
-    if node.name != "CONV_2D" or node.data[1].type not in PACKED_BITS:
+    if node.row.shape is not CostShape.KERNEL:
         return 0
-    return node.output.size // node.output.shape[-1] * math.prod(node.data[1].shape[1:])
+    kernel = node.data[1]
+    if node.name == "CONV_2D" and kernel.type in PACKED_BITS:
+        return node.output.size // node.output.shape[-1] * math.prod(kernel.shape[1:])
+    if node.name in _TRANSPOSED and node.is_float:
+        depth = kernel.shape[-1]
+        return 4 * node.data[0].size // depth * (kernel.size // depth)
+    if node.name == "CONV_3D":
+        channels = kernel.shape[-1]
+        return 4 * node.output.size // channels * (kernel.size // channels)
+    return 0

@@ -41,6 +41,11 @@ def _slice(site: Site) -> np.ndarray:
     return site.x[tuple(places)]
 
 
+@simulates("GATHER")
+def _gather(site: Site) -> np.ndarray:
+    return np.take(site.constant(0), np.asarray(site.inputs[1]), axis=0)
+
+
 @simulates("TRANSPOSE")
 def _transpose(site: Site) -> np.ndarray:
     return site.x.transpose(site.setting(1))

@@ -27,6 +27,7 @@ def _concatenate(node: Node) -> tuple[int, ...]:
     shapes = [one.shape for one in node.data]
     rank = len(shapes[0])
     (axis,) = axes_of(node, [node.options.axis], rank)
+    node.keep_apart(not node.fixed, "parts of samples", f"constants at {node.fixed}")
     others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
     fits = len(others) == 1 and all(len(shape) == rank for shape in shapes)
     node.expect(fits, f"tensors that differ along axis {axis} alone", shapes)
@@ -43,9 +44,9 @@ def _pad(node: Node) -> tuple[int, ...]:
         f"paddings of the shape {expected}",
         tensor and tensor.shape,
     )
-    widths = node.setting(1)
-    fits = all(0 <= one <= _MAX_SIDE for one in widths) and not any(widths[:2])
-    node.expect(fits, f"paddings of 0 to {_MAX_SIDE}, none of the batch", widths)
+    widths, expected = node.setting(1), f"paddings of 0 to {_MAX_SIDE}"
+    node.expect(all(0 <= one <= _MAX_SIDE for one in widths), expected, widths)
+    node.keep_apart(not any(widths[:2]), f"{expected}, none of the batch", widths)
     pairs = zip(widths[::2], widths[1::2], strict=True)
     return tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True))
 
@@ -56,10 +57,16 @@ def _reshape(node: Node) -> tuple[int, ...]:
     options = [] if node.options is None else integers(node.options.newShape)
     sizes = node.setting(1) if len(node.inputs) > 1 else options
     node.expect(options in ([], sizes), f"the shape {sizes}", options)
-    rest = math.prod(sizes[1:])
-    made = [x.size // max(rest, 1), *sizes[1:]] if sizes[:1] == [-1] else sizes
-    fits = min(made, default=0) > 0 and math.prod(made) == x.size
+    place = sizes.index(-1) if node.is_float and -1 in sizes else 0
+    rest = math.prod(sizes) // -1 if sizes[place : place + 1] == [-1] else 0
+    made = list(sizes)
+    if rest:
+        made[place] = x.size // max(rest, 1)
+    fits = all(size > 0 for size in made) and math.prod(made) == x.size
+    fits = fits and (bool(made) or node.is_float)
     node.expect(fits, f"a shape of {x.size} elements, at most the first -1", sizes)
+    if node.is_float:
+        node.keep_apart(sizes[:1] == [-1], "a shape for any number of samples", sizes)
     return tuple(made)
 
 
@@ -93,8 +100,8 @@ def _slice(node: Node) -> tuple[int, ...]:
     shrunk = options.shrinkAxisMask
     masked = shrunk & (options.beginMask | options.endMask)
     node.expect(not masked, "bounds of single indices", masked)
-    is_whole = options.beginMask & options.endMask & 1
-    node.expect(bool(is_whole) and steps[0] == 1, "all samples", (begins, ends, steps))
+    is_whole = bool(options.beginMask & options.endMask & 1) and steps[0] == 1
+    node.keep_apart(is_whole, "all samples", (begins, ends, steps))
     made: list[int] = []
     for axis, size in enumerate(shape):
         begin, end = _bounds(node, axis, size)
@@ -123,8 +130,9 @@ def _bounds(node: Node, axis: int, size: int) -> tuple[int, int]:
 @rules("TRANSPOSE")
 def _transpose(node: Node) -> tuple[int, ...]:
     shape, order = node.data[0].shape, node.setting(1)
-    is_order = sorted(order) == list(range(len(shape))) and order[0] == 0
-    node.expect(is_order, "an order of axes, that of samples first", order)
+    expected = "an order of axes, that of samples first"
+    node.expect(sorted(order) == list(range(len(shape))), expected, order)
+    node.keep_apart(order[:1] == [0], expected, order)
     return tuple(shape[axis] for axis in order)
 
 
@@ -132,7 +140,8 @@ def _transpose(node: Node) -> tuple[int, ...]:
 def _tile(node: Node) -> tuple[int, ...]:
     shape, copies = node.data[0].shape, node.setting(1)
     fits = len(copies) == len(shape) and all(1 <= one <= _MAX_SIDE for one in copies)
-    node.expect(fits and copies[0] == 1, "copies of each axis but the first", copies)
+    node.expect(fits, "copies of each axis but the first", copies)
+    node.keep_apart(copies[0] == 1, "copies of each axis but the first", copies)
     return tuple(size * one for size, one in zip(shape, copies, strict=True))
 
 

@@ -12,26 +12,37 @@ Source: the shape functions of TensorFlow Lite, ``kernels/*.cc`` (``Prepare``), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from matar_tf.operators import registrar
 from matar_tf.tflite._graph_nodes import GraphTensor, Node
 from matar_tf.tflite._schema import schema
 
-__all__ = ["RULES", "axes_of", "expect_rank", "rules"]
+__all__ = [
+    "RULES",
+    "axes_of",
+    "broadcast",
+    "check_padding",
+    "expect_function",
+    "expect_rank",
+    "rules",
+    "windows",
+]
 
 _FUSED: Final = (
     schema.ActivationFunctionType.NONE,
     schema.ActivationFunctionType.RELU,
     schema.ActivationFunctionType.RELU6,
 )
+_FUSED_IN_FLOAT: Final = (*_FUSED, schema.ActivationFunctionType.RELU_N1_TO_1)
 _MAX_STRIDE: Final = 1024  # also of dilations: beyond any image, far from overflows
 _MAX_ALPHA: Final = 1024.0
 _MAX_BETA: Final = 100.0
 
 
-Rule: TypeAlias = "Callable[[Node], tuple[int, ...]]"
+# Returns the shape of each output, or one that they all have.
+Rule: TypeAlias = "Callable[[Node], tuple[int, ...] | list[tuple[int, ...]]]"
 RULES: Final[dict[str, Rule]] = {}  # by the operator's name
 rules = registrar(RULES)
 
@@ -40,49 +51,58 @@ def expect_rank(node: Node, tensor: GraphTensor, rank: int) -> None:
     node.expect(len(tensor.shape) == rank, f"a tensor of rank {rank}", tensor.shape)
 
 
-def _expect_activation(node: Node) -> None:
+def expect_function(node: Node) -> None:
     kind = node.options.fusedActivationFunction
-    node.expect(kind in _FUSED, "a fused activation function that is known", kind)
+    known = _FUSED_IN_FLOAT if node.is_float else _FUSED
+    node.expect(kind in known, "a fused activation function that is known", kind)
 
 
-def _check_padding(node: Node) -> int:
+def check_padding(node: Node) -> int:
     padding = node.options.padding
     known = (schema.Padding.SAME, schema.Padding.VALID)
     node.expect(padding in known, "a padding that is known", padding)
     return padding
 
 
-def _check_steps(node: Node, what: str, pair: tuple[int, int]) -> None:
+def _check_steps(node: Node, what: str, pair: Sequence[int]) -> None:
     fits = all(1 <= one <= _MAX_STRIDE for one in pair)
     node.expect(fits, f"{what} of 1 to {_MAX_STRIDE}", pair)
 
 
-def _windows(node: Node, size: tuple[int, int]) -> tuple[int, int]:
+def _windows(node: Node, size: tuple[int, int]) -> tuple[int, ...]:
     """Returns height and width of what windows over an image make."""
-    options, image = node.options, node.data[0].shape
-    padding = _check_padding(node)
-    strides = (options.strideH, options.strideW)
+    options = node.options
     dilations = (
         getattr(options, "dilationHFactor", 1),
         getattr(options, "dilationWFactor", 1),
     )
+    return windows(node, size, (options.strideH, options.strideW), dilations)
+
+
+def windows(
+    node: Node, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns the sizes of what windows make, along the axes after that of samples."""
+    padding = check_padding(node)
     _check_steps(node, "strides", strides)
     _check_steps(node, "dilations", dilations)
     made: list[int] = []
-    for axis in (0, 1):
-        node.expect(size[axis] >= 1, "windows of at least 1", size)
-        extent, length = (size[axis] - 1) * dilations[axis] + 1, image[axis + 1]
+    for axis, (window, stride, dilation) in enumerate(
+        zip(size, strides, dilations, strict=True)
+    ):
+        node.expect(window >= 1, "windows of at least 1", size)
+        extent, length = (window - 1) * dilation + 1, node.data[0].shape[axis + 1]
         if padding == schema.Padding.SAME:
-            made.append(-(-length // strides[axis]))
+            made.append(-(-length // stride))
         else:
             node.expect(extent <= length, f"windows within {length}", extent)
-            made.append((length - extent) // strides[axis] + 1)
-    return made[0], made[1]
+            made.append((length - extent) // stride + 1)
+    return tuple(made)
 
 
 def _kernel(node: Node, rank: int) -> tuple[int, ...]:
     """Returns the shape of a kernel."""
-    _expect_activation(node)
+    expect_function(node)
     shape = node.data[1].shape
     node.expect(len(shape) == rank, f"a kernel of rank {rank}", shape)
     return shape
@@ -131,15 +151,14 @@ def _transposed_conv(node: Node) -> tuple[int, ...]:
     """The size of its output says which of those it is whose windows fit."""
     x, options = node.data[0], node.options
     expect_rank(node, x, 4)
-    kind = node.output.type
-    node.expect(kind == schema.TensorType.INT8, "outputs in int8", kind)
+    node.keep_apart(not node.is_float, "outputs in int8", node.output.type)
     channels, *size, depth = _kernel(node, 4)
     node.expect(x.shape[3] == depth, f"a kernel for {x.shape[3]} input channels", depth)
     _check_channels(node, channels, 0)
     made = node.setting(0)
     fits = len(made) == 4 and (made[0], made[3]) == (x.shape[0], channels)
     node.expect(fits, f"a shape of an image of {channels} channels", made)
-    _check_padding(node)
+    check_padding(node)
     strides = (options.strideH, options.strideW)
     _check_steps(node, "strides", strides)
     is_same = options.padding == schema.Padding.SAME
@@ -176,19 +195,25 @@ def _dense(node: Node) -> tuple[int, ...]:
 def _pool(node: Node) -> tuple[int, ...]:
     x, options = node.data[0], node.options
     expect_rank(node, x, 4)
-    _expect_activation(node)
+    expect_function(node)
     size = _windows(node, (options.filterHeight, options.filterWidth))
     return (x.shape[0], *size, x.shape[3])
 
 
 @rules("ADD", "MUL", "SUB")
 def _arithmetic(node: Node) -> tuple[int, ...]:
-    _expect_activation(node)
-    return _broadcast(node)
+    expect_function(node)
+    return _elementwise(node)
 
 
 @rules("MAXIMUM", "MINIMUM")
-def _broadcast(node: Node) -> tuple[int, ...]:
+def _extremes(node: Node) -> tuple[int, ...]:
+    return _elementwise(node)
+
+
+def _elementwise(node: Node) -> tuple[int, ...]:
+    if node.is_float:
+        return broadcast(node)
     a, b = (one.shape for one in node.data)
     fits = (a[:1], len(a)) == (b[:1], len(b)) and all(
         m == n or 1 in (m, n) for m, n in zip(a, b, strict=True)
@@ -197,6 +222,23 @@ def _broadcast(node: Node) -> tuple[int, ...]:
     return tuple(map(max, a, b))
 
 
+def broadcast(node: Node) -> tuple[int, ...]:
+    """Returns what float operands make together, of which some may be constants."""
+    shapes = [one.shape for one in node.data]
+    rank = max(map(len, shapes))
+    whole = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    made = tuple(max(sizes) for sizes in zip(*whole, strict=True))
+    fits = all(m in (1, n) for shape in whole for m, n in zip(shape, made, strict=True))
+    node.expect(fits, "operands that fit each other", shapes)
+    for place, shape in enumerate(shapes):
+        is_along = len(shape) == rank and shape[:1] == made[:1]
+        has_one = len(shape) < rank or shape[:1] == (1,)
+        holds = has_one if place in node.fixed else is_along
+        node.keep_apart(holds and rank > 0, "operands along one axis of samples", shape)
+    return made
+
+
+@rules("REDUCE_ALL", "REDUCE_ANY", "REDUCE_MIN", "REDUCE_PROD", "SUM")
 @rules("MEAN", "REDUCE_MAX")
 def _reduce(node: Node) -> tuple[int, ...]:
     shape = node.data[0].shape
@@ -207,13 +249,11 @@ def _reduce(node: Node) -> tuple[int, ...]:
 
 
 def axes_of(node: Node, axes: list[int], rank: int) -> set[int]:
-    """Returns axes, counted from the front; none is that of the batch."""
+    """Returns axes, counted from the front; none is that of samples."""
     found = {axis % rank for axis in axes if -rank <= axis < rank}
-    node.expect(
-        0 < len(found) == len(axes) and 0 not in found,
-        f"different axes of 1 to {rank - 1}",
-        axes,
-    )
+    expected = f"different axes of 1 to {rank - 1}"
+    node.expect(0 < len(found) == len(axes), expected, axes)
+    node.keep_apart(0 not in found, expected, axes)
     return found
 
 
@@ -226,9 +266,10 @@ def _leaky(node: Node) -> tuple[int, ...]:
 
 @rules("SOFTMAX")
 def _softmax(node: Node) -> tuple[int, ...]:
-    beta = node.options.beta
+    beta, shape = node.options.beta, node.data[0].shape
     node.expect(0 < beta <= _MAX_BETA, f"a beta in 0..{_MAX_BETA}", beta)
-    return node.data[0].shape
+    node.keep_apart(len(shape) > 1, "an axis beside that of samples", shape)
+    return shape
 
 
 @rules("QUANTIZE", "DEQUANTIZE", "RELU", "RELU6")

@@ -19,6 +19,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "PACKED_BITS",
     "CheckedModel",
+    "OneSampleModel",
     "add_tensor",
     "bias_of",
     "check_builtin",
@@ -64,9 +65,13 @@ _DTYPES = {
     schema.TensorType.INT8: np.int8,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.BOOL: np.bool_,
+    schema.TensorType.INT64: np.int64,
 }
 COMPUTE_OPS = tuple(
-    name for name, row in OPERATORS.items() if row.shape is CostShape.KERNEL
+    name
+    for name, row in OPERATORS.items()
+    if row.shape is CostShape.KERNEL and not row.is_float
 )
 
 
@@ -77,6 +82,10 @@ class CheckedModel(bytes):
     `matar_tf.tflite._graph_rules.find_fault` finds nothing, or of one that follows from
     such a graph: no bytes of a stranger reach an interpreter of this process.
     """
+
+
+class OneSampleModel(CheckedModel):
+    """One that is run one sample at a time: in some operators samples would meet."""
 
 
 def parse_model(content: bytes) -> Any:

@@ -104,7 +104,7 @@ class ModelBuilder:
         model, storages = self.fill(policy, profile=profile)
         add_metadata(model, self.describe(policy, storages, metadata, profile=profile))
         compact(model)
-        return CheckedModel(write_model(model))
+        return type(self._template.content)(write_model(model))
 
     @property
     def space(self) -> PolicySpace:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import DataError, ExportError
-from matar_tf.tflite._graph_rules import find_fault
+from matar_tf.tflite._graph_rules import examine, find_fault, written
 from matar_tf.tflite._interpreters import (
     check_runtime,
     load_interpreter,
@@ -18,10 +18,10 @@ from matar_tf.tflite._memory import bytes_of_sample, products_of_sample
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
+    OneSampleModel,
     check_builtin,
     op_name,
     parse_model,
-    write_model,
 )
 
 __all__ = [
@@ -64,6 +64,7 @@ class Runner:
     def __init__(
         self, content: bytes, *, runtime: str = "litert", num_threads: int = 1
     ) -> None:
+        content, _ = _vetted(content)
         self._interpreter = make_interpreter(content, runtime, num_threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -167,6 +168,8 @@ class Runner:
 
 def _largest_batch(interpreter: Any, content: bytes, runtime: str) -> int:
     """Returns how many samples may run at a time, at least 1."""
+    if isinstance(content, OneSampleModel):
+        return 1
     if runtime == "tflite_runtime" and _is_of_one_sample(content):
         return 1
     if isinstance(interpreter, Sandbox):
@@ -199,6 +202,22 @@ def foreign_reason(model: Any) -> str | None:
     return find_fault(model, max_products=_QUICK_PRODUCTS)
 
 
+def _vetted(content: bytes) -> tuple[bytes, str | None]:
+    """Returns a file in a form that may run in this process, or why it may not.
+
+    Raises:
+      ExportError: If it is damaged or has operators that are not builtin.
+    """
+    if isinstance(content, CheckedModel):
+        return content, None
+    model = parse_model(content)
+    check_builtin(model)
+    fault, is_of_one_sample = examine(model, max_products=_QUICK_PRODUCTS)
+    if fault is not None:
+        return content, fault
+    return written(model, is_of_one_sample=is_of_one_sample), None
+
+
 def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
     """Returns an interpreter of a file, its tensors allocated.
 
@@ -213,16 +232,10 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
             f"Expected 1 to {MAX_THREADS} threads of an interpreter, got {num_threads}."
         )
     check_runtime(runtime)
-    if not isinstance(content, CheckedModel):
-        model = parse_model(content)
-        check_builtin(model)
-        fault = foreign_reason(model)
-        if fault is not None:
-            known = products_of_sample(model)
-            return Sandbox(
-                content, runtime, num_threads, reason=fault, num_products=known
-            )
-        content = CheckedModel(write_model(model))
+    content, fault = _vetted(content)
+    if fault is not None:
+        known = products_of_sample(parse_model(content))
+        return Sandbox(content, runtime, num_threads, reason=fault, num_products=known)
     make = load_interpreter(runtime)
     try:
         interpreter = make(model_content=content, num_threads=num_threads)
