@@ -130,39 +130,15 @@ class TestTrust:
     def test_the_format_is_that_of_the_specification(
         self, name: str, mine: Path
     ) -> None:
-        program = [sys.executable, "-m", "model_signing"]
         path, signature = mine / name, signature_path(mine / name)
-        words = ["--signature", str(signature)]
-        trusted, private = str(mine / "maker.pub"), str(mine / "maker.key")
-        done = subprocess.run(
-            [
-                *program,
-                "verify",
-                "key",
-                str(path),
-                *words,
-                "--public_key",
-                str(mine / "maker.pub"),
-            ],
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+
+        def run(what: str, key: list[Path | str]) -> None:
+            words = [what, "key", path, "--signature", signature, *key]
+            subprocess.run([sys.executable, "-m", "model_signing", *words], check=True)
+
+        run("verify", ["--public_key", mine / "maker.pub"])
         signature.unlink()
-        subprocess.run(
-            [
-                *program,
-                "sign",
-                "key",
-                str(path),
-                *words,
-                "--private_key",
-                str(mine / "maker.key"),
-            ],
-            capture_output=True,
-            check=True,
-        )
+        run("sign", ["--private_key", mine / "maker.key"])
         assert check_signature(path, mine / "maker.pub").startswith("key sha256:")
 
 
