@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from matar_tf.api import export as export
     from matar_tf.api import inspect as inspect
     from matar_tf.api import load_artifact as load_artifact
+    from matar_tf.api import model_card as model_card
     from matar_tf.api import report as report
     from matar_tf.api import retarget as retarget
     from matar_tf.api import search as search
     from matar_tf.artifact import write_artifact as write_artifact
+    from matar_tf.card import ModelCard as ModelCard
     from matar_tf.data import Data as Data
     from matar_tf.errors import MatarError as MatarError
     from matar_tf.errors import MatarWarning as MatarWarning
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import summary as summary
     from matar_tf.keras import to_keras3 as to_keras3
     from matar_tf.policy import Policy as Policy
+    from matar_tf.signing import sign_artifact as sign_artifact
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
     from matar_tf.targets import load_target as load_target
@@ -65,6 +68,7 @@ _HOMES = {
     "MatarWarning": "errors",
     "MatarQuantizeConfig": "keras",
     "MatarQuantizeScheme": "keras",
+    "ModelCard": "card",
     "Policy": "policy",
     "PolicyMetrics": "keras",
     "PolicyRandomizer": "keras",
@@ -82,6 +86,7 @@ _HOMES = {
     "load_artifact": "api",
     "load_model": "keras",
     "load_target": "targets",
+    "model_card": "api",
     "package": "keras",
     "policy_space": "keras",
     "quantize_model": "keras",
@@ -90,6 +95,7 @@ _HOMES = {
     "retarget": "api",
     "search": "api",
     "set_policy": "keras",
+    "sign_artifact": "signing",
     "summary": "keras",
     "to_keras3": "keras",
     "write_artifact": "artifact",

@@ -26,6 +26,7 @@ from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy
 from matar_tf.pricing import estimate as _estimate
 from matar_tf.pricing.model import Cost
+from matar_tf.reporting.card_page import model_card as _card_of
 from matar_tf.reporting.shown import ShownMatrix, ShownResult
 from matar_tf.results import Candidate
 from matar_tf.run.costs import cost_matrix
@@ -57,6 +58,7 @@ __all__ = [
     "export",
     "inspect",
     "load_artifact",
+    "model_card",
     "report",
     "retarget",
     "search",
@@ -318,6 +320,18 @@ def inspect(model: ModelLike) -> ModelInfo:
       ExportError: If the file was not exported by matar_tf.
     """
     return inspect_model(_model(model))
+
+
+def model_card(network: Network) -> str:
+    """Returns the card of an artifact in Markdown: what its maker says, its figures.
+
+    Args:
+      network: What `load_artifact` returned, or its path.
+
+    Raises:
+      ArtifactError: If it is none, or holds something else as a card.
+    """
+    return _card_of(_network(network))
 
 
 def report(run: str | Path) -> RunReport:

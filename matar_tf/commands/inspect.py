@@ -1,7 +1,12 @@
-"""Prints what is in an exported ``.tflite`` file. Needs no TensorFlow."""
+"""Prints what is in an exported ``.tflite`` file, or the card of an artifact.
+
+Of a file the metadata and one row per operator; of an artifact, in Markdown, what its
+maker says of it, and its figures. Needs no TensorFlow.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands import _flags
@@ -12,13 +17,21 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
+_SUFFIX: Final = ".matar"  # of artifacts
+
 
 def _define(values: FlagValues) -> None:
-    _flags.model(values, "Path of the .tflite file.")
+    _flags.model(values, "Path of the .tflite file, or of the artifact.")
 
 
 def _run(given: Given) -> int:
-    """Prints the metadata and one row per operator."""
+    """Prints what is there."""
+    path = Path(given.model)
+    if path.is_dir() or path.suffix == _SUFFIX:
+        from matar_tf.api import model_card
+
+        print(model_card(path), end="")
+        return 0
     from matar_tf.tflite.export import read_model
     from matar_tf.tflite.inspect import inspect_model
 

@@ -13,12 +13,45 @@ from matar_tf.commands._command import Command, Given
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
+    from matar_tf.artifact import Artifact
+
 __all__ = ["COMMAND"]
+
+_TRAVELS: Final = {
+    "manifest.json": "policies, costs, figures, provenance and card",
+    "template.tflite": "the graph, without its numbers",
+    "parameters.npz": "the trained numbers",
+    "network.json": "the Keras network; leave it out with --nonetwork",
+    "network.npz": "its weights",
+    "calibration.npz": "samples to calibrate on",
+}
+_CARD: Final = {
+    "description": "what the network does",
+    "intended_use": "what it is meant for, and what not",
+    "author": "who made it",
+    "license": "under which terms it may be used",
+    "training_data": "what it was trained on",
+    "preprocessing": "how samples become what it takes",
+}
 
 
 def _define(values: FlagValues) -> None:
     _flags.model(values, "Path of the saved model.")
     _flags.output(values, "Artifact to write: a directory or a .matar file.")
+    flags.DEFINE_bool(
+        "network",
+        True,
+        "Whether the Keras network travels, to train on and to compare with.",
+        flag_values=values,
+    )
+    for name, what in _CARD.items():
+        flags.DEFINE_string(name, "", f"For the card: {what}.", flag_values=values)
+    flags.DEFINE_list(
+        "class_names",
+        [],
+        "For the card: what the classes are called, in order.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "sign",
         None,
@@ -35,12 +68,17 @@ def _define(values: FlagValues) -> None:
 
 
 def _run(given: Given) -> int:
-    """Packages; prints the size of the policy space."""
+    """Packages; prints what travels, and what is not said."""
     from matar_tf.artifact import check_free, write_artifact
+    from matar_tf.card import ModelCard
     from matar_tf.errors import ArtifactError, ModelError
     from matar_tf.run.settings import now
     from matar_tf.signing import sign_artifact
 
+    card = ModelCard(
+        class_names=tuple(given.class_names),
+        **{name: getattr(given, name) for name in _CARD},
+    )
     check_free(given.output, overwrite=given.overwrite)
     if given.certificates is not None and given.sign is None:
         raise ArtifactError(
@@ -54,9 +92,15 @@ def _run(given: Given) -> int:
     # Losses and optimizers may be of the user's own, and are not needed.
     model = keras.load_model(given.model, compile=False)
     provenance = {"command": given.command, "created": now()}
-    artifact = keras.package(model, provenance=provenance)
+    artifact = keras.package(
+        model, provenance=provenance, card=card, include_network=given.network
+    )
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
+    _print_members(artifact)
+    missing = [name for name in (*_CARD, "class_names") if not getattr(given, name)]
+    if missing:
+        print(f"  its card does not say: {', '.join(missing)}")
     print(f"artifact {given.output} sha256:{digest}")
     if given.sign is not None:
         signature = sign_artifact(
@@ -64,6 +108,12 @@ def _run(given: Given) -> int:
         )
         print(f"signature {signature}")
     return 0
+
+
+def _print_members(artifact: Artifact) -> None:
+    """Prints what travels, with its size."""
+    for name, content in artifact.members().items():
+        print(f"  {name:16s} {len(content):>12,d} bytes  {_TRAVELS[name]}")
 
 
 COMMAND: Final = Command(

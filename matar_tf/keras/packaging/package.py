@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
+from matar_tf.card import CARD_KEY, ModelCard
 from matar_tf.errors import ArtifactError
 from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.calibration import calibration_record
@@ -31,7 +32,7 @@ from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
 
-_KNOWN: Final = ("versions", "calibration_digest", "calibration_samples")
+_KNOWN: Final = ("versions", "calibration_digest", "calibration_samples", CARD_KEY)
 
 
 def package(
@@ -39,6 +40,7 @@ def package(
     *,
     accuracy: Mapping[str, Mapping[str, float]] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    card: ModelCard | None = None,
     include_network: bool = True,
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
@@ -51,6 +53,7 @@ def package(
       provenance: JSON object that says how the model was made; added to what is known
         here: versions of packages, digest and number of the samples given to
         `calibrate` in this process, and, if it names none, the command.
+      card: What those should know who retarget it, or None.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
@@ -73,12 +76,14 @@ def package(
         template=template.content,
         template_map=template.places,
         accuracy={} if accuracy is None else accuracy,
-        provenance=_provenance(model, {} if provenance is None else provenance),
+        provenance=_provenance(model, {} if provenance is None else provenance, card),
         extras=extras,
     )
 
 
-def _provenance(model: KerasModel, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def _provenance(
+    model: KerasModel, given: Mapping[str, Any], card: ModelCard | None
+) -> Mapping[str, Any]:
     """Returns what is put on record of how a model was made."""
     if not isinstance(given, Mapping):
         return given  # which the artifact refuses
@@ -89,7 +94,8 @@ def _provenance(model: KerasModel, given: Mapping[str, Any]) -> Mapping[str, Any
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
     known = {"versions": training_versions(), **calibration_record(model)}
-    return {"command": "matar_tf.package", **known, **given}
+    cards = {} if card is None else {CARD_KEY: card.to_json()}
+    return {"command": "matar_tf.package", **known, **given, **cards}
 
 
 def extract_parameters(model: KerasModel) -> Parameters:
