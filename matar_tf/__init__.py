@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import summary as summary
     from matar_tf.keras import to_keras3 as to_keras3
     from matar_tf.policy import Policy as Policy
+    from matar_tf.run.measure import measure as measure
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
     from matar_tf.targets import load_target as load_target
@@ -82,6 +83,7 @@ _HOMES = {
     "load_artifact": "api",
     "load_model": "keras",
     "load_target": "targets",
+    "measure": "run.measure",
     "package": "keras",
     "policy_space": "keras",
     "quantize_model": "keras",

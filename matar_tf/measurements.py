@@ -26,6 +26,7 @@ from matar_tf.space import PolicySpace
 __all__ = [
     "DIVERGENCE",
     "MAX_POLICIES",
+    "MIN_LEVELS",
     "MIN_POLICIES",
     "NUM_HALVES",
     "Levels",
@@ -34,7 +35,8 @@ __all__ = [
 
 DIVERGENCE: Final = "divergence"  # from the widest policy's outputs
 NUM_HALVES: Final = 2
-MIN_POLICIES: Final = 12
+MIN_POLICIES: Final = 8
+MIN_LEVELS: Final = 2
 MAX_POLICIES: Final = 2048  # what a predictor learns from within seconds
 _MAX_SAMPLES: Final = 1 << 40
 _SCHEMA_VERSION: Final = 1
@@ -67,7 +69,7 @@ class Levels:
     num_samples: int
 
     def __post_init__(self) -> None:
-        _check_policies(self.policies, 2)
+        _check_policies(self.policies, MIN_LEVELS)
         _check_count(self.num_samples, 0)
         shape = (len(self.policies),)
         object.__setattr__(self, "metrics", _checked(self.metrics, shape))

@@ -64,7 +64,7 @@ def test_samples_held_out_need_no_levels() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"policies": ["888"]}, "Expected 12 to 2048 measured policies, got 1"),
+        ({"policies": ["888"]}, "Expected 8 to 2048 measured policies, got 1"),
         ({"policies": ["888", "888", *document()["policies"][2:]]}, "twice"),
         ({"policies": ["88", *document()["policies"][1:]]}, "Expected 3 digits"),
         ({"policies": [888, *document()["policies"][1:]]}, "Expected 3 digits"),

@@ -9,6 +9,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
+from matar_tf.commands._measuring import define_measuring, measured
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -31,13 +32,24 @@ def _define(values: FlagValues) -> None:
         "PEM file of the signer's certificate and those that certify it, for --sign.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "measure",
+        None,
+        "Policies to measure on --data, so that others can search without data; "
+        "default: none.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    define_measuring(values)
+    _flags.data(values, default=None, otherwise="; for --measure")
+    _flags.num_samples(values)
     _flags.overwrite(values)
 
 
 def _run(given: Given) -> int:
     """Packages; prints the size of the policy space."""
     from matar_tf.artifact import check_free, write_artifact
-    from matar_tf.errors import ArtifactError, ModelError
+    from matar_tf.errors import ArtifactError, DataError, ModelError
     from matar_tf.run.settings import now
     from matar_tf.signing import sign_artifact
 
@@ -48,6 +60,11 @@ def _run(given: Given) -> int:
         )
     if not Path(given.model).exists():
         raise ModelError(f"Expected a saved model at {given.model}, found nothing.")
+    if (given.measure is None) != (given.data is None):
+        raise DataError(
+            "Expected --measure and --data together, or neither, got one of the two; "
+            "say how many policies to measure on which samples."
+        )
 
     from matar_tf import keras
 
@@ -55,6 +72,8 @@ def _run(given: Given) -> int:
     model = keras.load_model(given.model, compile=False)
     provenance = {"command": given.command, "created": now()}
     artifact = keras.package(model, provenance=provenance)
+    if given.measure is not None:
+        artifact = measured(artifact, given, given.measure)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
     print(f"artifact {given.output} sha256:{digest}")

@@ -1128,7 +1128,14 @@ class TestPackage:
         assert call("package", **values) == 0
         assert "policies" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "package", **values)
-        assert call("package", **values, overwrite=True) == 0
+        data = few_digits()
+        np.savez(tmp_path / "data.npz", x_test=data.x_test, y_test=data.y_test)
+        values |= {"data": str(tmp_path / "data.npz"), "measure": 12}
+        assert call("package", **values, num_samples=20, overwrite=True) == 0
+        assert "12 policies measured on 20 samples" in capsys.readouterr().out
+        artifact = read_artifact(tmp_path / "net.matar")
+        assert artifact.measurements is not None
+        assert artifact.measurements.num_samples == 20
 
     def test_a_model_compiled_with_a_loss_of_ones_own(self, tmp_path: Path) -> None:
         def own_loss(labels: Any, outputs: Any) -> Any:
