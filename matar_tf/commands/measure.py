@@ -26,6 +26,7 @@ __all__ = ["COMMAND"]
 def _define(values: FlagValues) -> None:
     _flags.artifact(values)
     _flags.expect_digest(values)
+    _flags.trust(values)
     _flags.output(values, "Artifact to write: a directory or a .matar file.")
     _flags.data(values, default=None)
     _flags.num_samples(values)
@@ -45,7 +46,7 @@ def _run(given: Given) -> int:
     from matar_tf.artifact import check_free, write_artifact
 
     check_free(given.output, overwrite=given.overwrite)
-    artifact = open_artifact(given.artifact, given.expect_digest)
+    artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     artifact = measured(artifact, given, given.num_policies)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"artifact {given.output} sha256:{digest}")
