@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import summary as summary
     from matar_tf.keras import to_keras3 as to_keras3
     from matar_tf.policy import Policy as Policy
+    from matar_tf.run.measure import measure as measure
     from matar_tf.signing import sign_artifact as sign_artifact
     from matar_tf.space import PolicySpace as PolicySpace
     from matar_tf.targets import list_targets as list_targets
@@ -87,6 +88,7 @@ _HOMES = {
     "load_model": "keras",
     "load_target": "targets",
     "model_card": "api",
+    "measure": "run.measure",
     "package": "keras",
     "policy_space": "keras",
     "quantize_model": "keras",

@@ -22,10 +22,12 @@ from matar_tf.errors import ArtifactError, MatarError, printable, shown
 from matar_tf.io.archive import MAX_ARRAY_BYTES, Members, check_arrays, check_size
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import MAX_JSON_BYTES, JsonReader
+from matar_tf.measurements import Measurements
 from matar_tf.members import MEMBERS, SUFFIX, open_artifact, read_member
 from matar_tf.packaged import (
     DIGEST_KEY,
     MANIFEST,
+    MEASUREMENTS,
     PARAMETERS,
     SCHEMA_VERSION,
     TEMPLATE,
@@ -205,6 +207,7 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
         _check_places(places, space, path)
         checked = Template.of(template, places)
     rest = _read_rest(members, len(template), path, digests)
+    measured = rest.pop(MEASUREMENTS, None)
     with _naming_contradictions(path):
         artifact = Artifact(
             space=space,
@@ -215,6 +218,9 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
             accuracy=manifest["accuracy"],
             provenance=manifest["provenance"],
             extras=rest,
+            measurements=None
+            if measured is None
+            else Measurements.from_json(_READER.parse(measured, MEASUREMENTS), space),
             name=printable(path.stem),
             source=source,
         )

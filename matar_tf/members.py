@@ -12,12 +12,18 @@ from typing import Any, Final
 from matar_tf.errors import ArtifactError, shown
 from matar_tf.io.archive import Members, check_size, open_members
 from matar_tf.io.files import read_at_most
-from matar_tf.packaged import MANIFEST, OPTIONAL, PARAMETERS, TEMPLATE
+from matar_tf.packaged import (
+    MANIFEST,
+    MEASUREMENTS,
+    OPTIONAL,
+    PARAMETERS,
+    TEMPLATE,
+)
 
 __all__ = ["MEMBERS", "SUFFIX", "open_artifact", "read_member"]
 
 SUFFIX: Final = ".matar"
-MEMBERS: Final = frozenset({MANIFEST, TEMPLATE, PARAMETERS, *OPTIONAL})
+MEMBERS: Final = frozenset({MANIFEST, TEMPLATE, PARAMETERS, MEASUREMENTS, *OPTIONAL})
 # What makes a folder a repository of a hub, or signed: never read.
 _BESIDE: Final = ("README.md", "LICENSE", ".gitattributes", "model.sig")
 _FOLDERS_BESIDE: Final = (".git", ".cache")

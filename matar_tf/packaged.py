@@ -16,6 +16,7 @@ import numpy as np
 from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader, json_text
+from matar_tf.measurements import Measurements
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
@@ -24,6 +25,7 @@ from matar_tf.workload import Workload
 __all__ = [
     "DIGEST_KEY",
     "MANIFEST",
+    "MEASUREMENTS",
     "OPTIONAL",
     "PARAMETERS",
     "SCHEMA_VERSION",
@@ -39,6 +41,7 @@ SCHEMA_VERSION: Final = 4
 MANIFEST: Final = "manifest.json"
 TEMPLATE: Final = "template.tflite"
 PARAMETERS: Final = "parameters.npz"
+MEASUREMENTS: Final = "measurements.json"
 OPTIONAL: Final = ("network.json", "network.npz", "calibration.npz")
 DIGEST_KEY: Final = "manifest_sha256"  # of the manifest, of all its other keys
 
@@ -79,6 +82,7 @@ class Artifact:
       accuracy: Metrics that the developer measured, by name (``float``, ``w8a8``).
       provenance: Recipe, seed, versions and command that made the network.
       extras: Optional members by file name, such as ``network.json``.
+      measurements: What the developer measured of many policies, or None.
       name: What the network is called where it is shown: that of the file it was read
         from.
       source: That file; None for a network that was packaged here.
@@ -87,6 +91,7 @@ class Artifact:
       ArtifactError: If accuracy is not finite numbers by policy and metric, shares
         within 0..1, or provenance is no JSON object, or both are more than a million
         values and characters.
+      PolicyError: If a measured policy is not of the space.
     """
 
     space: PolicySpace
@@ -97,6 +102,7 @@ class Artifact:
     accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
+    measurements: Measurements | None = None
     name: str = "network"
     source: Source | None = None
 
@@ -117,6 +123,8 @@ class Artifact:
         _check_json({"accuracy": accuracy, "provenance": provenance})
         object.__setattr__(self, "accuracy", accuracy)
         object.__setattr__(self, "provenance", provenance)
+        if self.measurements is not None:
+            self.measurements.check_space(self.space)
 
     def __repr__(self) -> str:
         workload, space = self.workload, self.space
@@ -140,6 +148,8 @@ class Artifact:
             + note
             for name, row in self.accuracy.items()
         ]
+        if self.measurements is not None:
+            lines.append(f"  {self.measurements}")
         return "\n".join(lines)
 
     @property
@@ -166,6 +176,9 @@ class Artifact:
             PARAMETERS: self.parameters.to_npz(),
             **self.extras,
         }
+        if self.measurements is not None:
+            document = self.measurements.to_json(self.space)
+            members[MEASUREMENTS] = json.dumps(document, allow_nan=False).encode()
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "space": self.space.to_json(),
@@ -185,9 +198,9 @@ class Artifact:
     def digest(self) -> str:
         """Returns the SHA-256 of what decides the accuracy of a policy.
 
-        Provenance and the accuracy table do not count: the same network packaged
-        again keeps its digest, and with it its stored evaluations. What it costs
-        follows from the template, which counts.
+        Provenance, the accuracy table and measurements do not count: the same network
+        packaged again keeps its digest, and with it its stored evaluations. What it
+        costs follows from the template, which counts.
         """
         total = hashlib.sha256()
         for part in (

@@ -14,6 +14,7 @@ COMMANDS: Final = MappingProxyType(
     {
         "train": "train a recipe and package the artifact (needs TensorFlow)",
         "package": "package a trained Keras model as an artifact (needs TensorFlow)",
+        "measure": "measure policies of an artifact, so that others need no data",
         "search": "search policies of an artifact for targets, and export them",
         "export": "export one policy of an artifact as a .tflite file",
         "evaluate": "run a .tflite file: accuracy, size, latency",

@@ -27,7 +27,9 @@ __all__ = [
     "profile",
     "recipe",
     "seed",
+    "store",
     "targets",
+    "trained_on",
     "trust",
 ]
 
@@ -147,6 +149,27 @@ def seed(values: FlagValues, what: str) -> None:
     """Defines ``--seed``."""
     flags.DEFINE_integer(
         "seed", 0, f"Seed of {what}.", lower_bound=0, flag_values=values
+    )
+
+
+def trained_on(values: FlagValues) -> None:
+    """Defines ``--trained_on``."""
+    flags.DEFINE_bool(
+        "trained_on",
+        False,
+        "The network was trained on the samples: measure the training samples of "
+        "--data; uniform policies of the accuracy table set the scale.",
+        flag_values=values,
+    )
+
+
+def store(values: FlagValues, what: str) -> None:
+    """Defines ``--store``; `what` says of whom, and what is done without it."""
+    flags.DEFINE_string(
+        "store",
+        None,
+        f"Evaluation store (SQLite) to read and extend, {what}.",
+        flag_values=values,
     )
 
 

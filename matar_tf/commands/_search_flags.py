@@ -28,12 +28,9 @@ def define_search_flags(values: FlagValues) -> None:
     _define_aims(values)
     _define_efforts(values)
     _define_workers(values)
-    flags.DEFINE_string(
-        "store",
-        None,
-        "Evaluation store (SQLite) to read and extend, shared by any number of runs; "
-        "default: one of this run alone, in --output.",
-        flag_values=values,
+    _flags.store(
+        values,
+        "shared by any number of runs; default: one of this run alone, in --output",
     )
     _flags.profile(values)
     _flags.compare(values, "auto", ["auto", "keras", "none"])

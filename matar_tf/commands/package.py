@@ -9,6 +9,7 @@ from absl import flags
 
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
+from matar_tf.commands._measuring import define_measuring, measured
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND"]
 
 _TRAVELS: Final = {
+    "measurements.json": "figures of policies, for searches without data",
     "manifest.json": "policies, costs, figures, provenance and card",
     "template.tflite": "the graph, without its numbers",
     "parameters.npz": "the trained numbers",
@@ -64,6 +66,17 @@ def _define(values: FlagValues) -> None:
         "PEM file of the signer's certificate and those that certify it, for --sign.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "measure",
+        None,
+        "Policies to measure on --data, so that others can search without data; "
+        "default: none.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    define_measuring(values)
+    _flags.data(values, default=None, otherwise="; for --measure")
+    _flags.num_samples(values)
     _flags.overwrite(values)
 
 
@@ -71,7 +84,7 @@ def _run(given: Given) -> int:
     """Packages; prints what travels, and what is not said."""
     from matar_tf.artifact import check_free, write_artifact
     from matar_tf.card import ModelCard
-    from matar_tf.errors import ArtifactError, ModelError
+    from matar_tf.errors import ArtifactError, DataError, ModelError
     from matar_tf.run.settings import now
     from matar_tf.signing import sign_artifact
 
@@ -86,6 +99,11 @@ def _run(given: Given) -> int:
         )
     if not Path(given.model).exists():
         raise ModelError(f"Expected a saved model at {given.model}, found nothing.")
+    if (given.measure is None) != (given.data is None):
+        raise DataError(
+            "Expected --measure and --data together, or neither, got one of the two; "
+            "say how many policies to measure on which samples."
+        )
 
     from matar_tf import keras
 
@@ -95,6 +113,8 @@ def _run(given: Given) -> int:
     artifact = keras.package(
         model, provenance=provenance, card=card, include_network=given.network
     )
+    if given.measure is not None:
+        artifact = measured(artifact, given, given.measure)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
     _print_members(artifact)

@@ -21,6 +21,7 @@ _TITLES: Final = {
     "preprocessing": "Preprocessing",
 }
 _TRAVELS: Final = {
+    "measurements.json": "figures of policies, for searches without data",
     "network.json": "the Keras network, to train on",
     "network.npz": "its weights",
     "calibration.npz": "samples to calibrate on",

@@ -1128,7 +1128,41 @@ class TestPackage:
         assert call("package", **values) == 0
         assert "policies" in capsys.readouterr().out
         assert "--overwrite" in fails(capsys, "package", **values)
-        assert call("package", **values, overwrite=True) == 0
+        data = few_digits()
+        np.savez(tmp_path / "data.npz", x_test=data.x_test, y_test=data.y_test)
+        values |= {"data": str(tmp_path / "data.npz"), "measure": 12}
+        assert call("package", **values, num_samples=20, overwrite=True) == 0
+        assert "12 policies measured on 20 samples" in capsys.readouterr().out
+        artifact = read_artifact(tmp_path / "net.matar")
+        assert artifact.measurements is not None
+        assert artifact.measurements.num_samples == 20
+
+    def test_what_travels_and_what_is_not_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "model.h5"
+        trained_pair()[1].save(path)
+        values = {
+            "model": str(path),
+            "output": str(tmp_path / "net.matar"),
+            "author": "A. Maker",
+            "class_names": "zero,one",
+            "network": False,
+        }
+        assert call("package", **values) == 0
+        printed = capsys.readouterr().out
+        net = read_artifact(tmp_path / "net.matar")
+        for name, content in net.members().items():
+            assert f"{len(content):,d} bytes" in printed
+            assert name in printed
+        assert "network.json" not in printed
+        missing = next(one for one in printed.splitlines() if "does not say" in one)
+        assert "license" in missing
+        assert "author" not in missing
+        assert net.provenance["card"] == {
+            "author": "A. Maker",
+            "class_names": ["zero", "one"],
+        }
 
     def test_a_model_compiled_with_a_loss_of_ones_own(self, tmp_path: Path) -> None:
         def own_loss(labels: Any, outputs: Any) -> Any:
