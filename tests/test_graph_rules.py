@@ -12,6 +12,7 @@ from fixtures.graphs import (
     TYPES,
     add_operator,
     add_tensor,
+    both,
     graph_of,
     multiplication,
     options_of,
@@ -303,10 +304,6 @@ def grid(index, scale, zero_point=0, axis=0):
         _tensor(m, index).quantization = quantization(scale, zeros, axis)
 
     return change
-
-
-def both(*changes):
-    return lambda m: [change(m) for change in changes]
 
 
 def of_tensor(index, **values):

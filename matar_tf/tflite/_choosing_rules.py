@@ -101,8 +101,8 @@ def _slice(node: Node) -> tuple[int, ...]:
         made.append(length - begin if size == -1 else size)
         fits = 0 <= begin < length and 0 < made[-1] <= length - begin
         node.expect(fits, f"a slice within 0..{length}", (begin, size))
-    is_whole = begins[:1] == [0] and sizes[:1] == [-1]
-    node.keep_apart(is_whole, "all samples", (begins, sizes))
+    # Its kernel keeps to the shape that it makes first, even where all are meant.
+    node.keep_apart(False, "any number of samples", (begins, sizes))
     return tuple(made)
 
 

@@ -50,7 +50,9 @@ _TAKEN: Final = {
     **dict.fromkeys(("LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR"), _TRUTH),
     **dict.fromkeys(("REDUCE_ALL", "REDUCE_ANY"), _TRUTH),
 }
-_MAX_AXES: Final = 4  # of operands that these stretch
+# Axes of operands that these stretch; tflite-runtime's kernels end the process at more,
+# those of a product of integers too.
+_MAX_AXES: Final = 4
 _STRETCHED: Final = (
     *("FLOOR_DIV", "FLOOR_MOD", "LOGICAL_AND", "LOGICAL_OR", "POW", "PRELU"),
     *("SELECT_V2", "SQUARED_DIFFERENCE", *_COMPARES),
@@ -62,6 +64,8 @@ def check_float_types(node: Node) -> None:
     given = [one.type for one in node.data]
     first, made = given[0], [one.type for one in node.outputs]
     taken, same, results = _TAKEN.get(node.name, _FLOAT), given, [first] * len(made)
+    if node.name == "MUL" and first == _KINDS.INT32:
+        _check_axes(node)
     if node.name in _COMPARES:
         taken, results = _NUMBERS, [_KINDS.BOOL]
     elif node.name in ("ARG_MAX", "ARG_MIN"):
@@ -122,9 +126,16 @@ def _stretched(node: Node) -> tuple[int, ...]:
     shapes = [one.shape for one in node.data]
     if node.name == "PRELU":
         node.expect(made == shapes[0], f"slopes that fit {shapes[0]}", shapes[1])
-    fits = len(made) <= _MAX_AXES or {*shapes} == {made} or node.name not in _STRETCHED
-    node.expect(fits, f"operands of at most {_MAX_AXES} axes, or alike", shapes)
+    if node.name in _STRETCHED:
+        _check_axes(node)
     return made
+
+
+def _check_axes(node: Node) -> None:
+    """Checks that a kernel that stretches operands takes so many axes."""
+    shapes = {one.shape for one in node.data}
+    fits = len(shapes) == 1 or max(map(len, shapes)) <= _MAX_AXES
+    node.expect(fits, f"operands of at most {_MAX_AXES} axes, or alike", shapes)
 
 
 @rules("SELECT")

@@ -13,8 +13,9 @@ from matar_tf.operators import CostShape
 from matar_tf.tflite._graph_nodes import ITEM_BITS, Node, expect
 from matar_tf.tflite._schema import PACKED_BITS
 
-__all__ = ["MAX_PRODUCTS", "Sizes"]
+__all__ = ["MAX_PRODUCTS", "TRANSPOSED", "Sizes"]
 
+TRANSPOSED: Final = ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
 MAX_PRODUCTS: Final = 1 << 36  # for one sample; ResNet-50 has 2**32
 _MAX_BYTES: Final = 1 << 28  # of all computed tensors, for one sample
 # Values of computed tensors, once for each operator that reads them. Networks read what
@@ -35,7 +36,6 @@ _MAX_PATCHES: Final = 1 << 29
 
 # Axes of a kernel that are those of its window, by its rank.
 _WINDOW: Final = {4: (1, 3), 5: (0, 3)}
-_TRANSPOSED: Final = ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")
 
 
 class Sizes:
@@ -99,7 +99,7 @@ def _products(node: Node, window: int) -> int:
     if node.row.shape is not CostShape.KERNEL:
         return 0
     # All of a kernel is multiplied at each place.
-    places = node.data[0] if node.name.endswith(_TRANSPOSED) else node.output
+    places = node.data[0] if node.name.endswith(TRANSPOSED) else node.output
     return places.size // places.shape[-1] * node.data[1].size
 
 
@@ -140,7 +140,7 @@ def _patches(node: Node) -> int:
     kernel = node.data[1]
     if node.name == "CONV_2D" and kernel.type in PACKED_BITS:
         return node.output.size // node.output.shape[-1] * math.prod(kernel.shape[1:])
-    if node.name in _TRANSPOSED and node.is_float:
+    if node.name in TRANSPOSED and node.is_float:
         depth = kernel.shape[-1]
         return 4 * node.data[0].size // depth * (kernel.size // depth)
     if node.name == "CONV_3D":

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+from matar_tf.operators import OPERATORS, CostShape
 from matar_tf.tflite._graph_nodes import ITEM_BITS, integers
-from matar_tf.tflite._schema import COMPUTE_OPS, PACKED_BITS, op_name
+from matar_tf.tflite._graph_sizes import TRANSPOSED
+from matar_tf.tflite._schema import PACKED_BITS, op_name, schema, source_of
 
 __all__ = ["bytes_of_sample", "products_of_sample"]
 
+_MULTIPLYING: Final = {
+    name for name, row in OPERATORS.items() if row.shape is CostShape.KERNEL
+}
 _UNKNOWN_BITS: Final = 64  # of an element of a type that no rule knows
 
 
@@ -47,7 +52,7 @@ def products_of_sample(model: Any) -> int:
     tensors = model.subgraphs[0].tensors
     count = 0
     for one in model.subgraphs[0].operators:
-        if op_name(model, one) in COMPUTE_OPS and len(one.inputs) > 1:
+        if op_name(model, one) in _MULTIPLYING and len(one.inputs) > 1:
             kernel = _sizes(tensors[int(one.inputs[1])])
             made = _sizes(tensors[int(one.outputs[0])])
             count += math.prod(made[:-1]) * math.prod(kernel)
@@ -66,14 +71,20 @@ def _num_bytes(tensor: Any) -> int:
 def _patch_bytes(model: Any, operator: Any) -> int:
     """Returns the bytes of all windows of an image, which TFLite lays side by side.
 
-    It does so for a convolution of packed kernels; XNNPACK, which runs others, does not
-    (``kernels/conv.cc``, im2col).
+    It does so for a convolution of packed kernels, which XNNPACK does not run
+    (``kernels/conv.cc``, im2col), and of volumes, and for what transposed ones make in
+    float.
     """
-    tensors = model.subgraphs[0].tensors
-    if op_name(model, operator) != "CONV_2D" or len(operator.inputs) < 2:
+    name, tensors = op_name(model, operator), model.subgraphs[0].tensors
+    if len(operator.inputs) < 2 or name not in _MULTIPLYING:
         return 0
     kernel = tensors[int(operator.inputs[1])]
-    if kernel.type not in PACKED_BITS:
-        return 0
-    places = _sizes(tensors[int(operator.outputs[0])])[:-1]
-    return math.prod(places) * math.prod(_sizes(kernel)[1:])
+    sizes, made = _sizes(kernel), tensors[int(operator.outputs[0])]
+    if name == "CONV_2D" and kernel.type in PACKED_BITS:
+        return math.prod(_sizes(made)[:-1]) * math.prod(sizes[1:])
+    if name == "CONV_3D":
+        return 4 * math.prod(_sizes(made)[:-1]) * math.prod(sizes[:-1])
+    if name.endswith(TRANSPOSED) and made.type == schema.TensorType.FLOAT32:
+        source = tensors[source_of(model, operator)]
+        return 4 * math.prod(_sizes(source)[:-1]) * math.prod(sizes[:-1])
+    return 0

@@ -10,13 +10,16 @@ import numpy as np
 
 from matar_tf.errors import ExportError, PolicyError, readable_line
 from matar_tf.io.names import check_names
+from matar_tf.operators import OPERATORS
 from matar_tf.policy import Policy
+from matar_tf.tflite._floats import float_operators
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     bias_of,
     op_name,
     parse_model,
     schema,
+    tensor_array,
     text_of,
     type_name,
 )
@@ -43,7 +46,9 @@ class Operator:
       storage: Type of the stored kernel, or None.
       activation_bits: Width of the output under the policy, or None.
       scale: Scale of the output, or None for a float one.
-      num_bytes: Bytes of kernel and bias in the file.
+      num_bytes: Bytes of kernel and bias in the file; of an operator in float, of all
+        constants that it computes with.
+      is_float: Whether it is of a layer that has no integer kernel.
     """
 
     output: str
@@ -54,6 +59,7 @@ class Operator:
     activation_bits: int | None
     scale: float | None
     num_bytes: int
+    is_float: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -96,7 +102,7 @@ def _cells(operator: Operator) -> tuple[str, ...]:
         operator.entry,
         operator.weight_bits,
         operator.storage,
-        operator.activation_bits,
+        "float" if operator.is_float else operator.activation_bits,
         None if operator.scale is None else f"{operator.scale:.6g}",
         operator.num_bytes or None,
     )
@@ -119,20 +125,26 @@ def inspect_model(content: bytes) -> ModelInfo:
         _check_texts(_object(metadata, "notes"), "notes")
     rows: list[Operator] = []
     made_by = {int(op.outputs[0]): op for op in graph.operators}
-    for operator in graph.operators:
+    in_float = {*float_operators(model)}
+    for place, operator in enumerate(graph.operators):
         output = graph.tensors[operator.outputs[0]]
         name = text_of(output.name)
         entry = storage = None
         num_bytes = 0
-        if op_name(model, operator) in COMPUTE_OPS:
+        if place in in_float or op_name(model, operator) == "GATHER":
+            held = _stored_data(model, operator, made_by)
+            named = [one for one in held if text_of(one.name) in kernels]
+            for kernel in named[:1]:
+                entry, storage = kernels[text_of(kernel.name)], type_name(kernel.type)
+            num_bytes = _stored_bytes(model, held)
+        elif op_name(model, operator) in COMPUTE_OPS:
             kernel = _stored_kernel(graph, operator, made_by)
             entry = kernels.get(text_of(kernel.name))
             storage = type_name(kernel.type)
             held = [kernel]
             if bias_of(model, operator) >= 0:
                 held.append(graph.tensors[bias_of(model, operator)])
-            stored = [model.buffers[one.buffer].data for one in held]
-            num_bytes = sum(0 if data is None else len(data) for data in stored)
+            num_bytes = _stored_bytes(model, held)
         scale = None if output.quantization is None else output.quantization.scale
         is_float = output.type == schema.TensorType.FLOAT32
         rows.append(
@@ -147,6 +159,7 @@ def inspect_model(content: bytes) -> ModelInfo:
                 if is_float or scale is None or len(scale) == 0
                 else float(np.asarray(scale).flat[0]),
                 num_bytes=num_bytes,
+                is_float=place in in_float,
             )
         )
     return ModelInfo(metadata=metadata, operators=tuple(rows), num_bytes=len(content))
@@ -177,6 +190,26 @@ def _check_texts(document: dict[str, Any], key: str) -> None:
     """Checks that an object of the metadata holds texts that can be printed."""
     what = f"what is under {key!r} in the metadata of the file"
     check_names(document.values(), what, ExportError)
+
+
+def _stored_data(model: Any, operator: Any, made_by: dict[int, Any]) -> list[Any]:
+    """Returns the constant tensors that an operator computes with, not its settings."""
+    graph, row = model.subgraphs[0], OPERATORS.get(op_name(model, operator))
+    settings = () if row is None else row.settings
+    found: list[Any] = []
+    for place, index in enumerate(map(int, operator.inputs)):
+        maker = made_by.get(index)
+        if maker is not None and op_name(model, maker) == "DEQUANTIZE":
+            index = int(maker.inputs[0])
+        is_stored = index >= 0 and tensor_array(model, graph.tensors[index]) is not None
+        if is_stored and place not in settings:
+            found.append(graph.tensors[index])
+    return found
+
+
+def _stored_bytes(model: Any, tensors: list[Any]) -> int:
+    stored = [model.buffers[one.buffer].data for one in tensors]
+    return sum(0 if data is None else len(data) for data in stored)
 
 
 def _stored_kernel(graph: Any, operator: Any, made_by: dict[int, Any]) -> Any:

@@ -323,7 +323,8 @@ class _Run:
         self._interpreter = make_interpreter(content, "litert", num_threads)
         rng = np.random.default_rng(0)
         for one in self._interpreter.get_input_details():
-            sample = rng.normal(size=one["shape"]).astype(one["dtype"])
+            # Between 0 and 1, which is the first row where it is an index.
+            sample = rng.random(one["shape"]).astype(one["dtype"])
             self._interpreter.set_tensor(one["index"], sample)
 
     def time_ms(self) -> float:

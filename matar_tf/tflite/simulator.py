@@ -5,7 +5,8 @@ tensors, and the builtin mean over the pixels, follow each kernel's own fixed-po
 recipe. Convolutions with INT4 kernels run on the builtin kernels, whatever the others
 run on: XNNPACK takes none. Float convolutions between packed kernels are summed in
 double precision, so that a level may differ where a sum lies within the runtime's
-float32 rounding of a half.
+float32 rounding of a half. What layers without an integer kernel make is taken from a
+runtime (`matar_tf.tflite._floats`).
 
 Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 ``kernels/internal/common.h`` and ``kernels/internal/reference/integer_ops``.
@@ -13,11 +14,12 @@ Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.errors import ExportError
+from matar_tf.errors import ExportError, printable
 from matar_tf.tflite import (
     _arithmetic,
     _elementwise,
@@ -25,8 +27,15 @@ from matar_tf.tflite import (
     _multiplying,
     _tables,
 )
+from matar_tf.tflite._floats import float_operators
 from matar_tf.tflite._graph_rules import check_model
-from matar_tf.tflite._schema import op_name, parse_model, schema
+from matar_tf.tflite._schema import (
+    op_name,
+    parse_model,
+    schema,
+    tensor_array,
+    text_of,
+)
 from matar_tf.tflite._site import SIMULATED, Site
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
@@ -45,35 +54,64 @@ def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -
       kernels: ``xnnpack`` or ``builtin``.
 
     Raises:
-      ExportError: If the file has an operator that is not simulated, or is unsound.
+      ExportError: If the file is unsound, or has layers without an integer kernel.
     """
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
+    _check_given(model, model.subgraphs[0].outputs[:1], tensors)
     return tensors[int(model.subgraphs[0].outputs[0])]
 
 
 def simulate_tensors(
-    content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack"
+    content: bytes,
+    samples: np.ndarray,
+    *,
+    kernels: str = "xnnpack",
+    floats: Mapping[int, np.ndarray] | None = None,
 ) -> dict[int, np.ndarray]:
-    """Returns every computed tensor of a file, by tensor index; see `simulate`."""
+    """Returns every computed tensor of a file, by tensor index; see `simulate`.
+
+    Args:
+      content: See `simulate`.
+      samples: See `simulate`.
+      kernels: See `simulate`.
+      floats: The tensors of layers without an integer kernel that integers read or that
+        are outputs, as a runtime made them, by tensor index.
+    """
     if kernels not in KERNELS:
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
-    model = parse_model(content)
-    unknown = {op_name(model, one) for one in model.subgraphs[0].operators}
-    unknown -= set(SIMULATED)
-    if unknown:
-        raise ExportError(
-            f"The simulator does not know the operators {sorted(unknown)}. Known: "
-            f"{sorted(SIMULATED)}."
-        )
     model = parse_model(check_model(content))
     graph = model.subgraphs[0]
-    values: dict[int, np.ndarray] = {int(graph.inputs[0]): samples}
-    for operator in graph.operators:
+    values: dict[int, np.ndarray] = {int(graph.inputs[0]): samples, **(floats or {})}
+    in_float = {*float_operators(model)}
+    for place, operator in enumerate(graph.operators):
+        if place in in_float:
+            continue
+        _check_given(model, operator.inputs, values)
         name = op_name(model, operator)
         site = Site(model, operator, values, _kernels_of(model, operator, kernels))
         values[int(operator.outputs[0])] = SIMULATED[name](site)
     return values
+
+
+def _check_given(
+    model: Any, indices: Iterable[int], values: Mapping[int, np.ndarray]
+) -> None:
+    """Checks that tensors which are to be read were computed, or are stored."""
+    tensors = model.subgraphs[0].tensors
+    missing = [
+        printable(text_of(tensors[index].name))
+        for index in map(int, indices)
+        if index not in values
+        and index >= 0
+        and tensor_array(model, tensors[index]) is None
+    ]
+    if missing:
+        raise ExportError(
+            f"Expected the values of {missing[:3]}, which layers without an integer "
+            "kernel make: no simulator has the last bits of float arithmetic. `verify` "
+            "takes them from the runtime."
+        )
 
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:

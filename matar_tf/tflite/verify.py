@@ -1,7 +1,8 @@
 """Comparing a file with what it should compute, layer by layer.
 
 Three witnesses: the runtime (LiteRT), the NumPy simulator, which shares no code with
-it, and, where TensorFlow is installed, the Keras network.
+it, and, where TensorFlow is installed, the Keras network. What layers without an
+integer kernel make, the simulator takes from the runtime: there Keras is the other.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 
 from matar_tf.errors import printable
 from matar_tf.operators import OPERATORS, Grid
+from matar_tf.tflite._floats import float_operators, float_tensors
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
-    CheckedModel,
+    OneSampleModel,
     op_name,
     parse_model,
     schema,
@@ -106,8 +108,9 @@ def verify(
     """
     model = parse_model(content)
     graph = model.subgraphs[0]
-    simulated = simulate_tensors(content, samples)
     measured = run_all_tensors(content, samples)
+    floats = {i: measured[i] for i in float_tensors(model) if i in measured}
+    simulated = simulate_tensors(content, samples, floats=floats)
     from_keras = _keras_differences(model, simulated, keras_tensors or {})
     layers: list[LayerDifference] = []
     for operator in graph.operators:
@@ -192,24 +195,48 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
 
 
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns the int8 tensors and the output of a file in LiteRT, by tensor index.
+    """Returns the tensors of a file that can be compared, by index, as LiteRT has them.
 
-    A delegate keeps its tensors to itself; so each is made an output of the file.
+    These are its int8 tensors, its output, and what these need of other layers. A
+    delegate keeps its tensors to itself; so each is made an output of the file.
 
     Raises:
       ExportError: If LiteRT refuses the file.
     """
-    model = parse_model(check_model(content))
+    content = check_model(content)
+    model = parse_model(content)
     graph = model.subgraphs[0]
-    made = [int(operator.outputs[0]) for operator in graph.operators]
+    made = [int(index) for operator in graph.operators for index in operator.outputs]
     int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
-    computed = sorted({*int8, int(graph.outputs[0])})
+    in_float = {*float_operators(model)}
+    read = {
+        int(index)
+        for place, operator in enumerate(graph.operators)
+        if place not in in_float
+        for index in operator.inputs
+    }
+    computed = sorted({*int8, *(read & {*float_tensors(model)}), int(graph.outputs[0])})
     graph.outputs = np.array(computed, np.int32)
     model.signatureDefs = None
-    interpreter = make_interpreter(CheckedModel(write_model(model)), "litert", 1)
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(index, samples.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(index, np.ascontiguousarray(samples, np.float32))
+    interpreter = make_interpreter(type(content)(write_model(model)), "litert", 1)
+    batch = 1 if isinstance(content, OneSampleModel) else len(samples)
+    parts = [
+        _run(interpreter, samples[start : start + batch], computed)
+        for start in range(0, len(samples), batch)
+    ]
+    return {
+        index: np.concatenate(found)
+        for index, *found in zip(computed, *parts, strict=True)
+    }
+
+
+def _run(interpreter: Any, batch: np.ndarray, outputs: list[int]) -> list[np.ndarray]:
+    """Returns these tensors for some samples."""
+    source = interpreter.get_input_details()[0]
+    if tuple(source["shape"]) != batch.shape:
+        interpreter.resize_tensor_input(source["index"], batch.shape)
+        interpreter.allocate_tensors()
+    values = np.ascontiguousarray(batch, source["dtype"])
+    interpreter.set_tensor(source["index"], values)
     interpreter.invoke()
-    return {one: interpreter.get_tensor(one) for one in computed}
+    return [interpreter.get_tensor(index) for index in outputs]
