@@ -103,7 +103,7 @@ def _resize_bilinear(site: Site) -> np.ndarray:
         rounded = np.sign(total) * ((np.abs(total) + scale // 2) // scale)
     else:
         rounded = (total + scale // 2) // scale
-    return rounded.astype(np.int8)
+    return rounded.astype(site.x.dtype)
 
 
 def _along(x: np.ndarray, axis: int, blend: Blend) -> np.ndarray:

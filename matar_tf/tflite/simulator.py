@@ -2,10 +2,10 @@
 
 Both ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
 tensors, and the builtin mean over the pixels, follow each kernel's own fixed-point
-recipe. Convolutions with INT4 kernels run on the builtin kernels, whatever the others
-run on: XNNPACK takes none. Float convolutions between packed kernels are summed in
-double precision, so that a level may differ where a sum lies within the runtime's
-float32 rounding of a half.
+recipe. Tensors of 16 bits (`_sixteen`) and convolutions with INT4 kernels run on the
+builtin kernels, whatever the others run on: XNNPACK takes none. Float convolutions
+between packed kernels are summed in double precision, so that a level may differ where
+a sum lies within the runtime's float32 rounding of a half.
 
 Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 ``kernels/internal/common.h`` and ``kernels/internal/reference/integer_ops``.
@@ -26,8 +26,9 @@ from matar_tf.tflite import (
     _tables,
 )
 from matar_tf.tflite._graph_rules import check_model
-from matar_tf.tflite._schema import op_name, parse_model, schema
+from matar_tf.tflite._schema import op_name, parse_model, schema, source_of
 from matar_tf.tflite._site import SIMULATED, Site
+from matar_tf.tflite._sixteen import SIMULATED_AT_16
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
@@ -72,12 +73,19 @@ def simulate_tensors(
     for operator in graph.operators:
         name = op_name(model, operator)
         site = Site(model, operator, values, _kernels_of(model, operator, kernels))
-        values[int(operator.outputs[0])] = SIMULATED[name](site)
+        compute = SIMULATED[name]
+        if site.reads_16_bits:
+            compute = SIMULATED_AT_16.get(name, compute)
+        values[int(operator.outputs[0])] = compute(site)
     return values
 
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
+    tensors = model.subgraphs[0].tensors
+    made = tensors[operator.outputs[0]].type
+    if schema.TensorType.INT16 in (made, tensors[source_of(model, operator)].type):
+        return "builtin"
     if op_name(model, operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return kernels
-    kernel = model.subgraphs[0].tensors[operator.inputs[1]]
+    kernel = tensors[operator.inputs[1]]
     return "builtin" if kernel.type == schema.TensorType.INT4 else kernels

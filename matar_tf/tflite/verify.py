@@ -16,10 +16,10 @@ from matar_tf.errors import printable
 from matar_tf.operators import OPERATORS, Grid
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
+    INTEGER_ACTIVATIONS,
     CheckedModel,
     op_name,
     parse_model,
-    schema,
     text_of,
     write_model,
 )
@@ -38,7 +38,7 @@ _COPIES = {name for name, row in OPERATORS.items() if row.grid is Grid.KEPT} - {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerDifference:
-    """How far the witnesses are apart on one int8 tensor.
+    """How far the witnesses are apart on one integer tensor.
 
     Attributes:
       name: Name of the tensor; its activation entry where the policy has one.
@@ -89,7 +89,7 @@ def verify(
     samples: np.ndarray,
     keras_tensors: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Verification:
-    """Runs a file in LiteRT and in the simulator, and compares every int8 tensor.
+    """Runs a file in LiteRT and in the simulator, and compares every integer tensor.
 
     Each tensor of the Keras network is compared with one of the file: of those on its
     entry's grid with as many values, with the one that is nearest to it.
@@ -112,7 +112,7 @@ def verify(
     layers: list[LayerDifference] = []
     for operator in graph.operators:
         index = int(operator.outputs[0])
-        if graph.tensors[index].type != schema.TensorType.INT8:
+        if graph.tensors[index].type not in INTEGER_ACTIVATIONS:
             continue
         levels = simulated[index].astype(np.int32)
         off = np.abs(measured[index].astype(np.int32) - levels)
@@ -173,14 +173,14 @@ def _keras_differences(
 
 
 def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
-    """Returns the grid of each int8 tensor by its name, and the tensors of each."""
+    """Returns the grid of each integer tensor by its name, and the tensors of each."""
     graph = model.subgraphs[0]
     grids: dict[str, _Grid] = {}
     on_grid: dict[_Grid, list[int]] = {}
     for operator in graph.operators:
         index = int(operator.outputs[0])
         tensor = graph.tensors[index]
-        if tensor.type != schema.TensorType.INT8:
+        if tensor.type not in INTEGER_ACTIVATIONS:
             continue
         quantization = tensor.quantization
         grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
@@ -192,7 +192,7 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
 
 
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns the int8 tensors and the output of a file in LiteRT, by tensor index.
+    """Returns the integer tensors and the output of a file in LiteRT, by tensor index.
 
     A delegate keeps its tensors to itself; so each is made an output of the file.
 
@@ -202,8 +202,8 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
     model = parse_model(check_model(content))
     graph = model.subgraphs[0]
     made = [int(operator.outputs[0]) for operator in graph.operators]
-    int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
-    computed = sorted({*int8, int(graph.outputs[0])})
+    integers = [i for i in made if graph.tensors[i].type in INTEGER_ACTIVATIONS]
+    computed = sorted({*integers, int(graph.outputs[0])})
     graph.outputs = np.array(computed, np.int32)
     model.signatureDefs = None
     interpreter = make_interpreter(CheckedModel(write_model(model)), "litert", 1)
