@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.graphs import TYPES, add_tensor, graph_of, multiplication, options_of
+from fixtures.graphs import (
+    TYPES,
+    add_operator,
+    add_tensor,
+    graph_of,
+    multiplication,
+    options_of,
+)
+from fixtures.paths import DATA
 
+from matar_tf.artifact import read_artifact
+from matar_tf.errors import ExportError, PolicyError
 from matar_tf.operators import OPERATORS, CostShape, Grid
+from matar_tf.policy import Policy
+from matar_tf.space import PolicySpace
 from matar_tf.tflite._graph_rules import check_model, find_fault
 from matar_tf.tflite._schema import (
     bias_of,
     op_name,
+    parse_model,
     quantization,
     schema,
     set_buffer,
+    text_of,
     write_model,
 )
+from matar_tf.tflite._site import Site
+from matar_tf.tflite._sixteen import SIMULATED_AT_16
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.file_size import FileSizes
+from matar_tf.tflite.inspect import inspect_model
+from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.simulator import simulate_tensors
-from matar_tf.tflite.verify import run_all_tensors
+from matar_tf.tflite.verify import run_all_tensors, verify
 
 IMAGE = (1, 4, 6, 8)
 ALL = np.arange(-(2**15), 2**15)
@@ -299,3 +320,123 @@ class TestWhatIsRefused:
         model = at_16(dense(), rng, 0.001)
         model.subgraphs[0].operators[1].inputs = [1, 3, -1]
         assert "a bias" in str(find_fault(model))
+
+
+class TestSums:
+    """Rare values meet a half in each of both factors: many, on steps of networks."""
+
+    @pytest.mark.parametrize("name", ["ADD", "SUB"])
+    def test_two_grids(self, name: str) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        rng = np.random.default_rng(0)
+        data = rng.integers(-(2**15), 2**15, (2, 1, 400_000)).astype(np.int16)
+        for steps in ((8.8e-5, 2.278e-4, 1.142e-4), (9.4e-5, 3.2e-4, 4.4e-4)):
+            model = schema.ModelT()
+            model.version, model.operatorCodes = 3, []
+            model.buffers, graph = [schema.BufferT()], schema.SubGraphT()
+            model.subgraphs, graph.tensors, graph.operators = [graph], [], []
+            for step in steps:
+                add_tensor(model, data[0].shape, TYPES.INT16, scale=[step])
+            graph.inputs, graph.outputs = [0, 1], [2]
+            options = options_of(f"{name.capitalize()}Options", potScaleInt16=False)
+            operator = add_operator(model, name, [0, 1], 2, options)
+            interpreter = Interpreter(model_content=write_model(model))
+            interpreter.allocate_tensors()
+            for index in (0, 1):
+                interpreter.set_tensor(index, data[index])
+            interpreter.invoke()
+            site = Site(model, operator, dict(enumerate(data)), "builtin")
+            found = SIMULATED_AT_16[name](site)
+            np.testing.assert_array_equal(found, interpreter.get_tensor(2))
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Any:
+    return ModelBuilder(read_artifact(DATA / "kernels.matar"))
+
+
+class TestFiles:
+    @pytest.mark.parametrize("path", sorted(DATA.glob("*.matar")), ids=lambda p: p.stem)
+    def test_equal_what_the_simulator_computes(self, path: Path) -> None:
+        artifact = read_artifact(path)
+        builder = ModelBuilder(artifact)
+        sizes = FileSizes(builder)
+        for name in artifact.space.wide_names()[::3]:
+            content = builder.build(artifact.space.named(name))
+            runner = Runner(content)
+            rng = np.random.default_rng(0)
+            samples = rng.normal(0.2, 0.5, (5, *runner.input_shape)).astype(np.float32)
+            found = verify(content, samples)
+            assert found.first_runtime_difference is None
+            assert found.agreement == 1.0
+            assert sizes(artifact.space.named(name)) == len(content)
+
+    def test_are_what_rounding_to_more_bits_comes_near_to(
+        self, kernels: ModelBuilder
+    ) -> None:
+        rng = np.random.default_rng(0)
+        samples, outputs = None, {}
+        for name in ("w8a4", "w8a8", "w8a16"):
+            runner = Runner(kernels.build(kernels.space.named(name)))
+            if samples is None:
+                samples = rng.random((8, *runner.input_shape), np.float32)
+            outputs[name] = runner.predict(samples)
+        off = [np.abs(outputs[one] - outputs["w8a16"]).mean() for one in outputs]
+        assert off[2] == 0 < off[1] < off[0]
+
+    def test_steps_and_types(self, kernels: ModelBuilder) -> None:
+        policy = kernels.space.named("w4a16")
+        model = parse_model(kernels.build(policy))
+        tensors = {text_of(one.name): one for one in model.subgraphs[0].tensors}
+        artifact = read_artifact(DATA / "kernels.matar")
+        for entry, parameters in artifact.parameters.tensors.items():
+            tensor = tensors[entry]
+            assert tensor.type == TYPES.INT16
+            assert tensor.quantization.zeroPoint == [0]
+            largest = 128 if parameters.signed else 255
+            expected = parameters.step[-1] * largest / 32767
+            assert tensor.quantization.scale[0] == pytest.approx(expected, rel=1e-6)
+        for entry in policy.weights:
+            assert tensors[f"{entry}/kernel"].type == TYPES.INT8
+        types = {one.type for one in model.subgraphs[0].tensors}
+        assert types <= {
+            TYPES.FLOAT32,
+            TYPES.INT8,
+            TYPES.INT16,
+            TYPES.INT32,
+            TYPES.INT64,
+        }
+        info = inspect_model(kernels.build(policy))
+        assert {one.activation_bits for one in info.operators} <= {None, 16}
+
+    def test_profiles_that_pack_kernels_are_refused(
+        self, kernels: ModelBuilder
+    ) -> None:
+        for profile in ("packed-litert", "packed-float", "packed-portable"):
+            with pytest.raises(ExportError, match="'int8' for 16-bit activations"):
+                kernels.build(kernels.space.named("w4a16"), profile=profile)
+
+
+class TestPolicies:
+    def test_sixteen_bits_are_of_all_activations(self) -> None:
+        space = PolicySpace(
+            weights={"a": (2, 4, 8), "b": (8,)}, activations={"x": (4, 8), "y": (8,)}
+        )
+        policy = space.named("w4a16")
+        assert policy.is_wide
+        assert not space.named("w4a8").is_wide
+        assert dict(policy.weights) == {"a": 4, "b": 8}
+        assert dict(policy.activations) == {"x": 16, "y": 16}
+        assert Policy.from_json(policy.to_json()) == policy
+        assert space.wide_names() == ("w8a16", "w4a16", "w2a16")
+        assert space.num_policies == 6  # they are beside it
+        with pytest.raises(PolicyError, match="for all activations or for none"):
+            space.policy("w4a16", activations={"x": 8})
+        with pytest.raises(PolicyError, match=r"in 2\.\.8 for the weights entry 'a'"):
+            Policy(weights={"a": 16}, activations={"x": 16})
+        with pytest.raises(PolicyError, match="no activations entry for 'y'"):
+            space.validate(Policy(weights=policy.weights, activations={"x": 16}))
+        for name in ("w16a16", "w4a9", "w4a15"):
+            with pytest.raises(PolicyError, match=r"in 2\.\.8"):
+                space.named(name)

@@ -11,9 +11,10 @@ from matar_tf.tflite._rounding import (
     quantized_multiplier,
     requantize,
 )
-from matar_tf.tflite._schema import op_name, schema
+from matar_tf.tflite._schema import schema
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates, zero_point_of
 from matar_tf.tflite._sixteen import multiply_by_15_bits, multiply_by_31_bits
+from matar_tf.workload import OpKind
 
 __all__: list[str] = []  # they register themselves
 
@@ -50,7 +51,7 @@ def _finish(site: Site, acc: np.ndarray, *, by_reference: bool = False) -> np.nd
 
 def _finish_at_16(site: Site, acc: np.ndarray) -> np.ndarray:
     scale = _accumulator_scale(site)
-    if op_name(site.model, site.operator) != "FULLY_CONNECTED":
+    if site.row.cost is not OpKind.DENSE:
         return saturate(multiply_by_15_bits(acc, scale), site)
     if len(scale) == 1:  # of all channels: the kernel multiplies two steps in float32
         scale = np.float64(scale_of(site.tensor()) * scale_of(site.tensor(1)))

@@ -11,6 +11,7 @@ from typing import Final
 
 from matar_tf.operators import OPERATORS
 from matar_tf.tflite._graph_nodes import Node
+from matar_tf.tflite._schema import schema
 
 __all__ = ["FIXED_GRID_AT_16", "check_at_16", "ratio_limit_at_16"]
 
@@ -51,6 +52,11 @@ def check_at_16(node: Node) -> None:
     node.expect(node.row.has_16_bits, "a kernel for 16 bits", "none")
     has_old_grid = bool(getattr(options, "potScaleInt16", False))
     node.expect(not has_old_grid, "steps that need not be powers of two", "others")
+    kinds = (schema.TensorType.FLOAT32, schema.TensorType.INT64)  # unsaid, or its own
+    kind = getattr(options, "quantizedBiasType", 0)
+    node.expect(kind in kinds, "biases of 64 bits", kind)
+    if name == "TRANSPOSE_CONV":
+        node.meetings.append("the number of samples that its shape says")
     if name == "FULLY_CONNECTED":
         node.expect(node.bias is not None, "a bias", "none")
     if name in _FUNCTION_STEPS:

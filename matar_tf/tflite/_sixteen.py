@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.operators import registrar
+from matar_tf.tflite._arithmetic import builtin_sum
 from matar_tf.tflite._elementwise import reduced_axes
 from matar_tf.tflite._rounding import multiply_away_from_zero, quantized_multiplier
 from matar_tf.tflite._site import Computation, Site, saturate, scale_of
@@ -57,27 +58,12 @@ def multiply_by_31_bits(acc: np.ndarray, real: Any) -> np.ndarray:
 
 @_simulates("ADD")
 def _add(site: Site) -> np.ndarray:
-    return _sum(site, 1)
+    return builtin_sum(site, 1, _SUM_BITS)
 
 
 @_simulates("SUB")
 def _subtract(site: Site) -> np.ndarray:
-    return _sum(site, -1)
-
-
-def _sum(site: Site, sign: int) -> np.ndarray:
-    scales = [scale_of(site.tensor(place))[0] for place in (0, 1)]
-    twice = 2.0 * float(max(scales))
-    a, b = (
-        multiply_away_from_zero(
-            site.levels(place).astype(np.int64) << _SUM_BITS,
-            *quantized_multiplier(np.float64(scale) / twice),
-        )
-        for place, scale in enumerate(scales)
-    )
-    unit = 2.0**_SUM_BITS * float(scale_of(site.out)[0])
-    final = quantized_multiplier(np.float64(twice / unit))
-    return saturate(multiply_away_from_zero(a + sign * b, *final), site)
+    return builtin_sum(site, -1, _SUM_BITS)
 
 
 @_simulates("MEAN")
