@@ -57,6 +57,7 @@ class Operator:
       source: Position of what it reads; one that multiplies has its kernel at 1.
       options: Names of the options that it may have in TFLite's schema.
       is_float: Whether it is known in float alone.
+      has_16_bits: Whether LiteRT computes it on tensors of 16 bits.
     """
 
     cost: OpKind | None
@@ -70,6 +71,7 @@ class Operator:
     source: int = 0
     options: tuple[str, ...] = ("NONE",)
     is_float: bool = False
+    has_16_bits: bool = True
 
     @property
     def bias(self) -> int:
@@ -83,6 +85,7 @@ def _moves(
     settings: tuple[int, ...] = (),
     *,
     may_lack_options: bool = False,
+    has_16_bits: bool = True,
 ) -> Operator:
     return Operator(
         cost=OpKind.RESHAPE,
@@ -90,6 +93,7 @@ def _moves(
         num_inputs=num_inputs,
         settings=settings,
         options=("NONE", option) if may_lack_options else (option,),
+        has_16_bits=has_16_bits,
     )
 
 
@@ -262,9 +266,9 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "DEPTHWISE_CONV_2D": _multiplication(
             OpKind.DEPTHWISE_CONV, "DepthwiseConv2DOptions"
         ),
-        "DEPTH_TO_SPACE": _moves("DepthToSpaceOptions"),
+        "DEPTH_TO_SPACE": _moves("DepthToSpaceOptions", has_16_bits=False),
         "DEQUANTIZE": Operator(cost=None, options=("NONE", "DequantizeOptions")),
-        "ELU": Operator(cost=OpKind.TABLE),
+        "ELU": Operator(cost=OpKind.TABLE, has_16_bits=False),
         "EXP": Operator(cost=OpKind.TABLE, options=("NONE", "ExpOptions")),
         "EXPAND_DIMS": _reshapes("ExpandDimsOptions", (2, 2), (1,)),
         "FULLY_CONNECTED": _multiplication(
@@ -276,6 +280,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
             grid=Grid.KEPT,
             num_inputs=(2, 2),
             options=("GatherOptions",),
+            has_16_bits=False,
         ),
         "GELU": Operator(cost=OpKind.TABLE, options=("GeluOptions",)),
         "LEAKY_RELU": Operator(cost=OpKind.ACTIVATION, options=("LeakyReluOptions",)),
@@ -312,7 +317,7 @@ OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(
         "SOFTMAX": Operator(
             cost=OpKind.SOFTMAX, grid=Grid.FIXED, options=("SoftmaxOptions",)
         ),
-        "SPACE_TO_DEPTH": _moves("SpaceToDepthOptions"),
+        "SPACE_TO_DEPTH": _moves("SpaceToDepthOptions", has_16_bits=False),
         "SQUEEZE": _reshapes("SqueezeOptions"),
         "STRIDED_SLICE": _moves("StridedSliceOptions", (4, 4), (1, 2, 3)),
         "SUB": _pair(OpKind.ADD, "SubOptions"),

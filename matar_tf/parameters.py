@@ -19,7 +19,7 @@ import numpy as np
 from matar_tf.errors import ArtifactError, shown
 from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, parse_arrays
 from matar_tf.io.json_reader import JsonReader
-from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy
+from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy, row_of
 
 __all__ = [
     "LayerParameters",
@@ -98,7 +98,7 @@ class NormParameters:
         whatever the order of the terms.
         """
         rows = [
-            bits.index(getattr(policy, kind)[one]) for kind, one, bits in self.entries
+            row_of(bits, getattr(policy, kind)[one]) for kind, one, bits in self.entries
         ]
         places = norm_places([len(bits) for _, _, bits in self.entries], rows)
         mean = self.mean[places].astype(np.float64).sum(axis=0)

@@ -5,6 +5,10 @@ is named after the layer whose output is quantized; a tensor that feeds several
 layers has one width. A `matar_tf.space.PolicySpace` lists the widths that each entry
 may take, a `Policy` picks one width for each entry. Both are frozen, hashable and saved
 as JSON with a ``schema_version``.
+
+Beside the widths of a space, all activations together may have 16 bits (``w8a16``):
+kernels of 16-bit activations read and make no others, and their steps follow from those
+of the widest width.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -29,17 +33,20 @@ __all__ = [
     "MAX_BITS",
     "MIN_BITS",
     "SCHEMA_VERSION",
+    "WIDE_BITS",
     "Policy",
     "check_bits",
     "parse_uniform_name",
     "read_entries",
     "read_policy",
+    "row_of",
 ]
 
 SCHEMA_VERSION: Final = 1
 MIN_BITS: Final = 2
 MAX_BITS: Final = 8
 ALL_BITS: Final = tuple(range(MIN_BITS, MAX_BITS + 1))
+WIDE_BITS: Final = 16  # of all activations of a network, or of none
 
 _ARE_BITS = frozenset(ALL_BITS).issuperset
 _UNIFORM_NAME = re.compile(r"w([1-9][0-9]{0,2})a([1-9][0-9]{0,2})")  # one name each
@@ -50,7 +57,8 @@ def parse_uniform_name(name: str) -> tuple[int, int]:
     """Returns ``(weight_bits, activation_bits)`` of a name such as ``w4a8``.
 
     Raises:
-      PolicyError: If the name has another form or a width is out of 2..8.
+      PolicyError: If the name has another form or a width is out of 2..8; that of
+        activations may be 16.
     """
     match = _UNIFORM_NAME.fullmatch(name)
     if match is None:
@@ -58,8 +66,9 @@ def parse_uniform_name(name: str) -> tuple[int, int]:
             f"Expected the name of a uniform policy such as 'w4a8', got {name!r}."
         )
     weight_bits, activation_bits = int(match[1]), int(match[2])
-    for bits in (weight_bits, activation_bits):
-        check_bits(bits, f"uniform policy {name!r}")
+    check_bits(weight_bits, f"uniform policy {name!r}")
+    if activation_bits != WIDE_BITS:
+        check_bits(activation_bits, f"uniform policy {name!r}")
     return weight_bits, activation_bits
 
 
@@ -69,7 +78,7 @@ class Policy:
 
     Attributes:
       weights: Bits of the weights, by layer name.
-      activations: Bits of the activations, by tensor name.
+      activations: Bits of the activations, by tensor name; 16 for all or for none.
     """
 
     weights: Mapping[str, int]
@@ -82,14 +91,16 @@ class Policy:
             bits_of_all = entries.values()
             check_names(entries, f"{field} entries", PolicyError)
             if set(map(type, bits_of_all)) != {int} or not _ARE_BITS(bits_of_all):
-                entries = {
-                    name: check_bits(bits, f"{field} entry {name!r}")
-                    for name, bits in entries.items()
-                }
+                entries = _checked(entries, field)
             object.__setattr__(self, field, MappingProxyType(dict(entries)))
 
     def __hash__(self) -> int:
         return self._hash
+
+    @functools.cached_property
+    def is_wide(self) -> bool:
+        """Whether the activations have 16 bits."""
+        return WIDE_BITS in self.activations.values()
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -135,6 +146,24 @@ class Policy:
         )
 
 
+def _checked(entries: Mapping[str, int], field: str) -> dict[str, int]:
+    """Returns bits as Python's integers."""
+    wide = [name for name, bits in entries.items() if bits == WIDE_BITS]
+    if field != "activations" or not wide:
+        return {
+            name: check_bits(bits, f"{field} entry {name!r}")
+            for name, bits in entries.items()
+        }
+    if len(wide) < len(entries):
+        other = next(name for name in entries if name not in wide)
+        raise PolicyError(
+            f"Expected {WIDE_BITS} bits for all activations or for none, got "
+            f"{WIDE_BITS} for {wide[0]!r} and {entries[other]!r} for {other!r}; "
+            "kernels of 16-bit activations read and make no others."
+        )
+    return dict.fromkeys(entries, WIDE_BITS)
+
+
 def _make_policy(weights: dict[str, int], activations: dict[str, int]) -> Policy:
     return Policy(weights=weights, activations=activations)
 
@@ -161,6 +190,11 @@ def check_bits(bits: object, where: str) -> int:
             f"{where}, got {bits!r}."
         )
     return int(cast("int", bits))
+
+
+def row_of(bits: Sequence[int], width: int) -> int:
+    """Returns the place of a width among those of an entry; the last for 16 bits."""
+    return len(bits) - 1 if width == WIDE_BITS else bits.index(width)
 
 
 def read_entries(value: object, what: str) -> tuple[object, object]:

@@ -17,6 +17,7 @@ from matar_tf.patterns import matching
 from matar_tf.policy import (
     MAX_BITS,
     SCHEMA_VERSION,
+    WIDE_BITS,
     Policy,
     check_bits,
     parse_uniform_name,
@@ -77,6 +78,8 @@ class PolicySpace:
     def validate(self, policy: Policy) -> None:
         """Checks that a policy has exactly the entries and widths of this space.
 
+        Activations of 16 bits are those of every space.
+
         Raises:
           PolicyError: If an entry is missing, matches nothing, or takes a width
             that the space does not allow.
@@ -96,7 +99,8 @@ class PolicySpace:
                         f"The policy has no {field} entry for {name!r}; give it one "
                         f"of {list(widths)} bits."
                     )
-                if chosen[name] not in widths:
+                is_wide = field == "activations" and policy.is_wide
+                if chosen[name] not in widths and not is_wide:
                     raise PolicyError(
                         f"Expected one of {list(widths)} bits for the {field} entry "
                         f"{name!r}, got {chosen[name]}."
@@ -114,14 +118,18 @@ class PolicySpace:
         """Returns the policy with one width for all free entries.
 
         Entries with a single allowed width keep it: a first layer fixed at 8 bits
-        stays at 8 in ``w4a4``.
+        stays at 8 in ``w4a4``. In ``w4a16`` all activations have 16.
 
         Raises:
           PolicyError: If a free entry does not allow the width.
         """
+        if activation_bits == WIDE_BITS:
+            activations = dict.fromkeys(self.activations, WIDE_BITS)
+        else:
+            activations = _uniform(self.activations, activation_bits, "activations")
         return Policy(
             weights=_uniform(self.weights, weight_bits, "weights"),
-            activations=_uniform(self.activations, activation_bits, "activations"),
+            activations=activations,
         )
 
     def named(self, name: str) -> Policy:
@@ -204,6 +212,12 @@ class PolicySpace:
             for activations in reversed(activation_bits)
             if mixed or weights == activations
         )
+
+    def wide_names(self) -> tuple[str, ...]:
+        """Returns the names of the uniform policies with 16-bit activations."""
+        otherwise = (MAX_BITS,) if self.num_policies > 1 else ()
+        widths = _common_widths(self.weights.values(), otherwise)
+        return tuple(f"w{bits}a{WIDE_BITS}" for bits in reversed(widths))
 
     def with_choices(
         self,

@@ -19,7 +19,7 @@ from matar_tf.tflite._rounding import (
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates
 from matar_tf.tflite._tables import by_table
 
-__all__: list[str] = []  # they register themselves
+__all__ = ["builtin_sum"]  # computations register themselves
 
 # Ratios of steps, from the first up to the second, that XNNPACK takes of each input of
 # a sum over its output, and of a product. It leaves others to the builtin kernels.
@@ -49,17 +49,31 @@ def _sum(site: Site, sign: int) -> np.ndarray:
         factors = [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
         acc = a * factors[0] + sign * b * factors[1]
         return saturate((acc + (1 << (shift - 1))) >> shift, site)
+    return builtin_sum(site, sign, _SUM_BITS)
+
+
+def builtin_sum(site: Site, sign: int, sum_bits: int) -> np.ndarray:
+    """Returns what the builtin kernels make: the first input plus or minus the second.
+
+    Args:
+      site: The operator.
+      sign: 1 or -1.
+      sum_bits: Those after the point of what is added.
+    """
+    a, b = (site.levels(place).astype(np.int64) for place in (0, 1))
+    scales = [scale_of(site.tensor(place))[0] for place in (0, 1)]
+    scale = scale_of(site.out)[0]
     twice = 2.0 * float(max(scales))
     parts: list[np.ndarray] = []
     for x, one in ((a, scales[0]), (b, scales[1])):
         multiplier, right = quantized_multiplier(np.float64(one) / twice)
-        bits = _SUM_BITS
+        bits = sum_bits
         if sign > 0:
             # The vector code of sums shifts once; that of differences is not vectors.
             bits, right = bits + int(right), np.zeros_like(right)
         shifted = (x << max(bits, 0)) >> max(-bits, 0)
         parts.append(multiply_away_from_zero(shifted, multiplier, right))
-    final = quantized_multiplier(np.float64(twice / (2.0**_SUM_BITS * float(scale))))
+    final = quantized_multiplier(np.float64(twice / (2.0**sum_bits * float(scale))))
     total = parts[0] + sign * parts[1]
     return saturate(multiply_away_from_zero(total, *final), site)
 

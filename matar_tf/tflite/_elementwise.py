@@ -20,17 +20,18 @@ from matar_tf.tflite._site import (
     zero_point_of,
 )
 
-__all__: list[str] = []  # they register themselves
+__all__ = ["reduced_axes"]  # computations register themselves
 
 
-def _reduced_axes(site: Site) -> tuple[int, ...]:
+def reduced_axes(site: Site) -> tuple[int, ...]:
+    """Returns the axes of a reduction, counted from the front."""
     axes = np.asarray(site.constant(1)).reshape(-1)
     return tuple(int(axis) % site.x.ndim for axis in axes)
 
 
 @simulates("MEAN")
 def _mean(site: Site) -> np.ndarray:
-    axes = _reduced_axes(site)
+    axes = reduced_axes(site)
     count = math.prod(site.x.shape[axis] for axis in axes)
     keep = bool(site.options.keepDims)
     acc = site.levels().sum(axis=axes, keepdims=keep)
@@ -70,7 +71,7 @@ def _builtin_spatial_mean(site: Site, count: int) -> np.ndarray:
 
 @simulates("REDUCE_MAX")
 def _reduce_max(site: Site) -> np.ndarray:
-    return site.x.max(axis=_reduced_axes(site), keepdims=bool(site.options.keepDims))
+    return site.x.max(axis=reduced_axes(site), keepdims=bool(site.options.keepDims))
 
 
 @simulates("RELU")

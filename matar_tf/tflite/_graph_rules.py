@@ -36,6 +36,11 @@ from matar_tf.tflite._graph_nodes import (
 )
 from matar_tf.tflite._graph_sizes import MAX_PRODUCTS, Sizes
 from matar_tf.tflite._operator_rules import RULES
+from matar_tf.tflite._rules_at_16 import (
+    FIXED_GRID_AT_16,
+    check_at_16,
+    ratio_limit_at_16,
+)
 from matar_tf.tflite._schema import (
     PACKED_BITS,
     CheckedModel,
@@ -74,9 +79,20 @@ _FIXED_GRIDS: Final = {
     "SOFTMAX": (1 / 256, -128),
     "TANH": (1 / 128, 0),
 }
+# Activations: an operator reads and makes those of one type.
+_WIDE: Final = _TYPES.INT16
 _BORDERS: Final = {
-    "QUANTIZE": ((_TYPES.FLOAT32, _TYPES.INT8), _TYPES.INT8),
-    "DEQUANTIZE": ((_TYPES.INT8, *PACKED_BITS), _TYPES.FLOAT32),
+    "QUANTIZE": {
+        _TYPES.INT8: (_TYPES.FLOAT32, _TYPES.INT8),
+        _WIDE: (_TYPES.FLOAT32,),
+    },
+    "DEQUANTIZE": {_TYPES.FLOAT32: (_TYPES.INT8, _WIDE, *PACKED_BITS)},
+}
+_INNER: Final = {_TYPES.INT8: (_TYPES.INT8,), _WIDE: (_WIDE,)}
+_BIASES: Final = {
+    _TYPES.FLOAT32: _TYPES.FLOAT32,
+    _TYPES.INT8: _TYPES.INT32,
+    _WIDE: _TYPES.INT64,
 }
 _INTEGER_KERNELS: Final = {
     "CONV_2D": (_TYPES.INT8, _TYPES.INT4),
@@ -202,7 +218,7 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
         tensor = tensors[index]
         is_computed = tensor.values is None and tensor.type not in PACKED_BITS
         expect(is_computed, "nothing stored for a tensor that is made", tensor.name)
-        plain = tensor.type != _TYPES.INT8 or len(tensor.scale) == 1
+        plain = tensor.type not in _INNER or len(tensor.scale) == 1
         expect(plain, f"one step of {tensor.name!r}", len(tensor.scale))
     for index in read - {*made, *inputs}:
         tensor = tensors[index]
@@ -237,11 +253,15 @@ def _check_node(node: Node) -> None:
     shapes = made if isinstance(made, list) else [made] * len(node.outputs)
     for one, shape in zip(node.outputs, shapes, strict=True):
         node.expect(one.shape == shape, f"the shape {shape}", one.shape)
-    if node.output.type != _TYPES.INT8 or node.data[0].type != _TYPES.INT8:
+    if node.output.type not in _INNER or node.data[0].type not in _INNER:
         return
+    if node.output.type == _WIDE:
+        check_at_16(node)
     grid = _grid(node.output)
     if node.name in _FIXED_GRIDS:
-        node.expect(grid == _FIXED_GRIDS[node.name], "TFLite's fixed grid", grid)
+        is_wide = node.output.type == _WIDE
+        fixed = FIXED_GRID_AT_16 if is_wide else _FIXED_GRIDS[node.name]
+        node.expect(grid == fixed, "TFLite's fixed grid", grid)
     elif node.row.grid in (Grid.KEPT, Grid.INPUT):
         grids = {_grid(one) for one in node.data if one.type in GRIDDED}
         node.expect(grids == {grid}, f"the grid {grid}", grids)
@@ -257,33 +277,35 @@ def _check_types(node: Node) -> None:
     if node.row.shape is CostShape.KERNEL:
         is_float = output.type == _TYPES.FLOAT32
         kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS[node.name]
+        kernels = (_TYPES.INT8,) if output.type == _WIDE else kernels
         kernel, bias = node.data[1], node.bias
         fits = (
             x.type == output.type
+            and output.type in _BIASES
             and kernel.type in kernels
             and (is_float or kernel.values is not None)
             and (x.values is None)
         )
         node.expect(fits, "a kernel of the type of its input", type_name(kernel.type))
         if bias is not None:
-            kind = _TYPES.FLOAT32 if is_float else _TYPES.INT32
-            fits = bias.type == kind and bias.values is not None
+            fits = bias.type == _BIASES[output.type] and bias.values is not None
             node.expect(fits, "a stored bias of its type", type_name(bias.type))
         integers = () if is_float else (x, kernel, output)
     elif node.is_float:
         check_float_types(node)
         integers = ()
     else:
-        taken, made = _BORDERS.get(node.name, ((_TYPES.INT8,), _TYPES.INT8))
+        rows = _BORDERS.get(node.name, _INNER)
+        taken = rows.get(output.type, ())
         data = node.data
         if node.name == "GATHER":
             node.expect(data[1].type == _TYPES.INT32, "places in int32", data[1].type)
             data = data[:1]
-        fits = output.type == made and all(one.type in taken for one in data)
+        fits = bool(taken) and all(one.type in taken for one in data)
         types = [one.type for one in (*node.data, output)]
         node.expect(
             fits,
-            f"data of types {_types(taken)}, made {type_name(made)}",
+            f"data of types {_types(taken)}, made {_types(rows)}",
             _types(types),
         )
         integers = tuple(one for one in (*data, output) if one.type in GRIDDED)
@@ -307,8 +329,10 @@ def _check_ratio(node: Node) -> None:
     if node.row.shape is not CostShape.KERNEL:
         steps = [float(one.scale[0]) for one in node.data]
         ratio = (math.prod(steps) if node.row.is_product else max(steps)) / out
-        fits = LEAST_RATIO <= ratio < SUM_RATIO_LIMIT
-        node.expect(fits, f"steps below {SUM_RATIO_LIMIT} times the output's", ratio)
+        is_wide = node.output.type == _WIDE
+        limit = ratio_limit_at_16(node.name) if is_wide else SUM_RATIO_LIMIT
+        fits = LEAST_RATIO <= ratio < limit
+        node.expect(fits, f"steps below {limit} times the output's", ratio)
         return
     x, kernel = node.data[:2]
     node.expect(not kernel.zero_point.any(), "kernels without a zero point", "others")

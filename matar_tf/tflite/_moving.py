@@ -43,7 +43,8 @@ def _slice(site: Site) -> np.ndarray:
 
 @simulates("GATHER")
 def _gather(site: Site) -> np.ndarray:
-    return np.take(site.constant(0), np.asarray(site.inputs[1]), axis=0)
+    table = np.asarray(site.constant(0))
+    return table.take(np.asarray(site.inputs[1]), axis=0)
 
 
 @simulates("TRANSPOSE")
@@ -103,7 +104,7 @@ def _resize_bilinear(site: Site) -> np.ndarray:
         rounded = np.sign(total) * ((np.abs(total) + scale // 2) // scale)
     else:
         rounded = (total + scale // 2) // scale
-    return rounded.astype(np.int8)
+    return rounded.astype(site.x.dtype)
 
 
 def _along(x: np.ndarray, axis: int, blend: Blend) -> np.ndarray:

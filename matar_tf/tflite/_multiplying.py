@@ -13,6 +13,8 @@ from matar_tf.tflite._rounding import (
 )
 from matar_tf.tflite._schema import schema
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates, zero_point_of
+from matar_tf.tflite._sixteen import multiply_by_15_bits, multiply_by_31_bits
+from matar_tf.workload import OpKind
 
 __all__: list[str] = []  # they register themselves
 
@@ -34,6 +36,8 @@ def _finish(site: Site, acc: np.ndarray, *, by_reference: bool = False) -> np.nd
       by_reference: Whether TFLite has its reference code alone as a builtin kernel.
     """
     bias = site.constant(site.row.bias)
+    if site.is_wide:
+        return _finish_at_16(site, acc.astype(np.int64) + (0 if bias is None else bias))
     if bias is not None:
         acc = acc + bias
     if site.out.type == schema.TensorType.FLOAT32:
@@ -43,6 +47,16 @@ def _finish(site: Site, acc: np.ndarray, *, by_reference: bool = False) -> np.nd
         levels = multiply_away_from_zero(acc, *quantized_multiplier(scale))
         return saturate(levels, site)
     return saturate(requantize(acc, scale, site.kernels), site)
+
+
+def _finish_at_16(site: Site, acc: np.ndarray) -> np.ndarray:
+    scale = _accumulator_scale(site)
+    if site.row.cost is not OpKind.DENSE:
+        return saturate(multiply_by_15_bits(acc, scale), site)
+    if len(scale) == 1:  # of all channels: the kernel multiplies two steps in float32
+        scale = np.float64(scale_of(site.tensor()) * scale_of(site.tensor(1)))
+        scale = scale / scale_of(site.out)
+    return saturate(multiply_by_31_bits(acc, scale), site)
 
 
 def _activate(values: np.ndarray, options: Any) -> np.ndarray:
@@ -134,7 +148,7 @@ def _transposed_conv(site: Site) -> np.ndarray:
                 (row, column), x.shape[1:3], strides, strict=True
             )
         )
-        acc[:, rows, columns] += products
+        acc[:, rows, columns] += products.astype(np.int64)
     acc = acc[:, before[0] :, before[1] :][:, : size[0], : size[1]]
     return _finish(site, acc, by_reference=True)
 
@@ -156,7 +170,7 @@ def _average_pool(site: Site) -> np.ndarray:
     total = windows.sum(axis=(3, 4)) + counts * zero_point_of(site.tensor(0))
     stored = np.sign(total) * ((np.abs(total) + counts // 2) // counts)
     low, high = site.limits()
-    return np.clip(stored, low, high).astype(np.int8)
+    return np.clip(stored, low, high).astype(site.x.dtype)
 
 
 @simulates("MAX_POOL_2D")

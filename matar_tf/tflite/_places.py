@@ -51,6 +51,11 @@ def check_places(model: Any, places: TemplateMap) -> None:
         filling the places would not leave a graph that can be run.
     """
     graph = model.subgraphs[0]
+    if any(one.type == schema.TensorType.INT16 for one in graph.tensors):
+        raise ModelError(
+            "Expected a template with 8-bit activations, which a policy may widen, got "
+            "one with 16; package the model again."
+        )
     operators = [kernel.operator for kernel in places.kernels.values()]
     operators += [i for indices in places.clamps.values() for i in indices]
     indices = [*places.tensors, *places.before_clamps]

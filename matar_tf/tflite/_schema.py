@@ -16,6 +16,7 @@ from matar_tf.tflite._unpacking import unpack
 
 __all__ = [
     "COMPUTE_OPS",
+    "INTEGER_ACTIVATIONS",
     "MAX_FILE_BYTES",
     "PACKED_BITS",
     "CheckedModel",
@@ -63,11 +64,14 @@ _DTYPES = {
     schema.TensorType.INT2: np.int8,
     schema.TensorType.INT4: np.int8,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.BOOL: np.bool_,
     schema.TensorType.INT64: np.int64,
 }
+INTEGER_ACTIVATIONS: Final = (schema.TensorType.INT8, schema.TensorType.INT16)
 COMPUTE_OPS = tuple(
     name
     for name, row in OPERATORS.items()

@@ -10,7 +10,15 @@ import numpy as np
 from matar_tf.operators import OPERATORS, registrar
 from matar_tf.tflite._schema import op_name, schema, tensor_array
 
-__all__ = ["SIMULATED", "Site", "saturate", "scale_of", "simulates", "zero_point_of"]
+__all__ = [
+    "SIMULATED",
+    "Computation",
+    "Site",
+    "saturate",
+    "scale_of",
+    "simulates",
+    "zero_point_of",
+]
 
 
 class Site:
@@ -28,6 +36,16 @@ class Site:
         self.row = OPERATORS[op_name(model, operator)]
         self.x: np.ndarray = self.inputs[self.row.source]  # type: ignore[assignment]
         self.out = self.graph.tensors[operator.outputs[0]]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the output has 16 bits."""
+        return bool(self.out.type == schema.TensorType.INT16)
+
+    @property
+    def reads_16_bits(self) -> bool:
+        """Whether an input has 16 bits."""
+        return any(one is not None and one.dtype == np.int16 for one in self.inputs)
 
     def tensor(self, position: int | None = None) -> Any:
         """Returns the tensor at an input position; what is read for None."""
@@ -55,18 +73,22 @@ class Site:
         return np.asarray(value, np.int32) - zero_point_of(self.tensor(position))
 
     def operand(self, position: int | None = None) -> np.ndarray:
-        """Returns an input as it is multiplied: its levels, or double precision."""
+        """Returns an input as it is multiplied: its levels, or double precision.
+
+        That holds sums of products of 16 and 8 bits exactly, too.
+        """
         place = self.row.source if position is None else position
         if self.tensor(place).type == schema.TensorType.FLOAT32:
             return np.asarray(self.inputs[place], np.float64)
-        return self.levels(place)
+        levels = self.levels(place)
+        return levels.astype(np.float64) if self.is_wide else levels
 
     def limits(self) -> tuple[int, int]:
-        """Returns the int8 range of the output under its fused activation."""
+        """Returns the range of the output under its fused activation."""
         scale, zero_point = scale_of(self.out)[0], zero_point_of(self.out)
         activation = getattr(self.options, "fusedActivationFunction", 0)
         kinds = schema.ActivationFunctionType
-        low, high = -128, 127
+        low, high = (-128, 127) if not self.is_wide else (-32768, 32767)
         if activation in (kinds.RELU, kinds.RELU6):
             low = max(low, zero_point)
         if activation == kinds.RELU6:
@@ -89,4 +111,5 @@ def zero_point_of(tensor: Any) -> int:
 
 def saturate(levels: np.ndarray, site: Site) -> np.ndarray:
     low, high = site.limits()
-    return np.clip(levels + zero_point_of(site.out), low, high).astype(np.int8)
+    kind = np.int16 if site.is_wide else np.int8
+    return np.clip(levels + zero_point_of(site.out), low, high).astype(kind)

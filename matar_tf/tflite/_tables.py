@@ -13,7 +13,8 @@ import numpy as np
 
 from matar_tf.tflite._site import Site, scale_of, simulates, zero_point_of
 
-__all__ = ["by_table"]  # functions of operators register themselves
+# Functions of operators register themselves.
+__all__ = ["by_table", "exact_gelu", "rough_gelu"]
 
 _INT8 = np.arange(-128, 128, dtype=np.int32)
 
@@ -78,17 +79,18 @@ def _exp(site: Site) -> np.ndarray:
 @simulates("GELU")
 def _gelu(site: Site) -> np.ndarray:
     """XNNPACK takes none; every step of the sum rounds to float32."""
-    function = _rough_gelu if site.options.approximate else _exact_gelu
+    function = rough_gelu if site.options.approximate else exact_gelu
     return by_table(site, function, kernels="builtin")
 
 
-def _exact_gelu(values: np.ndarray) -> np.ndarray:
+def exact_gelu(values: np.ndarray) -> np.ndarray:
+    """Returns GELU, every step in float32, as the C library computes it."""
     x = values.astype(np.float32)
     tails = [math.erfc(one) for one in x * np.float32(-math.sqrt(0.5))]
     return np.float32(0.5) * x * np.array(tails, np.float32)
 
 
-def _rough_gelu(values: np.ndarray) -> np.ndarray:
+def rough_gelu(values: np.ndarray) -> np.ndarray:
     """As TensorFlow approximates it, by a hyperbolic tangent."""
     x = values.astype(np.float32)
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)

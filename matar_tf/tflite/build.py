@@ -6,7 +6,8 @@ top of int8 (zero point ``127 - qmax``), or, where values below the lowest level
 cut off, at its bottom after a saturating QUANTIZE (zero point ``-128 - qmin``). A bias
 is a whole number of ``s_in * s``, the unit in which n-bit hardware accumulates, so that
 it is the same number in every form of storage. A channel whose scale is 0, or so small
-that this unit could not hold its bias, passes its bias on and nothing else.
+that this unit could not hold its bias, passes its bias on and nothing else. Activations
+of 16 bits (`matar_tf.tflite._widening`) have zero points of 0.
 """
 
 from __future__ import annotations
@@ -20,16 +21,12 @@ import numpy as np
 from matar_tf.errors import ExportError, ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.packaged import Artifact
-from matar_tf.parameters import (
-    LayerParameters,
-    TensorParameters,
-    activation_range,
-    weight_range,
-)
+from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
+from matar_tf.tflite._levels import passing_channels, quantize_kernel
 from matar_tf.tflite._places import is_activation, makers_of
 from matar_tf.tflite._schema import (
     CheckedModel,
@@ -42,18 +39,20 @@ from matar_tf.tflite._schema import (
     source_of,
     write_model,
 )
+from matar_tf.tflite._widening import widen, written_at_16
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
-    SMALLEST_UNIT,
     Kernel,
     Storage,
+    check_int8,
     get_profile,
     largest_count,
     store_kernels,
 )
 from matar_tf.tflite.template import Template
+from matar_tf.wide import step_at
 
-__all__ = ["ModelBuilder", "quantize_kernel"]
+__all__ = ["ModelBuilder"]
 
 _LEAST_KERNEL_STEP = LEAST_STORED_STEP * 128  # divided by a factor where it is stored
 
@@ -104,6 +103,8 @@ class ModelBuilder:
         model, storages = self.fill(policy, profile=profile)
         add_metadata(model, self.describe(policy, storages, metadata, profile=profile))
         compact(model)
+        if policy.is_wide:
+            return written_at_16(model)
         return type(self._template.content)(write_model(model))
 
     @property
@@ -122,6 +123,9 @@ class ModelBuilder:
         """
         policy = self._in_order(policy)
         model = parse_model(self._template.content)
+        if policy.is_wide:
+            check_int8(profile)
+            widen(model, self._template)
         kernels = [
             self._kernel(model, entry, bits, policy)
             for entry, bits in policy.weights.items()
@@ -167,7 +171,7 @@ class ModelBuilder:
         """Returns the entries whose cutting off int8 itself does, without operators."""
         activations = policy.activations
         return tuple(
-            one for one in self._template.clamps if activations[one] == MAX_BITS
+            one for one in self._template.clamps if activations[one] >= MAX_BITS
         )
 
     def _kernel(self, model: Any, entry: str, bits: int, policy: Policy) -> Kernel:
@@ -181,10 +185,11 @@ class ModelBuilder:
             input_scale = np.float32(tensor.quantization.scale[0])
         else:
             source = self._artifact.parameters.tensors[place.input]
-            input_scale = _step(source, policy.activations[place.input])
+            input_scale = step_at(source, policy.activations[place.input])
         step = layer.step[layer.bits.index(bits)]
         channels = layer.kernel.shape[layer.channel_axis]
-        passes, scale = _passing(step, factor, offset, input_scale, bits)
+        largest = largest_count(bits, is_wide=policy.is_wide)
+        passes, scale = passing_channels(step, factor, offset, input_scale, largest)
         if len(step) < channels and not passes.all():
             raise ExportError(
                 f"Expected a bias of {entry!r} that int32 can count in its one step, "
@@ -217,13 +222,14 @@ class ModelBuilder:
             bits = policy.activations[entry]
             tensor = self._artifact.parameters.tensors[entry]
             qmin, qmax = activation_range(bits, signed=tensor.signed)
-            zero_point = 127 - qmax
-            if entry in self._template.clamps and index not in before_clamps:
+            zero_point = 0 if policy.is_wide else 127 - qmax
+            is_clamped = entry in self._template.clamps and index not in before_clamps
+            if is_clamped and not policy.is_wide:
                 zero_point = -128 - qmin
             graph.tensors[index].quantization = quantization(
-                [_step(tensor, bits)], [zero_point], 0
+                [step_at(tensor, bits)], [zero_point], 0
             )
-            final = index not in before_clamps or bits == MAX_BITS
+            final = index not in before_clamps or bits >= MAX_BITS
             if final and entry not in named and index in computed:
                 # The first tensor on a grid bears the entry's name, in viewers too.
                 graph.tensors[index].name = entry
@@ -349,54 +355,3 @@ def _check_ratios(model: Any, kernels: Sequence[Kernel]) -> None:
                 "came out of the layer when its output was calibrated; calibrate and "
                 "train on samples like those that it will see."
             )
-
-
-def _passing(
-    step: np.ndarray,
-    factor: np.ndarray,
-    offset: np.ndarray | None,
-    input_scale: np.float32,
-    bits: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which channels pass their input on, and the scales of their levels.
-
-    In float32, as `matar_tf.keras.quantizers.derived.snap_affine`.
-    """
-    least = np.zeros_like(step)
-    if offset is not None:
-        least = np.abs(offset) / input_scale / np.float32(largest_count(bits))
-        least = np.where(input_scale * least < SMALLEST_UNIT, np.float32(0), least)
-    scale = (step * factor).astype(np.float32)
-    passes = (scale >= least) & (input_scale * scale >= SMALLEST_UNIT)
-    if len(scale) == 1 and passes.all():
-        return passes, scale  # of all channels
-    return passes, np.where(passes, scale, np.where(least > 0, least, step))
-
-
-def quantize_kernel(
-    layer: LayerParameters, bits: int, passes: np.ndarray
-) -> np.ndarray:
-    """Returns a kernel as levels of n bits.
-
-    Args:
-      layer: The trained layer.
-      bits: One of its widths.
-      passes: Whether an output channel passes anything on, ``[out]``; the levels of
-        others are 0.
-
-    Returns:
-      int8 levels in the layout of ``layer.kernel``.
-    """
-    row = layer.bits.index(bits)
-    qmin, qmax = weight_range(bits)
-    shape = [1] * layer.kernel.ndim
-    shape[layer.channel_axis] = -1
-    step = layer.step[row].reshape(shape)
-    levels = np.floor(
-        np.clip(layer.kernel / step, qmin, qmax) + np.float32(0.5), dtype=np.float32
-    )
-    return np.where(passes.reshape(shape), levels, np.float32(0.0)).astype(np.int8)
-
-
-def _step(tensor: TensorParameters, bits: int) -> np.float32:
-    return np.float32(tensor.step[tensor.bits.index(bits)])

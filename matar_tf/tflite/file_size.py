@@ -89,6 +89,7 @@ class FileSizes:
             tuple(part.structure for part in parts),
             tuple(length % _BLOCK for length in lengths),
             self._builder.identity_clamps(policy),
+            policy.is_wide,
         )
         in_blocks = sum(length - length % _BLOCK for length in lengths)
         if key not in self._rests:

@@ -33,6 +33,7 @@ __all__ = [
     "Kernel",
     "Profile",
     "Storage",
+    "check_int8",
     "get_profile",
     "largest_count",
     "largest_factor",
@@ -173,9 +174,27 @@ def largest_factor(num_bits: int, largest: int) -> int:
     return largest // max(-weight_range(num_bits)[0], weight_range(num_bits)[1])
 
 
-def largest_count(num_bits: int) -> int:
-    """Returns the largest bias that every profile holds, in n-bit accumulator units."""
-    return _MAX_BIAS // largest_factor(num_bits, _INT8_MAX)
+def largest_count(num_bits: int, *, is_wide: bool = False) -> int:
+    """Returns the largest bias that every profile holds, in n-bit accumulator units.
+
+    Args:
+      num_bits: Width of the weights.
+      is_wide: Whether activations have 16 bits: units are finer then, biases longer.
+    """
+    return (_MAX_BIAS << 8 * is_wide) // largest_factor(num_bits, _INT8_MAX)
+
+
+def check_int8(profile: str) -> None:
+    """Checks that a profile has kernels for 16-bit activations.
+
+    Raises:
+      ExportError: If there is no such profile, or it packs kernels.
+    """
+    if get_profile(profile).name != DEFAULT_PROFILE:
+        raise ExportError(
+            f"Expected the profile {DEFAULT_PROFILE!r} for 16-bit activations, got "
+            f"{profile!r}; their kernels take weights in int8 containers only."
+        )
 
 
 def store_kernels(
@@ -256,7 +275,9 @@ def _write(model: Any, kernel: Kernel, stored_bits: int, factor: int) -> None:
     tensor.quantization = quantization(scale, np.zeros(len(scale)), axis)
     if kernel.counts is not None:
         bias = graph.tensors[bias_of(model, kernel.operator)]
-        set_buffer(model, bias, (kernel.counts * factor).astype(np.int32))
+        is_wide = bias.type == schema.TensorType.INT64
+        counts = (kernel.counts * factor).astype(np.int64 if is_wide else np.int32)
+        set_buffer(model, bias, counts)
         scale = kernel.input_scale * kernel.scale / np.float32(factor)
         bias.quantization = quantization(scale, np.zeros(len(scale)), 0)
 

@@ -2,11 +2,11 @@
 
 Both ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
 tensors, and the builtin mean over the pixels, follow each kernel's own fixed-point
-recipe. Convolutions with INT4 kernels run on the builtin kernels, whatever the others
-run on: XNNPACK takes none. Float convolutions between packed kernels are summed in
-double precision, so that a level may differ where a sum lies within the runtime's
-float32 rounding of a half. What layers without an integer kernel make is taken from a
-runtime (`matar_tf.tflite._floats`).
+recipe. Tensors of 16 bits (`_sixteen`) and convolutions with INT4 kernels run on the
+builtin kernels, whatever the others run on: XNNPACK takes none. Float convolutions
+between packed kernels are summed in double precision, so that a level may differ where
+a sum lies within the runtime's float32 rounding of a half. What layers without an
+integer kernel make is taken from a runtime (`matar_tf.tflite._floats`).
 
 Sources: XNNPACK, ``src/microparams-init.c`` and ``src/qs8-*``; TensorFlow Lite,
 ``kernels/internal/common.h`` and ``kernels/internal/reference/integer_ops``.
@@ -33,10 +33,12 @@ from matar_tf.tflite._schema import (
     op_name,
     parse_model,
     schema,
+    source_of,
     tensor_array,
     text_of,
 )
 from matar_tf.tflite._site import SIMULATED, Site
+from matar_tf.tflite._sixteen import SIMULATED_AT_16
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
@@ -90,7 +92,10 @@ def simulate_tensors(
         _check_given(model, operator.inputs, values)
         name = op_name(model, operator)
         site = Site(model, operator, values, _kernels_of(model, operator, kernels))
-        values[int(operator.outputs[0])] = SIMULATED[name](site)
+        compute = SIMULATED[name]
+        if site.reads_16_bits:
+            compute = SIMULATED_AT_16.get(name, compute)
+        values[int(operator.outputs[0])] = compute(site)
     return values
 
 
@@ -115,7 +120,11 @@ def _check_given(
 
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
+    tensors = model.subgraphs[0].tensors
+    made = tensors[operator.outputs[0]].type
+    if schema.TensorType.INT16 in (made, tensors[source_of(model, operator)].type):
+        return "builtin"
     if op_name(model, operator) not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         return kernels
-    kernel = model.subgraphs[0].tensors[operator.inputs[1]]
+    kernel = tensors[operator.inputs[1]]
     return "builtin" if kernel.type == schema.TensorType.INT4 else kernels

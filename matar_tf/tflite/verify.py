@@ -18,10 +18,10 @@ from matar_tf.operators import OPERATORS, Grid
 from matar_tf.tflite._floats import float_operators, float_tensors
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
+    INTEGER_ACTIVATIONS,
     OneSampleModel,
     op_name,
     parse_model,
-    schema,
     text_of,
     write_model,
 )
@@ -40,7 +40,7 @@ _COPIES = {name for name, row in OPERATORS.items() if row.grid is Grid.KEPT} - {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerDifference:
-    """How far the witnesses are apart on one int8 tensor.
+    """How far the witnesses are apart on one integer tensor.
 
     Attributes:
       name: Name of the tensor; its activation entry where the policy has one.
@@ -91,7 +91,7 @@ def verify(
     samples: np.ndarray,
     keras_tensors: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Verification:
-    """Runs a file in LiteRT and in the simulator, and compares every int8 tensor.
+    """Runs a file in LiteRT and in the simulator, and compares every integer tensor.
 
     Each tensor of the Keras network is compared with one of the file: of those on its
     entry's grid with as many values, with the one that is nearest to it.
@@ -115,7 +115,7 @@ def verify(
     layers: list[LayerDifference] = []
     for operator in graph.operators:
         index = int(operator.outputs[0])
-        if graph.tensors[index].type != schema.TensorType.INT8:
+        if graph.tensors[index].type not in INTEGER_ACTIVATIONS:
             continue
         levels = simulated[index].astype(np.int32)
         off = np.abs(measured[index].astype(np.int32) - levels)
@@ -176,14 +176,14 @@ def _keras_differences(
 
 
 def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
-    """Returns the grid of each int8 tensor by its name, and the tensors of each."""
+    """Returns the grid of each integer tensor by its name, and the tensors of each."""
     graph = model.subgraphs[0]
     grids: dict[str, _Grid] = {}
     on_grid: dict[_Grid, list[int]] = {}
     for operator in graph.operators:
         index = int(operator.outputs[0])
         tensor = graph.tensors[index]
-        if tensor.type != schema.TensorType.INT8:
+        if tensor.type not in INTEGER_ACTIVATIONS:
             continue
         quantization = tensor.quantization
         grid = float(quantization.scale[0]), int(quantization.zeroPoint[0])
@@ -197,7 +197,7 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
 def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
     """Returns the tensors of a file that can be compared, by index, as LiteRT has them.
 
-    These are its int8 tensors, its output, and what these need of other layers. A
+    These are its integer tensors, its output, and what these need of other layers. A
     delegate keeps its tensors to itself; so each is made an output of the file.
 
     Raises:
@@ -207,7 +207,7 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
     model = parse_model(content)
     graph = model.subgraphs[0]
     made = [int(index) for operator in graph.operators for index in operator.outputs]
-    int8 = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
+    integers = [i for i in made if graph.tensors[i].type in INTEGER_ACTIVATIONS]
     in_float = {*float_operators(model)}
     read = {
         int(index)
@@ -215,7 +215,8 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
         if place not in in_float
         for index in operator.inputs
     }
-    computed = sorted({*int8, *(read & {*float_tensors(model)}), int(graph.outputs[0])})
+    read &= {*float_tensors(model)}
+    computed = sorted({*integers, *read, int(graph.outputs[0])})
     graph.outputs = np.array(computed, np.int32)
     model.signatureDefs = None
     interpreter = make_interpreter(type(content)(write_model(model)), "litert", 1)
