@@ -29,6 +29,7 @@ __all__ = [
     "kernel_variable",
     "multi_bit_network",
     "multiplier",
+    "output_names",
     "output_quantizer",
     "producer",
     "reads_one_tensor",
@@ -59,6 +60,20 @@ def is_quantized(layer: KerasLayer) -> bool:
 def multi_bit_network(model: KerasModel) -> KerasModel:
     """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
     return getattr(model, "multi_bit_network", model)
+
+
+def output_names(model: KerasModel) -> list[str]:
+    """Returns the names of a model's outputs, without those of wrappers.
+
+    They are different ones, as Keras makes them: of two outputs of one layer the second
+    has a number.
+    """
+    found: list[str] = []
+    for tensor in model.outputs:
+        name = inner_layer(tensor.node.outbound_layer).name
+        number = found.count(name)
+        found.append(name if not number else f"{name}_{number}")
+    return found
 
 
 def entry_name(layer: KerasLayer) -> str:
