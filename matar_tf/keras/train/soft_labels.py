@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
+from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
 
@@ -37,19 +37,11 @@ def check_soft_labels(distillation: float, temperature: float) -> None:
 
 def ends_in_probabilities(output: Tensor) -> bool:
     """Whether an output of a model is that of a softmax or sigmoid."""
-    return activation_name(_maker(output)) in ("softmax", "sigmoid", "hard_sigmoid")
-
-
-def _maker(output: Tensor) -> KerasLayer:
-    """Returns the layer that makes an output, before what passes on its values."""
-    layer = output.node.outbound_layer
-    while (
-        layer.inbound_nodes
-        and activation_name(layer) == "linear"
-        and (type(layer) is keras.layers.Activation)
-    ):
-        layer = layer.inbound_nodes[0].inbound_layers
-    return wrapper.inner_layer(layer)
+    return activation_name(wrapper.output_maker(output)) in (
+        "softmax",
+        "sigmoid",
+        "hard_sigmoid",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +136,7 @@ def check_same_outputs(teacher: KerasModel, model: KerasModel) -> None:
 def check_logits(outputs: Sequence[Tensor]) -> None:
     """Checks that outputs of teacher and model are two or more logits."""
     for output in outputs:
-        last, shape = _maker(output), tuple(output.shape)
+        last, shape = wrapper.output_maker(output), tuple(output.shape)
         if ends_in_probabilities(output) or shape[-1] < 2:
             raise ModelError(
                 "Expected an output of two or more logits from teacher and model, for "
