@@ -47,8 +47,8 @@ from matar_tf.tflite.export import (
     export_model,
     read_model,
 )
+from matar_tf.tflite.fitting_data import metrics_for
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
-from matar_tf.tflite.metrics import METRIC_NAMES
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
 __all__ = [
@@ -132,9 +132,11 @@ def search(
     Raises:
       MatarError: If something does not fit, or no policy meets the limits.
     """
-    artifact = _network(network)
-    settings = settings_of(artifact.space, **_options(options, "search"))
-    run = make_run(artifact, [_target(target)], as_data(data), settings)
+    artifact, given = _network(network), as_data(data)
+    options = {"metrics": metrics_for(artifact, given), **_options(options, "search")}
+    run = make_run(
+        artifact, [_target(target)], given, settings_of(artifact.space, **options)
+    )
     result = with_file_sizes(run, search_one(run))
     return ShownResult.of(result, artifact.accuracy.get("float"))
 
@@ -174,9 +176,10 @@ def retarget(
     Raises:
       MatarError: If something does not fit, or the folder holds anything else.
     """
-    artifact = _network(network)
-    settings = settings_of(artifact.space, **_options(options, "retarget"))
-    run = make_run(artifact, _targets(targets), as_data(data), settings)
+    artifact, given = _network(network), as_data(data)
+    options = {"metrics": metrics_for(artifact, given), **_options(options, "retarget")}
+    settings = settings_of(artifact.space, **options)
+    run = make_run(artifact, _targets(targets), given, settings)
     outcome = _retarget(
         run, output, resume=resume, overwrite=overwrite, reference=reference
     )
@@ -194,7 +197,7 @@ def export(  # noqa: PLR0913
     profile: str = DEFAULT_PROFILE,
     target: TargetLike | None = None,
     data: DataLike | None = None,
-    metrics: Iterable[str] = METRIC_NAMES,
+    metrics: Iterable[str] | None = None,
     reference: Reference | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
@@ -227,7 +230,7 @@ def export(  # noqa: PLR0913
         samples = given.x_test
         content = builder.build(chosen, profile=profile)
         metadata["metrics"] = evaluate_model(content, given, metrics=metrics)
-        metadata["num_samples"] = len(samples)
+        metadata["num_samples"] = given.num_samples
     return export_model(
         builder,
         chosen,
@@ -243,7 +246,7 @@ def evaluate(
     model: ModelLike,
     data: DataLike,
     *,
-    metrics: Iterable[str] = METRIC_NAMES,
+    metrics: Iterable[str] | None = None,
     runtime: str = "litert",
     threads: int = 1,
 ) -> dict[str, float]:
@@ -254,7 +257,10 @@ def evaluate(
       data: Samples and labels.
       metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
         ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
-        ``binary_accuracy``; or ``package.module:function``.
+        ``binary_accuracy``; of one output of several that after its name,
+        ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
+        outputs and all labels, by names if there are several. None for accuracy and
+        loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
       threads: Threads of the interpreter.
 

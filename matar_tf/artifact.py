@@ -24,6 +24,7 @@ from matar_tf.io.files import as_path, check_parent, new_folder, write_atomicall
 from matar_tf.io.json_reader import MAX_JSON_BYTES, JsonReader
 from matar_tf.measurements import Measurements
 from matar_tf.members import MEMBERS, SUFFIX, open_artifact, read_member
+from matar_tf.outputs import outputs_from_json
 from matar_tf.packaged import (
     DIGEST_KEY,
     MANIFEST,
@@ -42,6 +43,7 @@ from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite._fingerprints import check_fingerprints
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.template import Template
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
@@ -59,6 +61,7 @@ _OLD_KEYS: Final = (  # of schema_version 3, without a digest of the manifest
     *("provenance", "sha256"),
 )
 _KEYS: Final = {3: _OLD_KEYS, SCHEMA_VERSION: (*_OLD_KEYS, DIGEST_KEY)}
+_OUTPUTS: Final = "outputs"  # a key that earlier versions did not write
 _MAX_BYTES = 1 << 31  # of all members
 # Kernels take one byte a weight in it, and four among the parameters.
 _MAX_TEMPLATE_BYTES: Final = MAX_ARRAY_BYTES // 3
@@ -221,10 +224,12 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
             measurements=None
             if measured is None
             else Measurements.from_json(_READER.parse(measured, MEASUREMENTS), space),
+            outputs=outputs_from_json(manifest.get(_OUTPUTS, {})),
             name=printable(path.stem),
             source=source,
         )
         _check_entries(artifact, path)
+        _check_outputs(artifact, path)
         return replace(artifact, workload=_checked_workload(artifact, checked, path))
 
 
@@ -238,7 +243,9 @@ def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
                 f"{shown(version)}; package the model again, or use the version of "
                 "matar_tf that wrote it."
             )
-        return _READER.object(value, MANIFEST, _KEYS[version or SCHEMA_VERSION])
+        keys = _KEYS[version or SCHEMA_VERSION]
+        optional = [_OUTPUTS] if isinstance(value, dict) and _OUTPUTS in value else []
+        return _READER.object(value, MANIFEST, [*keys, *optional])
     except ArtifactError as error:
         raise ArtifactError(f"The manifest of {path} is malformed: {error}") from error
 
@@ -320,6 +327,20 @@ def _check_entries(artifact: Artifact, path: Path) -> None:
                     f"Expected parameters for {list(widths)} bits of the {what} entry "
                     f"{name!r} in {path}, got {list(there[name].bits)}."
                 )
+
+
+def _check_outputs(artifact: Artifact, path: Path) -> None:
+    """Checks that what is said of outputs is of those of the template."""
+    outputs = outputs_of(artifact.template)
+    said = {name: one.shape for name, one in artifact.outputs.items()}
+    # The name of one alone is not in the template.
+    names = [one.name for one in outputs] if len(outputs) > 1 else list(said)[:1]
+    there = {name: one.shape for name, one in zip(names, outputs, strict=False)}
+    if said and said != there:
+        raise ArtifactError(
+            f"Expected in {path} outputs as those of its template, {shown(there)}, got "
+            f"{shown(said)}; package the model again."
+        )
 
 
 def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:

@@ -8,6 +8,7 @@ function of the user's own.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import warnings
@@ -19,13 +20,15 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from matar_tf.data_arrays import (
-    as_array,
+    are_bytes,
     check_classes,
     checked_labels,
     checked_samples,
+    each_named,
 )
 from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.io.archive import array_names, parse_arrays
+from matar_tf.named_arrays import Arrays, items, num_rows, rows
 
 __all__ = [
     "DIGITS",
@@ -56,9 +59,14 @@ class Data:
     length 1, which is dropped. What labels are is for metrics to say: classes, numbered
     from 0, one for each sample or place of it, or values such as a reconstruction has.
 
+    For a network of several inputs samples are a mapping of arrays by the names of its
+    inputs, for one of several outputs labels are one by the names of its outputs. An
+    ``.npz`` file has them under ``x_test/NAME`` and ``y_test/NAME``.
+
     Attributes:
       name: What it is called in tables and errors.
-      x_test: Evaluation samples, float32, ``[num_samples, ...]``.
+      x_test: Evaluation samples, ``[num_samples, ...]``: float32, or int32 for an input
+        that is not quantized, such as numbers of words.
       y_test: Labels, ``[num_samples]`` or ``[num_samples, ...]``: int64, of booleans
         too, or float32.
       x_train: Training samples, or None.
@@ -69,10 +77,10 @@ class Data:
     """
 
     name: str = "arrays"
-    x_test: np.ndarray
-    y_test: np.ndarray
-    x_train: np.ndarray | None = None
-    y_train: np.ndarray | None = None
+    x_test: Arrays
+    y_test: Arrays
+    x_train: Arrays | None = None
+    y_train: Arrays | None = None
 
     def __post_init__(self) -> None:
         if (self.x_train is None) != (self.y_train is None):
@@ -82,13 +90,23 @@ class Data:
             )
         has_bytes = False
         for part in ("test", "train"):
+            given = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if part == "train" and self.x_train is None:
                 continue
-            samples = as_array(self.name, f"x_{part}", getattr(self, f"x_{part}"))
-            has_bytes |= samples.dtype == np.uint8
-            samples = checked_samples(self.name, part, samples)
-            labels = as_array(self.name, f"y_{part}", getattr(self, f"y_{part}"))
-            labels = checked_labels(self.name, part, labels, len(samples))
+            has_bytes |= are_bytes(self.name, f"x_{part}", given[0])
+            samples = each_named(checked_samples, self.name, f"x_{part}", given[0])
+            number = num_rows(samples)
+            for key, one in items(samples):
+                if len(one) != number:
+                    raise DataError(
+                        f"Expected as many samples in each array of x_{part} of "
+                        f"{self.name!r}, got {len(one)} in {key!r} and {number} in "
+                        "another; give one for each."
+                    )
+            labels = each_named(
+                functools.partial(checked_labels, num_samples=number),
+                *(self.name, f"y_{part}", given[1]),
+            )
             object.__setattr__(self, f"x_{part}", samples)
             object.__setattr__(self, f"y_{part}", labels)
         if has_bytes:
@@ -99,32 +117,49 @@ class Data:
                 MatarWarning,
                 stacklevel=3,
             )
-        if self.x_train is not None and self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise DataError(
-                f"Expected samples of one shape in x_train and x_test of "
-                f"{self.name!r}, got {self.x_train.shape} and {self.x_test.shape}."
-            )
+        if self.x_train is not None:
+            shapes = [
+                {key: one.shape[1:] for key, one in items(samples)}
+                for samples in (self.x_train, self.x_test)
+            ]
+            if shapes[0] != shapes[1]:
+                first, second = (list(one.values()) for one in shapes)
+                raise DataError(
+                    "Expected samples of one shape in x_train and x_test of "
+                    f"{self.name!r}, got {first[0] if len(first) == 1 else shapes[0]} "
+                    f"and {second[0] if len(second) == 1 else shapes[1]}."
+                )
+
+    @property
+    def num_samples(self) -> int:
+        """Number of evaluation samples."""
+        return num_rows(self.x_test)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the evaluation samples and labels."""
         total = hashlib.sha256()
-        for array in (self.x_test, self.y_test):
-            total.update(f"{array.dtype}{array.shape}".encode())
-            total.update(np.ascontiguousarray(array).tobytes())
+        for arrays in (self.x_test, self.y_test):
+            for name, array in sorted(items(arrays), key=lambda one: one[0]):
+                # The length keeps names apart from what follows them.
+                named = f"{len(name)} {name} " if name else ""
+                total.update(f"{named}{array.dtype}{array.shape}".encode())
+                total.update(np.ascontiguousarray(array).tobytes())
         return total.hexdigest()
 
-    def training(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns training samples and labels, the class of each sample.
+    def training(self) -> tuple[Any, Any]:
+        """Returns training samples and labels; of one output the class of each sample.
 
         Raises:
-          DataError: If there are none, or labels are no classes.
+          DataError: If there are none, or those of one output are no classes.
         """
         if self.x_train is None or self.y_train is None:
             raise DataError(
                 f"Expected training data in {self.name!r}, but it holds only x_test "
                 "and y_test; add x_train and y_train."
             )
-        check_classes(self.name, "train", self.y_train, (len(self.x_train),))
+        if isinstance(self.y_train, np.ndarray):
+            number = num_rows(self.x_train)
+            check_classes(self.name, "train", self.y_train, (number,))
         return self.x_train, self.y_train
 
     def head(self, num_samples: int) -> Data:
@@ -133,13 +168,17 @@ class Data:
         Raises:
           DataError: If there are not so many.
         """
-        if not 0 < num_samples <= len(self.x_test):
+        if not 0 < num_samples <= self.num_samples:
             raise DataError(
-                f"Expected 1 to {len(self.x_test)} evaluation samples of "
+                f"Expected 1 to {self.num_samples} evaluation samples of "
                 f"{self.name!r}, got {num_samples}."
             )
+        return self.part(slice(num_samples))
+
+    def part(self, index: slice | Sequence[int]) -> Data:
+        """Returns the same data with only some evaluation samples."""
         return replace(
-            self, x_test=self.x_test[:num_samples], y_test=self.y_test[:num_samples]
+            self, x_test=rows(self.x_test, index), y_test=rows(self.y_test, index)
         )
 
 
@@ -227,16 +266,33 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
-    arrays = read_arrays(path, keys, required=_REQUIRED)
+    arrays = _by_ends(path, read_arrays(path, keys, required=_REQUIRED))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)  # bytes are the form of files
         return _from_arrays(path, arrays)
+
+
+def _by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns arrays by key, those of names under a key as a mapping by these."""
+    found: dict[str, Any] = {}
+    for key, array in arrays.items():
+        part, _, name = key.partition("/")
+        there = found.get(part)
+        if there is not None and not (name and isinstance(there, dict)):
+            raise DataError(
+                f"Expected either {part} or arrays {part}/NAME in {path}, got both; "
+                "leave one out."
+            )
+        found[part] = {**(there or {}), name: array} if name else array
+    return found
 
 
 def read_arrays(
     path: str | Path, keys: Sequence[str], *, required: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Reads arrays of an ``.npz`` file, those of `keys` that it has; no pickles.
+
+    So are those of a name under a key: ``x_test/NAME``.
 
     Raises:
       DataError: If there is no such file of plain arrays, or one required is missing.
@@ -252,8 +308,9 @@ def read_arrays(
                     f"Expected named arrays in {path}, got one bare array; {_REMEDY}."
                 )
         found = array_names(Path(path), str(path), remedy=_REMEDY)
+        wanted = [one for one in found if one.partition("/")[0] in keys]
         arrays = parse_arrays(
-            Path(path), str(path), max_bytes=None, keys=keys, remedy=_REMEDY
+            Path(path), str(path), max_bytes=None, keys=wanted, remedy=_REMEDY
         )
     except ArtifactError as error:
         raise DataError(str(error)) from error
@@ -261,7 +318,8 @@ def read_arrays(
         raise DataError(
             f"Expected to read {path}, got: {error.strerror}; check its permissions."
         ) from error
-    missing = [key for key in required if key not in arrays]
+    there = {one.partition("/")[0] for one in arrays}
+    missing = [key for key in required if key not in there]
     if missing:
         names = ", ".join(map(repr, found[:_MOST_NAMES])) or "none"
         more = ", ..." if len(found) > _MOST_NAMES else ""
@@ -319,9 +377,18 @@ def _from_dataset(name: str, dataset: Any) -> dict[str, np.ndarray]:
         raise DataError(f"Expected batches from {name!r}, got an empty data set.")
     try:
         samples, labels = zip(*batches, strict=True)
-        return {"x_test": np.concatenate(samples), "y_test": np.concatenate(labels)}
-    except ValueError as error:
+        return {"x_test": _joined(samples), "y_test": _joined(labels)}
+    except (KeyError, ValueError) as error:
         raise DataError(
             f"Expected batches of (samples, labels) from {name!r}, but: {error}; "
             "batch the data set, and let each element be a pair of arrays."
         ) from error
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    """Returns batches in one piece, of mappings each array."""
+    if isinstance(batches[0], Mapping):
+        return {
+            name: np.concatenate([one[name] for one in batches]) for name in batches[0]
+        }
+    return np.concatenate(batches)

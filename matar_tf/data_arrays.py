@@ -5,15 +5,55 @@ Errors are `DataError`; they name the data, and say what to give.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.errors import DataError
+from matar_tf.named_arrays import Arrays
 
-__all__ = ["as_array", "check_classes", "checked_labels", "checked_samples"]
+__all__ = [
+    "are_bytes",
+    "as_array",
+    "check_classes",
+    "checked_labels",
+    "checked_samples",
+    "each_named",
+]
 
 _LARGEST_LABEL: Final = int(np.iinfo(np.int64).max)
+
+
+def each_named(
+    check: Callable[[str, str, np.ndarray], np.ndarray], name: str, key: str, value: Any
+) -> Arrays:
+    """Returns what a check makes of an array, or of each of a mapping by names.
+
+    Args:
+      check: Function of the name of the data, the key, and an array.
+      name: Of the data, for errors.
+      key: What the arrays are: ``x_test``.
+      value: What was given.
+    """
+    if not isinstance(value, Mapping):
+        return check(name, key, as_array(name, key, value))
+    given: dict[Any, Any] = dict(value)
+    if not given or not all(isinstance(one, str) and one for one in given):
+        raise DataError(
+            f"Expected arrays by the names of inputs or outputs in {key} of {name!r}, "
+            f"got the keys {list(given)}; name them as the network does."
+        )
+    return {
+        one: check(name, f"{key}/{one}", as_array(name, f"{key}/{one}", array))
+        for one, array in given.items()
+    }
+
+
+def are_bytes(name: str, key: str, value: Any) -> bool:
+    """Returns whether samples, or some of those by name, are unsigned bytes."""
+    given: list[Any] = list(value.values()) if isinstance(value, Mapping) else [value]
+    return any(as_array(name, key, one).dtype == np.uint8 for one in given)
 
 
 def as_array(name: str, key: str, value: Any) -> np.ndarray:
@@ -32,22 +72,29 @@ def as_array(name: str, key: str, value: Any) -> np.ndarray:
         ) from error
 
 
-def checked_samples(name: str, part: str, samples: np.ndarray) -> np.ndarray:
-    """Returns samples as finite float32, unsigned bytes divided by 255."""
+def checked_samples(name: str, key: str, samples: np.ndarray) -> np.ndarray:
+    """Returns samples as finite float32, unsigned bytes divided by 255; or as int32."""
     if samples.ndim < 2 or not len(samples):
         raise DataError(
-            f"Expected samples of shape [num_samples, ...] in x_{part} of {name!r}, "
+            f"Expected samples of shape [num_samples, ...] in {key} of {name!r}, "
             f"got {samples.shape}; give one sample or more along the first axis."
         )
     if samples.dtype == np.uint8:
         return samples.astype(np.float32) / np.float32(255.0)
+    if samples.dtype.kind in "iu" and _fits_int32(samples):
+        return samples.astype(np.int32, copy=False)
     if samples.dtype.kind != "f":
         raise DataError(
-            f"Expected floats or unsigned bytes in x_{part} of {name!r}, got "
+            f"Expected floats or unsigned bytes in {key} of {name!r}, got "
             f"{samples.dtype}; give x.astype('float32'), scaled as at training, or "
             "x.astype('uint8')."
         )
-    return _finite(samples, f"samples in x_{part} of {name!r}")
+    return _finite(samples, f"samples in {key} of {name!r}")
+
+
+def _fits_int32(values: np.ndarray) -> bool:
+    ends = np.iinfo(np.int32)
+    return ends.min <= int(values.min()) and int(values.max()) <= ends.max
 
 
 def _finite(values: np.ndarray, what: str) -> np.ndarray:
@@ -63,20 +110,20 @@ def _finite(values: np.ndarray, what: str) -> np.ndarray:
 
 
 def checked_labels(
-    name: str, part: str, labels: np.ndarray, num_samples: int
+    name: str, key: str, labels: np.ndarray, *, num_samples: int
 ) -> np.ndarray:
     """Returns labels as int64 or finite float32, one or an array for each sample."""
     if labels.shape[:1] != (num_samples,) or labels.dtype.kind not in "biuf":
         raise DataError(
-            f"Expected {num_samples} labels, integers or floats, in y_{part} of "
+            f"Expected {num_samples} labels, integers or floats, in {key} of "
             f"{name!r}, got shape {labels.shape} and type {labels.dtype}; give one, or "
             "an array of one shape, for each sample."
         )
     if labels.dtype.kind == "f":
-        return _finite(labels, f"labels in y_{part} of {name!r}")
+        return _finite(labels, f"labels in {key} of {name!r}")
     if labels.size and int(labels.max()) > _LARGEST_LABEL:
         raise DataError(
-            f"Expected labels of at most {_LARGEST_LABEL} in y_{part} of {name!r}, got "
+            f"Expected labels of at most {_LARGEST_LABEL} in {key} of {name!r}, got "
             f"{int(labels.max())}; number the classes from 0."
         )
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels

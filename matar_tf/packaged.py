@@ -17,6 +17,7 @@ from matar_tf.errors import ArtifactError, MatarError
 from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader, json_text
 from matar_tf.measurements import Measurements
+from matar_tf.outputs import OutputInfo, outputs_to_json
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
@@ -83,6 +84,7 @@ class Artifact:
       provenance: Recipe, seed, versions and command that made the network.
       extras: Optional members by file name, such as ``network.json``.
       measurements: What the developer measured of many policies, or None.
+      outputs: What each output is, by name; empty for networks of earlier versions.
       name: What the network is called where it is shown: that of the file it was read
         from.
       source: That file; None for a network that was packaged here.
@@ -103,6 +105,7 @@ class Artifact:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     extras: Mapping[str, bytes] = field(default_factory=dict)
     measurements: Measurements | None = None
+    outputs: Mapping[str, OutputInfo] = field(default_factory=dict)
     name: str = "network"
     source: Source | None = None
 
@@ -128,15 +131,13 @@ class Artifact:
 
     def __repr__(self) -> str:
         workload, space = self.workload, self.space
-        source, output = workload.inputs[0], workload.outputs[0]
         num_bytes = sum(
             layer.weight_elems + 4 * layer.bias_elems for layer in workload.layers
         )
         lines = [
             f"{self.name}: {len(workload.layers)} layers, {workload.macs:,} MACs, "
             f"{num_bytes:,} bytes of weights at 8 bits",
-            f"  input {workload.tensors[source].shape}, output "
-            f"{workload.tensors[output].shape}",
+            *self._ends(),
             f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
             f"{len(space.activations)} activations in {_widths(space.activations)} "
             f"bits: {space.size_text()} policies",
@@ -151,6 +152,24 @@ class Artifact:
         if self.measurements is not None:
             lines.append(f"  {self.measurements}")
         return "\n".join(lines)
+
+    def _ends(self) -> list[str]:
+        """Returns what inputs and outputs are, in lines."""
+        tensors = self.workload.tensors
+        inputs = {name: tensors[name].shape for name in self.workload.inputs}
+        if len(inputs) == len(self.workload.outputs) == 1:
+            (shape,) = inputs.values()
+            made = [tensors[self.workload.outputs[0]].shape, *self.outputs.values()]
+            return [f"  input {shape}, output {made[-1]}"]
+        named = {
+            "inputs": inputs,
+            "outputs": self.outputs
+            or {name: tensors[name].shape for name in self.workload.outputs},
+        }
+        return [
+            f"  {ends} {', '.join(f'{name} {one}' for name, one in given.items())}"
+            for ends, given in named.items()
+        ]
 
     @property
     def is_verified(self) -> bool:
@@ -186,6 +205,8 @@ class Artifact:
             "template_map": self.template_map.to_json(),
             "accuracy": self.accuracy,
             "provenance": self.provenance,
+            # Manifests of earlier versions have none, and stay as they were.
+            **({"outputs": outputs_to_json(self.outputs)} if self.outputs else {}),
             "sha256": {
                 name: hashlib.sha256(content).hexdigest()
                 for name, content in members.items()

@@ -18,10 +18,10 @@ from matar_tf.errors import DataError, ExportError, MatarError, PolicyError
 from matar_tf.policy import Policy
 from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, write_model
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
     PolicyEvaluator,
-    gives_probabilities,
 )
 from matar_tf.tflite.fitting_data import check_data, check_labels
 from matar_tf.tflite.inspect import inspect_model
@@ -157,7 +157,7 @@ class TestForeignFiles:
             for place in rng.integers(8, len(content), 30):
                 damaged[place] = rng.integers(256)
             with contextlib.suppress(ExportError):
-                gives_probabilities(bytes(damaged))
+                outputs_of(bytes(damaged))
             with contextlib.suppress(ExportError):
                 inspect_model(bytes(damaged))
 

@@ -409,7 +409,9 @@ UNSOUND = [
     ("conv", of_buffer(data=None), "all that is read there"),
     ("conv", of_buffer(offset=64, size=12), "buffers within the file"),
     # Flow.
-    ("relu", of_graph(inputs=[0, 1]), "one input"),
+    ("relu", of_graph(inputs=[]), "one input or more"),
+    ("relu", of_graph(inputs=[0, 0]), "all different"),
+    ("relu", of_graph(inputs=[0, 1]), "an input that nothing makes"),
     ("relu", of_graph(inputs=[1]), "an input that nothing makes"),
     ("relu", of_graph(outputs=[2, 2]), "different outputs"),
     ("relu", of_graph(outputs=[0]), "outputs that operators make"),

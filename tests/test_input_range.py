@@ -28,8 +28,8 @@ from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.fitting_data import check_data
 from matar_tf.tflite.input_range import (
     InputGrid,
-    grid_of_artifact,
-    grid_of_file,
+    grids_of_artifact,
+    grids_of_file,
     range_note,
 )
 
@@ -54,10 +54,10 @@ class TestGrid:
     @pytest.mark.parametrize("name", ["digits_net", "six_convs"])
     def test_the_artifact_and_its_file_tell_the_same(self, name: str) -> None:
         artifact = digits_artifact() if name == "digits_net" else net_artifact(name)
-        grid = grid_of_artifact(artifact)
+        (grid,) = grids_of_artifact(artifact).values()
         file = ModelBuilder(artifact).build(artifact.space.widest())
         assert grid is not None
-        assert grid == grid_of_file(file)
+        assert [grid] == list(grids_of_file(file).values())
         low, high = (0.0, 1.0) if name == "digits_net" else (-3.748107, 3.718825)
         assert (grid.low, grid.high) == (pytest.approx(low), pytest.approx(high))
         assert grid.step == pytest.approx((high - low) / 255)
@@ -70,7 +70,7 @@ class TestGrid:
         grid = graph.tensors[graph.operators[0].outputs[0]].quantization
         grid.scale = np.full(num_scales, 0.5, np.float32)
         grid.zeroPoint = np.zeros(num_zeros, np.int64)
-        assert grid_of_file(write_model(model)) is None
+        assert list(grids_of_file(write_model(model)).values()) == [None]
 
 
 class TestNote:

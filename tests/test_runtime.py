@@ -17,6 +17,7 @@ from fixtures.processes import predict_alone
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ExportError, TargetError
+from matar_tf.named_arrays import num_rows
 from matar_tf.targets import load_target
 from matar_tf.targets.fields import MAX_THREADS as MAX_THREADS_OF_TARGETS
 from matar_tf.tflite import runtime
@@ -69,7 +70,7 @@ class TestLitert:
         np.testing.assert_array_equal(first, kept)
 
     def test_input_shape_is_that_of_one_sample(self, contents):
-        assert Runner(contents["w8a8"]).input_shape == (8, 8, 1)
+        assert Runner(contents["w8a8"]).input_shapes == {"input": (8, 8, 1)}
 
 
 def padded(*, pooled):
@@ -130,7 +131,7 @@ class TestMemory:
         monkeypatch.setattr(
             runner,
             "_invoke",
-            lambda batch: (sizes.append(len(batch)), invoke(batch))[1],
+            lambda batch: (sizes.append(num_rows(batch)), invoke(batch))[1],
         )
         samples = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1) * 5000
         found = runner.predict(samples)

@@ -12,6 +12,7 @@ from fixtures.graphs import TYPES, graph_of, options_of
 from fixtures.programs import call, fails
 
 from matar_tf.errors import ExportError
+from matar_tf.named_arrays import num_rows
 from matar_tf.tflite import _sandbox, runtime
 from matar_tf.tflite._interpreters import load_interpreter
 from matar_tf.tflite._sandbox import Sandbox
@@ -68,7 +69,7 @@ class TestForeignFile:
     def test_outputs_are_those_of_an_interpreter_in_this_process(self, foreign):
         runner = Runner(foreign)
         assert "steps of input times kernel" in runner.sandbox_reason
-        assert runner.input_shape == (8, 8, 1)
+        assert runner.input_shapes == {"input": (8, 8, 1)}
         interpreter = load_interpreter("litert")(model_content=foreign)
         index = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(index, SAMPLES.shape)
@@ -151,7 +152,9 @@ class TestForeignFile:
         ran: list[int] = []
         invoke = runner._invoke
         monkeypatch.setattr(
-            runner, "_invoke", lambda batch: (ran.append(len(batch)), invoke(batch))[1]
+            runner,
+            "_invoke",
+            lambda batch: (ran.append(num_rows(batch)), invoke(batch))[1],
         )
         assert runner.predict(np.ones((19, 4), np.float32)).shape == (19, 4)
         assert ran == sizes

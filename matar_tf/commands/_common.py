@@ -51,7 +51,7 @@ def open_artifact(
 def read_data(
     given: Given,
     artifact: Artifact | None = None,
-    metrics: Sequence[str] = ("accuracy",),
+    metrics: Sequence[str] | None = None,
 ) -> Data:
     """Returns the evaluation samples that ``--data`` and ``--num_samples`` name.
 

@@ -184,10 +184,12 @@ def metrics(values: FlagValues) -> None:
     """Defines ``--metrics``."""
     flags.DEFINE_list(
         "metrics",
-        ["accuracy", "loss"],
+        None,
         "What to measure: of classes accuracy, loss, top_K_accuracy, mean_iou, auc, of "
         "values mean_squared_error, mean_absolute_error, binary_accuracy, or "
-        "package.module:function.",
+        "package.module:function; of one output of several its name and one of these: "
+        "boxes_mean_absolute_error. Default accuracy and loss; of several outputs see "
+        "the tools' README.",
         flag_values=values,
     )
 

@@ -92,10 +92,10 @@ def _run(given: Given) -> int:
     from matar_tf.tflite.fitting_data import check_data
 
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
-    data = read_data(given, artifact)
+    data = read_data(given, artifact, ["accuracy"])
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     for _, one in dedicated:
-        check_data(one, data)
+        check_data(one, data, metrics=["accuracy"])
     files = [(Path(path).stem, read_model(path)) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),
@@ -107,7 +107,7 @@ def _run(given: Given) -> int:
         print("Not the samples that the artifact was packaged with: no float figure.")
         known = None
     rows.insert(0, Row(name="float", shared=None if known is None else 100 * known))
-    print(f"{len(data.x_test)} samples of {data.name}; accuracy in %, LiteRT kernels\n")
+    print(f"{data.num_samples} samples of {data.name}; accuracy in %, LiteRT kernels\n")
     print(to_text(rows))
     return 0
 
@@ -252,14 +252,15 @@ def _accuracies(
 def _reestimated(artifact: Artifact, policy: Policy, data: Data, given: Given) -> float:
     from matar_tf.keras import load_network, reestimate_batch_norm
     from matar_tf.keras.packaging.package import extract_parameters
+    from matar_tf.named_arrays import num_rows, rows
 
     network = load_network(artifact)
-    samples = data.x_test[: given.reestimate]
+    samples = rows(data.x_test, slice(given.reestimate))
     reestimate_batch_norm(
         network,
         samples,
         policies=[policy],
-        batch_size=len(samples),
+        batch_size=num_rows(samples),
         method="statistics",
     )
     changed = replace(artifact, parameters=extract_parameters(network))

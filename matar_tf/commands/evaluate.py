@@ -48,9 +48,10 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Evaluates; prints metrics, size and median latency."""
     from matar_tf.errors import DataError
-    from matar_tf.tflite.evaluate import measure, metrics_of
+    from matar_tf.tflite.ends import outputs_of
+    from matar_tf.tflite.evaluate import measure
     from matar_tf.tflite.export import read_model
-    from matar_tf.tflite.input_range import grid_of_file
+    from matar_tf.tflite.heads import metrics_of
     from matar_tf.tflite.latency import measure_latency_ms
     from matar_tf.tflite.runtime import Runner
 
@@ -61,18 +62,19 @@ def _run(given: Given) -> int:
             "one of them out."
         )
     content = read_model(path)
-    metrics = metrics_of(content, given.metrics)
+    if given.metrics is not None:
+        metrics_of(outputs_of(content), given.metrics)
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
     data = read_data(given)
-    figures = measure(runner, grid_of_file(content), metrics, data)
+    figures = measure(runner, content, given.metrics, data)
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {given.runtime}, {given.threads} thread(s)")
     if runner.sandbox_reason is not None:
         print(f"          in a process of its own: {runner.sandbox_reason}")
-    print(f"data      {len(data.x_test)} samples of {data.name}")
+    print(f"data      {data.num_samples} samples of {data.name}")
     for name, value in figures.items():
-        print(f"{name:9s} {_shown(name, value, len(data.x_test))}")
+        print(f"{name:9s} {_shown(name, value, data.num_samples)}")
     way = "" if runner.sandbox_reason is None else ", with the way to that process"
     milliseconds = f"{measure_latency_ms(runner):.3f} ms"
     print(f"latency   {milliseconds} (median of 50, one sample{way})")

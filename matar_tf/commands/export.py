@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from absl.flags import FlagValues
 
+    from matar_tf.named_arrays import Arrays
+
 __all__ = ["COMMAND"]
 
 _VERIFY_SAMPLES: Final = 256
@@ -54,6 +56,7 @@ def _define(values: FlagValues) -> None:
 def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
     from matar_tf.api import export
+    from matar_tf.named_arrays import rows
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
     from matar_tf.tflite.metadata import read_metadata
 
@@ -91,11 +94,11 @@ def _run(given: Given) -> int:
     if exported.agreement is not None:
         verdict = "as expected" if exported.agreement >= EXPECTED_AGREEMENT else "low"
         print(
-            f"Agreement with the Keras network on {len(data.x_test)} samples: "
+            f"Agreement with the Keras network on {data.num_samples} samples: "
             f"{exported.agreement:.2%} ({verdict})."
         )
     if given.verify:
-        samples, expected = data.x_test[:_VERIFY_SAMPLES], None
+        samples, expected = rows(data.x_test, slice(_VERIFY_SAMPLES)), None
         if given.compare == "keras":
             from matar_tf.keras.packaging.record import keras_tensors
 
@@ -110,7 +113,7 @@ def _names_samples(given: Given) -> bool:
 
 def _verify(
     content: bytes,
-    samples: np.ndarray,
+    samples: Arrays,
     expected: Mapping[str, Sequence[np.ndarray]] | None,
 ) -> None:
     """Prints where runtime, simulator and the Keras network differ, layer by layer.
@@ -119,11 +122,12 @@ def _verify(
       ExportError: If runtime and simulator differ on too many samples.
     """
     from matar_tf.errors import ExportError
+    from matar_tf.named_arrays import num_rows
     from matar_tf.tflite.export import MIN_AGREEMENT
     from matar_tf.tflite.verify import verify
 
     outcome = verify(content, samples, expected)
-    print(f"Verified on {len(samples)} samples; share of levels that differ:")
+    print(f"Verified on {num_rows(samples)} samples; share of levels that differ:")
     print(f"  {'tensor':40.40s} {'operator':17s} runtime/simulator  Keras/simulator")
     for layer in outcome.layers:
         runtime = f"{layer.runtime_share:.4%} ({layer.runtime_levels})"

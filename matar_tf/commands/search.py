@@ -33,6 +33,7 @@ def _run(given: Given) -> int:
     from matar_tf.run.retarget import retarget
     from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
+    from matar_tf.tflite.fitting_data import metrics_for
 
     # Before what takes seconds: TensorFlow may be loaded below.
     check_parent(Path(given.output), SearchError)
@@ -45,7 +46,7 @@ def _run(given: Given) -> int:
         objectives=given.objectives,
         max=given.max,
         min=given.min,
-        metrics=given.metrics,
+        metrics=given.metrics or metrics_for(artifact, data),
         max_evaluations=given.max_evaluations,
         max_minutes=given.max_minutes,
         patience=given.patience or None,

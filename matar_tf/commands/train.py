@@ -105,7 +105,7 @@ def _run(given: Given) -> int:
         "recipe": config.name,
         "data": data.name,
         "data_digest": data.digest(),
-        "num_samples": len(data.x_test),
+        "num_samples": data.num_samples,
         "seed": given.seed,
         "command": given.command,
         "created": now(),
@@ -114,7 +114,7 @@ def _run(given: Given) -> int:
     digest = write_artifact(artifact, output, overwrite=given.overwrite)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"\nWrote {output}, sha256:{digest}.")
-    print(f"Accuracy on {len(data.x_test)} samples of {data.name}:")
+    print(f"Accuracy on {data.num_samples} samples of {data.name}:")
     for name, row in accuracy.items():
         print(f"  {name:6s} {row['accuracy']:.2%}")
     return 0

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from matar_tf.errors import DataError, MatarWarning
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import (
+    as_batch,
     check_finite_samples,
     check_magnitude,
     check_no_bytes,
-    fits_input,
+    expected_samples,
     input_grids,
     warn_of_range,
 )
@@ -26,6 +26,7 @@ from matar_tf.keras.quantizers import watch, wrapper
 from matar_tf.keras.quantizers.fake_quantize import sample_values
 from matar_tf.keras.quantizers.grids import LearnedGrid
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
+from matar_tf.named_arrays import alone, each, num_rows
 
 __all__ = ["calibrate", "calibration_record"]
 
@@ -40,23 +41,23 @@ class _Calibrator(FloatTracer):
     behind narrow kernels they would shrink what comes after.
 
     Args:
-      model: The model; its input has its steps.
+      model: The model; its inputs have their steps.
       num_batches: Number of batches to come.
     """
 
     def __init__(self, model: KerasModel, num_batches: int) -> None:
         self._model = model
-        (self._input,) = input_grids(model)
+        self._inputs = {id(grid) for grid in input_grids(model)}
         self._num_batches = num_batches
         # Every tensor on a grid, in the order of a pass: the grid, and values.
         self._tensors: list[tuple[LearnedGrid, list[Tensor]]] = []
         self._place = -1
 
-    def see(self, batch: np.ndarray) -> None:
+    def see(self, batch: Mapping[str, np.ndarray]) -> None:
         """Passes a batch through the model."""
         self._place = -1
         with tracing(self):
-            self._model(tf.convert_to_tensor(batch), training=False)
+            self._model(each(tf.convert_to_tensor, alone(batch)), training=False)
 
     def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         self._place += 1
@@ -66,7 +67,7 @@ class _Calibrator(FloatTracer):
         return x
 
     def set_steps(self) -> None:
-        """Sets the steps of every grid but that of the input.
+        """Sets the steps of every grid but those of inputs.
 
         A grid that several tensors share reaches as far as the widest needs.
         """
@@ -75,11 +76,11 @@ class _Calibrator(FloatTracer):
         for grid, parts in self._tensors:
             tensors.setdefault(id(grid), []).append(tf.concat(parts, axis=0))
         for key, grid in grids.items():
-            if grid is not self._input:
+            if key not in self._inputs:
                 grid.set_from(tensors[key])
 
 
-def calibrate(model: KerasModel, samples: ArrayLike | Sequence[ArrayLike]) -> None:
+def calibrate(model: KerasModel, samples: Any) -> None:
     """Sets the steps of all activations to fit some samples; labels are not needed.
 
     They fit what the tensors are without any quantization, whatever the policy.
@@ -88,67 +89,94 @@ def calibrate(model: KerasModel, samples: ArrayLike | Sequence[ArrayLike]) -> No
     random, are enough. A few samples (one of 20 at most) whose values are more than 16
     times as large as those of all others set no steps, and a warning says so.
 
-    Warns in one sentence if samples lie outside of what the input's grid can hold:
+    Warns in one sentence if samples lie outside of what an input's grid can hold:
     below 0 where there are no such levels, or beyond the range that it was set for.
 
     Args:
       model: A multi-bitwidth model, or its trainer.
       samples: A batch for the model's input, ``[num_samples, ...]``, float; or a list
-        of batches, of any lengths.
+        of batches, of any lengths. For several inputs a batch is a mapping of arrays
+        by their names, or a list of arrays in their order.
 
     Raises:
-      DataError: If the samples do not fit the model's input, are not finite, or so
+      DataError: If the samples do not fit the model's inputs, are not finite, or so
         small that they count as zero.
-      ModelError: If the model has no multi-bitwidth quantizers, or several inputs.
+      ModelError: If the model has no multi-bitwidth quantizers.
     """
     policy_setter(model)  # refuses a model without quantizers
     model = wrapper.multi_bit_network(model)
     batches = _batches(model, samples)
     warn_of_range(model, batches, "it is set anew")
-    (grid,) = input_grids(model)
-    clean, limit = _without_dirty(batches)
-    tensors = map(tf.convert_to_tensor, clean)
-    values = tf.concat([sample_values(one, len(clean)) for one in tensors], axis=0)
-    grid.set_from([values])
+    limits: dict[str, float] = {}
+    for grid in input_grids(model):
+        own = [one[grid.entry] for one in batches]
+        clean, limits[grid.entry] = _without_dirty(own)
+        tensors = map(tf.convert_to_tensor, clean)
+        values = tf.concat([sample_values(one, len(clean)) for one in tensors], axis=0)
+        grid.set_from([values])
     calibrator = _Calibrator(model, len(batches))
     for batch in batches:
         # As the device does, or one dirty pixel would reach every tensor behind it.
-        calibrator.see(np.clip(batch, -limit, limit))
+        clipped = {
+            name: np.clip(batch[name], -limit, limit) for name, limit in limits.items()
+        }
+        calibrator.see({**batch, **clipped})
     calibrator.set_steps()
     _CALIBRATIONS[model] = _record(batches)
 
 
-def _batches(model: KerasModel, samples: Any) -> list[np.ndarray]:
-    """Returns checked batches, float32, of a size that memory holds."""
-    given = [samples]
-    if isinstance(samples, list | tuple) and all(
-        fits_input(model, _shape(one)) for one in samples
-    ):
-        given = list(samples)
-    arrays: list[np.ndarray] = []
-    for batch in given:
-        shape = _shape(batch)
-        if not fits_input(model, shape) or not shape[0]:
+def _batches(model: KerasModel, samples: Any) -> list[dict[str, np.ndarray]]:
+    """Returns checked batches by input, of a size that memory holds."""
+    first = as_batch(model, samples)
+    given = [samples] if first is None else [first]
+    if first is None and isinstance(samples, list | tuple):
+        parts = [as_batch(model, one) for one in samples]
+        given = given if None in parts else parts
+    batches: list[dict[str, np.ndarray]] = []
+    quantized = {grid.entry for grid in input_grids(model)}
+    for one in given:
+        batch = as_batch(model, one)
+        if batch is None or not num_rows(batch):
             raise DataError(
-                f"Expected samples of shape {tuple(model.input_shape)}, got {shape}; "
-                "pass a batch, or a list of batches."
+                f"Expected {expected_samples(model)}, got {_shown(one)}; pass a batch, "
+                "or a list of batches."
             )
-        array = np.asarray(batch)
-        check_no_bytes(array)
-        arrays.append(array.astype(np.float32))
-        check_finite_samples(arrays[-1])
-    if not arrays:
+        for name in quantized:
+            check_no_bytes(batch[name])
+            batch[name] = batch[name].astype(np.float32)
+            check_finite_samples(batch[name])
+        batches.append(batch)
+    if not batches:
         raise DataError("Expected a batch of samples, got an empty list; pass samples.")
-    array = np.concatenate(arrays)  # so that it is the same in one piece and in many
+    # In one piece, so that they are the same in many.
+    whole = {
+        name: np.concatenate([one[name] for one in batches]) for name in batches[0]
+    }
+    for name in quantized:
+        _check_size(whole[name])
+    number = -(-num_rows(whole) // _BATCH_SIZE)
+    parts = {name: np.array_split(array, number) for name, array in whole.items()}
+    return [{name: parts[name][place] for name in parts} for place in range(number)]
+
+
+def _check_size(array: np.ndarray) -> None:
+    """Warns of samples that are all zero; refuses what counts as that."""
     if not array.any():
         warnings.warn(
             "All samples are zero, which tells nothing of their range: steps are those "
             "of a largest magnitude of 1; calibrate again on samples that are not.",
             MatarWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     check_magnitude(array)
-    return np.array_split(array, -(-len(array) // _BATCH_SIZE))
+
+
+def _shown(samples: Any) -> str:
+    """Returns what came in the place of a batch, as part of a sentence."""
+    if isinstance(samples, Mapping):
+        shapes = {name: np.shape(samples[name]) for name in samples}
+        return f"a mapping of the shapes {shapes}"
+    return str(_shape(samples))
 
 
 def _shape(samples: Any) -> tuple[int, ...]:
@@ -200,12 +228,16 @@ _CALIBRATIONS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = (
 )
 
 
-def _record(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-    number = sum(map(len, batches))
-    shape = number, *batches[0].shape[1:]
-    digest = hashlib.sha256(f"{batches[0].dtype}{shape}".encode())
-    for batch in batches:
-        digest.update(np.ascontiguousarray(batch).tobytes())
+def _record(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    number = sum(map(num_rows, batches))
+    digest = hashlib.sha256()
+    for name in batches[0]:
+        parts = [one[name] for one in batches]
+        shape = number, *parts[0].shape[1:]
+        named = f"{len(name)} {name} " if len(batches[0]) > 1 else ""
+        digest.update(f"{named}{parts[0].dtype}{shape}".encode())
+        for batch in parts:
+            digest.update(np.ascontiguousarray(batch).tobytes())
     return {
         "calibration_digest": digest.hexdigest(),
         "calibration_samples": number,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,14 +20,15 @@ _MANY = 1.0 / 32.0  # of the values
 _MOST_NAMES = 5
 
 __all__ = [
+    "as_batch",
     "check_finite_samples",
     "check_finite_weights",
     "check_initialized",
     "check_magnitude",
     "check_no_bytes",
-    "fits_input",
+    "expected_samples",
     "input_grids",
-    "input_range",
+    "input_ranges",
     "is_initialized",
     "warn_of_first_batch",
     "warn_of_grids",
@@ -36,22 +37,53 @@ __all__ = [
 ]
 
 
-def fits_input(model: KerasModel, shape: tuple[int, ...]) -> bool:
-    """Returns whether an array of a shape is a batch for a model's only input.
+def input_shapes(model: KerasModel) -> dict[str, tuple[int | None, ...]]:
+    """Returns the shape of each input of a model, with the batch axis, by name."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
 
-    Raises:
-      ModelError: If the model has several inputs.
-    """
-    if len(model.inputs) > 1:
-        raise ModelError(
-            f"Expected a model of one input, got {len(model.inputs)} in "
-            f"{model.name!r}; the first batch of fit sets the steps of such a model."
-        )
-    expected = tuple(model.input_shape)
+
+def fits_input(expected: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+    """Returns whether an array of a shape is a batch for an input."""
     return len(shape) == len(expected) and all(
         size in (None, given)
         for size, given in zip(expected[1:], shape[1:], strict=True)
     )
+
+
+def as_batch(model: KerasModel, samples: object) -> dict[str, np.ndarray] | None:
+    """Returns samples by the names of a model's inputs; None if they do not fit them.
+
+    Args:
+      model: The model.
+      samples: An array for its only input; of several a mapping by their names, or a
+        list or tuple of arrays in their order.
+    """
+    shapes = input_shapes(model)
+    given = samples
+    if isinstance(samples, list | tuple) and 1 < len(shapes) == len(samples):
+        given = dict(zip(shapes, samples, strict=True))
+    if not isinstance(given, Mapping) and len(shapes) == 1:
+        given = dict.fromkeys(shapes, samples)
+    if not isinstance(given, Mapping) or set(given) != set(shapes):
+        return None
+    try:
+        arrays = {name: np.asarray(given[name]) for name in shapes}
+    except (TypeError, ValueError):
+        return None
+    fits = all(fits_input(shapes[one], arrays[one].shape) for one in shapes)
+    return arrays if fits and len({len(one) for one in arrays.values()}) == 1 else None
+
+
+def expected_samples(model: KerasModel) -> str:
+    """Returns what samples a model takes, as part of a sentence."""
+    shapes = input_shapes(model)
+    if len(shapes) == 1:
+        return f"samples of shape {next(iter(shapes.values()))}"
+    each = ", ".join(f"{name!r}: {shape}" for name, shape in shapes.items())
+    return f"a mapping of samples by input, of the shapes {{{each}}}"
 
 
 def check_finite_samples(samples: ArrayLike) -> None:
@@ -96,7 +128,7 @@ def check_no_bytes(samples: np.ndarray) -> None:
 
 
 def input_grids(model: KerasModel) -> list[LearnedGrid]:
-    """Returns the grids of a model's inputs."""
+    """Returns the grids of a model's inputs; the entry of each is the input's name."""
     return [
         quantizer
         for layer in wrapper.multi_bit_network(model).layers
@@ -105,23 +137,28 @@ def input_grids(model: KerasModel) -> list[LearnedGrid]:
     ]
 
 
-def input_range(model: KerasModel) -> tuple[float, float]:
-    """Returns the least and the largest value of a model's only input, at 8 bits."""
-    (grid,) = input_grids(model)
-    return _range(grid)
+def input_ranges(model: KerasModel) -> dict[str, tuple[float, float]]:
+    """Returns the least and the largest value of each quantized input, at 8 bits."""
+    return {grid.entry: _range(grid) for grid in input_grids(model)}
 
 
 def warn_of_range(
-    model: KerasModel, batches: Sequence[np.ndarray], outcome: str
+    model: KerasModel, batches: Sequence[Mapping[str, np.ndarray]], outcome: str
 ) -> None:
-    """Warns in one sentence of samples that the input's grid cannot hold.
+    """Warns in one sentence of samples that an input's grid cannot hold.
 
     Args:
-      model: A multi-bitwidth model of one input.
-      batches: Finite samples.
+      model: A multi-bitwidth model.
+      batches: Finite samples by input.
       outcome: What comes of another range than that which was set.
     """
-    (grid,) = input_grids(model)
+    for grid in input_grids(model):
+        _warn_of_range(grid, [one[grid.entry] for one in batches], outcome)
+
+
+def _warn_of_range(
+    grid: LearnedGrid, batches: Sequence[np.ndarray], outcome: str
+) -> None:
     lowest = min(float(one.min(initial=0.0)) for one in batches)
     highest = max(float(one.max(initial=0.0)) for one in batches)
     low, high = _range(grid)

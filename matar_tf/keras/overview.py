@@ -149,6 +149,7 @@ def summary(model: KerasModel) -> Summary:
         _layer(layer, readers)
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
+        and not (layer.name in model.output_names and wrapper.is_named_end(layer))
     )
     return Summary(name=model.name, layers=layers, space=space)
 

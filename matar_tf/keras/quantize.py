@@ -196,6 +196,7 @@ def quantize_model(
     with half_precision.in_float32():
         annotated = _tfmot.quantize_annotate_model(layered)
         quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
+    quantized = _with_named_ends(model, quantized)
     _take_over_precision(model, quantized)
     num_lost = len(model.losses) - len(quantized.losses)
     if num_lost:
@@ -206,6 +207,22 @@ def quantize_model(
             "quantized copy would lack; leave them out, or call add_loss on the copy."
         )
     return quantized
+
+
+def _with_named_ends(model: Any, quantized: Any) -> Any:
+    """Returns a model whose several outputs are called as those of the float model.
+
+    By these names Keras takes losses, metrics and labels, and by others in a model
+    that tfmot has wrapped. Layers that pass on what they are given bear them.
+    """
+    if len(model.outputs) == 1:
+        return quantized
+    with half_precision.in_float32():
+        outputs = [
+            keras.layers.Activation("linear", name=name)(tensor)
+            for name, tensor in zip(model.output_names, quantized.outputs, strict=True)
+        ]
+        return keras.Model(quantized.inputs, outputs, name=quantized.name)
 
 
 def _take_over_precision(model: Any, quantized: Any) -> None:

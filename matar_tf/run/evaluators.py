@@ -70,7 +70,7 @@ def provenance_of(run: Run, data: Data) -> Provenance:
         versions=found,
         artifact_digest=run.artifact.digest(),
         data_digest=hashlib.sha256(" ".join(measured_by).encode()).hexdigest(),
-        num_samples=len(data.x_test),
+        num_samples=data.num_samples,
         created=settings.created,
     )
 

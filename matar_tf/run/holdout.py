@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError
+from matar_tf.named_arrays import items
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, SearchResult
 
@@ -24,7 +25,7 @@ def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
     """Returns the samples to search on and those to report on.
 
     Where labels are one class a sample, both parts have the classes in the same
-    proportions.
+    proportions; of several outputs, those of the first with such labels.
 
     Args:
       data: The evaluation samples are split; both parts lose the training samples.
@@ -42,13 +43,17 @@ def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
         raise DataError(
             f"Expected a share of samples to hold out between 0 and 1, got {share}."
         )
-    are_classes = data.y_test.ndim == 1 and data.y_test.dtype.kind == "i"
+    labels = data.y_test
+    # Of several heads the first whose labels are one class a sample.
+    classes = [
+        one for _, one in items(labels) if one.ndim == 1 and one.dtype.kind == "i"
+    ]
     try:
         first, second = train_test_split(
-            range(len(data.y_test)),
+            range(data.num_samples),
             test_size=share,
             random_state=seed % _NUM_SEEDS,
-            stratify=data.y_test if are_classes else None,
+            stratify=classes[0] if classes else None,
         )
     except ValueError as error:
         raise DataError(
@@ -56,13 +61,7 @@ def split_data(data: Data, share: float, seed: int) -> tuple[Data, Data]:
             f"held out, got too few: {error} Use more samples, or no holdout."
         ) from error
     search, report = (
-        replace(
-            data,
-            x_test=data.x_test[sorted(part)],
-            y_test=data.y_test[sorted(part)],
-            x_train=None,
-            y_train=None,
-        )
+        replace(data.part(sorted(part)), x_train=None, y_train=None)
         for part in (first, second)
     )
     return search, report

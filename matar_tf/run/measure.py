@@ -99,10 +99,10 @@ def measure(  # noqa: PLR0913
     if num_samples is not None:
         data = data.head(num_samples)
     check_data(artifact, data, metrics=metrics)
-    if len(data.x_test) < NUM_HALVES:
+    if data.num_samples < NUM_HALVES:
         raise DataError(
             f"Expected at least {NUM_HALVES} samples in {data.name!r} to measure on, "
-            f"got {len(data.x_test)}; add some."
+            f"got {data.num_samples}; add some."
         )
     needed = () if levels is None else levels.policies
     policies = _chosen(artifact.space, num_policies, seed, needed)
@@ -126,7 +126,7 @@ def measure(  # noqa: PLR0913
             )
             for name in names
         },
-        num_samples=len(data.x_test),
+        num_samples=data.num_samples,
         trained_on=trained_on,
         levels=levels,
     )

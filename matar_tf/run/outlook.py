@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from matar_tf.evolution import search_order
+from matar_tf.named_arrays import num_rows, rows
 from matar_tf.run.plan import Run
 from matar_tf.tflite.runtime import Runner
 
@@ -23,7 +24,7 @@ def outlook(run: Run) -> str:
     The network is run once, at its widest, on its first samples; what metrics of the
     user's own take is not in the time, nor what a resumed run knows already.
     """
-    number, num_samples = largest_number(run), len(run.searched.x_test)
+    number, num_samples = largest_number(run), run.searched.num_samples
     sentence = f"Up to {number} evaluations of {num_samples} samples"
     jobs, settings = run.settings.num_jobs, run.settings
     if settings.executor != "local":
@@ -63,12 +64,11 @@ def spoken(seconds: float) -> str:
 
 def _seconds(run: Run) -> float:
     """Returns about what one evaluation takes in this process."""
-    samples = run.searched.x_test
-    few = samples[:_NUM_TIMED]
+    few = rows(run.searched.x_test, slice(_NUM_TIMED))
     start = time.perf_counter()
     runner = Runner(run.builder.build(run.artifact.space.widest()))
-    runner.predict(few[:1])
+    runner.predict(rows(few, slice(1)))
     started = time.perf_counter()
     runner.predict(few)
-    per_sample = (time.perf_counter() - started) / len(few)
-    return started - start + per_sample * len(samples)
+    per_sample = (time.perf_counter() - started) / num_rows(few)
+    return started - start + per_sample * run.searched.num_samples

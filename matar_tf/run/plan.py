@@ -33,9 +33,10 @@ from matar_tf.run.settings import RunSettings
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.fitting_data import check_data
-from matar_tf.tflite.metrics import get_metrics
+from matar_tf.tflite.heads import metrics_of
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]
 
@@ -98,14 +99,14 @@ def make_run(
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
     check_data(artifact, data, searched, reported, metrics=settings.metrics)
     space = fix_entries(artifact.space, settings.fixed)
-    metric_names = _metric_names(settings.metrics)
+    metric_names = _metric_names(artifact, settings.metrics)
     builder = ModelBuilder(artifact)
     problems: list[SearchProblem] = []
     tool_versions: list[Mapping[str, str]] = []
     untaken: list[Mapping[str, str]] = []
     for target in targets:
         sizes = _file_sizes(
-            builder, target.name, settings, metric_names, len(reported.x_test)
+            builder, target.name, settings, metric_names, reported.num_samples
         )
         costs = PolicyCosts(artifact, target, builder, file_size=sizes)
         problem, reasons = _problem(
@@ -182,9 +183,9 @@ def _problem(
     return problem, untaken
 
 
-def _metric_names(metrics: Iterable[str]) -> tuple[str, ...]:
+def _metric_names(artifact: Artifact, metrics: Iterable[str]) -> tuple[str, ...]:
     """Returns the names of figures of metrics, each with a column of its own."""
-    names = tuple(get_metrics(metrics, probabilities=False))
+    names = tuple(metrics_of(outputs_of(artifact.template), metrics))
     for name in names:
         if is_taken(name) or name.startswith(PREFIX):
             raise DataError(

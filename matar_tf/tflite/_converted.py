@@ -8,10 +8,12 @@ there once, and a file runs at any batch size.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from matar_tf.errors import ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.tflite._places import makers_of
 from matar_tf.tflite._schema import (
@@ -27,19 +29,26 @@ from matar_tf.tflite._schema import (
 __all__ = ["normalise"]
 
 
-def normalise(model: Any) -> None:
+def normalise(model: Any, outputs: Mapping[str, str] | None = None) -> None:
     """Brings a converted model into the form that a template has.
 
     Functions that were left in float between two grids are put onto both, copies of a
     kernel become one, reshapes that a batch of one does not need are put back. The
     batch axis of constant shapes is freed. Inputs and outputs get the names of a
-    signature, those that the converter gives a SavedModel's.
+    signature; a single output that which the converter gives a SavedModel's.
+
+    Args:
+      model: What the converter made.
+      outputs: Names of several outputs, by those of the converter for their tensors.
+
+    Raises:
+      ModelError: If an output is not there.
     """
     _fuse_borders(model)
     _undo_copies(model)
     _restore_reshapes(model)
     _free_batch(model)
-    _add_signature(model)
+    _add_signature(model, outputs or {})
 
 
 def _undo_copies(model: Any) -> None:
@@ -181,14 +190,22 @@ def _free_batch(model: Any) -> None:
             operator.builtinOptions.newShape = sizes
 
 
-def _add_signature(model: Any) -> None:
+def _add_signature(model: Any, outputs: Mapping[str, str]) -> None:
     """Names inputs and outputs for ``Interpreter.get_signature_runner``."""
     graph = model.subgraphs[0]
     signature = schema.SignatureDefT()
     signature.signatureKey = "serving_default"
     signature.inputs = [_tensor_map(graph.tensors[i].name, i) for i in graph.inputs]
+    found = [text_of(graph.tensors[i].name) for i in graph.outputs]
+    if outputs and sorted(found) != sorted(outputs):
+        raise ModelError(
+            f"Expected the outputs {', '.join(map(repr, outputs.values()))} in the "
+            f"converted model, each of a tensor of its own, got {len(set(found))} "
+            "different ones; leave out outputs that are the same tensor."
+        )
     signature.outputs = [
-        _tensor_map(f"output_{place}", i) for place, i in enumerate(graph.outputs)
+        _tensor_map(outputs.get(name, f"output_{place}"), i)
+        for place, (name, i) in enumerate(zip(found, graph.outputs, strict=True))
     ]
     model.signatureDefs = [signature]
 

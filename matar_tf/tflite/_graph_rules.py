@@ -198,20 +198,21 @@ def _check_parts(model: Any) -> None:
 
 
 def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
-    """Checks that every tensor is a constant, the input, or made by one operator.
+    """Checks that every tensor is a constant, an input, or made by one operator.
 
     That operators stand in the order of their tensors, `parse_model` has checked.
     """
     inputs, outputs = integers(graph.inputs), integers(graph.outputs)
     made = [int(index) for one in graph.operators for index in one.outputs]
     read = {int(index) for one in graph.operators for index in one.inputs} - {-1}
-    expect(len(inputs) == 1, "one input", inputs)
-    expect(inputs[0] not in made, "an input that nothing makes", inputs)
-    source = tensors[inputs[0]]
+    apart = bool(inputs) and len(set(inputs)) == len(inputs)
+    expect(apart, "one input or more, all different", inputs)
+    expect(not set(inputs) & set(made), "an input that nothing makes", inputs)
     known = (_TYPES.FLOAT32, _TYPES.INT32)
-    name = type_name(source.type)
-    expect(source.type in known, "an input in float32, or int32", name)
-    expect(source.shape[:1] == (1,), "an input of one sample", source.shape)
+    for source in (tensors[index] for index in inputs):
+        name = type_name(source.type)
+        expect(source.type in known, "an input in float32, or int32", name)
+        expect(source.shape[:1] == (1,), "an input of one sample", source.shape)
     fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
     expect(fits, "different outputs that operators make", outputs)
     for index in {*made, *inputs}:

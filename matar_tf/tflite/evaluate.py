@@ -13,114 +13,49 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from typing import Any
 
-import numpy as np
-
 from matar_tf.data import Data
 from matar_tf.errors import ExportError, MatarError, MatarWarning
+from matar_tf.named_arrays import Arrays, alone, by_name
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
-from matar_tf.tflite._schema import op_name, parse_model
+from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.fitting_data import (
     check_data,
-    check_labels,
+    check_heads,
     check_samples,
     data_notes,
+    labels_of,
+    measured,
     warn_of,
 )
-from matar_tf.tflite.input_range import (
-    InputGrid,
-    grid_of_file,
-)
-from matar_tf.tflite.metrics import (
-    METRIC_NAMES,
-    Metric,
-    compute_metrics,
-    get_metrics,
-)
+from matar_tf.tflite.heads import metrics_of
+from matar_tf.tflite.input_range import grids_of_file
+from matar_tf.tflite.metrics import compute_metrics, listed
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
     "ParallelEvaluator",
     "PolicyEvaluator",
-    "ends_in_sigmoid",
     "evaluate_model",
     "evaluator_without_notes",
-    "gives_probabilities",
     "measure",
-    "metrics_of",
-    "output_step",
 ]
-
-_SAME_VALUE_OPS = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
-
-
-def gives_probabilities(content: bytes) -> bool:
-    """Returns whether the outputs of a ``.tflite`` file are those of one distribution.
-
-    They are where it ends in a softmax, or in a sigmoid of one output, which tells two
-    classes apart.
-    """
-    last, num_outputs = _last_function(content)
-    return last == "SOFTMAX" or (last == "LOGISTIC" and num_outputs == 1)
-
-
-def metrics_of(content: bytes, names: Iterable[str]) -> dict[str, Metric]:
-    """Returns the metrics of a ``.tflite`` file's outputs; see `get_metrics`.
-
-    Raises:
-      DataError: If there is no such metric, or two would have the same name.
-    """
-    return get_metrics(
-        names,
-        probabilities=gives_probabilities(content),
-        is_sigmoid=ends_in_sigmoid(content),
-    )
-
-
-def ends_in_sigmoid(content: bytes) -> bool:
-    """Returns whether each output of a ``.tflite`` file is a probability by itself."""
-    return _last_function(content)[0] == "LOGISTIC"
-
-
-def _last_function(content: bytes) -> tuple[str, int]:
-    """Returns the operator that makes the output's values, and how many of a place."""
-    model = parse_model(content)
-    graph = model.subgraphs[0]
-    makers = {int(one.outputs[0]): one for one in graph.operators}
-    index = int(graph.outputs[0])
-    sizes = np.ravel(graph.tensors[index].shape)
-    while index in makers and op_name(model, makers[index]) in _SAME_VALUE_OPS:
-        index = int(makers[index].inputs[0])
-    last = op_name(model, makers[index]) if index in makers else ""
-    return last, int(sizes[-1]) if len(sizes) else 0
-
-
-def output_step(content: bytes) -> float:
-    """Returns the step of the grid of a ``.tflite`` file's output; 0 for float ones."""
-    model = parse_model(content)
-    graph = model.subgraphs[0]
-    makers = {int(one.outputs[0]): one for one in graph.operators}
-    maker = makers.get(int(graph.outputs[0]))
-    if maker is None or op_name(model, maker) != "DEQUANTIZE":
-        return 0.0
-    grid = graph.tensors[maker.inputs[0]].quantization
-    scale = None if grid is None else grid.scale
-    return 0.0 if scale is None or not len(scale) else float(scale[0])
 
 
 def evaluate_model(
     content: bytes,
     data: Data,
     *,
-    metrics: Iterable[str] = METRIC_NAMES,
+    metrics: Iterable[str] | None = None,
     runtime: str = "litert",
     num_threads: int = 1,
 ) -> dict[str, float]:
@@ -129,7 +64,7 @@ def evaluate_model(
     Args:
       content: The file.
       data: Its evaluation samples and labels count.
-      metrics: See `get_metrics`.
+      metrics: See `matar_tf.tflite.heads`; None for `default_metrics`.
       runtime: See `Runner`.
       num_threads: See `Runner`.
 
@@ -137,16 +72,15 @@ def evaluate_model(
       DataError: If samples or labels do not fit, or there is no such metric.
       ExportError: If the runtime does not run the file.
     """
-    functions = metrics_of(content, metrics)
+    names = None if metrics is None else listed(metrics)
+    if names is not None:
+        metrics_of(outputs_of(content), names)
     runner = Runner(content, runtime=runtime, num_threads=num_threads)
-    return measure(runner, grid_of_file(content), functions, data)
+    return measure(runner, content, names, data)
 
 
 def measure(
-    runner: Runner,
-    grid: InputGrid | None,
-    metrics: Mapping[str, Metric],
-    data: Data,
+    runner: Runner, content: bytes, metrics: Sequence[str] | None, data: Data
 ) -> dict[str, float]:
     """Returns the metrics of a file on samples and labels that fit it.
 
@@ -154,28 +88,41 @@ def measure(
 
     Args:
       runner: The file in its runtime.
-      grid: Of its input; see `grid_of_file`.
-      metrics: What `get_metrics` returned.
+      content: The file.
+      metrics: See `matar_tf.tflite.heads`; None for `default_metrics`.
       data: Its evaluation samples and labels count.
 
     Raises:
       DataError: If samples or labels do not fit.
       ExportError: If the runtime does not run the file, or its outputs are integers.
     """
-    check_samples(data, runner.input_shape)
+    model = parse_model(content)
+    check_samples(data, runner.input_shapes)
     if runner.sandbox_reason is None:  # elsewhere a file need not say it
-        check_labels(data, runner.output_shape, metrics)
-    notes = data_notes(data, grid)
-    outputs = runner.predict(data.x_test)
-    if outputs.dtype.kind != "f":
-        raise ExportError(
-            "Expected a model with float32 outputs to measure, got outputs of type "
-            f"{outputs.dtype}; convert it with float32 input and output, its operators "
-            "may be of integers."
-        )
-    check_labels(data, outputs.shape[1:], metrics)
+        check_heads(data, runner.output_shapes, metrics)
+    notes = data_notes(data, grids_of_file(content))
+    found = runner.predict(data.x_test)
+    outputs = by_name(found, list(runner.output_shapes), "outputs")
+    for one in outputs.values():
+        if one.dtype.kind != "f":
+            raise ExportError(
+                "Expected a model with float32 outputs to measure, got outputs of type "
+                f"{one.dtype}; convert it with float32 input and output, its operators "
+                "may be of integers."
+            )
+    shapes = {name: one.shape[1:] for name, one in outputs.items()}
+    names = measured(data, shapes) if metrics is None else metrics
+    check_heads(data, shapes, names)
     warn_of(notes)
-    return compute_metrics(metrics, outputs, data.y_test)
+    functions = metrics_of(outputs_of(model), names)
+    return compute_metrics(functions, found, _labels(data, shapes))
+
+
+def _labels(data: Data, outputs: Iterable[str]) -> Arrays:
+    """Returns labels as metrics take them: by names, of one output alone an array."""
+    names = list(outputs)
+    labels = labels_of(data, names)
+    return labels if len(names) > 1 else alone(labels)
 
 
 class PolicyEvaluator:
@@ -183,9 +130,10 @@ class PolicyEvaluator:
 
     Args:
       artifact: The packaged network.
-      samples: As those of `Data`, ``[num_samples, ...]``.
-      labels: As those of `Data`, ``[num_samples, ...]``.
-      metrics: Names of metrics; see `get_metrics`.
+      samples: As those of `Data`.
+      labels: As those of `Data`.
+      metrics: Names of metrics; see `matar_tf.tflite.heads`. None for
+        `default_metrics`.
       profile: How the files that are measured store kernels; see
         `matar_tf.tflite.profiles`.
 
@@ -197,20 +145,22 @@ class PolicyEvaluator:
     def __init__(
         self,
         artifact: Artifact,
-        samples: np.ndarray,
-        labels: np.ndarray,
+        samples: Arrays,
+        labels: Arrays,
         *,
-        metrics: Iterable[str] = METRIC_NAMES,
+        metrics: Iterable[str] | None = None,
         profile: str = DEFAULT_PROFILE,
     ) -> None:
         data = Data(x_test=samples, y_test=labels)
-        metrics = tuple(metrics)
-        check_data(artifact, data, metrics=metrics)
+        outputs = outputs_of(artifact.template)
+        shapes = {one.name: one.shape for one in outputs}
+        names = measured(data, shapes) if metrics is None else listed(metrics)
+        check_data(artifact, data, metrics=names)
         self._builder = ModelBuilder(artifact)
         self._profile = profile
         self._samples = data.x_test
-        self._labels = data.y_test
-        self._metrics = metrics_of(artifact.template, metrics)
+        self._labels = _labels(data, shapes)
+        self._metrics = metrics_of(outputs, names)
 
     def __call__(self, policy: Policy) -> dict[str, float]:
         """Returns the metrics of a policy.

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from matar_tf.errors import ExportError
 from matar_tf.io.files import as_path, check_parent, read_at_most, write_atomically
+from matar_tf.named_arrays import Arrays, by_name, num_rows
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import ends_in_sigmoid, output_step
+from matar_tf.tflite.ends import outputs_of
+from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.metadata import read_metadata
-from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.profiles import get_profile
 from matar_tf.tflite.runtime import Runner
 
@@ -38,7 +37,7 @@ EXPECTED_AGREEMENT: Final = 0.995
 MIN_AGREEMENT: Final = 0.98
 _MAX_BYTES: Final = 1 << 29  # of a file; those of large image networks have 250 MB
 
-Reference = Callable[[Policy, np.ndarray], np.ndarray]
+Reference = Callable[[Policy, Any], Any]  # from samples to outputs, by name if several
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +49,7 @@ class ExportedModel:
       num_bytes: Its size.
       agreement: Share of the samples with the same largest output as the reference
         (of a network of one output, with one that is at most a step off), or None
-        where there was none.
+        where there was none; of several outputs, of the one that agrees least.
       notes: Why a kernel is stored wider than the profile's narrowest, by entry.
     """
 
@@ -114,7 +113,7 @@ def export_model(
     *,
     profile: str = "int8",
     metadata: Mapping[str, Any] | None = None,
-    samples: np.ndarray | None = None,
+    samples: Arrays | None = None,
     reference: Reference | None = None,
 ) -> ExportedModel:
     """Builds, checks and writes the ``.tflite`` file of a policy.
@@ -137,17 +136,20 @@ def export_model(
     runner = Runner(content)
     agreement = None
     if reference is not None and samples is not None:
-        expected = reference(policy, samples)
-        agreement = argmax_agreement(
-            runner.predict(samples),
-            expected,
-            step=output_step(content),
-            is_sigmoid=ends_in_sigmoid(content),
+        outputs = outputs_of(content)
+        found, expected = (
+            by_name(values, [one.name for one in outputs], "outputs to compare with")
+            for values in (runner.predict(samples), reference(policy, samples))
+        )
+        agreement = least_agreement(
+            outputs,
+            {one.index: found[one.name] for one in outputs},
+            {one.index: expected[one.name] for one in outputs},
         )
         if agreement < MIN_AGREEMENT and get_profile(profile).exact:
             raise ExportError(
                 f"Expected the exported model to agree with the Keras network on at "
-                f"least {MIN_AGREEMENT:.1%} of {len(samples)} samples, got "
+                f"least {MIN_AGREEMENT:.1%} of {num_rows(samples)} samples, got "
                 f"{agreement:.1%} for {Path(path).name}; nothing was written. The "
                 "artifact's network and parameters may be of different trainings."
             )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.data_arrays import check_classes
 from matar_tf.errors import DataError, MatarWarning
+from matar_tf.named_arrays import by_name, items
 from matar_tf.packaged import Artifact
-from matar_tf.tflite.input_range import InputGrid, grid_of_artifact, range_note
+from matar_tf.tflite._schema import parse_model
+from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.heads import default_metrics, names_by_head
+from matar_tf.tflite.input_range import InputGrid, grids_of_artifact, range_note
 from matar_tf.tflite.metrics import (
     METRIC_NAMES,
     figure_names,
@@ -20,13 +26,23 @@ from matar_tf.tflite.metrics import (
     takes_values,
 )
 
-__all__ = ["check_data", "check_labels", "check_samples", "data_notes", "warn_of"]
+__all__ = [
+    "check_data",
+    "check_heads",
+    "check_labels",
+    "check_samples",
+    "data_notes",
+    "labels_of",
+    "measured",
+    "metrics_for",
+    "warn_of",
+]
 
 _MANY_LABELS = 32
 
 
 def check_data(
-    artifact: Artifact, *parts: Data, metrics: Iterable[str] = METRIC_NAMES
+    artifact: Artifact, *parts: Data, metrics: Iterable[str] | None = None
 ) -> None:
     """Checks that samples fit the network, and labels its outputs and the metrics.
 
@@ -36,31 +52,79 @@ def check_data(
     Args:
       artifact: The packaged network.
       parts: Samples and labels.
-      metrics: Names of what is to be measured.
+      metrics: Names of what is to be measured; None for `default_metrics`.
 
     Raises:
       DataError: If they do not.
     """
-    tensors, grid = artifact.workload.tensors, grid_of_artifact(artifact)
+    model, grids = parse_model(artifact.template), grids_of_artifact(artifact)
+    inputs = {one.name: one.shape for one in inputs_of(model)}
+    outputs = {one.name: one.shape for one in outputs_of(model)}
     for data in parts:
-        check_samples(data, tensors[artifact.workload.inputs[0]].shape)
-        shape = tensors[artifact.workload.outputs[0]].shape
-        check_labels(data, shape, figure_names(metrics))
-    for notes in [data_notes(data, grid) for data in parts]:
+        check_samples(data, inputs)
+        check_heads(data, outputs, metrics)
+    for notes in [data_notes(data, grids) for data in parts]:
         if notes:
             warn_of(notes)
             return
 
 
-def data_notes(data: Data, grid: InputGrid | None) -> list[str]:
-    """Returns what is odd about samples and labels, a sentence each."""
-    notes = [range_note(data, grid), _label_note(data)]
+def labels_of(data: Data, outputs: Iterable[str]) -> dict[str, np.ndarray]:
+    """Returns labels by the names of a network's outputs, of which some may have none.
+
+    Raises:
+      DataError: If there are several and labels have no names, or others.
+    """
+    return by_name(data.y_test, list(outputs), "labels for each output", partly=True)
+
+
+def measured(data: Data, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Returns what is measured if nobody says; see `default_metrics`.
+
+    Args:
+      data: Its labels count.
+      shapes: Shape of each output for one sample, by name.
+    """
+    return default_metrics(labels_of(data, shapes), shapes)
+
+
+def metrics_for(artifact: Artifact, data: Data) -> list[str]:
+    """Returns what is measured of a packaged network; see `default_metrics`."""
+    outputs = outputs_of(artifact.template)
+    return measured(data, {one.name: one.shape for one in outputs})
+
+
+def data_notes(data: Data, grids: Mapping[str, InputGrid | None]) -> list[str]:
+    """Returns what is odd about samples and labels, a sentence each.
+
+    Args:
+      data: Samples and labels that fit a network.
+      grids: Of its inputs, by name.
+    """
+    samples = by_name(data.x_test, list(grids), "samples for each input")
+    notes = [
+        range_note(_part(data, name, x_test=samples[name]), grid)
+        for name, grid in grids.items()
+    ]
+    notes += [
+        _label_note(_part(data, name, y_test=one)) for name, one in items(data.y_test)
+    ]
     return [one for one in notes if one is not None]
+
+
+def _part(data: Data, name: str, **changes: np.ndarray) -> Data:
+    """Returns data with the array of one input or output in the place of all."""
+    is_alone = not any(
+        isinstance(getattr(data, key), Mapping) and len(getattr(data, key)) > 1
+        for key in changes
+    )
+    title = data.name if is_alone else f"{data.name}, {name}"
+    return replace(data, name=title, x_train=None, y_train=None, **changes)
 
 
 def _label_note(data: Data) -> str | None:
     """Returns that all labels are equal, if so many are hardly so by chance."""
-    labels = data.y_test
+    labels: Any = data.y_test
     if labels.dtype.kind != "i" or labels.ndim > 1:
         return None
     if len(labels) < _MANY_LABELS or int(labels.min()) != int(labels.max()):
@@ -78,18 +142,25 @@ def warn_of(notes: Iterable[str]) -> None:
         warnings.warn(note, MatarWarning, stacklevel=1)
 
 
-def check_samples(data: Data, input_shape: tuple[int, ...]) -> None:
-    """Checks that samples have the shape of a network's input.
+def check_samples(data: Data, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Checks that samples have the shapes of a network's inputs.
+
+    Args:
+      data: Samples of each.
+      shapes: Shape of each input for one sample, by name.
 
     Raises:
       DataError: If they have not.
     """
-    if data.x_test.shape[1:] != input_shape:
-        raise DataError(
-            f"Expected samples of shape {('n', *input_shape)} for this network, got "
-            f"{data.x_test.shape} in {data.name!r}; "
-            f"{_shape_hint(data.x_test.shape[1:], input_shape)}."
-        )
+    samples = by_name(data.x_test, list(shapes), "samples for each input")
+    for name, shape in shapes.items():
+        found = samples[name].shape
+        if found[1:] != shape:
+            where = "this network" if len(shapes) == 1 else f"the input {name!r}"
+            raise DataError(
+                f"Expected samples of shape {('n', *shape)} for {where}, got "
+                f"{found} in {data.name!r}; {_shape_hint(found[1:], shape)}."
+            )
 
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -101,12 +172,36 @@ def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     return "prepare them as at training"
 
 
+def check_heads(
+    data: Data,
+    shapes: Mapping[str, tuple[int, ...]],
+    metrics: Iterable[str] | None = None,
+) -> None:
+    """Checks that metrics can compare the outputs of a network with the labels.
+
+    Args:
+      data: What the network is to be evaluated on.
+      shapes: Shape of each output for one sample, by name.
+      metrics: Names of what is to be measured; None for `default_metrics`.
+
+    Raises:
+      DataError: If they cannot.
+    """
+    names = measured(data, shapes) if metrics is None else list(metrics)
+    labels = labels_of(data, shapes)
+    of_heads = {name: figure_names(names) for name in labels}
+    if len(shapes) > 1:
+        of_heads = names_by_head(names, labels, shapes)
+    for name, one in labels.items():
+        check_labels(_part(data, name, y_test=one), shapes[name], of_heads[name])
+
+
 def check_labels(
     data: Data,
     output_shape: tuple[int, ...],
     metrics: Iterable[str] = METRIC_NAMES,
 ) -> None:
-    """Checks that metrics can compare outputs of the network with the labels.
+    """Checks that metrics can compare one output of a network with its labels.
 
     Args:
       data: What the network is to be evaluated on.
@@ -119,7 +214,7 @@ def check_labels(
     names = list(metrics)
     of_classes = [name for name in names if takes_classes(name)]
     of_values = [name for name in names if takes_values(name)]
-    labels = data.y_test
+    labels: Any = data.y_test
     if of_classes:
         if not output_shape:
             raise DataError(

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from matar_tf.measurements import DIVERGENCE, NUM_HALVES
+from matar_tf.named_arrays import Arrays, by_name, rows
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
-from matar_tf.tflite.evaluate import PolicyEvaluator, gives_probabilities
-from matar_tf.tflite.metrics import METRIC_NAMES, compute_metrics, takes_classes
+from matar_tf.tflite.ends import outputs_of
+from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.heads import are_classes
+from matar_tf.tflite.metrics import compute_metrics
 from matar_tf.tflite.runtime import Runner
 
 __all__ = ["HalvesEvaluator", "divergence", "half_name"]
@@ -69,7 +72,8 @@ def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
 class HalvesEvaluator(PolicyEvaluator):
     """Measures policies on every other sample, and on those between them.
 
-    Figures are called as by `half_name`; `DIVERGENCE` is among them.
+    Figures are called as by `half_name`; `DIVERGENCE` is among them, of several outputs
+    the mean over those that have labels.
 
     Args:
       artifact: The packaged network.
@@ -81,16 +85,24 @@ class HalvesEvaluator(PolicyEvaluator):
     def __init__(
         self,
         artifact: Artifact,
-        samples: np.ndarray,
-        labels: np.ndarray,
+        samples: Arrays,
+        labels: Arrays,
         *,
-        metrics: Iterable[str] = METRIC_NAMES,
+        metrics: Iterable[str] | None = None,
     ) -> None:
         super().__init__(artifact, samples, labels, metrics=metrics)
         self._widest = artifact.space.widest()
-        self._kind: dict[str, Any] = {
-            "of_classes": any(map(takes_classes, self._metrics)),
-            "probabilities": gives_probabilities(artifact.template),
+        ends = outputs_of(artifact.template)
+        names = [one.name for one in ends]
+        given = by_name(self._labels, names, "labels", partly=True)
+        self._names = names
+        self._kinds = {
+            one.name: {
+                "of_classes": are_classes(given[one.name], one.shape),
+                "probabilities": one.gives_probabilities,
+            }
+            for one in ends
+            if one.name in given
         }
 
     def __call__(self, policy: Policy) -> dict[str, float]:
@@ -99,9 +111,11 @@ class HalvesEvaluator(PolicyEvaluator):
         found: dict[str, float] = {}
         for half in range(NUM_HALVES):
             part = slice(half, None, NUM_HALVES)
-            figures = compute_metrics(self._metrics, outputs[part], self._labels[part])
-            figures[DIVERGENCE] = divergence(
-                outputs[part], self._reference[part], **self._kind
+            figures = compute_metrics(
+                self._metrics, rows(outputs, part), rows(self._labels, part)
+            )
+            figures[DIVERGENCE] = self._divergence(
+                rows(outputs, part), rows(self._reference, part)
             )
             found |= {half_name(name, half): one for name, one in figures.items()}
         return found
@@ -116,8 +130,21 @@ class HalvesEvaluator(PolicyEvaluator):
         )
 
     @functools.cached_property
-    def _reference(self) -> np.ndarray:
+    def _reference(self) -> Arrays:
         return self._outputs(self._widest)
 
-    def _outputs(self, policy: Policy) -> np.ndarray:
+    def _outputs(self, policy: Policy) -> Arrays:
         return Runner(self._builder.build(policy)).predict(self._samples)
+
+    def _divergence(self, outputs: Arrays, reference: Arrays) -> float:
+        found, expected = (
+            by_name(one, self._names, "outputs") for one in (outputs, reference)
+        )
+        return float(
+            np.mean(
+                [
+                    divergence(found[name], expected[name], **kind)
+                    for name, kind in self._kinds.items()
+                ]
+            )
+        )

@@ -17,8 +17,9 @@ from matar_tf.errors import DataError
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.tflite._schema import op_name, parse_model, schema
+from matar_tf.tflite.ends import inputs_of
 
-__all__ = ["InputGrid", "grid_of_artifact", "grid_of_file", "range_note"]
+__all__ = ["InputGrid", "grids_of_artifact", "grids_of_file", "range_note"]
 
 _MOST_OUTSIDE: Final = 0.25  # share of the values; from here on they are refused
 _MANY_OUTSIDE: Final = 0.01
@@ -50,9 +51,21 @@ class InputGrid:
     high: float
 
 
-def grid_of_artifact(artifact: Artifact) -> InputGrid | None:
-    """Returns the input grid of a packaged network at its widest, if it has one."""
-    tensor = artifact.parameters.tensors.get(artifact.workload.inputs[0])
+def grids_of_artifact(artifact: Artifact) -> dict[str, InputGrid | None]:
+    """Returns the grid of each input of a packaged network at its widest, by name.
+
+    None for one that is not quantized.
+    """
+    names = [one.name for one in inputs_of(artifact.template)]
+    tensors = [artifact.workload.tensors[one] for one in artifact.workload.inputs]
+    return {
+        name: _entry_grid(artifact, tensor.activation)
+        for name, tensor in zip(names, tensors, strict=True)
+    }
+
+
+def _entry_grid(artifact: Artifact, entry: str | None) -> InputGrid | None:
+    tensor = artifact.parameters.tensors.get(entry or "")
     if tensor is None:
         return None
     index = int(np.argmax(tensor.bits))
@@ -60,18 +73,21 @@ def grid_of_artifact(artifact: Artifact) -> InputGrid | None:
     return _grid(float(tensor.step[index]), *levels)
 
 
-def grid_of_file(content: bytes) -> InputGrid | None:
-    """Returns the input grid of a ``.tflite`` file; None if the input stays float.
+def grids_of_file(content: bytes) -> dict[str, InputGrid | None]:
+    """Returns the grid of each input of a ``.tflite`` file; None if it stays float.
 
     It is that of the input itself, or of what its only reader, a QUANTIZE, makes of it.
     """
     model = parse_model(content)
     graph = model.subgraphs[0]
-    index = int(graph.inputs[0])
-    readers = [one for one in graph.operators if index in one.inputs]
-    if len(readers) == 1 and op_name(model, readers[0]) == "QUANTIZE":
-        index = int(readers[0].outputs[0])
-    return _tensor_grid(graph.tensors[index])
+    found: dict[str, InputGrid | None] = {}
+    for one in inputs_of(model):
+        index = one.index
+        readers = [reader for reader in graph.operators if index in reader.inputs]
+        if len(readers) == 1 and op_name(model, readers[0]) == "QUANTIZE":
+            index = int(readers[0].outputs[0])
+        found[one.name] = _tensor_grid(graph.tensors[index])
+    return found
 
 
 def _tensor_grid(tensor: Any) -> InputGrid | None:
@@ -102,7 +118,7 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     away by more than the range of the grid, as 255 is from 0..1.
 
     Args:
-      data: Its evaluation samples count.
+      data: Its evaluation samples count, those of this input.
       grid: That of the input, or None if it has none.
 
     Returns:
@@ -112,10 +128,16 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     Raises:
       DataError: If a quarter of the values or more are outside; if more than a
         twentieth of those that are not 0 are far outside, since most of a picture may
-        be 0 on every scale; or if the samples are unsigned bytes that use less than an
-        eighth of the range.
+        be 0 on every scale; if the samples are integers of another kind; or if they
+        are unsigned bytes that use less than an eighth of the range.
     """
-    samples = data.x_test
+    samples: Any = data.x_test
+    if grid is not None and samples.dtype.kind != "f":
+        raise DataError(
+            f"Expected floats or unsigned bytes in x_test of {data.name!r} for an "
+            f"input that is quantized, got integers; give x.astype('float32'), scaled "
+            "as at training, or x.astype('uint8')."
+        )
     if len(samples) > 1 and bool((samples == samples[:1]).all()):
         return f"All {len(samples)} samples of {data.name!r} are equal; check them."
     if grid is None:

@@ -223,7 +223,7 @@ def measure_latency_ms(runner: Runner, *, num_runs: int = 50) -> float:
       runner: A model in its runtime; the first inference does not count.
       num_runs: Number of inferences, at least 1.
     """
-    sample = np.zeros((1, *runner.input_shape), np.float32)
+    sample = runner.zeros()
     runner.predict(sample)
     times: list[float] = []
     for _ in range(num_runs):

@@ -24,6 +24,7 @@ import numpy as np
 from matar_tf.data import import_function
 from matar_tf.errors import DataError, did_you_mean
 from matar_tf.figures import is_share, top_k_of
+from matar_tf.named_arrays import Arrays, each
 
 __all__ = [
     "CLASS_METRICS",
@@ -37,6 +38,7 @@ __all__ = [
     "cross_entropy",
     "figure_names",
     "get_metrics",
+    "listed",
     "mean_absolute_error",
     "mean_iou",
     "mean_squared_error",
@@ -197,12 +199,8 @@ def get_metrics(
     Raises:
       DataError: If there is no such metric, or two would have the same name.
     """
-    if isinstance(names, str):
-        raise DataError(
-            f"Expected a list of metrics, got {names!r}; write metrics=[{names!r}]."
-        )
     metrics: dict[str, Metric] = {}
-    for name in names:
+    for name in listed(names):
         metric = _known(name, probabilities, is_sigmoid)
         if metric is None:
             if ":" not in name:
@@ -218,6 +216,19 @@ def get_metrics(
             raise DataError(f"Expected metrics of different names, got {figure} twice.")
         metrics[figure] = metric
     return metrics
+
+
+def listed(names: Iterable[str]) -> list[str]:
+    """Returns names of metrics as a list.
+
+    Raises:
+      DataError: If there is one text alone.
+    """
+    if isinstance(names, str):
+        raise DataError(
+            f"Expected a list of metrics, got {names!r}; write metrics=[{names!r}]."
+        )
+    return list(names)
 
 
 def _known(name: str, probabilities: bool, is_sigmoid: bool) -> Metric | None:
@@ -286,7 +297,7 @@ def argmax_agreement(
 
 
 def compute_metrics(
-    metrics: Mapping[str, Metric], outputs: np.ndarray, labels: np.ndarray
+    metrics: Mapping[str, Metric], outputs: Arrays, labels: Arrays
 ) -> dict[str, float]:
     """Returns the figure of each metric, by name.
 
@@ -299,7 +310,8 @@ def compute_metrics(
     figures: dict[str, float] = {}
     for name, metric in metrics.items():
         try:
-            value: Any = metric(_read_only(outputs), _read_only(labels))
+            given: Any = each(_read_only, outputs), each(_read_only, labels)
+            value: Any = metric(*given)
         except Exception as error:
             if isinstance(error, ValueError) and "read-only" in str(error):
                 raise DataError(

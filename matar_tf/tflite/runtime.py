@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.errors import DataError, ExportError
+from matar_tf.named_arrays import Arrays, alone, by_name, num_rows
 from matar_tf.tflite._graph_rules import examine, find_fault, written
 from matar_tf.tflite._interpreters import (
     check_runtime,
@@ -23,6 +25,7 @@ from matar_tf.tflite._schema import (
     op_name,
     parse_model,
 )
+from matar_tf.tflite.ends import inputs_of, outputs_of
 
 __all__ = [
     "LITERT_PACKAGE",
@@ -58,7 +61,7 @@ class Runner:
 
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
-        the threads, or the file has not one float input and one output.
+        the threads, or the file has an input that is neither float32 nor int32.
     """
 
     def __init__(
@@ -69,13 +72,19 @@ class Runner:
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         types = [np.dtype(one["dtype"]).name for one in inputs]
-        if types != ["float32"] or len(outputs) != 1:
+        if not set(types) <= {"float32", "int32"} or not inputs or not outputs:
             raise ExportError(
-                f"Expected a model of one float32 input and one output, got inputs "
-                f"{types} and {len(outputs)} outputs; convert it with float32 input "
-                "and output, its operators may be of integers."
+                f"Expected a model of float32 inputs and outputs, got inputs {types} "
+                f"and {len(outputs)} outputs; convert it with float32 input and "
+                "output, its operators may be of integers."
             )
-        self._input, self._output = inputs[0], outputs[0]
+        self._inputs: Mapping[str, Any] = {"input": inputs[0]}
+        self._outputs: Mapping[str, Any] = {"output": outputs[0]}
+        if len(inputs) > 1 or len(outputs) > 1:
+            # Small files are read as long as they run: one end needs no name.
+            model = parse_model(content)
+            self._inputs = _by_name(inputs, inputs_of(model))
+            self._outputs = _by_name(outputs, outputs_of(model))
         self._largest_batch = _largest_batch(self._interpreter, content, runtime)
 
     @property
@@ -85,24 +94,33 @@ class Runner:
         return one.reason if isinstance(one, Sandbox) else None
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one sample, without the batch axis."""
-        return tuple(int(size) for size in self._input["shape"][1:])
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one sample of each input, without the batch axis.
+
+        Only several have names of their own; so it is with outputs.
+        """
+        return {name: _sizes(one) for name, one in self._inputs.items()}
 
     @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the outputs of one sample, as the file says."""
-        return tuple(int(size) for size in self._output["shape"][1:])
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each output for one sample, as the file says."""
+        return {name: _sizes(one) for name, one in self._outputs.items()}
 
-    def predict(
-        self, samples: np.ndarray, *, batch_size: int = _BATCH_SIZE
-    ) -> np.ndarray:
-        """Returns the outputs for float samples ``[num_samples, *input_shape]``.
+    def zeros(self) -> Arrays:
+        """Returns a sample that is all zero."""
+        shapes = self.input_shapes
+        return alone({k: np.zeros((1, *shapes[k]), np.float32) for k in shapes})
+
+    def predict(self, samples: Arrays, *, batch_size: int = _BATCH_SIZE) -> Any:
+        """Returns the outputs for samples ``[num_samples, ...]``.
 
         Args:
-          samples: At least one sample.
+          samples: At least one sample; of several inputs, by their names.
           batch_size: How many to run at a time, fewer if these take too much memory;
             the outputs do not depend on it.
+
+        Returns:
+          The array of the output; of several, a mapping by their names.
 
         Raises:
           DataError: If the samples have another shape, or the batch size is below 1.
@@ -111,59 +129,97 @@ class Runner:
         """
         if batch_size < 1:
             raise DataError(f"Expected a batch size of at least 1, got {batch_size}.")
-        if samples.shape[1:] != self.input_shape or not len(samples):
-            raise DataError(
-                f"Expected samples of shape {('n', *self.input_shape)}, got "
-                f"{samples.shape}; prepare the data as the network was trained on it."
-            )
-        batch_size = min(batch_size, self._largest_batch)
+        given = by_name(samples, list(self._inputs), "samples for each input")
+        for name, shape in self.input_shapes.items():
+            if given[name].shape[1:] != shape or not len(given[name]):
+                raise DataError(
+                    f"Expected samples of shape {('n', *shape)}, got "
+                    f"{given[name].shape}; prepare the data as the network was "
+                    "trained on it."
+                )
+        return alone(self._predict(given, min(batch_size, self._largest_batch)))
+
+    def _predict(
+        self, samples: Mapping[str, np.ndarray], batch_size: int
+    ) -> dict[str, np.ndarray]:
+        number = num_rows(samples)
         # In a sandbox the first sample says how long others may take.
         start = batch_size if self.sandbox_reason is None else 1
-        first = self._invoke(samples[:start])
-        num_bytes = first.nbytes // len(first) * len(samples)
+        first = self._invoke({name: one[:start] for name, one in samples.items()})
+        num_bytes = sum(one.nbytes // len(one) * number for one in first.values())
         if num_bytes > _MAX_OUTPUT_BYTES:
             raise ExportError(
                 f"Expected outputs of at most {_MAX_OUTPUT_BYTES} bytes in all, got "
-                f"{num_bytes} for {len(samples)} samples; take fewer of them, or a "
+                f"{num_bytes} for {number} samples; take fewer of them, or a "
                 "network with smaller outputs."
             )
-        outputs = np.empty((len(samples), *first.shape[1:]), first.dtype)
-        outputs[:start] = first
-        for place in range(start, len(samples), batch_size):
-            found = self._invoke(samples[place : place + batch_size])
-            if found.shape[1:] != first.shape[1:]:
-                raise ExportError(
-                    f"Expected outputs of the shape {first.shape[1:]} of each sample, "
-                    f"got {found.shape[1:]}; run a model that matar_tf exported."
-                )
-            outputs[place : place + batch_size] = found
+        outputs = {
+            name: np.empty((number, *one.shape[1:]), one.dtype)
+            for name, one in first.items()
+        }
+        for name, one in first.items():
+            outputs[name][:start] = one
+        for place in range(start, number, batch_size):
+            part = slice(place, place + batch_size)
+            found = self._invoke({name: one[part] for name, one in samples.items()})
+            for name, one in found.items():
+                if one.shape[1:] != first[name].shape[1:]:
+                    raise ExportError(
+                        f"Expected outputs of the shape {first[name].shape[1:]} of "
+                        f"each sample, got {one.shape[1:]}; run a model that matar_tf "
+                        "exported."
+                    )
+                outputs[name][part] = one
         return outputs
 
-    def _invoke(self, batch: np.ndarray) -> np.ndarray:
-        index = self._input["index"]
-        current = self._interpreter.get_input_details()[0]["shape"]
+    def _invoke(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        number = num_rows(batch)
+        details = {
+            one["index"]: one["shape"] for one in self._interpreter.get_input_details()
+        }
         try:
-            if tuple(current) != batch.shape:
-                self._interpreter.resize_tensor_input(index, batch.shape)
+            is_resized = False
+            for name, one in self._inputs.items():
+                if tuple(details[one["index"]]) != batch[name].shape:
+                    shape = batch[name].shape
+                    self._interpreter.resize_tensor_input(one["index"], shape)
+                    is_resized = True
+            if is_resized:
                 self._interpreter.allocate_tensors()
-            self._interpreter.set_tensor(index, np.ascontiguousarray(batch, np.float32))
+            for name, one in self._inputs.items():
+                values = np.ascontiguousarray(batch[name], one["dtype"])
+                self._interpreter.set_tensor(one["index"], values)
             self._interpreter.invoke()
         except ExportError:  # of a sandbox: a sentence by itself
             raise
         except (RuntimeError, ValueError) as error:
             raise ExportError(
-                f"Expected a model that takes {len(batch)} samples at a time, but the "
+                f"Expected a model that takes {number} samples at a time, but the "
                 f"runtime does not run it: {message_of(error)}; convert it with a "
                 "first axis for samples, of any size."
             ) from error
-        outputs = self._interpreter.get_tensor(self._output["index"])
-        if outputs.shape[:1] != batch.shape[:1]:
-            raise ExportError(
-                f"Expected one row of outputs for each of {len(batch)} samples, got "
-                f"outputs of shape {outputs.shape}; convert it with a first axis for "
-                "samples in inputs and outputs."
-            )
+        outputs = {
+            name: self._interpreter.get_tensor(one["index"])
+            for name, one in self._outputs.items()
+        }
+        for found in outputs.values():
+            if found.shape[:1] != (number,):
+                raise ExportError(
+                    f"Expected one row of outputs for each of {number} samples, got "
+                    f"outputs of shape {found.shape}; convert it with a first axis for "
+                    "samples in inputs and outputs."
+                )
         return outputs
+
+
+def _by_name(details: Any, ends: Any) -> dict[str, Any]:
+    """Returns what an interpreter says of inputs or outputs, by their names."""
+    by_index = {int(one["index"]): one for one in details}
+    return {one.name: by_index[one.index] for one in ends}
+
+
+def _sizes(detail: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in detail["shape"][1:])
 
 
 def _largest_batch(interpreter: Any, content: bytes, runtime: str) -> int:

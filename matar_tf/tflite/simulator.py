@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.errors import ExportError, printable
+from matar_tf.named_arrays import Arrays, alone, by_name
 from matar_tf.tflite import (
     _arithmetic,
     _elementwise,
@@ -39,6 +40,7 @@ from matar_tf.tflite._schema import (
 )
 from matar_tf.tflite._site import SIMULATED, Site
 from matar_tf.tflite._sixteen import SIMULATED_AT_16
+from matar_tf.tflite.ends import inputs_of, outputs_of
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
@@ -47,12 +49,12 @@ KERNELS: Final = ("xnnpack", "builtin")
 _REGISTERED: Final = (_arithmetic, _elementwise, _moving, _multiplying, _tables)
 
 
-def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -> Any:
+def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> Any:
     """Returns the float outputs of a ``.tflite`` file for float samples.
 
     Args:
       content: The file, as `matar_tf.tflite.build` makes it.
-      samples: Shape ``[num_samples, ...]``.
+      samples: Shape ``[num_samples, ...]``; of several inputs, by their names.
       kernels: ``xnnpack`` or ``builtin``.
 
     Raises:
@@ -60,13 +62,13 @@ def simulate(content: bytes, samples: np.ndarray, *, kernels: str = "xnnpack") -
     """
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
-    _check_given(model, model.subgraphs[0].outputs[:1], tensors)
-    return tensors[int(model.subgraphs[0].outputs[0])]
+    _check_given(model, model.subgraphs[0].outputs, tensors)
+    return alone({one.name: tensors[one.index] for one in outputs_of(model)})
 
 
 def simulate_tensors(
     content: bytes,
-    samples: np.ndarray,
+    samples: Arrays,
     *,
     kernels: str = "xnnpack",
     floats: Mapping[int, np.ndarray] | None = None,
@@ -84,7 +86,10 @@ def simulate_tensors(
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
     model = parse_model(check_model(content))
     graph = model.subgraphs[0]
-    values: dict[int, np.ndarray] = {int(graph.inputs[0]): samples, **(floats or {})}
+    inputs = inputs_of(model)
+    given = by_name(samples, [one.name for one in inputs], "samples for each input")
+    values: dict[int, np.ndarray] = {one.index: given[one.name] for one in inputs}
+    values |= floats or {}
     in_float = {*float_operators(model)}
     for place, operator in enumerate(graph.operators):
         if place in in_float:

@@ -96,18 +96,27 @@ class Template(TemplateMap):
         return template
 
 
-def read_template(content: bytes, fingerprints: Fingerprints) -> Template:
+def read_template(
+    content: bytes,
+    fingerprints: Fingerprints,
+    outputs: Mapping[str, str] | None = None,
+) -> Template:
     """Finds every policy entry in what the converter made, and normalises the graph.
 
     MAXIMUM operators with a constant, which cut off what lies below the lowest level,
     become QUANTIZE operators that do so by saturation: XNNPACK runs those in one
     partition.
 
+    Args:
+      content: The converted network.
+      fingerprints: Its invented scales.
+      outputs: Names of several outputs, by those of the converter for their tensors.
+
     Raises:
-      ModelError: If a layer came out in float, or an entry cannot be found.
+      ModelError: If a layer came out in float, or an entry or output cannot be found.
     """
     model = parse_model(content)
-    normalise(model)
+    normalise(model, outputs)
     _check_operators(model)
     clamps = _replace_clamps(model, fingerprints)
     compact(model)

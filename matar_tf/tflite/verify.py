@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import printable
+from matar_tf.named_arrays import Arrays, by_name, num_rows
 from matar_tf.operators import OPERATORS, Grid
 from matar_tf.tflite._floats import float_operators, float_tensors
 from matar_tf.tflite._graph_rules import check_model
@@ -25,8 +26,8 @@ from matar_tf.tflite._schema import (
     text_of,
     write_model,
 )
-from matar_tf.tflite.evaluate import ends_in_sigmoid, output_step
-from matar_tf.tflite.metrics import argmax_agreement
+from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
 
@@ -67,7 +68,8 @@ class Verification:
     Attributes:
       runtime_share: Share of outputs on which runtime and simulator differ.
       agreement: Share of samples with the same largest output in both; of a network
-        of one output, with two that are at most a step apart.
+        of one output, with two that are at most a step apart. Of several outputs, that
+        of the one on which they agree least.
       layers: Differences in execution order.
     """
 
@@ -88,7 +90,7 @@ class Verification:
 
 def verify(
     content: bytes,
-    samples: np.ndarray,
+    samples: Arrays,
     keras_tensors: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> Verification:
     """Runs a file in LiteRT and in the simulator, and compares every integer tensor.
@@ -98,7 +100,7 @@ def verify(
 
     Args:
       content: The file, of any profile.
-      samples: Float samples, ``[num_samples, ...]``.
+      samples: Samples, ``[num_samples, ...]``; of several inputs, by their names.
       keras_tensors: Quantized activations of the Keras network for the same samples
         and policy, by activation entry: all that share its grid.
 
@@ -132,15 +134,11 @@ def verify(
                 keras_levels=None if keras_off is None else int(keras_off.max()),
             )
         )
-    last = int(graph.outputs[0])
+    outputs = outputs_of(model)
+    differ = [np.ravel(simulated[i] != measured[i]) for i in map(int, graph.outputs)]
     return Verification(
-        runtime_share=float(np.mean(simulated[last] != measured[last])),
-        agreement=argmax_agreement(
-            measured[last],
-            simulated[last],
-            step=output_step(content),
-            is_sigmoid=ends_in_sigmoid(content),
-        ),
+        runtime_share=float(np.mean(np.concatenate(differ))),
+        agreement=least_agreement(outputs, measured, simulated),
         layers=tuple(layers),
     )
 
@@ -194,7 +192,7 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
     return grids, on_grid
 
 
-def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray]:
+def run_all_tensors(content: bytes, samples: Arrays) -> dict[int, np.ndarray]:
     """Returns the tensors of a file that can be compared, by index, as LiteRT has them.
 
     These are its integer tensors, its output, and what these need of other layers. A
@@ -216,14 +214,22 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
         for index in operator.inputs
     }
     read &= {*float_tensors(model)}
-    computed = sorted({*integers, *read, int(graph.outputs[0])})
+    computed = sorted({*integers, *read, *map(int, graph.outputs)})
+    inputs = inputs_of(model)
+    given = by_name(samples, [one.name for one in inputs], "samples for each input")
+    by_index = {one.index: given[one.name] for one in inputs}
     graph.outputs = np.array(computed, np.int32)
     model.signatureDefs = None
     interpreter = make_interpreter(type(content)(write_model(model)), "litert", 1)
-    batch = 1 if isinstance(content, OneSampleModel) else len(samples)
+    number = num_rows(given)
+    batch = 1 if isinstance(content, OneSampleModel) else number
     parts = [
-        _run(interpreter, samples[start : start + batch], computed)
-        for start in range(0, len(samples), batch)
+        _run(
+            interpreter,
+            {index: one[start : start + batch] for index, one in by_index.items()},
+            computed,
+        )
+        for start in range(0, number, batch)
     ]
     return {
         index: np.concatenate(found)
@@ -231,13 +237,17 @@ def run_all_tensors(content: bytes, samples: np.ndarray) -> dict[int, np.ndarray
     }
 
 
-def _run(interpreter: Any, batch: np.ndarray, outputs: list[int]) -> list[np.ndarray]:
-    """Returns these tensors for some samples."""
-    source = interpreter.get_input_details()[0]
-    if tuple(source["shape"]) != batch.shape:
-        interpreter.resize_tensor_input(source["index"], batch.shape)
+def _run(
+    interpreter: Any, batch: Mapping[int, np.ndarray], outputs: list[int]
+) -> list[np.ndarray]:
+    """Returns these tensors for some samples, given by tensor of the file."""
+    details = {int(one["index"]): one for one in interpreter.get_input_details()}
+    if any(tuple(details[i]["shape"]) != one.shape for i, one in batch.items()):
+        for index, one in batch.items():
+            interpreter.resize_tensor_input(index, one.shape)
         interpreter.allocate_tensors()
-    values = np.ascontiguousarray(batch, source["dtype"])
-    interpreter.set_tensor(source["index"], values)
+    for index, one in batch.items():
+        values = np.ascontiguousarray(one, details[index]["dtype"])
+        interpreter.set_tensor(index, values)
     interpreter.invoke()
     return [interpreter.get_tensor(index) for index in outputs]

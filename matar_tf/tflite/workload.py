@@ -21,7 +21,9 @@ __all__ = ["read_workload"]
 
 
 def read_workload(template: Template) -> Workload:
-    """Returns the integer graph between the float input and the float output.
+    """Returns the integer graph between the float inputs and the float outputs.
+
+    Inputs and outputs are in the order of the file.
 
     Clamps are left out: hardware with n-bit tensors clamps for free.
     """
@@ -37,8 +39,8 @@ def read_workload(template: Template) -> Workload:
     names: dict[int, str] = {}
     tensors: dict[str, TensorWorkload] = {}
     layers: list[LayerWorkload] = []
-    inputs: list[str] = []
-    outputs: list[str] = []
+    inputs: dict[int, str] = {}  # names by tensor of the file
+    outputs: dict[int, str] = {}
 
     def resolve(index: int) -> int:
         return clamps.get(index, index)
@@ -59,14 +61,14 @@ def read_workload(template: Template) -> Workload:
         if number in clamp_operators:
             continue
         if kind == "DEQUANTIZE":
-            outputs.append(names[resolve(int(operator.inputs[0]))])
+            outputs[index] = names[resolve(int(operator.inputs[0]))]
             continue
         entry = template.tensors.get(index)
         sources = [
             names[resolve(int(i))] for i in operator.inputs if resolve(int(i)) in names
         ]
         if kind == "QUANTIZE" and not sources:
-            inputs.append(add_tensor(index, str(entry)))
+            inputs[int(operator.inputs[0])] = add_tensor(index, str(entry))
             continue
         name = entries.get(number) or f"{kind.lower()}_{number}"
         produced = entry if entry is not None and entry not in tensors else name
@@ -84,8 +86,8 @@ def read_workload(template: Template) -> Workload:
     return Workload(
         layers=tuple(layers),
         tensors=tensors,
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        inputs=tuple(inputs[int(i)] for i in graph.inputs if int(i) in inputs),
+        outputs=tuple(outputs[int(i)] for i in graph.outputs if int(i) in outputs),
     )
 
 

@@ -15,11 +15,10 @@ from matar_tf.errors import DataError, ExportError
 from matar_tf.keras import calibrate, keras, package, quantize_model, set_policy
 from matar_tf.keras.packaging.network import keras_reference
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import (
     PolicyEvaluator,
     evaluate_model,
-    gives_probabilities,
-    output_step,
 )
 from matar_tf.tflite.export import export_model
 from matar_tf.tflite.fitting_data import check_data
@@ -78,7 +77,7 @@ def test_the_network_of_another_training_does_not_agree(tmp_path: Path) -> None:
     assert exported.agreement == 1.0
     assert verify(path.read_bytes(), SAMPLES).agreement == 1.0
     tensor = artifact.parameters.tensors["dense_1"]
-    assert output_step(path.read_bytes()) == pytest.approx(tensor.step[-1])
+    assert outputs_of(path.read_bytes())[0].step == pytest.approx(tensor.step[-1])
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_which_outputs_are_probabilities(
     units: int, activation: str | None, is_probability: bool
 ) -> None:
     _, artifact = network(0, L.Dense(units, activation=activation, name="last"))
-    assert gives_probabilities(artifact.template) is is_probability
+    assert outputs_of(artifact.template)[0].gives_probabilities is is_probability
 
 
 @pytest.mark.parametrize(("name", "expected"), [("softmax", True), ("logits", False)])
@@ -108,7 +107,7 @@ def test_knows_a_network_that_gives_probabilities(name, expected):
     artifact = package(model, include_network=False)
     policy = artifact.space.named("w8a8")
     content = ModelBuilder(artifact).build(policy)
-    assert gives_probabilities(content) is expected
+    assert outputs_of(content)[0].gives_probabilities is expected
     labels = np.arange(16) % 4
     measured = PolicyEvaluator(artifact, samples, labels)(policy)["loss"]
     logits = Runner(content).predict(samples)

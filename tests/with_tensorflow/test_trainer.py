@@ -165,7 +165,7 @@ def test_soft_labels_need_the_same_logits(teacher: str) -> None:
     }
     student = network(1) if teacher == "one logit" else network(3)
     model = quantize_model(student)
-    with pytest.raises(ModelError, match="two or more logits, the same"):
+    with pytest.raises(ModelError, match=r"two or more logits|the same outputs"):
         MultiBitTrainer(model, teacher=teachers[teacher], distillation=0.5)
     MultiBitTrainer(model, teacher=teachers[teacher])  # not asked for soft labels
 

@@ -55,8 +55,8 @@ def make_template(model: KerasModel) -> Template:
         converter left a float kernel.
     """
     tracer = _TemplateTracer()
-    content = _convert(model, tracer)
-    return read_template(content, tracer.fingerprints())
+    content, outputs = _convert(model, tracer)
+    return read_template(content, tracer.fingerprints(), outputs)
 
 
 def convert_policy(model: KerasModel) -> bytes:
@@ -66,10 +66,11 @@ def convert_policy(model: KerasModel) -> bytes:
     refuses per-channel fake quantization there.
     """
     check_initialized(model)
-    return _convert(model, _PolicyTracer())
+    return _convert(model, _PolicyTracer())[0]
 
 
-def _convert(model: KerasModel, tracer: Tracer) -> bytes:
+def _convert(model: KerasModel, tracer: Tracer) -> tuple[bytes, dict[str, str]]:
+    """Returns a file, and the names of several outputs by those of their tensors."""
     _check_ends(model)
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
@@ -89,18 +90,20 @@ def _convert(model: KerasModel, tracer: Tracer) -> bytes:
     # By way of a SavedModel the same graph takes 30 times as long and leaves 100 to
     # 250 MB behind in the process; it adds a signature, as `read_template` does.
     converter.experimental_lower_to_saved_model = False
+    # By these names each output of the file is known, whatever their order there.
+    names = [tensor.op.name for tensor in concrete.outputs]
+    named = dict(zip(names, wrapper.output_names(model), strict=True))
     with _quiet():
-        return bytes(converter.convert())
+        return bytes(converter.convert()), named if len(named) > 1 else {}
 
 
 def _check_ends(model: KerasModel) -> None:
-    """Refuses several inputs or outputs, and inputs of no fixed size."""
+    """Refuses inputs of no fixed size."""
     shapes = {
         layer.name: tuple(tensor.shape.as_list())
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
     }
-    found = end_refusals(model.name, shapes, model.output_names)
-    raise_refusals(model.name, found)
+    raise_refusals(model.name, end_refusals(shapes))
 
 
 def _top(x: Tensor, step: float, qmax: int) -> Tensor:

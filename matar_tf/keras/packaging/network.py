@@ -23,6 +23,7 @@ from matar_tf.keras._compat import KerasModel, keras, tfmot
 from matar_tf.keras.build_limits import building_within
 from matar_tf.keras.packaging.common_arrays import common_arrays
 from matar_tf.keras.policies import set_policy
+from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.stored import REBUILD_ERRORS
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.parameters import Parameters
@@ -150,17 +151,22 @@ def _weights(
     ]
 
 
-def keras_reference(artifact: Artifact) -> Callable[[Policy, np.ndarray], np.ndarray]:
+def keras_reference(artifact: Artifact) -> Callable[[Policy, Any], Any]:
     """Returns a function that runs the artifact's Keras network under a policy.
+
+    From samples to outputs: arrays, of several inputs and outputs mappings by names.
 
     Raises:
       ArtifactError: If the artifact holds no network.
     """
     model = load_network(artifact)
 
-    def predict(policy: Policy, samples: np.ndarray) -> np.ndarray:
+    def predict(policy: Policy, samples: Any) -> Any:
         set_policy(model, policy)
-        return model.predict(samples, batch_size=256, verbose=0)
+        found = model.predict(samples, batch_size=256, verbose=0)
+        if len(model.outputs) == 1:
+            return found
+        return dict(zip(wrapper.output_names(model), found, strict=True))
 
     return predict
 

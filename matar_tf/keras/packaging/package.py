@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.card import CARD_KEY, ModelCard
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, did_you_mean
 from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import (
@@ -21,17 +21,21 @@ from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.network import network_members
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import activation_name
 from matar_tf.keras.quantizers.grids import KernelGrid
+from matar_tf.outputs import OutputInfo
 from matar_tf.parameters import (
     LayerParameters,
     NormParameters,
     Parameters,
     TensorParameters,
 )
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
 
+_FUNCTIONS: Final = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}  # by operator
 _KNOWN: Final = ("versions", "calibration_digest", "calibration_samples", CARD_KEY)
 
 
@@ -41,6 +45,7 @@ def package(
     accuracy: Mapping[str, Mapping[str, float]] | None = None,
     provenance: Mapping[str, Any] | None = None,
     card: ModelCard | None = None,
+    outputs: Mapping[str, str] | None = None,
     include_network: bool = True,
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
@@ -54,6 +59,8 @@ def package(
         here: versions of packages, digest and number of the samples given to
         `calibrate` in this process, and, if it names none, the command.
       card: What those should know who retarget it, or None.
+      outputs: What outputs mean, by the names of their layers: ``{"boxes": "offsets of
+        the anchors' corners"}``; None for those of which there is nothing to say.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
@@ -61,7 +68,7 @@ def package(
       ModelError: If the model is not wholly quantized, not trained, or its training
         diverged.
       ArtifactError: If accuracy or provenance is not what `Artifact` takes, or
-        provenance says otherwise what is known here.
+        provenance says otherwise what is known here, or there is no such output.
     """
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
@@ -78,7 +85,34 @@ def package(
         accuracy={} if accuracy is None else accuracy,
         provenance=_provenance(model, {} if provenance is None else provenance, card),
         extras=extras,
+        outputs=_outputs(model, template.content, outputs or {}),
     )
+
+
+def _outputs(
+    model: KerasModel, template: bytes, about: Mapping[str, str]
+) -> dict[str, OutputInfo]:
+    """Returns what each output of a model is."""
+    names = wrapper.output_names(model)
+    for name in about:
+        if name not in names:
+            raise ArtifactError(
+                f"Expected the names of outputs in outputs=, got {name!r}. "
+                f"{did_you_mean(name, names)}"
+            )
+    found = outputs_of(template)
+    by_name = (
+        {one.name: one for one in found} if len(found) > 1 else {names[0]: found[0]}
+    )
+    return {
+        name: OutputInfo(
+            shape=by_name[name].shape,
+            kind=_FUNCTIONS.get(by_name[name].function)
+            or activation_name(wrapper.output_maker(tensor)),
+            about=about.get(name, ""),
+        )
+        for name, tensor in zip(names, model.outputs, strict=True)
+    }
 
 
 def _provenance(

@@ -10,6 +10,7 @@ from matar_tf.keras.packaging.network import load_network
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.quantizers.grids import InputGrid, LearnedGrid
 from matar_tf.keras.quantizers.tracing import Tracer, tracing
+from matar_tf.named_arrays import Arrays, each
 from matar_tf.policy import Policy
 
 __all__ = ["keras_tensors"]
@@ -36,7 +37,7 @@ class _Recorder(Tracer):
 
 
 def keras_tensors(
-    artifact: Artifact, policy: Policy, samples: np.ndarray
+    artifact: Artifact, policy: Policy, samples: Arrays
 ) -> dict[str, list[np.ndarray]]:
     """Returns the Keras network's quantized activations, by activation entry.
 
@@ -50,5 +51,5 @@ def keras_tensors(
     set_policy(model, policy)
     recorder = _Recorder()
     with tracing(recorder):
-        model(tf.constant(samples), training=False)
+        model(each(tf.constant, samples), training=False)
     return recorder.tensors

@@ -23,12 +23,15 @@ __all__ = [
     "honour_freezing",
     "inner_layer",
     "input_quantizer",
+    "is_named_end",
     "is_quantized",
     "joins",
     "kernel_quantizer",
     "kernel_variable",
     "multi_bit_network",
     "multiplier",
+    "output_maker",
+    "output_names",
     "output_quantizer",
     "producer",
     "reads_one_tensor",
@@ -59,6 +62,34 @@ def is_quantized(layer: KerasLayer) -> bool:
 def multi_bit_network(model: KerasModel) -> KerasModel:
     """Returns the multi-bitwidth model that a trainer trains, or the model itself."""
     return getattr(model, "multi_bit_network", model)
+
+
+def is_named_end(layer: KerasLayer) -> bool:
+    """Whether a layer only bears the name of an output; see `quantize_model`."""
+    is_plain = type(layer) is keras.layers.Activation
+    return is_plain and layer.activation is keras.activations.linear
+
+
+def output_maker(output: Tensor) -> KerasLayer:
+    """Returns the layer that makes an output, not the one that bears its name."""
+    layer = output.node.outbound_layer
+    while is_named_end(layer):
+        layer = layer.inbound_nodes[0].inbound_layers
+    return inner_layer(layer)
+
+
+def output_names(model: KerasModel) -> list[str]:
+    """Returns the names of a model's outputs, without those of wrappers.
+
+    They are different ones, as Keras makes them: of two outputs of one layer the second
+    has a number.
+    """
+    found: list[str] = []
+    for tensor in model.outputs:
+        name = inner_layer(tensor.node.outbound_layer).name
+        number = found.count(name)
+        found.append(name if not number else f"{name}_{number}")
+    return found
 
 
 def entry_name(layer: KerasLayer) -> str:

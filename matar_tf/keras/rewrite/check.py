@@ -56,27 +56,13 @@ def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def end_refusals(
-    name: str, inputs: Mapping[str, Shape], outputs: Sequence[str]
-) -> list[str]:
+def end_refusals(inputs: Mapping[str, Shape]) -> list[str]:
     """Returns why a whole network cannot be packaged, whatever its layers are.
 
     Args:
-      name: Name of the network.
       inputs: Shape of each input, with the batch axis, by name.
-      outputs: The layers that make the outputs.
     """
-    found: list[str] = []
-    for ends, number, how in (
-        ("input", list(inputs), "feed it all values as one tensor"),
-        ("output", list(outputs), "quantize tf_keras.Model(inputs, output) of one"),
-    ):
-        if len(number) > 1:
-            found.append(
-                f"Expected a model of one {ends}, got {len(number)} in {name!r}: "
-                f"{', '.join(map(repr, number))}, which no runner here takes; {how}."
-            )
-    found += [
+    found = [
         f"Expected inputs of one size, got {shape} for {one!r}: what a network costs, "
         "and its file, depend on it; build the model for the size that ships."
         for one, shape in inputs.items()

@@ -62,15 +62,13 @@ def check_model(
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
         used twice or is for a loss or metric, a layer kind, activation or argument that
-        has no integer kernel here, several inputs or outputs, or an input of unknown
-        size.
+        has no integer kernel here, or an input of unknown size.
     """
     graph = read_graph(model)
     found = list(besides)
     if is_whole:
         shapes = {ref.node: graph.shape(ref) for ref in graph.inputs}
-        outputs = [ref.node for ref in graph.outputs]
-        found += end_refusals(graph.name, shapes, outputs)
+        found += end_refusals(shapes)
     found += refusals(graph, only=only)
     raise_refusals(graph.name, found)
     return graph

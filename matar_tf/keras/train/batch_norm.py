@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from matar_tf.errors import DataError, MatarWarning, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import (
+    as_batch,
     check_finite_samples,
     check_initialized,
     check_no_bytes,
-    fits_input,
-    input_range,
+    expected_samples,
+    input_grids,
+    input_ranges,
     warn_of_range,
 )
 from matar_tf.keras.policies import get_policy, policy_setter
@@ -25,6 +26,7 @@ from matar_tf.keras.quantizers.grids import BiasGrid, FoldedNorm
 from matar_tf.keras.quantizers.tracing import Tracer, tracing
 from matar_tf.keras.train.matching import match_statistics
 from matar_tf.keras.train.terms import fit_terms, missed_by_terms
+from matar_tf.named_arrays import Arrays, alone, each, num_rows
 from matar_tf.policy import Policy
 from matar_tf.samplers import balanced_policies, spread_policies
 from matar_tf.space import PolicySpace
@@ -58,11 +60,11 @@ class _Estimator(Tracer):
 
 def reestimate_batch_norm(
     model: KerasModel,
-    samples: ArrayLike,
+    samples: Any,
     *,
     policies: Sequence[Policy] | None = None,
     batch_size: int = 256,
-    transform: Callable[[Tensor, int], Tensor] | None = None,
+    transform: Callable[[Any, int], Any] | None = None,
     seed: int = 0,
     method: str = "match",
 ) -> bool:
@@ -87,13 +89,14 @@ def reestimate_batch_norm(
 
     Args:
       model: A multi-bitwidth model whose activations have steps, or its trainer.
-      samples: Samples for the model's input, ``[num_samples, ...]``, float.
+      samples: Samples for the model's input, ``[num_samples, ...]``, float; for
+        several inputs as for `matar_tf.calibrate`.
       policies: The policy of each batch; default 245 of all kinds (`spread_policies`)
         for ``match``, 490 in which pairs of widths come up about alike
         (`balanced_policies`) for ``statistics``.
       batch_size: Samples in a batch; at most all are taken.
       transform: Function of a batch and its number that does to samples what training
-        does to them.
+        does to them; of several inputs a batch is a mapping by their names.
       seed: Of the samples of each batch, and of the default policies.
       method: ``match`` or ``statistics``.
 
@@ -127,10 +130,11 @@ def reestimate_batch_norm(
             if method == "match"
             else balanced_policies(setter.space, _NUM_BATCHES, seed)
         )
-    if not policies or batch_size < 1 or len(samples) < least:
+    number = num_rows(samples)
+    if not policies or batch_size < 1 or number < least:
         raise DataError(
             f"Expected at least {least} samples, at least one policy and a batch size "
-            f"of at least 1, got {len(samples)} samples, {len(policies)} policies, "
+            f"of at least 1, got {number} samples, {len(policies)} policies, "
             f"{batch_size}."
         )
     for policy in policies:
@@ -147,23 +151,19 @@ def reestimate_batch_norm(
 
 def _match(
     model: KerasModel,
-    samples: np.ndarray,
+    samples: Arrays,
     policies: Sequence[Policy],
     batch_size: int,
-    transform: Callable[[Tensor, int], Tensor],
+    transform: Callable[[Any, int], Any],
     seed: int,
 ) -> bool:
-    order = np.random.default_rng(seed).permutation(len(samples))
-    num_held_out = min(max(2, len(samples) // _HELD_OUT), batch_size)
+    order = np.random.default_rng(seed).permutation(num_rows(samples))
+    num_held_out = min(max(2, len(order) // _HELD_OUT), batch_size)
     others = order[num_held_out:]
     num_batches = min(-(-len(others) // batch_size), len(policies))
     chosen = [order[:num_held_out], *np.array_split(others, num_batches)]
-    ends = input_range(model)
-    # As the device clips, also for the float network: a dirty pixel would outweigh all.
     held_out, *batches = (
-        tf.clip_by_value(
-            transform(tf.constant(samples[np.sort(part[:batch_size])]), number), *ends
-        )
+        _clipped(model, transform(_some(samples, part[:batch_size]), number))
         for number, part in enumerate(chosen)
     )
     fitted, judged = _divided(policies, policy_setter(model).space)
@@ -180,6 +180,24 @@ def _match(
             stacklevel=3,
         )
     return outcome.taken
+
+
+def _some(samples: Arrays, index: np.ndarray) -> Any:
+    """Returns a batch of some samples, in the order that they have."""
+    return each(lambda one: tf.constant(one[np.sort(index)]), samples)
+
+
+def _clipped(model: KerasModel, batch: Any) -> Any:
+    """Returns a batch as the device clips it, also for the float network.
+
+    A dirty pixel would outweigh all.
+    """
+    ranges = input_ranges(model)
+    if not isinstance(batch, Mapping):
+        (ends,) = ranges.values()
+        return tf.clip_by_value(batch, *ends)
+    clipped = {name: tf.clip_by_value(batch[name], *ranges[name]) for name in ranges}
+    return {**batch, **clipped}
 
 
 def _divided(
@@ -200,10 +218,10 @@ def _divided(
 
 def _take_statistics(
     model: KerasModel,
-    samples: np.ndarray,
+    samples: Arrays,
     policies: Sequence[Policy],
     batch_size: int,
-    transform: Callable[[Tensor, int], Tensor],
+    transform: Callable[[Any, int], Any],
     seed: int,
 ) -> bool:
     setter = policy_setter(model)
@@ -219,9 +237,9 @@ def _take_statistics(
     for number, policy in enumerate(policies):
         rng = np.random.default_rng((seed, number))
         setter(policy)
-        size = min(batch_size, len(samples))
-        chosen = rng.choice(len(samples), size, replace=False)
-        batch = transform(tf.constant(samples[np.sort(chosen)]), number)
+        size = min(batch_size, num_rows(samples))
+        chosen = rng.choice(num_rows(samples), size, replace=False)
+        batch = transform(_some(samples, chosen), number)
         observed.append(observe(batch))
     is_changed = False
     for name, layer in estimator.layers.items():
@@ -259,19 +277,21 @@ def _is_worth_fitting(
     return after < before
 
 
-def _as_samples(samples: ArrayLike, model: KerasModel) -> np.ndarray:
-    """Returns samples as an array, if they are of a model's input shape."""
-    try:
-        found = np.asarray(samples)
-    except (TypeError, ValueError):
-        found = np.empty(0)
-    if not fits_input(model, found.shape) or found.dtype.kind not in "fiu":
+def _as_samples(samples: Any, model: KerasModel) -> Arrays:
+    """Returns samples as arrays, if they are of the shapes of a model's inputs."""
+    found = as_batch(model, samples)
+    if found is None or any(one.dtype.kind not in "fiu" for one in found.values()):
+        try:
+            shape: Any = np.shape(samples)
+        except (TypeError, ValueError):
+            shape = (0,)
+        what = "as one array, " if len(model.inputs) == 1 else ""
         raise DataError(
-            f"Expected samples of shape {tuple(model.input_shape)} as one array, got "
-            f"{type(samples).__name__} of shape {np.shape(found)}; a tf.data.Dataset "
-            "has to be read into one."
+            f"Expected {expected_samples(model)} {what}got {type(samples).__name__} of "
+            f"shape {shape}; a tf.data.Dataset has to be read into one."
         )
-    check_no_bytes(found)
-    check_finite_samples(found)
+    for grid in input_grids(model):
+        check_no_bytes(found[grid.entry])
+        check_finite_samples(found[grid.entry])
     warn_of_range(model, [found], "statistics follow what the grid leaves of them")
-    return found
+    return alone(found)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
+from matar_tf.keras.train.losses import losses_for, metrics_for
+from matar_tf.named_arrays import Arrays, each, items, num_rows
 
-__all__ = ["Schedule", "accuracy_metric", "augment", "digest", "fit"]
+__all__ = ["Schedule", "augment", "digest", "fit"]
 
 _SHIFT = 4  # pixels, as in He et al., CVPR 2016, section 4.2
 _FINAL_LEARNING_RATE = 0.01  # of the peak
@@ -86,12 +88,6 @@ class Schedule:
             raise ModelError(f"Expected a momentum ema in 0..1, got {self.ema}.")
 
 
-def accuracy_metric() -> Any:
-    """Returns the accuracy of integer labels."""
-    # By name, Keras would guess one for one-hot labels once the model was saved.
-    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-
-
 def fit(
     model: KerasModel,
     data: Data,
@@ -106,7 +102,9 @@ def fit(
     """Compiles a model and trains it as a schedule says.
 
     Args:
-      model: The model, or a trainer in its place; its outputs are logits.
+      model: The model, or a trainer in its place; its outputs are logits. Of several
+        outputs, those with classes as labels are, and others are trained for the mean
+        squared error.
       data: Training data.
       schedule: How long and in which steps.
       seed: Of order and augmentation.
@@ -121,12 +119,13 @@ def fit(
       ModelError: If the folder holds another training.
     """
     x, y = data.training()
-    if schedule.augment and x.ndim != 4:
+    shape = getattr(x, "shape", None)  # several arrays by name have none
+    if schedule.augment and len(shape or ()) != 4:
         raise DataError(
             f"Expected images [num_samples, height, width, channels] to augment, got "
-            f"samples of shape {x.shape}; train without augment."
+            f"samples of shape {shape or 'several inputs'}; train without augment."
         )
-    steps_per_epoch = -(-len(x) // schedule.batch_size)
+    steps_per_epoch = -(-num_rows(x) // schedule.batch_size)
     updates_per_epoch = steps_per_epoch * updates_per_step
     learning_rate: Any = keras.optimizers.schedules.CosineDecay(
         0.0 if schedule.warmup_epochs else schedule.learning_rate,
@@ -139,8 +138,8 @@ def fit(
         _OPTIMIZERS[schedule.optimizer](
             learning_rate, use_ema=schedule.ema > 0.0, ema_momentum=schedule.ema
         ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[accuracy_metric()],
+        losses_for(model, y),
+        metrics=metrics_for(model, y),
     )
     first_epoch = 0
     if folder is not None:
@@ -257,6 +256,12 @@ def digest(arrays: Iterable[np.ndarray]) -> str:
     return total.hexdigest()
 
 
+def _listed(parts: Sequence[Arrays]) -> Iterator[np.ndarray]:
+    """Yields arrays, those by names in the order of these."""
+    for part in parts:
+        yield from (one for _, one in sorted(items(part), key=lambda pair: pair[0]))
+
+
 def _describe(
     model: KerasModel,
     data: Data,
@@ -269,8 +274,8 @@ def _describe(
         "weights": [list(weight.shape) for weight in model.weights],
         "data": data.name,
         "data_digest": data.digest(),
-        "training_digest": digest(data.training()),
-        "num_samples": len(data.training()[0]),
+        "training_digest": digest([*_listed(data.training())]),
+        "num_samples": num_rows(data.training()[0]),
         "schedule": asdict(schedule),
         **identity,
         "seed": seed,
@@ -279,26 +284,26 @@ def _describe(
 
 
 def _batches(
-    x: np.ndarray, y: np.ndarray, schedule: Schedule, seed: int, first_epoch: int
+    x: Arrays, y: Arrays, schedule: Schedule, seed: int, first_epoch: int
 ) -> Any:
     """Returns the batches of all epochs from `first_epoch` on, one after the other."""
-    samples, labels = tf.constant(x), tf.constant(y)
+    samples, labels = each(tf.constant, x), each(tf.constant, y)
 
     def epoch_batches(epoch: Tensor) -> Any:
         order = _random.experimental.stateless_shuffle(
-            tf.range(len(x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
+            tf.range(num_rows(x)), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
         )
         indices = tf.data.Dataset.from_tensor_slices(order).batch(schedule.batch_size)
         return indices.enumerate().map(
             lambda number, index: (tf.stack([epoch, number]), index)
         )
 
-    def batch(place: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        images = tf.gather(samples, index)
+    def batch(place: Tensor, index: Tensor) -> tuple[Any, Any]:
+        images = each(lambda one: tf.gather(one, index), samples)
         if schedule.augment:
             key = tf.stack([tf.constant(seed, tf.int64), place[0]])
             images = augment(images, _random.fold_in(key, place[1]))
-        return images, tf.gather(labels, index)
+        return images, each(lambda one: tf.gather(one, index), labels)
 
     return (
         tf.data.Dataset.range(first_epoch, schedule.epochs)

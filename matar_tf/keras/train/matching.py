@@ -32,7 +32,8 @@ class Outcome:
     """What a fit of the statistics came to, on samples that it did not see.
 
     Errors are squared differences from the outputs of the float network, over the
-    variance of these; means of their logarithms over policies.
+    variance of these, of several outputs their mean; means of their logarithms over
+    policies.
 
     Attributes:
       taken: Whether the statistics were changed.
@@ -174,8 +175,8 @@ class _Norm:
 
 def match_statistics(
     model: KerasModel,
-    batches: Sequence[Tensor],
-    held_out: Tensor,
+    batches: Sequence[Any],
+    held_out: Any,
     policies: Sequence[Policy],
     judged: Sequence[Policy],
 ) -> Outcome | None:
@@ -187,7 +188,8 @@ def match_statistics(
 
     Args:
       model: A multi-bitwidth model whose activations have steps.
-      batches: The batch of each policy is the next of these, in turns.
+      batches: The batch of each policy is the next of these, in turns; of several
+        inputs by their names.
       held_out: A batch to judge the fit on, of samples that are in no other.
       policies: What to fit to.
       judged: What to judge the fit by.
@@ -267,7 +269,7 @@ def _fit(
         kept |= worse
 
 
-def _pass(model: KerasModel, tracer: Tracer, batch: Tensor) -> Tensor:
+def _pass(model: KerasModel, tracer: Tracer, batch: Any) -> Any:
     with tracing(tracer):
         return model(batch, training=False)
 
@@ -276,19 +278,19 @@ def _targets(
     model: KerasModel,
     setter: PolicySetter,
     norms: Mapping[str, _Norm],
-    batches: Sequence[Tensor],
+    batches: Sequence[Any],
     policies: Sequence[Policy],
 ) -> dict[str, _Batches]:
     """Returns the matched statistics of all batch norms, policy after policy."""
 
     @tf.function(reduce_retracing=True)
-    def refer(batch: Tensor) -> _Statistics:
+    def refer(batch: Any) -> _Statistics:
         reference = _Reference()
         _pass(model, reference, batch)
         return reference.seen
 
     @tf.function(reduce_retracing=True)
-    def match(batch: Tensor, reference: _Statistics) -> dict[str, Any]:
+    def match(batch: Any, reference: _Statistics) -> dict[str, Any]:
         matcher = _Matcher(stored, reference)
         _pass(model, matcher, batch)
         return matcher.found
@@ -326,19 +328,32 @@ class _Error:
         self,
         model: KerasModel,
         setter: PolicySetter,
-        samples: Tensor,
-        outputs: Tensor,
+        samples: Any,
+        outputs: Any,
     ) -> None:
         self._call = tf.function(lambda batch: model(batch, training=False))
         self._setter = setter
         self._samples = samples
-        self._outputs = outputs.numpy().astype(np.float64)
-        self._scale = np.sum((self._outputs - self._outputs.mean(0)) ** 2) + _TINY
+        self._outputs = _arrays(outputs)
+        self._scales = [
+            np.sum((one - one.mean(0)) ** 2) + _TINY for one in self._outputs
+        ]
 
     def __call__(self, policies: Sequence[Policy]) -> list[float]:
         errors = []
         for policy in policies:
             self._setter(policy)
-            missed = self._call(self._samples).numpy() - self._outputs
-            errors.append(float(np.sum(missed**2) / self._scale) + _TINY)
+            found = _arrays(self._call(self._samples))
+            missed = [
+                np.sum((one - other) ** 2) / scale
+                for one, other, scale in zip(
+                    found, self._outputs, self._scales, strict=True
+                )
+            ]
+            errors.append(float(np.mean(missed)) + _TINY)
         return errors
+
+
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    """Returns the outputs of a network in double precision."""
+    return [one.numpy().astype(np.float64) for one in tf.nest.flatten(outputs)]

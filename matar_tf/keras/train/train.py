@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.errors import ModelError
+from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
 from matar_tf.keras.calibration import calibrate
 from matar_tf.keras.policies import get_policy_space, policy_setter, set_policy
@@ -22,19 +22,12 @@ from matar_tf.keras.rewrite.prepare import check_model
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyRandomizer
-from matar_tf.keras.train.fit_loop import (
-    Schedule,
-    accuracy_metric,
-    augment,
-    digest,
-    fit,
-)
+from matar_tf.keras.train.fit_loop import Schedule, augment, digest, fit
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
-from matar_tf.keras.train.trainer import (
-    MultiBitTrainer,
-    check_soft_labels,
-    ends_in_probabilities,
-)
+from matar_tf.keras.train.losses import accuracy_metric, metrics_for
+from matar_tf.keras.train.soft_labels import check_soft_labels, ends_in_probabilities
+from matar_tf.keras.train.trainer import MultiBitTrainer
+from matar_tf.named_arrays import Arrays, items, num_rows, rows
 from matar_tf.policy import Policy
 from matar_tf.samplers import (
     IndependentSampler,
@@ -144,7 +137,7 @@ def train_float(
         probabilities.
     """
     keras.utils.set_random_seed(seed)
-    x, y = data.training()
+    x, y = _arrays(data)
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     model = build_model(tuple(x.shape[1:]), num_classes)
     raise_refusals(model.name, _why_no_logits(model))
@@ -167,7 +160,7 @@ def load_float(path: str | Path, data: Data) -> KerasModel:
         code, for other samples or classes, or whose outputs are probabilities.
     """
     model = read_model(path, compile=False)
-    x, y = data.training()
+    x, y = _arrays(data)
     num_classes = int(max(y.max(), data.y_test.max())) + 1
     if (
         len(model.inputs) != 1
@@ -175,7 +168,7 @@ def load_float(path: str | Path, data: Data) -> KerasModel:
         or tuple(model.input_shape[1:]) != x.shape[1:]
         or len(model.output_shape) != 2
         or model.output_shape[-1] < num_classes
-        or ends_in_probabilities(model)
+        or ends_in_probabilities(model.outputs[0])
     ):
         raise ModelError(
             f"Expected a network from samples of shape {x.shape[1:]} to logits of "
@@ -205,8 +198,9 @@ def train_multi_bit(
     ``distillation=0`` or ``teacher="sandwich"``.
 
     Args:
-      model: The float network; its outputs are logits.
-      data: Training data.
+      model: The float network; its outputs are logits. Of several outputs, those whose
+        labels are classes are, and others are trained for the mean squared error.
+      data: Training data; see `Data` for several inputs and outputs.
       schedule: How long and in which steps.
       method: What to do beside that; None for the defaults of `Method`.
       space: Widths of every policy entry; None for the default of the model. A space
@@ -225,11 +219,11 @@ def train_multi_bit(
     method = Method() if method is None else method
     check_model(model, besides=_why_no_logits(model))
     keras.utils.set_random_seed(seed)
-    x, _ = data.training()
+    x, y = data.training()
     quantized = quantize_model(
         model,
         space,
-        signed_inputs=bool(x.min() < 0),
+        signed_inputs=any(bool(one.min() < 0) for _, one in items(x)),
         norm_context=method.norm_context,
     )
     if method.kurtosis:
@@ -278,16 +272,31 @@ def train_multi_bit(
             method="statistics",
         )
     set_policy(quantized, trained.widest())
-    quantized.compile(loss=trainer.loss, metrics=[accuracy_metric()])
+    quantized.compile(loss=trainer.loss, metrics=metrics_for(quantized, y))
     return quantized
 
 
-def _calibration_samples(x: np.ndarray, seed: int) -> np.ndarray:
+def _arrays(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Returns training samples and labels for a network of one input and one output.
+
+    Raises:
+      DataError: If there are none, or some for several.
+    """
+    x, y = data.training()
+    if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray):
+        raise DataError(
+            f"Expected one array each as x_train and y_train of {data.name!r}, got "
+            "some by name; train such a float network with fit."
+        )
+    return x, y
+
+
+def _calibration_samples(x: Arrays, seed: int) -> Arrays:
     """Returns some samples, drawn at random: files are often sorted."""
-    if len(x) <= _CALIBRATION_SAMPLES:
+    if num_rows(x) <= _CALIBRATION_SAMPLES:
         return x
     rng = np.random.default_rng(seed)
-    return x[rng.choice(len(x), _CALIBRATION_SAMPLES, replace=False)]
+    return rows(x, rng.choice(num_rows(x), _CALIBRATION_SAMPLES, replace=False))
 
 
 def _why_no_logits(model: KerasModel) -> list[str]:
@@ -296,8 +305,9 @@ def _why_no_logits(model: KerasModel) -> list[str]:
     Args:
       model: Maybe one that cannot be quantized.
     """
-    if not getattr(model, "outputs", None) or not ends_in_probabilities(model):
-        return []
+    outputs = getattr(model, "outputs", None) or []
+    if len(outputs) != 1 or not ends_in_probabilities(outputs[0]):
+        return []  # of several outputs labels say which are to be logits
     return [
         f"Expected a network whose outputs are logits, but {model.name!r} ends in "
         "a softmax or sigmoid, and the loss takes logits; leave that out."
@@ -361,7 +371,7 @@ def _regularize_kurtosis(model: KerasModel, rate: float) -> None:
 
 
 def evaluate_policies(
-    model: KerasModel, x: np.ndarray, y: np.ndarray, names: Sequence[str]
+    model: KerasModel, x: Arrays, y: Arrays, names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Returns loss and accuracy of a compiled model under uniform policies.
 
@@ -369,9 +379,9 @@ def evaluate_policies(
     """
     setter = policy_setter(model)
     before = setter.current()
-    rows: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for name in names:
         setter(name)
-        rows[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
+        found[name] = model.evaluate(x, y, batch_size=256, verbose=0, return_dict=True)
     setter(before)
-    return rows
+    return found

@@ -9,7 +9,14 @@ from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, in_keras_format, keras, tf
 from matar_tf.keras.policies import PolicySetter, policy_setter
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.configs import activation_name
+from matar_tf.keras.train.soft_labels import (
+    Head,
+    by_output,
+    check_logits,
+    check_same_outputs,
+    check_soft_labels,
+    heads_of,
+)
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.space import PolicySpace
 
@@ -27,7 +34,9 @@ class MultiBitTrainer(keras.Model):
     * **Soft labels**: ``(1 - d) * loss(labels) + d * T**2 * KL(teacher || student)``
       with both softened by the temperature ``T`` (Hinton et al., 2015), and both by
       the samples' weights. The teacher is a float network, or, in place, the sandwich's
-      first policy on the same batch.
+      first policy on the same batch. Of several outputs, each with its loss weight, the
+      second part is a sum: of KL where the loss is a categorical cross-entropy, of the
+      mean squared difference from the teacher's output elsewhere.
     * **Sandwich rule** (Yu and Huang, ICCV 2019): each step sums the gradients of the
       policy in force and of policies that never change, the widest and the narrowest
       there, others as well here.
@@ -43,8 +52,9 @@ class MultiBitTrainer(keras.Model):
 
     Args:
       model: The multi-bitwidth model, calibrated. Its weights are trained, and it is
-        what to save and to package afterwards. For soft labels its output is logits.
-      teacher: A float network with logits as output, or None.
+        what to save and to package afterwards. For soft labels its output is logits, or
+        of several that of each class.
+      teacher: A float network with the same outputs, or None.
       distillation: Share ``d`` of the soft labels, 0 to 1. Without a teacher they come
         from the first policy of the sandwich.
       temperature: ``T``, above 0.
@@ -87,7 +97,12 @@ class MultiBitTrainer(keras.Model):
                 'sandwich such as ("widest", "narrowest"), whose first policy teaches.'
             )
         if distillation:
-            _check_both_give_logits(model if teacher is None else teacher, model)
+            check_same_outputs(model if teacher is None else teacher, model)
+        if len(model.outputs) > 1:  # by which Keras takes losses and labels
+            self.output_names = wrapper.output_names(model)
+        self._heads: tuple[Head, ...] = (Head(is_classes=True),)
+        self._names = tuple(wrapper.output_names(model))
+        self._teacher_outputs = (model if teacher is None else teacher).outputs
         if draws < 1:
             raise ModelError(f"Expected at least one draw for every step, got {draws}.")
         self.multi_bit_network = model
@@ -148,14 +163,32 @@ class MultiBitTrainer(keras.Model):
         if self._has_drawn is not None:
             self._has_drawn.assign(False)
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """Does what Keras does.
 
         Raises:
           ModelError: If the optimizer averages weights, and `step_rates` are given: the
-            average would be of steps that moved at the full rate.
+            average would be of steps that moved at the full rate. If one of several
+            outputs is to have soft labels of classes, and is not logits.
         """
-        super().compile(optimizer, *args, **kwargs)
+        super().compile(optimizer, loss, metrics, loss_weights, **kwargs)
+        if len(self._names) > 1 and self._distillation:
+            self._heads = tuple(heads_of(self._names, loss, loss_weights))
+            for head, *ends in zip(
+                self._heads,
+                self._teacher_outputs,
+                self.multi_bit_network.outputs,
+                strict=True,
+            ):
+                if head.is_classes:
+                    check_logits(ends)
         if self._step_factors and getattr(self.optimizer, "use_ema", False):
             raise ModelError(
                 "Expected an optimizer without use_ema beside step_rates, got one with "
@@ -184,7 +217,9 @@ class MultiBitTrainer(keras.Model):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         soft = None
         if self._distillation and self._teach is not None:
-            soft = tf.cast(self._teach(x), tf.float32)
+            soft = tf.nest.map_structure(
+                lambda one: tf.cast(one, tf.float32), self._teach(x)
+            )
         variables = self.multi_bit_network.trainable_variables
         gradients: list[Any] = [None] * len(variables)
         logits = None
@@ -208,7 +243,7 @@ class MultiBitTrainer(keras.Model):
             else:
                 gradients = [_sum(*pair) for pair in zip(gradients, new, strict=True)]
             if soft is None and self._distillation:
-                soft = tf.stop_gradient(logits)
+                soft = tf.nest.map_structure(tf.stop_gradient, logits)
         self._setter.assign_rows(in_force)
         if not self._update_every_pass:
             self._update(gradients, variables)
@@ -227,18 +262,21 @@ class MultiBitTrainer(keras.Model):
         loss: Any = self.compute_loss(x, y, logits, sample_weight)
         if soft is None or not self._distillation:
             return loss
-        scale = 1.0 / self._temperature
-        divergence = keras.losses.kl_divergence(
-            tf.nn.softmax(soft * scale), tf.nn.softmax(logits * scale)
-        )
-        if sample_weight is not None:
-            weights = tf.cast(sample_weight, divergence.dtype)
-            divergence *= tf.reshape(weights, (-1, *[1] * (len(divergence.shape) - 1)))
         # Keras divides the other part by the number of replicas, too.
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        soft_loss = tf.reduce_mean(divergence) / num_replicas
         share = self._distillation
-        return (1.0 - share) * loss + share * self._temperature**2 * soft_loss
+        total = (1.0 - share) * loss
+        for head, teacher, outputs, weights in zip(
+            self._heads,
+            tf.nest.flatten(soft),
+            tf.nest.flatten(logits),
+            by_output(sample_weight, self._names),
+            strict=True,
+        ):
+            missed = head.missed(teacher, outputs, weights, self._temperature)
+            factor = head.weight * (self._temperature**2 if head.is_classes else 1.0)
+            total += share * factor * (missed / num_replicas)
+        return total
 
 
 def assign_draws(model: KerasModel, rows: Sequence[Tensor]) -> None:
@@ -252,45 +290,6 @@ def assign_draws(model: KerasModel, rows: Sequence[Tensor]) -> None:
         model.assign_draws(rows)
     else:
         policy_setter(model).assign_rows(rows[0])
-
-
-def check_soft_labels(distillation: float, temperature: float) -> None:
-    """Refuses a share or a temperature of soft labels that is out of its range.
-
-    Raises:
-      ModelError: If one is.
-    """
-    if not 0.0 <= distillation <= 1.0 or not temperature > 0.0:
-        raise ModelError(
-            "Expected a share of soft labels in 0..1 and a temperature above 0, "
-            f"got {distillation} and {temperature}."
-        )
-
-
-def ends_in_probabilities(model: KerasModel) -> bool:
-    """Whether the first output of a model is that of a softmax or sigmoid."""
-    last = wrapper.inner_layer(model.outputs[0].node.outbound_layer)
-    return activation_name(last) in ("softmax", "sigmoid", "hard_sigmoid")
-
-
-def _check_both_give_logits(teacher: KerasModel, model: KerasModel) -> None:
-    """Checks that teacher and model have the same output, of logits."""
-    for network in (teacher, model):
-        outputs = network.outputs
-        last = wrapper.inner_layer(outputs[0].node.outbound_layer)
-        shape = tuple(outputs[0].shape)
-        if (
-            len(outputs) != 1
-            or ends_in_probabilities(network)
-            or shape[-1] < 2
-            or shape != tuple(model.outputs[0].shape)
-        ):
-            raise ModelError(
-                "Expected one output of two or more logits, the same from teacher and "
-                f"model, for soft labels, got {len(outputs)} from {network.name!r}, "
-                f"the first of shape {shape} and activation {activation_name(last)!r}; "
-                "train without them (distillation=0)."
-            )
 
 
 def _policy(space: PolicySpace, name: str) -> Policy:

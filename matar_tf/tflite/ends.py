@@ -1,0 +1,128 @@
+"""Inputs and outputs of a ``.tflite`` file: their names, and what outputs are.
+
+Their order in a file says nothing: they are told apart by the names that its signature
+gives them, or in a file without one by those of their tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.tflite._schema import op_name, parse_model, text_of
+
+__all__ = ["Input", "Output", "inputs_of", "outputs_of"]
+
+_SAME_VALUE_OPS: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """An input of a file.
+
+    Attributes:
+      name: Its name.
+      index: Number of its tensor.
+      shape: Shape of one sample, without the batch axis.
+    """
+
+    name: str
+    index: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output(Input):
+    """An output of a file.
+
+    Attributes:
+      function: The operator that makes its values: ``SOFTMAX``, ``LOGISTIC``,
+        ``FULLY_CONNECTED``; "" if none does.
+      step: Step of the grid that its values lie on; 0 for float ones.
+    """
+
+    function: str
+    step: float
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether each value is a probability by itself."""
+        return self.function == "LOGISTIC"
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the values of a place are those of one distribution.
+
+        They are of a softmax, or of a sigmoid of one value, which tells two classes
+        apart.
+        """
+        is_alone = not self.shape or self.shape[-1] == 1
+        return self.function == "SOFTMAX" or (self.is_sigmoid and is_alone)
+
+
+def inputs_of(model: Any) -> tuple[Input, ...]:
+    """Returns the inputs of a file, given it or what `parse_model` made of it."""
+    model = parse_model(model) if isinstance(model, bytes) else model
+    graph = model.subgraphs[0]
+    indices = [int(index) for index in graph.inputs]
+    names = _names(model, indices, "inputs")
+    return tuple(
+        Input(name=name, index=index, shape=_shape(graph.tensors[index]))
+        for name, index in zip(names, indices, strict=True)
+    )
+
+
+def outputs_of(model: Any) -> tuple[Output, ...]:
+    """Returns the outputs of a file, given it or what `parse_model` made of it."""
+    model = parse_model(model) if isinstance(model, bytes) else model
+    graph = model.subgraphs[0]
+    makers = {int(one.outputs[0]): one for one in graph.operators if len(one.outputs)}
+    indices = [int(index) for index in graph.outputs]
+    return tuple(
+        Output(
+            name=name,
+            index=index,
+            shape=_shape(graph.tensors[index]),
+            function=_function(model, makers, index),
+            step=_step(model, makers.get(index)),
+        )
+        for name, index in zip(_names(model, indices, "outputs"), indices, strict=True)
+    )
+
+
+def _names(model: Any, indices: Sequence[int], ends: str) -> list[str]:
+    """Returns different names: the signature's, or tensors', or numbers."""
+    signed = {
+        int(one.tensorIndex): text_of(one.name)
+        for signature in (model.signatureDefs or [])[:1]
+        for one in getattr(signature, ends) or []
+    }
+    tensors = model.subgraphs[0].tensors
+    for names in (
+        [signed.get(index, "") for index in indices],
+        [text_of(tensors[index].name) for index in indices],
+    ):
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [f"{ends[:-1]}_{place}" for place, _ in enumerate(indices)]
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in np.ravel(tensor.shape)[1:])
+
+
+def _function(model: Any, makers: Mapping[int, Any], index: int) -> str:
+    while index in makers and op_name(model, makers[index]) in _SAME_VALUE_OPS:
+        index = int(makers[index].inputs[0])
+    return op_name(model, makers[index]) if index in makers else ""
+
+
+def _step(model: Any, maker: Any) -> float:
+    if maker is None or op_name(model, maker) != "DEQUANTIZE":
+        return 0.0
+    grid = model.subgraphs[0].tensors[maker.inputs[0]].quantization
+    scale = None if grid is None else grid.scale
+    return 0.0 if scale is None or not len(scale) else float(scale[0])
