@@ -17,7 +17,12 @@ from matar_tf.space import PolicySpace
 from matar_tf.targets import list_targets, load_target
 from matar_tf.template_map import KernelPiece, KernelPlace
 from matar_tf.tflite._graph_rules import check_model
-from matar_tf.tflite._schema import write_model
+from matar_tf.tflite._schema import (
+    parse_model,
+    quantization,
+    set_buffer,
+    write_model,
+)
 from matar_tf.tflite.template import Template
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
@@ -140,6 +145,30 @@ class TestWorkload:
         # What is multiplied by no kernel of a policy counts with the rest.
         assert (layer.macs, layer.weight_elems) == (6 * 32 + 6 * 16, 32)
         assert (layer.bias_elems, layer.float_ops) == (4 + 16, 6)
+
+    def test_kernels_that_are_unpacked_are_those_of_what_reads_them(self, template):
+        """As integers, behind an operator that a runtime runs once."""
+        model = parse_model(template.content)
+        graph = model.subgraphs[0]
+        (piece,) = template.pieces["rnn/kernel"]
+        kernel = graph.tensors[piece.tensor]
+        unpacked = add_tensor(model, (UNITS, WIDTH), TYPES.FLOAT32, scale=())
+        kernel.type, kernel.quantization = TYPES.INT8, quantization([0.5], [0], 0)
+        set_buffer(model, kernel, np.ones((UNITS, WIDTH), np.int8))
+        add_operator(model, "DEQUANTIZE", [piece.tensor], unpacked)
+        graph.operators[3].inputs = [graph.operators[3].inputs[0], unpacked, -1]
+        graph.operators = [
+            *graph.operators[:3],
+            graph.operators[-1],
+            *graph.operators[3:-1],
+        ]
+        changed = dataclasses.replace(
+            template,
+            content=check_model(write_model(model)),
+            islands={"rnn": (3, 4, 5, 6, 7, 8, 9)},
+        )
+        found, expected = read_workload(changed), read_workload(template)
+        assert found.layers[:4] == expected.layers[:4]
 
     def test_files_say_nothing_more_of_integers(self, workload):
         document = workload.to_json()

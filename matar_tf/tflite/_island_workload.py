@@ -102,6 +102,7 @@ class Island:
       reads: Indices of the tensors of other layers that it reads.
       makes: Indices of its tensors that others read, or that are outputs.
       kernels: Its kernels.
+      ops: Number of operators, without those that unpack constants.
       macs: Multiply-accumulates, those of its kernels included.
       elems: Elements that its other operators compute.
       constants: Elements of its constants that are no kernels.
@@ -121,6 +122,14 @@ class Island:
             int(index) for one in operators for index in one.inputs if index >= 0
         )
         stored = {i for i in read if tensor_array(model, graph.tensors[i]) is not None}
+        # Runtimes unpack a constant once, not for each inference.
+        unpacked = {
+            int(one.outputs[0]): int(one.inputs[0])
+            for one in operators
+            if op_name(model, one) == "DEQUANTIZE" and int(one.inputs[0]) in stored
+        }
+        operators = [one for one in operators if int(one.outputs[0]) not in unpacked]
+        stored |= unpacked.keys()
         wanted = {*map(int, graph.outputs)}
         for one in graph.operators:
             wanted |= set() if id(one) in own else set(map(int, one.inputs))
@@ -134,24 +143,30 @@ class Island:
         self.kernels = [
             found
             for entry, parts in pieces.items()
-            if (found := _kernel(model, operators, entry, parts)) is not None
+            if (found := _kernel(model, operators, unpacked, entry, parts)) is not None
         ]
+        self.ops = len(operators)
         self.macs = sum(_macs(model, one) for one in operators)
         self.elems = sum(_elems(model, one, stored) for one in operators)
         taken = {piece.tensor for parts in pieces.values() for piece in parts}
         constants = {
             graph.tensors[index].buffer: math.prod(_sizes(graph.tensors[index]))
-            for index in stored - taken
+            for index in stored - taken - unpacked.keys()
             if graph.tensors[index].type == schema.TensorType.FLOAT32
         }
         self.constants = sum(constants.values())
 
 
 def _kernel(
-    model: Any, operators: Sequence[Any], entry: str, pieces: Sequence[KernelPiece]
+    model: Any,
+    operators: Sequence[Any],
+    unpacked: Mapping[int, int],
+    entry: str,
+    pieces: Sequence[KernelPiece],
 ) -> IslandKernel | None:
     """Returns a kernel that these operators have; None if none does."""
     tensors = {piece.tensor for piece in pieces}
+    tensors |= {made for made, source in unpacked.items() if source in tensors}
     having = [one for one in operators if tensors & set(map(int, one.inputs))]
     if not having:
         return None

@@ -121,7 +121,7 @@ class _Reader:
             inputs,
             self._add_result(first, name),
             whole,
-            ops=len(places) - sum(one.ops for one in rows),
+            ops=island.ops - sum(one.ops for one in rows),
             macs=island.macs - sum(one.macs for one in rows),
             constants=island.constants,
             elems=island.elems,
