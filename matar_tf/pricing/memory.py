@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matar_tf.errors import PolicyError, did_you_mean
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.targets.sections import Storage
-from matar_tf.workload import LayerWorkload, Workload
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = [
     "Liveness",
@@ -60,11 +60,13 @@ def kernel_bits(
         return 0.0
     if storage is None:
         return float(layer.weight_elems * weight_bits)
+    if layer.kind is OpKind.FLOAT:  # no part of the target that would unpack it
+        return float(layer.weight_elems * stored_bits(weight_bits, storage))
     return layer.weight_elems * storage.stored_bits(weight_bits)
 
 
 def constant_bytes(layer: LayerWorkload, workload: Workload) -> int:
-    """Returns ``4 * bias_elems + 4 * output channels``: 32-bit biases and scales."""
+    """Returns ``4 * bias_elems + 4 * output channels``: 32-bit constants and scales."""
     scales = num_channel_scales(layer, workload)
     return _BIAS_BYTES * layer.bias_elems + _SCALE_BYTES * scales
 
@@ -86,7 +88,9 @@ def layer_weight_bytes(
 
 def stored_bits(bits: int, storage: Storage | None) -> int:
     """Returns the width that a tensor of so many bits takes up."""
-    return bits if storage is None else storage.tensor_bits
+    if storage is None or bits > MAX_BITS:  # as of floats
+        return bits
+    return storage.tensor_bits
 
 
 def check_entries(
@@ -125,9 +129,9 @@ def check_entries(
 
 
 def tensor_bits(workload: Workload, policy: Policy) -> dict[str, int]:
-    """Returns the width of each tensor; 8 for one without an activation entry."""
+    """Returns the width of each tensor; see `Workload.fixed_bits` for others."""
     return {
-        name: MAX_BITS
+        name: workload.fixed_bits(name)
         if tensor.activation is None
         else policy.activations[tensor.activation]
         for name, tensor in workload.tensors.items()
@@ -177,5 +181,8 @@ class Liveness:
           bits: Width of each tensor, ``[num_tensors]``, in the order of the network.
         """
         # As `packed_bytes`; a product in float64, of integers, is exact and fast.
-        sizes = (self._elems * (self._fixed_bits or np.asarray(bits)) + 7) // 8
+        bits = np.asarray(bits)
+        if self._fixed_bits:
+            bits = np.where(bits > MAX_BITS, bits, self._fixed_bits)
+        sizes = (self._elems * bits + 7) // 8
         return int((self._live @ sizes).max())

@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
-from matar_tf.pricing.demand import LayerDemand, demand_of
+from matar_tf.pricing.demand import LayerDemand, demand_of, missing_kind
 from matar_tf.pricing.memory import (
     Liveness,
     check_entries,
@@ -29,7 +29,13 @@ from matar_tf.pricing.price_table import LayerSums, PriceTable
 from matar_tf.pricing.roofline import Bound, energy_pj, terms_of
 from matar_tf.targets import MULTIPLY_KINDS, Target
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
-from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
+from matar_tf.workload import (
+    FLOAT_BITS,
+    LayerWorkload,
+    OpKind,
+    TensorWorkload,
+    Workload,
+)
 
 __all__ = ["Cost", "CostModel", "LayerCost", "PriceLayer", "estimate"]
 
@@ -48,7 +54,8 @@ class LayerCost:
       weight_bits: Width of its weights; None for a layer without.
       activation_bits: Width of its first input.
       macs: Multiply-accumulates.
-      bops: ``macs * weight_bits * activation_bits``; 0 for a layer without weights.
+      bops: ``macs * weight_bits * activation_bits``; 0 for a layer of integers
+        without weights, ``macs * 32 * 32`` for one in float.
       cycles: Cycles of the target's clock, overhead included.
       bound: The slowest part, which the cycles are those of.
       energy_pj: Energy in picojoules; None if the target has no figures for it.
@@ -75,7 +82,7 @@ class Cost:
 
     Attributes:
       macs: Multiply-accumulates.
-      bops: Sum over layers of ``macs * weight_bits * activation_bits``.
+      bops: Sum over layers; see `LayerCost`.
       cycles: Sum over layers of cycles of the target's clock, plus `network_cycles`.
       network_cycles: Cycles that belong to no layer: the target's overhead for each
         batch, and weights that its cache does not hold.
@@ -254,12 +261,9 @@ class _LayerModel:
         price_layer: PriceLayer | None,
     ) -> None:
         _check_layer(layer, workload.tensors[layer.output])
-        if not target.ops_for(layer.kind):
-            raise TargetError(
-                f"Target {target.name!r} does not run layer {layer.name!r} of kind "
-                f"{layer.kind.value!r}; list the kind under [[ops]], if need be with "
-                "unit 'cpu'."
-            )
+        reason = missing_kind(layer, workload, target)
+        if reason:
+            raise TargetError(reason)
         self._layer = layer
         self._workload = workload
         self._target = target
@@ -315,7 +319,7 @@ class _LayerModel:
             cycles = terms.cycles[bound]
         else:
             terms, bound, cycles = None, "own", _own_cycles(own, layer)
-        cycles += target.overhead.layer_cycles
+        cycles += target.overhead.layer_cycles * max(layer.float_ops, 1)
         return LayerCost(
             name=layer.name,
             kind=layer.kind,
@@ -325,8 +329,7 @@ class _LayerModel:
             macs=self._batch_size * layer.macs,
             bops=self._batch_size
             * layer.macs
-            * (weight_bits or 0)
-            * demand.activation_bits,
+            * _product_bits(layer, weight_bits, demand.activation_bits),
             cycles=cycles,
             bound=bound,
             energy_pj=energy_pj(demand, self._ops, target, cycles, terms),
@@ -334,6 +337,15 @@ class _LayerModel:
                 layer, self._workload, weight_bits, target.storage
             ),
         )
+
+
+def _product_bits(
+    layer: LayerWorkload, weight_bits: int | None, activation_bits: int
+) -> int:
+    """Returns the product of the widths of what is multiplied; 0 without weights."""
+    if layer.kind is OpKind.FLOAT:
+        return FLOAT_BITS * FLOAT_BITS
+    return (weight_bits or 0) * activation_bits
 
 
 def _own_cycles(own: object, layer: LayerWorkload) -> float:
@@ -353,6 +365,8 @@ def _own_cycles(own: object, layer: LayerWorkload) -> float:
 
 def _check_layer(layer: LayerWorkload, output: TensorWorkload) -> None:
     """Checks that a layer that multiplies says how much, and no other one does."""
+    if layer.kind is OpKind.FLOAT:
+        return
     if layer.kind not in MULTIPLY_KINDS:
         if layer.weights is not None:
             raise ModelError(

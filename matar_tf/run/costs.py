@@ -1,7 +1,8 @@
 """Costs of an artifact's policies on targets: by the best source that is at hand.
 
 A target with a backend is priced by that tool where it is installed, by the analytic
-model of its file otherwise. Which of the two it was stands beside every figure.
+model of its file otherwise, and where layers stay in float: a compiler does not say
+what they take on the processor. Which of the two it was stands beside every figure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from matar_tf.pricing.model import CostModel
 from matar_tf.targets import TableCompute, Target, VelaBackend
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
+from matar_tf.workload import OpKind
 
 __all__ = ["PolicyCosts", "check_names", "cost_matrix"]
 
@@ -52,7 +54,8 @@ class PolicyCosts:
         self._file_size = file_size
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
-        if isinstance(target.backend, VelaBackend) and has_vela():
+        has_float = any(one.kind is OpKind.FLOAT for one in artifact.workload.layers)
+        if isinstance(target.backend, VelaBackend) and has_vela() and not has_float:
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
         kind: CostKind = "modelled"

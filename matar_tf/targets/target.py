@@ -36,7 +36,7 @@ from matar_tf.targets.sections import (
     VectorOps,
     VelaBackend,
 )
-from matar_tf.workload import OpKind
+from matar_tf.workload import FLOAT_BITS, OpKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -169,7 +169,7 @@ class Target(BaseModel):
 
     @functools.cached_property
     def activation_bits(self) -> frozenset[int]:
-        """The widths of a tensor that some kind takes as its input."""
+        """The widths of a tensor of integers that some kind takes as its input."""
         return frozenset(bits for entry in self.ops for bits in entry.activation_bits)
 
     @functools.cached_property
@@ -185,6 +185,11 @@ class Target(BaseModel):
             for weight_bits in _weight_bits(entry)
             for activation_bits in entry.activation_bits
         )
+        if kind is OpKind.FLOAT:
+            # With or without a kernel, of integers that are made floats, or of floats.
+            kernels = (None, *(bits for bits, _ in pairs))
+            inputs = (*(bits for _, bits in pairs), *(FLOAT_BITS for _ in ops))
+            pairs = frozenset((a, b) for a in kernels for b in inputs)
         return _KindOps(
             ops=ops,
             pairs=pairs,
