@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, WIDE_BITS
 from matar_tf.targets import Target, list_targets, load_target
 from matar_tf.workload import FLOAT_BITS, OpKind
 
 WEIGHTS = (None, *ALL_BITS)
-WIDTHS = (*ALL_BITS, FLOAT_BITS)
+WIDTHS = (*ALL_BITS, WIDE_BITS, FLOAT_BITS)
 
 
 def said(target: Target, kind: OpKind, weight_bits: int | None, bits: int) -> bool:

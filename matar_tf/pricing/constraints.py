@@ -16,7 +16,7 @@ from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.blocking import LoopNest, fits_buffers
 from matar_tf.pricing.demand import layer_shape
 from matar_tf.pricing.layer_widths import LayerWidths
-from matar_tf.pricing.memory import Liveness, layer_weight_bytes
+from matar_tf.pricing.memory import Liveness, fixed_width, layer_weight_bytes
 from matar_tf.targets.compute import FusedCompute, TableCompute
 from matar_tf.targets.sections import ArrayOps, Memory
 from matar_tf.targets.target import Target
@@ -172,8 +172,8 @@ def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
     if site.nest is None or site.weight_bits is None or not site.inputs:
         return
     entry, bits = site.inputs[0]
-    if not has_room(site.nest, site.weight_bits, bits, target) and target.takes(
-        site.layer.kind, site.weight_bits, bits
+    if target.takes(site.layer.kind, site.weight_bits, bits) and not has_room(
+        site.nest, site.weight_bits, bits, target
     ):
         yield _violation(
             constraint_buffers,
@@ -291,7 +291,7 @@ class PolicyChecker:
 
         def width(tensor: str | int) -> tuple[str | None, int]:
             if isinstance(tensor, int):
-                return None, tensor
+                return None, fixed_width(tensor, policy)
             return tensor, activations[tensor]
 
         return _Site(

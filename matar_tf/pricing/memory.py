@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from matar_tf.errors import PolicyError, did_you_mean
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import MAX_BITS, WIDE_BITS, Policy
 from matar_tf.targets.sections import Storage
 from matar_tf.workload import LayerWorkload, OpKind, Workload
 
@@ -21,6 +21,7 @@ __all__ = [
     "Liveness",
     "check_entries",
     "constant_bytes",
+    "fixed_width",
     "kernel_bits",
     "layer_weight_bytes",
     "num_channel_scales",
@@ -88,7 +89,7 @@ def layer_weight_bytes(
 
 def stored_bits(bits: int, storage: Storage | None) -> int:
     """Returns the width that a tensor of so many bits takes up."""
-    if storage is None or bits > MAX_BITS:  # as of floats
+    if storage is None or bits > MAX_BITS:  # floats, or 16
         return bits
     return storage.tensor_bits
 
@@ -128,10 +129,20 @@ def check_entries(
             )
 
 
+def fixed_width(bits: int, policy: Policy) -> int:
+    """Returns the width of a tensor without an entry: 16 for 8 as all others have it.
+
+    Args:
+      bits: That of `Workload.fixed_bits`.
+      policy: The policy.
+    """
+    return WIDE_BITS if policy.is_wide and bits == MAX_BITS else bits
+
+
 def tensor_bits(workload: Workload, policy: Policy) -> dict[str, int]:
     """Returns the width of each tensor; see `Workload.fixed_bits` for others."""
     return {
-        name: workload.fixed_bits(name)
+        name: fixed_width(workload.fixed_bits(name), policy)
         if tensor.activation is None
         else policy.activations[tensor.activation]
         for name, tensor in workload.tensors.items()

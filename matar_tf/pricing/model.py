@@ -269,7 +269,6 @@ class _LayerModel:
         self._target = target
         self._batch_size = batch_size
         self._price_layer = price_layer
-        self._ops = target.ops_for(layer.kind)[0]
         self._prices: dict[tuple[int | None, tuple[int, ...], int], LayerCost] = {}
         self.weights: Final = layer.weights
         self.inputs: Final = tuple(dict.fromkeys(layer.inputs))
@@ -312,9 +311,10 @@ class _LayerModel:
             storage=target.storage,
             batch_size=self._batch_size,
         )
+        ops = target.ops_at(layer.kind, demand.activation_bits)
         own = self._price_layer(demand, target) if self._price_layer else None
         if own is None:
-            terms = terms_of(demand, self._ops, target)
+            terms = terms_of(demand, ops, target)
             bound = max(terms.cycles, key=lambda name: terms.cycles[name])
             cycles = terms.cycles[bound]
         else:
@@ -323,7 +323,7 @@ class _LayerModel:
         return LayerCost(
             name=layer.name,
             kind=layer.kind,
-            unit=self._ops.unit,
+            unit=ops.unit,
             weight_bits=weight_bits,
             activation_bits=demand.activation_bits,
             macs=self._batch_size * layer.macs,
@@ -332,7 +332,7 @@ class _LayerModel:
             * _product_bits(layer, weight_bits, demand.activation_bits),
             cycles=cycles,
             bound=bound,
-            energy_pj=energy_pj(demand, self._ops, target, cycles, terms),
+            energy_pj=energy_pj(demand, ops, target, cycles, terms),
             weight_bytes=layer_weight_bytes(
                 layer, self._workload, weight_bits, target.storage
             ),

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from matar_tf.targets.fields import (
     MAX_THREADS,
     MULTIPLY_KINDS,
+    ActivationWidths,
     Count,
     Kinds,
     NotNegative,
@@ -90,7 +91,7 @@ class Clock(Section):
 
 class _KindsSection(Section):
     kinds: Kinds
-    activation_bits: Widths
+    activation_bits: ActivationWidths
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:
@@ -274,7 +275,8 @@ class Storage(Section):
 
     Attributes:
       kernels: One entry for each width of weights that the target takes.
-      tensor_bits: Width that every tensor of integers takes up, whatever its grid.
+      tensor_bits: Width that every tensor of integers takes up, whatever its grid; of
+        one with 16 bits these.
     """
 
     kernels: Annotated[tuple[StoredWidth, ...], Field(min_length=1)]

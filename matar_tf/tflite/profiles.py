@@ -181,7 +181,7 @@ def largest_count(num_bits: int, *, is_wide: bool = False) -> int:
       num_bits: Width of the weights.
       is_wide: Whether activations have 16 bits: units are finer then, biases longer.
     """
-    return (_MAX_BIAS << 8 * is_wide) // largest_factor(num_bits, _INT8_MAX)
+    return (_MAX_BIAS // largest_factor(num_bits, _INT8_MAX)) << 8 * is_wide
 
 
 def check_int8(profile: str) -> None:

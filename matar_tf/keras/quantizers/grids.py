@@ -86,6 +86,10 @@ class ActivationGrid(_Grid, Protocol):
         """Above 0 once there are steps."""
         ...
 
+    def is_wide(self) -> Tensor:
+        """Returns whether 16 bits are in force: `row` is beyond the last of `bits`."""
+        ...
+
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the activation on the grid of the width in force."""
         ...
