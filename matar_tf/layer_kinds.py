@@ -132,6 +132,7 @@ class LayerKind:
       counted_by: The kind of this package that is laid out in its place, which
         evaluates as its kernel counts.
       is_ours: Whether the class is of this package, not of Keras.
+      is_float: Whether no integer kernel computes it: it stays as it is.
     """
 
     operators: tuple[str, ...] = ()
@@ -154,8 +155,10 @@ class LayerKind:
     )
     counted_by: str | None = None
     is_ours: bool = False
+    is_float: bool = False
 
 
+_FLOAT: Final = LayerKind(is_float=True)
 _RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 _CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
 _DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
@@ -270,6 +273,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
             "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
         ),
         "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
+        "Dequantize": LayerKind(is_ours=True),
         "Dropout": _drops(keeps_lifted=True),
         "ELU": LayerKind(
             activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
@@ -286,6 +290,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "InputQuantize": LayerKind(
             operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
         ),
+        "LayerNormalization": _FLOAT,
         "LeakyReLU": LayerKind(
             activation="leaky_relu",
             keeps_lifted=True,
@@ -302,6 +307,9 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
         "Permute": _keeps("TRANSPOSE"),
+        "Quantize": LayerKind(
+            operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+        ),
         "RandomBrightness": _drops(),
         "RandomContrast": _drops(),
         "RandomFlip": _drops(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
+from matar_tf.keras.borders import Dequantize, Quantize
 from matar_tf.keras.layers import (
     ChannelScale,
     InputQuantize,
@@ -55,11 +56,13 @@ def _register_tfmot_objects() -> None:
     # HDF5 files name what is inside a wrapper without its package.
     for own in (
         ChannelScale,
+        Dequantize,
         InputQuantize,
         KurtosisRegularizer,
         MultiBitAdd,
         MultiBitBatchNormalization,
         MultiBitSubtract,
+        Quantize,
     ):
         keras.utils.get_custom_objects()[own.__name__] = own
 

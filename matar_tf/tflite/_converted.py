@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.operators import OPERATORS, CostShape, Grid
+from matar_tf.tflite._islands import take_islands
 from matar_tf.tflite._places import makers_of
 from matar_tf.tflite._schema import (
     drop_tensors,
@@ -27,19 +28,24 @@ from matar_tf.tflite._schema import (
 __all__ = ["normalise"]
 
 
-def normalise(model: Any) -> None:
+def normalise(model: Any) -> dict[int, list[Any]]:
     """Brings a converted model into the form that a template has.
 
     Functions that were left in float between two grids are put onto both, copies of a
     kernel become one, reshapes that a batch of one does not need are put back. The
     batch axis of constant shapes is freed. Inputs and outputs get the names of a
     signature, those that the converter gives a SavedModel's.
+
+    Returns:
+      The operators of each float layer, by its number; see `take_islands`.
     """
     _fuse_borders(model)
+    islands = take_islands(model)
     _undo_copies(model)
     _restore_reshapes(model)
     _free_batch(model)
     _add_signature(model)
+    return islands
 
 
 def _undo_copies(model: Any) -> None:
@@ -73,7 +79,9 @@ def _restore_reshapes(model: Any) -> None:
     graph, operators = model.subgraphs[0], list[Any]()
     for operator in graph.operators:
         row = OPERATORS.get(op_name(model, operator))
-        if row is not None and row.num_inputs == (2, 2) and not row.settings:
+        is_integer = graph.tensors[operator.outputs[0]].type == schema.TensorType.INT8
+        takes_two = row is not None and row.num_inputs == (2, 2) and not row.settings
+        if is_integer and takes_two:
             for place, index in enumerate(operator.inputs):
                 operators += _restored(model, operator, place, int(index))
         operators.append(operator)
@@ -165,6 +173,10 @@ def _free_batch(model: Any) -> None:
     for operator in graph.operators:
         if op_name(model, operator) != "RESHAPE":
             continue
+        source = graph.tensors[operator.inputs[0]]
+        is_float = source.type == schema.TensorType.FLOAT32
+        if is_float and int(source.shape[0]) != 1:
+            continue  # within a float layer, whose first axis may be another
         shape = graph.tensors[operator.inputs[1]]
         sizes = tensor_array(model, shape)
         if sizes is None or sizes[0] != 1:

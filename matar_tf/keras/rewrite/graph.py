@@ -63,7 +63,9 @@ class Node:
       is_copy: Whether it is to be made as a copy of the layer `origin`, whatever
         attributes and weights say here.
       is_frozen: Whether its weights stay as they are.
-      refusal: What makes the layer unfit, if its kind is not the reason.
+      refusal: What makes the layer unfit for any form.
+      float_reason: Why it is computed in float, as it is; "" for one that integer
+        kernels compute.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Node:
     is_copy: bool = False
     is_frozen: bool = False
     refusal: str = ""
+    float_reason: str = ""
 
     @cached_property
     def inputs(self) -> tuple[TensorRef, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,6 +75,9 @@ def lowers(table: dict[str, Lowering], *names: str) -> Callable[[Lowering], Lowe
     return register
 
 
+_PLAIN: Final = {"is_copy": False, "float_reason": ""}
+
+
 def made(
     node: Node,
     kind: str,
@@ -92,7 +95,7 @@ def made(
         arguments=arguments,
         keywords={},
         attributes={"name": name, **(attributes or {})},
-        **{"activation": "linear", "weights": {}, **changes},
+        **{"activation": "linear", "weights": {}, **_PLAIN, **changes},
     )
 
 

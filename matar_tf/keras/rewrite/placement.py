@@ -6,22 +6,25 @@ from collections.abc import Mapping
 
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import (
+    DEQUANTIZER,
     INPUT,
     INPUT_QUANTIZER,
     NORM,
+    QUANTIZER,
     activation_row,
     grid_of,
     has_kernel,
     is_compute,
     is_global_average,
     is_identity,
+    is_quantizer,
     is_relu,
     keeps_grid,
     rounds_by_itself,
     row_of,
 )
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan
-from matar_tf.layer_kinds import GRID_OF
+from matar_tf.layer_kinds import ACTIVATIONS, GRID_OF, LAYER_KINDS
 from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
@@ -80,17 +83,21 @@ class _Planner:
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
         entry_of: dict[str, str] = {}  # of the tensor that a layer makes
+        signed: dict[str, bool] = {}
         for layer in quantized:
-            if layer.kind == INPUT_QUANTIZER:
-                entry = str(layer.attributes["entry"])
-                activations[entry] = (MAX_BITS,)
-                entry_of[layer.name] = entry
-                continue
             placement = self._place(
                 layer,
                 (MAX_BITS,) if layer.name in fixed_weights else ALL_BITS,
                 (MAX_BITS,) if layer.name in fixed_tensors else ALL_BITS,
             )
+            if is_quantizer(layer):
+                entry = str(layer.attributes["entry"])
+                activations[entry] = (MAX_BITS,)
+                entry_of[layer.name] = entry
+                if layer.kind == QUANTIZER and placement is not None:
+                    activations[entry] = placement.activation_bits
+                    signed[entry] = placement.signed
+                continue
             if placement is None:
                 continue
             placements[layer.name] = placement
@@ -103,6 +110,7 @@ class _Planner:
             placements=placements,
             space=PolicySpace(weights=weights, activations=activations),
             above=self._above(quantized, weights, entry_of),
+            signed=signed,
         )
 
     def _above(
@@ -164,18 +172,24 @@ class _Planner:
         return entries
 
     def _is_quantized(self, node: Node) -> bool:
-        if node.kind == INPUT:
+        if node.kind in (INPUT, DEQUANTIZER) or node.float_reason:
             return False
-        if self._given is None or node.kind == INPUT_QUANTIZER:
+        if self._given is None or is_quantizer(node):
             return True
         return node.origin in self._given
 
     def _is_nonnegative(self, layer: Node, signed_inputs: bool) -> bool:
         if layer.kind == INPUT_QUANTIZER:
             return not signed_inputs
-        if activation_row(layer).is_nonnegative:
+        function, row = activation_row(layer), row_of(layer)
+        if layer.float_reason:
+            known = LAYER_KINDS.get(layer.kind)
+            if known is None or known.is_float:
+                return False
+            function, row = ACTIVATIONS.get(layer.activation, function), known
+        if function.is_nonnegative:
             return True
-        if row_of(layer).can_go_negative or layer.activation != "linear":
+        if row.can_go_negative or layer.activation != "linear":
             return False
         return all(
             self._nonnegative[above.name] for above in self._graph.parents(layer)
@@ -185,6 +199,8 @@ class _Planner:
         """Returns how the output of `layer` is quantized; see `MatarQuantizeConfig`."""
         if layer.name in self._passing:
             return False
+        if layer.kind == QUANTIZER:
+            return True
         if layer.name in self._owners:
             owner = self._owners[layer.name]
             if self._shares_with_input(layer):
@@ -336,7 +352,7 @@ class _Planner:
 
     def _tensor(self, layer: Node) -> Node:
         """Returns the layer that quantizes the tensor which `layer` passes on."""
-        while layer.kind not in (INPUT_QUANTIZER, INPUT):
+        while not is_quantizer(layer) and layer.kind != INPUT:
             placement = self._placement(layer)
             if placement is True or len(self._graph.parents(layer)) != 1:
                 break

@@ -56,11 +56,13 @@ class Plan:
       space: The widths of each policy entry.
       above: Kind and name of the policy entries before each compute layer, the
         nearest first, by layer name.
+      signed: Whether what a float layer makes has values below 0, by activation entry.
     """
 
     placements: Mapping[str, Placement]
     space: PolicySpace
     above: Mapping[str, Sequence[tuple[str, str]]]
+    signed: Mapping[str, bool]
 
     def contexts(self, size: int) -> dict[str, Entries]:
         """Returns kind, name and widths of the nearest entries before each layer.
@@ -106,4 +108,4 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
         )
         for name, one in plan.placements.items()
     }
-    return Plan(placements=placements, space=space, above=plan.above)
+    return replace(plan, placements=placements, space=space)
