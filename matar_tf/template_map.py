@@ -151,7 +151,7 @@ class TemplateMap:
         given: object = value
         if isinstance(value, dict):
             known = cast("dict[str, object]", value)
-            given = {**dict.fromkeys(_FLOAT_KEYS, {}), **known}
+            given = {**{key: {} for key in _FLOAT_KEYS}, **known}
         document = _READER.object(given, "template_map", (*_KEYS, *_FLOAT_KEYS))
         tensors = _READER.field(document, "tensors", dict)
         clamps = _READER.field(document, "clamps", dict)

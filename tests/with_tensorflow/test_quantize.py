@@ -640,8 +640,8 @@ class TestBadModels:
     def test_layers_of_a_model_inside_are_named_too(self) -> None:
         inputs = L.Input((4, 4, 2))
         inner = keras.Model(inputs, L.Conv3D(2, 1, name="deep")(inputs[..., None]))
+        model = keras.Model(inputs, L.Flatten()(inner(inputs)))
         with pytest.raises(ModelError) as caught:
-            model = keras.Model(inputs, L.Flatten()(inner(inputs)))
             quantize_model(model, strict=True)
         said = f"'{inner.name}/deep' (Conv3D); use layers of one or two"
         assert said in str(caught.value)

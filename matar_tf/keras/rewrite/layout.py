@@ -75,7 +75,6 @@ def with_widths(
         layer's own weights, by the name of the layer whose output they normalise.
       signed_inputs: Whether the samples have values below 0.
     """
-
     space = plan.space
 
     def widened(node: Node) -> Node:

@@ -60,7 +60,8 @@ def check_model(
 ) -> Graph:
     """Refuses what cannot be quantized, saying what to do; returns the model's graph.
 
-    Its nodes say which layers stay in float. All that is to be changed is in one error, each layer on a line of its own.
+    Its nodes say which layers stay in float. All that is to be changed is in one error,
+    each layer on a line of its own.
 
     Args:
       model: What is to be quantized.

@@ -282,8 +282,8 @@ def _read_operation(
             arguments=tuple(arguments),
             keywords=keywords,
             is_copy=True,
-            float_reason=f"Expected operations on tensors that layers do, but tf.{symbol} "
-            f"({name!r}) {reason}; {remedy}.",
+            float_reason=f"Expected operations on tensors that layers do, but "
+            f"tf.{symbol} ({name!r}) {reason}; {remedy}.",
         )
     is_merge = LAYER_KINDS[new.kind].min_inputs > 1
     return replace(
