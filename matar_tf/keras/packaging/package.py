@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Mapping
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.card import CARD_KEY, ModelCard
-from matar_tf.errors import ArtifactError
+from matar_tf.errors import ArtifactError, MatarWarning
 from matar_tf.keras._compat import KerasLayer, KerasModel
 from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import (
@@ -18,7 +19,7 @@ from matar_tf.keras.checks import (
 )
 from matar_tf.keras.packaging.common_arrays import layout_of, norms_of, to_tflite
 from matar_tf.keras.packaging.convert import make_template
-from matar_tf.keras.packaging.network import network_members
+from matar_tf.keras.packaging.network import network_members, why_unstored
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.grids import KernelGrid
@@ -45,7 +46,8 @@ def package(
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
 
-    Warns in one sentence of grids that do not fit what training saw last.
+    Warns in one sentence of grids that do not fit what training saw last, and where the
+    Keras network is left out since it holds code of the user's.
 
     Args:
       model: What `quantize_model` made, trained, or its trainer.
@@ -68,7 +70,14 @@ def package(
     check_finite_weights(model)
     warn_of_grids(model)
     template = make_template(model)
-    extras = network_members(model) if include_network else {}
+    reason = why_unstored(model) if include_network else ""
+    if reason:
+        warnings.warn(
+            f"The artifact of {model.name!r} holds no Keras network: {reason}",
+            MatarWarning,
+            stacklevel=2,
+        )
+    extras = network_members(model) if include_network and not reason else {}
     return Artifact(
         space=get_policy_space(model),
         workload=read_workload(template),
