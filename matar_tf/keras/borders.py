@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf
+from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf, tfmot
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.policy import ALL_BITS
 
-__all__ = ["Dequantize", "Quantize"]
+__all__ = ["Dequantize", "FloatWrapper", "Quantize"]
 
 _KERAS_FORMAT = (
     "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
@@ -110,3 +110,28 @@ class Dequantize(_RefusesKerasFormat, keras.layers.Layer):
     def call(self, inputs: Tensor) -> Tensor:
         """Returns the tensor."""
         return tf.identity(inputs)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class FloatWrapper(tfmot.quantization.keras.QuantizeWrapperV2):
+    """Wraps a layer that stays in float and has kernels.
+
+    As tfmot's wrapper, but such layers read several tensors, and masks.
+    """
+
+    def __init__(self, layer: Any, quantize_config: Any, **kwargs: Any) -> None:
+        super().__init__(layer, quantize_config, **kwargs)
+        self.supports_masking = layer.supports_masking
+
+    def call(
+        self, inputs: Tensor, *others: Any, training: Any = None, **kwargs: Any
+    ) -> Any:
+        """Returns what the layer makes with its kernels on their grids."""
+        names = self.layer._call_spec.arg_names
+        given = {**dict(zip(names[1:], others, strict=False)), **kwargs}
+        given = {name: one for name, one in given.items() if name in names}
+        return super().call(inputs, training=training, **given)
+
+    def compute_mask(self, inputs: Tensor, mask: Any = None) -> Any:
+        """Returns the mask of what the layer makes."""
+        return self.layer.compute_mask(inputs, mask)

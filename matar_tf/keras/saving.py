@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
-from matar_tf.keras.borders import Dequantize, Quantize
+from matar_tf.keras.borders import Dequantize, FloatWrapper, Quantize
 from matar_tf.keras.layers import (
     ChannelScale,
     InputQuantize,
@@ -57,6 +57,7 @@ def _register_tfmot_objects() -> None:
     for own in (
         ChannelScale,
         Dequantize,
+        FloatWrapper,
         InputQuantize,
         KurtosisRegularizer,
         MultiBitAdd,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from matar_tf.artifact import Artifact
 from matar_tf.card import CARD_KEY, ModelCard
 from matar_tf.errors import ArtifactError, MatarWarning
-from matar_tf.keras._compat import KerasLayer, KerasModel
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor
 from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import (
     check_finite_weights,
@@ -116,6 +116,8 @@ def extract_parameters(model: KerasModel) -> Parameters:
         kernel = wrapper.kernel_quantizer(layer)
         if kernel is not None:
             layers[kernel.entry] = _layer_parameters(layer, kernel, norms)
+        for quantizer, variable in wrapper.float_kernels(layer):
+            layers[quantizer.entry] = _float_parameters(quantizer, variable)
         for quantizer in wrapper.all_quantizers(layer):
             if quantizer.kind == "activations":
                 tensors[quantizer.entry] = TensorParameters(
@@ -148,6 +150,19 @@ def _layer_parameters(
         if norm is None and inner.use_bias
         else None,
         norm=None if norm is None else _norm_parameters(norm),
+    )
+
+
+def _float_parameters(quantizer: KernelGrid, variable: Tensor) -> LayerParameters:
+    """Returns what is learned of a kernel in float, as Keras has it."""
+    kernel = variable.numpy()
+    if quantizer.num_channel_axes > 1:
+        kernel = kernel.reshape(*kernel.shape[: -quantizer.num_channel_axes], -1)
+    return LayerParameters(
+        kernel=kernel,
+        channel_axis=kernel.ndim - (2 if quantizer.is_transposed else 1),
+        bits=quantizer.bits,
+        step=quantizer.all_steps().reshape(len(quantizer.bits), -1),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
+from matar_tf.keras.borders import FloatWrapper
 from matar_tf.keras.quantizers.configs import class_of, variable_name
 from matar_tf.keras.quantizers.half_precision import float32_config, in_float32
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
@@ -33,7 +34,8 @@ def build_model(
     for node in graph.nodes:
         if node.name in (configs or {}):
             inner = build_layer(node, graph, originals)
-            layer = _Wrapper(inner, configs[node.name])
+            wrap = FloatWrapper if node.float_reason else _Wrapper
+            layer = wrap(inner, configs[node.name])
             outputs = _called(layer, node, tensors.__getitem__)
         else:
             outputs = _outputs(node, originals, tensors.__getitem__)

@@ -144,6 +144,16 @@ class _Planner:
         self, node: Node, weight_bits: tuple[int, ...], tensor_bits: tuple[int, ...]
     ) -> Placement | None:
         choice = (self._given or {}).get(node.origin)
+        if node.float_reason:
+            bits = choice.weight_bits if choice is not None else None
+            return Placement(
+                weight_bits=(),
+                activation_bits=(),
+                quantize_output=False,
+                signed=True,
+                per_channel=choice is None or choice.per_channel,
+                float_bits=dict.fromkeys(node.float_entries, bits or weight_bits),
+            )
         placement = self._placement(node)
         if choice is None and not has_kernel(node) and placement is False:
             return None
@@ -162,6 +172,8 @@ class _Planner:
 
     def _entries(self, node: Node, placement: Placement) -> Entries:
         choice = (self._given or {}).get(node.origin)
+        if node.float_reason:
+            return [("weights", one, bits) for one, bits in placement.float_bits.items()]
         if choice is not None and choice.entries_of is not None:
             return choice.entries_of(node, placement)
         entries: list[tuple[str, str, tuple[int, ...]]] = []
@@ -172,7 +184,9 @@ class _Planner:
         return entries
 
     def _is_quantized(self, node: Node) -> bool:
-        if node.kind in (INPUT, DEQUANTIZER) or node.float_reason:
+        if node.kind in (INPUT, DEQUANTIZER):
+            return False
+        if node.float_reason and not node.float_kernels:
             return False
         if self._given is None or is_quantizer(node):
             return True
@@ -309,6 +323,12 @@ class _Planner:
             for layer in quantized
             if is_compute(layer) and self._is_first(layer)
         }
+        samples = {
+            layer.name
+            for layer in quantized
+            if layer.float_reason
+            and any(above.kind == INPUT for above in self._graph.parents(layer))
+        }
         constant = {layer.name for layer in quantized if row_of(layer).is_constant}
         # Samples that were scaled are samples still.
         scaled = {
@@ -329,12 +349,12 @@ class _Planner:
             while grid_of(self._graph, layer) is Grid.FIXED:
                 layer = self._graph.parents(layer)[0]
             tensors.add(self._tensor_name(layer))
-            while not is_compute(layer) and len(self._graph.parents(layer)) == 1:
+            while not _multiplies(layer) and len(self._graph.parents(layer)) == 1:
                 layer = self._graph.parents(layer)[0]
-            if is_compute(layer):
+            if _multiplies(layer):
                 last.add(layer.name)
                 tensors.add(self._tensor_name(self._graph.parents(layer)[0]))
-        return first | last | constant, tensors
+        return first | samples | last | constant, tensors
 
     def _is_first(self, layer: Node) -> bool:
         """Whether a layer reads the network's input, scaled at most."""
@@ -360,3 +380,8 @@ class _Planner:
                 break
             layer = self._graph.parents(layer)[0]
         return layer
+
+
+def _multiplies(node: Node) -> bool:
+    """Whether a node has learned kernels, of integers or in float."""
+    return is_compute(node) or bool(node.float_reason and node.float_kernels)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
-from matar_tf.keras.quantizers.configs import MatarQuantizeConfig, kind_of
+from matar_tf.keras.quantizers.configs import (
+    FloatQuantizeConfig,
+    MatarQuantizeConfig,
+    kind_of,
+)
 from matar_tf.keras.rewrite.build import build_layer, build_model
 from matar_tf.keras.rewrite.check import (
     end_refusals,
@@ -237,6 +241,10 @@ def _choice(
 
 
 def _config(inner: Any, placement: Placement) -> MatarQuantizeConfig:
+    if placement.float_bits:
+        return FloatQuantizeConfig(
+            list(placement.float_bits.values()), per_channel=placement.per_channel
+        )
     return MatarQuantizeConfig(
         inner,
         weight_bits=placement.weight_bits,

@@ -14,6 +14,7 @@ from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import (
     activation_name,
+    float_kernels,
     has_known_activation,
     kind_of,
     variable_name,
@@ -329,6 +330,7 @@ def _read_node(
         is_frozen=not layer.trainable,
         refusal=_refusal(layer, name, is_known=is_known),
         float_reason=_float_reason(call, name, is_known=is_known),
+        float_kernels=tuple(float_kernels(layer)),
     )
 
 
