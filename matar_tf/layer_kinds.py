@@ -133,6 +133,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Activation": LayerKind(activation="", keeps_lifted=True),
         "Add": _merges("ADD", counted_by="MultiBitAdd"),
         "AlphaDropout": _drops(keeps_lifted=True),
+        "AttentionCore": LayerKind(min_inputs=3, can_go_negative=True, is_ours=True),
         "Average": LayerKind(min_inputs=2),
         "AveragePooling1D": _average("AveragePooling2D"),
         "AveragePooling2D": _average(),
@@ -156,6 +157,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
         "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
         "Cropping2D": _keeps("STRIDED_SLICE"),
+        "CustomScaleLayer": LayerKind(min_inputs=2, can_go_negative=True),
         "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
         "DepthwiseConv1D": _multiplies(
             "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
@@ -166,6 +168,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "ELU": LayerKind(
             activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
         ),
+        "EinsumDense": LayerKind(can_go_negative=True),
         "Flatten": _keeps(*_RESHAPES),
         "GaussianDropout": _drops(keeps_lifted=True),
         "GaussianNoise": _drops(keeps_lifted=True),
@@ -178,6 +181,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "InputQuantize": LayerKind(
             operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
         ),
+        "LayerScale": LayerKind(can_go_negative=True),
         "LeakyReLU": LayerKind(
             activation="leaky_relu",
             keeps_lifted=True,
@@ -190,6 +194,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "MultiBitAdd": _merges("ADD", is_ours=True),
         "MultiBitBatchNormalization": _norm(is_ours=True),
         "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
+        "MultiHeadAttention": LayerKind(can_go_negative=True),
         "Multiply": _merges("MUL", Rounding.PRODUCT),
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
@@ -216,6 +221,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
+        "StochasticDepth": _drops(),
         "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
+from matar_tf.keras.attention import AttentionCore
 from matar_tf.keras.borders import Dequantize, FloatWrapper, Quantize
 from matar_tf.keras.layers import (
     ChannelScale,
@@ -55,6 +56,7 @@ def _register_tfmot_objects() -> None:
     wrapper.honour_freezing(kind, MatarQuantizeConfig)
     # HDF5 files name what is inside a wrapper without its package.
     for own in (
+        AttentionCore,
         ChannelScale,
         Dequantize,
         FloatWrapper,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import APPLICATION_CLASSES, keras, tf, tfmot
 from matar_tf.keras.quantizers.derived import (
     INPUT_GRID_QUANTIZERS,
     BiasQuantizer,
@@ -38,6 +38,7 @@ __all__ = [
     "kernel_attribute",
     "kind_of",
     "variable_name",
+    "variables_by_name",
 ]
 
 _QuantizeConfig: Any = tfmot.quantization.keras.QuantizeConfig
@@ -49,7 +50,7 @@ def class_of(kind: str) -> Any:
     """Returns the Keras class of a layer kind."""
     if LAYER_KINDS[kind].is_ours:
         return keras.utils.get_custom_objects()[f"{_OURS}{kind}"]
-    return getattr(keras.layers, kind)
+    return APPLICATION_CLASSES.get(kind) or getattr(keras.layers, kind)
 
 
 def kind_of(layer: Any) -> str:
@@ -66,6 +67,17 @@ def kind_of(layer: Any) -> str:
 def variable_name(variable: Any) -> str:
     """Returns the name of a variable inside its layer."""
     return str(variable.name).rsplit("/", 1)[-1].split(":")[0]
+
+
+def variables_by_name(layer: Any) -> dict[str, Any]:
+    """Returns the variables of a layer by their names inside it.
+
+    Those of layers inside it by the ends of their paths: ``query/kernel``.
+    """
+    names = [variable_name(one) for one in layer.weights]
+    if len(set(names)) < len(names):
+        names = ["/".join(one.name.split(":")[0].split("/")[-2:]) for one in layer.weights]
+    return dict(zip(names, layer.weights, strict=True))
 
 
 def activation_name(layer: Any) -> str:

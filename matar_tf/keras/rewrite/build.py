@@ -8,7 +8,7 @@ from typing import Any, cast
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
 from matar_tf.keras.borders import FloatWrapper
-from matar_tf.keras.quantizers.configs import class_of, variable_name
+from matar_tf.keras.quantizers.configs import class_of, variables_by_name
 from matar_tf.keras.quantizers.half_precision import float32_config, in_float32
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
@@ -77,9 +77,9 @@ def _outputs(
     if node.is_copy:
         layer.set_weights(originals[node.origin].get_weights())
     elif not row_of(node).is_identity:  # which has random states at most
-        for variable in layer.weights:
-            if variable_name(variable) in node.weights:
-                variable.assign(node.weights[variable_name(variable)])
+        for name, variable in variables_by_name(layer).items():
+            if name in node.weights:
+                variable.assign(node.weights[name])
     return outputs
 
 

@@ -16,12 +16,13 @@ from matar_tf.keras.rewrite.kinds import (
 )
 from matar_tf.keras.rewrite.lowered_functions import FUNCTION_LAYERS, FUNCTIONS
 from matar_tf.keras.rewrite.lowered_layers import LAYERS
+from matar_tf.keras.rewrite.lowered_products import PRODUCTS
 from matar_tf.keras.rewrite.making import Site, function_node, scale_node
 from matar_tf.operators import Grid
 
 __all__ = ["lower"]
 
-_KINDS = {**LAYERS, **FUNCTION_LAYERS}
+_KINDS = {**LAYERS, **PRODUCTS, **FUNCTION_LAYERS}
 
 
 def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
@@ -41,7 +42,8 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
         made = _expanded(new, site) if is_touched else [new]
         site.nodes[made[-1].name] = made[-1]
         for index in range(len(node.shapes)):
-            tensors[TensorRef(node.name, index)] = TensorRef(made[-1].name, index)
+            ref = TensorRef(node.name, index)
+            tensors[ref] = site.elsewhere.get(ref, TensorRef(made[-1].name, index))
     return Graph(
         name=graph.name,
         nodes=tuple(site.nodes.values()),

@@ -17,7 +17,7 @@ from matar_tf.keras.quantizers.configs import (
     float_kernels,
     has_known_activation,
     kind_of,
-    variable_name,
+    variables_by_name,
 )
 from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
@@ -343,8 +343,7 @@ def _config(layer: KerasLayer) -> dict[str, Any]:
 
 
 def _weights(layer: KerasLayer) -> dict[str, Array]:
-    names = [variable_name(variable) for variable in layer.weights]
-    return dict(zip(names, layer.get_weights(), strict=True))
+    return dict(zip(variables_by_name(layer), layer.get_weights(), strict=True))
 
 
 def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
