@@ -16,6 +16,7 @@ from matar_tf.keras.layers import (
 )
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.slices import Slice
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.sums import MultiBitAdd, MultiBitSubtract
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
@@ -66,6 +67,7 @@ def _register_tfmot_objects() -> None:
         MultiBitBatchNormalization,
         MultiBitSubtract,
         Quantize,
+        Slice,
     ):
         keras.utils.get_custom_objects()[own.__name__] = own
 

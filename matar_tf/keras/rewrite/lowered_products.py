@@ -50,7 +50,8 @@ def _einsum_dense(node: Node, site: Site) -> list[Node]:
         flat = (*kept, math.prod(kernel.shape[: form.num_summed]))
         source = _add(nodes, _shaped(node, site, source, flat))
     is_last = len(sizes) == 1 and form.result == tuple(range(len(form.result)))
-    activation = node.activation if is_last else "linear"
+    is_inside = is_last or node.activation != "softmax"  # which is over the last axis
+    activation = node.activation if is_inside else "linear"
     matrix = kernel.reshape(-1, math.prod(sizes))
     dense = dense_node(
         node, node.name, source, matrix, bias, (*kept, matrix.shape[1]), activation
@@ -61,7 +62,7 @@ def _einsum_dense(node: Node, site: Site) -> list[Node]:
     if form.result != tuple(range(len(form.result))):
         before = (*kept, *sizes)
         source = _add(nodes, _moved(node, site, source, form.result, before))
-    if not is_last and node.activation != "linear":
+    if not is_inside:
         name = site.free_name(f"{node.name}_{node.activation}")
         nodes.append(function_node(node, node.activation, name, source))
     return nodes
