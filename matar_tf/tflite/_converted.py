@@ -179,7 +179,7 @@ def _free_batch(model: Any) -> None:
             continue  # within a float layer, whose first axis may be another
         shape = graph.tensors[operator.inputs[1]]
         sizes = tensor_array(model, shape)
-        if sizes is None or sizes[0] != 1:
+        if sizes is None or not (sizes[0] == 1 or _makes_rows(model, operator)):
             continue
         if -1 in sizes:
             # Others may read the same constant, and make another shape of it.
@@ -191,6 +191,15 @@ def _free_batch(model: Any) -> None:
         set_buffer(model, shape, sizes)
         if operator.builtinOptions is not None:
             operator.builtinOptions.newShape = sizes
+
+
+def _makes_rows(model: Any, operator: Any) -> bool:
+    """Whether a reshape makes the rows of all samples, for dense layers alone."""
+    graph, made = model.subgraphs[0], int(operator.outputs[0])
+    source = graph.tensors[operator.inputs[0]]
+    readers = [op_name(model, one) for one in graph.operators if made in one.inputs]
+    is_one = int(source.shape[0]) == 1 and len(graph.tensors[made].shape) == 2
+    return is_one and bool(readers) and set(readers) == {"FULLY_CONNECTED"}
 
 
 def _add_signature(model: Any) -> None:
