@@ -218,14 +218,13 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Reshape": _keeps(*_RESHAPES),
         "SeparableConv1D": _separable("SeparableConv2D"),
         "SeparableConv2D": _separable(),
-        "Slice": LayerKind(
-            operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True
-        ),
+        "Slice": LayerKind(operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True),
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),
         "StochasticDepth": _drops(),
         "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
+        "TimeDistributed": LayerKind(can_go_negative=True),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(
             operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),

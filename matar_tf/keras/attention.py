@@ -57,9 +57,10 @@ class AttentionCore(keras.layers.Layer):
         rank = len(input_shape[0])
         axes = self.attention_axes or range(1, rank - 1)
         self._axes = tuple(axis % (rank + 1) for axis in axes)
-        last = range(-len(self._axes), 0)
-        softmax = keras.layers.Softmax
-        self._softmax = softmax(tuple(last), robust_masking=self.is_robust)
+        softmax: Any = keras.layers.Softmax
+        self._softmax = softmax(
+            tuple(range(-len(self._axes), 0)), robust_masking=self.is_robust
+        )
         self._drop = keras.layers.Dropout(self.dropout)
         super().build(input_shape)
 

@@ -76,7 +76,9 @@ def variables_by_name(layer: Any) -> dict[str, Any]:
     """
     names = [variable_name(one) for one in layer.weights]
     if len(set(names)) < len(names):
-        names = ["/".join(one.name.split(":")[0].split("/")[-2:]) for one in layer.weights]
+        names = [
+            "/".join(one.name.split(":")[0].split("/")[-2:]) for one in layer.weights
+        ]
     return dict(zip(names, layer.weights, strict=True))
 
 

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
 from matar_tf.keras.rewrite.kinds import INPUT, activation_row, row_of
+from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["end_refusals", "float_reasons", "raise_refusals", "refusals"]
@@ -31,7 +32,7 @@ _MAX_VALUES = 1 << 26  # of a sample, 256 MiB as floats: an image of 8192 x 8192
 _MAX_TENSOR = 1 << 28  # what all tensors of a file may take, a byte each
 _Check: TypeAlias = "Callable[[Node], None]"
 # Of arguments, by kind: whether integer kernels compute them, whether any form can.
-_CHECKS: dict[str, _Check] = {}
+_CHECKS: dict[str, _Check] = dict(FORM_CHECKS)
 _REFUSALS: dict[str, _Check] = {}
 
 
@@ -172,6 +173,8 @@ def _check_reading(node: Node) -> None:
 def _is_multiplied(node: Node) -> bool:
     """Whether a node has a kernel, or becomes layers that have one."""
     row = row_of(node)
+    if node.kind in FORM_CHECKS:
+        return False  # put on fewer axes
     is_made = not row.operators and not row.is_identity and row.activation is None
     is_scaled = node.attributes.get("max_value") not in (None, 6.0)
     is_scaled |= activation_row(node).is_composite

@@ -45,7 +45,9 @@ def dense_form(equation: str, rank: int) -> DenseForm | None:
     num_hidden = rank - len(parts[0].replace("...", ""))
     hidden = "".join(next(free) for _ in range(num_hidden))
     x, kernel, y = (one.replace("...", hidden) for one in (*parts, right))
-    is_plain = all(len(set(one)) == len(one) and one.isalpha() for one in (x, kernel, y))
+    is_plain = all(
+        len(set(one)) == len(one) and one.isalpha() for one in (x, kernel, y)
+    )
     if not is_plain or len(x) != rank or x[0] != y[0] or x[0] in kernel:
         return None
     summed = [one for one in x if one in kernel]

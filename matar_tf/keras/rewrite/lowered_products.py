@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from matar_tf.keras.rewrite.making import (
     made,
 )
 
-__all__ = ["PRODUCTS"]
+__all__ = ["PRODUCTS", "dense_node", "einsum_form", "is_bound"]
 
 _CALLED_WITH: Final = (
     *("query", "value", "key", "attention_mask"),
@@ -31,17 +30,13 @@ PRODUCTS: Final[dict[str, Lowering]] = {}  # by kind
 
 @lowers(PRODUCTS, "EinsumDense")
 def _einsum_dense(node: Node, site: Site) -> list[Node]:
-    """A dense layer between moved axes, where that is what it is."""
-    shape = site.shape(node.inputs[0])
-    form = dense_form(str(node.attributes["equation"]), len(shape))
-    if form is None or _is_bound(node):
+    """A dense layer between moved axes; see `einsum_form`."""
+    form, shape = einsum_form(node), site.shape(node.inputs[0])
+    if form is None:
         return [node]
     kernel = node.weights["kernel"].transpose(form.kernel)
     sizes = kernel.shape[form.num_summed :]
-    bias = _bias(node, form, sizes)
     kept = tuple(shape[axis] for axis in form.source[: -form.num_summed])
-    if kept.count(None) > 1 or len(kept) >= _MOST_AXES or bias is False:
-        return [node]
     nodes: list[Node] = []
     source = node.inputs[0]
     if form.source != tuple(range(len(shape))):
@@ -49,26 +44,42 @@ def _einsum_dense(node: Node, site: Site) -> list[Node]:
     if form.num_summed > 1:
         flat = (*kept, math.prod(kernel.shape[: form.num_summed]))
         source = _add(nodes, _shaped(node, site, source, flat))
-    is_last = len(sizes) == 1 and form.result == tuple(range(len(form.result)))
-    is_inside = is_last or node.activation != "softmax"  # which is over the last axis
+    is_moved = form.result != tuple(range(len(form.result)))
+    # A softmax is over the last axis; other functions do not mind how axes lie.
+    is_inside = node.activation != "softmax" or not (is_moved or len(sizes) > 1)
     activation = node.activation if is_inside else "linear"
-    matrix = kernel.reshape(-1, math.prod(sizes))
-    dense = dense_node(
-        node, node.name, source, matrix, bias, (*kept, matrix.shape[1]), activation
-    )
+    matrix, bias = kernel.reshape(-1, math.prod(sizes)), _bias(node, form, sizes)
+    made_here = (*kept, matrix.shape[1])
+    dense = dense_node(node, node.name, source, matrix, bias, made_here, activation)
     source = _add(nodes, dense)
     if len(sizes) > 1:
         source = _add(nodes, _shaped(node, site, source, (*kept, *sizes)))
-    if form.result != tuple(range(len(form.result))):
-        before = (*kept, *sizes)
-        source = _add(nodes, _moved(node, site, source, form.result, before))
+    if is_moved:
+        source = _add(nodes, _moved(node, site, source, form.result, (*kept, *sizes)))
     if not is_inside:
         name = site.free_name(f"{node.name}_{node.activation}")
         nodes.append(function_node(node, node.activation, name, source))
     return nodes
 
 
-def _is_bound(node: Node) -> bool:
+def einsum_form(node: Node) -> DenseForm | None:
+    """Returns how a sum of products with a kernel is a dense layer, or None."""
+    equation = str(node.attributes["equation"])
+    left, _, right = equation.replace("...", "").replace(" ", "").partition("->")
+    num_hidden = len(node.shapes[0]) - len(right)
+    form = dense_form(equation, len(left.partition(",")[0]) + num_hidden)
+    if form is None or is_bound(node):
+        return None
+    kernel = node.weights["kernel"].transpose(form.kernel)
+    num_new = kernel.ndim - form.num_summed
+    made_here = [node.shapes[0][axis] for axis in np.argsort(form.result)]
+    kept = made_here[: len(made_here) - num_new]
+    has_room = len(kept) < _MOST_AXES and kept[1:].count(None) <= 1
+    is_plain = "bias" not in node.weights or _bias(node, form, kernel.shape[-num_new:])
+    return form if has_room and is_plain is not None else None
+
+
+def is_bound(node: Node) -> bool:
     """Whether a constraint counts the axes of a kernel as they are."""
     return any(
         value is not None and key.endswith("_constraint")
@@ -76,18 +87,17 @@ def _is_bound(node: Node) -> bool:
     )
 
 
-def _bias(node: Node, form: DenseForm, sizes: Sequence[int]) -> Any:
-    """Returns the bias of a dense layer; None for none, False if it is none of one."""
+def _bias(node: Node, form: DenseForm, sizes: Sequence[int]) -> Array | None:
+    """Returns the bias of a dense layer, or None if there is none of one."""
     if "bias" not in node.weights:
         return None
-    bias = node.weights["bias"]
-    rank = len(form.result)
+    bias, rank = node.weights["bias"], len(form.result)
     bias = bias.reshape((1,) * (rank - bias.ndim) + bias.shape)
-    order = np.argsort(form.result)
-    bias = bias.transpose(order)
-    if set(bias.shape[: rank - len(sizes)]) != {1}:
-        return False
-    return np.broadcast_to(bias, (*bias.shape[: -len(sizes)], *sizes)).reshape(-1)
+    bias = bias.transpose(np.argsort(form.result))
+    num_kept = rank - len(sizes)
+    if set(bias.shape[:num_kept]) != {1}:
+        return None
+    return np.broadcast_to(bias.reshape(bias.shape[num_kept:]), sizes).reshape(-1)
 
 
 def _add(nodes: list[Node], node: Node) -> TensorRef:

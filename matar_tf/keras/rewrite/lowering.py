@@ -14,6 +14,7 @@ from matar_tf.keras.rewrite.kinds import (
     is_identity,
     row_of,
 )
+from matar_tf.keras.rewrite.lowered_frames import FRAMES
 from matar_tf.keras.rewrite.lowered_functions import FUNCTION_LAYERS, FUNCTIONS
 from matar_tf.keras.rewrite.lowered_layers import LAYERS
 from matar_tf.keras.rewrite.lowered_products import PRODUCTS
@@ -22,7 +23,7 @@ from matar_tf.operators import Grid
 
 __all__ = ["lower"]
 
-_KINDS = {**LAYERS, **PRODUCTS, **FUNCTION_LAYERS}
+_KINDS = {**LAYERS, **PRODUCTS, **FRAMES, **FUNCTION_LAYERS}
 
 
 def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:

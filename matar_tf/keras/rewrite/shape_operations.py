@@ -170,7 +170,7 @@ def _slice(call: Call) -> Layer:
 
 
 def _crop(part: Any, size: int | None) -> tuple[int, int] | None:
-    """Returns what a slice cuts off at both ends of an axis, if that is what it does."""
+    """Returns what a slice cuts off at both ends of an axis, if it does no more."""
     if part is None:
         return 0, 0
     return (part[0], (size or 0) - part[1]) if part[2:] == (1,) else None
@@ -249,4 +249,3 @@ def _along(call: Call, source: Any, axis: int, *, is_shrunk: bool) -> Layer:
         outputs.append(parts)
         begin = end
     return _sliced(source, outputs)
-
