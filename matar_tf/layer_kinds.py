@@ -42,6 +42,7 @@ GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
 
 _RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 _CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
+_PROJECTIONS = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
 _DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
 _TRANSPOSED = KernelStorage(attribute="kernel", layout=KernelLayout.TRANSPOSED)
 _DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEPTHWISE)
@@ -168,7 +169,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "ELU": LayerKind(
             activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
         ),
-        "EinsumDense": LayerKind(can_go_negative=True),
+        "EinsumDense": LayerKind(can_go_negative=True, float_kernels=(_CONV,)),
         "Flatten": _keeps(*_RESHAPES),
         "GaussianDropout": _drops(keeps_lifted=True),
         "GaussianNoise": _drops(keeps_lifted=True),
@@ -194,7 +195,9 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "MultiBitAdd": _merges("ADD", is_ours=True),
         "MultiBitBatchNormalization": _norm(is_ours=True),
         "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
-        "MultiHeadAttention": LayerKind(can_go_negative=True),
+        "MultiHeadAttention": LayerKind(
+            can_go_negative=True, reads_masks=True, inner=_PROJECTIONS
+        ),
         "Multiply": _merges("MUL", Rounding.PRODUCT),
         "Normalization": LayerKind(can_go_negative=True),
         "PReLU": LayerKind(can_go_negative=True),
@@ -224,7 +227,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "SpatialDropout2D": _drops(),
         "StochasticDepth": _drops(),
         "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
-        "TimeDistributed": LayerKind(can_go_negative=True),
+        "TimeDistributed": LayerKind(can_go_negative=True, inner=("layer",)),
         "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
         "UpSampling2D": LayerKind(
             operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),

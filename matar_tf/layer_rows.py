@@ -116,6 +116,7 @@ class LayerKind:
       ranges: Least and largest value of an argument that its kernel takes, by name.
       counted_by: The kind of this package that is laid out in its place, which
         evaluates as its kernel counts.
+      reads_masks: Whether it may read a mask of true and false beside its tensors.
       is_ours: Whether the class is of this package, not of Keras.
       is_float: Whether no integer kernel computes it: it stays as it is.
       float_kernels: Weights that are quantized where it stays in float, if not `kernel`
@@ -142,6 +143,7 @@ class LayerKind:
         default_factory=dict[str, tuple[float, float]]
     )
     counted_by: str | None = None
+    reads_masks: bool = False
     is_ours: bool = False
     is_float: bool = False
     float_kernels: tuple[KernelStorage, ...] = ()

@@ -121,7 +121,8 @@ def float_kernels(layer: Any) -> dict[str, KernelStorage]:
     found = {one.attribute: one for one in own}
     for holder in row.inner:
         below = float_kernels(getattr(layer, holder))
-        prefix = "" if len(row.inner) == 1 else f"{holder}/"
+        part = holder.strip("_").removesuffix("_dense")
+        prefix = "" if len(row.inner) == 1 else f"{part}/"
         for name, one in below.items():
             path = f"{holder}.{one.attribute}"
             found[prefix + name] = replace(one, attribute=path)

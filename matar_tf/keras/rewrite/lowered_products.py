@@ -205,6 +205,11 @@ def _attention(node: Node, site: Site) -> list[Node]:
             "returns_scores": is_told,
         },
         shapes=(inner, *node.shapes[1:]),
+        float_reason=(
+            f"Expected layers that integer kernels compute, got {node.name!r} "
+            f"({node.kind}), whose scores are products of tensors; its four dense "
+            "layers have kernels."
+        ),
     )
     nodes.append(core)
     matrix = kernel.reshape(heads * size, -1)

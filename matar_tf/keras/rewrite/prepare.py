@@ -209,8 +209,11 @@ def prepare_model(
     others = [one for one in model.layers if one.name not in given]
     is_whole = all(isinstance(one, keras.layers.InputLayer) for one in others)
     graph = check_model(model, only=own, is_whole=is_whole, strict=strict)
-    warn_of_floats(graph)
     graph, plan = _planned(model, graph, given, signed_inputs=signed_inputs)
+    if strict:  # also of what a layer was put together from
+        reasons = [node.float_reason for node in graph.nodes if node.float_reason]
+        raise_refusals(graph.name, reasons)
+    warn_of_floats(graph)
     if space is not None:
         plan = apply_space(plan, space)
     contexts = plan.contexts(norm_context)

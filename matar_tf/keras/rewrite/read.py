@@ -391,7 +391,8 @@ def _float_reason(call: Any, name: str, *, is_known: bool) -> str:
             "another name if it computes something else, or pass the name as a string."
         )
     for tensor in tf.nest.flatten(call.keras_inputs):
-        if tensor.dtype != "float32" and not is_mixed(layer):
+        is_mask = tensor.dtype == "bool" and LAYER_KINDS[kind_of(layer)].reads_masks
+        if tensor.dtype != "float32" and not (is_mask or is_mixed(layer)):
             return (
                 f"Expected tensors in float32 for {name!r} ({kind_of(layer)}), got one "
                 f"in {tensor.dtype.name}; cast it (keras.Input without a dtype takes "
