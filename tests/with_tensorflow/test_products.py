@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.nets import calibrated, keras_model
+from fixtures.samples import normal_samples
 
-from matar_tf.errors import ModelError
-from matar_tf.keras import keras, quantize_model
+from matar_tf.errors import MatarWarning, ModelError
+from matar_tf.keras import keras, package, quantize_model, set_policy
 from matar_tf.keras._compat import tf
 from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.einsums import DenseForm, dense_form
 from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.read import layers_by_name, read_graph
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
 
 L = keras.layers
 ROWS, SOURCE, VIDEO = (6, 8), (4, 8), (3, 9, 7, 4)
@@ -106,7 +110,7 @@ class TestEinsum:
         inputs = L.Input(ROWS)
         outputs = L.EinsumDense("abc,bcd->abd", (6, 9))(inputs)
         with pytest.raises(ModelError, match="abc,bcd->abd"):
-            quantize_model(keras.Model(inputs, outputs))
+            quantize_model(keras.Model(inputs, outputs), strict=True)
 
 
 class TestAttention:
@@ -153,6 +157,28 @@ class TestAttention:
             "Embedding",
             *ATTENTION,
         ]
+
+    def test_of_a_file_is_that_of_keras(self) -> None:
+        def body(x: Any) -> Any:
+            x = L.Dense(8)(x)
+            x = L.Add()([x, L.MultiHeadAttention(2, 4, name="mha")(x, x)])
+            return L.Dense(6, activation="gelu")(x)
+
+        network = keras_model(ROWS, body)
+        with pytest.raises(ModelError, match=r"'mha'.*products of tensors"):
+            quantize_model(network, strict=True)
+        samples = normal_samples(ROWS, 32)
+        with pytest.warns(MatarWarning, match=r"'mha'.*products of tensors"):
+            model = calibrated(network, samples)
+        artifact = package(model)
+        parts = ("query", "value", "key", "attention_output")
+        assert {f"mha/{one}" for one in parts} < set(artifact.space.weights)
+        policy = artifact.space.named("w4a4")
+        set_policy(model, policy)
+        content = ModelBuilder(artifact).build(policy)
+        step = artifact.parameters.tensors["logits"].step[-1]
+        expected, found = (one.predict(samples) for one in (model, Runner(content)))
+        assert (np.abs(found - expected) > step / 2).mean() < 0.02
 
 
 class TestFrames:
@@ -201,4 +227,4 @@ class TestFrames:
         inputs = L.Input((3, 7, 4))
         outputs = L.TimeDistributed(inner)(inputs)
         with pytest.raises(ModelError, match=type(inner).__name__):
-            quantize_model(keras.Model(inputs, outputs))
+            quantize_model(keras.Model(inputs, outputs), strict=True)
