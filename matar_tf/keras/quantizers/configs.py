@@ -38,7 +38,6 @@ __all__ = [
     "kernel_attribute",
     "kind_of",
     "variable_name",
-    "variables_by_name",
 ]
 
 _QuantizeConfig: Any = tfmot.quantization.keras.QuantizeConfig
@@ -67,19 +66,6 @@ def kind_of(layer: Any) -> str:
 def variable_name(variable: Any) -> str:
     """Returns the name of a variable inside its layer."""
     return str(variable.name).rsplit("/", 1)[-1].split(":")[0]
-
-
-def variables_by_name(layer: Any) -> dict[str, Any]:
-    """Returns the variables of a layer by their names inside it.
-
-    Those of layers inside it by the ends of their paths: ``query/kernel``.
-    """
-    names = [variable_name(one) for one in layer.weights]
-    if len(set(names)) < len(names):
-        names = [
-            "/".join(one.name.split(":")[0].split("/")[-2:]) for one in layer.weights
-        ]
-    return dict(zip(names, layer.weights, strict=True))
 
 
 def activation_name(layer: Any) -> str:

@@ -8,10 +8,11 @@ from typing import Any, cast
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf, tfmot
 from matar_tf.keras.borders import FloatWrapper
-from matar_tf.keras.quantizers.configs import class_of, variables_by_name
+from matar_tf.keras.quantizers.configs import class_of
 from matar_tf.keras.quantizers.half_precision import float32_config, in_float32
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
+from matar_tf.keras.rewrite.variables import variables_by_name
 
 __all__ = ["build_layer", "build_model"]
 

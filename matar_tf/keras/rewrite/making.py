@@ -117,7 +117,7 @@ def lowers(table: dict[str, Lowering], *names: str) -> Callable[[Lowering], Lowe
     return register
 
 
-_PLAIN: Final = {"is_copy": False, "float_reason": ""}
+_PLAIN: Final = {"is_copy": False, "float_reason": "", "float_kernels": ()}
 
 
 def made(

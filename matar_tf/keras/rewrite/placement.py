@@ -173,7 +173,9 @@ class _Planner:
     def _entries(self, node: Node, placement: Placement) -> Entries:
         choice = (self._given or {}).get(node.origin)
         if node.float_reason:
-            return [("weights", one, bits) for one, bits in placement.float_bits.items()]
+            return [
+                ("weights", one, bits) for one, bits in placement.float_bits.items()
+            ]
         if choice is not None and choice.entries_of is not None:
             return choice.entries_of(node, placement)
         entries: list[tuple[str, str, tuple[int, ...]]] = []

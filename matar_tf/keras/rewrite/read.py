@@ -17,7 +17,6 @@ from matar_tf.keras.quantizers.configs import (
     float_kernels,
     has_known_activation,
     kind_of,
-    variables_by_name,
 )
 from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
@@ -25,6 +24,7 @@ from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
+from matar_tf.keras.rewrite.variables import variables_by_name
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["is_plain", "layers_by_name", "read_graph"]
@@ -391,7 +391,9 @@ def _float_reason(call: Any, name: str, *, is_known: bool) -> str:
             "another name if it computes something else, or pass the name as a string."
         )
     for tensor in tf.nest.flatten(call.keras_inputs):
-        is_mask = tensor.dtype == "bool" and LAYER_KINDS[kind_of(layer)].reads_masks
+        is_mask = (
+            tensor.dtype.name == "bool" and LAYER_KINDS[kind_of(layer)].reads_masks
+        )
         if tensor.dtype != "float32" and not (is_mask or is_mixed(layer)):
             return (
                 f"Expected tensors in float32 for {name!r} ({kind_of(layer)}), got one "
