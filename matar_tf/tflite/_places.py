@@ -26,7 +26,9 @@ __all__ = [
     "check_places",
     "fixed_outputs",
     "is_activation",
+    "is_float",
     "makers_of",
+    "multiplies_integers",
     "passed_on",
     "tensors_of",
 ]
@@ -85,7 +87,11 @@ def _check_kinds(model: Any, places: TemplateMap) -> None:
                 f"The template map expects one of {list(known)} as operator {index}, "
                 f"the template has a {names[index]} there."
             )
-    multiplying = {i for i, name in enumerate(names) if name in COMPUTE_OPS}
+    multiplying = {
+        i
+        for i, one in enumerate(model.subgraphs[0].operators)
+        if multiplies_integers(model, one)
+    }
     filled = [index for index, _ in expected]
     if not multiplying <= set(filled) or len(set(filled)) < len(filled):
         raise ModelError(
@@ -138,7 +144,7 @@ def _check_kernels(model: Any) -> None:
     stored = {
         int(index)
         for operator in graph.operators
-        if op_name(model, operator) in COMPUTE_OPS
+        if multiplies_integers(model, operator)
         for index in (operator.inputs[1], bias_of(model, operator))
         if index >= 0
     }
@@ -160,6 +166,8 @@ def _check_grids(model: Any, places: TemplateMap) -> None:
     clamps = {i for indices in places.clamps.values() for i in indices}
     for number, operator in enumerate(model.subgraphs[0].operators):
         name, output = op_name(model, operator), int(operator.outputs[0])
+        if is_float(model, output):
+            continue
         settings = OPERATORS[name].settings
         data = [int(i) for at, i in enumerate(operator.inputs) if at not in settings]
         entries = {places.tensors.get(index) for index in (*data, output)}
@@ -203,6 +211,17 @@ def is_activation(model: Any, index: int) -> bool:
     """Whether a tensor is computed, in int8."""
     tensor = model.subgraphs[0].tensors[index]
     return tensor.type == schema.TensorType.INT8 and tensor_array(model, tensor) is None
+
+
+def is_float(model: Any, index: int) -> bool:
+    """Whether a tensor is of floats."""
+    return model.subgraphs[0].tensors[index].type == schema.TensorType.FLOAT32
+
+
+def multiplies_integers(model: Any, operator: Any) -> bool:
+    """Whether an operator multiplies integers by a kernel."""
+    is_compute = op_name(model, operator) in COMPUTE_OPS
+    return is_compute and not is_float(model, int(operator.outputs[0]))
 
 
 def tensors_of(operator: Any) -> list[int]:

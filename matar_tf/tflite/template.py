@@ -23,11 +23,11 @@ from matar_tf.tflite._places import (
     fixed_outputs,
     is_activation,
     makers_of,
+    multiplies_integers,
     passed_on,
     tensors_of,
 )
 from matar_tf.tflite._schema import (
-    COMPUTE_OPS,
     CheckedModel,
     compact,
     find_operator_code,
@@ -52,11 +52,14 @@ class Fingerprints:
       weights: Scale of each kernel, by weight entry.
       activations: Scale of each activation, by activation entry.
       signed: Activation entries with values below 0.
+      float_layers: Names of the layers that stay in float, by the numbers of their
+        marks.
     """
 
     weights: Mapping[str, float]
     activations: Mapping[str, float]
     signed: tuple[str, ...]
+    float_layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +119,9 @@ def read_template(
       ModelError: If a layer came out in float, or an entry or output cannot be found.
     """
     model = parse_model(content)
-    normalise(model, outputs)
-    _check_operators(model)
+    islands = normalise(model, outputs)
+    in_float = {id(one) for island in islands.values() for one in island}
+    _check_operators(model, in_float)
     clamps = _replace_clamps(model, fingerprints)
     compact(model)
     tensors = _match_tensors(model, fingerprints)
@@ -134,12 +138,18 @@ def read_template(
                 "was folded into another."
             )
     before = find_before_clamps(model, tensors, clamps)
+    places = {id(one): place for place, one in enumerate(model.subgraphs[0].operators)}
     return Template(
         content=check_model(write_model(model)),
         tensors=tensors,
         kernels=kernels,
         clamps=clamps,
         before_clamps=before,
+        islands={
+            fingerprints.float_layers[number]: tuple(places[id(one)] for one in island)
+            for number, island in islands.items()
+            if island
+        },
     )
 
 
@@ -157,9 +167,17 @@ def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     return None
 
 
-def _check_operators(model: Any) -> None:
+def _check_operators(model: Any, in_float: set[int]) -> None:
+    """Refuses operators that no rules check, and those that should not be in float.
+
+    Args:
+      model: The converted model.
+      in_float: The operators of float layers, by identity.
+    """
     graph = model.subgraphs[0]
     for operator in graph.operators:
+        if id(operator) in in_float:
+            continue
         name = op_name(model, operator)
         label = (graph.tensors[operator.outputs[0]].name or b"?").decode()
         if name not in OPERATORS:
@@ -187,7 +205,8 @@ def _replace_clamps(
             for i in operator.inputs
             if tensor_array(model, graph.tensors[i]) is None
         ]
-        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1:
+        is_float = graph.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
+        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1 or is_float:
             continue
         scale = _scale(graph.tensors[operator.outputs[0]])
         entry = _match(scale or 0.0, fingerprints.activations)
@@ -231,7 +250,7 @@ def _match_kernels(
     graph = model.subgraphs[0]
     kernels: dict[str, KernelPlace] = {}
     for index, operator in enumerate(graph.operators):
-        if op_name(model, operator) not in COMPUTE_OPS:
+        if not multiplies_integers(model, operator):
             continue
         kernel = graph.tensors[operator.inputs[1]]
         entry = _match(_scale(kernel) or 0.0, fingerprints.weights)

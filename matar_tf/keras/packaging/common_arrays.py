@@ -79,6 +79,8 @@ def common_arrays(model: KerasModel) -> Iterator[tuple[Tensor, Source]]:
     """Yields each variable whose values are in the model's parameters too."""
     norms = norms_of(model)
     for layer in model.layers:
+        for one, variable in wrapper.float_kernels(layer):
+            yield variable, _float_kernel_of(one.entry, tuple(variable.shape))
         quantizer = wrapper.kernel_quantizer(layer)
         if quantizer is None:
             continue
@@ -98,6 +100,10 @@ def _kernel_of(entry: str, layer: KerasLayer, kernel: Tensor) -> Source:
     shape = tuple(kernel.shape)
     layout = layout_of(layer, len(shape))
     return lambda found: from_tflite(layout, found.layers[entry].kernel, shape)
+
+
+def _float_kernel_of(entry: str, shape: tuple[int, ...]) -> Source:
+    return lambda found: found.layers[entry].kernel.reshape(shape)
 
 
 def _bias_of(entry: str) -> Source:

@@ -64,6 +64,11 @@ class KernelGrid(_Grid, Protocol):
         """Whether the channels are on the last axis but one."""
         ...
 
+    @property
+    def in_float(self) -> bool:
+        """Whether the layer computes in float."""
+        ...
+
     def all_steps(self) -> np.ndarray:
         """Returns the steps of every width, ``[len(bits), *channels]``."""
         ...

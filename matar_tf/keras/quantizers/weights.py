@@ -33,9 +33,13 @@ class WeightQuantizer(MultiBitQuantizer):
       is_transposed: Whether the last two axes are to change places first, as in
         transposed convolutions, ``[h, w, out, in]``.
       per_channel: Whether each channel has a step of its own, or all have one.
+
+    Attributes:
+      in_float: Whether the layer computes in float; the one who makes it says so.
     """
 
     kind = "weights"
+    in_float = False
 
     def __init__(
         self,
