@@ -306,9 +306,7 @@ def _layer_json(layer: LayerWorkload) -> dict[str, Any]:
 
 
 def _read_layer(value: Any) -> LayerWorkload:
-    if isinstance(value, dict):
-        value = {**dict.fromkeys(_FLOAT_KEYS, 0), **cast("dict[str, object]", value)}
-    entry = _READER.object(value, "layer", _LAYER_KEYS)
+    entry = _READER.object(value, "layer", _LAYER_KEYS, _FLOAT_KEYS)
     kinds = {kind.value for kind in OpKind}
     kind = _READER.field(entry, "kind", str)
     if kind not in kinds:
@@ -328,9 +326,11 @@ def _read_layer(value: Any) -> LayerWorkload:
         kernel_size=_pair(entry, "kernel_size"),
         strides=_pair(entry, "strides"),
         groups=_count(entry, "groups", 1),
-        **{name: _count(entry, name) for name in _FLOAT_KEYS},
+        **{name: _count(entry, name) for name in _FLOAT_KEYS if name in entry},
     )
 
 
 _TENSOR_KEYS: Final = tuple(field.name for field in fields(TensorWorkload))
-_LAYER_KEYS: Final = tuple(field.name for field in fields(LayerWorkload))
+_LAYER_KEYS: Final = tuple(
+    field.name for field in fields(LayerWorkload) if field.name not in _FLOAT_KEYS
+)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
+from fixtures.digits import digits_artifact
 from fixtures.graphs import TYPES, add_operator, add_tensor, multiplication, options_of
 
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy, legal_space
 from matar_tf.pricing.model import CostModel, estimate
+from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
+from matar_tf.reporting.matrix import matrix_from_json, matrix_to_text
+from matar_tf.run.costs import PolicyCosts, cost_matrix
 from matar_tf.space import PolicySpace
 from matar_tf.targets import list_targets, load_target
 from matar_tf.template_map import KernelPiece, KernelPlace
@@ -23,6 +28,7 @@ from matar_tf.tflite._schema import (
     set_buffer,
     write_model,
 )
+from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.template import Template
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
@@ -294,3 +300,68 @@ def wide(workload):
     return Policy(
         weights=dict.fromkeys(POLICY.weights, 8), activations=POLICY.activations
     )
+
+
+REASONS = {"rnn": "Expected layers that integer kernels compute,\n  got 'rnn' (RNN)"}
+
+
+@pytest.fixture(name="artifact", scope="module")
+def _artifact(template, workload):
+    return dataclasses.replace(
+        digits_artifact(),
+        workload=workload,
+        template=template.content,
+        template_map=template.places,
+        space=SPACE,
+        provenance={"float_layers": REASONS},
+    )
+
+
+class TestLists:
+    """What is printed of layers in float: names, reasons, their share of the cost."""
+
+    def test_an_artifact_prints_them(self, artifact):
+        text = repr(artifact)
+        # 288 of 672 multiply-accumulates are those of the two kernels.
+        assert "1 layers in float, 42.9% of the MACs:" in text
+        assert "    rnn: Expected layers" in text
+        bare = dataclasses.replace(artifact, provenance={})
+        assert bare.float_layers == {"rnn": ""}
+        assert "\n    rnn\n" in f"{bare!r}\n"
+
+    def test_costs_on_targets_list_them(self, artifact):
+        names = ("host_litert", "mpic")
+        policies = {"w8a8": wide(artifact.workload)}
+        unused = ModelBuilder(digits_artifact())  # of files, for a compiler
+        targets = [load_target(one) for one in names]
+        matrix = cost_matrix(artifact, policies, targets, unused)
+        price = estimate(artifact.workload, policies["w8a8"], load_target(names[0]))
+        figures = matrix.entry("w8a8", "host_litert").figures
+        assert figures["float_share"] == pytest.approx(price.float_share)
+        # In float 302.304, 601.152 and 905.76 cycles; beside them a dense layer of 384
+        # products, a ReLU of 24 elements, and the network's own.
+        expected = 1809.216 / (1809.216 + 311.52 + 302.4 + 1500)
+        assert price.float_share == pytest.approx(expected)
+        (refusal,) = matrix.entry("w8a8", "mpic").violations
+        assert "stays in float: ['rnn/kernel', 'rnn/recurrent', 'rnn']" in refusal
+        for text in (matrix_to_text(matrix), matrix_to_markdown(matrix)):
+            assert re.search("Stays in float:?\n+- rnn: Expected .* got 'rnn'", text)
+            assert f"{100 * price.float_share:.1f}" in text
+        assert "float_share" in matrix_to_csv(matrix)
+        assert matrix_from_json(matrix_to_json(matrix)) == matrix
+
+    def test_networks_of_integers_say_nothing_of_it(self):
+        artifact = digits_artifact()
+        policies = {"w8a8": artifact.space.widest()}
+        matrix = cost_matrix(artifact, policies, [load_target("mpic")])
+        assert "float_share" not in matrix.entries[0].figures
+        assert "float_layers" not in matrix_to_json(matrix)
+        assert "in float" not in matrix_to_text(matrix)
+        assert "in float" not in repr(artifact)
+
+    def test_no_compiler_prices_them(self, artifact):
+        """Vela would say nothing of what it leaves to the processor."""
+        target = load_target("ethos_u55_128")
+        costs = PolicyCosts(artifact, target, builder=None)
+        assert costs.kind == "modelled"
+        assert (costs(wide(artifact.workload))["float_share"] or 0.0) > 0.5

@@ -112,6 +112,12 @@ class Cost:
     mean_activation_bits: float
     layers: tuple[LayerCost, ...]
 
+    @property
+    def float_share(self) -> float:
+        """Share of the cycles that layers in float take."""
+        in_float = (one.cycles for one in self.layers if one.kind is OpKind.FLOAT)
+        return sum(in_float) / self.cycles if self.cycles else 0.0
+
 
 def estimate(
     workload: Workload, policy: Policy, target: Target, *, batch_size: int = 1
@@ -158,6 +164,9 @@ class CostModel:
             _LayerModel(layer, workload, target, batch_size, price_layer)
             for layer in workload.layers
         )
+        self.has_floats: Final = any(
+            layer.kind is OpKind.FLOAT for layer in workload.layers
+        )
         self._batch_size = batch_size
         self._liveness = Liveness(workload, target.storage)
         self._num_weight_elems = sum(layer.weight_elems for layer in workload.layers)
@@ -200,11 +209,15 @@ class CostModel:
         )
 
     def totals(self, policy: Policy) -> dict[str, float | None]:
-        """Returns what a search can minimize, by its name in `Cost`; fast."""
+        """Returns what a search can minimize, by its name in `Cost`; fast.
+
+        ``float_share`` only of a network of which layers stay in float.
+        """
         sums, peak_bytes = self._table.sums(policy)
         network_cycles = self._network_cycles(sums.weight_bytes)
         cycles = sums.cycles + network_cycles
         energy = None if math.isnan(sums.energy_pj) else sums.energy_pj
+        share = {"float_share": sums.float_cycles / cycles} if self.has_floats else {}
         return {
             "latency_ms": self._latency_ms(cycles),
             "cycles": cycles,
@@ -212,6 +225,7 @@ class CostModel:
             "weight_bytes": sums.weight_bytes,
             "peak_activation_bytes": self._batch_size * peak_bytes,
             "bops": sums.bops,
+            **share,
         }
 
     def _latency_ms(self, cycles: float) -> float:
@@ -290,7 +304,8 @@ class _LayerModel:
         """Returns the figures of `price` that are added up."""
         price = self.price(weight_bits, input_bits, output_bits)
         energy = math.nan if price.energy_pj is None else price.energy_pj
-        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops)
+        in_float = price.cycles if price.kind is OpKind.FLOAT else 0.0
+        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops, in_float)
 
     def _compute_price(
         self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
