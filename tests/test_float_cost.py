@@ -185,9 +185,12 @@ class TestWorkload:
     @pytest.mark.parametrize(
         ("islands", "message"),
         [
-            ({"rnn": (3, 4), "other": (4, 5)}, "some twice"),
-            ({"rnn": (3, 4, 99)}, "some twice, or others"),
-            ({"a": (3, 6), "b": (4, 5, 7)}, "read of each other"),
+            ({"rnn": (3, 4, 5, 6, 7, 8), "other": (4, 5)}, "some twice"),
+            ({"rnn": (3, 4, 5, 6, 7, 8, 99)}, "some twice, or others"),
+            ({"a": (3, 6), "b": (4, 5, 7, 8)}, "read of each other"),
+            ({"rnn": (3, 4, 5, 6, 7)}, r"not so are those at \[8\]"),
+            ({"rnn": (1, 3, 4, 5, 6, 7, 8)}, r"not so are those at \[1\]"),
+            ({}, r"not so are those at \[3, 4, 5, 6, 7, 8\]"),
         ],
     )
     def test_islands_that_are_not_there_are_refused(self, template, islands, message):

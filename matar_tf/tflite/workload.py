@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from matar_tf.errors import ModelError, printable
+from matar_tf.errors import ModelError, printable, shown
 from matar_tf.operators import OPERATORS, CostShape
+from matar_tf.tflite._floats import float_operators
 from matar_tf.tflite._island_workload import Island, IslandKernel, groups_of
 from matar_tf.tflite._schema import (
     bias_of,
@@ -64,6 +65,7 @@ class _Reader:
 
     def read(self) -> Workload:
         """Returns the workload."""
+        self._check_islands()
         for name, places in groups_of(self._model, self._template.islands):
             if name is not None:
                 self._add_island(name, places)
@@ -79,6 +81,24 @@ class _Reader:
             ),
             outputs=tuple(self._name(int(index)) for index in self._graph.outputs),
         )
+
+    def _check_islands(self) -> None:
+        """Checks that what computes in float, and no other, is of a layer in float."""
+        operators = self._graph.operators
+        inside = {
+            place
+            for places in self._template.islands.values()
+            for place in places
+            if 0 <= place < len(operators)
+            and op_name(self._model, operators[place]) != "DEQUANTIZE"
+        }
+        expected = {*float_operators(self._model)}
+        if inside != expected:
+            raise ModelError(
+                "Expected all operators of the template that compute in float, and no "
+                "others, in layers that stay in float, but not so are those at "
+                f"{shown(sorted(inside ^ expected))}; package the model again."
+            )
 
     def _add_operator(self, number: int) -> None:
         """Adds an operator that is a layer by itself."""
