@@ -369,9 +369,12 @@ class TestFiles:
             content = builder.build(artifact.space.named(name))
             runner = Runner(content)
             rng = np.random.default_rng(0)
-            samples = rng.normal(
-                0.2, 0.5, (5, *next(iter(runner.input_shapes.values())))
-            ).astype(np.float32)
+            samples: Any = {
+                one: rng.normal(0.2, 0.5, (5, *shape)).astype(np.float32)
+                for one, shape in runner.input_shapes.items()
+            }
+            if len(samples) == 1:
+                (samples,) = samples.values()
             found = verify(content, samples)
             assert found.first_runtime_difference is None
             assert found.agreement == 1.0
