@@ -344,7 +344,7 @@ def _check_outputs(artifact: Artifact, path: Path) -> None:
 
 
 def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:
-    if set(places.kernels) != set(space.weights) or (
+    if {*places.kernels, *places.pieces} != set(space.weights) or (
         set(places.tensors.values()) != set(space.activations)
     ):
         raise ArtifactError(

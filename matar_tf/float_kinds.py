@@ -45,8 +45,6 @@ FLOAT_KINDS: Final = {
     "LSTM": _float(inner=("cell",)),
     "LSTMCell": _float(*_RECURRENT),
     "LayerNormalization": _float(),
-    "LocallyConnected1D": _float("kernel"),
-    "LocallyConnected2D": _float("kernel"),
     "Masking": _float(),
     "MaxPooling3D": _float(),
     "RNN": _float(inner=("cell",)),

@@ -24,6 +24,11 @@ from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
+from matar_tf.tflite._float_kernels import (
+    check_pieces,
+    kernel_names,
+    store_pieces,
+)
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
 from matar_tf.tflite._levels import passing_channels, quantize_kernel
@@ -129,10 +134,25 @@ class ModelBuilder:
         kernels = [
             self._kernel(model, entry, bits, policy)
             for entry, bits in policy.weights.items()
+            if entry in self._template.kernels
         ]
         self._fill_tensors(model, policy)
+        in_float = [
+            store_pieces(
+                model,
+                entry,
+                pieces,
+                self._artifact.parameters.layers[entry],
+                policy.weights[entry],
+                get_profile(profile).name,
+            )
+            for entry, pieces in self._template.pieces.items()
+        ]
         operators = list(model.subgraphs[0].operators)
-        storages = store_kernels(model, kernels, get_profile(profile))
+        storages = (
+            *store_kernels(model, kernels, get_profile(profile)),
+            *in_float,
+        )
         _check_ratios(model, kernels)
         self._drop_identity_clamps(model, policy, operators)
         return model, storages
@@ -152,7 +172,13 @@ class ModelBuilder:
             **self._signer,
             "policy": policy.to_json(),
             "profile": profile,
-            "kernels": {f"{one.entry}/kernel": one.entry for one in storages},
+            "kernels": {
+                name: one.entry
+                for one in storages
+                for name in kernel_names(
+                    one.entry, len(self._template.pieces.get(one.entry, ()))
+                )
+            },
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
@@ -266,6 +292,9 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
     model = parse_model(template.content)
     graph = model.subgraphs[0]
     for entry, layer in artifact.parameters.layers.items():
+        if entry in template.pieces:
+            check_pieces(model, entry, template.pieces[entry], layer)
+            continue
         operator = graph.operators[template.kernels[entry].operator]
         shapes = [
             tuple(int(size) for size in graph.tensors[index].shape)

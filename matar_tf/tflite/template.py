@@ -9,7 +9,7 @@ positions guessed from the converter's habits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from matar_tf.errors import ModelError
@@ -17,6 +17,7 @@ from matar_tf.operators import OPERATORS
 from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.tflite._converted import normalise
 from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._pieces import CodedKernel, take_pieces
 from matar_tf.tflite._places import (
     SAME_GRID_OPS,
     check_places,
@@ -54,12 +55,16 @@ class Fingerprints:
       signed: Activation entries with values below 0.
       float_layers: Names of the layers that stay in float, by the numbers of their
         marks.
+      float_kernels: Their kernels, by weight entry.
     """
 
     weights: Mapping[str, float]
     activations: Mapping[str, float]
     signed: tuple[str, ...]
     float_layers: tuple[str, ...] = ()
+    float_kernels: Mapping[str, CodedKernel] = field(
+        default_factory=dict[str, CodedKernel]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +127,19 @@ def read_template(
     islands = normalise(model, outputs)
     in_float = {id(one) for island in islands.values() for one in island}
     _check_operators(model, in_float)
+    pieces = take_pieces(model, fingerprints.float_kernels, islands)
     clamps = _replace_clamps(model, fingerprints)
     compact(model)
     tensors = _match_tensors(model, fingerprints)
     kernels = _match_kernels(model, fingerprints, tensors)
-    for field, found, expected in (
+    for kind, found, expected in (
         ("activation", set(tensors.values()), fingerprints.activations),
         ("weight", set(kernels), fingerprints.weights),
     ):
         missing = sorted(set(expected) - found)
         if missing:
             raise ModelError(
-                f"Expected each {field} entry in the converted model, but "
+                f"Expected each {kind} entry in the converted model, but "
                 f"{missing} did not survive conversion; a layer there may be dead or "
                 "was folded into another."
             )
@@ -150,6 +156,7 @@ def read_template(
             for number, island in islands.items()
             if island
         },
+        pieces=pieces,
     )
 
 

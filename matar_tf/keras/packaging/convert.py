@@ -40,6 +40,7 @@ from matar_tf.keras.rewrite.check import end_refusals, raise_refusals
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
 from matar_tf.tflite._islands import without_marks
+from matar_tf.tflite._pieces import CodedKernel, code_values
 from matar_tf.tflite.profiles import largest_factor
 from matar_tf.tflite.template import Fingerprints, Template, read_template
 
@@ -186,6 +187,7 @@ class _TemplateTracer(FloatTracer):
         self._weights: dict[str, float] = {}
         self._activations: dict[str, float] = {}
         self._signed: list[str] = []
+        self._float_kernels: dict[str, CodedKernel] = {}
 
     def fingerprints(self, float_layers: tuple[str, ...]) -> Fingerprints:
         """Returns the scales that were given out.
@@ -195,12 +197,24 @@ class _TemplateTracer(FloatTracer):
         """
         return Fingerprints(
             float_layers=float_layers,
+            float_kernels=self._float_kernels,
             weights=self._weights,
             activations=self._activations,
             signed=tuple(self._signed),
         )
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
+        if quantizer.in_float:
+            start = sum(one.size for one in self._float_kernels.values())
+            kernel = self._float_kernels.setdefault(
+                quantizer.entry,
+                CodedKernel(
+                    start=start,
+                    size=x.shape.num_elements(),
+                    has_one_step=not quantizer.per_channel,
+                ),
+            )
+            return tf.constant(code_values(kernel.start, tuple(x.shape)))
         scale = np.float32(_WEIGHT_SCALE * _RATIO ** len(self._weights))
         rng = np.random.default_rng(len(self._weights))
         self._weights[quantizer.entry] = float(scale)
@@ -245,6 +259,9 @@ class _PolicyTracer(FloatTracer):
     """Gives every tensor its values under the policy in force."""
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
+        if quantizer.in_float:
+            with tf.init_scope():
+                return tf.constant(quantizer.fake_quantize(x).numpy())
         bits, step = _bits_and_step(quantizer)
         qmin, qmax = weight_range(bits)
         with tf.init_scope():

@@ -16,8 +16,11 @@ from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
 from matar_tf.keras.borders import Dequantize, Quantize
 from matar_tf.keras.layers import InputQuantize
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import kind_of
+from matar_tf.keras.rewrite.foreign import why_foreign
+from matar_tf.layer_kinds import LAYER_KINDS
 
-__all__ = ["convertible", "float_layers"]
+__all__ = ["convertible", "float_layers", "float_reasons"]
 
 _BORDERS = (Dequantize, InputQuantize, Quantize)
 
@@ -40,6 +43,23 @@ def float_layers(model: KerasModel) -> list[KerasLayer]:
             if is_float and not isinstance(layer, _BORDERS):
                 found[id(layer)] = layer
     return list(found.values())
+
+
+def float_reasons(model: KerasModel) -> dict[str, str]:
+    """Returns why layers of a multi-bitwidth model compute in float, by their names.
+
+    In one sentence each, that does not depend on what the network was made of.
+    """
+    found: dict[str, str] = {}
+    for layer in map(wrapper.inner_layer, float_layers(model)):
+        row = LAYER_KINDS.get(kind_of(layer))
+        found[layer.name] = (
+            why_foreign(layer, layer.name)
+            if row is None or row.is_float
+            else f"{layer.name!r} ({kind_of(layer)}) reads float tensors alone, or has "
+            "arguments that no integer kernel computes."
+        )
+    return found
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from matar_tf.keras.checks import (
 )
 from matar_tf.keras.packaging.common_arrays import layout_of, norms_of, to_tflite
 from matar_tf.keras.packaging.convert import make_template
+from matar_tf.keras.packaging.float_layers import float_reasons
 from matar_tf.keras.packaging.network import network_members, why_unstored
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
@@ -37,7 +38,13 @@ from matar_tf.tflite.workload import read_workload
 __all__ = ["extract_parameters", "package", "training_versions"]
 
 _FUNCTIONS: Final = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}  # by operator
-_KNOWN: Final = ("versions", "calibration_digest", "calibration_samples", CARD_KEY)
+_KNOWN: Final = (
+    "float_layers",
+    "versions",
+    "calibration_digest",
+    "calibration_samples",
+    CARD_KEY,
+)
 
 
 def package(
@@ -137,6 +144,9 @@ def _provenance(
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
     known = {"versions": training_versions(), **calibration_record(model)}
+    reasons = float_reasons(model)
+    if reasons:
+        known["float_layers"] = reasons
     cards = {} if card is None else {CARD_KEY: card.to_json()}
     return {"command": "matar_tf.package", **known, **given, **cards}
 

@@ -366,7 +366,7 @@ class FloatQuantizeConfig(MatarQuantizeConfig):
                 per_channel=self.per_channel and one.layout is not KernelLayout.TABLE,
             )
             quantizer.suffix = "" if len(kernels) == 1 else f"/{name}"
-            quantizer.in_float = True
+            quantizer.name_in_layer = name.replace("/", "_")
             self.multi_bit_quantizers.append(quantizer)
             holder, attribute = _holder(layer, one.attribute)
             weight = getattr(holder, attribute)

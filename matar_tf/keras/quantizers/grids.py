@@ -65,6 +65,11 @@ class KernelGrid(_Grid, Protocol):
         ...
 
     @property
+    def per_channel(self) -> bool:
+        """Whether each channel has a step of its own."""
+        ...
+
+    @property
     def in_float(self) -> bool:
         """Whether the layer computes in float."""
         ...

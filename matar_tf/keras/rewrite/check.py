@@ -11,6 +11,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from dataclasses import replace
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -18,11 +19,23 @@ from numpy.typing import ArrayLike
 
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
-from matar_tf.keras.rewrite.kinds import INPUT, activation_row, row_of
+from matar_tf.keras.rewrite.kinds import (
+    INPUT,
+    activation_row,
+    is_compute,
+    row_of,
+    row_of_kind,
+)
 from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
-__all__ = ["end_refusals", "float_reasons", "raise_refusals", "refusals"]
+__all__ = [
+    "end_refusals",
+    "float_reasons",
+    "has_other_activation",
+    "raise_refusals",
+    "refusals",
+]
 
 _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
 _BLENDED = {1, 2, 4, 8}  # factors whose weights are exact
@@ -57,6 +70,8 @@ def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
     for node in graph.nodes:
         if only is None or node.origin in only:
             found += _faults(node, _NO_FORM, _REFUSALS)
+            if _has_no_float_form(node):
+                found += _float_faults(node)
     if all(node.kind == INPUT for node in graph.nodes):
         found.append(f"Expected layers to quantize, got none in {graph.name!r}.")
     return list(dict.fromkeys(found))
@@ -75,14 +90,33 @@ def float_reasons(
     """
     found: dict[str, list[str]] = {}
     for node in graph.nodes:
-        if only is not None and node.origin not in only:
-            continue
-        faults = [node.float_reason] if node.float_reason else []
-        if not faults and node.kind in LAYER_KINDS:
-            faults = list(_faults(node, _NO_INTEGERS, _CHECKS))
-        if faults:
+        is_checked = only is None or node.origin in only
+        faults = _float_faults(node) if is_checked else []
+        if faults and not _has_no_float_form(node):
             found[node.name] = faults
     return found
+
+
+def _float_faults(node: Node) -> list[str]:
+    """Returns why no integer kernel computes a node."""
+    if node.float_reason:
+        return [node.float_reason]
+    is_known = node.kind in LAYER_KINDS
+    return list(_faults(node, _NO_INTEGERS, _CHECKS)) if is_known else []
+
+
+def has_other_activation(node: Node) -> bool:
+    """Whether an activation function is all that no integer kernel computes here."""
+    plain = replace(node, activation="linear")
+    is_plain = is_compute(plain) or row_of(plain).folds_norm
+    return is_plain and bool(_float_faults(node)) and not _float_faults(plain)
+
+
+def _has_no_float_form(node: Node) -> bool:
+    """Whether the converter brings the kernel of a node to integers by itself."""
+    kernel = row_of_kind(node.kind).kernel
+    is_transposed = kernel is not None and kernel.is_transposed
+    return is_transposed and not has_other_activation(node)
 
 
 def end_refusals(inputs: Mapping[str, Shape]) -> list[str]:

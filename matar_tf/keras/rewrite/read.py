@@ -324,7 +324,7 @@ def _read_node(
         arguments=tuple(arguments),
         keywords=keywords,
         activation=activation_name(layer),
-        attributes={**_config(layer), "name": name} if is_known else {},
+        attributes={**_arguments(layer), "name": name} if is_known else {},
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
         is_frozen=not layer.trainable,
@@ -340,6 +340,15 @@ def _config(layer: KerasLayer) -> dict[str, Any]:
         return float32_config(layer)
     except (NotImplementedError, TypeError, ValueError):
         return {}
+
+
+def _arguments(layer: KerasLayer) -> dict[str, Any]:
+    """Returns a layer's arguments, with a function of the user's own as it is."""
+    config = _config(layer)
+    is_own = activation_name(layer) not in ACTIVATIONS
+    if "activation" in config and (is_own or not has_known_activation(layer)):
+        config["activation"] = layer.activation
+    return config
 
 
 def _weights(layer: KerasLayer) -> dict[str, Array]:
