@@ -33,6 +33,7 @@ __all__ = [
     "KernelStorage",
     "LayerKind",
     "Rounding",
+    "add_kind",
     "rounding_of",
 ]
 
@@ -128,116 +129,111 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
     )
 
 
-LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
-    {
-        **FLOAT_KINDS,
-        "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": _merges("ADD", counted_by="MultiBitAdd"),
-        "AlphaDropout": _drops(keeps_lifted=True),
-        "AttentionCore": LayerKind(min_inputs=3, can_go_negative=True, is_ours=True),
-        "Average": LayerKind(min_inputs=2),
-        "AveragePooling1D": _average("AveragePooling2D"),
-        "AveragePooling2D": _average(),
-        "BatchNormalization": _norm(is_ours=False),
-        "ChannelScale": LayerKind(
-            operators=("DEPTHWISE_CONV_2D",),
-            kernel=_DEPTHWISE,
-            lifted="ChannelScale",
-            can_fuse=True,
-            folds_norm=True,
-            can_go_negative=True,
-            is_constant=True,
-            is_ours=True,
-        ),
-        "Concatenate": _joins("CONCATENATION"),
-        "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
-        "Conv1DTranspose": _multiplies(
-            "TRANSPOSE_CONV", _TRANSPOSED, "Conv2DTranspose"
-        ),
-        "Conv2D": _multiplies("CONV_2D", _CONV),
-        "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
-        "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
-        "Cropping2D": _keeps("STRIDED_SLICE"),
-        "CustomScaleLayer": LayerKind(min_inputs=2, can_go_negative=True),
-        "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
-        "DepthwiseConv1D": _multiplies(
-            "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
-        ),
-        "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
-        "Dequantize": LayerKind(is_ours=True),
-        "Dropout": _drops(keeps_lifted=True),
-        "ELU": LayerKind(
-            activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
-        ),
-        "EinsumDense": LayerKind(can_go_negative=True, float_kernels=(_CONV,)),
-        "Flatten": _keeps(*_RESHAPES),
-        "GaussianDropout": _drops(keeps_lifted=True),
-        "GaussianNoise": _drops(keeps_lifted=True),
-        "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
-        "GlobalAveragePooling2D": _mean(),
-        "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
-        "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
-        "Identity": _drops(keeps_lifted=True),
-        "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
-        "InputQuantize": LayerKind(
-            operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
-        ),
-        "LayerScale": LayerKind(can_go_negative=True),
-        "LeakyReLU": LayerKind(
-            activation="leaky_relu",
-            keeps_lifted=True,
-            ranges={"alpha": (1e-6, math.inf)},  # 0 is a ReLU
-        ),
-        "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
-        "MaxPooling2D": _keeps("MAX_POOL_2D"),
-        "Maximum": _joins("MAXIMUM"),
-        "Minimum": _joins("MINIMUM"),
-        "MultiBitAdd": _merges("ADD", is_ours=True),
-        "MultiBitBatchNormalization": _norm(is_ours=True),
-        "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
-        "MultiHeadAttention": LayerKind(
-            can_go_negative=True, reads_masks=True, inner=_PROJECTIONS
-        ),
-        "Multiply": _merges("MUL", Rounding.PRODUCT),
-        "Normalization": LayerKind(can_go_negative=True),
-        "PReLU": LayerKind(can_go_negative=True),
-        "Permute": _keeps("TRANSPOSE"),
-        "Quantize": LayerKind(
-            operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
-        ),
-        "RandomBrightness": _drops(),
-        "RandomContrast": _drops(),
-        "RandomFlip": _drops(),
-        "RandomHeight": _drops(),
-        "RandomRotation": _drops(),
-        "RandomTranslation": _drops(),
-        "RandomWidth": _drops(),
-        "RandomZoom": _drops(),
-        "ReLU": LayerKind(
-            activation="relu", keeps_lifted=True, ranges={"threshold": (0.0, 0.0)}
-        ),
-        "RepeatVector": LayerKind(),
-        "Rescaling": LayerKind(can_go_negative=True),
-        "Reshape": _keeps(*_RESHAPES),
-        "SeparableConv1D": _separable("SeparableConv2D"),
-        "SeparableConv2D": _separable(),
-        "Slice": LayerKind(operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True),
-        "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
-        "SpatialDropout1D": _drops("SpatialDropout2D"),
-        "SpatialDropout2D": _drops(),
-        "StochasticDepth": _drops(),
-        "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
-        "TimeDistributed": LayerKind(can_go_negative=True, inner=("layer",)),
-        "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
-        "UpSampling2D": LayerKind(
-            operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-            grid=Grid.INPUT,
-            rounding=Rounding.BLEND,
-        ),
-        "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
-        "ZeroPadding2D": _keeps("PAD"),
-    }
-)
+_ROWS: Final[dict[str, LayerKind]] = {
+    **FLOAT_KINDS,
+    "Activation": LayerKind(activation="", keeps_lifted=True),
+    "Add": _merges("ADD", counted_by="MultiBitAdd"),
+    "AlphaDropout": _drops(keeps_lifted=True),
+    "AttentionCore": LayerKind(min_inputs=3, can_go_negative=True, is_ours=True),
+    "Average": LayerKind(min_inputs=2),
+    "AveragePooling1D": _average("AveragePooling2D"),
+    "AveragePooling2D": _average(),
+    "BatchNormalization": _norm(is_ours=False),
+    "ChannelScale": LayerKind(
+        operators=("DEPTHWISE_CONV_2D",),
+        kernel=_DEPTHWISE,
+        lifted="ChannelScale",
+        can_fuse=True,
+        folds_norm=True,
+        can_go_negative=True,
+        is_constant=True,
+        is_ours=True,
+    ),
+    "Concatenate": _joins("CONCATENATION"),
+    "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
+    "Conv1DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED, "Conv2DTranspose"),
+    "Conv2D": _multiplies("CONV_2D", _CONV),
+    "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
+    "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
+    "Cropping2D": _keeps("STRIDED_SLICE"),
+    "CustomScaleLayer": LayerKind(min_inputs=2, can_go_negative=True),
+    "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
+    "DepthwiseConv1D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"),
+    "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
+    "Dequantize": LayerKind(is_ours=True),
+    "Dropout": _drops(keeps_lifted=True),
+    "ELU": LayerKind(
+        activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
+    ),
+    "EinsumDense": LayerKind(can_go_negative=True, float_kernels=(_CONV,)),
+    "Flatten": _keeps(*_RESHAPES),
+    "GaussianDropout": _drops(keeps_lifted=True),
+    "GaussianNoise": _drops(keeps_lifted=True),
+    "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
+    "GlobalAveragePooling2D": _mean(),
+    "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
+    "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
+    "Identity": _drops(keeps_lifted=True),
+    "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
+    "InputQuantize": LayerKind(
+        operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+    ),
+    "LayerScale": LayerKind(can_go_negative=True),
+    "LeakyReLU": LayerKind(
+        activation="leaky_relu",
+        keeps_lifted=True,
+        ranges={"alpha": (1e-6, math.inf)},  # 0 is a ReLU
+    ),
+    "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
+    "MaxPooling2D": _keeps("MAX_POOL_2D"),
+    "Maximum": _joins("MAXIMUM"),
+    "Minimum": _joins("MINIMUM"),
+    "MultiBitAdd": _merges("ADD", is_ours=True),
+    "MultiBitBatchNormalization": _norm(is_ours=True),
+    "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
+    "MultiHeadAttention": LayerKind(
+        can_go_negative=True, reads_masks=True, inner=_PROJECTIONS
+    ),
+    "Multiply": _merges("MUL", Rounding.PRODUCT),
+    "Normalization": LayerKind(can_go_negative=True),
+    "PReLU": LayerKind(can_go_negative=True),
+    "Permute": _keeps("TRANSPOSE"),
+    "Quantize": LayerKind(
+        operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+    ),
+    "RandomBrightness": _drops(),
+    "RandomContrast": _drops(),
+    "RandomFlip": _drops(),
+    "RandomHeight": _drops(),
+    "RandomRotation": _drops(),
+    "RandomTranslation": _drops(),
+    "RandomWidth": _drops(),
+    "RandomZoom": _drops(),
+    "ReLU": LayerKind(
+        activation="relu", keeps_lifted=True, ranges={"threshold": (0.0, 0.0)}
+    ),
+    "RepeatVector": LayerKind(),
+    "Rescaling": LayerKind(can_go_negative=True),
+    "Reshape": _keeps(*_RESHAPES),
+    "SeparableConv1D": _separable("SeparableConv2D"),
+    "SeparableConv2D": _separable(),
+    "Slice": LayerKind(operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True),
+    "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
+    "SpatialDropout1D": _drops("SpatialDropout2D"),
+    "SpatialDropout2D": _drops(),
+    "StochasticDepth": _drops(),
+    "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
+    "TimeDistributed": LayerKind(can_go_negative=True, inner=("layer",)),
+    "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
+    "UpSampling2D": LayerKind(
+        operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+        grid=Grid.INPUT,
+        rounding=Rounding.BLEND,
+    ),
+    "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
+    "ZeroPadding2D": _keeps("PAD"),
+}
+LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(_ROWS)
 
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
@@ -276,6 +272,11 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
         "tanh": Activation(operator="TANH", grid=Grid.FIXED),
     }
 )
+
+
+def add_kind(name: str, row: LayerKind) -> None:
+    """Adds the row of a kind of a user's own, which stays in float."""
+    _ROWS[name] = row
 
 
 def rounding_of(kind: str, activation: str) -> Rounding | None:

@@ -15,6 +15,7 @@ from matar_tf.keras.quantizers.derived import (
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers.learned import ActivationQuantizer, MultiBitQuantizer
+from matar_tf.keras.quantizers.own_kinds import own_kind_of
 from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
@@ -58,6 +59,8 @@ def kind_of(layer: Any) -> str:
     A subclass is of a kind of its own.
     """
     name = type(layer).__name__
+    if own_kind_of(layer) is not None:
+        return name
     if name not in LAYER_KINDS or type(layer) is class_of(name):
         return name
     return f"{type(layer).__module__}.{name}"

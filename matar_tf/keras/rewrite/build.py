@@ -33,7 +33,7 @@ def build_model(
     """
     tensors: dict[TensorRef, Tensor] = {}
     for node in graph.nodes:
-        if node.name in (configs or {}):
+        if configs is not None and node.name in configs:
             inner = build_layer(node, graph, originals)
             wrap = FloatWrapper if node.float_reason else _Wrapper
             layer = wrap(inner, configs[node.name])

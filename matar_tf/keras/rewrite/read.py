@@ -24,6 +24,7 @@ from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
+from matar_tf.keras.rewrite.own_layers import as_known
 from matar_tf.keras.rewrite.variables import variables_by_name
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
@@ -303,7 +304,7 @@ def _value(value: Any) -> Any:
 def _read_node(
     call: Any, name: str, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
 ) -> Node:
-    layer = call.outbound_layer
+    layer = as_known(call.outbound_layer)
     kind = kind_of(layer)
     if kind in _OPERATIONS:
         return _read_operation(layer, call, name, refs, nodes)
@@ -329,7 +330,7 @@ def _read_node(
         is_copy=not is_known,
         is_frozen=not layer.trainable,
         refusal=_refusal(layer, name, is_known=is_known),
-        float_reason=_float_reason(call, name, is_known=is_known),
+        float_reason=_float_reason(layer, call, name, is_known=is_known),
         float_kernels=tuple(float_kernels(layer)),
     )
 
@@ -386,9 +387,8 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
     return ""
 
 
-def _float_reason(call: Any, name: str, *, is_known: bool) -> str:
+def _float_reason(layer: KerasLayer, call: Any, name: str, *, is_known: bool) -> str:
     """Returns why no integer kernel computes a layer, if Keras alone can tell."""
-    layer = call.outbound_layer
     if not is_known:
         return why_foreign(layer, name)
     if isinstance(layer, keras.layers.InputLayer):
