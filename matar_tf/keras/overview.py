@@ -269,10 +269,16 @@ def _reads_grid(layer: KerasLayer) -> bool:
         if wrapper.output_quantizer(above) is not None:
             return True
         row = _row(above)
-        if row is None or (row.kernel and wrapper.kernel_quantizer(above) is None):
+        if row is None or _is_in_float(above, row):
             return False
         above = wrapper.producer(above)
     return isinstance(layer, InputQuantize)
+
+
+def _is_in_float(layer: KerasLayer, row: LayerKind) -> bool:
+    """Whether a layer has no integer kernel, or one that is not quantized."""
+    is_bare = row.kernel is not None and wrapper.kernel_quantizer(layer) is None
+    return row.is_float or is_bare
 
 
 def _note(layer: KerasLayer, readers: _Readers) -> str:
@@ -282,7 +288,7 @@ def _note(layer: KerasLayer, readers: _Readers) -> str:
         return "float: its input is not quantized"
     if _is_norm(layer):
         return f"folded into {_name(wrapper.multiplier(layer))!r}"
-    if row is None or (row.kernel and wrapper.kernel_quantizer(layer) is None):
+    if row is None or _is_in_float(layer, row):
         return "float: not annotated"
     function = (
         None if row.activation is None else ACTIVATIONS.get(activation_name(inner))
