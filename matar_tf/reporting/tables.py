@@ -38,6 +38,7 @@ _DASH: Final = "-"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
     *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
+    "float_share",
 }
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 # What priced a result stands among its versions.
@@ -196,7 +197,11 @@ def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]
     preamble = [
         line
-        for sentence in (*whole.sentences, *_agreement(whole.rows))
+        for sentence in (
+            *whole.sentences,
+            *_agreement(whole.rows),
+            *_floats(whole.rows),
+        )
         for line in textwrap.wrap(sentence, _TEXT_WIDTH)
     ]
     return "\n".join([result.target, *preamble, "", *lines])
@@ -216,6 +221,18 @@ def _agreement(rows: Sequence[Row]) -> list[str]:
     least = min(values)
     more = "" if least == max(values) else " or more"
     return [f"Agreement with the Keras network: {column.text(least)} %{more}."]
+
+
+def _floats(rows: Sequence[Row]) -> list[str]:
+    """Returns what the text says of layers in float in the place of the column."""
+    column = figure_of("float_share")
+    known = [row.figures.get(column.name) for row in rows]
+    values = [value for value in known if value is not None]
+    if not values:
+        return []
+    low, high = column.text(min(values)), column.text(max(values))
+    share = low if low == high else f"{low} to {high}"
+    return [f"Layers that stay in float take {share} % of the cycles."]
 
 
 def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
