@@ -153,8 +153,8 @@ def _batches(model: KerasModel, samples: Any) -> list[dict[str, np.ndarray]]:
     }
     if len(sizes) > 1:
         raise DataError(
-            f"Expected batches of samples of one size, got {' and '.join(sorted(sizes))}; "
-            "resize them, or cut them to one."
+            "Expected batches of samples of one size, got "
+            f"{' and '.join(sorted(sizes))}; resize them, or cut them to one."
         )
     # In one piece, so that they are the same in many.
     whole = {
