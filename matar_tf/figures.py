@@ -132,6 +132,7 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("binary_accuracy", "binary accuracy", "%", "measured", 100.0, ",.2f"),
     ("mean_squared_error", "squared error", "", "measured", 1.0, ".4g"),
     ("mean_absolute_error", "absolute error", "", "measured", 1.0, ".4g"),
+    ("smooth_l1", "smooth L1", "", "measured", 1.0, ".4g"),
     ("argmax_agreement", "agreement", "%", "measured", 100.0, ",.2f"),
     ("mean_weight_bits", "W bits", "", "counted", 1.0, ",.2f"),
     ("mean_activation_bits", "A bits", "", "counted", 1.0, ",.2f"),
@@ -163,7 +164,7 @@ _BY_NAME: Final = {figure.name: figure for figure in FIGURES}
 _METRICS: Final = frozenset(
     {
         *("accuracy", "loss", "mean_iou", "auc", "binary_accuracy"),
-        *("mean_squared_error", "mean_absolute_error"),
+        *("mean_squared_error", "mean_absolute_error", "smooth_l1"),
     }
 )
 # What `matar_tf.run.costs.PolicyCosts` gives of every policy.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,9 +13,12 @@ from matar_tf.commands._command import Command, Given
 from matar_tf.commands._measuring import define_measuring, measured
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from absl.flags import FlagValues
 
     from matar_tf.artifact import Artifact
+    from matar_tf.keras.packaging.sizes import InputShape
 
 __all__ = ["COMMAND"]
 
@@ -54,6 +58,13 @@ def _define(values: FlagValues) -> None:
         "For the card: what the classes are called, in order.",
         flag_values=values,
     )
+    flags.DEFINE_multi_string(
+        "input_shape",
+        [],
+        "Size of the samples that ship, where the model leaves it open: 96x96x3; of "
+        "several inputs image=96x96x3, the flag once for each.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "sign",
         None,
@@ -78,6 +89,29 @@ def _define(values: FlagValues) -> None:
     _flags.data(values, default=None, otherwise="; for --measure")
     _flags.num_samples(values)
     _flags.overwrite(values)
+
+
+def _input_shape(texts: Sequence[str]) -> InputShape | None:
+    """Returns the sizes that a flag gives: ``96x96x3``, or ``image=96x96x3``.
+
+    Python's ``(96, 96, 3)`` will do, too.
+
+    Raises:
+      ModelError: If they are no sizes.
+    """
+    from matar_tf.errors import ModelError
+
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        parts = re.split(r"\s*[x,]\s*", sizes.strip("() "))
+        if not all(part.isascii() and part.isdigit() for part in parts):
+            raise ModelError(
+                "Expected sizes such as 96x96x3, or image=96x96x3 for one input of "
+                f"several, in --input_shape, got {text!r}; give integers."
+            )
+        found[name] = tuple(map(int, parts))
+    return found.get("") if set(found) <= {""} else found
 
 
 def _run(given: Given) -> int:
@@ -111,7 +145,11 @@ def _run(given: Given) -> int:
     model = keras.load_model(given.model, compile=False)
     provenance = {"command": given.command, "created": now()}
     artifact = keras.package(
-        model, provenance=provenance, card=card, include_network=given.network
+        model,
+        provenance=provenance,
+        card=card,
+        input_shape=_input_shape(given.input_shape),
+        include_network=given.network,
     )
     if given.measure is not None:
         artifact = measured(artifact, given, given.measure)

@@ -21,6 +21,7 @@ from matar_tf.keras.packaging.common_arrays import layout_of, norms_of, to_tflit
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.float_layers import float_reasons
 from matar_tf.keras.packaging.network import network_members, why_unstored
+from matar_tf.keras.packaging.sizes import InputShape, with_input_shape
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
@@ -54,6 +55,7 @@ def package(
     provenance: Mapping[str, Any] | None = None,
     card: ModelCard | None = None,
     outputs: Mapping[str, str] | None = None,
+    input_shape: InputShape | None = None,
     include_network: bool = True,
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
@@ -70,12 +72,14 @@ def package(
       card: What those should know who retarget it, or None.
       outputs: What outputs mean, by the names of their layers: ``{"boxes": "offsets of
         the anchors' corners"}``; None for those of which there is nothing to say.
+      input_shape: Shape of the samples that ship, without an axis for them, where the
+        model leaves sizes open: ``(224, 224, 3)``; of several inputs by their names.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
     Raises:
       ModelError: If the model is not wholly quantized, not trained, or its training
-        diverged.
+        diverged, or a size of its inputs is missing.
       ArtifactError: If accuracy or provenance is not what `Artifact` takes, or
         provenance says otherwise what is known here, or there is no such output.
     """
@@ -83,6 +87,8 @@ def package(
     check_initialized(model)
     check_finite_weights(model)
     warn_of_grids(model)
+    record = calibration_record(model)
+    model = with_input_shape(model, input_shape)
     template = make_template(model)
     reason = why_unstored(model) if include_network else ""
     if reason:
@@ -99,7 +105,7 @@ def package(
         template=template.content,
         template_map=template.places,
         accuracy={} if accuracy is None else accuracy,
-        provenance=_provenance(model, {} if provenance is None else provenance, card),
+        provenance=_provenance(record, {} if provenance is None else provenance, card),
         extras=extras,
         outputs=_outputs(model, template.content, outputs or {}),
     )
@@ -132,7 +138,7 @@ def _outputs(
 
 
 def _provenance(
-    model: KerasModel, given: Mapping[str, Any], card: ModelCard | None
+    record: Mapping[str, Any], given: Mapping[str, Any], card: ModelCard | None
 ) -> Mapping[str, Any]:
     """Returns what is put on record of how a model was made."""
     if not isinstance(given, Mapping):
@@ -143,7 +149,7 @@ def _provenance(
                 f"Expected provenance= without {name!r}, which package puts on record "
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
-    known = {"versions": training_versions(), **calibration_record(model)}
+    known = {"versions": training_versions(), **record}
     reasons = float_reasons(model)
     if reasons:
         known["float_layers"] = reasons
