@@ -22,7 +22,12 @@ def define_search_flags(values: FlagValues) -> None:
     _flags.trust(values)
     _flags.targets(values, "Names of the catalogue, or paths of .toml files.")
     _flags.output(values, "Folder to write.")
-    _flags.data(values)
+    _flags.data(
+        values,
+        default=None,
+        otherwise="; default: none, and accuracy is predicted from what the artifact's "
+        "developer measured",
+    )
     _flags.num_samples(values)
     _flags.seed(values, "the search")
     _define_aims(values)
