@@ -58,6 +58,8 @@ def _run(given: Given) -> int:
         fix=given.fix,
         start=given.start,
         holdout=given.holdout,
+        within=given.within,
+        want=given.want,
         profile=given.profile,
         jobs=given.jobs,
         executor=given.executor,

@@ -25,6 +25,7 @@ from matar_tf.reporting.intervals import interval_of, is_predicted
 from matar_tf.reporting.markdown import markdown_table, markdown_text
 from matar_tf.reporting.text import aligned
 from matar_tf.results import SearchResult
+from matar_tf.verdict import verdict_of
 
 __all__ = [
     "FLOAT_NAME",
@@ -134,6 +135,16 @@ def to_json(result: SearchResult, float_metrics: FloatMetrics = None) -> Any:
         "num_evaluated": result.num_evaluated,
         "num_reused": result.num_reused,
         "stop_reason": result.stop_reason.value,
+        "verdict": [
+            {
+                "kind": pick.kind,
+                "policy": pick.policy.name,
+                "beside": pick.beside,
+                "loss": pick.loss,
+                "chance": pick.chance,
+            }
+            for pick in verdict_of(result)
+        ],
         "columns": [{"name": one.name, "kind": one.kind} for one in table.columns],
         "rows": [
             {
@@ -315,6 +326,7 @@ def _sentences(
         f"{len(result.front)} {noun}; {number}; stopped: {result.stop_reason.value}; "
         f"seed {provenance.seed}.",
         source,
+        *(pick.sentence for pick in verdict_of(result)),
         f"Sources: {'; '.join(sources)}.",
     ]
 

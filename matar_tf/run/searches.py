@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from matar_tf.errors import SearchError
 from matar_tf.evolution import (
     EvaluationStore,
     SearchOptions,
@@ -29,6 +30,7 @@ from matar_tf.run.evaluators import (
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import Predicting
 from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.verdict import verdict_of
 
 __all__ = ["Searches", "search_one"]
 
@@ -93,12 +95,14 @@ class Searches:
             for one in result.references
             if one.name in self.run.settings.starts or _is_diagonal(one.name)
         )
-        result = replace(result, references=references)
+        settings = self.run.settings
+        result = replace(result, references=references, within=settings.within)
         evaluator = self._held_out
         if evaluator is None:
-            return result
+            return _wanted(result, settings.want)
         provenance = provenance_of(self.run, self.run.reported)
-        return on_held_out(result, self.store, provenance, evaluator)
+        found = on_held_out(result, self.store, provenance, evaluator)
+        return _wanted(found, settings.want)
 
     @functools.cached_property
     def _held_out(self) -> PolicyEvaluator | None:
@@ -136,6 +140,24 @@ def search_one(run: Run) -> SearchResult:
     finally:
         if store is not None:
             store.close()
+
+
+def _wanted(result: SearchResult, kind: str | None) -> SearchResult:
+    """Returns a result whose front is the one policy that is wanted, if one is.
+
+    Raises:
+      SearchError: If the front has none of the kind.
+    """
+    if kind is None:
+        return result
+    picks = {pick.kind: pick.policy for pick in verdict_of(result)}
+    if kind not in picks:
+        raise SearchError(
+            f"Expected a policy of the kind that is wanted, but a front of "
+            f"{len(result.front)} policies on {result.target!r} has only "
+            f"{', '.join(picks)}; leave want out."
+        )
+    return replace(result, front=(replace(picks[kind], name="policy_00"),))
 
 
 def _is_diagonal(name: str) -> bool:
