@@ -138,9 +138,7 @@ def _within(
         one.name: _chance(
             level - one.value(metric),
             result.within / 100.0,
-            0.0
-            if one.policy == beside.policy
-            else math.hypot(*(_deviation(x, metric, number) for x in (one, beside))),
+            _deviation(one, beside, metric, number),
         )
         for one in result.front
     }
@@ -184,13 +182,21 @@ def _width(name: str) -> int | None:
     return int(weights) if is_one else None
 
 
-def _deviation(one: Candidate, metric: Objective, num_samples: int) -> float:
-    """Returns the standard deviation of a share; of one measured, as of a sample."""
+def _deviation(
+    one: Candidate, beside: Candidate, metric: Objective, num_samples: int
+) -> float:
+    """Returns the standard deviation of what a policy loses against another.
+
+    Of predicted shares that of the policy alone: what is not known of the other, which
+    is near the best, is not known of both. Of measured ones as of independent samples.
+    """
+    if one.policy == beside.policy:
+        return 0.0
     low, high = (one.metrics.get(name) for name in bound_names(metric.name))
     if low is not None and high is not None:
         return (high - low) / (2.0 * _Z95)
-    share = one.value(metric)
-    return math.sqrt(max(share * (1.0 - share), 0.0) / max(num_samples, 1))
+    shares = [policy.value(metric) for policy in (one, beside)]
+    return math.sqrt(sum(x * (1.0 - x) for x in shares) / max(num_samples, 1))
 
 
 def _chance(loss: float, allowed: float, deviation: float) -> float:

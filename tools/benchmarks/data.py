@@ -25,12 +25,12 @@ from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError
 from matar_tf.evolution import EvaluationStore, SearchOptions, SearchProblem, search
 from matar_tf.measurements import Levels, Measurements
-from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor, rank_correlation
 from matar_tf.results import Objective, SearchResult
-from matar_tf.run.predicting import Predicting
+from matar_tf.run.predicting import Predicting, predicted_names
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.evaluate import ParallelEvaluator, evaluator_without_notes
+from matar_tf.verdict import CHEAPEST, verdict_of
 from tools.benchmarks.bars import Bar, provenance
 from tools.benchmarks.search_bench import TARGETS, Bench, Measured
 
@@ -177,8 +177,8 @@ def _front_bars(
 ) -> Iterator[Bar]:
     """Yields what fronts without data come to, beside searches on the first half."""
     measurements = _levelled(artifact, measurements, halves.first)
-    predictor = Predictor(measurements, "accuracy")
-    predicting = Predicting([predictor], _OBJECTIVES)
+    predictors = [Predictor(measurements, "accuracy")]
+    predicting = Predicting(predictors, _OBJECTIVES)
     shares: dict[str, float] = {}
     for target in TARGETS:
         problem = halves.bench.problem(target, artifact.space)
@@ -191,7 +191,13 @@ def _front_bars(
             )
             for seed in _SEEDS
         ]
-        front = _predicted_front(problem, predicting)
+        front = search(
+            replace(problem, metric_names=predicted_names(predictors)),
+            predicting,
+            options=SearchOptions(max_evaluations=num_evaluations, patience=None),
+            provenance=provenance(num_samples=0),
+            surrogate=predicting.surrogate,
+        )
         uniform = [
             problem.space.named(name)
             for name in problem.space.uniform_names(mixed=True)
@@ -208,7 +214,7 @@ def _front_bars(
             limit="at least 0.965, and uniform policies",
             held=shares[target] >= max(0.965, alone),
         )
-        yield from _within_bars(halves, problem, front, references, predictor)
+        yield _within_bar(halves, problem, front, references)
     mean = float(np.mean([*shares.values()]))
     yield Bar(
         name="the same, mean of the targets",
@@ -236,31 +242,20 @@ def _levelled(
     )
 
 
-def _predicted_front(problem: SearchProblem, predicting: Predicting) -> SearchResult:
-    return search(
-        replace(problem, metric_names=("accuracy",)),
-        predicting,
-        options=SearchOptions(max_evaluations=400),
-        provenance=provenance(num_samples=0),
-        surrogate=predicting.surrogate,
-    )
-
-
 def _volume(halves: _Halves, problem: SearchProblem, result: SearchResult) -> float:
     return halves.bench.unseen_volume(problem, [one.policy for one in result.front])
 
 
-def _within_bars(
+def _within_bar(
     halves: _Halves,
     problem: SearchProblem,
     front: SearchResult,
     references: Sequence[SearchResult],
-    predictor: Predictor,
-) -> Iterator[Bar]:
-    """Yields whether the fastest policy within a point of w8a8 is within it."""
-    widest = problem.space.widest()
-    level = halves.second.metric("accuracy", [widest])[0]
-    chosen = _fastest_within(front, predictor, widest)
+) -> Bar:
+    """Returns whether the policy that a verdict says is within a point is so."""
+    pick = next(one for one in verdict_of(front) if one.kind == CHEAPEST)
+    chosen, beside = pick.policy.policy, problem.space.named(str(pick.beside))
+    level = halves.second.metric("accuracy", [beside])[0]
     found = halves.second.metric("accuracy", [chosen])[0]
     others = [one for result in references for one in result.front]
     judged = halves.second.metric("accuracy", [one.policy for one in others])
@@ -270,25 +265,13 @@ def _within_bars(
         if accuracy >= level - _WITHIN
     )
     cost = float(problem.costs(chosen)["latency_ms"] or 0.0)
-    yield Bar(
-        name=f"{problem.target}: fastest within a point of w8a8, without data",
+    return Bar(
+        name=f"{problem.target}: fastest within a point of {pick.beside}, without data",
         figure=f"{100.0 * (level - found):.2f} points below, {cost / cheapest:.3f} "
         "times the cheapest of the references",
         limit="at most 1 point, 1.10 times",
         held=found >= level - _WITHIN and cost <= 1.1 * cheapest,
     )
-
-
-def _fastest_within(
-    front: SearchResult, predictor: Predictor, widest: Policy
-) -> Policy:
-    policies = [one.policy for one in front.front]
-    expected = predictor.predict(policies)[0]
-    level = predictor.predict([widest])[0][0]
-    fitting = [
-        index for index, value in enumerate(expected) if value >= level - _WITHIN
-    ]
-    return policies[min(fitting)]  # the front begins with the cheapest
 
 
 def _time_bar(artifact_path: str) -> Bar:
