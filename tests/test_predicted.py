@@ -237,6 +237,7 @@ class TestRefusals:
             ({"holdout": 0.5}, "a holdout"),
             ({"store": "x.sqlite"}, "a store"),
             ({"executor": "ray"}, "the executor"),
+            ({"start": ["w8a16"]}, "16-bit activations"),
         ],
     )
     def test_what_needs_samples(

@@ -80,6 +80,7 @@ def check_settings(settings: RunSettings) -> None:
         ("a holdout", settings.holdout > 0),
         ("a store", settings.store is not None),
         ("the executor 'ray'", settings.executor != "local"),
+        ("16-bit activations", any(x.is_wide for x in settings.starts.values())),
     ):
         if is_asked:
             raise SearchError(

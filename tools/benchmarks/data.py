@@ -97,12 +97,10 @@ def _measuring(
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(store_path or Path(folder) / "store.sqlite")
         store = stack.enter_context(EvaluationStore(path))
-        half = len(data.x_test) // 2
+        half = data.num_samples // 2
         parts: list[Measured] = []
         for part in (slice(half), slice(half, 2 * half)):
-            samples = replace(
-                data, x_test=data.x_test[part], y_test=data.y_test[part], x_train=None
-            )
+            samples = data.part(part)
             evaluator = evaluator_without_notes(
                 artifact, samples.x_test, samples.y_test
             )
