@@ -257,12 +257,13 @@ def _within_bar(
     found = halves.second.metric("accuracy", [chosen])[0]
     others = [one for result in references for one in result.front]
     judged = halves.second.metric("accuracy", [one.policy for one in others])
-    cheapest = min(
+    cost = float(problem.costs(chosen)["latency_ms"] or 0.0)
+    within = (
         float(one.costs["latency_ms"] or 0.0)
         for one, accuracy in zip(others, judged, strict=True)
         if accuracy >= level - _WITHIN
     )
-    cost = float(problem.costs(chosen)["latency_ms"] or 0.0)
+    cheapest = min(within, default=cost)
     return Bar(
         name=f"{problem.target}: fastest within a point of {pick.beside}, without data",
         figure=f"{100.0 * (level - found):.2f} points below, {cost / cheapest:.3f} "
