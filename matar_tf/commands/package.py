@@ -31,14 +31,10 @@ _TRAVELS: Final = {
     "network.npz": "its weights",
     "calibration.npz": "samples to calibrate on",
 }
-_CARD: Final = {
-    "description": "what the network does",
-    "intended_use": "what it is meant for, and what not",
-    "author": "who made it",
-    "license": "under which terms it may be used",
-    "training_data": "what it was trained on",
-    "preprocessing": "how samples become what it takes",
-}
+_CARD: Final = (
+    *("description", "intended_use", "author", "license", "training_data"),
+    "preprocessing",
+)
 
 
 def _define(values: FlagValues) -> None:
@@ -50,14 +46,7 @@ def _define(values: FlagValues) -> None:
         "Whether the Keras network travels, to train on and to compare with.",
         flag_values=values,
     )
-    for name, what in _CARD.items():
-        flags.DEFINE_string(name, "", f"For the card: {what}.", flag_values=values)
-    flags.DEFINE_list(
-        "class_names",
-        [],
-        "For the card: what the classes are called, in order.",
-        flag_values=values,
-    )
+    _define_card(values)
     flags.DEFINE_multi_string(
         "input_shape",
         [],
@@ -112,6 +101,44 @@ def _input_shape(texts: Sequence[str]) -> InputShape | None:
             )
         found[name] = tuple(map(int, parts))
     return found.get("") if set(found) <= {""} else found
+
+
+def _define_card(values: FlagValues) -> None:
+    """Defines what the card of an artifact is filled with."""
+    flags.DEFINE_string(
+        "description", "", "For the card: what the network does.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "intended_use",
+        "",
+        "For the card: what it is meant for, and what not.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("author", "", "For the card: who made it.", flag_values=values)
+    flags.DEFINE_string(
+        "license",
+        "",
+        "For the card: under which terms it may be used.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "training_data",
+        "",
+        "For the card: what it was trained on.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "preprocessing",
+        "",
+        "For the card: how samples become what it takes.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "class_names",
+        [],
+        "For the card: what the classes are called, in order.",
+        flag_values=values,
+    )
 
 
 def _run(given: Given) -> int:

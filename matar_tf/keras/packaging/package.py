@@ -26,6 +26,8 @@ from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
 from matar_tf.keras.quantizers.grids import KernelGrid
+from matar_tf.layer_kinds import ACTIVATIONS
+from matar_tf.operators import Grid
 from matar_tf.outputs import OutputInfo
 from matar_tf.parameters import (
     LayerParameters,
@@ -38,7 +40,10 @@ from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
 
-_FUNCTIONS: Final = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}  # by operator
+# What ends in an operator alone, by its name.
+_FUNCTIONS: Final = {
+    row.operator: name for name, row in ACTIVATIONS.items() if row.grid is Grid.FIXED
+}
 _KNOWN: Final = (
     "float_layers",
     "versions",
@@ -87,7 +92,9 @@ def package(
     check_initialized(model)
     check_finite_weights(model)
     warn_of_grids(model)
-    record = calibration_record(model)
+    reasons = float_reasons(model)
+    in_float = {"float_layers": reasons} if reasons else {}
+    record = {**calibration_record(model), **in_float}
     model = with_input_shape(model, input_shape)
     template = make_template(model)
     reason = why_unstored(model) if include_network else ""
@@ -124,7 +131,9 @@ def _outputs(
             )
     found = outputs_of(template)
     by_name = (
-        {one.name: one for one in found} if len(found) > 1 else {names[0]: found[0]}
+        {one.name: one for one in found}
+        if len(found) > 1
+        else {names[0]: next(iter(found))}
     )
     return {
         name: OutputInfo(
@@ -150,9 +159,6 @@ def _provenance(
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
     known = {"versions": training_versions(), **record}
-    reasons = float_reasons(model)
-    if reasons:
-        known["float_layers"] = reasons
     cards = {} if card is None else {CARD_KEY: card.to_json()}
     return {"command": "matar_tf.package", **known, **given, **cards}
 
