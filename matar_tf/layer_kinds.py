@@ -139,6 +139,7 @@ _ROWS: Final[dict[str, LayerKind]] = {
     "Average": LayerKind(min_inputs=2),
     "AveragePooling1D": _average("AveragePooling2D"),
     "AveragePooling2D": _average(),
+    "AveragePooling3D": LayerKind(),
     "BatchNormalization": _norm(is_ours=False),
     "ChannelScale": LayerKind(
         operators=("DEPTHWISE_CONV_2D",),
@@ -172,8 +173,10 @@ _ROWS: Final[dict[str, LayerKind]] = {
     "GaussianNoise": _drops(keeps_lifted=True),
     "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
     "GlobalAveragePooling2D": _mean(),
+    "GlobalAveragePooling3D": LayerKind(),
     "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
     "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
+    "GlobalMaxPooling3D": LayerKind(),
     "Identity": _drops(keeps_lifted=True),
     "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
     "InputQuantize": LayerKind(
@@ -187,6 +190,7 @@ _ROWS: Final[dict[str, LayerKind]] = {
     ),
     "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
     "MaxPooling2D": _keeps("MAX_POOL_2D"),
+    "MaxPooling3D": LayerKind(),
     "Maximum": _joins("MAXIMUM"),
     "Minimum": _joins("MINIMUM"),
     "MultiBitAdd": _merges("ADD", is_ours=True),

@@ -229,7 +229,9 @@ def _with_named_ends(model: Any, quantized: Any) -> Any:
         return quantized
     with half_precision.in_float32():
         outputs = [
-            keras.layers.Activation("linear", name=name)(tensor)
+            tensor
+            if tensor.node.outbound_layer.name == name
+            else keras.layers.Activation("linear", name=name)(tensor)
             for name, tensor in zip(model.output_names, quantized.outputs, strict=True)
         ]
         return keras.Model(quantized.inputs, outputs, name=quantized.name)

@@ -18,12 +18,13 @@ from matar_tf.keras.rewrite.lowered_frames import FRAMES
 from matar_tf.keras.rewrite.lowered_functions import FUNCTION_LAYERS, FUNCTIONS
 from matar_tf.keras.rewrite.lowered_layers import LAYERS
 from matar_tf.keras.rewrite.lowered_products import PRODUCTS
+from matar_tf.keras.rewrite.lowered_volumes import VOLUMES
 from matar_tf.keras.rewrite.making import Site, function_node, scale_node
 from matar_tf.operators import Grid
 
 __all__ = ["lower"]
 
-_KINDS = {**LAYERS, **PRODUCTS, **FRAMES, **FUNCTION_LAYERS}
+_KINDS = {**LAYERS, **PRODUCTS, **FRAMES, **VOLUMES, **FUNCTION_LAYERS}
 
 
 def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
