@@ -318,6 +318,7 @@ LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
         "Reshape": _keeps(*_RESHAPES),
         "SeparableConv1D": _separable("SeparableConv2D"),
         "SeparableConv2D": _separable(),
+        "SharedLayer": LayerKind(is_ours=True),
         "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
         "SpatialDropout1D": _drops("SpatialDropout2D"),
         "SpatialDropout2D": _drops(),

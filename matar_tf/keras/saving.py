@@ -14,6 +14,7 @@ from matar_tf.keras.layers import (
 )
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.shared import SharedLayer
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.sums import MultiBitAdd, MultiBitSubtract
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
@@ -60,6 +61,7 @@ def _register_tfmot_objects() -> None:
         MultiBitAdd,
         MultiBitBatchNormalization,
         MultiBitSubtract,
+        SharedLayer,
     ):
         keras.utils.get_custom_objects()[own.__name__] = own
 

@@ -14,16 +14,24 @@ from matar_tf.keras.rewrite.kinds import INPUT, row_of
 __all__ = ["build_layer", "build_model"]
 
 
-def build_model(graph: Graph, originals: Mapping[str, KerasLayer]) -> KerasModel:
+def build_model(
+    graph: Graph,
+    originals: Mapping[str, KerasLayer],
+    again: Mapping[str, str] | None = None,
+) -> KerasModel:
     """Returns a Functional model of new layers, with the weights of the graph.
 
     Args:
       graph: A network.
       originals: The layers that nodes may be copies of, by the name of the node.
+      again: The node whose layer a node calls again, by the name of the latter.
     """
     tensors: dict[TensorRef, Tensor] = {}
+    made: dict[str, KerasLayer] = {}
     for node in graph.nodes:
-        outputs = _outputs(node, originals, tensors.__getitem__)
+        first = made.get((again or {}).get(node.name, ""))
+        outputs = _outputs(node, originals, tensors.__getitem__, first)
+        made[node.name] = tf.nest.flatten(outputs)[0].node.outbound_layer
         for index, tensor in enumerate(tf.nest.flatten(outputs)):
             tensors[TensorRef(node.name, index)] = tensor
     inputs, results = (
@@ -47,18 +55,23 @@ def _outputs(
     node: Node,
     originals: Mapping[str, KerasLayer],
     tensor_of: Callable[[TensorRef], Tensor],
+    first: KerasLayer | None = None,
 ) -> Any:
-    """Returns what a new layer makes of the tensors that a node reads."""
+    """Returns what a new layer, or `first`, makes of the tensors that a node reads."""
     if node.kind == INPUT:
         dtype = node.attributes["dtype"]
         return keras.Input(batch_shape=node.shapes[0], dtype=dtype, name=node.name)
+    arguments = cast("tuple[Any, ...]", map_refs(node.arguments, tensor_of))
+    keywords = cast("dict[str, Any]", map_refs(node.keywords, tensor_of))
+    if first is not None:
+        with in_float32():
+            return first(*arguments, **keywords)
     if node.is_copy:
         original = originals[node.origin]
         kind, config = type(original), float32_config(original)
+        config = {**config, "name": node.name}
     else:
         kind, config = class_of(node.kind), dict(node.attributes)
-    arguments = cast("tuple[Any, ...]", map_refs(node.arguments, tensor_of))
-    keywords = cast("dict[str, Any]", map_refs(node.keywords, tensor_of))
     with in_float32():
         layer = kind.from_config(config)
         layer.trainable = not node.is_frozen

@@ -18,6 +18,7 @@ __all__ = [
     "INPUT_QUANTIZER",
     "NORM",
     "SCALE",
+    "SHARED",
     "activation_row",
     "grid_of",
     "has_kernel",
@@ -40,6 +41,7 @@ INPUT = "InputLayer"
 INPUT_QUANTIZER = "InputQuantize"
 NORM = "MultiBitBatchNormalization"
 SCALE = "ChannelScale"
+SHARED = "SharedLayer"
 
 _FOREIGN_KIND = LayerKind()
 _FOREIGN_FUNCTION = Activation(grid=Grid.OWN)

@@ -63,6 +63,7 @@ def with_widths(
     contexts: Mapping[str, Entries],
     *,
     signed_inputs: bool,
+    shared: Mapping[str, str] | None = None,
 ) -> Graph:
     """Returns a laid-out network whose batch norms and inputs have their widths.
 
@@ -72,6 +73,7 @@ def with_widths(
       contexts: What the statistics of batch norms depend on beside the widths of the
         layer's own weights, by the name of the layer whose output they normalise.
       signed_inputs: Whether the samples have values below 0.
+      shared: Whose kernel a node has, by name, of nodes that have not their own.
     """
 
     def widened(node: Node) -> Node:
@@ -81,9 +83,11 @@ def with_widths(
             widths = {"bits": bits, "signed": signed_inputs}
             return replace(node, attributes={**node.attributes, **widths})
         if node.kind == NORM and not node.is_copy:
-            entry = str(node.attributes["entry"])
+            maker = str(node.attributes["entry"])
+            entry = (shared or {}).get(maker, maker)
+            node = replace(node, attributes={**node.attributes, "entry": entry})
             bits = space.weights.get(entry, ALL_BITS)
-            return _with_rows(node, bits, contexts.get(entry, ()))
+            return _with_rows(node, bits, contexts.get(maker, ()))
         return node
 
     return replace(graph, nodes=tuple(map(widened, graph.nodes)))

@@ -27,7 +27,7 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     nodes: list[Node] = []
     for old in graph.nodes:
         node = reading(old, tensors.__getitem__)
-        key = _key(graph, node) if only is None or node.name in only else None
+        key = _key(graph, node) if only is None or node.origin in only else None
         first = node if key is None else known.setdefault(key, node)
         if first is node:
             nodes.append(node)
@@ -42,9 +42,11 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
 
 def _key(graph: Graph, node: Node) -> tuple[str, ...] | None:
     """Returns what is equal of nodes that compute the same; None for one of its own."""
-    is_plain = bool(node.inputs) and not node.weights and not node.is_copy
+    is_plain = bool(node.inputs) and not node.is_copy
     if not is_plain or is_identity(node) or grid_of(graph, node) is not Grid.OWN:
         return None
+    if node.weights:  # which other calls of the layer have as well
+        return node.origin, repr(node.arguments), repr(node.is_frozen)
     given = {k: v for k, v in node.attributes.items() if k not in ("name", "trainable")}
     parts = (node.kind, node.activation, node.arguments, sorted(given.items()))
     return tuple(map(repr, parts))

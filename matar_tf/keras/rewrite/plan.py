@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from matar_tf.errors import PolicyError, did_you_mean
@@ -56,11 +56,13 @@ class Plan:
       space: The widths of each policy entry.
       above: Kind and name of the policy entries before each compute layer, the
         nearest first, by layer name.
+      shared: Whose kernel a node has, by name, of nodes that have not their own.
     """
 
     placements: Mapping[str, Placement]
     space: PolicySpace
     above: Mapping[str, Sequence[tuple[str, str]]]
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def contexts(self, size: int) -> dict[str, Entries]:
         """Returns kind, name and widths of the nearest entries before each layer.
@@ -101,9 +103,11 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
     placements = {
         name: replace(
             one,
-            weight_bits=space.weights.get(name, one.weight_bits),
+            weight_bits=space.weights.get(
+                plan.shared.get(name, name), one.weight_bits
+            ),
             activation_bits=space.activations.get(name, one.activation_bits),
         )
         for name, one in plan.placements.items()
     }
-    return Plan(placements=placements, space=space, above=plan.above)
+    return replace(plan, placements=placements, space=space)

@@ -18,6 +18,11 @@ from matar_tf.keras.rewrite.merging import merge_equal
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
 from matar_tf.keras.rewrite.read import is_plain, layers_by_name, read_graph
+from matar_tf.keras.rewrite.sharing import (
+    called_again,
+    kernels_unlike,
+    tie,
+)
 from matar_tf.patterns import matching
 from matar_tf.space import PolicySpace
 
@@ -39,7 +44,9 @@ def as_layers(model: KerasModel) -> KerasModel:
       ModelError: As `check_model`.
     """
     graph = check_model(model)
-    return model if is_plain(model) else build_model(graph, layers_by_name(model))
+    if is_plain(model):
+        return model
+    return build_model(graph, layers_by_name(model), called_again(graph))
 
 
 def check_model(
@@ -131,6 +138,7 @@ def _planned(
     graph = lower(merge_equal(graph, only=given), only=given)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
     graph = lay_out(fold_norms(graph, per_tensor), only=given)
+    raise_refusals(graph.name, kernels_unlike(graph))
     originals = {layer.name: layer for layer in model.layers}
     choices = {
         name: None if one is None else _choice(one, graph, originals)
@@ -172,13 +180,32 @@ def prepare_model(
     if space is not None:
         plan = apply_space(plan, space)
     contexts = plan.contexts(norm_context)
-    graph = with_widths(graph, plan.space, contexts, signed_inputs=signed_inputs)
-    placed: dict[str, dict[str, Any]] = {}
+    graph = with_widths(
+        graph,
+        plan.space,
+        contexts,
+        signed_inputs=signed_inputs,
+        shared=plan.shared,
+    )
+    found: dict[str, MatarQuantizeConfig] = {}
     for name, placement in plan.placements.items():
         chosen = given.get(graph.by_name[name].origin)
         inner = None if chosen is None else chosen.inner
-        placed[name] = {"quantize_config": _config(inner, placement)}
-    return build_model(graph, {layer.name: layer for layer in model.layers}), placed
+        found[name] = _config(inner, placement)
+    originals = {layer.name: layer for layer in model.layers}
+    configs = {name: one.get_config() for name, one in found.items()}
+    graph = tie(graph, plan.shared, configs)
+    again = {
+        name: first
+        for name, first in called_again(graph).items()
+        if graph.by_name[name].is_copy
+    }
+    placed = {
+        name: {"quantize_config": one}
+        for name, one in found.items()
+        if name not in plan.shared
+    }
+    return build_model(graph, originals, again), placed
 
 
 def _choice(

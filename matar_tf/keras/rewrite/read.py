@@ -1,6 +1,7 @@
 """Keras model -> graph.
 
-Models inside the model are read as their layers, named by paths: ``base/conv``.
+Models inside the model are read as their layers, named by paths: ``base/conv``. A layer
+that is called several times, or is in a model that is, has a node for each call.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from matar_tf.keras.quantizers.configs import (
 )
 from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
-from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
+from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
@@ -71,7 +72,37 @@ def read_graph(model: KerasModel) -> Graph:
     )
     lost = [one.name for one in nodes.values() if one.kind in _LOSSES]
     reader.refusals += [_why_lost(model, lost)] if lost else []
-    return replace(graph, refusals=tuple(reader.refusals))
+    return replace(_numbered(graph), refusals=tuple(reader.refusals))
+
+
+def _numbered(graph: Graph) -> Graph:
+    """Returns a network whose calls of one layer are numbered in execution order."""
+    calls: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        calls.setdefault(node.origin, []).append(node)
+    uses: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for nodes in calls.values():
+        taken = sorted(nodes, key=lambda node: node.use)
+        for use, (node, other) in enumerate(zip(nodes, taken, strict=True)):
+            names[node.name], uses[node.name] = other.name, use
+
+    def named(ref: TensorRef) -> TensorRef:
+        return TensorRef(names[ref.node], ref.index)
+
+    nodes = [
+        replace(
+            reading(node, named),
+            name=names[node.name],
+            use=uses[node.name],
+            attributes={**node.attributes, "name": names[node.name]}
+            if node.attributes
+            else {},
+        )
+        for node in graph.nodes
+    ]
+    inputs, outputs = (tuple(map(named, end)) for end in (graph.inputs, graph.outputs))
+    return replace(graph, nodes=tuple(nodes), inputs=inputs, outputs=outputs)
 
 
 class _Reader:
@@ -87,7 +118,7 @@ class _Reader:
         self.nodes: dict[str, Node] = {}
         self.refs: dict[int, TensorRef] = {}
         self.refusals: list[str] = []
-        self._networks: set[str] = set()
+        self._calls: dict[int, list[str]] = {}  # nodes of each layer, by its identity
 
     def read(
         self,
@@ -115,13 +146,19 @@ class _Reader:
                 name = prefix + layer.name
                 if _is_network(layer):
                     self._enter(layer, call, name, training, is_frozen)
-                else:
-                    node = _read_node(call, name, self.refs, self.nodes)
-                    node = replace(node, is_frozen=node.is_frozen or is_frozen)
-                    self._add(node, training)
-                    made = self.nodes[next(reversed(self.nodes))]
-                    for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
-                        self.refs[id(tensor)] = TensorRef(made.name, index)
+                    continue
+                name = self._take_name(layer, name)
+                node = _read_node(call, name, self.refs, self.nodes)
+                origin, *others = self._calls[id(layer)]
+                node = replace(
+                    node,
+                    origin=origin,
+                    use=len(others),
+                    is_frozen=node.is_frozen or is_frozen,
+                )
+                self.nodes[name] = _as_called(node, training)
+                for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
+                    self.refs[id(tensor)] = TensorRef(name, index)
 
     def _enter(
         self,
@@ -132,10 +169,6 @@ class _Reader:
         is_frozen: bool,
     ) -> None:
         """Reads a network inside the network where it is called."""
-        if name in self._networks:
-            self.refusals.append(_why_shared(name, "a model"))
-            name = f"{name} {len(self.nodes)}"  # refused, but read to the end
-        self._networks.add(name)
         told = dict(call.call_kwargs)
         given = told.pop("inputs") if "inputs" in told else call.call_args[0]
         fed = model._flatten_to_reference_inputs(given)
@@ -151,12 +184,18 @@ class _Reader:
         for outer, inner in zip(results, model.outputs, strict=True):
             self.refs[id(outer)] = self.refs[id(inner)]
 
-    def _add(self, node: Node, training: bool | None) -> None:
-        node = _as_called(node, training)
-        if node.name in self.nodes:
-            self.refusals.append(_why_shared(node.name, node.kind))
-            node = replace(node, name=f"{node.name}/{len(self.nodes)}")
-        self.nodes[node.name] = node
+    def _take_name(self, layer: KerasLayer, path: str) -> str:
+        """Returns the name of the node of a call, which is the layer's next one.
+
+        The first has the path of its layer, the second that and ``/use_2``.
+        """
+        names = self._calls.setdefault(id(layer), [])
+        name = f"{names[0]}/use_{len(names) + 1}" if names else path
+        if name in self.nodes:
+            self.refusals.append(_why_two(name))
+            name = f"{name}/{len(self.nodes)}"  # refused, but read to the end
+        names.append(name)
+        return name
 
 
 def _is_network(layer: KerasLayer) -> bool:
@@ -196,10 +235,10 @@ def _as_called(node: Node, training: bool | None) -> Node:
     return node
 
 
-def _why_shared(name: str, kind: str) -> str:
+def _why_two(name: str) -> str:
     return (
-        f"Expected each layer to be used once, got {name!r} ({kind}) shared by several "
-        "places; make a layer for each, because its inputs differ in scale."
+        f"Expected layers of different paths, got two {name!r} (the second call of a "
+        "layer 'x' is 'x/use_2'); rename one."
     )
 
 
