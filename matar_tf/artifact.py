@@ -344,7 +344,9 @@ def _check_outputs(artifact: Artifact, path: Path) -> None:
 
 
 def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:
-    if set(places.kernels) != set(space.weights) or (
+    kernels = {name for name, one in places.kernels.items() if one.weights is None}
+    entries = {one.weights for one in places.kernels.values()} - {None}
+    if not entries <= kernels == set(space.weights) or (
         set(places.tensors.values()) != set(space.activations)
     ):
         raise ArtifactError(

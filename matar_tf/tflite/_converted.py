@@ -33,8 +33,9 @@ def normalise(model: Any, outputs: Mapping[str, str] | None = None) -> None:
     """Brings a converted model into the form that a template has.
 
     Functions that were left in float between two grids are put onto both, copies of a
-    kernel become one, reshapes that a batch of one does not need are put back. The
-    batch axis of constant shapes is freed. Inputs and outputs get the names of a
+    kernel become one, reshapes that a batch of one does not need are put back. Each
+    multiplication has a kernel and a bias of its own, which may hold the same values.
+    The batch axis of constant shapes is freed. Inputs and outputs get the names of a
     signature; a single output that which the converter gives a SavedModel's.
 
     Args:
@@ -46,6 +47,7 @@ def normalise(model: Any, outputs: Mapping[str, str] | None = None) -> None:
     """
     _fuse_borders(model)
     _undo_copies(model)
+    _separate_kernels(model)
     _restore_reshapes(model)
     _free_batch(model)
     _add_signature(model, outputs or {})
@@ -71,6 +73,24 @@ def _undo_copies(model: Any) -> None:
         operator.opcodeIndex = find_operator_code(model, name, 2)
         operator.builtinOptionsType = schema.BuiltinOptions.NONE
         operator.builtinOptions = None
+
+
+def _separate_kernels(model: Any) -> None:
+    """Copies the tensors, not the values, of constants that several multiply by."""
+    graph, seen = model.subgraphs[0], set[int]()
+    for operator in graph.operators:
+        row = OPERATORS.get(op_name(model, operator))
+        if row is None or row.shape is not CostShape.KERNEL:
+            continue
+        for place in (1, row.bias):
+            index = int(operator.inputs[place]) if place < len(operator.inputs) else -1
+            if index in seen:
+                graph.tensors.append(copy.copy(graph.tensors[index]))
+                inputs = [int(one) for one in operator.inputs]
+                inputs[place] = len(graph.tensors) - 1
+                operator.inputs = inputs
+            elif index >= 0:
+                seen.add(index)
 
 
 def _restore_reshapes(model: Any) -> None:

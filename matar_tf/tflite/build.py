@@ -78,6 +78,10 @@ class ModelBuilder:
         self._template = template or Template.of(
             artifact.template, artifact.template_map
         )
+        self._calls = {
+            entry: (entry, *self._template.calls(entry))
+            for entry in artifact.parameters.layers
+        }
         _check_kernels(artifact, self._template)
         _check_steps(artifact, self._template)
 
@@ -127,8 +131,9 @@ class ModelBuilder:
             check_int8(profile)
             widen(model, self._template)
         kernels = [
-            self._kernel(model, entry, bits, policy)
-            for entry, bits in policy.weights.items()
+            self._kernel(model, name, policy)
+            for entry in policy.weights
+            for name in self._calls[entry]
         ]
         self._fill_tensors(model, policy)
         operators = list(model.subgraphs[0].operators)
@@ -152,7 +157,11 @@ class ModelBuilder:
             **self._signer,
             "policy": policy.to_json(),
             "profile": profile,
-            "kernels": {f"{one.entry}/kernel": one.entry for one in storages},
+            "kernels": {
+                f"{name}/kernel": one.entry
+                for one in storages
+                for name in self._calls[one.entry]
+            },
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
@@ -174,12 +183,14 @@ class ModelBuilder:
             one for one in self._template.clamps if activations[one] >= MAX_BITS
         )
 
-    def _kernel(self, model: Any, entry: str, bits: int, policy: Policy) -> Kernel:
-        place = self._template.kernels[entry]
+    def _kernel(self, model: Any, name: str, policy: Policy) -> Kernel:
+        place = self._template.kernels[name]
         operator = model.subgraphs[0].operators[place.operator]
-        model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
+        model.subgraphs[0].tensors[operator.inputs[1]].name = f"{name}/kernel"
+        entry, call = (place.weights or name), (place.weights and name)
+        bits = policy.weights[entry]
         layer = self._artifact.parameters.layers[entry]
-        factor, offset = layer.affine(policy)
+        factor, offset = layer.affine(policy, call)
         if place.input is None:
             tensor = model.subgraphs[0].tensors[source_of(model, operator)]
             input_scale = np.float32(tensor.quantization.scale[0])
@@ -205,6 +216,7 @@ class ModelBuilder:
         return Kernel(
             entry=entry,
             operator=operator,
+            tensor=int(operator.inputs[1]),
             bits=bits,
             levels=levels,
             scale=scale,
@@ -265,8 +277,15 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
     model = parse_model(template.content)
     graph = model.subgraphs[0]
-    for entry, layer in artifact.parameters.layers.items():
-        operator = graph.operators[template.kernels[entry].operator]
+    for name, place in template.kernels.items():
+        entry = place.weights or name
+        layer = artifact.parameters.layers[entry]
+        if name != entry and name not in layer.calls:
+            raise ModelError(
+                f"Expected the calls {list(layer.calls)} of {entry!r} in the template "
+                f"map, got {name!r}; package the model again."
+            )
+        operator = graph.operators[place.operator]
         shapes = [
             tuple(int(size) for size in graph.tensors[index].shape)
             for index in (operator.inputs[1], bias_of(model, operator))

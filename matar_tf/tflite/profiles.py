@@ -7,6 +7,7 @@ container, and so the size of the file and which runtimes take it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -115,6 +116,7 @@ class Kernel:
     Attributes:
       entry: Weight entry of the policy.
       operator: The operator that uses it.
+      tensor: Index of the tensor that holds it.
       bits: Width of the policy.
       levels: int8, within `matar_tf.parameters.weight_range`, TFLite's layout.
       scale: float32 step per output channel, batch norm included.
@@ -126,6 +128,7 @@ class Kernel:
 
     entry: str
     operator: Any
+    tensor: int
     bits: int
     levels: np.ndarray
     scale: np.ndarray
@@ -202,12 +205,29 @@ def store_kernels(
 ) -> tuple[Storage, ...]:
     """Writes kernels and biases into the object form of a model.
 
+    Calls of one layer have the levels of its kernel once, where they are the same: not
+    so if a channel passes nothing on in one of them.
+
     Returns:
       How each kernel was stored.
     """
     if profile.name == "packed-float":
-        return _store_for_float(model, kernels)
-    return tuple(_STORES[profile.name](model, kernel) for kernel in kernels)
+        storages = _store_for_float(model, kernels)
+    else:
+        storages = tuple(_STORES[profile.name](model, kernel) for kernel in kernels)
+    _store_once(model, kernels)
+    return storages
+
+
+def _store_once(model: Any, kernels: Sequence[Kernel]) -> None:
+    """Lets the kernels of one entry have one buffer if they hold the same bytes."""
+    buffers: dict[tuple[str, bytes], int] = {}
+    counts = Counter(kernel.entry for kernel in kernels)
+    for kernel in kernels:
+        if counts[kernel.entry] > 1:
+            tensor = model.subgraphs[0].tensors[kernel.tensor]
+            content = bytes(model.buffers[tensor.buffer].data)
+            tensor.buffer = buffers.setdefault((kernel.entry, content), tensor.buffer)
 
 
 def _store_int8(model: Any, kernel: Kernel, note: str | None = None) -> Storage:

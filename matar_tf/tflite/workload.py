@@ -35,7 +35,7 @@ def read_workload(template: Template) -> Workload:
         for index in indices
     }
     clamp_operators = {i for indices in template.clamps.values() for i in indices}
-    entries = {kernel.operator: name for name, kernel in template.kernels.items()}
+    kernels = {kernel.operator: name for name, kernel in template.kernels.items()}
     names: dict[int, str] = {}
     tensors: dict[str, TensorWorkload] = {}
     layers: list[LayerWorkload] = []
@@ -70,7 +70,9 @@ def read_workload(template: Template) -> Workload:
         if kind == "QUANTIZE" and not sources:
             inputs[int(operator.inputs[0])] = add_tensor(index, str(entry))
             continue
-        name = entries.get(number) or f"{kind.lower()}_{number}"
+        name = kernels.get(number)
+        weights = name and (template.kernels[name].weights or name)
+        name = name or f"{kind.lower()}_{number}"
         produced = entry if entry is not None and entry not in tensors else name
         output = add_tensor(index, produced)
         layers.append(
@@ -80,7 +82,7 @@ def read_workload(template: Template) -> Workload:
                 inputs=tuple(sources),
                 output=output,
                 **_arithmetic(model, operator, kind),
-                weights=entries.get(number),
+                weights=weights,
             )
         )
     return Workload(

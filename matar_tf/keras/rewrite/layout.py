@@ -40,7 +40,7 @@ from matar_tf.keras.rewrite.lifting import (
 )
 from matar_tf.keras.rewrite.plan import Entries
 from matar_tf.keras.rewrite.replacements import LAYOUTS, Site
-from matar_tf.parameters import num_norm_rows
+from matar_tf.norms import num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
 

@@ -103,9 +103,7 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
     placements = {
         name: replace(
             one,
-            weight_bits=space.weights.get(
-                plan.shared.get(name, name), one.weight_bits
-            ),
+            weight_bits=space.weights.get(plan.shared.get(name, name), one.weight_bits),
             activation_bits=space.activations.get(name, one.activation_bits),
         )
         for name, one in plan.placements.items()

@@ -83,7 +83,7 @@ def kernels_unlike(graph: Graph) -> list[str]:
       graph: A laid-out network.
     """
     return [
-        f"Expected calls of {node.origin!r} that multiply by the same kernel, got other "
+        f"Expected calls of {node.origin!r} that multiply by one kernel, got other "
         f"values in {node.name!r} than in {first.name!r}: their batch norms differ, "
         "which per_channel=False folds into it; leave that out, or make a layer for "
         "each call."
