@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
@@ -17,7 +19,7 @@ __all__ = ["build_layer", "build_model"]
 def build_model(
     graph: Graph,
     originals: Mapping[str, KerasLayer],
-    again: Mapping[str, str] | None = None,
+    again: Mapping[str, str] = MappingProxyType({}),
 ) -> KerasModel:
     """Returns a Functional model of new layers, with the weights of the graph.
 
@@ -28,8 +30,8 @@ def build_model(
     """
     tensors: dict[TensorRef, Tensor] = {}
     made: dict[str, KerasLayer] = {}
-    for node in graph.nodes:
-        first = made.get((again or {}).get(node.name, ""))
+    for node in _in_order(graph.nodes, again):
+        first = made.get(again.get(node.name, ""))
         outputs = _outputs(node, originals, tensors.__getitem__, first)
         made[node.name] = tf.nest.flatten(outputs)[0].node.outbound_layer
         for index, tensor in enumerate(tf.nest.flatten(outputs)):
@@ -38,6 +40,30 @@ def build_model(
         [tensors[ref] for ref in refs] for refs in (graph.inputs, graph.outputs)
     )
     return keras.Model(inputs, results, name=graph.name)
+
+
+def _in_order(nodes: Sequence[Node], again: Mapping[str, str]) -> Iterator[Node]:
+    """Yields nodes after what they read, and after earlier calls of their layers."""
+    uses = {node.name: node.use for node in nodes}
+    calls: dict[str, list[str]] = {}
+    for name in sorted(again, key=uses.__getitem__):
+        calls.setdefault(again[name], [again[name]]).append(name)
+    before = {
+        name: earlier
+        for names in calls.values()
+        for earlier, name in itertools.pairwise(names)
+    }
+    waiting, made = list(nodes), set[str]()
+    while waiting:
+        left: list[Node] = []
+        for node in waiting:
+            needed = {*(ref.node for ref in node.inputs), before.get(node.name)}
+            if needed - {None} <= made:
+                made.add(node.name)
+                yield node
+            else:
+                left.append(node)
+        waiting = left
 
 
 def build_layer(

@@ -6,7 +6,7 @@ that is called several times, or is in a model that is, has a node for each call
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from matar_tf.keras.quantizers.configs import (
 )
 from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
-from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef, reading
+from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
@@ -72,37 +72,38 @@ def read_graph(model: KerasModel) -> Graph:
     )
     lost = [one.name for one in nodes.values() if one.kind in _LOSSES]
     reader.refusals += [_why_lost(model, lost)] if lost else []
-    return replace(_numbered(graph), refusals=tuple(reader.refusals))
+    return replace(graph, refusals=tuple(reader.refusals))
 
 
-def _numbered(graph: Graph) -> Graph:
-    """Returns a network whose calls of one layer are numbered in execution order."""
-    calls: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        calls.setdefault(node.origin, []).append(node)
-    uses: dict[str, int] = {}
-    names: dict[str, str] = {}
-    for nodes in calls.values():
-        taken = sorted(nodes, key=lambda node: node.use)
-        for use, (node, other) in enumerate(zip(nodes, taken, strict=True)):
-            names[node.name], uses[node.name] = other.name, use
+def _calls(model: KerasModel) -> Iterator[Any]:
+    """Yields the calls of layers in a network, each after what it reads.
 
-    def named(ref: TensorRef) -> TensorRef:
-        return TensorRef(names[ref.node], ref.index)
-
-    nodes = [
-        replace(
-            reading(node, named),
-            name=names[node.name],
-            use=uses[node.name],
-            attributes={**node.attributes, "name": names[node.name]}
-            if node.attributes
-            else {},
-        )
-        for node in graph.nodes
+    Those of one layer come in the order in which they were made, which copies and files
+    keep.
+    """
+    waiting = [
+        call
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for call in model._nodes_by_depth[depth]
     ]
-    inputs, outputs = (tuple(map(named, end)) for end in (graph.inputs, graph.outputs))
-    return replace(graph, nodes=tuple(nodes), inputs=inputs, outputs=outputs)
+    known = set(map(id, waiting))
+    later: dict[int, list[int]] = {}  # calls of each layer that are to come
+    for call in waiting:
+        if id(call.layer) not in later:
+            ids = map(id, call.layer.inbound_nodes)
+            later[id(call.layer)] = [one for one in ids if one in known]
+    made: set[int] = set()
+    while waiting:
+        left: list[Any] = []
+        for call in waiting:
+            is_next = later[id(call.layer)][0] == id(call)
+            if is_next and made.issuperset(map(id, call.keras_inputs)):
+                later[id(call.layer)].pop(0)
+                made.update(map(id, tf.nest.flatten(call.outputs)))
+                yield call
+            else:
+                left.append(call)
+        waiting = left
 
 
 class _Reader:
@@ -137,28 +138,27 @@ class _Reader:
             if the caller says.
           is_frozen: Whether all of it is frozen, whatever its layers say.
         """
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for call in model._nodes_by_depth[depth]:
-                layer = call.outbound_layer
-                is_input = isinstance(layer, keras.layers.InputLayer)
-                if is_input and prefix:
-                    continue  # its tensor is one of the outer network's
-                name = prefix + layer.name
-                if _is_network(layer):
-                    self._enter(layer, call, name, training, is_frozen)
-                    continue
-                name = self._take_name(layer, name)
-                node = _read_node(call, name, self.refs, self.nodes)
-                origin, *others = self._calls[id(layer)]
-                node = replace(
-                    node,
-                    origin=origin,
-                    use=len(others),
-                    is_frozen=node.is_frozen or is_frozen,
-                )
-                self.nodes[name] = _as_called(node, training)
-                for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
-                    self.refs[id(tensor)] = TensorRef(name, index)
+        for call in _calls(model):
+            layer = call.outbound_layer
+            is_input = isinstance(layer, keras.layers.InputLayer)
+            if is_input and prefix:
+                continue  # its tensor is one of the outer network's
+            name = prefix + layer.name
+            if _is_network(layer):
+                self._enter(layer, call, name, training, is_frozen)
+                continue
+            name = self._take_name(layer, name)
+            origin, *others = self._calls[id(layer)]
+            node = _read_node(call, name, self.refs, self.nodes)
+            node = replace(
+                node,
+                origin=origin,
+                use=len(others),
+                is_frozen=node.is_frozen or is_frozen,
+            )
+            self.nodes[name] = _as_called(node, training)
+            for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
+                self.refs[id(tensor)] = TensorRef(name, index)
 
     def _enter(
         self,

@@ -103,7 +103,7 @@ def _taken(node: Node) -> Mapping[str, Any]:
 def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
     """Yields each node of a further call that has weights, and that of the first.
 
-    The first is what comes first in execution order.
+    No first call reads what a further one makes: calls were made in this order.
     """
     parts: dict[str, dict[int, list[Node]]] = defaultdict(lambda: defaultdict(list))
     for node in graph.nodes:
@@ -111,10 +111,11 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
         is_copy = node.is_copy and len(node.inputs) == 1 and not node.keywords
         if (is_copy and has_state) or is_compute(node):
             parts[node.origin][node.use].append(node)
-    for origin, (first, *others) in parts.items():
-        known = _by_part(origin, first, parts[origin][first])
+    for origin, calls in parts.items():
+        first, *others = sorted(calls)
+        known = _by_part(origin, first, calls[first])
         for use in others:
-            found = _by_part(origin, use, parts[origin][use])
+            found = _by_part(origin, use, calls[use])
             yield from ((found[key], known[key]) for key in found if key in known)
 
 
