@@ -230,7 +230,8 @@ def _take_over_precision(model: Any, quantized: Any) -> None:
     originals = layers_by_name(model)
     for layer in quantized.layers:
         original = originals.get(wrapper.inner_layer(layer).name)
-        has_kernel = wrapper.kernel_quantizer(layer) is not None
+        kernel = wrapper.kernel_quantizer(layer)
+        has_kernel = kernel is not None and kernel.layer is layer
         if original is not None and has_kernel and half_precision.is_mixed(original):
             half_precision.set_policy(layer, original.dtype_policy)
     if half_precision.is_mixed(model):  # by which `compile` scales the loss

@@ -34,7 +34,9 @@ class SharedLayer(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.quantize_config = config and MatarQuantizeConfig.from_config(config)
+        self.quantize_config = (
+            None if config is None else MatarQuantizeConfig.from_config(config)
+        )
         self._owner: Any = None
         self._bias: Any = None
         self._outputs: list[tuple[Any, Mapping[str, Tensor]]] = []

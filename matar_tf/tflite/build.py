@@ -216,7 +216,6 @@ class ModelBuilder:
         return Kernel(
             entry=entry,
             operator=operator,
-            tensor=int(operator.inputs[1]),
             bits=bits,
             levels=levels,
             scale=scale,

@@ -116,7 +116,6 @@ class Kernel:
     Attributes:
       entry: Weight entry of the policy.
       operator: The operator that uses it.
-      tensor: Index of the tensor that holds it.
       bits: Width of the policy.
       levels: int8, within `matar_tf.parameters.weight_range`, TFLite's layout.
       scale: float32 step per output channel, batch norm included.
@@ -128,7 +127,6 @@ class Kernel:
 
     entry: str
     operator: Any
-    tensor: int
     bits: int
     levels: np.ndarray
     scale: np.ndarray
@@ -211,21 +209,22 @@ def store_kernels(
     Returns:
       How each kernel was stored.
     """
+    tensors = [int(kernel.operator.inputs[1]) for kernel in kernels]
     if profile.name == "packed-float":
         storages = _store_for_float(model, kernels)
     else:
         storages = tuple(_STORES[profile.name](model, kernel) for kernel in kernels)
-    _store_once(model, kernels)
+    _store_once(model, kernels, tensors)
     return storages
 
 
-def _store_once(model: Any, kernels: Sequence[Kernel]) -> None:
+def _store_once(model: Any, kernels: Sequence[Kernel], tensors: Sequence[int]) -> None:
     """Lets the kernels of one entry have one buffer if they hold the same bytes."""
     buffers: dict[tuple[str, bytes], int] = {}
     counts = Counter(kernel.entry for kernel in kernels)
-    for kernel in kernels:
+    for kernel, index in zip(kernels, tensors, strict=True):
         if counts[kernel.entry] > 1:
-            tensor = model.subgraphs[0].tensors[kernel.tensor]
+            tensor = model.subgraphs[0].tensors[index]
             content = bytes(model.buffers[tensor.buffer].data)
             tensor.buffer = buffers.setdefault((kernel.entry, content), tensor.buffer)
 

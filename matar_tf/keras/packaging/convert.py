@@ -231,8 +231,9 @@ class _TemplateTracer(FloatTracer):
         return x + self._offset(x.shape[-1], wrapper.multiplier(layer))
 
     def _offset(self, size: int, layer: KerasLayer) -> Tensor:
-        # Never zero, or the converter drops the bias.
-        names = self._calls[wrapper.kernel_quantizer(layer).entry]
+        # Never zero, or the converter drops the bias; another for each call.
+        kernel = wrapper.kernel_quantizer(layer)
+        names = self._calls[kernel.entry] if kernel is not None else []
         call = names.index(wrapper.entry_name(layer)) if len(names) > 1 else 0
         return tf.constant(np.linspace(1.0, 2.0, size, dtype=np.float32) + call)
 

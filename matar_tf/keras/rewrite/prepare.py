@@ -193,8 +193,8 @@ def prepare_model(
         inner = None if chosen is None else chosen.inner
         found[name] = _config(inner, placement)
     originals = {layer.name: layer for layer in model.layers}
-    configs = {name: one.get_config() for name, one in found.items()}
-    graph = tie(graph, plan.shared, configs)
+    arguments = {name: one.get_config() for name, one in found.items()}
+    graph = tie(graph, plan.shared, arguments)
     again = {
         name: first
         for name, first in called_again(graph).items()
