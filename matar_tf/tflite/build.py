@@ -276,14 +276,15 @@ def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
     model = parse_model(template.content)
     graph = model.subgraphs[0]
+    for entry, layer in artifact.parameters.layers.items():
+        if sorted(layer.calls) != sorted(template.calls(entry)):
+            raise ModelError(
+                f"Expected the calls {list(layer.calls)} of {entry!r} in the template "
+                f"map, got {template.calls(entry)}; package the model again."
+            )
     for name, place in template.kernels.items():
         entry = place.weights or name
         layer = artifact.parameters.layers[entry]
-        if name != entry and name not in layer.calls:
-            raise ModelError(
-                f"Expected the calls {list(layer.calls)} of {entry!r} in the template "
-                f"map, got {name!r}; package the model again."
-            )
         operator = graph.operators[place.operator]
         shapes = [
             tuple(int(size) for size in graph.tensors[index].shape)
