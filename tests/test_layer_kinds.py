@@ -129,6 +129,7 @@ OWN_NAMES = {
     "keras/rewrite/check.py": set(),
     "keras/rewrite/graph.py": set(),
     "keras/rewrite/kinds.py": {
+        "SharedLayer",
         *("ChannelScale", "Identity", "InputLayer", "InputQuantize"),
         "MultiBitBatchNormalization",
     },

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fixtures.nets import free_space, keras_model
 
-from matar_tf.artifact import read_artifact, write_artifact
-from matar_tf.errors import ModelError
 from matar_tf.keras import (
-    MatarQuantizeConfig,
-    MatarQuantizeScheme,
     calibrate,
-    get_policy_space,
     keras,
-    load_model,
-    load_network,
     package,
-    policy_space,
     quantize_model,
-    reestimate_batch_norm,
     set_policy,
-    summary,
 )
-from matar_tf.keras._compat import tf, tfmot
-from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
-from matar_tf.space import PolicySpace
-from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.file_size import FileSizes
-from matar_tf.tflite.profiles import PROFILES
 from matar_tf.tflite.runtime import Runner
-from matar_tf.tflite.verify import verify
 
 L = keras.layers
 SHAPE = (8, 8, 3)
