@@ -138,7 +138,8 @@ def _planned(
     graph = lower(merge_equal(graph, only=given), only=given)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
     graph = lay_out(fold_norms(graph, per_tensor), only=given)
-    raise_refusals(graph.name, kernels_unlike(graph))
+    own = {name for name, one in given.items() if one and one.inner is not None}
+    raise_refusals(graph.name, kernels_unlike(graph, own))
     originals = {layer.name: layer for layer in model.layers}
     choices = {
         name: None if one is None else _choice(one, graph, originals)

@@ -8,7 +8,7 @@ came of several calls of one layer and multiply by the same values.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -76,24 +76,37 @@ def shared_kernels(graph: Graph) -> dict[str, str]:
     return {node.name: first.name for node, first in _pairs(graph)}
 
 
-def kernels_unlike(graph: Graph) -> list[str]:
+def kernels_unlike(graph: Graph, own: Collection[str] = ()) -> list[str]:
     """Returns why calls of a layer cannot have one kernel, if some cannot.
 
     Args:
       graph: A laid-out network.
+      own: Layers for which a config of the user's own says what is quantized.
     """
-    return [
-        f"Expected calls of {node.origin!r} that multiply by one kernel, got other "
-        f"values in {node.name!r} than in {first.name!r}: their batch norms differ, "
-        "which per_channel=False folds into it; leave that out, or make a layer for "
-        "each call."
-        for node, first in _pairs(graph)
-        if _taken(node).keys() != _taken(first).keys()
-        or not all(
-            np.array_equal(one, _taken(first)[name])
-            for name, one in _taken(node).items()
-        )
-    ]
+    found: dict[str, None] = {}
+    for node, first in _pairs(graph):
+        if node.origin in own:
+            text = (
+                f"Expected a MatarQuantizeConfig without another one inside for "
+                f"{node.origin!r}, which is called several times, got one; leave it "
+                "out, or make a layer for each call."
+            )
+            found[text] = None
+        elif not _are_equal(_taken(node), _taken(first)):
+            text = (
+                f"Expected calls of {node.origin!r} that multiply by one kernel, got "
+                f"other values in {node.name!r} than in {first.name!r}: their batch "
+                "norms differ, which per_channel=False folds into it; leave that out, "
+                "or make a layer for each call."
+            )
+            found[text] = None
+    return list(found)
+
+
+def _are_equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in one
+    )
 
 
 def _taken(node: Node) -> Mapping[str, Any]:
