@@ -98,7 +98,9 @@ for name in names:
 
 
 def test_all_that_can_be_called_says_what_it_wants() -> None:
-    for name in set(matar_tf.__all__) - NEEDS_TENSORFLOW - {"ModelCard", "list_targets"}:
+    for name in (
+        set(matar_tf.__all__) - NEEDS_TENSORFLOW - {"ModelCard", "list_targets"}
+    ):
         function = getattr(matar_tf, name)
         if isinstance(function, type) and issubclass(function, Exception):
             continue

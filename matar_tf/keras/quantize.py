@@ -9,8 +9,8 @@ from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.rewrite.networks import layers_by_name
 from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
-from matar_tf.keras.rewrite.read import layers_by_name
 from matar_tf.space import PolicySpace
 
 __all__ = [

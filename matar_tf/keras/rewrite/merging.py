@@ -42,11 +42,9 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
 
 def _key(graph: Graph, node: Node) -> tuple[str, ...] | None:
     """Returns what is equal of nodes that compute the same; None for one of its own."""
-    is_plain = bool(node.inputs) and not node.is_copy
+    is_plain = bool(node.inputs) and not node.weights and not node.is_copy
     if not is_plain or is_identity(node) or grid_of(graph, node) is not Grid.OWN:
         return None
-    if node.weights:  # which other calls of the layer have as well
-        return node.origin, repr(node.arguments), repr(node.is_frozen)
     given = {k: v for k, v in node.attributes.items() if k not in ("name", "trainable")}
     parts = (node.kind, node.activation, node.arguments, sorted(given.items()))
     return tuple(map(repr, parts))

@@ -15,9 +15,10 @@ from matar_tf.keras.rewrite.kinds import INPUT
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.merging import merge_equal
+from matar_tf.keras.rewrite.networks import is_plain, layers_by_name
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
-from matar_tf.keras.rewrite.read import is_plain, layers_by_name, read_graph
+from matar_tf.keras.rewrite.read import read_graph
 from matar_tf.keras.rewrite.sharing import (
     called_again,
     kernels_unlike,
