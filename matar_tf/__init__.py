@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from matar_tf.keras import policy_space as policy_space
     from matar_tf.keras import quantize_model as quantize_model
     from matar_tf.keras import reestimate_batch_norm as reestimate_batch_norm
+    from matar_tf.keras import register_layer_kind as register_layer_kind
     from matar_tf.keras import set_policy as set_policy
     from matar_tf.keras import summary as summary
     from matar_tf.keras import to_keras3 as to_keras3
@@ -93,6 +94,7 @@ _HOMES = {
     "policy_space": "keras",
     "quantize_model": "keras",
     "reestimate_batch_norm": "keras",
+    "register_layer_kind": "keras",
     "report": "api",
     "retarget": "api",
     "search": "api",

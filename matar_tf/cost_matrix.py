@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -59,11 +59,13 @@ class CostMatrix:
       policies: Names of the policies, in order.
       targets: Names of the targets, in order.
       entries: One for each pair.
+      float_layers: Why each layer stays in float, by its name; "" if it is not known.
     """
 
     policies: tuple[str, ...]
     targets: tuple[str, ...]
     entries: tuple[MatrixEntry, ...]
+    float_layers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if not self.policies or not self.targets:
@@ -72,6 +74,7 @@ class CostMatrix:
                 f"{len(self.policies)} and {len(self.targets)}."
             )
         check_names([*self.policies, *self.targets], "a cost matrix", SearchError)
+        check_names([*self.float_layers], "layers in float", SearchError)
         pairs = [(one.policy, one.target) for one in self.entries]
         expected = {(p, t) for p in self.policies for t in self.targets}
         if len(pairs) != len(expected) or set(pairs) != expected:

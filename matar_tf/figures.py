@@ -139,6 +139,7 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("bops", "BOPs", "1e6", "counted", 1e-6, ",.1f"),
     ("cycles", "cycles", "", "modelled", 1.0, ",.0f"),
     ("latency_ms", "latency", "ms", "modelled", 1.0, ".4g"),
+    ("float_share", "in float", "%", "modelled", 100.0, ",.1f"),
     ("measured_latency_ms", "on host", "ms", "measured", 1.0, ".4g"),
     ("measured_spread_ms", "host spread", "ms", "measured", 1.0, ".4g"),
     ("energy_pj", "energy", "µJ", "modelled", 1e-6, ".4g"),

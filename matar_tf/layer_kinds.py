@@ -11,11 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+from matar_tf.float_kinds import FLOAT_KINDS
+from matar_tf.layer_rows import (
+    Activation,
+    KernelLayout,
+    KernelStorage,
+    LayerKind,
+    Rounding,
+)
 from matar_tf.operators import Grid
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "KernelStorage",
     "LayerKind",
     "Rounding",
+    "add_kind",
     "rounding_of",
 ]
 
@@ -34,130 +41,9 @@ __all__ = [
 GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
 
 
-class Rounding(Enum):
-    """By which rule a kernel brings new values onto a grid, if not to the nearest."""
-
-    BLEND = "blend"
-    CONVERT = "convert"
-    POOL = "pool"
-    MEAN = "mean"
-    PRODUCT = "product"
-    RELU = "relu"
-    LEAKY_RELU = "leaky_relu"
-    TABLE = "table"
-
-
-class KernelLayout(Enum):
-    """How Keras stores a kernel, channels last."""
-
-    DENSE = "dense"  # [in, out]
-    CONV = "conv"  # [h, w, in, out]
-    TRANSPOSED = "transposed"  # [h, w, out, in]
-    DEPTHWISE = "depthwise"  # [h, w, in, multiplier]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelStorage:
-    """The weights of a layer that multiplies.
-
-    Attributes:
-      attribute: Under which name the Keras layer has them.
-      layout: How they are stored there.
-    """
-
-    attribute: str
-    layout: KernelLayout
-
-    @property
-    def num_channel_axes(self) -> int:
-        """Number of last axes that make up the output channels.
-
-        After the last two are swapped, of a transposed kernel.
-        """
-        return 2 if self.layout is KernelLayout.DEPTHWISE else 1
-
-    @property
-    def is_transposed(self) -> bool:
-        """Whether the output channels are on the last axis but one."""
-        return self.layout is KernelLayout.TRANSPOSED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activation:
-    """An activation function.
-
-    Attributes:
-      operator: What computes it alone; None for one that changes nothing.
-      grid: On which grid its values lie when it is computed alone; None for a function
-        that no integer kernel computes.
-      is_fused: Whether the operator before it can compute it.
-      is_nonnegative: Whether it leaves no values below 0.
-      is_function: Whether layers take it by this name.
-      is_composite: Whether other layers compute it together.
-      rounding: How its kernel rounds.
-    """
-
-    operator: str | None = None
-    grid: Grid | None = None
-    is_fused: bool = False
-    is_nonnegative: bool = False
-    is_function: bool = True
-    is_composite: bool = False
-    rounding: Rounding | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerKind:
-    """A kind of layer.
-
-    Attributes:
-      operators: What the converter makes of it; none for a layer of training, for one
-        that is laid out as others, and for one that is its activation function.
-      grid: On which grid its values lie, before an activation function.
-      kernel: Its weights, if it multiplies.
-      rounding: How its kernel rounds where it writes onto the grid of its input.
-      activation: The activation function that it is, by name; ``""`` for the one that
-        its arguments name.
-      lifted: The two-dimensional kind that does the same on a height of 1.
-      keeps_lifted: Whether it does the same to a tensor with an axis of height 1.
-      can_fuse: Whether its operator can compute an activation function as well.
-      folds_norm: Whether a batch norm after it can be folded into it.
-      can_go_negative: Whether it makes values below 0 of values that are not.
-      is_constant: Whether its weights are constants, one a channel.
-      is_identity: Whether it changes nothing once the network is trained.
-      joins: Whether its kernel wants all its inputs on the grid of its output.
-      may_be_frozen: Whether its float layer may be frozen; then the quantized one is.
-      min_inputs: Number of tensors that it reads at least.
-      ranges: Least and largest value of an argument that its kernel takes, by name.
-      counted_by: The kind of this package that is laid out in its place, which
-        evaluates as its kernel counts.
-      is_ours: Whether the class is of this package, not of Keras.
-    """
-
-    operators: tuple[str, ...] = ()
-    grid: Grid = Grid.OWN
-    kernel: KernelStorage | None = None
-    rounding: Rounding | None = None
-    activation: str | None = None
-    lifted: str | None = None
-    keeps_lifted: bool = False
-    can_fuse: bool = False
-    folds_norm: bool = False
-    can_go_negative: bool = False
-    is_constant: bool = False
-    is_identity: bool = False
-    joins: bool = False
-    may_be_frozen: bool = False
-    min_inputs: int = 1
-    ranges: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict[str, tuple[float, float]]
-    )
-    counted_by: str | None = None
-    is_ours: bool = False
-
-
 _RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 _CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
+_PROJECTIONS = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
 _DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
 _TRANSPOSED = KernelStorage(attribute="kernel", layout=KernelLayout.TRANSPOSED)
 _DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEPTHWISE)
@@ -204,7 +90,13 @@ def _norm(*, is_ours: bool) -> LayerKind:
 
 
 def _separable(lifted: str | None = None) -> LayerKind:
-    return LayerKind(lifted=lifted, folds_norm=True, can_go_negative=True)
+    pointwise = KernelStorage(attribute="pointwise_kernel", layout=KernelLayout.CONV)
+    return LayerKind(
+        lifted=lifted,
+        folds_norm=True,
+        can_go_negative=True,
+        float_kernels=(_DEPTHWISE, pointwise),
+    )
 
 
 def _joins(operator: str) -> LayerKind:
@@ -237,102 +129,112 @@ def _drops(lifted: str | None = None, *, keeps_lifted: bool = False) -> LayerKin
     )
 
 
-LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(
-    {
-        "Activation": LayerKind(activation="", keeps_lifted=True),
-        "Add": _merges("ADD", counted_by="MultiBitAdd"),
-        "AlphaDropout": _drops(keeps_lifted=True),
-        "Average": LayerKind(min_inputs=2),
-        "AveragePooling1D": _average("AveragePooling2D"),
-        "AveragePooling2D": _average(),
-        "BatchNormalization": _norm(is_ours=False),
-        "ChannelScale": LayerKind(
-            operators=("DEPTHWISE_CONV_2D",),
-            kernel=_DEPTHWISE,
-            lifted="ChannelScale",
-            can_fuse=True,
-            folds_norm=True,
-            can_go_negative=True,
-            is_constant=True,
-            is_ours=True,
-        ),
-        "Concatenate": _joins("CONCATENATION"),
-        "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
-        "Conv1DTranspose": _multiplies(
-            "TRANSPOSE_CONV", _TRANSPOSED, "Conv2DTranspose"
-        ),
-        "Conv2D": _multiplies("CONV_2D", _CONV),
-        "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
-        "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
-        "Cropping2D": _keeps("STRIDED_SLICE"),
-        "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
-        "DepthwiseConv1D": _multiplies(
-            "DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"
-        ),
-        "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
-        "Dropout": _drops(keeps_lifted=True),
-        "ELU": LayerKind(
-            activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
-        ),
-        "Flatten": _keeps(*_RESHAPES),
-        "GaussianDropout": _drops(keeps_lifted=True),
-        "GaussianNoise": _drops(keeps_lifted=True),
-        "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
-        "GlobalAveragePooling2D": _mean(),
-        "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
-        "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
-        "Identity": _drops(keeps_lifted=True),
-        "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
-        "InputQuantize": LayerKind(
-            operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
-        ),
-        "LeakyReLU": LayerKind(
-            activation="leaky_relu",
-            keeps_lifted=True,
-            ranges={"alpha": (1e-6, math.inf)},  # 0 is a ReLU
-        ),
-        "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
-        "MaxPooling2D": _keeps("MAX_POOL_2D"),
-        "Maximum": _joins("MAXIMUM"),
-        "Minimum": _joins("MINIMUM"),
-        "MultiBitAdd": _merges("ADD", is_ours=True),
-        "MultiBitBatchNormalization": _norm(is_ours=True),
-        "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
-        "Multiply": _merges("MUL", Rounding.PRODUCT),
-        "Normalization": LayerKind(can_go_negative=True),
-        "PReLU": LayerKind(can_go_negative=True),
-        "Permute": _keeps("TRANSPOSE"),
-        "RandomBrightness": _drops(),
-        "RandomContrast": _drops(),
-        "RandomFlip": _drops(),
-        "RandomHeight": _drops(),
-        "RandomRotation": _drops(),
-        "RandomTranslation": _drops(),
-        "RandomWidth": _drops(),
-        "RandomZoom": _drops(),
-        "ReLU": LayerKind(
-            activation="relu", keeps_lifted=True, ranges={"threshold": (0.0, 0.0)}
-        ),
-        "RepeatVector": LayerKind(),
-        "Rescaling": LayerKind(can_go_negative=True),
-        "Reshape": _keeps(*_RESHAPES),
-        "SeparableConv1D": _separable("SeparableConv2D"),
-        "SeparableConv2D": _separable(),
-        "SharedLayer": LayerKind(is_ours=True),
-        "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
-        "SpatialDropout1D": _drops("SpatialDropout2D"),
-        "SpatialDropout2D": _drops(),
-        "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
-        "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
-        "UpSampling2D": LayerKind(
-            operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-            grid=Grid.INPUT,
-            rounding=Rounding.BLEND,
-        ),
-        "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
-        "ZeroPadding2D": _keeps("PAD"),
-    }
-)
+_ROWS: Final[dict[str, LayerKind]] = {
+    **FLOAT_KINDS,
+    "Activation": LayerKind(activation="", keeps_lifted=True),
+    "Add": _merges("ADD", counted_by="MultiBitAdd"),
+    "AlphaDropout": _drops(keeps_lifted=True),
+    "AttentionCore": LayerKind(min_inputs=3, can_go_negative=True, is_ours=True),
+    "Average": LayerKind(min_inputs=2),
+    "AveragePooling1D": _average("AveragePooling2D"),
+    "AveragePooling2D": _average(),
+    "BatchNormalization": _norm(is_ours=False),
+    "ChannelScale": LayerKind(
+        operators=("DEPTHWISE_CONV_2D",),
+        kernel=_DEPTHWISE,
+        lifted="ChannelScale",
+        can_fuse=True,
+        folds_norm=True,
+        can_go_negative=True,
+        is_constant=True,
+        is_ours=True,
+    ),
+    "Concatenate": _joins("CONCATENATION"),
+    "Conv1D": _multiplies("CONV_2D", _CONV, "Conv2D"),
+    "Conv1DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED, "Conv2DTranspose"),
+    "Conv2D": _multiplies("CONV_2D", _CONV),
+    "Conv2DTranspose": _multiplies("TRANSPOSE_CONV", _TRANSPOSED),
+    "Cropping1D": _keeps("STRIDED_SLICE", lifted="Cropping2D"),
+    "Cropping2D": _keeps("STRIDED_SLICE"),
+    "CustomScaleLayer": LayerKind(min_inputs=2, can_go_negative=True),
+    "Dense": _multiplies("FULLY_CONNECTED", _DENSE),
+    "DepthwiseConv1D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE, "DepthwiseConv2D"),
+    "DepthwiseConv2D": _multiplies("DEPTHWISE_CONV_2D", _DEPTHWISE),
+    "Dequantize": LayerKind(is_ours=True),
+    "Dropout": _drops(keeps_lifted=True),
+    "ELU": LayerKind(
+        activation="elu", keeps_lifted=True, ranges={"alpha": (1e-6, 1e3)}
+    ),
+    "EinsumDense": LayerKind(can_go_negative=True, float_kernels=(_CONV,)),
+    "Flatten": _keeps(*_RESHAPES),
+    "GaussianDropout": _drops(keeps_lifted=True),
+    "GaussianNoise": _drops(keeps_lifted=True),
+    "GlobalAveragePooling1D": _mean("GlobalAveragePooling2D"),
+    "GlobalAveragePooling2D": _mean(),
+    "GlobalMaxPooling1D": _keeps("REDUCE_MAX", lifted="GlobalMaxPooling2D"),
+    "GlobalMaxPooling2D": _keeps("REDUCE_MAX"),
+    "Identity": _drops(keeps_lifted=True),
+    "InputLayer": LayerKind(min_inputs=0, can_go_negative=True),
+    "InputQuantize": LayerKind(
+        operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+    ),
+    "LayerScale": LayerKind(can_go_negative=True),
+    "LeakyReLU": LayerKind(
+        activation="leaky_relu",
+        keeps_lifted=True,
+        ranges={"alpha": (1e-6, math.inf)},  # 0 is a ReLU
+    ),
+    "MaxPooling1D": _keeps("MAX_POOL_2D", lifted="MaxPooling2D"),
+    "MaxPooling2D": _keeps("MAX_POOL_2D"),
+    "Maximum": _joins("MAXIMUM"),
+    "Minimum": _joins("MINIMUM"),
+    "MultiBitAdd": _merges("ADD", is_ours=True),
+    "MultiBitBatchNormalization": _norm(is_ours=True),
+    "MultiBitSubtract": _merges("SUB", can_go_negative=True, is_ours=True),
+    "MultiHeadAttention": LayerKind(
+        can_go_negative=True, reads_masks=True, inner=_PROJECTIONS
+    ),
+    "Multiply": _merges("MUL", Rounding.PRODUCT),
+    "Normalization": LayerKind(can_go_negative=True),
+    "PReLU": LayerKind(can_go_negative=True),
+    "Permute": _keeps("TRANSPOSE"),
+    "Quantize": LayerKind(
+        operators=("QUANTIZE",), rounding=Rounding.CONVERT, is_ours=True
+    ),
+    "RandomBrightness": _drops(),
+    "RandomContrast": _drops(),
+    "RandomFlip": _drops(),
+    "RandomHeight": _drops(),
+    "RandomRotation": _drops(),
+    "RandomTranslation": _drops(),
+    "RandomWidth": _drops(),
+    "RandomZoom": _drops(),
+    "ReLU": LayerKind(
+        activation="relu", keeps_lifted=True, ranges={"threshold": (0.0, 0.0)}
+    ),
+    "RepeatVector": LayerKind(),
+    "Rescaling": LayerKind(can_go_negative=True),
+    "Reshape": _keeps(*_RESHAPES),
+    "SeparableConv1D": _separable("SeparableConv2D"),
+    "SeparableConv2D": _separable(),
+    "Slice": LayerKind(operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True),
+    "SharedLayer": LayerKind(is_ours=True),
+    "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
+    "SpatialDropout1D": _drops("SpatialDropout2D"),
+    "SpatialDropout2D": _drops(),
+    "StochasticDepth": _drops(),
+    "Subtract": _merges("SUB", can_go_negative=True, counted_by="MultiBitSubtract"),
+    "TimeDistributed": LayerKind(can_go_negative=True, inner=("layer",)),
+    "UpSampling1D": _keeps("RESIZE_NEAREST_NEIGHBOR", lifted="UpSampling2D"),
+    "UpSampling2D": LayerKind(
+        operators=("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+        grid=Grid.INPUT,
+        rounding=Rounding.BLEND,
+    ),
+    "ZeroPadding1D": _keeps("PAD", lifted="ZeroPadding2D"),
+    "ZeroPadding2D": _keeps("PAD"),
+}
+LAYER_KINDS: Final[Mapping[str, LayerKind]] = MappingProxyType(_ROWS)
 
 ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
     {
@@ -371,6 +273,11 @@ ACTIVATIONS: Final[Mapping[str, Activation]] = MappingProxyType(
         "tanh": Activation(operator="TANH", grid=Grid.FIXED),
     }
 )
+
+
+def add_kind(name: str, row: LayerKind) -> None:
+    """Adds the row of a kind of a user's own, which stays in float."""
+    _ROWS[name] = row
 
 
 def rounding_of(kind: str, activation: str) -> Rounding | None:

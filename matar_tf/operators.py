@@ -148,16 +148,20 @@ _MANY: Final = 1024  # tensors of one operator
 
 
 def _float(
-    *options: str,
-    num_inputs: tuple[int, int] = (1, 1),
-    settings: tuple[int, ...] = (),
-    **others: Any,
+    *options: str, num_inputs: tuple[int, int] = (1, 1), **others: Any
 ) -> Operator:
+    """Returns the row of an operator with options that say nothing, or none."""
+    return _float_by(*options, "NONE", num_inputs=num_inputs, **others)
+
+
+def _float_by(
+    *options: str, num_inputs: tuple[int, int] = (1, 1), **others: Any
+) -> Operator:
+    """Returns the row of an operator whose options matter."""
     return Operator(
         cost=OpKind.FLOAT,
         num_inputs=num_inputs,
-        settings=settings,
-        options=("NONE", *options),
+        options=options,
         is_float=True,
         **others,
     )
@@ -168,22 +172,27 @@ def _float_pair(*options: str) -> Operator:
 
 
 def _float_set(*options: str) -> Operator:
-    """One operator with a constant of integers, as of axes, after what it reads."""
+    """One with a constant of integers, as of axes, after what it reads."""
     return _float(*options, num_inputs=(2, 2), settings=(1,))
+
+
+def _float_set_by(option: str) -> Operator:
+    """The same of one whose options matter."""
+    return _float_by(option, num_inputs=(2, 2), settings=(1,))
 
 
 _FLOAT_OPERATORS: Final = {
     "ABS": _float("AbsOptions"),
-    "ARG_MAX": _float_set("ArgMaxOptions"),
-    "ARG_MIN": _float_set("ArgMinOptions"),
-    "BATCH_MATMUL": _float_pair("BatchMatMulOptions"),
+    "ARG_MAX": _float_set_by("ArgMaxOptions"),
+    "ARG_MIN": _float_set_by("ArgMinOptions"),
+    "BATCH_MATMUL": _float_by("BatchMatMulOptions", num_inputs=(2, 2)),
     "BROADCAST_TO": _float_set("BroadcastToOptions"),
     "CAST": _float("CastOptions"),
     "CEIL": _float(),
-    "CONV_3D": _float(
+    "CONV_3D": _float_by(
         "Conv3DOptions", num_inputs=(2, 3), may_lack=(2,), shape=CostShape.KERNEL
     ),
-    "CONV_3D_TRANSPOSE": _float(
+    "CONV_3D_TRANSPOSE": _float_by(
         "Conv3DOptions",
         num_inputs=(3, 4),
         may_lack=(3,),
@@ -209,18 +218,18 @@ _FLOAT_OPERATORS: Final = {
     "LOGICAL_NOT": _float("LogicalNotOptions"),
     "LOGICAL_OR": _float_pair("LogicalOrOptions"),
     "LOG_SOFTMAX": _float("LogSoftmaxOptions"),
-    "MIRROR_PAD": _float_set("MirrorPadOptions"),
+    "MIRROR_PAD": _float_set_by("MirrorPadOptions"),
     "NEG": _float("NegOptions"),
     "NOT_EQUAL": _float_pair("NotEqualOptions"),
-    "ONE_HOT": _float("OneHotOptions", num_inputs=(4, 4), settings=(1,)),
-    "PACK": _float("PackOptions", num_inputs=(1, _MANY)),
+    "ONE_HOT": _float_by("OneHotOptions", num_inputs=(4, 4), settings=(1,)),
+    "PACK": _float_by("PackOptions", num_inputs=(1, _MANY)),
     "PADV2": _float("PadV2Options", num_inputs=(3, 3), settings=(1,)),
     "POW": _float_pair("PowOptions"),
     "PRELU": _float_pair(),
-    "REDUCE_ALL": _float_set("ReducerOptions"),
-    "REDUCE_ANY": _float_set("ReducerOptions"),
-    "REDUCE_MIN": _float_set("ReducerOptions"),
-    "REDUCE_PROD": _float_set("ReducerOptions"),
+    "REDUCE_ALL": _float_set_by("ReducerOptions"),
+    "REDUCE_ANY": _float_set_by("ReducerOptions"),
+    "REDUCE_MIN": _float_set_by("ReducerOptions"),
+    "REDUCE_PROD": _float_set_by("ReducerOptions"),
     "RELU_0_TO_1": _float(),
     "RELU_N1_TO_1": _float(),
     "REVERSE_V2": _float_set("ReverseV2Options"),
@@ -231,24 +240,24 @@ _FLOAT_OPERATORS: Final = {
     "SIGN": _float("SignOptions"),
     "SIN": _float(),
     "SLICE": _float("SliceOptions", num_inputs=(3, 3), settings=(1, 2)),
-    "SPLIT": _float(
+    "SPLIT": _float_by(
         "SplitOptions",
         num_inputs=(2, 2),
         num_outputs=(1, _MANY),
         settings=(0,),
         source=1,
     ),
-    "SPLIT_V": _float(
+    "SPLIT_V": _float_by(
         "SplitVOptions", num_inputs=(3, 3), num_outputs=(1, _MANY), settings=(1, 2)
     ),
     "SQRT": _float(),
     "SQUARE": _float("SquareOptions"),
     "SQUARED_DIFFERENCE": _float_pair("SquaredDifferenceOptions"),
-    "SUM": _float_set("ReducerOptions"),
+    "SUM": _float_set_by("ReducerOptions"),
     "TOPK_V2": _float(
         "TopKV2Options", num_inputs=(2, 2), num_outputs=(2, 2), settings=(1,)
     ),
-    "UNPACK": _float("UnpackOptions", num_outputs=(1, _MANY)),
+    "UNPACK": _float_by("UnpackOptions", num_outputs=(1, _MANY)),
 }
 
 OPERATORS: Final[Mapping[str, Operator]] = MappingProxyType(

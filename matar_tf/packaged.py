@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from matar_tf.errors import ArtifactError, MatarError
+from matar_tf.errors import ArtifactError, MatarError, readable_line
 from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader, json_text
 from matar_tf.measurements import Measurements
@@ -21,7 +21,7 @@ from matar_tf.outputs import OutputInfo, outputs_to_json
 from matar_tf.parameters import Parameters
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
-from matar_tf.workload import Workload
+from matar_tf.workload import OpKind, Workload
 
 __all__ = [
     "DIGEST_KEY",
@@ -143,6 +143,7 @@ class Artifact:
             f"{len(space.activations)} activations in {_widths(space.activations)} "
             f"bits: {space.size_text()} policies",
         ]
+        lines += self._float_lines()
         note = "" if self.is_verified else "  (unverified)"
         lines += [
             f"  {name:8s} "
@@ -170,6 +171,36 @@ class Artifact:
         return [
             f"  {ends} {', '.join(f'{name} {one}' for name, one in given.items())}"
             for ends, given in named.items()
+        ]
+
+    @property
+    def float_layers(self) -> dict[str, str]:
+        """Why each layer that stays in float does, by its name; "" if it is not known.
+
+        The reasons are those that `package` put on record under this name.
+        """
+        given = self.provenance.get("float_layers")
+        known = cast("dict[str, object]", given) if isinstance(given, dict) else {}
+        reasons = {name: known.get(name) for name in self.template_map.islands}
+        return {
+            name: reason if isinstance(reason, str) else ""
+            for name, reason in reasons.items()
+        }
+
+    def _float_lines(self) -> list[str]:
+        """Returns what is shown of layers that stay in float."""
+        found = self.float_layers
+        if not found:
+            return []
+        rows = [one for one in self.workload.layers if one.kind is OpKind.FLOAT]
+        share = sum(one.macs for one in rows) / max(self.workload.macs, 1)
+        lines = [f"  {len(found)} layers in float, {share:.1%} of the MACs:"]
+        return [
+            *lines,
+            *(
+                readable_line(f"    {name}: {reason}".rstrip(": "))
+                for name, reason in found.items()
+            ),
         ]
 
     @property

@@ -6,12 +6,16 @@ the widest width, such as the statistics of batch norms.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from matar_tf.parameters import TensorParameters, activation_range
 from matar_tf.policy import WIDE_BITS, row_of
 
-__all__ = ["step_at", "wide_factor"]
+__all__ = ["WIDE_RANGE", "step_at", "wide_factor"]
+
+WIDE_RANGE: Final = (-(2 ** (WIDE_BITS - 1)), 2 ** (WIDE_BITS - 1) - 1)
 
 
 def wide_factor(num_bits: int, *, signed: bool) -> np.float32:
@@ -20,7 +24,7 @@ def wide_factor(num_bits: int, *, signed: bool) -> np.float32:
     The largest magnitude of that grid becomes the highest level, 32767.
     """
     low, high = activation_range(num_bits, signed=signed)
-    return np.float32(max(-low, high) / (2 ** (WIDE_BITS - 1) - 1))
+    return np.float32(max(-low, high) / WIDE_RANGE[1])
 
 
 def step_at(tensor: TensorParameters, width: int) -> np.float32:

@@ -7,22 +7,32 @@ from a policy, through the names that layers and tensors carry.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final, cast
 
 from matar_tf.errors import ModelError, did_you_mean, shown
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.io.names import check_names
+from matar_tf.policy import MAX_BITS
 
-__all__ = ["SCHEMA_VERSION", "LayerWorkload", "OpKind", "TensorWorkload", "Workload"]
+__all__ = [
+    "FLOAT_BITS",
+    "SCHEMA_VERSION",
+    "LayerWorkload",
+    "OpKind",
+    "TensorWorkload",
+    "Workload",
+]
 
 SCHEMA_VERSION: Final = 1
+FLOAT_BITS: Final = 32  # of a float, and of an index
 _KEYS: Final = ("schema_version", "inputs", "outputs", "tensors", "layers")
+_FLOAT_KEYS: Final = ("float_ops", "float_elems")
 _MAX_SIZE: Final = 2**31 - 1  # of an axis in TFLite
 _MAX_AXES: Final = 8
 _MAX_COUNT: Final = 2**53  # what a JSON number holds exactly
@@ -60,7 +70,8 @@ class TensorWorkload:
       name: Unique name in the workload.
       shape: Shape of one sample, without the batch axis; channels last.
       activation: The activation entry of the policy that gives the width of this
-        tensor, or None for a tensor that is always 8 bits wide.
+        tensor, or None for a tensor that is always 8 bits wide, or of floats (see
+        `Workload.float_tensors`).
     """
 
     name: str
@@ -87,11 +98,16 @@ class LayerWorkload:
         have the entry and the kernel in common.
       macs: Multiply-accumulates for one sample.
       weight_elems: Elements of the kernel.
-      bias_elems: Elements of the bias (32-bit integers when deployed).
+      bias_elems: Elements of the bias (32-bit integers when deployed); of a layer in
+        float, those of all its constants besides its kernel.
       kernel_size: Height and width of the kernel or pooling window; (1, 1) otherwise.
       strides: Strides of the kernel or pooling window; (1, 1) otherwise.
       groups: Channel groups of a convolution; 1 for a full convolution, the number
         of input channels for a depthwise one.
+      float_ops: Operators that a layer in float is made of; 0 for one of integers. It
+        and the next are left out of files where they are 0.
+      float_elems: Elements that its operators handle one by one, besides those that
+        multiply and add up.
     """
 
     name: str
@@ -105,6 +121,8 @@ class LayerWorkload:
     kernel_size: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
     groups: int = 1
+    float_ops: int = 0
+    float_elems: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +178,7 @@ class Workload:
         """Multiply-accumulates of one inference."""
         return sum(layer.macs for layer in self.layers)
 
-    @cached_property
+    @functools.cached_property
     def storing(self) -> frozenset[str]:
         """Names of the layers with kernels of their own: no layer before has them."""
         first: dict[str, str] = {}
@@ -168,6 +186,27 @@ class Workload:
             if layer.weights is not None:
                 first.setdefault(layer.weights, layer.name)
         return frozenset(first.values())
+
+    @functools.cached_property
+    def float_tensors(self) -> frozenset[str]:
+        """Names of the tensors of floats, or of 32-bit indices that such layers read.
+
+        They have no activation entry, and are made by a layer in float, or are inputs
+        of the network.
+        """
+        made = {one.output for one in self.layers if one.kind is OpKind.FLOAT}
+        made |= {
+            name
+            for one in self.layers
+            if one.kind is OpKind.FLOAT
+            for name in one.inputs
+            if name in self.inputs
+        }
+        return frozenset(name for name in made if self.tensors[name].activation is None)
+
+    def fixed_bits(self, tensor: str) -> int:
+        """Returns the width of a tensor without an activation entry."""
+        return FLOAT_BITS if tensor in self.float_tensors else MAX_BITS
 
     def entry_pairs(self) -> tuple[tuple[str, str], ...]:
         """Returns the entries of each layer's weights and of its first input."""
@@ -184,9 +223,7 @@ class Workload:
             "inputs": list(self.inputs),
             "outputs": list(self.outputs),
             "tensors": [asdict(tensor) for tensor in self.tensors.values()],
-            "layers": [
-                {**asdict(layer), "kind": layer.kind.value} for layer in self.layers
-            ],
+            "layers": [_layer_json(layer) for layer in self.layers],
         }
 
     @classmethod
@@ -272,8 +309,14 @@ def _read_tensor(value: Any) -> TensorWorkload:
     )
 
 
+def _layer_json(layer: LayerWorkload) -> dict[str, Any]:
+    document = {**asdict(layer), "kind": layer.kind.value}
+    absent = [name for name in _FLOAT_KEYS if not document[name]]
+    return {name: document[name] for name in document if name not in absent}
+
+
 def _read_layer(value: Any) -> LayerWorkload:
-    entry = _READER.object(value, "layer", _LAYER_KEYS)
+    entry = _READER.object(value, "layer", _LAYER_KEYS, _FLOAT_KEYS)
     kinds = {kind.value for kind in OpKind}
     kind = _READER.field(entry, "kind", str)
     if kind not in kinds:
@@ -293,8 +336,11 @@ def _read_layer(value: Any) -> LayerWorkload:
         kernel_size=_pair(entry, "kernel_size"),
         strides=_pair(entry, "strides"),
         groups=_count(entry, "groups", 1),
+        **{name: _count(entry, name) for name in _FLOAT_KEYS if name in entry},
     )
 
 
 _TENSOR_KEYS: Final = tuple(field.name for field in fields(TensorWorkload))
-_LAYER_KEYS: Final = tuple(field.name for field in fields(LayerWorkload))
+_LAYER_KEYS: Final = tuple(
+    field.name for field in fields(LayerWorkload) if field.name not in _FLOAT_KEYS
+)

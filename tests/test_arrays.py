@@ -120,7 +120,7 @@ class TestOutputBlocks:
 
     def test_tensors_take_up_their_containers(self, tmp_path):
         text = catalogue_text("ethos_u55_128").replace(
-            "activation_bits = [8]", "activation_bits = [4, 8]"
+            "activation_bits = [8, 16]", "activation_bits = [4, 8, 16]"
         )
         workload, target = conv_net(), load_text(text, tmp_path)
         wide, narrow = (

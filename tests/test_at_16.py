@@ -16,13 +16,16 @@ from fixtures.graphs import (
     multiplication,
     options_of,
 )
-from fixtures.paths import DATA
+from fixtures.paths import DATA, ROOT, SHIPPED
 
 from matar_tf.artifact import read_artifact
-from matar_tf.errors import ExportError, PolicyError
+from matar_tf.errors import ExportError, PolicyError, TargetError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.policy import Policy
+from matar_tf.pricing import CostModel, check_policy
+from matar_tf.pricing.layer_widths import LayerWidths
 from matar_tf.space import PolicySpace
+from matar_tf.targets import list_targets, load_target
 from matar_tf.tflite._graph_rules import check_model, find_fault
 from matar_tf.tflite._schema import (
     bias_of,
@@ -366,7 +369,12 @@ class TestFiles:
             content = builder.build(artifact.space.named(name))
             runner = Runner(content)
             rng = np.random.default_rng(0)
-            samples = rng.normal(0.2, 0.5, (5, *SHAPE_OF(runner))).astype(np.float32)
+            samples: Any = {
+                one: rng.normal(0.2, 0.5, (5, *shape)).astype(np.float32)
+                for one, shape in runner.input_shapes.items()
+            }
+            if len(samples) == 1:
+                (samples,) = samples.values()
             found = verify(content, samples)
             assert found.first_runtime_difference is None
             assert found.agreement == 1.0
@@ -380,7 +388,9 @@ class TestFiles:
         for name in ("w8a4", "w8a8", "w8a16"):
             runner = Runner(kernels.build(kernels.space.named(name)))
             if samples is None:
-                samples = rng.random((8, *SHAPE_OF(runner)), np.float32)
+                samples = rng.random(
+                    (8, *next(iter(runner.input_shapes.values()))), np.float32
+                )
             outputs[name] = runner.predict(samples)
         off = [np.abs(outputs[one] - outputs["w8a16"]).mean() for one in outputs]
         assert off[2] == 0 < off[1] < off[0]
@@ -440,3 +450,59 @@ class TestPolicies:
         for name in ("w16a16", "w4a9", "w4a15"):
             with pytest.raises(PolicyError, match=r"in 2\.\.8"):
                 space.named(name)
+
+
+@pytest.fixture(scope="module")
+def artifact() -> Any:
+    return read_artifact(SHIPPED)
+
+
+class TestTargets:
+    def test_say_whether_they_have_them(self, artifact: Any) -> None:
+        policy, missing = artifact.space.named("w8a16"), []
+        for name in list_targets():
+            found = check_policy(artifact.workload, policy, load_target(name))
+            if found:
+                missing.append(name)
+                assert "got 16" in found[0].message
+                assert found[0].constraint == "constraint_activation_bits"
+        having = {"cortex_m4_cmsis_nn", "ethos_u55_128", "ethos_u55_256", "host_litert"}
+        assert set(list_targets()) - set(missing) == having
+
+    def test_price_them(self, artifact: Any) -> None:
+        """Vela 5.2.0 estimates 279,052 and 159,108 cycles, of w4a8 187,052."""
+        figures = {"ethos_u55_128": 279_052, "ethos_u55_256": 159_108}
+        for name, cycles in figures.items():
+            model = CostModel(artifact.workload, load_target(name))
+            narrow, wide = (
+                model.estimate(artifact.space.named(one)) for one in ("w4a8", "w4a16")
+            )
+            assert wide.cycles == pytest.approx(cycles, rel=0.05)
+            assert wide.cycles > 1.25 * narrow.cycles
+            assert wide.peak_activation_bytes == 2 * narrow.peak_activation_bytes
+            assert wide.mean_activation_bits == 16
+            totals = model.totals(artifact.space.named("w4a16"))
+            assert totals["cycles"] == wide.cycles
+            assert totals["peak_activation_bytes"] == wide.peak_activation_bytes
+
+    def test_keys_of_widths_differ(self, artifact: Any) -> None:
+        widths = LayerWidths(artifact.workload)
+        names = artifact.space.activations
+        every = [dict.fromkeys(names, bits) for bits in (4, 8, 16)]
+        weights = artifact.space.named("w4a16").weights
+        keys = [
+            widths.keys(widths.of(Policy(weights=weights, activations=one)))
+            for one in every
+        ]
+        assert all(len(set(of_layer)) == 3 for of_layer in zip(*keys, strict=True))
+
+    def test_files_price_an_array_that_takes_them(self, tmp_path: Path) -> None:
+        folder = ROOT / "matar_tf/targets/data"
+        text = (folder / "ethos_u55_128.toml").read_text("utf-8")
+        path = tmp_path / "mine.toml"
+        path.write_text(text.replace("wide_scale = 1.6\n", ""))
+        with pytest.raises(TargetError, match=r"expected compute\.wide_scale"):
+            load_target(path)
+        path.write_text(text.replace("[8, 16]", "[8, 12]"))
+        with pytest.raises(TargetError, match=r"in 2\.\.8, or 16, got 12"):
+            load_target(path)

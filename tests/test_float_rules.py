@@ -475,6 +475,11 @@ def without_output(model):
     graph.outputs = graph.outputs[:-1]
 
 
+def without_options(model):
+    operator = model.subgraphs[0].operators[-1]
+    operator.builtinOptions, operator.builtinOptionsType = None, 0
+
+
 UNSOUND = [
     # Types.
     ("SIN", tensor(1, type=TYPES.INT32), "one type, and results that follow"),
@@ -492,6 +497,15 @@ UNSOUND = [
     ("cast_f", tensor(1, type=TYPES.FLOAT16), "a known type"),
     ("SIN", tensor(1, type=TYPES.INT8, quantization=GRID), "operands in float"),
     ("volume", tensor(1, type=TYPES.INT8), "bytes of tensor 1"),
+    ("volume", tensor(2, type=TYPES.INT32), "a kernel of the type of its input"),
+    *(
+        (name, without_options, "options among")
+        for name in ("pack", "unpack_f", "split", "split_by_sizes", "one_hot", "place")
+    ),
+    *(
+        (name, without_options, "options among")
+        for name in ("mirror", "SUM", "any", "matmul_0", "volume", "table")
+    ),
     # Shapes that operands make.
     ("ADD_4", shaped(2, 1, 2, 3, 5), r"the shape \(1, 2, 3, 4\)"),
     ("ADD_2", shaped(1, 1, 3), "operands that fit"),

@@ -15,7 +15,7 @@ from fixtures.graphs import (
     options_of,
 )
 
-from matar_tf.errors import ExportError
+from matar_tf.errors import DataError, ExportError
 from matar_tf.policy import Policy
 from matar_tf.tflite._floats import float_operators, float_tensors
 from matar_tf.tflite._graph_rules import check_model
@@ -166,6 +166,21 @@ def test_each_operator_is_timed():
     content = check_model(write_model(attention()))
     found = profile_operators(content, num_repeats=1)
     assert [one.operator for one in found][2:4] == ["DEQUANTIZE", "RESHAPE"]
+
+
+@pytest.mark.parametrize("index", [-1, 2, 2**31 - 1])
+def test_an_index_beyond_a_table_is_said_of_the_data(index):
+    model = float_graph(
+        "GATHER",
+        np.zeros((1, 3), np.int32),
+        [np.ones((2, 2), np.float32), None],
+        [np.ones((1, 3, 2), np.float32)],
+        options_of("GatherOptions"),
+    )
+    runner = Runner(write_model(model))
+    assert runner.predict(np.array([[0, 1, 1]], np.int32)).shape == (1, 3, 2)
+    with pytest.raises(DataError, match=r"indices of rows that the tables .* have"):
+        runner.predict(np.array([[0, index, 1]], np.int32))
 
 
 def test_an_index_is_timed_on_the_first_row():

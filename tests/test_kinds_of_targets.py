@@ -6,20 +6,28 @@ import itertools
 
 import pytest
 
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, WIDE_BITS
 from matar_tf.targets import Target, list_targets, load_target
-from matar_tf.workload import OpKind
+from matar_tf.workload import FLOAT_BITS, OpKind
 
 WEIGHTS = (None, *ALL_BITS)
+WIDTHS = (*ALL_BITS, WIDE_BITS, FLOAT_BITS)
 
 
 def said(target: Target, kind: OpKind, weight_bits: int | None, bits: int) -> bool:
-    """Whether some entry lists the kind and both widths, read as the file has them."""
+    """Whether some entry lists the kind and both widths, read as the file has them.
+
+    What stays in float may lack a kernel, and read floats.
+    """
     document = target.model_dump()
+    more = kind is OpKind.FLOAT
     return any(
         kind in entry["kinds"]
-        and bits in entry["activation_bits"]
-        and weight_bits in (entry.get("weight_bits") or (None,))
+        and (bits in entry["activation_bits"] or (more and bits == FLOAT_BITS))
+        and (
+            weight_bits in (entry.get("weight_bits") or (None,))
+            or (more and weight_bits is None)
+        )
         for entry in document["ops"]
     )
 
@@ -30,12 +38,12 @@ def test_tables_say_what_the_entries_say(name: str) -> None:
     for kind in OpKind:
         pairs = {
             pair
-            for pair in itertools.product(WEIGHTS, ALL_BITS)
+            for pair in itertools.product(WEIGHTS, WIDTHS)
             if said(target, kind, *pair)
         }
         taken = {
             pair
-            for pair in itertools.product(WEIGHTS, ALL_BITS)
+            for pair in itertools.product(WEIGHTS, WIDTHS)
             if target.takes(kind, *pair)
         }
         assert taken == pairs

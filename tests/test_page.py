@@ -99,6 +99,13 @@ def matrix(*targets: str) -> CostMatrix:
     )
 
 
+def test_what_stays_in_float_is_listed_with_its_reason() -> None:
+    floats = replace(matrix("npu"), float_layers={"lstm": HOSTILE, "table": ""})
+    page = Page(to_html([result()], floats))
+    assert page.counts["ul"] == 2
+    assert "Stays in float" not in to_html([result()], matrix("npu"))
+
+
 class Page(HTMLParser):
     """Collects tables and links; fails where tags do not nest."""
 

@@ -10,8 +10,10 @@ import pytest
 from fixtures.digits import digits_artifact
 from fixtures.runs import run_all
 
+from matar_tf.errors import ExportError, SearchError
 from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.policy import Policy
+from matar_tf.run.settings import settings_of
 
 SPACE = digits_artifact().space
 FEW = SearchOptions(max_evaluations=12, population_size=8)
@@ -117,3 +119,42 @@ class TestLeftOut:
         outcome = run_all(tmp_path / "run", "mpic", starts=starts, options=few)
         reason = "The search ended before it was measured."
         assert outcome.left_out == {"mpic": {"start_82": reason, "start_84": reason}}
+
+
+class TestSixteenBits:
+    """Policies of 16-bit activations are measured if asked for, where there are any."""
+
+    def test_are_beside_what_is_bred(self, tmp_path: Path) -> None:
+        wide = uniform(8, 16)
+        starts = {"w8a16": wide, "again": wide, "w4a16": uniform(4, 16)}
+        outcomes = {
+            name: run_all(tmp_path / name, name, starts=starts, options=FEW)
+            for name in ("host_litert", "cortex_m4_cmsis_nn", "mpic")
+        }
+        (result,) = outcomes["host_litert"].results
+        found = {one.name: one for one in result.references}
+        assert found["w8a16"].policy == wide
+        assert found["w4a16"].policy == uniform(4, 16)
+        assert result.num_evaluated + result.num_reused <= FEW.max_evaluations + 2
+        assert outcomes["host_litert"].left_out["host_litert"] == {
+            "again": "It is the same policy as 'w8a16'."
+        }
+        bred = [one for one in result.front if one.policy.is_wide]
+        assert {one.policy for one in bred} <= {wide, uniform(4, 16)}
+        (result,) = outcomes["cortex_m4_cmsis_nn"].results
+        assert "w8a16" in {one.name for one in result.references}
+        reasons = outcomes["cortex_m4_cmsis_nn"].left_out["cortex_m4_cmsis_nn"]
+        assert "expected one of [8] bits, got 4" in reasons["w4a16"]
+        reasons = outcomes["mpic"].left_out["mpic"]
+        assert all("got 16" in reasons[name] for name in starts)
+
+    def test_are_named_as_they_are(self) -> None:
+        settings = settings_of(SPACE, start=["w8a16", "w4a16"])
+        assert dict(settings.starts) == {
+            "w8a16": uniform(8, 16),
+            "w4a16": uniform(4, 16),
+        }
+        with pytest.raises(SearchError, match="but for w8a16 and the like"):
+            settings_of(SPACE, start=["w8a8"])
+        with pytest.raises(ExportError, match="'int8' for 16-bit activations"):
+            settings_of(SPACE, start=["w8a16"], profile="packed-litert")

@@ -12,7 +12,7 @@ import pytest
 from fixtures.paths import TARGETS
 
 from matar_tf.errors import PolicyError, TargetError
-from matar_tf.policy import ALL_BITS, Policy
+from matar_tf.policy import ALL_BITS, WIDE_BITS, Policy
 from matar_tf.pricing import CONSTRAINTS, check_policy, legal_space
 from matar_tf.pricing.memory import (
     Liveness,
@@ -215,13 +215,22 @@ class TestCatalogue:
         assert load_target(name).name == name
 
     @pytest.mark.parametrize("name", CATALOGUE)
-    def test_each_target_runs_every_kind_of_layer(self, name):
+    def test_each_target_runs_every_kind_of_layer_of_integers(self, name):
         target = load_target(name)
-        assert all(target.ops_for(kind) for kind in OpKind)
+        assert all(target.ops_for(kind) for kind in OpKind if kind is not OpKind.FLOAT)
 
-    def test_cortex_m4_takes_8_bits_only(self):
+    def test_targets_with_a_processor_run_what_stays_in_float(self):
+        found = [name for name in CATALOGUE if load_target(name).ops_for(OpKind.FLOAT)]
+        assert found == [
+            *("bismo_ultra96", "cortex_m4_cmsis_nn", "cortex_m7", "edge_tpu_coral"),
+            *("ethos_u55_128", "ethos_u55_256", "host_litert"),
+        ]
+
+    def test_cortex_m4_takes_8_bit_weights_only(self):
         target = load_target("cortex_m4_cmsis_nn")
-        assert target.activation_bits == target.weight_bits_for(OpKind.CONV) == {8}
+        assert target.weight_bits_for(OpKind.CONV) == {8}
+        assert target.activation_bits == {8, WIDE_BITS}
+        assert target.activation_bits_for(OpKind.TRANSPOSED_CONV) == {8}
 
     @pytest.mark.parametrize("bits", ALL_BITS)
     def test_bit_fusion_takes_powers_of_two_only(self, bits):

@@ -125,7 +125,7 @@ def policies(values: FlagValues, default: Sequence[str] | None, what: str) -> No
     flags.DEFINE_list(
         "policies",
         default and list(default),
-        f"{what}: names of uniform ones (w4a8), or paths of .json files.",
+        f"{what}: names of uniform ones (w4a8, w8a16), or paths of .json files.",
         flag_values=values,
     )
 

@@ -79,7 +79,9 @@ def _define_aims(values: FlagValues) -> None:
         "start",
         [],
         "Policies (.json) to start from; in the tables under the file's name, those of "
-        "another front under the folder's name as well.",
+        "another front under the folder's name as well. Or w8a16, w4a16, ...: those of "
+        "16-bit activations are measured if asked for, slowly, for targets that have "
+        "them.",
         flag_values=values,
     )
     flags.DEFINE_float(

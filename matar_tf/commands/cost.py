@@ -83,10 +83,10 @@ def _layer_rows(
 
     rows: list[dict[str, Any]] = []
     for target in targets:
-        model = CostModel(artifact.workload, target)
         for name, policy in policies.items():
             if check_policy(artifact.workload, policy, target):
                 continue
+            model = CostModel(artifact.workload, target)
             for layer in model.estimate(policy).layers:
                 figures = {figure: getattr(layer, figure) for figure in _LAYER_FIGURES}
                 figures["kind"] = layer.kind.value

@@ -35,6 +35,7 @@ class Evaluations:
       failed: Those of the evaluated ones that break a limit on a metric.
       probes: Metrics of the evaluated ones that break a constraint or a limit on a
         cost.
+      beside: Candidate and member of each policy beside the space, by name.
       num_evaluated: Policies measured in this run.
       num_reused: Policies whose metrics came from the store or the memory.
       memory: Metrics of all policies that this and earlier searches know.
@@ -56,6 +57,7 @@ class Evaluations:
         self.entries: dict[Genome, tuple[Candidate, Member]] = {}
         self.failed: dict[Genome, tuple[Candidate, Member]] = {}
         self.probes: dict[Genome, Mapping[str, float]] = {}
+        self.beside: dict[str, tuple[Candidate, Member]] = {}
         self.num_evaluated = 0
         self.num_reused = 0
         self._problem = problem
@@ -126,6 +128,27 @@ class Evaluations:
             raise
         members += self._enter_all(policies, metrics)
         return members
+
+    def measure_beside(self, *, deadline: float = math.inf) -> None:
+        """Measures the policies beside the space, which count as no evaluations.
+
+        Raises:
+          SearchError: If the evaluator or the costs do not return what they must.
+        """
+        names: dict[Policy, str] = {}  # of two names for one policy, the first stays
+        for name, policy in self._problem.beside.items():
+            if not self.breach(policy).texts:
+                names.setdefault(policy, name)
+        metrics: dict[Policy, Mapping[str, float]] = {}
+        self._collect(list(names), metrics, deadline)
+        self.memory.update(metrics)
+        for policy, name in names.items():
+            if policy not in metrics:
+                continue
+            candidate, broken = self._candidate(policy, metrics[policy])
+            if not broken.texts:
+                member = Member(genome=(), values=self._values(candidate))
+                self.beside[name] = candidate, member
 
     def describe_infeasible(self) -> str:
         """Returns why no policy was feasible: which constraint, and the nearest miss.
@@ -240,6 +263,20 @@ class Evaluations:
     def _enter(
         self, genome: Genome, policy: Policy, metrics: Mapping[str, float]
     ) -> Member:
+        candidate, broken = self._candidate(policy, metrics)
+        if broken.texts:
+            self._broken[genome] = broken
+            member = _infeasible(genome, broken)
+            self.failed[genome] = candidate, member
+            return member
+        member = Member(genome=genome, values=self._values(candidate))
+        self.entries[genome] = candidate, member
+        return member
+
+    def _candidate(
+        self, policy: Policy, metrics: Mapping[str, float]
+    ) -> tuple[Candidate, Breach]:
+        """Returns a measured policy, and the limits on metrics that it breaks."""
         candidate = Candidate(
             name=policy.digest()[:12],
             policy=policy,
@@ -247,19 +284,13 @@ class Evaluations:
             costs=self._problem.costs(policy),
         )
         limits = [one for one in self._limits if one.name in candidate.metrics]
-        broken = breach_of(limits, candidate.metrics)
-        if broken.texts:
-            self._broken[genome] = broken
-            member = _infeasible(genome, broken)
-            self.failed[genome] = candidate, member
-            return member
-        values = tuple(
+        return candidate, breach_of(limits, candidate.metrics)
+
+    def _values(self, candidate: Candidate) -> tuple[float, ...]:
+        return tuple(
             objective.to_minimized(candidate.value(objective))
             for objective in self._objectives
         )
-        member = Member(genome=genome, values=values)
-        self.entries[genome] = candidate, member
-        return member
 
 
 def _infeasible(genome: Genome, broken: Breach) -> Member:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeAlias
 
-from matar_tf.errors import SearchError
+from matar_tf.errors import PolicyError, SearchError
 from matar_tf.evolution._repair import Legality, Tie
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace
@@ -148,6 +148,11 @@ class GenomeCodec:
           PolicyError: If the policy does not belong to the space.
         """
         self.space.validate(policy)
+        if policy.is_wide:
+            raise PolicyError(
+                "Expected a policy whose widths are chosen one by one, got one of "
+                "16-bit activations; name it among those beside the space."
+            )
         bits = [policy.weights[name] for name in self._weights]
         bits += [policy.activations[name] for name in self._activations]
         return tuple(

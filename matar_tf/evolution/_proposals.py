@@ -26,6 +26,7 @@ from matar_tf.evolution._surrogate import (
 )
 from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import SearchProblem
+from matar_tf.policy import Policy
 from matar_tf.results import Objective
 
 __all__ = ["Proposer"]
@@ -65,7 +66,7 @@ class Proposer:
         self._evaluations = evaluations
         self._options = options
         self._make_surrogate = surrogate
-        self._warm = tuple(evaluations.memory)
+        self._warm = tuple(self._taught())
         self._is_warm = len(self._warm) >= MIN_SAMPLES
         is_metric = [one.name in problem.metric_names for one in options.objectives]
         self.probes: frozenset[Genome] = frozenset()
@@ -145,10 +146,7 @@ class Proposer:
         they could not be measured. Without enough measurements, or if oversampling is
         off, returns children of the population.
         """
-        if (
-            self._options.oversampling == 1
-            or len(self._evaluations.memory) < MIN_SAMPLES
-        ):
+        if self._options.oversampling == 1 or len(self._taught()) < MIN_SAMPLES:
             return breed(population, size)
         surrogate = self._surrogate()
         size = max(size // _NUM_BATCHES, min(size, _SMALLEST_BATCH))
@@ -168,8 +166,13 @@ class Proposer:
             return breed(population, size)
         return self._choose(list(found.values()), size, surrogate)
 
-    def _surrogate(self) -> Surrogate:
+    def _taught(self) -> dict[Policy, Mapping[str, float]]:
+        """Returns the metrics of what the space has: no 16-bit activations."""
         memory = self._evaluations.memory
+        return {one: memory[one] for one in memory if not one.is_wide}
+
+    def _surrogate(self) -> Surrogate:
+        memory = self._taught()
         objectives = [self._options.objectives[index] for index in self._metrics]
         figures = [
             [one.to_minimized(metrics[one.name]) for one in objectives]

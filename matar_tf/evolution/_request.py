@@ -105,12 +105,13 @@ def absent_names(
     }
     first: dict[Policy, str] = {}  # of two names for one policy, the first stays
     reasons: dict[str, str] = {}
-    for name, policy in {**problem.seeds, **uniform}.items():
+    asked = {**problem.seeds, **problem.beside}
+    for name, policy in {**asked, **uniform}.items():
         former = first.setdefault(policy, name)
         if former != name:
-            if former in problem.seeds:
+            if former in asked:
                 reasons[name] = f"It is the same policy as {former!r}."
-        elif name in problem.seeds and name not in present:
+        elif name in asked and name not in present:
             reasons[name] = _reason(problem, policy, tuple(limits), memory.get(policy))
     return reasons
 

@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -113,9 +113,8 @@ def search(
                 objectives=options.objectives,
                 front=_front(evaluations, options.objectives, problem.metric_names),
                 references=tuple(
-                    replace(evaluations.entries[genome][0], name=name)
-                    for name, genome in named.items()
-                    if genome in evaluations.entries
+                    replace(candidate, name=name)
+                    for name, candidate in _references(evaluations, named)
                 ),
                 num_evaluated=evaluations.num_evaluated,
                 num_reused=evaluations.num_reused,
@@ -125,6 +124,7 @@ def search(
             )
 
         try:
+            evaluations.measure_beside(deadline=deadline)
             return found(
                 _explore(problem, evaluations, convergence, named, options, surrogate)
             )
@@ -134,6 +134,17 @@ def search(
             if convergence.is_behind:
                 convergence.close_generation()
             return found(StopReason.INTERRUPTED)
+
+
+def _references(
+    evaluations: Evaluations, named: Mapping[str, Genome]
+) -> Iterator[tuple[str, Candidate]]:
+    """Yields the names that policies were asked for by, and what was measured."""
+    for name, (candidate, _) in evaluations.beside.items():
+        yield name, candidate
+    for name, genome in named.items():
+        if genome in evaluations.entries:
+            yield name, evaluations.entries[genome][0]
 
 
 def search_order(problems: Sequence[SearchProblem]) -> list[int]:
@@ -329,6 +340,7 @@ def _front(
 ) -> tuple[Candidate, ...]:
     """Returns the Pareto front of all that was measured, cheapest first."""
     entries = [evaluations.entries[genome] for genome in sorted(evaluations.entries)]
+    entries += evaluations.beside.values()
     kept = [
         entries[index] for index in pareto_front([one.values for _, one in entries])
     ]

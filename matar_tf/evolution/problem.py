@@ -88,6 +88,8 @@ class SearchProblem:
         what `violations` would find, known beforehand.
       seeds: Policies to start from, by name, beside the uniform ones. Those that
         meet the constraints are among the references of the result.
+      beside: Policies of 16-bit activations, by name. Measured first, they may be in
+        the front and are among the references, and no policy is bred from them.
       metric_names: Names of the metrics that the evaluator returns.
     """
 
@@ -100,6 +102,7 @@ class SearchProblem:
         default_factory=dict[tuple[str, str], Collection[tuple[int, int]]]
     )
     seeds: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
+    beside: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     metric_names: tuple[str, ...] = ("accuracy", "loss")
 
     def codec(self) -> GenomeCodec:

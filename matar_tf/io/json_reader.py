@@ -70,13 +70,16 @@ class JsonReader:
         content = read_at_most(path, MAX_JSON_BYTES, self.error)
         return self.parse(content, what or str(path))
 
-    def object(self, value: Any, what: str, keys: Iterable[str]) -> dict[str, Any]:
+    def object(
+        self, value: Any, what: str, keys: Iterable[str], more: Iterable[str] = ()
+    ) -> dict[str, Any]:
         """Returns an object that has these keys and no other.
 
         Args:
           value: What should be such an object.
           what: Its name in errors.
           keys: The keys.
+          more: Keys that it may have.
         """
         if not isinstance(value, dict):
             raise self.error(
@@ -84,11 +87,12 @@ class JsonReader:
             )
         document = cast("dict[str, Any]", value)
         expected = set(keys)
+        known = expected.union(more)
         for key in document:
-            if key not in expected:
+            if key not in known:
                 raise self.error(
                     f"Unknown key {shown(key)} in the {what}. "
-                    f"{did_you_mean(key, expected)}"
+                    f"{did_you_mean(key, known)}"
                 )
         for key in sorted(expected - set(document)):
             raise self.error(f"The {what} has no key {key!r}; add it.")

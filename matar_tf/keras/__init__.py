@@ -27,6 +27,7 @@ from matar_tf.keras.packaging.record import keras_tensors
 from matar_tf.keras.policies import get_policy, get_policy_space, set_policy
 from matar_tf.keras.quantize import MatarQuantizeScheme, policy_space, quantize_model
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.quantizers.own_kinds import register_layer_kind
 from matar_tf.keras.rewrite.prepare import as_layers
 from matar_tf.keras.saving import load_model
 from matar_tf.keras.train.batch_norm import reestimate_batch_norm
@@ -86,6 +87,7 @@ __all__ = [
     "policy_space",
     "quantize_model",
     "reestimate_batch_norm",
+    "register_layer_kind",
     "set_policy",
     "summary",
     "to_keras3",

@@ -11,6 +11,8 @@ import importlib.metadata
 import os
 import re
 import shlex
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -35,7 +37,7 @@ try:
     import tf_keras as keras
     from tensorflow.core.protobuf import tensor_bundle_pb2, trackable_object_graph_pb2
     from tf_keras.protobuf import saved_metadata_pb2
-    from tf_keras.src.applications import convnext
+    from tf_keras.src.applications import convnext, inception_resnet_v2
     from tf_keras.src.engine import base_layer_utils as call_state
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
@@ -48,12 +50,12 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
+    "APPLICATION_CLASSES",
     "KerasLayer",
     "KerasModel",
     "Shape",
     "Tensor",
     "call_state",
-    "convnext",
     "in_keras_format",
     "infer",
     "json_utils",
@@ -72,6 +74,15 @@ KerasLayer: TypeAlias = Any
 KerasModel: TypeAlias = Any
 Tensor: TypeAlias = Any  # also a variable, or an array where Keras takes one
 Shape: TypeAlias = Any  # of a tensor, None for a size that the batch tells
+
+# Layers of Keras' own networks, which it keeps beside these, not in `keras.layers`.
+APPLICATION_CLASSES: Mapping[str, Any] = MappingProxyType(
+    {
+        "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
+        "LayerScale": convnext.LayerScale,
+        "StochasticDepth": convnext.StochasticDepth,
+    }
+)
 
 if not issubclass(tfmot.quantization.keras.QuantizeWrapperV2, keras.layers.Layer):
     raise ImportError(

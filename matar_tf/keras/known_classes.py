@@ -84,7 +84,8 @@ def check_classes(
                 "It stands for an operation on a layer's output, such as x * 2.0; use "
                 "a layer (Rescaling, Add, Multiply, Reshape) and save the network again"
                 if is_operation
-                else "A class of your own goes into custom_objects of load_model"
+                else "A class of your own goes into custom_objects of load_model; one "
+                "with kernels is registered first: matar_tf.register_layer_kind"
             )
             raise ModelError(
                 "Expected layers and functions that Keras makes of numbers alone in "

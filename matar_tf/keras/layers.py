@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf
+from matar_tf.keras._compat import Shape, Tensor, keras, tf
+from matar_tf.keras.borders import Quantize
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import snap_affine
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
@@ -29,46 +30,9 @@ NOT_FINITE = (
 _TINY = 1e-20  # keeps a term of the variance from staying 0
 _LEAST_VARIANCE = 1e-3  # of epsilon, which hides what is below
 
-_KERAS_FORMAT = (
-    "Expected the path of an HDF5 file ('x.h5'), of a SavedModel directory, or of a "
-    "TensorFlow checkpoint, got the Keras v3 format ('.keras', '.weights.h5'; also "
-    "that of copy.deepcopy and pickle), from which tfmot's quantization wrappers "
-    "cannot be rebuilt; save to one of the others, and copy a model by "
-    "tf_keras.models.clone_model(model) and set_weights(model.get_weights())."
-)
-
-
-class _RefusesKerasFormat:
-    """Stops `model.save("x.keras")` with the reason, before the file is begun.
-
-    tfmot's wrapper cannot be rebuilt from a ``.keras`` file: the file stores
-    variables per tracked object, and the wrapper tracks those of its inner layer a
-    second time. Every multi-bitwidth model holds an `InputQuantize`, so refusing here
-    refuses the model.
-    """
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the config.
-
-        Raises:
-          NotImplementedError: If it is for a ``.keras`` file, not begun yet.
-        """
-        if in_keras_format():
-            raise NotImplementedError(_KERAS_FORMAT)
-        config: Any = super()
-        return config.get_config()
-
-    def save_own_variables(self, store: Any) -> None:
-        """Raises; called only while a ``.weights.h5`` file is written.
-
-        Raises:
-          NotImplementedError: Always.
-        """
-        raise NotImplementedError(_KERAS_FORMAT)
-
 
 @keras.utils.register_keras_serializable(package="matar_tf")
-class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
+class InputQuantize(Quantize):
     """Quantizes the input of the network.
 
     A step for 8 bits alone is not learned: the least squared error of the samples is as
@@ -87,16 +51,9 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
         signed: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.entry = entry
+        super().__init__(entry, bits, signed, **kwargs)
         is_learned = tuple(bits) != (MAX_BITS,)
         self.multi_bit_quantizers = (ActivationQuantizer(bits, signed, is_learned),)
-        self._variables: dict[str, Tensor] = {}
-
-    def build(self, input_shape: Shape) -> None:
-        """Creates the quantizer's variables."""
-        self._variables = self.multi_bit_quantizers[0].build(input_shape, "input", self)
-        super().build(input_shape)
 
     def call(self, inputs: Tensor, training: Any = None) -> Tensor:
         """Returns the quantized samples."""
@@ -105,19 +62,7 @@ class InputQuantize(_RefusesKerasFormat, keras.layers.Layer):
         # One batch with NaN would leave nothing in any weight.
         if training and inputs.dtype.is_floating:
             inputs = tf.debugging.check_numerics(inputs, NOT_FINITE)
-        return self.multi_bit_quantizers[0](
-            inputs, bool(training), weights=self._variables
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        quantizer = self.multi_bit_quantizers[0]
-        return {
-            **super().get_config(),
-            "entry": self.entry,
-            "bits": list(quantizer.bits),
-            "signed": quantizer.signed,
-        }
+        return self.quantized(inputs, training)
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")

@@ -12,7 +12,7 @@ from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.policy import Policy
+from matar_tf.policy import WIDE_BITS, Policy
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -37,6 +37,7 @@ class PolicySetter:
     def __init__(self, model: KerasModel) -> None:
         self._variables: list[Tensor] = []  # each holds the rows of the next slots
         self._slots: list[tuple[str, str, dict[int, int]]] = []
+        self._owned: list[int] = []  # those of quantizers, which tell a policy
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
         for layer in model.layers:
@@ -44,7 +45,8 @@ class PolicySetter:
                 entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
                 entry = quantizer.kind, quantizer.entry, quantizer.bits
-                self._add(quantizer.row, [entry])
+                self._owned.append(len(self._slots))
+                self._add(quantizer.row, [entry], wide_row=len(quantizer.bits))
             inner = wrapper.inner_layer(layer)
             if isinstance(inner, MultiBitBatchNormalization):
                 self._add(inner.rows, inner.entries)
@@ -89,16 +91,31 @@ class PolicySetter:
     def policy(self, rows: np.ndarray) -> Policy:
         """Inverts `rows`."""
         chosen: dict[str, dict[str, int]] = {"weights": {}, "activations": {}}
-        for (kind, entry, row_of), row in zip(self._slots, rows, strict=True):
-            chosen[kind][entry] = list(row_of)[int(row)]
+        for place in self._owned:
+            kind, entry, row_of = self._slots[place]
+            width_of = {row: width for width, row in row_of.items()}
+            chosen[kind][entry] = width_of[int(rows[place])]
         return Policy(weights=chosen["weights"], activations=chosen["activations"])
 
     def _add(
-        self, variable: Tensor, entries: Sequence[tuple[str, str, tuple[int, ...]]]
+        self,
+        variable: Tensor,
+        entries: Sequence[tuple[str, str, tuple[int, ...]]],
+        *,
+        wide_row: int | None = None,
     ) -> None:
+        """Adds a variable with the rows of some entries.
+
+        Args:
+          variable: One row for each entry.
+          entries: Kind, name and widths.
+          wide_row: Row of activations of 16 bits; that of the widest width for None.
+        """
         self._variables.append(variable)
         for kind, entry, bits in entries:
             row_of = {width: number for number, width in enumerate(bits)}
+            if kind == "activations":
+                row_of[WIDE_BITS] = len(bits) - 1 if wide_row is None else wide_row
             self._slots.append((kind, entry, row_of))
 
     def _assign_rows(self, rows: Tensor) -> None:
@@ -122,6 +139,9 @@ def policy_setter(model: KerasModel) -> PolicySetter:
 
 def set_policy(model: KerasModel, policy: Policy | str) -> None:
     """Puts a policy in force: a `Policy`, or the name of a uniform one (``w4a8``).
+
+    Activations of 16 bits (``w8a16``) are evaluated; training takes them for the widest
+    width.
 
     Raises:
       PolicyError: If the policy does not fit the model.

@@ -9,6 +9,7 @@ from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.networks import layers_by_name
 from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
 from matar_tf.space import PolicySpace
@@ -34,11 +35,15 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
         configs: Mapping[str, Any],
         signed_inputs: bool,
         norm_context: int,
+        strict: bool,
     ) -> None:
-        self._space = space
-        self._configs = configs
-        self._signed_inputs = signed_inputs
-        self._norm_context = norm_context
+        self._options: dict[str, Any] = {
+            "space": space,
+            "configs": configs,
+            "signed_inputs": signed_inputs,
+            "norm_context": norm_context,
+            "strict": strict,
+        }
 
     def apply(
         self, model: Any, layer_quantize_map: Mapping[str, Mapping[str, Any]]
@@ -60,14 +65,13 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             name: _own_config(entry.get("quantize_config"))
             for name, entry in layer_quantize_map.items()
         }
-        return prepare_model(
-            model,
-            given,
-            space=self._space,
-            configs=self._configs,
-            signed_inputs=self._signed_inputs,
-            norm_context=self._norm_context,
-        )
+        prepared = prepare_model(model, given, **self._options)
+        configs = {
+            name: {"quantize_config": one} for name, one in prepared.configs.items()
+        }
+        return build_model(
+            prepared.graph, prepared.originals, again=prepared.again
+        ), configs
 
 
 class _Registry(_tfmot.QuantizeRegistry):
@@ -97,6 +101,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         256 levels of the input quantizer serve the positive range.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
+      strict: Whether a layer that would stay in float is an error.
 
     Raises:
       ModelError: If `norm_context` is below 0.
@@ -109,24 +114,19 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         configs: Mapping[str, Any] | None = None,
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
+        strict: bool = False,
     ) -> None:
-        if norm_context < 0:
-            raise ModelError(
-                f"Expected a norm_context of at least 0, got {norm_context}."
-            )
-        self._space = space
-        self._configs = _own_configs(configs)
-        self._signed_inputs = signed_inputs
-        self._norm_context = norm_context
+        self._transform = _LayoutTransform(
+            space,
+            _own_configs(configs),
+            signed_inputs,
+            _checked_context(norm_context),
+            strict,
+        )
 
     def get_layout_transformer(self) -> _LayoutTransform:
         """Returns the transform that prepares a model; called by tfmot."""
-        return _LayoutTransform(
-            self._space,
-            self._configs,
-            self._signed_inputs,
-            self._norm_context,
-        )
+        return self._transform
 
     def get_quantize_registry(self) -> _Registry:
         """Returns the registry; called by tfmot."""
@@ -160,11 +160,15 @@ def quantize_model(
     configs: Mapping[str, Any] | None = None,
     signed_inputs: bool = True,
     norm_context: int = NORM_CONTEXT,
+    strict: bool = False,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
 
     The short form of annotating the whole model with tfmot and applying
     `MatarQuantizeScheme`.
+
+    A layer that no integer kernel computes (a custom one, a Lambda, a layer norm) stays
+    in float, as it is; a warning says which, and why.
 
     Where a layer has one of Keras' mixed policies, its products are of half precision
     in training; see `matar_tf.keras.quantizers.half_precision`.
@@ -180,22 +184,32 @@ def quantize_model(
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
+      strict: Whether a layer that would stay in float is an error, which names it.
 
     Raises:
-      ModelError: If the model cannot be quantized.
+      ModelError: If the model cannot be quantized; if `strict`, not wholly.
       PolicyError: If the space does not fit the model, or a name or pattern of
         `configs` matches nothing.
     """
-    scheme: Any = MatarQuantizeScheme(
-        space,
-        configs=configs,
-        signed_inputs=signed_inputs,
-        norm_context=norm_context,
-    )
-    layered = as_layers(model)
+    layered = as_layers(model, strict=strict)
     with half_precision.in_float32():
-        annotated = _tfmot.quantize_annotate_model(layered)
-        quantized = _tfmot.quantize_apply(annotated, scheme=scheme)
+        # Not by tfmot's quantize_apply, which takes layers of one tensor alone.
+        prepared = prepare_model(
+            layered,
+            {
+                layer.name: None
+                for layer in layered.layers
+                if not isinstance(layer, keras.layers.InputLayer)
+            },
+            space=space,
+            configs=_own_configs(configs),
+            signed_inputs=signed_inputs,
+            norm_context=_checked_context(norm_context),
+            strict=strict,
+        )
+        quantized = build_model(
+            prepared.graph, prepared.originals, prepared.configs, prepared.again
+        )
     quantized = _with_named_ends(model, quantized)
     _take_over_precision(model, quantized)
     num_lost = len(model.losses) - len(quantized.losses)
@@ -236,6 +250,12 @@ def _take_over_precision(model: Any, quantized: Any) -> None:
             half_precision.set_policy(layer, original.dtype_policy)
     if half_precision.is_mixed(model):  # by which `compile` scales the loss
         quantized._set_dtype_policy(model.dtype_policy)
+
+
+def _checked_context(size: int) -> int:
+    if size < 0:
+        raise ModelError(f"Expected a norm_context of at least 0, got {size}.")
+    return size
 
 
 def _own_configs(configs: Mapping[str, Any] | None) -> dict[str, MatarQuantizeConfig]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from matar_tf.keras._compat import KerasModel, keras, tfmot
+from matar_tf.keras.attention import AttentionCore
+from matar_tf.keras.borders import Dequantize, FloatWrapper, Quantize
 from matar_tf.keras.layers import (
     ChannelScale,
     InputQuantize,
@@ -15,6 +17,7 @@ from matar_tf.keras.layers import (
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.shared import SharedLayer
+from matar_tf.keras.slices import Slice
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.sums import MultiBitAdd, MultiBitSubtract
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
@@ -55,13 +58,18 @@ def _register_tfmot_objects() -> None:
     wrapper.honour_freezing(kind, MatarQuantizeConfig)
     # HDF5 files name what is inside a wrapper without its package.
     for own in (
+        AttentionCore,
         ChannelScale,
+        Dequantize,
+        FloatWrapper,
         InputQuantize,
         KurtosisRegularizer,
         MultiBitAdd,
         MultiBitBatchNormalization,
         MultiBitSubtract,
         SharedLayer,
+        Quantize,
+        Slice,
     ):
         keras.utils.get_custom_objects()[own.__name__] = own
 

@@ -28,6 +28,7 @@ from matar_tf.io.files import read_at_most
 from matar_tf.io.hdf5 import Hdf5, most_unpacked, read_hdf5, write_hdf5
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import (
+    APPLICATION_CLASSES,
     KerasModel,
     json_utils,
     keras,
@@ -87,10 +88,17 @@ def read_model(
     if not path.is_dir():
         read = _read_keras if path.suffix == ".keras" else _read_hdf5
     with naming(str(path)):
-        model = read(path, dict(custom_objects or {}), compile)
+        model = read(path, _with_applications(custom_objects), compile)
     if not isinstance(model, keras.Model):
         raise _no_network(path, model)
     return model
+
+
+def _with_applications(custom_objects: _CustomObjects) -> dict[str, Any]:
+    """Returns the caller's classes, and Keras' own where no other has their names."""
+    known = keras.utils.get_custom_objects()
+    own = {name: one for name, one in APPLICATION_CLASSES.items() if name not in known}
+    return {**own, **(custom_objects or {})}
 
 
 def _no_network(path: Path, found: object) -> ModelError:

@@ -51,7 +51,7 @@ class _Merge(keras.layers.Layer):
         )
         half = tf.bitwise.left_shift(1, shift - 1)
         levels = tf.bitwise.right_shift(counts + half, shift)
-        is_taken = _are_set([*grids, grid]) & _are_taken(ratios)
+        is_taken = _are_set([*grids, grid]) & _are_taken(ratios) & ~grid.is_wide()
         values = tf.cast(levels, tf.float32) * grid.step()
         return tf.where(is_taken, with_values(total, values), total)
 

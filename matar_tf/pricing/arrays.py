@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from matar_tf.errors import TargetError
-from matar_tf.policy import MAX_BITS
+from matar_tf.policy import MAX_BITS, WIDE_BITS
 from matar_tf.pricing.blocking import LoopNest, split_factor
 from matar_tf.pricing.demand import LayerDemand, demand_of
 from matar_tf.targets.compute import (
@@ -112,6 +112,8 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
             cycles = _fused_cycles(demand, compute)
         case BlockCompute():
             cycles = _block_cycles(demand, compute)
+            if demand.activation_bits == WIDE_BITS:
+                cycles *= compute.wide_scale or 1.0
         case Ne16Compute():
             cycles = _ne16_cycles(demand)
         case TableCompute():

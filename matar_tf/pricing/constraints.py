@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import Policy
 from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.blocking import LoopNest, fits_buffers
 from matar_tf.pricing.demand import layer_shape
 from matar_tf.pricing.layer_widths import LayerWidths
-from matar_tf.pricing.memory import Liveness, layer_weight_bytes
+from matar_tf.pricing.memory import Liveness, fixed_width, layer_weight_bytes
 from matar_tf.targets.compute import FusedCompute, TableCompute
 from matar_tf.targets.sections import ArrayOps, Memory
 from matar_tf.targets.target import Target
-from matar_tf.workload import LayerWorkload, OpKind, Workload
+from matar_tf.workload import FLOAT_BITS, LayerWorkload, OpKind, Workload
 
 __all__ = [
     "CONSTRAINTS",
@@ -112,7 +112,8 @@ def constraint_activation_bits(site: _Site, target: Target) -> Iterable[Violatio
 def constraint_output_bits(site: _Site, target: Target) -> Iterable[Violation]:
     """Outputs of the network must use a width that the target takes somewhere."""
     entry, bits = site.output
-    if not site.output_is_read and bits not in target.activation_bits:
+    allowed = target.activation_bits | {FLOAT_BITS}
+    if not site.output_is_read and bits not in allowed:
         yield _violation(
             constraint_output_bits,
             site,
@@ -171,8 +172,8 @@ def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
     if site.nest is None or site.weight_bits is None or not site.inputs:
         return
     entry, bits = site.inputs[0]
-    if not has_room(site.nest, site.weight_bits, bits, target) and target.takes(
-        site.layer.kind, site.weight_bits, bits
+    if target.takes(site.layer.kind, site.weight_bits, bits) and not has_room(
+        site.nest, site.weight_bits, bits, target
     ):
         yield _violation(
             constraint_buffers,
@@ -238,9 +239,13 @@ class PolicyChecker:
         self._nests = [tiled_nest(one, workload, target) for one in workload.layers]
         read = {name for layer in workload.layers for name in layer.inputs}
         self._is_read = [layer.output in read for layer in workload.layers]
-        entries = {name: one.activation for name, one in workload.tensors.items()}
-        self._inputs = [[entries[one] for one in at.inputs] for at in workload.layers]
-        self._outputs = [entries[layer.output] for layer in workload.layers]
+        # The entry of each tensor, or its width.
+        known = {
+            name: one.activation or workload.fixed_bits(name)
+            for name, one in workload.tensors.items()
+        }
+        self._inputs = [[known[one] for one in at.inputs] for at in workload.layers]
+        self._outputs = [known[layer.output] for layer in workload.layers]
         self._known: tuple[dict[int, _Finding], ...] = tuple(
             {} for _ in workload.layers
         )
@@ -283,16 +288,17 @@ class PolicyChecker:
 
     def _site(self, row: int, policy: Policy) -> _Site:
         layer, activations = self._workload.layers[row], policy.activations
-        inputs = [
-            (entry, activations[entry] if entry else MAX_BITS)
-            for entry in self._inputs[row]
-        ]
-        output = self._outputs[row]
+
+        def width(tensor: str | int) -> tuple[str | None, int]:
+            if isinstance(tensor, int):
+                return None, fixed_width(tensor, policy)
+            return tensor, activations[tensor]
+
         return _Site(
             layer=layer,
             weight_bits=policy.weights[layer.weights] if layer.weights else None,
-            inputs=tuple(inputs),
-            output=(output, activations[output] if output else MAX_BITS),
+            inputs=tuple(map(width, self._inputs[row])),
+            output=width(self._outputs[row]),
             output_is_read=self._is_read[row],
             names=self._names[row],
             nest=self._nests[row],

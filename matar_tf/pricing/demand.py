@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from matar_tf.errors import shown
 from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.memory import constant_bytes, kernel_bits, stored_bits
 from matar_tf.targets.sections import Storage
+from matar_tf.targets.target import Target
 from matar_tf.workload import LayerWorkload, OpKind, Workload
 
-__all__ = ["LayerDemand", "demand_of", "layer_shape"]
+__all__ = ["LayerDemand", "demand_of", "float_refusal", "layer_shape", "missing_kind"]
 
 _WINDOW_KINDS: Final = frozenset({OpKind.AVERAGE_POOL, OpKind.MAX_POOL, OpKind.RESIZE})
 
@@ -114,6 +116,35 @@ def demand_of(
         output_bits=batch_size * output.elems * result_bits,
         kernel_bits=kernel_bits(layer, weight_bits, storage),
         constant_bits=8 * constant_bytes(layer, workload),
+    )
+
+
+def missing_kind(layer: LayerWorkload, workload: Workload, target: Target) -> str:
+    """Returns why a target does not run the kind of a layer; "" where it does."""
+    if target.ops_for(layer.kind):
+        return ""
+    if layer.kind is OpKind.FLOAT:
+        return float_refusal(workload, target)
+    return (
+        f"Target {target.name!r} does not run layer {layer.name!r} of kind "
+        f"{layer.kind.value!r}; list the kind under [[ops]], if need be with unit "
+        "'cpu'."
+    )
+
+
+def float_refusal(workload: Workload, target: Target) -> str:
+    """Returns why a target does not run layers that stay in float, all of them named.
+
+    It is "" where there are none, or it has a processor that does.
+    """
+    names = [one.name for one in workload.layers if one.kind is OpKind.FLOAT]
+    if not names or target.ops_for(OpKind.FLOAT):
+        return ""
+    return (
+        f"Target {target.name!r} computes with integers, and its file has no price for "
+        f"a processor that would run what stays in float: {shown(names)}. List the "
+        f"kind {OpKind.FLOAT.value!r} under [[ops]] with unit 'cpu', or take layers "
+        "that have integer kernels."
     )
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from matar_tf.errors import ModelError
-from matar_tf.policy import MAX_BITS, Policy
-from matar_tf.pricing.memory import check_entries
-from matar_tf.workload import Workload
+from matar_tf.policy import MAX_BITS, WIDE_BITS, Policy
+from matar_tf.pricing.memory import check_entries, fixed_width
+from matar_tf.workload import FLOAT_BITS, Workload
 
 __all__ = ["LayerWidths", "Widths"]
 
@@ -27,9 +27,11 @@ Widths: TypeAlias = npt.NDArray[np.uint8]
 class LayerWidths:
     """Turns policies of a network into widths, and these into one key for each layer.
 
-    A key holds three bits for each width that its layer sees: weights, distinct
-    inputs, output. Widths are arrays over the places of a policy: weight entries,
-    activation entries, and a last one that stands for tensors without an entry.
+    A key holds three bits for each width that its layer sees, of which 16 takes the
+    place of the 1 that is none: weights, distinct inputs, output. Widths are arrays
+    over the places of a policy: weight entries, activation entries, and two last ones
+    that stand for tensors without an entry, of integers and of floats. The width of the
+    latter is the same under every policy.
 
     Args:
       workload: The network.
@@ -50,11 +52,16 @@ class LayerWidths:
                 [
                     *(("weights", name) for name in weights),
                     *(("activations", name) for name in activations),
-                    ("activations", None),
+                    *(("activations", bits) for bits in (MAX_BITS, FLOAT_BITS)),
                 ]
             )
         }
-        of_tensor = {one.name: places["activations", one.activation] for one in tensors}
+        of_tensor = {
+            one.name: places[
+                "activations", one.activation or workload.fixed_bits(one.name)
+            ]
+            for one in tensors
+        }
         self._tensor_places = np.array([*of_tensor.values()])
         self._places = tuple(
             (
@@ -91,11 +98,13 @@ class LayerWidths:
             widths = [weights[name] for name in self._weights]
             widths += [activations[name] for name in self._activations]
         # By way of bytes: an array of a list of integers takes many times as long.
-        return np.frombuffer(bytes([*widths, MAX_BITS]), np.uint8)
+        fixed = fixed_width(MAX_BITS, policy), FLOAT_BITS
+        return np.frombuffer(bytes([*widths, *fixed]), np.uint8)
 
     def keys(self, widths: Widths) -> list[int]:
         """Returns an integer for each layer: equal ones for equal widths."""
-        return ((widths - 1)[self._table] @ self._powers).tolist()
+        codes = (widths - 1) % (WIDE_BITS - 1)
+        return (codes[self._table] @ self._powers).tolist()
 
     def of_tensors(self, widths: Widths) -> Widths:
         """Returns the width of each tensor, in the order of the network."""

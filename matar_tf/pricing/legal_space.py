@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from matar_tf.errors import TargetError
-from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.constraints import has_room, is_measured, names_of
+from matar_tf.pricing.demand import missing_kind
 from matar_tf.pricing.memory import check_entries
 from matar_tf.space import PolicySpace
 from matar_tf.targets.target import Target
-from matar_tf.workload import LayerWorkload, Workload
+from matar_tf.workload import FLOAT_BITS, LayerWorkload, Workload
 
 __all__ = ["legal_pairs", "legal_space"]
 
@@ -112,19 +112,17 @@ def _restrict_widths(
 ) -> None:
     """Removes, in place, the widths that a layer takes for none of its operands."""
     kind = layer.kind
-    if not target.ops_for(kind):
-        raise TargetError(
-            f"Target {target.name!r} does not run layer {layer.name!r} of kind "
-            f"{kind.value!r}; list the kind under [[ops]], if need be with unit 'cpu'."
-        )
+    reason = missing_kind(layer, workload, target)
+    if reason:
+        raise TargetError(reason)
     operands = [
         *((name, target.activation_bits_for(kind)) for name in layer.inputs),
-        (layer.output, target.activation_bits),
+        (layer.output, target.activation_bits | {FLOAT_BITS}),
     ]
     for name, allowed in operands:
         entry = workload.tensors[name].activation
         what = f"activation entry {entry!r}" if entry else f"tensor {name!r}"
-        widths = tensors[entry] if entry else {MAX_BITS}
+        widths = tensors[entry] if entry else {workload.fixed_bits(name)}
         _keep(widths, widths & allowed, target, layer, what)
     if layer.weights is not None:
         widths = weights[layer.weights]
@@ -141,7 +139,8 @@ def _restrict_pairs(
 ) -> None:
     """Removes, in place, the widths that fit no width of the layer's other operand."""
     entry = workload.tensors[layer.inputs[0]].activation
-    input_widths = tensors[entry] if entry else {MAX_BITS}
+    name = layer.inputs[0]
+    input_widths = tensors[entry] if entry else {workload.fixed_bits(name)}
     weight_widths = weights[layer.weights] if layer.weights else set[int]()
     taken, pairs = _pairs(layer, workload, target, weight_widths, input_widths)
     if taken and not pairs and target.buffers is not None:

@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from matar_tf.errors import PolicyError, did_you_mean
-from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.policy import MAX_BITS, WIDE_BITS, Policy
 from matar_tf.targets.sections import Storage
-from matar_tf.workload import LayerWorkload, Workload
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = [
     "Liveness",
     "check_entries",
     "constant_bytes",
+    "fixed_width",
     "kernel_bits",
     "layer_weight_bytes",
     "num_channel_scales",
@@ -60,11 +61,13 @@ def kernel_bits(
         return 0.0
     if storage is None:
         return float(layer.weight_elems * weight_bits)
+    if layer.kind is OpKind.FLOAT:  # no part of the target that would unpack it
+        return float(layer.weight_elems * stored_bits(weight_bits, storage))
     return layer.weight_elems * storage.stored_bits(weight_bits)
 
 
 def constant_bytes(layer: LayerWorkload, workload: Workload) -> int:
-    """Returns ``4 * bias_elems + 4 * output channels``: 32-bit biases and scales."""
+    """Returns ``4 * bias_elems + 4 * output channels``: 32-bit constants and scales."""
     scales = num_channel_scales(layer, workload)
     return _BIAS_BYTES * layer.bias_elems + _SCALE_BYTES * scales
 
@@ -88,7 +91,9 @@ def layer_weight_bytes(
 
 def stored_bits(bits: int, storage: Storage | None) -> int:
     """Returns the width that a tensor of so many bits takes up."""
-    return bits if storage is None else storage.tensor_bits
+    if storage is None or bits > MAX_BITS:  # floats, or 16
+        return bits
+    return storage.tensor_bits
 
 
 def check_entries(
@@ -126,10 +131,20 @@ def check_entries(
             )
 
 
+def fixed_width(bits: int, policy: Policy) -> int:
+    """Returns the width of a tensor without an entry: 16 for 8 as all others have it.
+
+    Args:
+      bits: That of `Workload.fixed_bits`.
+      policy: The policy.
+    """
+    return WIDE_BITS if policy.is_wide and bits == MAX_BITS else bits
+
+
 def tensor_bits(workload: Workload, policy: Policy) -> dict[str, int]:
-    """Returns the width of each tensor; 8 for one without an activation entry."""
+    """Returns the width of each tensor; see `Workload.fixed_bits` for others."""
     return {
-        name: MAX_BITS
+        name: fixed_width(workload.fixed_bits(name), policy)
         if tensor.activation is None
         else policy.activations[tensor.activation]
         for name, tensor in workload.tensors.items()
@@ -179,5 +194,8 @@ class Liveness:
           bits: Width of each tensor, ``[num_tensors]``, in the order of the network.
         """
         # As `packed_bytes`; a product in float64, of integers, is exact and fast.
-        sizes = (self._elems * (self._fixed_bits or np.asarray(bits)) + 7) // 8
+        bits = np.asarray(bits)
+        if self._fixed_bits:
+            bits = np.where(bits > MAX_BITS, bits, self._fixed_bits)
+        sizes = (self._elems * bits + 7) // 8
         return int((self._live @ sizes).max())

@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
-from matar_tf.pricing.demand import LayerDemand, demand_of
+from matar_tf.pricing.demand import LayerDemand, demand_of, missing_kind
 from matar_tf.pricing.memory import (
     Liveness,
     check_entries,
@@ -29,7 +29,13 @@ from matar_tf.pricing.price_table import LayerSums, PriceTable
 from matar_tf.pricing.roofline import Bound, energy_pj, terms_of
 from matar_tf.targets import MULTIPLY_KINDS, Target
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
-from matar_tf.workload import LayerWorkload, OpKind, TensorWorkload, Workload
+from matar_tf.workload import (
+    FLOAT_BITS,
+    LayerWorkload,
+    OpKind,
+    TensorWorkload,
+    Workload,
+)
 
 __all__ = ["Cost", "CostModel", "LayerCost", "PriceLayer", "estimate"]
 
@@ -48,7 +54,8 @@ class LayerCost:
       weight_bits: Width of its weights; None for a layer without.
       activation_bits: Width of its first input.
       macs: Multiply-accumulates.
-      bops: ``macs * weight_bits * activation_bits``; 0 for a layer without weights.
+      bops: ``macs * weight_bits * activation_bits``; 0 for a layer of integers
+        without weights, ``macs * 32 * 32`` for one in float.
       cycles: Cycles of the target's clock, overhead included.
       bound: The slowest part, which the cycles are those of.
       energy_pj: Energy in picojoules; None if the target has no figures for it.
@@ -75,7 +82,7 @@ class Cost:
 
     Attributes:
       macs: Multiply-accumulates.
-      bops: Sum over layers of ``macs * weight_bits * activation_bits``.
+      bops: Sum over layers; see `LayerCost`.
       cycles: Sum over layers of cycles of the target's clock, plus `network_cycles`.
       network_cycles: Cycles that belong to no layer: the target's overhead for each
         batch, and weights that its cache does not hold.
@@ -104,6 +111,12 @@ class Cost:
     mean_weight_bits: float | None
     mean_activation_bits: float
     layers: tuple[LayerCost, ...]
+
+    @property
+    def float_share(self) -> float:
+        """Share of the cycles that layers in float take."""
+        in_float = (one.cycles for one in self.layers if one.kind is OpKind.FLOAT)
+        return sum(in_float) / self.cycles if self.cycles else 0.0
 
 
 def estimate(
@@ -151,6 +164,9 @@ class CostModel:
             _LayerModel(layer, workload, target, batch_size, price_layer)
             for layer in workload.layers
         )
+        self.has_floats: Final = any(
+            layer.kind is OpKind.FLOAT for layer in workload.layers
+        )
         self._batch_size = batch_size
         self._liveness = Liveness(workload, target.storage)
         self._storing = [one for one in workload.layers if one.name in workload.storing]
@@ -194,11 +210,15 @@ class CostModel:
         )
 
     def totals(self, policy: Policy) -> dict[str, float | None]:
-        """Returns what a search can minimize, by its name in `Cost`; fast."""
+        """Returns what a search can minimize, by its name in `Cost`; fast.
+
+        ``float_share`` only of a network of which layers stay in float.
+        """
         sums, peak_bytes = self._table.sums(policy)
         network_cycles = self._network_cycles(sums.weight_bytes)
         cycles = sums.cycles + network_cycles
         energy = None if math.isnan(sums.energy_pj) else sums.energy_pj
+        share = {"float_share": sums.float_cycles / cycles} if self.has_floats else {}
         return {
             "latency_ms": self._latency_ms(cycles),
             "cycles": cycles,
@@ -206,6 +226,7 @@ class CostModel:
             "weight_bytes": sums.weight_bytes,
             "peak_activation_bytes": self._batch_size * peak_bytes,
             "bops": sums.bops,
+            **share,
         }
 
     def _latency_ms(self, cycles: float) -> float:
@@ -255,18 +276,14 @@ class _LayerModel:
         price_layer: PriceLayer | None,
     ) -> None:
         _check_layer(layer, workload.tensors[layer.output])
-        if not target.ops_for(layer.kind):
-            raise TargetError(
-                f"Target {target.name!r} does not run layer {layer.name!r} of kind "
-                f"{layer.kind.value!r}; list the kind under [[ops]], if need be with "
-                "unit 'cpu'."
-            )
+        reason = missing_kind(layer, workload, target)
+        if reason:
+            raise TargetError(reason)
         self._layer = layer
         self._workload = workload
         self._target = target
         self._batch_size = batch_size
         self._price_layer = price_layer
-        self._ops = target.ops_for(layer.kind)[0]
         self._prices: dict[tuple[int | None, tuple[int, ...], int], LayerCost] = {}
         self.weights: Final = layer.weights
         self.inputs: Final = tuple(dict.fromkeys(layer.inputs))
@@ -288,7 +305,8 @@ class _LayerModel:
         """Returns the figures of `price` that are added up."""
         price = self.price(weight_bits, input_bits, output_bits)
         energy = math.nan if price.energy_pj is None else price.energy_pj
-        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops)
+        in_float = price.cycles if price.kind is OpKind.FLOAT else 0.0
+        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops, in_float)
 
     def _compute_price(
         self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
@@ -309,32 +327,41 @@ class _LayerModel:
             storage=target.storage,
             batch_size=self._batch_size,
         )
+        ops = target.ops_at(layer.kind, demand.activation_bits)
         own = self._price_layer(demand, target) if self._price_layer else None
         if own is None:
-            terms = terms_of(demand, self._ops, target)
+            terms = terms_of(demand, ops, target)
             bound = max(terms.cycles, key=lambda name: terms.cycles[name])
             cycles = terms.cycles[bound]
         else:
             terms, bound, cycles = None, "own", _own_cycles(own, layer)
-        cycles += target.overhead.layer_cycles
+        cycles += target.overhead.layer_cycles * max(layer.float_ops, 1)
         return LayerCost(
             name=layer.name,
             kind=layer.kind,
-            unit=self._ops.unit,
+            unit=ops.unit,
             weight_bits=weight_bits,
             activation_bits=demand.activation_bits,
             macs=self._batch_size * layer.macs,
             bops=self._batch_size
             * layer.macs
-            * (weight_bits or 0)
-            * demand.activation_bits,
+            * _product_bits(layer, weight_bits, demand.activation_bits),
             cycles=cycles,
             bound=bound,
-            energy_pj=energy_pj(demand, self._ops, target, cycles, terms),
+            energy_pj=energy_pj(demand, ops, target, cycles, terms),
             weight_bytes=layer_weight_bytes(
                 layer, self._workload, weight_bits, target.storage
             ),
         )
+
+
+def _product_bits(
+    layer: LayerWorkload, weight_bits: int | None, activation_bits: int
+) -> int:
+    """Returns the product of the widths of what is multiplied; 0 without weights."""
+    if layer.kind is OpKind.FLOAT:
+        return FLOAT_BITS * FLOAT_BITS
+    return (weight_bits or 0) * activation_bits
 
 
 def _own_cycles(own: object, layer: LayerWorkload) -> float:
@@ -354,6 +381,8 @@ def _own_cycles(own: object, layer: LayerWorkload) -> float:
 
 def _check_layer(layer: LayerWorkload, output: TensorWorkload) -> None:
     """Checks that a layer that multiplies says how much, and no other one does."""
+    if layer.kind is OpKind.FLOAT:
+        return
     if layer.kind not in MULTIPLY_KINDS:
         if layer.weights is not None:
             raise ModelError(

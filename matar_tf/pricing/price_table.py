@@ -22,12 +22,14 @@ class LayerSums(NamedTuple):
       energy_pj: Energy; nan if there is no figure.
       weight_bytes: Bytes of constants.
       bops: Bit operations.
+      float_cycles: Those of the cycles that a layer in float takes.
     """
 
     cycles: float
     energy_pj: float
     weight_bytes: int
     bops: int
+    float_cycles: float
 
 
 PriceOfWidths: TypeAlias = Callable[[int | None, tuple[int, ...], int], LayerSums]
@@ -69,9 +71,7 @@ class PriceTable:
             for row, (table, key) in enumerate(zip(self._tables, keys, strict=True))
         ]
         peak = self._liveness.peak_bytes(self._layers.of_tensors(widths))
-        cycles, energy_pj, weight_bytes, bops = zip(*found, strict=True)
-        total = LayerSums(sum(cycles), sum(energy_pj), sum(weight_bytes), sum(bops))
-        return total, peak
+        return LayerSums(*map(sum, zip(*found, strict=True))), peak
 
     def _price(self, row: int, key: int, widths: Widths) -> LayerSums:
         """Returns the price of a layer that is not in the table yet."""

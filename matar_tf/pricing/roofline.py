@@ -23,6 +23,7 @@ from matar_tf.targets.sections import (
     VectorOps,
 )
 from matar_tf.targets.target import Target
+from matar_tf.workload import OpKind
 
 __all__ = ["Bound", "LayerTerms", "energy_pj", "terms_of"]
 
@@ -118,8 +119,13 @@ def _table_cycles(demand: LayerDemand, ops: Ops, target: Target) -> float | None
 
 def _cpu_cycles(demand: LayerDemand, ops: CpuOps, target: Target) -> float:
     """Returns processor cycles, converted to cycles of the target's clock."""
-    if ops.cycles_per_mac is not None:
-        cycles = demand.batch_size * demand.layer.macs * ops.cycles_per_mac
+    layer = demand.layer
+    if layer.kind is OpKind.FLOAT:
+        cycles = layer.macs * (ops.cycles_per_mac or math.inf)
+        cycles += layer.float_elems * (ops.cycles_per_elem or math.inf)
+        cycles *= demand.batch_size
+    elif ops.cycles_per_mac is not None:
+        cycles = demand.batch_size * layer.macs * ops.cycles_per_mac
     else:
         cycles = demand.num_elems * (ops.cycles_per_elem or math.inf)
     frequency_hz = target.cpu.frequency_hz if target.cpu else 0

@@ -18,7 +18,7 @@ from matar_tf.io.json_reader import JsonReader
 from matar_tf.numbers import as_number
 from matar_tf.reporting.csv_table import csv_table
 from matar_tf.reporting.markdown import markdown_table, markdown_text
-from matar_tf.reporting.text import aligned
+from matar_tf.reporting.text import aligned, float_sentences
 
 __all__ = [
     "MatrixTable",
@@ -33,6 +33,8 @@ __all__ = [
 _SCHEMA_VERSION: Final = 1
 _READER: Final = JsonReader(SearchError)
 _SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
+_FLOAT_SHARE: Final = "float_share"
+_FLOAT_KEY: Final = "float_layers"  # in files of networks that have some
 _ILLEGAL: Final = "not allowed"
 _DASH: Final = "-"
 
@@ -72,7 +74,8 @@ def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
             ],
         )
 
-    return [table(name) for name in _SHOWN]
+    shown = [*_SHOWN, *([_FLOAT_SHARE] if matrix.float_layers else [])]
+    return [table(name) for name in shown]
 
 
 def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def matrix_to_json(matrix: CostMatrix) -> dict[str, Any]:
             }
             for one in matrix.entries
         ],
+        **({_FLOAT_KEY: dict(matrix.float_layers)} if matrix.float_layers else {}),
     }
 
 
@@ -103,14 +107,22 @@ def matrix_from_json(value: object) -> CostMatrix:
         of a pair is not there.
     """
     keys = ("schema_version", "policies", "targets", "entries")
-    document = _READER.object(value, "cost matrix", keys)
+    document = _READER.object(value, "cost matrix", keys, (_FLOAT_KEY,))
     _READER.check_version(document, "cost matrix", _SCHEMA_VERSION)
     rows = cast("list[object]", _READER.field(document, "entries", list))
     return CostMatrix(
         policies=_texts(document, "policies"),
         targets=_texts(document, "targets"),
         entries=tuple(map(_entry, rows)),
+        float_layers=_float_layers(document),
     )
+
+
+def _float_layers(document: dict[str, Any]) -> dict[str, str]:
+    if _FLOAT_KEY not in document:
+        return {}
+    found = cast("dict[str, object]", _READER.field(document, _FLOAT_KEY, dict))
+    return {name: _READER.field(found, name, str) for name in found}
 
 
 def _entry(value: object) -> MatrixEntry:
@@ -179,6 +191,10 @@ def matrix_to_markdown(
     for table in matrix_tables(matrix):
         rows = markdown_table(table.header, table.rows)
         lines += [f"## {table.title}", "", *rows, ""]
+    in_float = float_sentences(matrix.float_layers)
+    if in_float:
+        named = [f"- {markdown_text(one)}" for one in in_float]
+        lines += ["## Stays in float", "", *named, ""]
     reasons = _reasons(matrix)
     if reasons:
         lines += ["## Not allowed", "", *map(markdown_text, reasons), ""]
@@ -197,6 +213,9 @@ def matrix_to_text(matrix: CostMatrix) -> str:
         turned = [list(row) for row in zip(table.header, *table.rows, strict=True)]
         turned[0][0] = table.title
         lines += [*aligned(turned), ""]
+    in_float = [f"- {one}" for one in float_sentences(matrix.float_layers)]
+    if in_float:
+        lines += ["Stays in float:", *in_float, ""]
     return "\n".join([*lines, *_reasons(matrix)]).rstrip() + "\n"
 
 

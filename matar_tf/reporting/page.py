@@ -14,6 +14,7 @@ from matar_tf.errors import SearchError
 from matar_tf.reporting.matrix import matrix_tables
 from matar_tf.reporting.plots import front_svg, history_svg
 from matar_tf.reporting.tables import bits_table, table_of
+from matar_tf.reporting.text import float_sentences
 from matar_tf.results import Provenance, SearchResult
 
 __all__ = ["to_html"]
@@ -55,6 +56,7 @@ def to_html(
     source = importlib.resources.files("matar_tf.reporting").joinpath(_TEMPLATE)
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         facts=_facts(results[0].provenance),
+        in_float=float_sentences(matrix.float_layers),
         sections=[_section(result, float_metrics) for result in results],
         matrix=matrix_tables(matrix),
         failures=failures,

@@ -1,10 +1,12 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, and sentences that several reports have."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["aligned"]
+from matar_tf.errors import readable_line
+
+__all__ = ["aligned", "float_sentences"]
 
 
 def aligned(
@@ -23,4 +25,16 @@ def aligned(
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
+    ]
+
+
+def float_sentences(layers: Mapping[str, str]) -> list[str]:
+    """Returns what is said of each layer that stays in float.
+
+    Args:
+      layers: Why each does, by its name; "" if it is not known.
+    """
+    return [
+        readable_line(" ".join(f"{name}: {reason}".split()).rstrip(":"))
+        for name, reason in layers.items()
     ]

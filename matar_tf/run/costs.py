@@ -1,7 +1,8 @@
 """Costs of an artifact's policies on targets: by the best source that is at hand.
 
 A target with a backend is priced by that tool where it is installed, by the analytic
-model of its file otherwise. Which of the two it was stands beside every figure.
+model of its file otherwise, and where layers stay in float: a compiler does not say
+what they take on the processor. Which of the two it was stands beside every figure.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from matar_tf.errors import TargetError
 from matar_tf.figures import CostKind
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker
+from matar_tf.pricing.demand import float_refusal
 from matar_tf.pricing.model import CostModel
 from matar_tf.targets import TableCompute, Target, VelaBackend
 from matar_tf.tflite.build import ModelBuilder
@@ -52,7 +54,8 @@ class PolicyCosts:
         self._file_size = file_size
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
-        if isinstance(target.backend, VelaBackend) and has_vela():
+        is_integer = not self._model.has_floats
+        if isinstance(target.backend, VelaBackend) and has_vela() and is_integer:
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
         kind: CostKind = "modelled"
@@ -107,7 +110,8 @@ def cost_matrix(
 ) -> CostMatrix:
     """Returns the costs of each policy on each target, with what is not allowed.
 
-    A policy that a target has no price for is not allowed, either.
+    A policy that a target has no price for is not allowed, either; nor is any on a
+    target without a processor for layers that stay in float.
 
     Args:
       artifact: The packaged network.
@@ -125,12 +129,15 @@ def cost_matrix(
     builder = builder or ModelBuilder(artifact)
     entries: list[MatrixEntry] = []
     for target in targets:
-        costs = PolicyCosts(artifact, target, builder)
+        refusal = float_refusal(artifact.workload, target)
+        costs = None if refusal else PolicyCosts(artifact, target, builder)
         check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
-            reasons = tuple(one.message for one in check(policy))
+            reasons = (
+                (refusal,) if refusal else tuple(one.message for one in check(policy))
+            )
             figures: dict[str, float | None] = {}
-            if not reasons:
+            if costs is not None and not reasons:
                 try:
                     figures = costs(policy)
                 except TargetError as error:
@@ -139,7 +146,7 @@ def cost_matrix(
                 MatrixEntry(
                     policy=name,
                     target=target.name,
-                    kind=costs.kind,
+                    kind="modelled" if costs is None else costs.kind,
                     figures=figures,
                     violations=reasons,
                 )
@@ -148,6 +155,7 @@ def cost_matrix(
         policies=tuple(policies),
         targets=tuple(target.name for target in targets),
         entries=tuple(entries),
+        float_layers=artifact.float_layers,
     )
 
 

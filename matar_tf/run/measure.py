@@ -32,9 +32,9 @@ from matar_tf.run.settings import versions
 from matar_tf.samplers import spread_policies
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.evaluate import ParallelEvaluator
-from matar_tf.tflite.fitting_data import check_data
+from matar_tf.tflite.fitting_data import check_data, metrics_for
 from matar_tf.tflite.halves import HalvesEvaluator, half_name
-from matar_tf.tflite.metrics import METRIC_NAMES, figure_names, own_metric_digests
+from matar_tf.tflite.metrics import figure_names, own_metric_digests
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
 __all__ = ["DEFAULT_NUM_POLICIES", "measure"]
@@ -53,7 +53,7 @@ def measure(  # noqa: PLR0913
     num_policies: int = DEFAULT_NUM_POLICIES,
     num_samples: int | None = None,
     trained_on: bool = False,
-    metrics: Iterable[str] = METRIC_NAMES,
+    metrics: Iterable[str] | None = None,
     seed: int = 0,
     jobs: int = 1,
     store: str | Path | None = None,
@@ -86,7 +86,8 @@ def measure(  # noqa: PLR0913
         samples.
     """
     artifact = network if isinstance(network, Artifact) else read_artifact(network)
-    data, metrics = as_data(data, training=trained_on), tuple(metrics)
+    data = as_data(data, training=trained_on)
+    metrics = metrics_for(artifact, data) if metrics is None else tuple(metrics)
     if artifact.source is not None and not artifact.is_verified:
         raise ArtifactError(
             f"Expected an artifact whose accuracy table is covered by its digest, got "

@@ -154,14 +154,10 @@ def _problem(
     legal = legal_space(space, artifact.workload, target)
     check = PolicyChecker(artifact.workload, target)
     check_seed_names(settings.starts, artifact.space)
-    untaken: dict[str, str] = {}
-    for name, policy in settings.starts.items():
-        artifact.space.validate(policy)
-        try:
-            legal.validate(policy)
-        except PolicyError as error:
-            reasons = _violations(check, policy)
-            untaken[name] = reasons[0] if reasons else str(error)
+    untaken = _untaken(settings.starts, artifact.space, legal, check)
+    taken = {
+        name: policy for name, policy in settings.starts.items() if name not in untaken
+    }
     problem = SearchProblem(
         target=target.name,
         space=legal,
@@ -169,11 +165,8 @@ def _problem(
         violations=functools.partial(_violations, check),
         pairs=artifact.workload.entry_pairs(),
         legal_pairs=legal_pairs(legal, artifact.workload, target),
-        seeds={
-            name: policy
-            for name, policy in settings.starts.items()
-            if name not in untaken
-        },
+        seeds={name: one for name, one in taken.items() if not one.is_wide},
+        beside={name: one for name, one in taken.items() if one.is_wide},
         metric_names=metric_names,
     )
     try:
@@ -181,6 +174,35 @@ def _problem(
     except MatarError as error:
         raise type(error)(of_target(target, error)) from error
     return problem, untaken
+
+
+def _untaken(
+    starts: Mapping[str, Policy],
+    space: PolicySpace,
+    legal: PolicySpace,
+    check: PolicyChecker,
+) -> dict[str, str]:
+    """Returns why policies to start from are not searched, by name.
+
+    Args:
+      starts: Policies of the network, by name.
+      space: All of these.
+      legal: Those that the target takes.
+      check: Tells why it does not take a policy.
+    """
+    reasons: dict[str, str] = {}
+    for name, policy in starts.items():
+        space.validate(policy)
+        reason = ""
+        try:
+            legal.validate(policy)
+        except PolicyError as error:
+            reason = str(error)
+        broken = _violations(check, policy) if reason or policy.is_wide else ()
+        reason = broken[0] if broken else reason
+        if reason:
+            reasons[name] = reason
+    return reasons
 
 
 def _metric_names(artifact: Artifact, metrics: Iterable[str]) -> tuple[str, ...]:

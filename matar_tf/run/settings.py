@@ -22,7 +22,7 @@ from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.metrics import METRIC_NAMES, figure_names
-from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, check_int8, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
 __all__ = [
@@ -102,9 +102,9 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
-        for name in self.starts:
-            _check_start_name(name)
         get_profile(self.profile)
+        for name, policy in self.starts.items():
+            _check_start(name, policy, self.profile)
         for name in ("holdout", "follow_up_share"):
             object.__setattr__(self, name, as_number(getattr(self, name), f"as {name}"))
         object.__setattr__(self, "num_jobs", as_integer(self.num_jobs, "as jobs"))
@@ -187,7 +187,9 @@ def settings_of(  # noqa: PLR0913
       oversampling: Policies bred for each that is measured; 1 for no surrogate.
       fix: Widths that entries keep: ``weights:stem=8``, ``activations:stack1_*=4,8``.
       start: Policies to start from: by name, or paths of ``.json`` files, whose names
-        stand in the tables.
+        stand in the tables, or names of uniform ones of 16-bit activations (``w8a16``):
+        a search breeds none, and measures only those that are asked for, since LiteRT's
+        kernels for them take a hundred times as long.
       holdout: Share of the samples that the search does not see and that tables report
         on; 0 to search and report on all.
       profile: How files store kernels.
@@ -284,13 +286,17 @@ def _starts(
         return {name: space.policy(policy) for name, policy in named.items()}
     starts: dict[str, Policy] = {}
     for text in _listed(given, "start"):
+        if isinstance(text, str) and text in space.wide_names():
+            starts[text] = space.named(text)
+            continue
         is_path = isinstance(text, (str, Path))
         path = Path(text) if is_path else Path()
         if not is_path or path.suffix != ".json":
             raise SearchError(
                 "Expected the path of a .json file with a policy to start from, got "
                 f"{text!r}; uniform policies need none, every search starts from "
-                "them already, and others need a name: {'mine': policy}."
+                "them already but for w8a16 and the like, and others need a name: "
+                "{'mine': policy}."
             )
         name = path.stem
         if is_front_name(name):
@@ -305,8 +311,10 @@ def _starts(
     return starts
 
 
-def _check_start_name(name: str) -> None:
-    """Checks that tables, pages and lines can show a name of a policy."""
+def _check_start(name: str, policy: Policy, profile: str) -> None:
+    """Checks that tables, pages and lines can show the name, and files the policy."""
+    if policy.is_wide:
+        check_int8(profile)
     fits = name.isprintable() and name.strip() == name and not set(name) & set("/\\")
     if not fits or not 0 < len(name) <= _LONGEST_NAME:
         raise SearchError(

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from matar_tf.targets.fields import Count, Kinds, Positive, Section, Text, Width, Widths
+from matar_tf.targets.fields import (
+    ActivationWidth,
+    ActivationWidths,
+    Count,
+    Kinds,
+    Positive,
+    Section,
+    Text,
+    Width,
+    Widths,
+)
 from matar_tf.workload import OpKind
 
 if TYPE_CHECKING:
@@ -41,7 +51,7 @@ class Rate(Section):
     source: Text = "see [compute]"
     kinds: Kinds | None = None
     weight_bits: Widths
-    activation_bits: Widths
+    activation_bits: ActivationWidths
     macs_per_cycle: Positive | None = None
     cycles_per_mac: Positive | None = None
 
@@ -160,6 +170,8 @@ class BlockCompute(Compute):
         kernel and one block.
       depthwise_taps: Taps of a depthwise kernel that are handled together.
       output_cycles_per_elem: Cycles of the output unit, the least that a layer takes.
+      wide_scale: Factor on all cycles of layers with 16-bit inputs; needed if and only
+        if the array takes them.
     """
 
     kind: Literal["block"]
@@ -170,6 +182,7 @@ class BlockCompute(Compute):
     depthwise_cycles: Count
     depthwise_taps: Count
     output_cycles_per_elem: Positive
+    wide_scale: Positive | None = None
 
 
 class Ne16Compute(Compute):
@@ -198,7 +211,7 @@ class TableEntry(BaseModel):
 
     layer: Text
     weight_bits: Width | None
-    activation_bits: Width
+    activation_bits: ActivationWidth
     cycles: Positive
 
 

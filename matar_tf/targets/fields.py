@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from matar_tf.policy import MAX_BITS, MIN_BITS
+from matar_tf.policy import MAX_BITS, MIN_BITS, WIDE_BITS
 from matar_tf.workload import OpKind
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ __all__ = [
     "MAX_THREADS",
     "MIN_FIGURE",
     "MULTIPLY_KINDS",
+    "ActivationWidth",
+    "ActivationWidths",
     "Count",
     "Kinds",
     "NotNegative",
@@ -58,6 +60,15 @@ def _check_width(bits: int) -> int:
     return bits
 
 
+def _check_activation_width(bits: int) -> int:
+    if bits != WIDE_BITS and not MIN_BITS <= bits <= MAX_BITS:
+        raise ValueError(
+            f"expected a number of bits in {MIN_BITS}..{MAX_BITS}, or {WIDE_BITS}, "
+            f"got {bits}"
+        )
+    return bits
+
+
 def _check_not_tiny(figure: float) -> float:
     if figure < MIN_FIGURE:
         raise ValueError(f"expected at least {MIN_FIGURE:g}, got {figure:g}")
@@ -71,8 +82,12 @@ def _check_distinct(widths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Width: TypeAlias = Annotated[int, AfterValidator(_check_width)]
+ActivationWidth: TypeAlias = Annotated[int, AfterValidator(_check_activation_width)]
 Widths: TypeAlias = Annotated[
     tuple[Width, ...], Field(min_length=1), AfterValidator(_check_distinct)
+]
+ActivationWidths: TypeAlias = Annotated[
+    tuple[ActivationWidth, ...], Field(min_length=1), AfterValidator(_check_distinct)
 ]
 Kinds: TypeAlias = Annotated[tuple[OpKind, ...], Field(min_length=1)]
 Count: TypeAlias = Annotated[int, Field(gt=0, le=MAX_COUNT)]

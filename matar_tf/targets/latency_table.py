@@ -10,7 +10,7 @@ from typing import Any, Final
 from matar_tf.errors import TargetError, did_you_mean
 from matar_tf.io.files import read_at_most
 from matar_tf.io.names import check_names
-from matar_tf.policy import MAX_BITS, MIN_BITS
+from matar_tf.policy import MAX_BITS, MIN_BITS, WIDE_BITS
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
 
 __all__ = ["read_latency_table"]
@@ -152,7 +152,8 @@ def _read_row(
             f"{where}: expected whole numbers of bits and a number as value, got "
             f"{list(cells.values())}."
         ) from error
-    for bits in (weight_bits, activation_bits):
+    narrow = None if activation_bits == WIDE_BITS else activation_bits
+    for bits in (weight_bits, narrow):
         if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
             raise TargetError(
                 f"{where}: expected a number of bits in {MIN_BITS}..{MAX_BITS}, got "

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from matar_tf.targets.fields import (
     MAX_THREADS,
     MULTIPLY_KINDS,
+    ActivationWidths,
     Count,
     Kinds,
     NotNegative,
@@ -22,6 +23,7 @@ from matar_tf.targets.fields import (
     Width,
     Widths,
 )
+from matar_tf.workload import OpKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,7 +91,7 @@ class Clock(Section):
 
 class _KindsSection(Section):
     kinds: Kinds
-    activation_bits: Widths
+    activation_bits: ActivationWidths
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:
@@ -143,6 +145,8 @@ class VectorOps(_KindsSection):
         for kind in self.kinds:
             if kind in MULTIPLY_KINDS:
                 raise ValueError(f"{kind.value!r} has weights; use unit 'array'")
+            if kind is OpKind.FLOAT:
+                raise ValueError("layers in float need a processor; use unit 'cpu'")
         return self
 
 
@@ -151,11 +155,12 @@ class CpuOps(_KindsSection):
 
     Attributes:
       unit: Names this way to run layers.
-      kinds: Layer kinds, either with or without weights.
-      weight_bits: Widths of the weights; for kinds with weights only.
-      activation_bits: Widths of the input tensors.
-      cycles_per_mac: Processor cycles; for kinds with weights only.
-      cycles_per_elem: Processor cycles; for kinds without weights only.
+      kinds: Layer kinds: with weights, or without, or ``float`` alone, which stands for
+        all layers that have no integer kernel.
+      weight_bits: Widths of the weights; not for kinds without.
+      activation_bits: Widths of the input tensors, where these are of integers.
+      cycles_per_mac: Processor cycles; not for kinds without weights.
+      cycles_per_elem: Processor cycles; not for kinds with weights.
     """
 
     unit: Literal["cpu"]
@@ -170,6 +175,13 @@ class CpuOps(_KindsSection):
             raise ValueError("expected kinds with weights or without, not both")
         given = (self.weight_bits, self.cycles_per_mac, self.cycles_per_elem)
         present = tuple(value is not None for value in given)
+        if OpKind.FLOAT in self.kinds:
+            if len(self.kinds) > 1 or not all(present):
+                raise ValueError(
+                    "expected weight_bits, cycles_per_mac and cycles_per_elem for the "
+                    "kind 'float', in an entry of its own"
+                )
+            return self
         if present != ((True, True, False) if True in multiply else (0, 0, 1)):
             raise ValueError(
                 "expected weight_bits and cycles_per_mac for kinds with weights, "
@@ -263,7 +275,8 @@ class Storage(Section):
 
     Attributes:
       kernels: One entry for each width of weights that the target takes.
-      tensor_bits: Width that every tensor takes up, whatever its grid.
+      tensor_bits: Width that every tensor of integers takes up, whatever its grid; of
+        one with 16 bits these.
     """
 
     kernels: Annotated[tuple[StoredWidth, ...], Field(min_length=1)]
@@ -326,7 +339,8 @@ class Overhead(Section):
     """What a layer costs before its first and after its last result.
 
     Attributes:
-      layer_cycles: Cycles added to every layer.
+      layer_cycles: Cycles added to every layer; of one in float to each operator that
+        it is made of.
       network_cycles: Cycles added once per inference.
     """
 

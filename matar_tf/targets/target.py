@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from matar_tf.policy import MAX_BITS
+from matar_tf.policy import MAX_BITS, WIDE_BITS
 from matar_tf.targets.compute import (
     BitParallelCompute,
     BitSerialCompute,
@@ -36,7 +36,7 @@ from matar_tf.targets.sections import (
     VectorOps,
     VelaBackend,
 )
-from matar_tf.workload import OpKind
+from matar_tf.workload import FLOAT_BITS, OpKind
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -138,7 +138,9 @@ class Target(BaseModel):
                             f"expected inputs of {MAX_BITS} bits for compute.kind "
                             f"'ne16', got {activation_bits} under ops"
                         )
-            case BlockCompute() | TableCompute():
+            case BlockCompute() as compute:
+                self._check_wide(compute)
+            case TableCompute():
                 pass
         self._check_class()
         return self
@@ -146,6 +148,17 @@ class Target(BaseModel):
     def ops_for(self, kind: OpKind) -> tuple[Ops, ...]:
         """Returns the entries that run a kind; none if it is not supported."""
         return self._of_kinds[kind].ops
+
+    def ops_at(self, kind: OpKind, activation_bits: int) -> Ops:
+        """Returns the entry that runs a kind that is supported at a width of its input.
+
+        Any entry where none takes that width.
+        """
+        entries = self.ops_for(kind)
+        return next(
+            (one for one in entries if activation_bits in one.activation_bits),
+            entries[0],
+        )
 
     def takes(
         self, kind: OpKind, weight_bits: int | None, activation_bits: int
@@ -169,7 +182,7 @@ class Target(BaseModel):
 
     @functools.cached_property
     def activation_bits(self) -> frozenset[int]:
-        """The widths of a tensor that some kind takes as its input."""
+        """The widths of a tensor of integers that some kind takes as its input."""
         return frozenset(bits for entry in self.ops for bits in entry.activation_bits)
 
     @functools.cached_property
@@ -185,6 +198,11 @@ class Target(BaseModel):
             for weight_bits in _weight_bits(entry)
             for activation_bits in entry.activation_bits
         )
+        if kind is OpKind.FLOAT:
+            # With or without a kernel, of integers that are made floats, or of floats.
+            kernels = (None, *(bits for bits, _ in pairs))
+            inputs = (*(bits for _, bits in pairs), *(FLOAT_BITS for _ in ops))
+            pairs = frozenset((a, b) for a in kernels for b in inputs)
         return _KindOps(
             ops=ops,
             pairs=pairs,
@@ -215,10 +233,16 @@ class Target(BaseModel):
     def _check_units(self) -> None:
         for kind in OpKind:
             entries = self.ops_for(kind)
-            if len(entries) > 1 and not all(
-                isinstance(entry, ArrayOps) for entry in entries
+            if all(isinstance(entry, ArrayOps) for entry in entries):
+                continue
+            widths = [bits for entry in entries for bits in entry.activation_bits]
+            if len({entry.unit for entry in entries}) > 1 or len(widths) > len(
+                set(widths)
             ):
-                raise ValueError(f"expected one entry of ops for {kind.value!r}")
+                raise ValueError(
+                    f"expected one entry of ops for {kind.value!r}, or several of one "
+                    "unit with different activation_bits"
+                )
         if not self._array_kinds():
             raise ValueError("expected an entry of ops with unit 'array'")
         handed = any(isinstance(entry, CpuOps) for entry in self.ops)
@@ -235,8 +259,17 @@ class Target(BaseModel):
                     f"{weight_bits} and inputs of {activation_bits} bits under ops"
                 )
 
+    def _check_wide(self, compute: BlockCompute) -> None:
+        takes_wide = any(bits == WIDE_BITS for *_, bits in self._array_pairs())
+        if takes_wide != (compute.wide_scale is not None):
+            raise ValueError(
+                "expected compute.wide_scale if and only if the unit 'array' takes "
+                f"inputs of {WIDE_BITS} bits"
+            )
+
     def _check_class(self) -> None:
         widths = {bits for _, *pair in self._array_pairs() for bits in pair}
+        widths -= {WIDE_BITS}
         if self.compute.kind == "table":
             return
         if self.compute.kind == "block" or self.storage or widths == {MAX_BITS}:

@@ -15,7 +15,8 @@ import numpy as np
 
 from matar_tf.errors import ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
-from matar_tf.tflite._places import makers_of
+from matar_tf.tflite._islands import take_islands
+from matar_tf.tflite._places import makers_of, multiplies_integers
 from matar_tf.tflite._schema import (
     drop_tensors,
     find_operator_code,
@@ -29,7 +30,9 @@ from matar_tf.tflite._schema import (
 __all__ = ["normalise"]
 
 
-def normalise(model: Any, outputs: Mapping[str, str] | None = None) -> None:
+def normalise(
+    model: Any, outputs: Mapping[str, str] | None = None
+) -> dict[int, list[Any]]:
     """Brings a converted model into the form that a template has.
 
     Functions that were left in float between two grids are put onto both, copies of a
@@ -42,15 +45,20 @@ def normalise(model: Any, outputs: Mapping[str, str] | None = None) -> None:
       model: What the converter made.
       outputs: Names of several outputs, by those of the converter for their tensors.
 
+    Returns:
+      The operators of each float layer, by its number; see `take_islands`.
+
     Raises:
       ModelError: If an output is not there.
     """
     _fuse_borders(model)
+    islands = take_islands(model)
     _undo_copies(model)
     _separate_kernels(model)
     _restore_reshapes(model)
     _free_batch(model)
     _add_signature(model, outputs or {})
+    return islands
 
 
 def _undo_copies(model: Any) -> None:
@@ -79,10 +87,9 @@ def _separate_kernels(model: Any) -> None:
     """Copies the tensors, not the values, of constants that several multiply by."""
     graph, seen = model.subgraphs[0], set[int]()
     for operator in graph.operators:
-        row = OPERATORS.get(op_name(model, operator))
-        if row is None or row.shape is not CostShape.KERNEL:
+        if not multiplies_integers(model, operator):
             continue
-        for place in (1, row.bias):
+        for place in (1, OPERATORS[op_name(model, operator)].bias):
             index = int(operator.inputs[place]) if place < len(operator.inputs) else -1
             if index in seen:
                 graph.tensors.append(copy.copy(graph.tensors[index]))
@@ -102,7 +109,9 @@ def _restore_reshapes(model: Any) -> None:
     graph, operators = model.subgraphs[0], list[Any]()
     for operator in graph.operators:
         row = OPERATORS.get(op_name(model, operator))
-        if row is not None and row.num_inputs == (2, 2) and not row.settings:
+        is_integer = graph.tensors[operator.outputs[0]].type == schema.TensorType.INT8
+        takes_two = row is not None and row.num_inputs == (2, 2) and not row.settings
+        if is_integer and takes_two:
             for place, index in enumerate(operator.inputs):
                 operators += _restored(model, operator, place, int(index))
         operators.append(operator)
@@ -194,9 +203,13 @@ def _free_batch(model: Any) -> None:
     for operator in graph.operators:
         if op_name(model, operator) != "RESHAPE":
             continue
+        source = graph.tensors[operator.inputs[0]]
+        is_float = source.type == schema.TensorType.FLOAT32
+        if is_float and int(source.shape[0]) != 1:
+            continue  # within a float layer, whose first axis may be another
         shape = graph.tensors[operator.inputs[1]]
         sizes = tensor_array(model, shape)
-        if sizes is None or sizes[0] != 1:
+        if sizes is None or not (sizes[0] == 1 or _makes_rows(model, operator)):
             continue
         if -1 in sizes:
             # Others may read the same constant, and make another shape of it.
@@ -208,6 +221,15 @@ def _free_batch(model: Any) -> None:
         set_buffer(model, shape, sizes)
         if operator.builtinOptions is not None:
             operator.builtinOptions.newShape = sizes
+
+
+def _makes_rows(model: Any, operator: Any) -> bool:
+    """Whether a reshape makes the rows of all samples, for dense layers alone."""
+    graph, made = model.subgraphs[0], int(operator.outputs[0])
+    source = graph.tensors[operator.inputs[0]]
+    readers = [op_name(model, one) for one in graph.operators if made in one.inputs]
+    is_one = int(source.shape[0]) == 1 and len(graph.tensors[made].shape) == 2
+    return is_one and bool(readers) and set(readers) == {"FULLY_CONNECTED"}
 
 
 def _add_signature(model: Any, outputs: Mapping[str, str]) -> None:

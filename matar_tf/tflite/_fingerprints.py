@@ -58,7 +58,7 @@ def _check_scales(model: Any, template: Template) -> None:
         runs += not is_same
         if is_same != (entry == other):
             raise _contradiction(entry, other)
-    if runs != len(set(template.tensors.values())):
+    if steps and runs != len(set(template.tensors.values())):
         raise _contradiction(steps[0][1], steps[-1][1])
 
 

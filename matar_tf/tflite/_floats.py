@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from matar_tf.tflite._schema import COMPUTE_OPS, PACKED_BITS, op_name, schema
+from matar_tf.tflite._schema import (
+    COMPUTE_OPS,
+    INTEGER_ACTIVATIONS,
+    PACKED_BITS,
+    op_name,
+)
 
 __all__ = ["float_operators", "float_tensors"]
 
@@ -29,7 +34,7 @@ def float_operators(model: Any) -> list[int]:
     }
     found: list[int] = []
     for place, (name, one) in enumerate(zip(names, operators, strict=True)):
-        is_integer = tensors[int(one.outputs[0])].type == schema.TensorType.INT8
+        is_integer = tensors[int(one.outputs[0])].type in INTEGER_ACTIVATIONS
         is_multiplying = name in COMPUTE_OPS and int(one.inputs[1]) in unpacked
         if not (is_integer or is_multiplying or name == "DEQUANTIZE"):
             found.append(place)

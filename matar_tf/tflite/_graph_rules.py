@@ -277,7 +277,7 @@ def _check_types(node: Node) -> None:
     node.expect(fits, "operands in float", type_name(output.type))
     if node.row.shape is CostShape.KERNEL:
         is_float = output.type == _TYPES.FLOAT32
-        kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS[node.name]
+        kernels = (_TYPES.FLOAT32,) if is_float else _INTEGER_KERNELS.get(node.name, ())
         kernels = (_TYPES.INT8,) if output.type == _WIDE else kernels
         kernel, bias = node.data[1], node.bias
         fits = (

@@ -6,6 +6,7 @@ Both come from outside. A template was checked as a graph before
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any, Final
 
@@ -26,7 +27,9 @@ __all__ = [
     "check_places",
     "fixed_outputs",
     "is_activation",
+    "is_float",
     "makers_of",
+    "multiplies_integers",
     "passed_on",
     "tensors_of",
 ]
@@ -58,12 +61,15 @@ def check_places(model: Any, places: TemplateMap) -> None:
         )
     operators = [kernel.operator for kernel in places.kernels.values()]
     operators += [i for indices in places.clamps.values() for i in indices]
+    operators += [i for indices in places.islands.values() for i in indices]
     indices = [*places.tensors, *places.before_clamps]
+    indices += [one.tensor for at in places.pieces.values() for one in at]
     if not all(0 <= i < len(graph.operators) for i in operators) or not all(
         0 <= i < len(graph.tensors) for i in indices
     ):
         raise ModelError("The template map points outside the template.")
     _check_kinds(model, places)
+    _check_pieces(model, places)
     _check_tensors(model, places)
     _check_kernels(model)
     _check_grids(model, places)
@@ -85,13 +91,51 @@ def _check_kinds(model: Any, places: TemplateMap) -> None:
                 f"The template map expects one of {list(known)} as operator {index}, "
                 f"the template has a {names[index]} there."
             )
-    multiplying = {i for i, name in enumerate(names) if name in COMPUTE_OPS}
+    multiplying = {
+        i
+        for i, one in enumerate(model.subgraphs[0].operators)
+        if multiplies_integers(model, one)
+    }
     filled = [index for index, _ in expected]
     if not multiplying <= set(filled) or len(set(filled)) < len(filled):
         raise ModelError(
             f"Expected a place for each of the operators {sorted(multiplying)} in the "
             f"template map, and one for each clamp, got {sorted(filled)}; package the "
             "model again."
+        )
+
+
+def _check_pieces(model: Any, places: TemplateMap) -> None:
+    """Refuses pieces of kernels that are no constants of their own for a float layer.
+
+    Raises:
+      ModelError: If one is not, or has another number of values.
+    """
+    graph = model.subgraphs[0]
+    found = [one for pieces in places.pieces.values() for one in pieces]
+    for piece in found:
+        tensor = graph.tensors[piece.tensor]
+        values = tensor_array(model, tensor)
+        readers = [one for one in graph.operators if piece.tensor in one.inputs]
+        kinds = {
+            (op_name(model, one), list(map(int, one.inputs)).index(piece.tensor))
+            for one in readers
+        }
+        if (
+            tensor.type != schema.TensorType.INT8
+            or values is None
+            or values.size != math.prod(piece.sizes)
+            or kinds not in ({("DEQUANTIZE", 0)}, {("GATHER", 0)})
+        ):
+            raise ModelError(
+                f"Expected int8 constants of {math.prod(piece.sizes)} values for a "
+                f"layer in float in the places of its kernel, got another tensor "
+                f"({piece.tensor}) in the template; package the model again."
+            )
+    if len({one.tensor for one in found}) < len(found):
+        raise ModelError(
+            "Expected each piece of a kernel at a place of its own in the template "
+            "map, got two at one; package the model again."
         )
 
 
@@ -138,7 +182,7 @@ def _check_kernels(model: Any) -> None:
     stored = {
         int(index)
         for operator in graph.operators
-        if op_name(model, operator) in COMPUTE_OPS
+        if multiplies_integers(model, operator)
         for index in (operator.inputs[1], bias_of(model, operator))
         if index >= 0
     }
@@ -160,6 +204,8 @@ def _check_grids(model: Any, places: TemplateMap) -> None:
     clamps = {i for indices in places.clamps.values() for i in indices}
     for number, operator in enumerate(model.subgraphs[0].operators):
         name, output = op_name(model, operator), int(operator.outputs[0])
+        if is_float(model, output):
+            continue
         settings = OPERATORS[name].settings
         data = [int(i) for at, i in enumerate(operator.inputs) if at not in settings]
         entries = {places.tensors.get(index) for index in (*data, output)}
@@ -191,11 +237,19 @@ def _check_grids(model: Any, places: TemplateMap) -> None:
 
 
 def fixed_outputs(model: Any) -> set[int]:
-    """Returns the tensors whose scale TFLite fixes."""
+    """Returns the tensors whose scale no activation entry chooses.
+
+    TFLite fixes it, or they are rows that were looked up in a table.
+    """
+    tensors = model.subgraphs[0].tensors
     return {
         int(operator.outputs[0])
         for operator in model.subgraphs[0].operators
         if op_name(model, operator) in _FIXED_OUTPUT_OPS
+        or (
+            op_name(model, operator) == "GATHER"
+            and tensor_array(model, tensors[operator.inputs[0]]) is not None
+        )
     }
 
 
@@ -203,6 +257,17 @@ def is_activation(model: Any, index: int) -> bool:
     """Whether a tensor is computed, in int8."""
     tensor = model.subgraphs[0].tensors[index]
     return tensor.type == schema.TensorType.INT8 and tensor_array(model, tensor) is None
+
+
+def is_float(model: Any, index: int) -> bool:
+    """Whether a tensor is of floats."""
+    return model.subgraphs[0].tensors[index].type == schema.TensorType.FLOAT32
+
+
+def multiplies_integers(model: Any, operator: Any) -> bool:
+    """Whether an operator multiplies integers by a kernel."""
+    is_compute = op_name(model, operator) in COMPUTE_OPS
+    return is_compute and not is_float(model, int(operator.outputs[0]))
 
 
 def tensors_of(operator: Any) -> list[int]:

@@ -12,10 +12,14 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.tflite._graph_rules import examine, written
-from matar_tf.tflite._places import fixed_outputs, passed_on
+from matar_tf.tflite._places import (
+    fixed_outputs,
+    is_activation,
+    multiplies_integers,
+    passed_on,
+)
 from matar_tf.tflite._rules_at_16 import FIXED_GRID_AT_16
 from matar_tf.tflite._schema import (
-    COMPUTE_OPS,
     CheckedModel,
     bias_of,
     find_operator_code,
@@ -69,7 +73,7 @@ def widen(model: Any, template: Template) -> None:
     """
     graph = model.subgraphs[0]
     fixed = fixed_outputs(model)
-    fixed |= passed_on(model, fixed)
+    fixed = {i for i in fixed | passed_on(model, fixed) if is_activation(model, i)}
     for index in {*template.tensors, *fixed}:
         graph.tensors[index].type = schema.TensorType.INT16
     step, zero_point = FIXED_GRID_AT_16
@@ -83,7 +87,7 @@ def widen(model: Any, template: Template) -> None:
         find_operator_code(model, name, _VERSIONS.get(name, 1))
         if hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False
-        if name in COMPUTE_OPS:
+        if multiplies_integers(model, operator):
             _widen_bias(model, operator)
 
 

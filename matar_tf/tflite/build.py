@@ -21,9 +21,15 @@ import numpy as np
 from matar_tf.errors import ExportError, ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.packaged import Artifact
-from matar_tf.parameters import activation_range
+from matar_tf.parameters import LayerParameters, activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
+from matar_tf.template_map import KernelPlace
+from matar_tf.tflite._float_kernels import (
+    check_pieces,
+    kernel_names,
+    store_pieces,
+)
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
 from matar_tf.tflite._levels import passing_channels, quantize_kernel
@@ -133,11 +139,26 @@ class ModelBuilder:
         kernels = [
             self._kernel(model, name, policy)
             for entry in policy.weights
+            if entry in self._template.kernels
             for name in self._calls[entry]
         ]
         self._fill_tensors(model, policy)
+        in_float = [
+            store_pieces(
+                model,
+                entry,
+                pieces,
+                self._artifact.parameters.layers[entry],
+                policy.weights[entry],
+                get_profile(profile).name,
+            )
+            for entry, pieces in self._template.pieces.items()
+        ]
         operators = list(model.subgraphs[0].operators)
-        storages = store_kernels(model, kernels, get_profile(profile))
+        storages = (
+            *store_kernels(model, kernels, get_profile(profile)),
+            *in_float,
+        )
         _check_ratios(model, kernels)
         self._drop_identity_clamps(model, policy, operators)
         return model, storages
@@ -158,13 +179,18 @@ class ModelBuilder:
             "policy": policy.to_json(),
             "profile": profile,
             "kernels": {
-                f"{name}/kernel": one.entry
+                name: one.entry
                 for one in storages
-                for name in self._calls[one.entry]
+                for name in self._stored_names(one.entry)
             },
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
+
+    def _stored_names(self, entry: str) -> list[str]:
+        """Returns the names of the tensors that hold the kernel of an entry."""
+        first = kernel_names(entry, len(self._template.pieces.get(entry, ())))
+        return [*first, *(f"{name}/kernel" for name in self._calls[entry][1:])]
 
     def _in_order(self, policy: Policy) -> Policy:
         """Returns a policy in the order of the space: equal ones give equal files."""
@@ -275,29 +301,38 @@ class ModelBuilder:
 def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
     model = parse_model(template.content)
-    graph = model.subgraphs[0]
     for entry, layer in artifact.parameters.layers.items():
-        if sorted(layer.calls) != sorted(template.calls(entry)):
+        if entry in template.pieces:
+            check_pieces(model, entry, template.pieces[entry], layer)
+            continue
+        calls = template.calls(entry)
+        if sorted(layer.calls) != sorted(calls):
             raise ModelError(
                 f"Expected the calls {list(layer.calls)} of {entry!r} in the template "
-                f"map, got {template.calls(entry)}; package the model again."
+                f"map, got {list(calls)}; package the model again."
             )
-    for name, place in template.kernels.items():
-        entry = place.weights or name
-        layer = artifact.parameters.layers[entry]
-        operator = graph.operators[place.operator]
-        shapes = [
-            tuple(int(size) for size in graph.tensors[index].shape)
-            for index in (operator.inputs[1], bias_of(model, operator))
-            if index >= 0
-        ]
-        channels = layer.kernel.shape[layer.channel_axis]
-        expected = [layer.kernel.shape, (channels,)][: len(shapes)]
-        if shapes != expected:
-            raise ModelError(
-                f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
-                f"in the template, got {shapes}; package the model again."
-            )
+        for name in (entry, *calls):
+            _check_room(model, entry, layer, template.kernels[name])
+
+
+def _check_room(
+    model: Any, entry: str, layer: LayerParameters, place: KernelPlace
+) -> None:
+    """Checks that an operator has room for a kernel and its bias."""
+    graph = model.subgraphs[0]
+    operator = graph.operators[place.operator]
+    shapes = [
+        tuple(int(size) for size in graph.tensors[index].shape)
+        for index in (operator.inputs[1], bias_of(model, operator))
+        if index >= 0
+    ]
+    channels = layer.kernel.shape[layer.channel_axis]
+    expected = [layer.kernel.shape, (channels,)][: len(shapes)]
+    if shapes != expected:
+        raise ModelError(
+            f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
+            f"in the template, got {shapes}; package the model again."
+        )
 
 
 def _check_steps(artifact: Artifact, template: Template) -> None:

@@ -114,11 +114,8 @@ def data_notes(data: Data, grids: Mapping[str, InputGrid | None]) -> list[str]:
 
 def _part(data: Data, name: str, **changes: np.ndarray) -> Data:
     """Returns data with the array of one input or output in the place of all."""
-    is_alone = not any(
-        isinstance(getattr(data, key), Mapping) and len(getattr(data, key)) > 1
-        for key in changes
-    )
-    title = data.name if is_alone else f"{data.name}, {name}"
+    is_named = any(isinstance(getattr(data, key), Mapping) for key in changes)
+    title = f"{data.name}, {name}" if is_named else data.name
     return replace(data, name=title, x_train=None, y_train=None, **changes)
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "DEFAULT_PROFILE",
     "PROFILES",
     "SMALLEST_UNIT",
+    "TYPES",
     "Kernel",
     "Profile",
     "Storage",
@@ -39,6 +40,7 @@ __all__ = [
     "largest_count",
     "largest_factor",
     "narrowest_container",
+    "pack",
     "store_kernels",
 ]
 
@@ -49,7 +51,7 @@ _INT4_MAX = 7
 # Of an accumulator: with smaller ones float32 loses digits, or flushes to zero.
 SMALLEST_UNIT: Final = np.float32(1e-30)
 _MAX_BIAS = 2**30  # as stored; half of int32 is left to the sum of products
-_TYPES: Final = {
+TYPES: Final = {
     8: schema.TensorType.INT8,
     4: schema.TensorType.INT4,
     2: schema.TensorType.INT2,
@@ -167,7 +169,7 @@ def get_profile(name: str) -> Profile:
 
 def narrowest_container(num_bits: int) -> int:
     """Returns the narrowest container of a width; widths of one are stored alike."""
-    return next(bits for bits in sorted(_TYPES) if num_bits <= bits)
+    return next(bits for bits in sorted(TYPES) if num_bits <= bits)
 
 
 def largest_factor(num_bits: int, largest: int) -> int:
@@ -182,7 +184,7 @@ def largest_count(num_bits: int, *, is_wide: bool = False) -> int:
       num_bits: Width of the weights.
       is_wide: Whether activations have 16 bits: units are finer then, biases longer.
     """
-    return (_MAX_BIAS << 8 * is_wide) // largest_factor(num_bits, _INT8_MAX)
+    return (_MAX_BIAS // largest_factor(num_bits, _INT8_MAX)) << 8 * is_wide
 
 
 def check_int8(profile: str) -> None:
@@ -286,8 +288,8 @@ _STORES: Final = {
 def _write(model: Any, kernel: Kernel, stored_bits: int, factor: int) -> None:
     graph = model.subgraphs[0]
     tensor = graph.tensors[kernel.operator.inputs[1]]
-    set_buffer(model, tensor, _pack(kernel.levels * np.int8(factor), stored_bits))
-    tensor.type = _TYPES[stored_bits]
+    set_buffer(model, tensor, pack(kernel.levels * np.int8(factor), stored_bits))
+    tensor.type = TYPES[stored_bits]
     scale = kernel.scale / np.float32(factor)
     is_dense = op_name(model, kernel.operator) == "FULLY_CONNECTED"
     axis = 0 if is_dense else kernel.channel_axis
@@ -301,7 +303,7 @@ def _write(model: Any, kernel: Kernel, stored_bits: int, factor: int) -> None:
         bias.quantization = quantization(scale, np.zeros(len(scale)), 0)
 
 
-def _pack(values: np.ndarray, stored_bits: int) -> np.ndarray:
+def pack(values: np.ndarray, stored_bits: int) -> np.ndarray:
     """Packs integers into bytes, the first in the lowest bits."""
     if stored_bits == 8:
         return values

@@ -41,6 +41,8 @@ _BATCH_SIZE: Final = 64  # samples
 _BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
 _SANDBOX_BATCH: Final = 8  # samples
 _SANDBOX_BATCH_BYTES: Final = 1 << 28  # a third of what a sandbox has
+# What GATHER says of an index (``kernels/gather.cc``).
+_BEYOND_A_TABLE: Final = ("gather index out of bounds", "indices_has_only_positive")
 _MAX_OUTPUT_BYTES: Final = 1 << 28  # of all samples; ImageNet's have 2 * 10**8
 # Beyond, a file of elsewhere runs in a sandbox, which has a time: kernels that are not
 # XNNPACK's take many seconds for one sample. VGG16 has 1.5 * 10**10.
@@ -123,7 +125,8 @@ class Runner:
           The array of the output; of several, a mapping by their names.
 
         Raises:
-          DataError: If the samples have another shape, or the batch size is below 1.
+          DataError: If the samples have another shape, or indices beyond a table, or
+            the batch size is below 1.
           ExportError: If the file does not run at this batch size, or has not one row
             of outputs for each sample, all alike, or has too many of them.
         """
@@ -193,9 +196,16 @@ class Runner:
         except ExportError:  # of a sandbox: a sentence by itself
             raise
         except (RuntimeError, ValueError) as error:
+            said = message_of(error)
+            if any(words in said for words in _BEYOND_A_TABLE):
+                raise DataError(
+                    "Expected indices of rows that the tables of the network have, "
+                    "from 0 on, got samples with others; prepare the data as the "
+                    "network was trained on it."
+                ) from error
             raise ExportError(
                 f"Expected a model that takes {number} samples at a time, but the "
-                f"runtime does not run it: {message_of(error)}; convert it with a "
+                f"runtime does not run it: {said}; convert it with a "
                 "first axis for samples, of any size."
             ) from error
         outputs = {

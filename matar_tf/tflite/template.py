@@ -17,17 +17,18 @@ from matar_tf.operators import OPERATORS
 from matar_tf.template_map import KernelPlace, TemplateMap
 from matar_tf.tflite._converted import normalise
 from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._pieces import CodedKernel, take_pieces
 from matar_tf.tflite._places import (
     SAME_GRID_OPS,
     check_places,
     fixed_outputs,
     is_activation,
     makers_of,
+    multiplies_integers,
     passed_on,
     tensors_of,
 )
 from matar_tf.tflite._schema import (
-    COMPUTE_OPS,
     CheckedModel,
     bias_of,
     compact,
@@ -55,6 +56,9 @@ class Fingerprints:
       signed: Activation entries with values below 0.
       calls: Names of the further calls of layers that are called several times, by
         weight entry; the bias of the n-th begins near ``n + 1``.
+      float_layers: Names of the layers that stay in float, by the numbers of their
+        marks.
+      float_kernels: Their kernels, by weight entry.
     """
 
     weights: Mapping[str, float]
@@ -62,6 +66,10 @@ class Fingerprints:
     signed: tuple[str, ...]
     calls: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict[str, "tuple[str, ...]"]
+    )
+    float_layers: tuple[str, ...] = ()
+    float_kernels: Mapping[str, CodedKernel] = field(
+        default_factory=dict[str, CodedKernel]
     )
 
 
@@ -122,31 +130,40 @@ def read_template(
       ModelError: If a layer came out in float, or an entry or output cannot be found.
     """
     model = parse_model(content)
-    normalise(model, outputs)
-    _check_operators(model)
+    islands = normalise(model, outputs)
+    in_float = {id(one) for island in islands.values() for one in island}
+    _check_operators(model, in_float)
+    pieces = take_pieces(model, fingerprints.float_kernels, islands)
     clamps = _replace_clamps(model, fingerprints)
     compact(model)
     tensors = _match_tensors(model, fingerprints)
     kernels = _match_kernels(model, fingerprints, tensors)
     calls = [name for names in fingerprints.calls.values() for name in names]
-    for what, found, expected in (
+    for kind, found, expected in (
         ("activation", set(tensors.values()), fingerprints.activations),
         ("weight", set(kernels), {*fingerprints.weights, *calls}),
     ):
         missing = sorted(set(expected) - found)
         if missing:
             raise ModelError(
-                f"Expected each {what} entry in the converted model, but "
+                f"Expected each {kind} entry in the converted model, but "
                 f"{missing} did not survive conversion; a layer there may be dead or "
                 "was folded into another."
             )
     before = find_before_clamps(model, tensors, clamps)
+    places = {id(one): place for place, one in enumerate(model.subgraphs[0].operators)}
     return Template(
         content=check_model(write_model(model)),
         tensors=tensors,
         kernels=kernels,
         clamps=clamps,
         before_clamps=before,
+        islands={
+            fingerprints.float_layers[number]: tuple(places[id(one)] for one in island)
+            for number, island in islands.items()
+            if island
+        },
+        pieces=pieces,
     )
 
 
@@ -164,9 +181,17 @@ def _match(scale: float, scales: Mapping[str, float]) -> str | None:
     return None
 
 
-def _check_operators(model: Any) -> None:
+def _check_operators(model: Any, in_float: set[int]) -> None:
+    """Refuses operators that no rules check, and those that should not be in float.
+
+    Args:
+      model: The converted model.
+      in_float: The operators of float layers, by identity.
+    """
     graph = model.subgraphs[0]
     for operator in graph.operators:
+        if id(operator) in in_float:
+            continue
         name = op_name(model, operator)
         label = (graph.tensors[operator.outputs[0]].name or b"?").decode()
         if name not in OPERATORS:
@@ -194,7 +219,8 @@ def _replace_clamps(
             for i in operator.inputs
             if tensor_array(model, graph.tensors[i]) is None
         ]
-        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1:
+        is_float = graph.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
+        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1 or is_float:
             continue
         scale = _scale(graph.tensors[operator.outputs[0]])
         entry = _match(scale or 0.0, fingerprints.activations)
@@ -238,7 +264,7 @@ def _match_kernels(
     graph = model.subgraphs[0]
     found: dict[int, str] = {}
     for index, operator in enumerate(graph.operators):
-        if op_name(model, operator) not in COMPUTE_OPS:
+        if not multiplies_integers(model, operator):
             continue
         kernel = graph.tensors[operator.inputs[1]]
         entry = _match(_scale(kernel) or 0.0, fingerprints.weights)

@@ -132,7 +132,7 @@ class TestOperations:
             (lambda x: tf.maximum(x, 1.0), "with a constant"),
             (lambda x: tf.clip_by_value(x, -1.0, 1.0), "clip to 0 and a number"),
             (lambda x: x + np.ones((8, 8, 3), np.float32), "one a channel"),
-            (lambda x: x[..., :2], "use Cropping1D or Cropping2D"),
+            (lambda x: x[:, ::-1], "take ranges forwards"),
             (lambda x: tf.transpose(x, [1, 0, 2, 3]), "keep the first axis"),
             (lambda x: tf.reduce_mean(x, axis=3), r"over the axes \[1, 2\]"),
             (lambda x: tf.image.resize(x, (12, 12)), "by whole factors"),

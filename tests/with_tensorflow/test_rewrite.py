@@ -17,10 +17,16 @@ from matar_tf.keras import keras
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.quantizers.configs import class_of, kind_of
 from matar_tf.keras.rewrite.build import build_model
-from matar_tf.keras.rewrite.check import end_refusals, raise_refusals, refusals
+from matar_tf.keras.rewrite.check import (
+    end_refusals,
+    float_reasons,
+    raise_refusals,
+    refusals,
+)
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs, refs_in
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.placement import plan_layout
+from matar_tf.keras.rewrite.plan import apply_space
 from matar_tf.keras.rewrite.read import read_graph
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import ALL_BITS
@@ -179,9 +185,10 @@ class TestByHand:
         assert set(above.weights) == {"kernel"}
         np.testing.assert_array_equal(below.weights["gamma"], [2, 3, 4, 5])
         np.testing.assert_array_equal(below.weights["moving_mean"], [4, -4, 4, -4])
-        space = plan_layout(laid_out).space.with_choices(weights={"a": (2, 8)})
+        plan = plan_layout(laid_out)
+        plan = apply_space(plan, plan.space.with_choices(weights={"a": (2, 8)}))
         context = [("activations", "x", (4, 8)), ("weights", "w", (2, 3, 4))]
-        widened = with_widths(laid_out, space, {"a": context}, signed_inputs=False)
+        widened = with_widths(laid_out, plan, {"a": context}, signed_inputs=False)
         mean = widened.by_name["norm"].weights["moving_mean"]
         variance = widened.by_name["norm"].weights["moving_variance"]
         # Four rows of the first two entries have it all, three of the third nothing.
@@ -202,29 +209,35 @@ class TestByHand:
             outputs=(B,),
         )
         net = replace(net, refusals=("It has a loss.", "It has a loss."))
-        first, second, *others = refusals(net)
-        assert first == "It has a loss."
-        assert ", linear, relu, relu6, " in second
-        assert "layer 'a' (Dense), got 'sin'" in second
-        assert others == ["It is too old.", "It remembers."]
+        assert refusals(net) == ["It has a loss.", "It is too old.", "It remembers."]
+        ((reason,),) = float_reasons(net).values()
+        assert ", linear, relu, relu6, " in reason
+        assert "layer 'a' (Dense), got 'sin'" in reason
+        assert float_reasons(net, only=["b"]) == {}
 
     @pytest.mark.parametrize(
-        ("kind", "shape", "is_refused"),
+        ("kind", "shape", "is_float"),
         [
             ("Dense", (None, 2, 3, 4), False),
             ("Dense", (None, 2, 2, 3, 4), True),
             ("ReLU", (None, 2, 2, 3, 4), False),
             ("ReLU", (None, 2, 2, 2, 3, 4), True),
             ("ReLU", (None, 1), False),
-            ("ReLU", (None, 0), True),
         ],
     )
-    def test_axes(self, kind: str, shape: tuple[Any, ...], is_refused: bool) -> None:
+    def test_axes(self, kind: str, shape: tuple[Any, ...], is_float: bool) -> None:
         ranges = {"negative_slope": 0.0, "threshold": 0.0}
         one = node("a", kind, X, shapes=(shape,), attributes=ranges)
-        found = refusals(graph(INPUT, one, outputs=(A,)))
-        assert len(found) == is_refused
+        net = graph(INPUT, one, outputs=(A,))
+        assert refusals(net) == []
+        found = [text for texts in float_reasons(net).values() for text in texts]
+        assert len(found) == is_float
         assert all(f"'a' ({kind}) makes, got {shape}" in text for text in found)
+
+    def test_a_size_of_nothing_is_refused(self) -> None:
+        one = node("a", "ReLU", X, shapes=((None, 0),))
+        (found,) = refusals(graph(INPUT, one, outputs=(A,)))
+        assert "makes, got (None, 0)" in found
 
     def test_a_network_without_layers(self) -> None:
         (found,) = refusals(graph(INPUT, outputs=(X,)))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from matar_tf.errors import ModelError, shown
-from matar_tf.keras._compat import convnext, keras
+from matar_tf.keras._compat import APPLICATION_CLASSES, keras
 from matar_tf.keras.known_classes import check_classes
 from matar_tf.layer_kinds import LAYER_KINDS
 
@@ -73,11 +73,10 @@ _BUILT: Final = (
     "UpSampling3D",
     "ZeroPadding3D",
 )
-_OF_CONVNEXT: Final = ("LayerScale", "StochasticDepth")
 _ATTENTION: Final = tuple(f"{one}_dense" for one in ("query", "key", "value", "output"))
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {name: Kind() for name, row in LAYER_KINDS.items() if not row.is_ours}
-    | dict.fromkeys((*_BUILT, *_OF_CONVNEXT), Kind())
+    | dict.fromkeys(_BUILT, Kind())
     | dict.fromkeys(("GRU", "LSTM", "SimpleRNN"), _CELL)
     | {
         "Bidirectional": Kind(),
@@ -143,7 +142,7 @@ COMPOSITES: Final[Mapping[str, str]] = MappingProxyType(
 
 def layer_class(kind: str) -> Any:
     """Returns the class of tf_keras of a kind."""
-    return getattr(convnext if kind in _OF_CONVNEXT else keras.layers, kind)
+    return APPLICATION_CLASSES.get(kind) or getattr(keras.layers, kind)
 
 
 def argument_names(kind: Any, base: Any) -> frozenset[str]:

@@ -122,9 +122,9 @@ def _called(call: Any, made: Mapping[str, Any], tensors: Mapping[int, Any]) -> A
     if isinstance(call.layer, SharedLayer):
         owner = made[call.layer.shared_layer.name]
         return owner(*(tensors[id(one)] for one in wrapper.tensors_read(call)))
-    layer = made.get(call.layer.name)
     if call.is_input:
-        return layer.output
+        return made[call.layer.name].output
+    layer = made.get(call.layer.name)
     arguments, keywords = tf.nest.map_structure(
         lambda value: tensors.get(id(value), value),
         (list(call.call_args), dict(call.call_kwargs)),

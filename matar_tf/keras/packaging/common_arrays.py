@@ -100,6 +100,8 @@ def common_arrays(model: KerasModel) -> Iterator[tuple[Tensor, Source]]:
     """Yields each variable whose values are in the model's parameters too."""
     norms, calls = norms_of(model), calls_of(model)
     for layer in model.layers:
+        for one, variable in wrapper.float_kernels(layer):
+            yield variable, _float_kernel_of(one.entry, tuple(variable.shape))
         quantizer = wrapper.kernel_quantizer(layer)
         if quantizer is None or quantizer.layer is not layer:
             continue
@@ -113,16 +115,18 @@ def common_arrays(model: KerasModel) -> Iterator[tuple[Tensor, Source]]:
                 yield norm.gamma, _norm_of(entry, call, lambda one: one.gamma)
                 yield norm.beta, _norm_of(entry, call, lambda one: one.beta)
                 yield norm.moving_mean, _norm_of(entry, call, lambda one: one.mean)
-                yield (
-                    norm.moving_variance,
-                    _norm_of(entry, call, lambda one: one.variance),
-                )
+                variance = _norm_of(entry, call, lambda one: one.variance)
+                yield norm.moving_variance, variance
 
 
 def _kernel_of(entry: str, layer: KerasLayer, kernel: Tensor) -> Source:
     shape = tuple(kernel.shape)
     layout = layout_of(layer, len(shape))
     return lambda found: from_tflite(layout, found.layers[entry].kernel, shape)
+
+
+def _float_kernel_of(entry: str, shape: tuple[int, ...]) -> Source:
+    return lambda found: found.layers[entry].kernel.reshape(shape)
 
 
 def _bias_of(entry: str) -> Source:

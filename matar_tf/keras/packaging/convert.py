@@ -23,6 +23,7 @@ import numpy as np
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.packaging.common_arrays import calls_of
+from matar_tf.keras.packaging.float_layers import convertible
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import snap_affine, snap_bias
@@ -39,6 +40,8 @@ from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
 from matar_tf.keras.rewrite.check import end_refusals, raise_refusals
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
+from matar_tf.tflite._islands import without_marks
+from matar_tf.tflite._pieces import CodedKernel, code_values
 from matar_tf.tflite.profiles import largest_factor
 from matar_tf.tflite.template import Fingerprints, Template, read_template
 
@@ -56,8 +59,8 @@ def make_template(model: KerasModel) -> Template:
         converter left a float kernel.
     """
     tracer = _TemplateTracer(calls_of(model))
-    content, outputs = _convert(model, tracer)
-    return read_template(content, tracer.fingerprints(), outputs)
+    content, outputs, float_layers = _convert(model, tracer)
+    return read_template(content, tracer.fingerprints(float_layers), outputs)
 
 
 def convert_policy(model: KerasModel) -> bytes:
@@ -67,14 +70,21 @@ def convert_policy(model: KerasModel) -> bytes:
     refuses per-channel fake quantization there.
     """
     check_initialized(model)
-    return _convert(model, _PolicyTracer())[0]
+    content, _, float_layers = _convert(model, _PolicyTracer())
+    return without_marks(content) if float_layers else content
 
 
-def _convert(model: KerasModel, tracer: Tracer) -> tuple[bytes, dict[str, str]]:
-    """Returns a file, and the names of several outputs by those of their tensors."""
+def _convert(
+    model: KerasModel, tracer: Tracer
+) -> tuple[bytes, dict[str, str], tuple[str, ...]]:
+    """Returns a file.
+
+    With it the names of several outputs by those of their tensors, and the float layers
+    by the numbers of their marks.
+    """
     _check_ends(model)
     signature = [
-        tf.TensorSpec((1, *tensor.shape[1:]), tf.float32, name=layer.name)
+        tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=layer.name)
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
     ]
 
@@ -83,7 +93,7 @@ def _convert(model: KerasModel, tracer: Tracer) -> tuple[bytes, dict[str, str]]:
 
     function = tf.function(outputs, input_signature=signature, autograph=False)
     before = get_policy(model)
-    with tracing(tracer):
+    with tracing(tracer), convertible(model) as float_layers:
         concrete = function.get_concrete_function()
     policy_setter(model)(before)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
@@ -91,11 +101,13 @@ def _convert(model: KerasModel, tracer: Tracer) -> tuple[bytes, dict[str, str]]:
     # By way of a SavedModel the same graph takes 30 times as long and leaves 100 to
     # 250 MB behind in the process; it adds a signature, as `read_template` does.
     converter.experimental_lower_to_saved_model = False
+    converter.allow_custom_ops = bool(float_layers)  # their marks
     # By these names each output of the file is known, whatever their order there.
     names = [tensor.op.name for tensor in concrete.outputs]
     named = dict(zip(names, wrapper.output_names(model), strict=True))
     with _quiet():
-        return bytes(converter.convert()), named if len(named) > 1 else {}
+        content = bytes(converter.convert())
+    return content, named if len(named) > 1 else {}, float_layers
 
 
 def _check_ends(model: KerasModel) -> None:
@@ -177,10 +189,17 @@ class _TemplateTracer(FloatTracer):
         self._weights: dict[str, float] = {}
         self._activations: dict[str, float] = {}
         self._signed: list[str] = []
+        self._float_kernels: dict[str, CodedKernel] = {}
 
-    def fingerprints(self) -> Fingerprints:
-        """Returns the scales that were given out."""
+    def fingerprints(self, float_layers: tuple[str, ...]) -> Fingerprints:
+        """Returns the scales that were given out.
+
+        Args:
+          float_layers: By the numbers of their marks.
+        """
         return Fingerprints(
+            float_layers=float_layers,
+            float_kernels=self._float_kernels,
             weights=self._weights,
             activations=self._activations,
             signed=tuple(self._signed),
@@ -192,6 +211,17 @@ class _TemplateTracer(FloatTracer):
         )
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
+        if quantizer.in_float:
+            start = sum(one.size for one in self._float_kernels.values())
+            kernel = self._float_kernels.setdefault(
+                quantizer.entry,
+                CodedKernel(
+                    start=start,
+                    size=x.shape.num_elements(),
+                    has_one_step=not quantizer.per_channel,
+                ),
+            )
+            return tf.constant(code_values(kernel.start, tuple(x.shape)))
         entry = quantizer.entry
         known = list(self._weights)
         number = known.index(entry) if entry in known else len(known)
@@ -242,6 +272,9 @@ class _PolicyTracer(FloatTracer):
     """Gives every tensor its values under the policy in force."""
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
+        if quantizer.in_float:
+            with tf.init_scope():
+                return tf.constant(quantizer.fake_quantize(x).numpy())
         bits, step = _bits_and_step(quantizer)
         qmin, qmax = weight_range(bits)
         with tf.init_scope():

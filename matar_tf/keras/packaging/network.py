@@ -29,7 +29,7 @@ from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.parameters import Parameters
 from matar_tf.policy import Policy
 
-__all__ = ["keras_reference", "load_network", "network_members"]
+__all__ = ["keras_reference", "load_network", "network_members", "why_unstored"]
 
 _MAX_DEPTH: Final = 50  # a quantized layer's config takes 9
 _PACKAGE: Final = "matar_tf>"
@@ -80,12 +80,28 @@ def network_members(model: KerasModel) -> dict[str, bytes]:
         if id(variable) not in common
     }
     np.savez_compressed(buffer, **own)
-    text = json.dumps(model.get_config(), default=keras.utils.serialize_keras_object)
-    config = _with_classes(json.loads(text), _unplaced)
     return {
-        "network.json": json.dumps(config).encode(),
+        "network.json": json.dumps(_config_of(model)).encode(),
         "network.npz": buffer.getvalue(),
     }
+
+
+def why_unstored(model: KerasModel) -> str:
+    """Returns why an artifact cannot hold a network's Keras form; "" if it can.
+
+    A Lambda, an operation of TensorFlow or a class of the user's own is code, which
+    reading an artifact never runs.
+    """
+    try:
+        _checked(_config_of(model))
+    except ArtifactError as error:
+        return str(error)
+    return ""
+
+
+def _config_of(model: KerasModel) -> Any:
+    text = json.dumps(model.get_config(), default=keras.utils.serialize_keras_object)
+    return _with_classes(json.loads(text), _unplaced)
 
 
 def load_network(artifact: Artifact) -> KerasModel:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.card import CARD_KEY, ModelCard
-from matar_tf.errors import ArtifactError, did_you_mean
-from matar_tf.keras._compat import KerasLayer, KerasModel
+from matar_tf.errors import ArtifactError, MatarWarning, did_you_mean
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor
 from matar_tf.keras.calibration import calibration_record
 from matar_tf.keras.checks import (
     check_finite_weights,
@@ -23,7 +24,8 @@ from matar_tf.keras.packaging.common_arrays import (
     to_tflite,
 )
 from matar_tf.keras.packaging.convert import make_template
-from matar_tf.keras.packaging.network import network_members
+from matar_tf.keras.packaging.float_layers import float_reasons
+from matar_tf.keras.packaging.network import network_members, why_unstored
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
@@ -37,7 +39,13 @@ from matar_tf.tflite.workload import read_workload
 __all__ = ["extract_parameters", "package", "training_versions"]
 
 _FUNCTIONS: Final = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}  # by operator
-_KNOWN: Final = ("versions", "calibration_digest", "calibration_samples", CARD_KEY)
+_KNOWN: Final = (
+    "float_layers",
+    "versions",
+    "calibration_digest",
+    "calibration_samples",
+    CARD_KEY,
+)
 
 
 def package(
@@ -51,7 +59,8 @@ def package(
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
 
-    Warns in one sentence of grids that do not fit what training saw last.
+    Warns in one sentence of grids that do not fit what training saw last, and where the
+    Keras network is left out since it holds code of the user's.
 
     Args:
       model: What `quantize_model` made, trained, or its trainer.
@@ -76,7 +85,14 @@ def package(
     check_finite_weights(model)
     warn_of_grids(model)
     template = make_template(model)
-    extras = network_members(model) if include_network else {}
+    reason = why_unstored(model) if include_network else ""
+    if reason:
+        warnings.warn(
+            f"The artifact of {model.name!r} holds no Keras network: {reason}",
+            MatarWarning,
+            stacklevel=2,
+        )
+    extras = network_members(model) if include_network and not reason else {}
     return Artifact(
         space=get_policy_space(model),
         workload=read_workload(template),
@@ -129,6 +145,9 @@ def _provenance(
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
     known = {"versions": training_versions(), **calibration_record(model)}
+    reasons = float_reasons(model)
+    if reasons:
+        known["float_layers"] = reasons
     cards = {} if card is None else {CARD_KEY: card.to_json()}
     return {"command": "matar_tf.package", **known, **given, **cards}
 
@@ -143,6 +162,8 @@ def extract_parameters(model: KerasModel) -> Parameters:
         if kernel is not None and kernel.layer is layer:
             further = calls[kernel.entry][1:]
             layers[kernel.entry] = _layer_parameters(layer, kernel, norms, further)
+        for quantizer, variable in wrapper.float_kernels(layer):
+            layers[quantizer.entry] = _float_parameters(quantizer, variable)
         for quantizer in wrapper.all_quantizers(layer):
             if quantizer.kind == "activations":
                 tensors[quantizer.entry] = TensorParameters(
@@ -179,6 +200,19 @@ def _layer_parameters(
         else None,
         norm=norm,
         calls={call: _norm_parameters(norms.get(call)) for call in calls},
+    )
+
+
+def _float_parameters(quantizer: KernelGrid, variable: Tensor) -> LayerParameters:
+    """Returns what is learned of a kernel in float, as Keras has it."""
+    kernel = variable.numpy()
+    if quantizer.num_channel_axes > 1:
+        kernel = kernel.reshape(*kernel.shape[: -quantizer.num_channel_axes], -1)
+    return LayerParameters(
+        kernel=kernel,
+        channel_axis=kernel.ndim - (2 if quantizer.is_transposed else 1),
+        bits=quantizer.bits,
+        step=quantizer.all_steps().reshape(len(quantizer.bits), -1),
     )
 
 

@@ -12,6 +12,7 @@ from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count, largest_facto
 __all__ = ["accumulator_levels", "snap_affine", "snap_bias", "zero_point"]
 
 _INT8_MAX = 127
+_WIDE_COUNTS = np.float32(largest_count(8, is_wide=True) / largest_count(8))
 
 
 def snap_bias(bias: Tensor, layer: KerasLayer) -> Tensor:
@@ -41,7 +42,9 @@ def snap_affine(
     largest = [np.float32(largest_count(bits)) for bits in kernel.bits]
     # In the order in which `matar_tf.tflite.build` does the same.
     step, input_step = tf.reshape(kernel.step(), (-1,)), source.step()
-    least = tf.abs(offset) / input_step / tf.gather(tf.constant(largest), kernel.row)
+    most = tf.gather(tf.constant(largest), kernel.row)
+    most *= tf.where(source.is_wide(), _WIDE_COUNTS, 1.0)
+    least = tf.abs(offset) / input_step / most
     least = tf.where(input_step * least < SMALLEST_UNIT, 0.0, least)
     scaled = step * scale
     passes = (scaled >= least) & (input_step * scaled >= SMALLEST_UNIT)
@@ -63,7 +66,7 @@ def zero_point(source: ActivationGrid) -> Tensor:
         -128 - qmin if source.signed else 127 - qmax
         for qmin, qmax in zip(qmins, qmaxs, strict=True)
     ]
-    return tf.gather(tf.constant(zero_points, tf.float32), source.row)
+    return tf.gather(tf.constant([*zero_points, 0], tf.float32), source.row)
 
 
 def accumulator_levels(
@@ -106,5 +109,6 @@ def accumulator_levels(
     # As integers, or TensorFlow's optimizer of graphs would reorder the products.
     counts = tf.cast(tf.round(x / (unit * stored)), tf.int32) * factor_of_file
     levels = tf.round(tf.cast(counts, tf.float32) * (unit / grid.step()))
-    is_whole = is_alive & (source.initialized > 0)
+    # Sums of products of 16 bits are beyond what float32 counts.
+    is_whole = is_alive & (source.initialized > 0) & ~source.is_wide()
     return tf.where(is_whole, levels, tf.floor(x / grid.step() + 0.5))

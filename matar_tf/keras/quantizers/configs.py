@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras._compat import APPLICATION_CLASSES, keras, tf, tfmot
 from matar_tf.keras.quantizers.derived import (
     INPUT_GRID_QUANTIZERS,
     BiasQuantizer,
@@ -14,11 +15,14 @@ from matar_tf.keras.quantizers.derived import (
     SharedGridQuantizer,
 )
 from matar_tf.keras.quantizers.learned import ActivationQuantizer, MultiBitQuantizer
+from matar_tf.keras.quantizers.own_kinds import own_kind_of
 from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
     GRID_OF,
     LAYER_KINDS,
+    KernelLayout,
+    KernelStorage,
     Rounding,
     rounding_of,
 )
@@ -26,9 +30,11 @@ from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS
 
 __all__ = [
+    "FloatQuantizeConfig",
     "MatarQuantizeConfig",
     "activation_name",
     "class_of",
+    "float_kernels",
     "has_known_activation",
     "kernel_attribute",
     "kind_of",
@@ -44,7 +50,7 @@ def class_of(kind: str) -> Any:
     """Returns the Keras class of a layer kind."""
     if LAYER_KINDS[kind].is_ours:
         return keras.utils.get_custom_objects()[f"{_OURS}{kind}"]
-    return getattr(keras.layers, kind)
+    return APPLICATION_CLASSES.get(kind) or getattr(keras.layers, kind)
 
 
 def kind_of(layer: Any) -> str:
@@ -53,6 +59,8 @@ def kind_of(layer: Any) -> str:
     A subclass is of a kind of its own.
     """
     name = type(layer).__name__
+    if own_kind_of(layer) is not None:
+        return name
     if name not in LAYER_KINDS or type(layer) is class_of(name):
         return name
     return f"{type(layer).__module__}.{name}"
@@ -86,6 +94,28 @@ def kernel_attribute(layer: Any) -> str | None:
     """Returns the name of the attribute that holds a layer's kernel, or None."""
     row = LAYER_KINDS.get(kind_of(layer))
     return row.kernel.attribute if row is not None and row.kernel is not None else None
+
+
+def float_kernels(layer: Any) -> dict[str, KernelStorage]:
+    """Returns the kernels that are quantized where a layer stays in float.
+
+    Returns:
+      How each is stored, its attribute a path from the layer; by the path by which
+      policies name it where there are several.
+    """
+    row = LAYER_KINDS.get(kind_of(layer))
+    if row is None or row.is_constant:
+        return {}
+    own = row.float_kernels or ((row.kernel,) if row.kernel is not None else ())
+    found = {one.attribute: one for one in own}
+    for holder in row.inner:
+        below = float_kernels(getattr(layer, holder))
+        part = holder.strip("_").removesuffix("_dense")
+        prefix = "" if len(row.inner) == 1 else f"{part}/"
+        for name, one in below.items():
+            path = f"{holder}.{one.attribute}"
+            found[prefix + name] = replace(one, attribute=path)
+    return found
 
 
 def _widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -303,3 +333,67 @@ class MatarQuantizeConfig(_QuantizeConfig):
         if any(type(other) is type(quantizer) for other in self.multi_bit_quantizers):
             quantizer.suffix = f"/{attribute}"
         self.multi_bit_quantizers.append(quantizer)
+
+
+@keras.utils.register_keras_serializable(package="matar_tf")
+class FloatQuantizeConfig(MatarQuantizeConfig):
+    """Makes the kernels of a layer that stays in float multi-bitwidth.
+
+    Biases and all else stay as they are. Entries are named after the layer, or
+    ``layer/kernel`` and so on where it has several kernels.
+
+    Args:
+      kernel_bits: Allowed widths of each kernel, in the order of `float_kernels`.
+      per_channel: Whether each output channel of a kernel has a step of its own; a
+        table of which rows are looked up has one in all.
+    """
+
+    is_float = True
+
+    def __init__(
+        self, kernel_bits: Sequence[Sequence[int]], *, per_channel: bool = True
+    ) -> None:
+        super().__init__(quantize_output=False, per_channel=per_channel)
+        self.kernel_bits = [_widths("kernel_bits", one) for one in kernel_bits]
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
+        """Returns the kernels."""
+        self.multi_bit_quantizers = []
+        pairs: list[tuple[Any, Any]] = []
+        kernels = float_kernels(layer)
+        for (name, one), bits in zip(kernels.items(), self.kernel_bits, strict=True):
+            quantizer = WeightQuantizer(
+                bits or ALL_BITS,
+                one.num_channel_axes,
+                is_transposed=one.is_transposed,
+                per_channel=self.per_channel and one.layout is not KernelLayout.TABLE,
+            )
+            quantizer.suffix = "" if len(kernels) == 1 else f"/{name}"
+            quantizer.name_in_layer = name.replace("/", "_")
+            self.multi_bit_quantizers.append(quantizer)
+            holder, attribute = _holder(layer, one.attribute)
+            weight = getattr(holder, attribute)
+            pairs.append((weight, quantizer.observe(weight)))
+        return pairs
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Puts quantized tensors where the layer looks for its kernels."""
+        for one, weight in zip(
+            float_kernels(layer).values(), quantize_weights, strict=True
+        ):
+            setattr(*_holder(layer, one.attribute), weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return {
+            "kernel_bits": [bits and list(bits) for bits in self.kernel_bits],
+            "per_channel": self.per_channel,
+        }
+
+
+def _holder(layer: Any, path: str) -> tuple[Any, str]:
+    """Returns what holds an attribute, and its name there."""
+    *above, attribute = path.split(".")
+    for one in above:
+        layer = getattr(layer, one)
+    return layer, attribute

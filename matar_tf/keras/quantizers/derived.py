@@ -19,6 +19,7 @@ from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
 from matar_tf.layer_kinds import Rounding
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
+from matar_tf.wide import WIDE_RANGE
 
 __all__ = [
     "INPUT_GRID_QUANTIZERS",
@@ -101,7 +102,7 @@ class FixedGridQuantizer(_Quantizer):
     """Quantizes to the 8-bit grid that TFLite fixes for sigmoid, softmax and tanh.
 
     Step 1/256 over 0 .. 255, or, if `signed`, 1/128 over -128 .. 127 (TFLite 8-bit
-    quantization specification).
+    quantization specification); 1/32768 where what the layer reads has 16 bits.
 
     Args:
       signed: Whether it is tanh's grid.
@@ -112,13 +113,25 @@ class FixedGridQuantizer(_Quantizer):
         self.bits = (MAX_BITS,)
         self.entry = ""  # no policy chooses its width
         self.initialized = tf.constant(1)
-        self.row = tf.constant(0)
+        self._layer: Any = None
 
     def build(
         self, tensor_shape: Shape, name: str, layer: KerasLayer
     ) -> dict[str, Tensor]:
-        """Creates nothing: the grid is not learned."""
+        """Remembers the layer: the grid is not learned."""
+        self._layer = weakref.ref(layer)
         return {}
+
+    @property
+    def row(self) -> Tensor:
+        """0, or 1 where 16 bits are in force."""
+        return tf.cast(self.is_wide(), tf.int32)
+
+    def is_wide(self) -> Tensor:
+        """Returns whether 16 bits are in force."""
+        layer = None if self._layer is None else self._layer()
+        source = None if layer is None else wrapper.input_quantizer(layer)
+        return tf.constant(False) if source is None else source.is_wide()
 
     def resolve(self) -> FixedGridQuantizer:
         """Returns itself: it is the owner of its grid."""
@@ -126,7 +139,8 @@ class FixedGridQuantizer(_Quantizer):
 
     def step(self) -> Tensor:
         """Returns the step, a scalar."""
-        return tf.constant(1.0 / 128.0 if self.signed else 1.0 / 256.0)
+        narrow = 1.0 / 128.0 if self.signed else 1.0 / 256.0
+        return tf.where(self.is_wide(), 1.0 / (1.0 + WIDE_RANGE[1]), narrow)
 
     def ranges(self) -> tuple[list[int], list[int]]:
         """Returns the lowest and the highest level, as lists of one."""
@@ -135,10 +149,11 @@ class FixedGridQuantizer(_Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the tensor on the grid; straight-through gradient."""
-        (low,), (high,) = self.ranges()
-        quantized = fake_quantize.fake_quantize(
-            x, self.step(), tf.constant(float(low)), tf.constant(float(high))
+        ends = (
+            tf.where(self.is_wide(), float(wide), float(narrow))
+            for wide, (narrow,) in zip(WIDE_RANGE, self.ranges(), strict=True)
         )
+        quantized = fake_quantize.fake_quantize(x, self.step(), *ends)
         return x + tf.stop_gradient(quantized - x)
 
     def __call__(

@@ -139,6 +139,7 @@ def quantize_row(
     qmaxs: Sequence[float],
     gradient_scales: Sequence[Any],
     *,
+    wide_factor: float | None = None,
     fused: bool = False,
 ) -> tf.Tensor:
     """Fake-quantizes with one row of a bank of steps.
@@ -150,6 +151,8 @@ def quantize_row(
       qmins: Lowest level of each width.
       qmaxs: Highest level of each width.
       gradient_scales: Factor on the gradient of each width's step, numbers or scalars.
+      wide_factor: Of a row beyond those of the steps, the last of `qmins` and its like:
+        its step over the last one.
       fused: Whether to take kernels that are faster, and exact up to float32 rounding
         only: for training, with one step for all of `x`, and ``2**n`` levels from 0 or
         from ``-2**(n - 1)``.
@@ -157,7 +160,13 @@ def quantize_row(
     Returns:
       `x` on the grid of the chosen row.
     """
-    step = tf.exp(_bank_row(tf.convert_to_tensor(log_steps), row))
+    steps = tf.convert_to_tensor(log_steps)
+    if wide_factor is None:
+        step = tf.exp(_bank_row(steps, row))
+    else:
+        last = len(qmins) - 2
+        factor = tf.where(row > last, wide_factor, 1.0)
+        step = tf.exp(_bank_row(steps, tf.minimum(row, last))) * factor
     widths = [
         (int(high) - int(low)).bit_length()
         for low, high in zip(qmins, qmaxs, strict=True)

@@ -64,6 +64,16 @@ class KernelGrid(_Grid, Protocol):
         """Whether the channels are on the last axis but one."""
         ...
 
+    @property
+    def per_channel(self) -> bool:
+        """Whether each channel has a step of its own."""
+        ...
+
+    @property
+    def in_float(self) -> bool:
+        """Whether the layer computes in float."""
+        ...
+
     def all_steps(self) -> np.ndarray:
         """Returns the steps of every width, ``[len(bits), *channels]``."""
         ...
@@ -84,6 +94,10 @@ class ActivationGrid(_Grid, Protocol):
     @property
     def initialized(self) -> Tensor:
         """Above 0 once there are steps."""
+        ...
+
+    def is_wide(self) -> Tensor:
+        """Returns whether 16 bits are in force: `row` is beyond the last of `bits`."""
         ...
 
     def fake_quantize(self, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from matar_tf.keras.quantizers.rounding import as_kernels_round
 from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import ALL_BITS, check_bits
+from matar_tf.wide import WIDE_RANGE, wide_factor
 
 __all__ = ["ActivationQuantizer", "MultiBitQuantizer"]
 
@@ -39,7 +40,8 @@ class MultiBitQuantizer(_Quantizer):
       bits: Allowed widths, ascending.
       suffix: Ending of the entry's name, for the second quantizer of a kind in a layer.
       entry: Name of the policy entry that chooses the width; set by `build`.
-      row: Integer variable, the index into `bits` in force; set by `build`.
+      row: Integer variable, the index into `bits` in force, of an activation that has
+        16 bits their number; set by `build`.
       log_steps: Variable, ``[len(bits), *channels]``; set by `build`.
     """
 
@@ -88,19 +90,31 @@ class MultiBitQuantizer(_Quantizer):
         return {"row": self.row, "log_steps": self.log_steps}
 
     def _quantize(
-        self, x: Tensor, elems_per_step: Any, *, fused: bool = False
+        self,
+        x: Tensor,
+        elems_per_step: Any,
+        *,
+        wide_factor: float | None = None,
+        fused: bool = False,
     ) -> Tensor:
         qmins, qmaxs = self.ranges()
+        row = self.row
+        if wide_factor is not None:
+            low, high = WIDE_RANGE
+            qmins, qmaxs = [*qmins, low], [*qmaxs, high]
+        elif fused:  # 16 bits are trained as the widest width
+            row = tf.minimum(row, len(qmins) - 1)
         # LSQ's gradient scale, 1 / sqrt(elements * qmax): without it the many
         # elements of a tensor would move their one step much faster than weights.
         scales = [(elems_per_step * qmax) ** -0.5 for qmax in qmaxs]
         return fake_quantize.quantize_row(
             x,
             self.log_steps,
-            self.row,
+            row,
             qmins,
             qmaxs,
             scales,
+            wide_factor=wide_factor,
             fused=fused,
         )
 
@@ -307,7 +321,22 @@ class ActivationQuantizer(MultiBitQuantizer):
         size = x.shape[1:].num_elements()
         if size is None:  # sizes that the batch tells
             size = tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
-        return self._quantize(x, size, fused=training)
+        factor = None if training else self._wide_factor
+        return self._quantize(x, size, wide_factor=factor, fused=training)
+
+    def is_wide(self) -> Tensor:
+        """Returns whether 16 bits are in force."""
+        return self.row >= len(self.bits)
+
+    def step(self) -> Tensor:
+        """Returns the step in force, a scalar."""
+        last = len(self.bits) - 1
+        narrow = tf.exp(tf.gather(self.log_steps, tf.minimum(self.row, last)))
+        return narrow * tf.where(self.is_wide(), self._wide_factor, 1.0)
+
+    @property
+    def _wide_factor(self) -> float:
+        return float(wide_factor(self.bits[-1], signed=self.signed))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

@@ -150,8 +150,8 @@ def _mean(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
 
 def _before_clamp(grid: ActivationGrid) -> Tensor:
     """Returns the zero point of a grid where nothing is cut off yet."""
-    highs = tf.constant(grid.ranges()[1], tf.float32)
-    return _INT8_MAX - tf.gather(highs, grid.row)
+    zero_points = [*(_INT8_MAX - high for high in grid.ranges()[1]), 0.0]
+    return tf.gather(tf.constant(zero_points, tf.float32), grid.row)
 
 
 def _leaky_relu(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | None:
@@ -171,6 +171,7 @@ def _leaky_relu(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | 
     is_taken = (tf.minimum(ratio, below) >= 1.0 / 256.0) & (
         tf.maximum(ratio, below) <= 128.0
     )
+    is_taken &= ~source.is_wide()
     return tf.where(
         is_taken,
         tf.floor((levels * coarse + 128.0) / 256.0),

@@ -33,9 +33,19 @@ class WeightQuantizer(MultiBitQuantizer):
       is_transposed: Whether the last two axes are to change places first, as in
         transposed convolutions, ``[h, w, out, in]``.
       per_channel: Whether each channel has a step of its own, or all have one.
+
+    Attributes:
+      name_in_layer: Name of the kernel of a layer in float, which may have several of
+        one name in layers inside it; "" for that of a layer that multiplies integers.
     """
 
     kind = "weights"
+    name_in_layer = ""
+
+    @property
+    def in_float(self) -> bool:
+        """Whether the layer computes in float."""
+        return bool(self.name_in_layer)
 
     def __init__(
         self,
@@ -79,6 +89,7 @@ class WeightQuantizer(MultiBitQuantizer):
                 steps = tf.reduce_max(steps, axis=range(1, len(steps.shape)))
             steps = steps.numpy()
         half_precision.train_in_half(layer)
+        name = self.name_in_layer or name
         return self._build_bank(name, layer, steps, trainable=not self.is_constant)
 
     def _first_steps(self, kernel: Tensor) -> Tensor:

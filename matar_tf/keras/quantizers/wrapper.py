@@ -19,6 +19,7 @@ __all__ = [
     "bias_variable",
     "entry_name",
     "find_owner",
+    "float_kernels",
     "grid_below",
     "honour_freezing",
     "inner_layer",
@@ -123,9 +124,19 @@ def all_quantizers(layer: KerasLayer) -> tuple[Any, ...]:
 
 
 def kernel_quantizer(layer: KerasLayer) -> KernelGrid | None:
-    """Returns the quantizer of a layer's kernel, or None."""
-    found = [q for q in all_quantizers(_owner(layer)) if q.kind == "weights"]
+    """Returns the quantizer of the kernel that a layer multiplies integers by."""
+    quantizers = all_quantizers(_owner(layer))
+    found = [q for q in quantizers if q.kind == "weights" and not q.in_float]
     return found[0] if found else None
+
+
+def float_kernels(layer: KerasLayer) -> list[tuple[KernelGrid, Tensor]]:
+    """Returns the quantizers and variables of the kernels of a layer in float."""
+    found = [q for q in all_quantizers(layer) if q.kind == "weights" and q.in_float]
+    return [
+        (one, next(kernel for kernel, other, _ in layer._weight_vars if other is one))
+        for one in found
+    ]
 
 
 def kernel_variable(layer: KerasLayer) -> Tensor:
@@ -240,7 +251,10 @@ def track_inner_weights(wrapper: KerasLayer) -> None:
     known = {id(weight) for weight in wrapper._trainable_weights}
     # Not `trainable_weights`, which are none in a frozen layer.
     wrapper._trainable_weights.extend(
-        weight for weight in inner._trainable_weights if id(weight) not in known
+        weight
+        for one in inner._flatten_layers()
+        for weight in one._trainable_weights
+        if id(weight) not in known
     )
 
 

@@ -11,17 +11,31 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import cast
+from dataclasses import replace
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from matar_tf.errors import ModelError
 from matar_tf.keras.rewrite.graph import Graph, Node, Shape
-from matar_tf.keras.rewrite.kinds import INPUT, activation_row, row_of
+from matar_tf.keras.rewrite.kinds import (
+    INPUT,
+    activation_row,
+    is_compute,
+    row_of,
+    row_of_kind,
+)
+from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
-__all__ = ["end_refusals", "raise_refusals", "refusals"]
+__all__ = [
+    "end_refusals",
+    "float_reasons",
+    "has_other_activation",
+    "raise_refusals",
+    "refusals",
+]
 
 _FUNCTIONS = {name for name, row in ACTIVATIONS.items() if row.is_function}
 _BLENDED = {1, 2, 4, 8}  # factors whose weights are exact
@@ -29,19 +43,24 @@ _MOST_AXES = 5  # that runtimes take
 _MOST_AXES_MULTIPLIED = 4  # that the converter brings to integers
 _MAX_VALUES = 1 << 26  # of a sample, 256 MiB as floats: an image of 8192 x 8192
 _MAX_TENSOR = 1 << 28  # what all tensors of a file may take, a byte each
-_CHECKS: dict[str, Callable[[Node], None]] = {}  # of arguments, by kind
+_Check: TypeAlias = "Callable[[Node], None]"
+# Of arguments, by kind: whether integer kernels compute them, whether any form can.
+_CHECKS: dict[str, _Check] = dict(FORM_CHECKS)
+_REFUSALS: dict[str, _Check] = {}
 
 
-def _checks(*kinds: str) -> Callable[[Callable[[Node], None]], Callable[[Node], None]]:
-    def register(check: Callable[[Node], None]) -> Callable[[Node], None]:
-        _CHECKS.update(dict.fromkeys(kinds, check))
+def _checks(
+    *kinds: str, table: dict[str, _Check] = _CHECKS
+) -> Callable[[_Check], _Check]:
+    def register(check: _Check) -> _Check:
+        table.update(dict.fromkeys(kinds, check))
         return check
 
     return register
 
 
 def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
-    """Returns why layers cannot be quantized, one sentence for each fault of each.
+    """Returns why a network cannot be quantized, one sentence for each fault.
 
     Args:
       graph: A float network.
@@ -50,10 +69,54 @@ def refusals(graph: Graph, *, only: Collection[str] | None = None) -> list[str]:
     found = list(graph.refusals)
     for node in graph.nodes:
         if only is None or node.origin in only:
-            found += _faults(node)
+            found += _faults(node, _NO_FORM, _REFUSALS)
+            if _has_no_float_form(node):
+                found += _float_faults(node)
     if all(node.kind == INPUT for node in graph.nodes):
         found.append(f"Expected layers to quantize, got none in {graph.name!r}.")
     return list(dict.fromkeys(found))
+
+
+def float_reasons(
+    graph: Graph, *, only: Collection[str] | None = None
+) -> dict[str, list[str]]:
+    """Returns why no integer kernels compute layers, by the name of each.
+
+    One sentence for each fault. Such layers are computed in float.
+
+    Args:
+      graph: A float network.
+      only: Names of the layers to check; None for all.
+    """
+    found: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        is_checked = only is None or node.origin in only
+        faults = _float_faults(node) if is_checked else []
+        if faults and not _has_no_float_form(node):
+            found[node.name] = faults
+    return found
+
+
+def _float_faults(node: Node) -> list[str]:
+    """Returns why no integer kernel computes a node."""
+    if node.float_reason:
+        return [node.float_reason]
+    is_known = node.kind in LAYER_KINDS
+    return list(_faults(node, _NO_INTEGERS, _CHECKS)) if is_known else []
+
+
+def has_other_activation(node: Node) -> bool:
+    """Whether an activation function is all that no integer kernel computes here."""
+    plain = replace(node, activation="linear")
+    is_plain = is_compute(plain) or row_of(plain).folds_norm
+    return is_plain and bool(_float_faults(node)) and not _float_faults(plain)
+
+
+def _has_no_float_form(node: Node) -> bool:
+    """Whether the converter brings the kernel of a node to integers by itself."""
+    kernel = row_of_kind(node.kind).kernel
+    is_transposed = kernel is not None and kernel.is_transposed
+    return is_transposed and not has_other_activation(node)
 
 
 def end_refusals(inputs: Mapping[str, Shape]) -> list[str]:
@@ -98,25 +161,19 @@ def raise_refusals(name: str, found: Sequence[str]) -> None:
         raise ModelError(found[0])
 
 
-def _faults(node: Node) -> Iterator[str]:
-    """Yields what is wrong with a node; of a foreign kind nothing more is known."""
-    checks = [_check_kind]
-    if node.kind in LAYER_KINDS:
-        more = [_CHECKS[node.kind]] if node.kind in _CHECKS else []
-        checks = [*_EVERY_CHECK, *more]
-    for check in checks:
+def _faults(
+    node: Node, checks: Iterable[_Check], of_kinds: Mapping[str, _Check]
+) -> Iterator[str]:
+    """Yields what checks, and that of its kind, find wrong with a node."""
+    for check in (*checks, of_kinds.get(node.kind, _takes)):
         try:
             check(node)
         except ModelError as error:
             yield str(error)
 
 
-def _check_kind(node: Node) -> None:
-    raise ModelError(
-        node.refusal
-        or f"Expected layers that integer kernels compute, got {node.name!r} "
-        f"({node.kind}); leave it out."
-    )
+def _takes(_node: Node) -> None:
+    """Finds nothing wrong."""
 
 
 def _check_activation(node: Node) -> None:
@@ -136,6 +193,8 @@ def _check_reading(node: Node) -> None:
 def _is_multiplied(node: Node) -> bool:
     """Whether a node has a kernel, or becomes layers that have one."""
     row = row_of(node)
+    if node.kind in FORM_CHECKS:
+        return False  # put on fewer axes
     is_made = not row.operators and not row.is_identity and row.activation is None
     is_scaled = node.attributes.get("max_value") not in (None, 6.0)
     is_scaled |= activation_row(node).is_composite
@@ -146,7 +205,7 @@ def _check_shapes(node: Node) -> None:
     """Refuses tensors that kernels do not take."""
     most = _MOST_AXES_MULTIPLIED if _is_multiplied(node) else _MOST_AXES
     for shape in node.shapes:
-        if len(shape) > most or 0 in shape[1:]:
+        if len(shape) > most:
             raise ModelError(
                 f"Expected at most {most} axes, with that of the batch, and sizes of "
                 f"at least 1 of what {node.name!r} ({node.kind}) makes, got {shape}; "
@@ -185,7 +244,7 @@ def _check_axes(node: Node) -> None:
         )
 
 
-@_checks("SeparableConv1D", "SeparableConv2D")
+@_checks("SeparableConv1D", "SeparableConv2D", table=_REFUSALS)
 def _check_parts(node: Node) -> None:
     """Refuses regularizers and constraints that quantizing would lose."""
     for key, value in node.attributes.items():
@@ -196,7 +255,7 @@ def _check_parts(node: Node) -> None:
             )
 
 
-@_checks("BatchNormalization")
+@_checks("BatchNormalization", table=_REFUSALS)
 def _check_norm(node: Node) -> None:
     """Refuses what the replacement cannot be told where it is called, too."""
     _check_parts(node)
@@ -248,7 +307,7 @@ def _check_transposed(node: Node) -> None:
         )
 
 
-@_checks("Concatenate")
+@_checks("Concatenate", table=_REFUSALS)
 def _check_join(node: Node) -> None:
     if node.attributes.get("axis") == 0:
         raise ModelError(
@@ -305,6 +364,11 @@ def _check_ranges(node: Node) -> None:
 
 def _check_size(node: Node) -> None:
     for shape in node.shapes if node.kind != INPUT else ():  # see `end_refusals`
+        if 0 in shape[1:]:
+            raise ModelError(
+                f"Expected sizes of at least 1 of what {node.name!r} ({node.kind}) "
+                f"makes, got {shape}; leave it out."
+            )
         if math.prod(size or 1 for size in shape[1:]) > _MAX_TENSOR:
             raise ModelError(
                 f"Expected layers that make at most {_MAX_TENSOR} values of a sample, "
@@ -313,10 +377,10 @@ def _check_size(node: Node) -> None:
             )
 
 
-_EVERY_CHECK = (
-    _check_size,
+# What no form of a network can have, and what integer kernels do not compute.
+_NO_FORM = (_check_size, _check_reading)
+_NO_INTEGERS = (
     _check_activation,
-    _check_reading,
     _check_shapes,
     _check_axes,
     _check_number,

@@ -7,6 +7,7 @@ from typing import Final
 
 from matar_tf.keras._compat import KerasLayer, keras
 from matar_tf.keras.quantizers.configs import kind_of
+from matar_tf.keras.quantizers.own_kinds import own_kind_of
 from matar_tf.layer_kinds import LAYER_KINDS
 
 __all__ = ["why_foreign"]
@@ -63,6 +64,8 @@ def why_foreign(layer: KerasLayer, name: str) -> str:
 
 def _advice(layer: KerasLayer) -> str:
     kind = type(layer).__name__
+    if own_kind_of(layer) is not None:
+        return "its class is registered, so its kernels are quantized"
     if getattr(keras.layers, kind, None) is type(layer):
         return _ADVICE.get(kind, _FLAT if kind.endswith("3D") else _OUTSIDE)
     if type(layer).__module__.startswith("tf_keras."):
@@ -72,11 +75,10 @@ def _advice(layer: KerasLayer) -> str:
         name = known.get(one.__name__.lower())
         if name is not None:
             return (
-                f"use {name} itself if that computes the same, or annotate it with a "
-                "MatarQuantizeConfig around a tfmot QuantizeConfig that says what to "
-                "quantize"
+                f"use {name} itself if that computes the same, or register its class: "
+                "matar_tf.register_layer_kind"
             )
     return (
-        "build it of layers of tf_keras, or annotate it with a MatarQuantizeConfig "
-        "around a tfmot QuantizeConfig that says what to quantize"
+        "build it of layers of tf_keras, or register its class, which quantizes its "
+        "kernels: matar_tf.register_layer_kind"
     )

@@ -64,7 +64,11 @@ class Node:
       is_copy: Whether it is to be made as a copy of the layer `origin`, whatever
         attributes and weights say here.
       is_frozen: Whether its weights stay as they are.
-      refusal: What makes the layer unfit, if its kind is not the reason.
+      refusal: What makes the layer unfit for any form.
+      float_reason: Why it is computed in float, as it is; "" for one that integer
+        kernels compute.
+      float_kernels: The kernels that are quantized if it is computed in float, by the
+        names of `matar_tf.keras.quantizers.configs.float_kernels`.
     """
 
     name: str
@@ -80,11 +84,22 @@ class Node:
     is_copy: bool = False
     is_frozen: bool = False
     refusal: str = ""
+    float_reason: str = ""
+    float_kernels: tuple[str, ...] = ()
 
     @cached_property
     def inputs(self) -> tuple[TensorRef, ...]:
         """The tensors that it reads, in order."""
         return (*refs_in(self.arguments), *refs_in(self.keywords))
+
+    @property
+    def float_entries(self) -> tuple[str, ...]:
+        """The policy entries of its kernels, if it is computed in float."""
+        if not self.float_reason:
+            return ()
+        if len(self.float_kernels) == 1:
+            return (self.name,)
+        return tuple(f"{self.name}/{one}" for one in self.float_kernels)
 
     @property
     def output(self) -> TensorRef:

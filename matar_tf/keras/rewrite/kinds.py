@@ -13,10 +13,12 @@ from matar_tf.layer_kinds import (
 from matar_tf.operators import Grid
 
 __all__ = [
+    "DEQUANTIZER",
     "IDENTITY",
     "INPUT",
     "INPUT_QUANTIZER",
     "NORM",
+    "QUANTIZER",
     "SCALE",
     "SHARED",
     "activation_row",
@@ -26,6 +28,7 @@ __all__ = [
     "is_compute",
     "is_global_average",
     "is_identity",
+    "is_quantizer",
     "is_relu",
     "keeps_grid",
     "keeps_lifted",
@@ -36,10 +39,12 @@ __all__ = [
 ]
 
 # The kinds that placing and laying out treat by themselves.
+DEQUANTIZER = "Dequantize"
 IDENTITY = "Identity"
 INPUT = "InputLayer"
 INPUT_QUANTIZER = "InputQuantize"
 NORM = "MultiBitBatchNormalization"
+QUANTIZER = "Quantize"
 SCALE = "ChannelScale"
 SHARED = "SharedLayer"
 
@@ -48,8 +53,8 @@ _FOREIGN_FUNCTION = Activation(grid=Grid.OWN)
 
 
 def row_of(node: Node) -> LayerKind:
-    """Returns the row of a node's kind; a foreign kind's promises nothing."""
-    return row_of_kind(node.kind)
+    """Returns the row of a node's kind; one that stays in float promises nothing."""
+    return _FOREIGN_KIND if node.float_reason else row_of_kind(node.kind)
 
 
 def row_of_kind(kind: str) -> LayerKind:
@@ -59,6 +64,8 @@ def row_of_kind(kind: str) -> LayerKind:
 
 def activation_row(node: Node) -> Activation:
     """Returns the row of a node's activation function, that of none if it has none."""
+    if node.float_reason:
+        return _FOREIGN_FUNCTION
     return ACTIVATIONS.get(node.activation, _FOREIGN_FUNCTION)
 
 
@@ -94,6 +101,11 @@ def read_from(graph: Graph, node: Node) -> Node:
     while is_identity(above):
         above = graph.parents(above)[0]
     return above
+
+
+def is_quantizer(node: Node) -> bool:
+    """Whether a node puts a float tensor on a grid."""
+    return node.kind in (INPUT_QUANTIZER, QUANTIZER)
 
 
 def is_relu(node: Node) -> bool:

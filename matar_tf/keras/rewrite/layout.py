@@ -26,9 +26,12 @@ from matar_tf.keras.rewrite.graph import (
     refs_in,
 )
 from matar_tf.keras.rewrite.kinds import (
+    DEQUANTIZER,
     INPUT,
     INPUT_QUANTIZER,
     NORM,
+    QUANTIZER,
+    is_quantizer,
     keeps_lifted,
     row_of,
 )
@@ -38,11 +41,10 @@ from matar_tf.keras.rewrite.lifting import (
     lifted_shape,
     reshape_node,
 )
-from matar_tf.keras.rewrite.plan import Entries
+from matar_tf.keras.rewrite.plan import Entries, Plan
 from matar_tf.keras.rewrite.replacements import LAYOUTS, Site
 from matar_tf.norms import num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS
-from matar_tf.space import PolicySpace
 
 __all__ = ["lay_out", "with_widths"]
 
@@ -59,32 +61,31 @@ def lay_out(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
 
 def with_widths(
     graph: Graph,
-    space: PolicySpace,
+    plan: Plan,
     contexts: Mapping[str, Entries],
     *,
     signed_inputs: bool,
-    shared: Mapping[str, str] | None = None,
 ) -> Graph:
     """Returns a laid-out network whose batch norms and inputs have their widths.
 
     Args:
       graph: What `lay_out` returned.
-      space: Widths of the policy entries.
+      plan: Its plan.
       contexts: What the statistics of batch norms depend on beside the widths of the
         layer's own weights, by the name of the layer whose output they normalise.
       signed_inputs: Whether the samples have values below 0.
-      shared: Whose kernel a node has, by name, of nodes that have not their own.
     """
+    space = plan.space
 
     def widened(node: Node) -> Node:
-        if node.kind == INPUT_QUANTIZER:
+        if is_quantizer(node):
             entry = str(node.attributes["entry"])
             bits = space.activations.get(entry, (MAX_BITS,))
-            widths = {"bits": bits, "signed": signed_inputs}
+            widths = {"bits": bits, "signed": plan.signed.get(entry, signed_inputs)}
             return replace(node, attributes={**node.attributes, **widths})
         if node.kind == NORM and not node.is_copy:
             maker = str(node.attributes["entry"])
-            entry = (shared or {}).get(maker, maker)
+            entry = plan.shared.get(maker, maker)
             node = replace(node, attributes={**node.attributes, "entry": entry})
             bits = space.weights.get(entry, ALL_BITS)
             return _with_rows(node, bits, contexts.get(maker, ()))
@@ -117,6 +118,7 @@ class _Layout:
         self._free_name = FreeNames(graph.by_name).take
         self._nodes: dict[str, Node] = {}
         self._tensors: dict[TensorRef, TensorRef] = {}  # new ones by old ones
+        self._floats: dict[TensorRef, TensorRef] = {}  # as float layers read them
         self._lifted: dict[TensorRef, Shape] = {}  # of height 1: what they were
         self._lifted_of: dict[TensorRef, TensorRef] = {}
         self._lowered_of: dict[TensorRef, TensorRef] = {}
@@ -129,7 +131,9 @@ class _Layout:
             if node.kind != INPUT:
                 self._replace(node)
         outputs = [
-            self._lower(self._tensors[ref], self._graph.by_name[ref.node].origin)
+            self._floats[ref]
+            if self._graph.by_name[ref.node].float_reason
+            else self._lower(self._tensors[ref], self._graph.by_name[ref.node].origin)
             for ref in self._graph.outputs
         ]
         return Graph(
@@ -142,9 +146,9 @@ class _Layout:
     def _feed(self, node: Node) -> None:
         """Adds an input, and its quantizer if a layer to be quantized reads it."""
         self._nodes[node.name] = node
-        self._tensors[node.output] = node.output
-        readers = self._graph.consumers(node)
-        if self._only is None or any(one.origin in self._only for one in readers):
+        self._tensors[node.output] = self._floats[node.output] = node.output
+        readers = [one for one in self._graph.consumers(node) if not one.float_reason]
+        if any(self._only is None or one.origin in self._only for one in readers):
             # Keras takes names of inputs that no scope of TensorFlow has.
             scope = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", node.name)
             name = self._free_name(f"{scope}_quantize")
@@ -164,7 +168,12 @@ class _Layout:
 
         Tensors stay *lifted*, with a height of 1, as long as layers take them so.
         """
+        if original.float_reason:
+            self._keep(original)
+            return
         is_touched = self._only is None or original.origin in self._only
+        for ref in original.inputs:
+            self._quantize(ref)
         arguments = map_refs(original.arguments, self._tensors.__getitem__)
         is_lifted = [ref in self._lifted for ref in refs_in(arguments)]
         lifts = is_touched and self._is_to_be_lifted(original)
@@ -196,6 +205,50 @@ class _Layout:
             self._tensors[TensorRef(original.name, index)] = ref
             if keeps or (lifts and len(shape) == 4):
                 self._lifted[ref] = original.shapes[index]
+
+    def _keep(self, node: Node) -> None:
+        """Adds a layer that stays in float."""
+        for ref in node.inputs:
+            self._dequantize(ref)
+        self._nodes[node.name] = reading(node, self._floats.__getitem__)
+        for index in range(len(node.shapes)):
+            ref = TensorRef(node.name, index)
+            self._floats[ref] = ref
+
+    def _quantize(self, ref: TensorRef) -> None:
+        """Sees to a tensor on a grid, if only the float one is there."""
+        if ref not in self._tensors:
+            entry = ref.node if ref.index == 0 else f"{ref.node}/{ref.index}"
+            attributes = {"entry": entry}
+            self._tensors[ref] = self._border(QUANTIZER, ref, ref, attributes)
+
+    def _dequantize(self, ref: TensorRef) -> None:
+        """Sees to a float tensor, if only the one on a grid is there."""
+        if ref not in self._floats:
+            origin = self._graph.by_name[ref.node].origin
+            source = self._lower(self._tensors[ref], origin)
+            self._floats[ref] = self._border(DEQUANTIZER, ref, source, {})
+
+    def _border(
+        self,
+        kind: str,
+        ref: TensorRef,
+        source: TensorRef,
+        attributes: Mapping[str, object],
+    ) -> TensorRef:
+        """Adds a node between the integer part and a layer in float."""
+        maker = self._graph.by_name[ref.node]
+        name = self._free_name(f"{ref.node}_{kind.lower()}")
+        node = Node(
+            name=name,
+            kind=kind,
+            origin=maker.origin,
+            shapes=(maker.shapes[ref.index],),
+            arguments=(source,),
+            attributes={"name": name, **attributes},
+        )
+        self._nodes[name] = node
+        return node.output
 
     def _is_to_be_lifted(self, node: Node) -> bool:
         lifted = row_of(node).lifted

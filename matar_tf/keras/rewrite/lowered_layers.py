@@ -70,6 +70,29 @@ def _average(node: Node, site: Site) -> list[Node]:
     return [total, scale_node(node, node.name, total.output, share)]
 
 
+@lowers(LAYERS, "LayerScale")
+def _layer_scale(node: Node, site: Site) -> list[Node]:
+    """A learned factor of each channel (Touvron et al., ICCV 2021)."""
+    return site.scaled(node, 0, node.weights["gamma"], node.name)
+
+
+@lowers(LAYERS, "CustomScaleLayer")
+def _scaled_residual(node: Node, site: Site) -> list[Node]:
+    """``x + scale * y``."""
+    name = site.free_name(f"{node.name}_scale")
+    scaled = site.scaled(node, 1, cast("float", node.attributes["scale"]), name)
+    tensors = [node.inputs[0], scaled[-1].output]
+    return [*scaled, made(node, "Add", node.name, tensors)]
+
+
+@lowers(LAYERS, "StochasticDepth")
+def _stochastic_depth(node: Node, _site: Site) -> list[Node]:
+    """A dropout of whole samples."""
+    shape = (None, *[1] * (len(node.shapes[0]) - 1))
+    attributes = {"rate": node.attributes["drop_path_rate"], "noise_shape": shape}
+    return [made(node, "Dropout", node.name, node.inputs, attributes)]
+
+
 @lowers(LAYERS, "RepeatVector")
 def _repeat(node: Node, site: Site) -> list[Node]:
     name, channels = site.free_name(f"{node.name}_one"), node.shapes[0][-1]

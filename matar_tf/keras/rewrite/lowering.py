@@ -14,14 +14,16 @@ from matar_tf.keras.rewrite.kinds import (
     is_identity,
     row_of,
 )
+from matar_tf.keras.rewrite.lowered_frames import FRAMES
 from matar_tf.keras.rewrite.lowered_functions import FUNCTION_LAYERS, FUNCTIONS
 from matar_tf.keras.rewrite.lowered_layers import LAYERS
+from matar_tf.keras.rewrite.lowered_products import PRODUCTS
 from matar_tf.keras.rewrite.making import Site, function_node, scale_node
 from matar_tf.operators import Grid
 
 __all__ = ["lower"]
 
-_KINDS = {**LAYERS, **FUNCTION_LAYERS}
+_KINDS = {**LAYERS, **PRODUCTS, **FRAMES, **FUNCTION_LAYERS}
 
 
 def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
@@ -41,7 +43,8 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
         made = _expanded(new, site) if is_touched else [new]
         site.nodes[made[-1].name] = made[-1]
         for index in range(len(node.shapes)):
-            tensors[TensorRef(node.name, index)] = TensorRef(made[-1].name, index)
+            ref = TensorRef(node.name, index)
+            tensors[ref] = site.elsewhere.get(ref, TensorRef(made[-1].name, index))
     return Graph(
         name=graph.name,
         nodes=tuple(site.nodes.values()),
@@ -53,8 +56,8 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
 def _with_one_grid(new: Node, node: Node, site: Site) -> Node:
     """Returns a node that joins tensors on one grid with a scale before some of them.
 
-    The samples, and functions whose grid the runtime fixes, have no other grid; a scale
-    by 1 brings them to one, exactly.
+    The samples, what float layers make, and functions whose grid the runtime fixes have
+    no other grid; a scale by 1 brings them to one, exactly.
 
     Args:
       new: The node, of what is made so far.
@@ -67,9 +70,11 @@ def _with_one_grid(new: Node, node: Node, site: Site) -> Node:
     scaled: dict[TensorRef, TensorRef] = {}
     for ref, owner in zip(new.inputs, owners, strict=True):
         is_fixed = activation_row(owner).grid is Grid.FIXED
-        if ref not in scaled and (owner.kind == INPUT or is_fixed):
+        has_own = owner.kind == INPUT or bool(owner.float_reason)
+        if ref not in scaled and (has_own or is_fixed):
             name = site.free_name(f"{ref.node}_scale")
-            source = replace(site.nodes[ref.node], origin=node.origin)
+            shapes = (site.shape(ref),)
+            source = replace(site.nodes[ref.node], origin=node.origin, shapes=shapes)
             site.nodes[name] = scale_node(source, name, ref, 1.0)
             scaled[ref] = TensorRef(name)
     return reading(new, lambda ref: scaled.get(ref, ref))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from matar_tf.keras.rewrite.channels import scaled_kernel
 from matar_tf.keras.rewrite.graph import (
     Array,
     FreeNames,
@@ -30,12 +31,15 @@ class Site:
     Attributes:
       graph: The network before.
       nodes: What is made of it so far, by name.
+      elsewhere: Outputs of the network before that not the last node makes of those in
+        the place of their node.
       free_name: Returns a name for a node that no other has, and takes it.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.nodes: dict[str, Node] = {}
+        self.elsewhere: dict[TensorRef, TensorRef] = {}
         self.free_name = FreeNames(graph.by_name).take
 
     @cached_property
@@ -61,10 +65,48 @@ class Site:
             return False  # made for another one
         while True:
             above = self.graph.parents(above)[0]
-            if len(self.graph.consumers(above)) != 1:
+            if not self._feeds_one(above):
                 return False
             if not is_identity(above):
                 return True
+
+    def scaled(
+        self, node: Node, place: int, factor: ArrayLike, name: str
+    ) -> list[Node]:
+        """Returns what makes a factor of each channel of a tensor that a node reads.
+
+        The kernel before it, if that is all that the node reads there and nothing but
+        the kernel would change; else a scale.
+
+        Args:
+          node: A node of the network before, reading what is made so far.
+          place: Which of its tensors.
+          factor: One number, or one a channel.
+          name: Of the scale.
+        """
+        above = self.nodes[node.inputs[place].node]
+        old = self.graph.parents(self.graph.by_name[node.name])[place]
+        storage = row_of_kind(above.kind).kernel
+        is_bare = above.activation == "linear" and above.is_frozen == node.is_frozen
+        is_bound = any(
+            value is not None and key.endswith(("_constraint", "_regularizer"))
+            for key, value in above.attributes.items()
+        )
+        is_alone = old.name == above.name and self._feeds_one(old)
+        if storage is None or above.is_copy or is_bound or not (is_bare and is_alone):
+            return [scale_node(node, name, node.inputs[place], factor)]
+        channels = int(above.shapes[0][-1] or 0)
+        factors = _of_channels(factor, channels)
+        kernel = scaled_kernel(above.weights[storage.attribute], storage, factors)
+        weights = {**above.weights, storage.attribute: kernel}
+        if "bias" in weights:
+            weights["bias"] = weights["bias"] * factors
+        return [replace(above, weights=weights)]
+
+    def _feeds_one(self, node: Node) -> bool:
+        """Whether one node reads what a node of the network before makes, once."""
+        is_output = any(ref.node == node.name for ref in self.graph.outputs)
+        return not is_output and len(self.graph.consumers(node)) == 1
 
 
 # Takes a layer's node; returns the nodes in its place, the last of which makes its
@@ -80,6 +122,9 @@ def lowers(table: dict[str, Lowering], *names: str) -> Callable[[Lowering], Lowe
         return lowering
 
     return register
+
+
+_PLAIN: Final = {"is_copy": False, "float_reason": "", "float_kernels": ()}
 
 
 def made(
@@ -99,7 +144,7 @@ def made(
         arguments=arguments,
         keywords={},
         attributes={"name": name, **(attributes or {})},
-        **{"activation": "linear", "weights": {}, **changes},
+        **{"activation": "linear", "weights": {}, **_PLAIN, **changes},
     )
 
 

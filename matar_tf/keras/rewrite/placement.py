@@ -6,15 +6,18 @@ from collections.abc import Mapping
 
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import (
+    DEQUANTIZER,
     INPUT,
     INPUT_QUANTIZER,
     NORM,
+    QUANTIZER,
     activation_row,
     grid_of,
     has_kernel,
     is_compute,
     is_global_average,
     is_identity,
+    is_quantizer,
     is_relu,
     keeps_grid,
     rounds_by_itself,
@@ -22,7 +25,7 @@ from matar_tf.keras.rewrite.kinds import (
 )
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan
 from matar_tf.keras.rewrite.sharing import shared_kernels
-from matar_tf.layer_kinds import GRID_OF
+from matar_tf.layer_kinds import ACTIVATIONS, GRID_OF, LAYER_KINDS
 from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS, MAX_BITS
 from matar_tf.space import PolicySpace
@@ -82,17 +85,21 @@ class _Planner:
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
         entry_of: dict[str, str] = {}  # of the tensor that a layer makes
+        signed: dict[str, bool] = {}
         for layer in quantized:
-            if layer.kind == INPUT_QUANTIZER:
-                entry = str(layer.attributes["entry"])
-                activations[entry] = (MAX_BITS,)
-                entry_of[layer.name] = entry
-                continue
             placement = self._place(
                 layer,
                 (MAX_BITS,) if layer.name in fixed_weights else ALL_BITS,
                 (MAX_BITS,) if layer.name in fixed_tensors else ALL_BITS,
             )
+            if is_quantizer(layer):
+                entry = str(layer.attributes["entry"])
+                activations[entry] = (MAX_BITS,)
+                entry_of[layer.name] = entry
+                if layer.kind == QUANTIZER and placement is not None:
+                    activations[entry] = placement.activation_bits
+                    signed[entry] = placement.signed
+                continue
             if placement is None:
                 continue
             placements[layer.name] = placement
@@ -106,6 +113,7 @@ class _Planner:
             space=PolicySpace(weights=weights, activations=activations),
             above=self._above(quantized, weights, entry_of),
             shared=self._shared,
+            signed=signed,
         )
 
     def _above(
@@ -140,6 +148,16 @@ class _Planner:
         self, node: Node, weight_bits: tuple[int, ...], tensor_bits: tuple[int, ...]
     ) -> Placement | None:
         choice = (self._given or {}).get(node.origin)
+        if node.float_reason:
+            bits = choice.weight_bits if choice is not None else None
+            return Placement(
+                weight_bits=(),
+                activation_bits=(),
+                quantize_output=False,
+                signed=True,
+                per_channel=choice is None or choice.per_channel,
+                float_bits=dict.fromkeys(node.float_entries, bits or weight_bits),
+            )
         placement = self._placement(node)
         if choice is None and not has_kernel(node) and placement is False:
             return None
@@ -158,6 +176,10 @@ class _Planner:
 
     def _entries(self, node: Node, placement: Placement) -> Entries:
         choice = (self._given or {}).get(node.origin)
+        if node.float_reason:
+            return [
+                ("weights", one, bits) for one, bits in placement.float_bits.items()
+            ]
         if choice is not None and choice.entries_of is not None:
             return choice.entries_of(node, placement)
         kernel = self._shared.get(node.name, node.name)
@@ -169,18 +191,26 @@ class _Planner:
         return entries
 
     def _is_quantized(self, node: Node) -> bool:
-        if node.kind == INPUT:
+        if node.kind in (INPUT, DEQUANTIZER):
             return False
-        if self._given is None or node.kind == INPUT_QUANTIZER:
+        if node.float_reason and not node.float_kernels:
+            return False
+        if self._given is None or is_quantizer(node):
             return True
         return node.origin in self._given
 
     def _is_nonnegative(self, layer: Node, signed_inputs: bool) -> bool:
         if layer.kind == INPUT_QUANTIZER:
             return not signed_inputs
-        if activation_row(layer).is_nonnegative:
+        function, row = activation_row(layer), row_of(layer)
+        if layer.float_reason:
+            known = LAYER_KINDS.get(layer.kind)
+            if known is None or known.is_float:
+                return False
+            function, row = ACTIVATIONS.get(layer.activation, function), known
+        if function.is_nonnegative:
             return True
-        if row_of(layer).can_go_negative or layer.activation != "linear":
+        if row.can_go_negative or layer.activation != "linear":
             return False
         return all(
             self._nonnegative[above.name] for above in self._graph.parents(layer)
@@ -190,6 +220,8 @@ class _Planner:
         """Returns how the output of `layer` is quantized; see `MatarQuantizeConfig`."""
         if layer.name in self._passing:
             return False
+        if layer.kind == QUANTIZER:
+            return True
         if layer.name in self._owners:
             owner = self._owners[layer.name]
             if self._shares_with_input(layer):
@@ -298,6 +330,12 @@ class _Planner:
             for layer in quantized
             if is_compute(layer) and self._is_first(layer)
         }
+        samples = {
+            layer.name
+            for layer in quantized
+            if layer.float_reason
+            and any(above.kind == INPUT for above in self._graph.parents(layer))
+        }
         constant = {layer.name for layer in quantized if row_of(layer).is_constant}
         # Samples that were scaled are samples still.
         scaled = {
@@ -318,12 +356,12 @@ class _Planner:
             while grid_of(self._graph, layer) is Grid.FIXED:
                 layer = self._graph.parents(layer)[0]
             tensors.add(self._tensor_name(layer))
-            while not is_compute(layer) and len(self._graph.parents(layer)) == 1:
+            while not _multiplies(layer) and len(self._graph.parents(layer)) == 1:
                 layer = self._graph.parents(layer)[0]
-            if is_compute(layer):
+            if _multiplies(layer):
                 last.add(layer.name)
                 tensors.add(self._tensor_name(self._graph.parents(layer)[0]))
-        fixed = first | last | constant
+        fixed = first | samples | last | constant
         kernels = {self._shared.get(name, name) for name in fixed}
         others = {name for name, one in self._shared.items() if one in kernels}
         return fixed | kernels | others, tensors
@@ -344,7 +382,7 @@ class _Planner:
 
     def _tensor(self, layer: Node) -> Node:
         """Returns the layer that quantizes the tensor which `layer` passes on."""
-        while layer.kind not in (INPUT_QUANTIZER, INPUT):
+        while not is_quantizer(layer) and layer.kind != INPUT:
             placement = self._placement(layer)
             if placement is True or len(self._graph.parents(layer)) != 1:
                 break
@@ -352,3 +390,8 @@ class _Planner:
                 break
             layer = self._graph.parents(layer)[0]
         return layer
+
+
+def _multiplies(node: Node) -> bool:
+    """Whether a node has learned kernels, of integers or in float."""
+    return is_compute(node) or bool(node.float_reason and node.float_kernels)

@@ -38,13 +38,25 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a node is quantized; see `MatarQuantizeConfig`."""
+    """How a node is quantized; see `MatarQuantizeConfig`.
+
+    Attributes:
+      weight_bits: Widths of its kernel.
+      activation_bits: Widths of its output.
+      quantize_output: Whether its output is quantized, and on which grid.
+      signed: Whether its output has values below 0.
+      per_channel: Whether each channel of a kernel has a step of its own.
+      float_bits: Widths of the kernels of a node in float, by entry.
+    """
 
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     quantize_output: bool | str
     signed: bool
     per_channel: bool
+    float_bits: Mapping[str, tuple[int, ...]] = field(
+        default_factory=dict[str, tuple[int, ...]]
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +69,13 @@ class Plan:
       above: Kind and name of the policy entries before each compute layer, the
         nearest first, by layer name.
       shared: Whose kernel a node has, by name, of nodes that have not their own.
+      signed: Whether what a float layer makes has values below 0, by activation entry.
     """
 
     placements: Mapping[str, Placement]
     space: PolicySpace
     above: Mapping[str, Sequence[tuple[str, str]]]
+    signed: Mapping[str, bool]
     shared: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def contexts(self, size: int) -> dict[str, Entries]:
@@ -105,6 +119,7 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
             one,
             weight_bits=space.weights.get(plan.shared.get(name, name), one.weight_bits),
             activation_bits=space.activations.get(name, one.activation_bits),
+            float_bits={entry: space.weights[entry] for entry in one.float_bits},
         )
         for name, one in plan.placements.items()
     }

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
-from matar_tf.keras.quantizers.configs import MatarQuantizeConfig, kind_of
+from matar_tf.keras.quantizers.configs import (
+    FloatQuantizeConfig,
+    MatarQuantizeConfig,
+    kind_of,
+)
 from matar_tf.keras.rewrite.build import build_layer, build_model
-from matar_tf.keras.rewrite.check import end_refusals, raise_refusals, refusals
+from matar_tf.keras.rewrite.check import (
+    end_refusals,
+    float_reasons,
+    raise_refusals,
+    refusals,
+)
+from matar_tf.keras.rewrite.floating import mark_floats, warn_of_floats
 from matar_tf.keras.rewrite.folding import fold_norms, norm_refusals
 from matar_tf.keras.rewrite.graph import Graph, Node
 from matar_tf.keras.rewrite.kinds import INPUT
@@ -27,10 +38,10 @@ from matar_tf.keras.rewrite.sharing import (
 from matar_tf.patterns import matching
 from matar_tf.space import PolicySpace
 
-__all__ = ["as_layers", "check_model", "default_space", "prepare_model"]
+__all__ = ["Prepared", "as_layers", "check_model", "default_space", "prepare_model"]
 
 
-def as_layers(model: KerasModel) -> KerasModel:
+def as_layers(model: KerasModel, *, strict: bool = False) -> KerasModel:
     """Returns a network of layers alone.
 
     Operations on tensors, such as ``x + 3``, become layers; so do the models inside
@@ -40,14 +51,16 @@ def as_layers(model: KerasModel) -> KerasModel:
 
     Args:
       model: A float network; one of layers of float32 alone is returned as it is.
+      strict: As for `check_model`.
 
     Raises:
       ModelError: As `check_model`.
     """
-    graph = check_model(model)
+    graph = check_model(model, strict=strict)
     if is_plain(model):
         return model
-    return build_model(graph, layers_by_name(model), called_again(graph))
+    again = called_again(graph)
+    return build_model(graph, layers_by_name(model), again=again)
 
 
 def check_model(
@@ -56,21 +69,25 @@ def check_model(
     only: Collection[str] | None = None,
     is_whole: bool = True,
     besides: Sequence[str] = (),
+    strict: bool = False,
 ) -> Graph:
     """Refuses what cannot be quantized, saying what to do; returns the model's graph.
 
-    All that is to be changed is in one error, each layer on a line of its own.
+    Its nodes say which layers stay in float. All that is to be changed is in one error,
+    each layer on a line of its own.
 
     Args:
       model: What is to be quantized.
       only: Names of the layers to be quantized by their kind; None for all.
       is_whole: Whether the whole model is quantized, so that it can be packaged.
       besides: Further reasons to refuse the model.
+      strict: Whether to refuse a layer kind, activation or argument that has no integer
+        kernel here.
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
-        used twice or is for a loss or metric, a layer kind, activation or argument that
-        has no integer kernel here, or an input of unknown size.
+        used twice or is for a loss or metric, or an input of unknown size; if `strict`,
+        for a layer that would stay in float.
     """
     graph = read_graph(model)
     found = list(besides)
@@ -78,8 +95,14 @@ def check_model(
         shapes = {ref.node: graph.shape(ref) for ref in graph.inputs}
         found += end_refusals(shapes)
     found += refusals(graph, only=only)
+    if strict:
+        found += [
+            one
+            for reasons in float_reasons(graph, only=only).values()
+            for one in reasons
+        ]
     raise_refusals(graph.name, found)
-    return graph
+    return mark_floats(graph, only=only)
 
 
 def choose(
@@ -136,7 +159,9 @@ def _planned(
 ) -> tuple[Graph, Plan]:
     """Returns a checked network laid out, and its plan."""
     per_tensor = {name for name, one in given.items() if one and not one.per_channel}
-    graph = lower(merge_equal(graph, only=given), only=given)
+    floats = {node.name for node in graph.nodes if node.float_reason}
+    integers = [name for name in given if name not in floats]
+    graph = lower(merge_equal(graph, only=integers), only=integers)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
     graph = lay_out(fold_norms(graph, per_tensor), only=given)
     own = {name for name, one in given.items() if one and one.inner is not None}
@@ -149,6 +174,23 @@ def _planned(
     return graph, plan_layout(graph, given=choices, signed_inputs=signed_inputs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A float model laid out.
+
+    Attributes:
+      graph: The network, a node for each layer.
+      configs: How each layer that is to be wrapped is quantized, by name.
+      originals: The layers that nodes may be copies of, by name.
+      again: The node whose layer a node calls again, by the name of the latter.
+    """
+
+    graph: Graph
+    configs: Mapping[str, MatarQuantizeConfig]
+    originals: Mapping[str, KerasLayer]
+    again: Mapping[str, str]
+
+
 def prepare_model(
     model: KerasModel,
     given: Mapping[str, MatarQuantizeConfig | None],
@@ -157,8 +199,11 @@ def prepare_model(
     configs: Mapping[str, MatarQuantizeConfig],
     signed_inputs: bool,
     norm_context: int,
-) -> tuple[KerasModel, dict[str, dict[str, Any]]]:
+    strict: bool = False,
+) -> Prepared:
     """Lays a float model out and places quantizers.
+
+    Warns of layers that stay in float.
 
     Args:
       model: The model.
@@ -169,32 +214,27 @@ def prepare_model(
       configs: What the user chose for layers without a config; see `choose`.
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries whose widths the statistics of a norm follow.
-
-    Returns:
-      The laid-out model, and the config of each layer to wrap, as tfmot takes them.
+      strict: As for `check_model`.
     """
     given = choose(model, given, configs)
     own = [name for name, one in given.items() if one is None or one.inner is None]
     others = [one for one in model.layers if one.name not in given]
     is_whole = all(isinstance(one, keras.layers.InputLayer) for one in others)
-    graph = check_model(model, only=own, is_whole=is_whole)
+    graph = check_model(model, only=own, is_whole=is_whole, strict=strict)
     graph, plan = _planned(model, graph, given, signed_inputs=signed_inputs)
+    if strict:  # also of what a layer was put together from
+        reasons = [node.float_reason for node in graph.nodes if node.float_reason]
+        raise_refusals(graph.name, reasons)
+    warn_of_floats(graph)
     if space is not None:
         plan = apply_space(plan, space)
     contexts = plan.contexts(norm_context)
-    graph = with_widths(
-        graph,
-        plan.space,
-        contexts,
-        signed_inputs=signed_inputs,
-        shared=plan.shared,
-    )
+    graph = with_widths(graph, plan, contexts, signed_inputs=signed_inputs)
     found: dict[str, MatarQuantizeConfig] = {}
     for name, placement in plan.placements.items():
         chosen = given.get(graph.by_name[name].origin)
         inner = None if chosen is None else chosen.inner
         found[name] = _config(inner, placement)
-    originals = {layer.name: layer for layer in model.layers}
     arguments = {name: one.get_config() for name, one in found.items()}
     graph = tie(graph, plan.shared, arguments)
     again = {
@@ -202,12 +242,12 @@ def prepare_model(
         for name, first in called_again(graph).items()
         if graph.by_name[name].is_copy
     }
-    placed = {
-        name: {"quantize_config": one}
-        for name, one in found.items()
-        if name not in plan.shared
-    }
-    return build_model(graph, originals, again), placed
+    return Prepared(
+        graph=graph,
+        configs={name: one for name, one in found.items() if name not in plan.shared},
+        originals={layer.name: layer for layer in model.layers},
+        again=again,
+    )
 
 
 def _choice(
@@ -227,6 +267,10 @@ def _choice(
 
 
 def _config(inner: Any, placement: Placement) -> MatarQuantizeConfig:
+    if placement.float_bits:
+        return FloatQuantizeConfig(
+            list(placement.float_bits.values()), per_channel=placement.per_channel
+        )
     return MatarQuantizeConfig(
         inner,
         weight_bits=placement.weight_bits,

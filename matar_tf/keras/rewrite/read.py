@@ -13,9 +13,9 @@ from typing import Any
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.quantizers.configs import (
     activation_name,
+    float_kernels,
     has_known_activation,
     kind_of,
-    variable_name,
 )
 from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
@@ -29,6 +29,8 @@ from matar_tf.keras.rewrite.networks import (
 )
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
+from matar_tf.keras.rewrite.own_layers import as_known
+from matar_tf.keras.rewrite.variables import variables_by_name
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = ["read_graph"]
@@ -247,8 +249,8 @@ def _read_operation(
             arguments=tuple(arguments),
             keywords=keywords,
             is_copy=True,
-            refusal=f"Expected operations on tensors that layers do, but tf.{symbol} "
-            f"({name!r}) {reason}; {remedy}.",
+            float_reason=f"Expected operations on tensors that layers do, but "
+            f"tf.{symbol} ({name!r}) {reason}; {remedy}.",
         )
     is_merge = LAYER_KINDS[new.kind].min_inputs > 1
     return replace(
@@ -267,7 +269,7 @@ def _value(value: Any) -> Any:
 def _read_node(
     call: Any, name: str, refs: Mapping[int, TensorRef], nodes: Mapping[str, Node]
 ) -> Node:
-    layer = call.outbound_layer
+    layer = as_known(call.outbound_layer)
     kind = kind_of(layer)
     if kind in OPERATIONS:
         return _read_operation(layer, call, name, refs, nodes)
@@ -276,7 +278,8 @@ def _read_node(
         lambda value: refs.get(id(value), value),
         ([], {}) if is_input else (list(call.call_args), dict(call.call_kwargs)),
     )
-    is_known = kind in LAYER_KINDS
+    row = LAYER_KINDS.get(kind)
+    is_known = row is not None and not row.is_float
     return Node(
         name=name,
         kind=kind,
@@ -287,11 +290,13 @@ def _read_node(
         arguments=tuple(arguments),
         keywords=keywords,
         activation=activation_name(layer),
-        attributes={**_config(layer), "name": name} if is_known else {},
+        attributes={**_arguments(layer), "name": name} if is_known else {},
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
         is_frozen=not layer.trainable,
         refusal=_refusal(layer, name, is_known=is_known),
+        float_reason=_float_reason(layer, call, name, is_known=is_known),
+        float_kernels=tuple(float_kernels(layer)),
     )
 
 
@@ -303,33 +308,35 @@ def _config(layer: KerasLayer) -> dict[str, Any]:
         return {}
 
 
+def _arguments(layer: KerasLayer) -> dict[str, Any]:
+    """Returns a layer's arguments, with a function of the user's own as it is."""
+    config = _config(layer)
+    is_own = activation_name(layer) not in ACTIVATIONS
+    if "activation" in config and (is_own or not has_known_activation(layer)):
+        config["activation"] = layer.activation
+    return config
+
+
 def _weights(layer: KerasLayer) -> dict[str, Array]:
-    names = [variable_name(variable) for variable in layer.weights]
-    return dict(zip(names, layer.get_weights(), strict=True))
+    return dict(zip(variables_by_name(layer), layer.get_weights(), strict=True))
 
 
 def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
-    """Returns why a layer cannot be quantized, if Keras alone can tell."""
+    """Returns why a layer can be of no form, if Keras alone can tell."""
     if isinstance(layer, keras.Model):
         return (
             f"Expected models inside the model to be Functional or Sequential, got the "
             f"subclassed {type(layer).__name__} {name!r}; rebuild it with "
             "tf_keras.Model(inputs, outputs)."
         )
-    if not is_known:
-        return why_foreign(layer, name)
     if not _config(layer):
         return (
             f"Expected arguments of {name!r} that Keras can write down, got others, "
-            "such as a functools.partial; use a function of tf_keras by its name, or a "
-            "layer."
+            "such as a functools.partial, or a class without get_config; use a "
+            "function of tf_keras by its name, or write get_config."
         )
-    if isinstance(layer, keras.layers.InputLayer) and layer.dtype != "float32":
-        return (
-            f"Expected samples in float32, but the input {name!r} takes "
-            f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
-            "before (integers become float32 unchanged)."
-        )
+    if not is_known or isinstance(layer, keras.layers.InputLayer):
+        return ""
     if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
         return (
             f"Expected a layer in float32, but {name!r} has variables in "
@@ -342,10 +349,35 @@ def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "tfmot's wrapper does not train; leave it out, or penalise the output in "
             "the loss."
         )
+    return ""
+
+
+def _float_reason(layer: KerasLayer, call: Any, name: str, *, is_known: bool) -> str:
+    """Returns why no integer kernel computes a layer, if Keras alone can tell."""
+    if not is_known:
+        return why_foreign(layer, name)
+    if isinstance(layer, keras.layers.InputLayer):
+        return ""
     if activation_name(layer) in ACTIVATIONS and not has_known_activation(layer):
         return (
             f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
             f"in layer {name!r}, got another function of that name; give it "
             "another name if it computes something else, or pass the name as a string."
         )
+    for tensor in tf.nest.flatten(call.keras_inputs):
+        is_mask = (
+            tensor.dtype.name == "bool" and LAYER_KINDS[kind_of(layer)].reads_masks
+        )
+        if tensor.dtype != "float32" and not (is_mask or is_mixed(layer)):
+            return (
+                f"Expected tensors in float32 for {name!r} ({kind_of(layer)}), got one "
+                f"in {tensor.dtype.name}; cast it (keras.Input without a dtype takes "
+                "whole numbers, too)."
+            )
+        if getattr(tensor, "_keras_mask", None) is not None:
+            return (
+                f"Expected tensors without a mask for {name!r} ({kind_of(layer)}), got "
+                "a masked one, which integer kernels do not know; leave mask_zero or "
+                "Masking out."
+            )
     return ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from matar_tf.keras.rewrite.graph import refs_in
+from matar_tf.keras.rewrite.graph import TensorRef, refs_in
 from matar_tf.keras.rewrite.operation_calls import Call, Layer, UnknownOperationError
 
 __all__ = ["SHAPE_READERS"]
@@ -154,39 +154,98 @@ def _sizes(value: Any) -> tuple[int, int]:
 
 @_reads("__operators__.getitem")
 def _slice(call: Call) -> Layer:
-    """Rows and columns cut off, or every n-th one: a pool of one pixel."""
-    source, parts = call.arguments[0], call.arguments[1]
+    """Rows and columns cut off are a crop; all else that a slice takes is a `Slice`."""
+    source, given = call.arguments[0], call.arguments[1]
     shape = call.shape_of(source)
-    parts = parts if isinstance(parts, (list, tuple)) else (parts,)
-    refusal = UnknownOperationError(
-        "takes other parts than rows and columns",
-        "use Cropping1D or Cropping2D; for channels two convolutions, for one row a "
-        "crop and Flatten",
-    )
-    if len(shape) not in (3, 4) or not all(isinstance(one, Mapping) for one in parts):
-        raise refusal
-    crops: list[tuple[int, int]] = []
-    steps: list[int] = []
-    for size, part in zip(shape, parts, strict=False):
-        ends = [part[name] for name in ("start", "stop", "step")]
-        if size is None:
-            if any(one is not None for one in ends):
-                raise refusal
-            crops.append((0, 0))
-            steps.append(1)
-            continue
-        start, stop, step = slice(*ends).indices(size)
-        if step < 1 or stop <= start:
-            raise refusal
-        crops.append((start, size - stop))
-        steps.append(step)
-    inner = crops[1 : len(shape) - 1]
-    inner += [(0, 0)] * (len(shape) - 2 - len(inner))
-    is_whole = crops[0] == (0, 0) and crops[len(shape) - 1 :] in ([], [(0, 0)])
-    if not is_whole or set(steps) != {1}:
-        raise refusal
+    parts = _parts(given if isinstance(given, (list, tuple)) else (given,), shape)
+    crops = [_crop(part, size) for part, size in zip(parts, shape, strict=True)]
+    inner = crops[1:-1]
+    if len(shape) not in (3, 4) or None in inner or parts[-1] is not None:
+        return _sliced(source, [parts])
     return Layer(
         kind=f"Cropping{len(inner)}D",
         inputs=[source],
         attributes={"cropping": tuple(inner) if len(inner) > 1 else inner[0]},
     )
+
+
+def _crop(part: Any, size: int | None) -> tuple[int, int] | None:
+    """Returns what a slice cuts off at both ends of an axis, if it does no more."""
+    if part is None:
+        return 0, 0
+    return (part[0], (size or 0) - part[1]) if part[2:] == (1,) else None
+
+
+def _sliced(source: Any, outputs: Sequence[Sequence[Any]]) -> Layer:
+    parts = [[part and list(part) for part in one[1:]] for one in outputs]
+    return Layer(kind="Slice", inputs=[source], attributes={"parts": parts})
+
+
+def _parts(given: Any, shape: Any) -> list[Any]:
+    """Returns begin, end and step of a slice along each axis.
+
+    A begin alone where one value is taken, None where all are.
+    """
+    refusal = UnknownOperationError(
+        "takes other parts than ranges of axes and single places",
+        "take ranges forwards, and all samples",
+    )
+    filled = list(given)
+    if any(one is None or isinstance(one, TensorRef) for one in filled):
+        raise refusal
+    missing = [slice(None)] * (len(shape) - sum(one is not Ellipsis for one in filled))
+    at = next((i for i, one in enumerate(filled) if one is Ellipsis), None)
+    if at is None:
+        filled += missing
+    else:
+        filled[at : at + 1] = missing
+    found: list[Any] = []
+    for size, part in zip(shape, filled, strict=True):
+        if isinstance(part, Mapping):
+            part = slice(*(part[name] for name in ("start", "stop", "step")))
+        if part == slice(None) or part == slice(None, None, 1):
+            found.append(None)
+            continue
+        if size is None:
+            raise refusal
+        if isinstance(part, slice):
+            start, stop, step = part.indices(size)
+            if step < 1 or stop <= start:
+                raise refusal
+            is_whole = (start, stop, step) == (0, size, 1)
+            found.append(None if is_whole else (start, stop, step))
+        else:
+            found.append((int(part) % size,))
+    if found[0] is not None:
+        raise refusal
+    return found
+
+
+@_reads("split")
+def _split(call: Call) -> Layer:
+    given = call.bound("value", "num_or_size_splits", "axis", axis=0)
+    axis = int(given["axis"]) % len(call.shape_of(given["value"]))
+    return _along(call, given["value"], axis, is_shrunk=False)
+
+
+@_reads("unstack")
+def _unstack(call: Call) -> Layer:
+    given = call.bound("value", "num", "axis", num=None, axis=0)
+    axis = int(given["axis"]) % len(call.shape_of(given["value"]))
+    return _along(call, given["value"], axis, is_shrunk=True)
+
+
+def _along(call: Call, source: Any, axis: int, *, is_shrunk: bool) -> Layer:
+    """The parts of a tensor along an axis."""
+    shape = call.shape_of(source)
+    if axis == 0 or shape[axis] is None:
+        raise UnknownOperationError("mixes samples of a batch", "keep the first axis")
+    outputs: list[list[Any]] = []
+    begin = 0
+    for made in call.shapes:
+        end = begin + (1 if is_shrunk else int(made[axis] or 0))
+        parts: list[Any] = [None] * len(shape)
+        parts[axis] = (begin,) if is_shrunk else (begin, end, 1)
+        outputs.append(parts)
+        begin = end
+    return _sliced(source, outputs)

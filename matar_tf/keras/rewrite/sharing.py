@@ -84,6 +84,14 @@ def kernels_unlike(graph: Graph, own: Collection[str] = ()) -> list[str]:
       own: Layers for which a config of the user's own says what is quantized.
     """
     found: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.use and node.float_reason and (node.weights or node.is_copy):
+            text = (
+                f"Expected one call of {node.origin!r} ({node.kind}), which stays in "
+                "float, got several, which would not have its weights in common; make "
+                "a layer for each call."
+            )
+            found[text] = None
     for node, first in _pairs(graph):
         if node.origin in own:
             text = (

@@ -1,0 +1,129 @@
+"""Float layers in a converted file: found by the marks around them.
+
+A mark is an operation that the converter does not know and hands on as it is, with a
+number: twice that of the float layer where it begins, one more where it ends. What lies
+between is of that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from matar_tf.tflite._places import makers_of
+from matar_tf.tflite._schema import (
+    compact,
+    drop_tensors,
+    op_name,
+    parse_model,
+    schema,
+    tensor_array,
+    text_of,
+    write_model,
+)
+
+__all__ = ["take_islands", "without_marks"]
+
+_MARK: Final = "Polygamma"
+_BORDERS: Final = ("QUANTIZE", "DEQUANTIZE")
+
+
+def without_marks(content: bytes) -> bytes:
+    """Returns a converted file without the marks of its float layers."""
+    model = parse_model(content)
+    take_islands(model)
+    compact(model)
+    return write_model(model)
+
+
+def take_islands(model: Any) -> dict[int, list[Any]]:
+    """Drops the marks of float layers, and finds the operators between them.
+
+    What the converter brought to integers there, between a function of a fixed grid and
+    an operator that moves values, is float again.
+
+    Returns:
+      The operators of each layer, by its number; none where it computes nothing.
+    """
+    graph, makers = model.subgraphs[0], makers_of(model)
+    places = {id(one): _place_of(model, one) for one in graph.operators}
+    islands: dict[int, list[Any]] = {}
+    taken: set[int] = set()
+    for mark in graph.operators:
+        place = places[id(mark)]
+        if place is None or place % 2 == 0:
+            continue
+        island = islands.setdefault(place // 2, [])
+        waiting = [int(mark.inputs[1])]
+        while waiting:
+            maker = makers.get(waiting.pop())
+            if maker is None or id(maker) in taken or places[id(maker)] is not None:
+                continue
+            taken.add(id(maker))
+            island.append(maker)
+            waiting += [int(index) for index in maker.inputs if index >= 0]
+    marks = {
+        int(one.outputs[0]): int(one.inputs[1])
+        for one in graph.operators
+        if places[id(one)] is not None
+    }
+    if not marks:
+        return {}
+    order = {id(one): number for number, one in enumerate(graph.operators)}
+    dropped = dict(marks)
+    for island in islands.values():
+        island.sort(key=lambda one: order[id(one)])
+        dropped |= _make_float(model, island)
+        island[:] = [one for one in island if int(one.outputs[0]) not in dropped]
+    _replace(model, dropped)
+    return islands
+
+
+def _place_of(model: Any, operator: Any) -> int | None:
+    """Returns the number of a mark, or None of another operator."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if op_name(model, operator) != "CUSTOM" or text_of(code.customCode) != _MARK:
+        return None
+    number = tensor_array(model, model.subgraphs[0].tensors[operator.inputs[0]])
+    return None if number is None else int(np.ravel(number)[0])
+
+
+def _make_float(model: Any, island: list[Any]) -> dict[int, int]:
+    """Makes all tensors of an island float ones; returns what is to be replaced."""
+    graph, dropped = model.subgraphs[0], dict[int, int]()
+    for operator in island:
+        source, result = int(operator.inputs[0]), int(operator.outputs[0])
+        is_stored = tensor_array(model, graph.tensors[source]) is not None
+        if op_name(model, operator) in _BORDERS and not is_stored:
+            dropped[result] = source
+        for index in map(int, operator.outputs):
+            tensor = graph.tensors[index]
+            if tensor.type == schema.TensorType.INT8:
+                tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+    return dropped
+
+
+def _replace(model: Any, replaced: Mapping[int, int]) -> None:
+    """Drops operators, so that others read what they read."""
+    graph = model.subgraphs[0]
+
+    def kept(index: int) -> int:
+        while index in replaced:
+            index = replaced[index]
+        return index
+
+    graph.operators = [
+        one for one in graph.operators if int(one.outputs[0]) not in replaced
+    ]
+    for operator in graph.operators:
+        operator.inputs = [kept(int(index)) for index in operator.inputs]
+    graph.outputs = [kept(int(index)) for index in graph.outputs]
+    for signature in model.signatureDefs or []:
+        for one in (*(signature.inputs or []), *(signature.outputs or [])):
+            one.tensorIndex = kept(int(one.tensorIndex))
+    read = {int(index) for one in graph.operators for index in one.inputs}
+    read |= {int(index) for one in graph.operators for index in one.outputs}
+    read |= {*map(int, graph.inputs), *map(int, graph.outputs)}
+    drop_tensors(model, set(range(len(graph.tensors))) - read)

@@ -1,0 +1,239 @@
+"""Several inputs and outputs from a Keras network to its file, and training by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures.nets import two_ends
+from fixtures.samples import normal_samples, two_ends_samples
+
+from matar_tf.data import Data
+from matar_tf.errors import ArtifactError, DataError, ModelError
+from matar_tf.keras import (
+    Method,
+    MultiBitTrainer,
+    PolicyRandomizer,
+    Schedule,
+    calibrate,
+    get_policy,
+    get_policy_space,
+    keras,
+    load_model,
+    package,
+    quantize_model,
+    reestimate_batch_norm,
+    set_policy,
+    summary,
+    train_multi_bit,
+)
+from matar_tf.keras._compat import tf
+from matar_tf.keras.packaging.network import keras_reference, load_network
+from matar_tf.keras.packaging.record import keras_tensors
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.export import export_model
+from matar_tf.tflite.runtime import Runner
+from matar_tf.tflite.verify import verify
+
+L = keras.layers
+SAMPLES = two_ends_samples()
+KIND = np.arange(32) % 3
+BOXES = np.random.default_rng(0).normal(size=(32, 2)).astype(np.float32)
+LABELS = {"kind": KIND, "boxes": BOXES}
+LOSSES = {
+    "boxes": "mse",
+    "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+}
+
+
+def difference() -> Any:
+    """Inputs of one shape, and outputs of one shape: names alone tell them apart."""
+    inputs = [L.Input((4,), name=name) for name in ("b", "a")]
+    x = L.Subtract(name="minus")(inputs)
+    outputs = [L.Dense(2, name=name)(x) for name in ("second", "first")]
+    return keras.Model(inputs, outputs)
+
+
+def logits() -> Any:
+    """`two_ends` with a batch norm, and logits at its end."""
+    meta, image = L.Input((4,), name="meta"), L.Input((6, 6, 2), name="image")
+    x = L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="stem")(image))
+    x = L.Conv2D(4, 3, activation="relu", name="body")(L.ReLU(name="relu")(x))
+    y = L.Dense(4, activation="relu", name="wide")(meta)
+    x = L.Concatenate(name="joined")([L.Flatten(name="flat")(x), y])
+    x = L.Dense(8, activation="relu", name="last")(x)
+    outputs = [L.Dense(2, name="boxes")(x), L.Dense(3, name="kind")(x)]
+    return keras.Model([meta, image], outputs)
+
+
+class TestFile:
+    @pytest.mark.parametrize("build", [two_ends, difference])
+    def test_each_output_is_as_in_keras(self, build: Any, tmp_path: Path) -> None:
+        keras.utils.set_random_seed(0)
+        model = quantize_model(build())
+        samples = {
+            name: normal_samples(tuple(one.shape[1:]))
+            for name, one in zip(model.input_names, model.inputs, strict=True)
+        }
+        if build is difference:
+            samples["a"] = 0.5 * samples["a"][::-1]
+        calibrate(model, samples)
+        artifact = package(model)
+        reference, builder = keras_reference(artifact), ModelBuilder(artifact)
+        for name in ("w8a8", "w3a5"):
+            policy = artifact.space.named(name)
+            set_policy(model, policy)
+            expected = model.predict(samples, verbose=0)
+            found = Runner(builder.build(policy)).predict(samples)
+            for output, one in zip(model.output_names, expected, strict=True):
+                # TFLite computes a softmax on a grid.
+                least = 1 / 256 if output == "kind" else 0.0
+                np.testing.assert_allclose(found[output], one, atol=least)
+            outcome = verify(
+                builder.build(policy), samples, keras_tensors(artifact, policy, samples)
+            )
+            assert outcome.agreement == 1.0
+            assert outcome.runtime_share == 0.0
+            assert outcome.first_keras_difference is None
+            exported = export_model(
+                builder,
+                policy,
+                tmp_path / f"{name}.tflite",
+                samples=samples,
+                reference=reference,
+            )
+            assert exported.agreement == 1.0
+
+    def test_an_output_twice_is_refused(self) -> None:
+        inputs = L.Input((4,), name="x")
+        x = L.Dense(3, name="one")(inputs)
+        model = quantize_model(keras.Model(inputs, [x, x]))
+        calibrate(model, normal_samples((4,)))
+        with pytest.raises(ModelError, match="leave out outputs that are the same"):
+            package(model)
+
+    def test_what_outputs_mean(self) -> None:
+        model = quantize_model(difference())
+        calibrate(model, {name: normal_samples((4,)) for name in "ab"})
+        artifact = package(model, outputs={"first": "metres to the left"})
+        assert "second (2,) linear, first (2,) linear: metres" in repr(artifact)
+        with pytest.raises(ArtifactError, match="Did you mean 'first'"):
+            package(model, outputs={"frst": "metres"})
+
+
+class TestNames:
+    def test_are_those_of_the_float_network(self, tmp_path: Path) -> None:
+        model = quantize_model(two_ends())
+        assert model.output_names == ["boxes", "kind"]
+        calibrate(model, SAMPLES)
+        model.save(tmp_path / "a.h5")
+        loaded = load_model(tmp_path / "a.h5")
+        assert loaded.output_names == load_network(package(model)).output_names
+        assert loaded.output_names == ["boxes", "kind"]
+        for ours, theirs in zip(
+            *(one.predict(SAMPLES, verbose=0) for one in (model, loaded)), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+        names = [layer.name for layer in summary(model).layers]
+        assert len(names) == len(set(names))
+
+
+class TestCalibration:
+    def test_forms_of_samples_are_alike(self) -> None:
+        in_order = [SAMPLES["meta"], SAMPLES["image"]]
+        halves = [
+            {name: one[part] for name, one in SAMPLES.items()}
+            for part in (slice(16), slice(16, None))
+        ]
+        found = []
+        for given in (SAMPLES, in_order, halves):
+            keras.utils.set_random_seed(0)
+            model = quantize_model(two_ends())
+            calibrate(model, given)
+            found.append(model.get_weights())
+        for other in found[1:]:
+            for ours, theirs in zip(found[0], other, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+    @pytest.mark.parametrize(
+        "given",
+        [SAMPLES["image"], {"image": SAMPLES["image"]}, [SAMPLES["meta"]] * 2],
+    )
+    def test_others_are_refused_by_name(self, given: Any) -> None:
+        model = quantize_model(two_ends())
+        with pytest.raises(DataError, match=r"by input.*'meta': \(None, 4\), 'image'"):
+            calibrate(model, given)
+
+
+class TestTraining:
+    def test_soft_labels_by_hand(self) -> None:
+        """Of logits KL, of values squared differences; both by weights of losses."""
+        keras.utils.set_random_seed(0)
+        network, student = logits(), logits()
+        model = quantize_model(student)
+        calibrate(model, SAMPLES)
+        trainer = MultiBitTrainer(model, teacher=network, distillation=0.25)
+        trainer.compile("sgd", LOSSES, loss_weights={"boxes": 3.0})
+        made = [one.numpy() for one in model(SAMPLES, training=True)]
+        soft = [one.numpy() for one in network(SAMPLES, training=False)]
+        teacher, ours = (
+            np.exp(one) / np.exp(one).sum(1, keepdims=True)
+            for one in (soft[1], made[1])
+        )
+        divergence = np.mean(np.sum(teacher * np.log(teacher / ours), axis=1))
+        hard = -np.log(ours[np.arange(32), KIND]).mean()
+        labels = hard + 3.0 * np.mean((made[0] - BOXES) ** 2)
+        softer = divergence + 3.0 * np.mean((made[0] - soft[0]) ** 2)
+        given, *outputs = (
+            tf.nest.map_structure(tf.constant, one) for one in (LABELS, made, soft)
+        )
+        found = trainer._loss(SAMPLES, given, None, *outputs)
+        assert float(found) == pytest.approx(0.75 * labels + 0.25 * softer, rel=1e-5)
+
+    def test_fit_takes_labels_by_name(self) -> None:
+        model = quantize_model(logits())
+        trainer = MultiBitTrainer(model, sandwich=("widest",), distillation=0.5)
+        for one in (trainer, model):
+            one.compile("sgd", LOSSES, metrics={"kind": "accuracy"})
+            history = one.fit(
+                SAMPLES,
+                LABELS,
+                verbose=0,
+                callbacks=[PolicyRandomizer()],
+                batch_size=16,
+            ).history
+            assert {"boxes_loss", "kind_loss", "kind_accuracy"} <= set(history)
+        assert len(trainer.predict(SAMPLES, verbose=0)) == 2
+
+    def test_soft_labels_of_classes_need_logits(self) -> None:
+        model = quantize_model(two_ends())
+        trainer = MultiBitTrainer(model, sandwich=("widest",), distillation=0.5)
+        with pytest.raises(ModelError, match=r"activation 'softmax'"):
+            trainer.compile("sgd", LOSSES)
+
+    def test_from_a_float_network_to_a_multi_bit_one(self) -> None:
+        data = Data(x_test=SAMPLES, y_test=LABELS, x_train=SAMPLES, y_train=LABELS)
+        schedule = Schedule(epochs=1, batch_size=16, learning_rate=0.001)
+        model = train_multi_bit(logits(), data, schedule, Method(reestimation=4))
+        assert model.output_names == ["boxes", "kind"]
+        found = model.evaluate(SAMPLES, LABELS, verbose=0, return_dict=True)
+        assert {"kind_accuracy", "boxes_mean_absolute_error"} <= set(found)
+        with pytest.raises(ModelError, match="logits from the output 'kind'"):
+            train_multi_bit(two_ends(), data, schedule)
+
+    @pytest.mark.filterwarnings("ignore:Batch norm statistics stay")
+    @pytest.mark.parametrize("method", ["match", "statistics"])
+    def test_statistics_are_fitted_to_all_inputs(self, method: str) -> None:
+        model = quantize_model(logits())
+        calibrate(model, SAMPLES)
+        before = get_policy(model)
+        policies = [get_policy_space(model).named(name) for name in ("w8a8", "w3a3")]
+        changed = reestimate_batch_norm(
+            model, SAMPLES, method=method, policies=policies
+        )
+        assert changed or method == "match"  # few samples may leave nothing to gain
+        assert get_policy(model) == before
+        with pytest.raises(DataError, match="a mapping of samples by input"):
+            reestimate_batch_norm(model, SAMPLES["image"], method=method)

@@ -1,0 +1,172 @@
+"""Layer classes of a user's own: registered, quantized, saved, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import matar_tf
+from matar_tf import layer_kinds
+from matar_tf.errors import ModelError
+from matar_tf.keras import keras, load_model, quantize_model
+from matar_tf.keras._compat import tf
+from matar_tf.keras.quantizers import own_kinds
+
+L = keras.layers
+SAMPLES = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+
+
+class Gated(L.Layer):
+    """A kernel, and a gate that is none."""
+
+    def build(self, input_shape: Any) -> None:
+        self.w = self.add_weight("w", (input_shape[-1], 8))
+        self.gate = self.add_weight("gate", (8,), initializer="ones")
+
+    def call(self, inputs: Any) -> Any:
+        return tf.matmul(inputs, self.w) * tf.sigmoid(self.gate)
+
+
+class Linear(L.Layer):
+    """A dense layer under other names."""
+
+    def __init__(self, units: int, factor: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units, self.factor = units, factor
+        self.activation = keras.activations.relu
+
+    def build(self, input_shape: Any) -> None:
+        self.w = self.add_weight("w", (input_shape[-1], self.units))
+        self.bias = self.add_weight("b", (self.units,), initializer="ones")
+
+    def call(self, inputs: Any) -> Any:
+        return self.activation(inputs @ self.w + self.bias) * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"units": self.units, "factor": self.factor}
+        return {**super().get_config(), **config}
+
+
+class Rows(L.Conv2D):
+    """A convolution as it is, but for a name and an argument of its own."""
+
+    def __init__(self, *args: Any, note: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.note = note
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """Forgets in the end what is registered in a test."""
+    yield
+    for kind in own_kinds._OWN:
+        layer_kinds._ROWS.pop(kind.__name__)
+        keras.utils.get_custom_objects().pop(kind.__name__)
+    own_kinds._OWN.clear()
+
+
+def network(*layers: Any) -> Any:
+    keras.backend.reset_uids()
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([L.Input((6,)), L.Dense(6), *layers, L.Dense(3)])
+
+
+@pytest.mark.filterwarnings("ignore:.*stay in float:matar_tf.MatarWarning")
+class TestInFloat:
+    def test_kernels_follow_the_policy_and_other_weights_do_not(self) -> None:
+        matar_tf.register_layer_kind(Gated, "w")
+        model = quantize_model(network(Gated(name="gated")))
+        space = matar_tf.get_policy_space(model)
+        assert space.weights["gated"] == (2, 3, 4, 5, 6, 7, 8)
+        matar_tf.calibrate(model, SAMPLES)
+        outputs: list[np.ndarray] = []
+        for bits in (8, 2):
+            policy = space.named("w8a8")
+            weights = {**policy.weights, "gated": bits}
+            matar_tf.set_policy(model, replace(policy, weights=weights))
+            outputs.append(model(SAMPLES).numpy())
+        assert np.abs(outputs[0] - outputs[1]).max() > 0.05
+
+    def test_of_a_class_that_nobody_registered_nothing_does(self) -> None:
+        with pytest.raises(ModelError, match="register its class"):
+            quantize_model(network(Gated()), strict=True)
+        space = matar_tf.get_policy_space(quantize_model(network(Gated())))
+        assert set(space.weights) == {"dense", "dense_1"}
+
+    def test_saved_and_loaded(self, tmp_path: Path) -> None:
+        matar_tf.register_layer_kind(Gated, {"w": None})
+        model = quantize_model(network(Gated()))
+        matar_tf.calibrate(model, SAMPLES)
+        path = tmp_path / "net.h5"
+        with pytest.warns(UserWarning, match="HDF5"):
+            model.save(path)
+        np.testing.assert_array_equal(load_model(path)(SAMPLES), model(SAMPLES))
+
+    def test_a_kernel_that_is_not_there(self) -> None:
+        matar_tf.register_layer_kind(Gated, ["w", "gate"])
+        with pytest.raises(ModelError, match="two axes or more as its attribute 'ga"):
+            quantize_model(network(Gated()))
+
+
+class TestLike:
+    def test_integer_kernels_compute_it(self) -> None:
+        matar_tf.register_layer_kind(Linear, "w", like="Dense")
+        matar_tf.register_layer_kind(Rows, like="Conv2D")
+        rows = L.Reshape((2, 3, 1)), Rows(4, (1, 2), padding="same"), L.Flatten()
+        net = network(Linear(5, name="linear"), Linear(6, name="b"), *rows)
+        model = quantize_model(net, strict=True)
+        assert type(model.get_layer("quant_linear").layer) is L.Dense
+        assert type(model.get_layer("quant_rows").layer) is L.Conv2D
+        matar_tf.calibrate(model, SAMPLES)
+        matar_tf.set_policy(model, matar_tf.get_policy_space(model).named("w8a8"))
+        expected = net(SAMPLES).numpy()
+        assert np.abs(model(SAMPLES).numpy() - expected).max() < 0.1 * np.ptp(expected)
+
+    def test_what_computes_something_else(self) -> None:
+        matar_tf.register_layer_kind(Linear, "w", like="Dense")
+        with pytest.raises(ModelError, match=r"'linear' \(Linear\) to compute what a"):
+            quantize_model(network(Linear(5, factor=2.0, name="linear")))
+
+    def test_what_has_another_kernel(self) -> None:
+        matar_tf.register_layer_kind(Linear, "w", like="Conv2D")
+        with pytest.raises(ModelError, match="as a Conv2D has them"):
+            quantize_model(network(Linear(5)))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((L.Dense(3),), "class derived from tf_keras.layers.Layer"),
+            ((keras.Model,), "class derived from tf_keras.layers.Layer"),
+            ((L.Dense,), "taken for the Dense of Keras"),
+            ((Gated, []), "kernels='w'"),
+            ((Gated, {"w": 0}), "-1, -2 or None"),
+            ((Gated, "not a name"), "names of attributes"),
+            ((Gated, 3), "names of attributes"),
+        ],
+    )
+    def test_of_classes_and_kernels(
+        self, arguments: tuple[Any, ...], message: str
+    ) -> None:
+        with pytest.raises(ModelError, match=message):
+            matar_tf.register_layer_kind(*arguments)
+        assert not own_kinds._OWN
+
+    def test_of_likeness(self) -> None:
+        with pytest.raises(ModelError, match="Did you mean 'Conv2D'"):
+            matar_tf.register_layer_kind(Gated, like="Conv2d")
+        with pytest.raises(ModelError, match="one kernel"):
+            matar_tf.register_layer_kind(Gated, ["a", "b"], like="Dense")
+
+    def test_two_classes_of_a_name(self) -> None:
+        matar_tf.register_layer_kind(Gated, "w")
+        matar_tf.register_layer_kind(Gated, ["w"])  # once more is fine
+        other = type("Gated", (L.Layer,), {"__module__": "elsewhere"})
+        with pytest.raises(ModelError, match="name of its own"):
+            matar_tf.register_layer_kind(other)
