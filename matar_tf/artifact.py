@@ -344,8 +344,12 @@ def _check_outputs(artifact: Artifact, path: Path) -> None:
 
 
 def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:
-    if {*places.kernels, *places.pieces} != set(space.weights) or (
-        set(places.tensors.values()) != set(space.activations)
+    kernels = {name for name, one in places.kernels.items() if one.weights is None}
+    entries = {one.weights for one in places.kernels.values()} - {None}
+    if (
+        not entries <= kernels
+        or {*kernels, *places.pieces} != set(space.weights)
+        or (set(places.tensors.values()) != set(space.activations))
     ):
         raise ArtifactError(
             f"Expected a template_map with a place for each entry of the policy in "

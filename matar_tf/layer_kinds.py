@@ -223,6 +223,7 @@ _ROWS: Final[dict[str, LayerKind]] = {
     "SeparableConv1D": _separable("SeparableConv2D"),
     "SeparableConv2D": _separable(),
     "Slice": LayerKind(operators=("STRIDED_SLICE",), grid=Grid.KEPT, is_ours=True),
+    "SharedLayer": LayerKind(is_ours=True),
     "Softmax": LayerKind(activation="softmax", keeps_lifted=True),
     "SpatialDropout1D": _drops("SpatialDropout2D"),
     "SpatialDropout2D": _drops(),

@@ -132,7 +132,8 @@ class Artifact:
     def __repr__(self) -> str:
         workload, space = self.workload, self.space
         num_bytes = sum(
-            layer.weight_elems + 4 * layer.bias_elems for layer in workload.layers
+            layer.weight_elems * (layer.name in workload.storing) + 4 * layer.bias_elems
+            for layer in workload.layers
         )
         lines = [
             f"{self.name}: {len(workload.layers)} layers, {workload.macs:,} MACs, "

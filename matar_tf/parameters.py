@@ -8,27 +8,30 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from matar_tf.errors import ArtifactError, shown
+from matar_tf.errors import ArtifactError
 from matar_tf.io.archive import MAX_ARRAY_BYTES, open_members, parse_arrays
 from matar_tf.io.json_reader import JsonReader
-from matar_tf.policy import ALL_BITS, MAX_BITS, MIN_BITS, Policy, row_of
+from matar_tf.norms import (
+    NORM_ARRAYS,
+    NormParameters,
+    num_norm_rows,
+    read_bits,
+    read_norm,
+)
+from matar_tf.policy import Policy
 
 __all__ = [
     "LayerParameters",
-    "NormParameters",
     "Parameters",
     "TensorParameters",
     "activation_range",
-    "norm_places",
-    "num_norm_rows",
     "weight_range",
 ]
 
@@ -37,7 +40,6 @@ _INDEX = "index.json"
 _INDEX_KEYS = ("layers", "tensors")
 _LAYER_KEYS = ("name", "channel_axis", "bits", "has_bias", "norm")
 _TENSOR_KEYS = ("name", "bits", "signed")
-_NORM_ARRAYS = ("gamma", "beta", "mean", "variance")
 
 
 def weight_range(num_bits: int) -> tuple[int, int]:
@@ -61,77 +63,6 @@ def activation_range(num_bits: int, *, signed: bool) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NormParameters:
-    """A batch norm whose statistics follow the policy.
-
-    A layer's output has other statistics when the layer, or one before it, has other
-    widths. They are added up from terms, each a bank of rows that the widths of one or
-    two policy entries choose from: ``mean = sum(means)``,
-    ``variance = product(variances)``, and then
-
-        ``scale = abs(gamma) / sqrt(variance + epsilon)``,
-        ``offset = beta - mean * scale``.
-
-    Attributes:
-      entries: Kind (``weights`` or ``activations``), name and widths, ascending, of
-        the entries that the statistics depend on: the layer's own weights, then what
-        is before it, the nearest first. The first two choose the row of the first
-        term together, each further one that of a term of its own.
-      gamma: ``[channels]``, for all widths.
-      beta: ``[channels]``.
-      mean: Rows of all terms, one term after the other, ``[num_rows, channels]``.
-      variance: In the shape of `mean`.
-      epsilon: Added to the variance.
-    """
-
-    entries: tuple[tuple[str, str, tuple[int, ...]], ...]
-    gamma: np.ndarray
-    beta: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-    epsilon: float
-
-    def folded(self, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
-        """Returns scale and offset under a policy, float32, ``[channels]`` each.
-
-        Computed in float64, as in training, so that both round to the same numbers
-        whatever the order of the terms.
-        """
-        rows = [
-            row_of(bits, getattr(policy, kind)[one]) for kind, one, bits in self.entries
-        ]
-        places = norm_places([len(bits) for _, _, bits in self.entries], rows)
-        mean = self.mean[places].astype(np.float64).sum(axis=0)
-        variance = self.variance[places].astype(np.float64).prod(axis=0)
-        gamma, beta = (one.astype(np.float64) for one in (self.gamma, self.beta))
-        scale = np.abs(gamma) / np.sqrt(variance + self.epsilon)
-        offset = beta - mean * scale
-        return scale.astype(np.float32), offset.astype(np.float32)
-
-
-def norm_places(sizes: Sequence[int], rows: Sequence[Any]) -> list[Any]:
-    """Returns the row of each term in the statistics of a `NormParameters`.
-
-    Args:
-      sizes: Number of widths of each entry.
-      rows: Row of the width in force of each entry: numbers, or anything to reckon
-        with.
-    """
-    paired = len(sizes) > 1
-    places = [rows[0] * sizes[1] + rows[1] if paired else rows[0]]
-    start = sizes[0] * (sizes[1] if paired else 1)
-    for size, row in zip(sizes[2:], rows[2:], strict=True):
-        places.append(row + start)
-        start += size
-    return places
-
-
-def num_norm_rows(sizes: Sequence[int]) -> int:
-    """Returns the number of rows of the statistics of a `NormParameters`."""
-    return sizes[0] * (sizes[1] if len(sizes) > 1 else 1) + sum(sizes[2:])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class LayerParameters:
     """A layer with weights, and the batch norm after it.
 
@@ -147,6 +78,8 @@ class LayerParameters:
         channels share it.
       bias: ``[out]``, or None; None with a batch norm.
       norm: The batch norm after the layer, or None.
+      calls: The batch norm, or None, after each further call of the layer, by the
+        call's name.
     """
 
     kernel: np.ndarray
@@ -155,11 +88,22 @@ class LayerParameters:
     step: np.ndarray
     bias: np.ndarray | None = None
     norm: NormParameters | None = None
+    calls: Mapping[str, NormParameters | None] = field(
+        default_factory=dict[str, "NormParameters | None"]
+    )
 
-    def affine(self, policy: Policy) -> tuple[np.ndarray, np.ndarray | None]:
-        """Returns scale ``[out]`` and offset ``[out]`` (or None) under a policy."""
-        if self.norm is not None:
-            return self.norm.folded(policy)
+    def affine(
+        self, policy: Policy, call: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns scale ``[out]`` and offset ``[out]`` (or None) under a policy.
+
+        Args:
+          policy: The policy.
+          call: A further call of the layer; None for the first.
+        """
+        norm = self.norm if call is None else self.calls[call]
+        if norm is not None:
+            return norm.folded(policy)
         return np.ones(self.step.shape[1], np.float32), self.bias
 
 
@@ -197,23 +141,27 @@ class Parameters:
         """Returns the index of an ``.npz`` file and its arrays."""
         arrays: dict[str, np.ndarray] = {}
         index: dict[str, Any] = {"layers": [], "tensors": []}
-        for number, (name, layer) in enumerate(self.layers.items()):
-            norm = layer.norm
+        for number, (entry, layer) in enumerate(self.layers.items()):
             index["layers"].append(
                 {
-                    "name": name,
+                    "name": entry,
                     "channel_axis": layer.channel_axis,
                     "bits": list(layer.bits),
                     "has_bias": layer.bias is not None,
-                    "norm": norm and {"entries": norm.entries, "epsilon": norm.epsilon},
+                    "norm": _described(layer.norm),
                 }
             )
+            if layer.calls:  # which most networks have not
+                index["layers"][-1]["calls"] = {
+                    call: _described(norm) for call, norm in layer.calls.items()
+                }
             fields = {"kernel": layer.kernel, "step": layer.step, "bias": layer.bias}
-            if norm is not None:
-                fields |= {name: getattr(norm, name) for name in _NORM_ARRAYS}
-            for field, value in fields.items():
+            fields |= _arrays_of(layer.norm)
+            for place, norm in enumerate(layer.calls.values()):
+                fields |= _arrays_of(norm, f"call{place}_")
+            for name, value in fields.items():
                 if value is not None:
-                    arrays[f"layer{number}_{field}"] = np.asarray(value, np.float32)
+                    arrays[f"layer{number}_{name}"] = np.asarray(value, np.float32)
         for number, (name, tensor) in enumerate(self.tensors.items()):
             index["tensors"].append(
                 {"name": name, "bits": list(tensor.bits), "signed": tensor.signed}
@@ -273,17 +221,34 @@ class Parameters:
         return cls(layers=layers, tensors=tensors)
 
 
+def _described(norm: NormParameters | None) -> dict[str, Any] | None:
+    return norm and {"entries": norm.entries, "epsilon": norm.epsilon}
+
+
+def _arrays_of(norm: NormParameters | None, prefix: str = "") -> dict[str, np.ndarray]:
+    known = () if norm is None else NORM_ARRAYS
+    return {f"{prefix}{name}": getattr(norm, name) for name in known}
+
+
 def _indexed(index: Mapping[str, Any]) -> Iterator[str]:
     """Yields the names of the arrays that an index asks for."""
     for number, entry in enumerate(index["layers"]):
-        _READER.object(entry, "layer", _LAYER_KEYS)
+        keys = (*_LAYER_KEYS, "calls") if "calls" in entry else _LAYER_KEYS
+        _READER.object(entry, "layer", keys)
         fields = ["kernel", "step"]
         fields += ["bias"] if _READER.field(entry, "has_bias", bool) else []
-        fields += [] if entry["norm"] is None else _NORM_ARRAYS
+        fields += [] if entry["norm"] is None else NORM_ARRAYS
+        for place, norm in enumerate(_calls(entry).values()):
+            names = () if norm is None else NORM_ARRAYS
+            fields += [f"call{place}_{name}" for name in names]
         yield from (f"layer{number}_{field}" for field in fields)
     for number, entry in enumerate(index["tensors"]):
         _READER.object(entry, "tensor", _TENSOR_KEYS)
         yield f"tensor{number}_step"
+
+
+def _calls(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _READER.field(entry, "calls", dict) if "calls" in entry else {}
 
 
 def _read_layer(
@@ -295,10 +260,14 @@ def _read_layer(
     return _READER.field(entry, "name", str), LayerParameters(
         kernel=arrays[f"layer{number}_kernel"],
         channel_axis=axis,
-        bits=_read_bits(entry["bits"]),
+        bits=read_bits(entry["bits"]),
         step=arrays[f"layer{number}_step"],
         bias=arrays[f"layer{number}_bias"] if entry["has_bias"] else None,
-        norm=_read_norm(entry["norm"], arrays, number),
+        norm=read_norm(entry["norm"], arrays, f"layer{number}_"),
+        calls={
+            call: read_norm(norm, arrays, f"layer{number}_call{place}_")
+            for place, (call, norm) in enumerate(_calls(entry).items())
+        },
     )
 
 
@@ -306,42 +275,31 @@ def _read_tensor(
     entry: Mapping[str, Any], arrays: Mapping[str, np.ndarray], number: int
 ) -> tuple[str, TensorParameters]:
     return _READER.field(entry, "name", str), TensorParameters(
-        bits=_read_bits(entry["bits"]),
+        bits=read_bits(entry["bits"]),
         step=arrays[f"tensor{number}_step"],
         signed=_READER.field(entry, "signed", bool),
     )
-
-
-def _read_bits(value: Any) -> tuple[int, ...]:
-    is_list = isinstance(value, list) and all(type(bits) is int for bits in value)
-    if not is_list or not value or value != sorted(set(value) & set(ALL_BITS)):
-        raise ValueError(
-            f"widths must be ascending integers in {MIN_BITS}..{MAX_BITS}, not "
-            f"{shown(value)}"
-        )
-    return tuple(value)
 
 
 def _check_shapes(
     layers: Mapping[str, LayerParameters], tensors: Mapping[str, TensorParameters]
 ) -> None:
     """Checks that arrays have their shapes and hold finite numbers in their range."""
-    for name, field, array, shape in _shapes(layers, tensors):
+    for name, part, array, shape in _shapes(layers, tensors):
         if array.shape != shape:
             raise ValueError(
-                f"the {field} of {name!r} must have the shape {shape}, not "
-                f"{array.shape}"
+                f"the {part} of {name!r} must have the shape {shape}, not {array.shape}"
             )
         num_bad = array.size - int(np.isfinite(array).sum())
         if array.dtype != np.float32 or num_bad:
             raise ValueError(
-                f"the {field} of {name!r} must be finite numbers of float32, "
+                f"the {part} of {name!r} must be finite numbers of float32, "
                 f"not {array.dtype} with {num_bad} others"
             )
-        if (field == "step" and not (array > 0).all()) or (
-            field == "variance" and not (array >= 0).all()
+        if (part == "step" and not (array > 0).all()) or (
+            part == "variance" and not (array >= 0).all()
         ):
-            raise ValueError(f"the {field} of {name!r} must be positive")
+            raise ValueError(f"the {part} of {name!r} must be positive")
 
 
 def _check_norms(
@@ -351,7 +309,8 @@ def _check_norms(
     known = {("weights", name): layer.bits for name, layer in layers.items()}
     known |= {("activations", name): tensor.bits for name, tensor in tensors.items()}
     for owner, layer in layers.items():
-        for kind, name, bits in layer.norm.entries if layer.norm else ():
+        norms = [norm for norm in (layer.norm, *layer.calls.values()) if norm]
+        for kind, name, bits in (one for norm in norms for one in norm.entries):
             if known.get((kind, name)) != bits:
                 raise ValueError(
                     f"the norm of {owner!r} must depend on entries of the network, "
@@ -370,30 +329,11 @@ def _shapes(
         yield name, "step", layer.step, (len(layer.bits), steps)
         if layer.bias is not None:
             yield name, "bias", layer.bias, (channels,)
-        if layer.norm is not None:
-            rows = num_norm_rows([len(bits) for _, _, bits in layer.norm.entries])
-            yield name, "gamma", layer.norm.gamma, (channels,)
-            yield name, "beta", layer.norm.beta, (channels,)
-            yield name, "mean", layer.norm.mean, (rows, channels)
-            yield name, "variance", layer.norm.variance, (rows, channels)
+        for norm in filter(None, (layer.norm, *layer.calls.values())):
+            rows = num_norm_rows([len(bits) for _, _, bits in norm.entries])
+            yield name, "gamma", norm.gamma, (channels,)
+            yield name, "beta", norm.beta, (channels,)
+            yield name, "mean", norm.mean, (rows, channels)
+            yield name, "variance", norm.variance, (rows, channels)
     for name, tensor in tensors.items():
         yield name, "step", tensor.step, (len(tensor.bits),)
-
-
-def _read_norm(
-    entry: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray], number: int
-) -> NormParameters | None:
-    if entry is None:
-        return None
-    _READER.object(entry, "norm", ("entries", "epsilon"))
-    epsilon = entry["epsilon"]
-    if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
-        raise ValueError(f"an epsilon must be a finite number above 0, not {epsilon!r}")
-    entries = tuple(
-        (str(kind), str(name), _read_bits(bits))
-        for kind, name, bits in entry["entries"]
-    )
-    if not entries:
-        raise ValueError("a norm must depend on the weights before it")
-    found = {name: arrays[f"layer{number}_{name}"] for name in _NORM_ARRAYS}
-    return NormParameters(entries=entries, epsilon=float(epsilon), **found)

@@ -19,25 +19,37 @@ _PIECE_KEYS: Final = ("tensor", "offset", "sizes", "strides")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelPlace:
-    """Where a weight entry sits in the template.
+    """Where a kernel sits in the template.
 
     Attributes:
       operator: Index of the operator.
       input: Activation entry of the operator's input; None for an input whose scale
         TFLite fixes.
+      weights: Weight entry of the kernel where a layer is called once more; None for
+        the entry that the place is named after.
     """
 
     operator: int
     input: str | None
+    weights: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON object that `from_json` reads."""
+        document = {"operator": self.operator, "input": self.input}
+        further = {} if self.weights is None else {"weights": self.weights}
+        return {**document, **further}
 
     @classmethod
     def from_json(cls, value: object) -> KernelPlace:
-        """Reads an object with both keys."""
-        document = _READER.object(value, "kernel's place", ("operator", "input"))
+        """Reads an object with all keys, ``weights`` if it has that."""
+        is_further = isinstance(value, dict) and "weights" in value
+        keys = ("operator", "input", *(("weights",) if is_further else ()))
+        document = _READER.object(value, "kernel's place", keys)
         entry = document["input"]
         return cls(
             operator=_READER.field(document, "operator", int),
             input=None if entry is None else _READER.field(document, "input", str),
+            weights=_READER.field(document, "weights", str) if is_further else None,
         )
 
 
@@ -102,7 +114,8 @@ class TemplateMap:
 
     Attributes:
       tensors: Activation entry of each tensor, by tensor index.
-      kernels: Place of each weight entry.
+      kernels: Place of each weight entry, and of each further call of its layer, by
+        the call's name.
       clamps: Indices of the QUANTIZE operators that cut off what lies below the lowest
         level of signed tensors, by activation entry.
       before_clamps: Indices of tensors that a clamp has not reached yet.
@@ -121,14 +134,17 @@ class TemplateMap:
         default_factory=dict[str, tuple[KernelPiece, ...]]
     )
 
+    def calls(self, entry: str) -> tuple[str, ...]:
+        """Returns the names of the further calls of a weight entry's layer."""
+        return tuple(
+            name for name, place in self.kernels.items() if place.weights == entry
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON object that `from_json` reads."""
         document: dict[str, Any] = {
             "tensors": {str(index): name for index, name in self.tensors.items()},
-            "kernels": {
-                name: {"operator": place.operator, "input": place.input}
-                for name, place in self.kernels.items()
-            },
+            "kernels": {name: place.to_json() for name, place in self.kernels.items()},
             "clamps": {name: list(indices) for name, indices in self.clamps.items()},
             "before_clamps": list(self.before_clamps),
         }

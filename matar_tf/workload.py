@@ -94,7 +94,8 @@ class LayerWorkload:
       inputs: Names of the input tensors, in order.
       output: Name of the output tensor.
       weights: The weight entry of the policy that gives the width of the kernel, or
-        None for a layer without weights.
+        None for a layer without weights. Calls of one layer are several here, which
+        have the entry and the kernel in common.
       macs: Multiply-accumulates for one sample.
       weight_elems: Elements of the kernel.
       bias_elems: Elements of the bias (32-bit integers when deployed); of a layer in
@@ -176,6 +177,15 @@ class Workload:
     def macs(self) -> int:
         """Multiply-accumulates of one inference."""
         return sum(layer.macs for layer in self.layers)
+
+    @functools.cached_property
+    def storing(self) -> frozenset[str]:
+        """Names of the layers with kernels of their own: no layer before has them."""
+        first: dict[str, str] = {}
+        for layer in self.layers:
+            if layer.weights is not None:
+                first.setdefault(layer.weights, layer.name)
+        return frozenset(first.values())
 
     @functools.cached_property
     def float_tensors(self) -> frozenset[str]:

@@ -18,13 +18,11 @@ from matar_tf import packaged
 from matar_tf import parameters as parameters_module
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, ExportError
+from matar_tf.norms import NormParameters, norm_places, num_norm_rows
 from matar_tf.parameters import (
     LayerParameters,
-    NormParameters,
     Parameters,
     TensorParameters,
-    norm_places,
-    num_norm_rows,
 )
 from matar_tf.policy import Policy
 from matar_tf.space import PolicySpace

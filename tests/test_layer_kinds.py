@@ -135,7 +135,7 @@ OWN_NAMES = {
     "keras/rewrite/graph.py": set(),
     "keras/rewrite/kinds.py": {
         *("ChannelScale", "Dequantize", "Identity", "InputLayer", "InputQuantize"),
-        *("MultiBitBatchNormalization", "Quantize"),
+        *("MultiBitBatchNormalization", "Quantize", "SharedLayer"),
     },
     "keras/rewrite/layout.py": set(),
     "keras/rewrite/lifting.py": {"Reshape"},

@@ -13,7 +13,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import snap_affine
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.keras.quantizers.tracing import active_tracer
-from matar_tf.parameters import norm_places, num_norm_rows
+from matar_tf.norms import norm_places, num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS, check_bits
 
 __all__ = [
@@ -72,7 +72,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
     A convolution with 2-bit weights has other output statistics than one with 8-bit
     weights, and so it is with the widths of what is before it; one shared set of
     statistics fits none. Mean and variance are added up from terms, as
-    `matar_tf.parameters.NormParameters` says. In evaluation the shift is rounded to
+    `matar_tf.norms.NormParameters` says. In evaluation the shift is rounded to
     the grid of the integer accumulator, as in the deployed model.
 
     Formula: ``a = abs(gamma) / sqrt(variance + epsilon)``,
@@ -132,7 +132,7 @@ class MultiBitBatchNormalization(keras.layers.Layer):
         return [len(bits) for _, _, bits in self.entries]
 
     def build(self, input_shape: Shape) -> None:
-        """Creates the banks; see `matar_tf.parameters.NormParameters`."""
+        """Creates the banks; see `matar_tf.norms.NormParameters`."""
         channels = int(input_shape[-1])
         # `norm_places` is affine in the rows; as one product it takes few kernels.
         sizes = self._sizes

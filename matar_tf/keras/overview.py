@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from matar_tf.errors import readable_line
-from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras
 from matar_tf.keras.borders import Dequantize
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
 from matar_tf.keras.packaging.float_layers import float_layers
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name, kernel_attribute, kind_of
+from matar_tf.keras.shared import SharedLayer
 from matar_tf.layer_kinds import (
     ACTIVATIONS,
     GRID_OF,
@@ -54,8 +55,9 @@ class LayerSummary:
       name: Its name, as in policies.
       kind: Its class.
       shape: Shape of its output, without the batch axis; None for an unknown size.
-      quantized: What of it is quantized: ``kernel`` and ``output``, the latter also
-        as ``grid of its input``, ``fixed grid`` or ``grid of 'other'``.
+      quantized: What of it is quantized: ``kernel`` and ``output``, the former also
+        as ``kernel of 'other'`` where a layer is called once more, the latter as
+        ``grid of its input``, ``fixed grid`` or ``grid of 'other'``.
       weight_bits: Widths of the kernel that a policy may take.
       activation_bits: Widths of the output that a policy may take.
       macs: Multiply-accumulates for one sample; an unknown size counts as 1.
@@ -149,8 +151,8 @@ def summary(model: KerasModel) -> Summary:
     readers: dict[str, list[KerasLayer]] = {layer.name: [] for layer in model.layers}
     for layer in model.layers:
         for node in layer.inbound_nodes[-1:]:
-            for above in tf.nest.flatten(node.inbound_layers):
-                readers[above.name].append(layer)
+            for tensor in wrapper.tensors_read(node):
+                readers[tensor.node.layer.name].append(layer)
     in_float = {one.name for one in float_layers(model)}
     layers = tuple(
         _layer(layer, readers, in_float=layer.name in in_float)
@@ -165,16 +167,18 @@ def _layer(layer: KerasLayer, readers: _Readers, *, in_float: bool) -> LayerSumm
     inner = wrapper.inner_layer(layer)
     quantizers = wrapper.all_quantizers(layer)
     weights = [one for one in quantizers if one.kind == "weights"]
+    kernel = wrapper.kernel_quantizer(layer)
     tensors = [one for one in quantizers if one.kind == "activations"]
     output = _output(layer)
-    is_integer = bool(weights) and _reads_grid(layer) and not in_float
+    is_integer = kernel is not None and _reads_grid(layer) and not in_float
     note = "stays in float" if in_float else _note(layer, readers)
-    bits = weights[0].bits if weights else ()
+    what = "kernel" if _has_own(layer) else f"kernel of {inner.name!r}"
+    bits = kernel.bits if kernel else weights[0].bits if weights else ()
     return LayerSummary(
         name=_name(layer),
         kind=kind_of(inner),
         shape=tuple(layer.output_shape[1:]),
-        quantized=(*(["kernel"] if weights else []), *([output] if output else [])),
+        quantized=(*([what] if bits else []), *([output] if output else [])),
         weight_bits=bits,
         activation_bits=tensors[-1].bits if tensors else (),
         macs=_macs(layer),
@@ -241,11 +245,17 @@ def _weight_bytes(layer: KerasLayer, readers: _Readers) -> dict[int, int]:
     )
     num_biases = layer.output_shape[-1] if is_biased else 0
     constants = _CONSTANT_BYTES * (num_scales + num_biases)
-    size = math.prod(_kernel_shape(layer))
+    size = math.prod(_kernel_shape(layer)) if _has_own(layer) else 0
     return {
         bits: packed_bytes(size, _nearest(quantizer.bits, bits)) + constants
         for bits in _SHOWN_BITS
     }
+
+
+def _has_own(layer: KerasLayer) -> bool:
+    """Whether a layer has a quantized kernel that is not another one's."""
+    quantizer = wrapper.kernel_quantizer(layer)
+    return quantizer is not None and quantizer.layer is layer
 
 
 def _nearest(offered: tuple[int, ...], bits: int) -> int:
@@ -258,7 +268,7 @@ def _is_norm(layer: KerasLayer) -> bool:
 
 def _name(layer: KerasLayer) -> str:
     """Returns the name of a layer, as in policies if it has an entry there."""
-    is_entry = isinstance(layer, InputQuantize)
+    is_entry = isinstance(layer, (InputQuantize, SharedLayer))
     return wrapper.entry_name(layer) if is_entry else wrapper.inner_layer(layer).name
 
 

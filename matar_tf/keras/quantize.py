@@ -10,8 +10,8 @@ from matar_tf.keras._compat import keras, tfmot
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_model
+from matar_tf.keras.rewrite.networks import layers_by_name
 from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
-from matar_tf.keras.rewrite.read import layers_by_name
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -69,7 +69,9 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
         configs = {
             name: {"quantize_config": one} for name, one in prepared.configs.items()
         }
-        return build_model(prepared.graph, prepared.originals), configs
+        return build_model(
+            prepared.graph, prepared.originals, again=prepared.again
+        ), configs
 
 
 class _Registry(_tfmot.QuantizeRegistry):
@@ -205,7 +207,9 @@ def quantize_model(
             norm_context=_checked_context(norm_context),
             strict=strict,
         )
-        quantized = build_model(prepared.graph, prepared.originals, prepared.configs)
+        quantized = build_model(
+            prepared.graph, prepared.originals, prepared.configs, prepared.again
+        )
     quantized = _with_named_ends(model, quantized)
     _take_over_precision(model, quantized)
     num_lost = len(model.losses) - len(quantized.losses)
@@ -242,7 +246,8 @@ def _take_over_precision(model: Any, quantized: Any) -> None:
     originals = layers_by_name(model)
     for layer in quantized.layers:
         original = originals.get(wrapper.inner_layer(layer).name)
-        has_kernel = wrapper.kernel_quantizer(layer) is not None
+        kernel = wrapper.kernel_quantizer(layer)
+        has_kernel = kernel is not None and kernel.layer is layer
         if original is not None and has_kernel and half_precision.is_mixed(original):
             half_precision.set_policy(layer, original.dtype_policy)
     if half_precision.is_mixed(model):  # by which `compile` scales the loss

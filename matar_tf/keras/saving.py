@@ -16,6 +16,7 @@ from matar_tf.keras.layers import (
 )
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
+from matar_tf.keras.shared import SharedLayer
 from matar_tf.keras.slices import Slice
 from matar_tf.keras.stored import read_model
 from matar_tf.keras.sums import MultiBitAdd, MultiBitSubtract
@@ -66,6 +67,7 @@ def _register_tfmot_objects() -> None:
         MultiBitAdd,
         MultiBitBatchNormalization,
         MultiBitSubtract,
+        SharedLayer,
         Quantize,
         Slice,
     ):

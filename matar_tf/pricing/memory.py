@@ -81,9 +81,11 @@ def layer_weight_bytes(
     """Returns the constant bytes of one layer.
 
     ``ceil(kernel_bits / 8) + constant_bytes``: kernel as stored, 32-bit integer bias,
-    one 32-bit float scale per output channel.
+    one 32-bit float scale per output channel. A kernel of several calls counts at the
+    first: it is stored once, and fetched for each.
     """
-    kernel = math.ceil(kernel_bits(layer, weight_bits, storage) / 8)
+    bits = kernel_bits(layer, weight_bits, storage)
+    kernel = math.ceil(bits / 8) if layer.name in workload.storing else 0
     return kernel + constant_bytes(layer, workload)
 
 

@@ -169,7 +169,8 @@ class CostModel:
         )
         self._batch_size = batch_size
         self._liveness = Liveness(workload, target.storage)
-        self._num_weight_elems = sum(layer.weight_elems for layer in workload.layers)
+        self._storing = [one for one in workload.layers if one.name in workload.storing]
+        self._num_weight_elems = sum(layer.weight_elems for layer in self._storing)
         self._elems = {name: item.elems for name, item in workload.tensors.items()}
         self._num_activation_elems = sum(self._elems.values())
         self._table = PriceTable(
@@ -257,7 +258,7 @@ class CostModel:
             return None
         total = sum(
             layer.weight_elems * policy.weights[layer.weights]
-            for layer in self.workload.layers
+            for layer in self._storing
             if layer.weights is not None
         )
         return total / self._num_weight_elems

@@ -16,7 +16,7 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.tflite._islands import take_islands
-from matar_tf.tflite._places import makers_of
+from matar_tf.tflite._places import makers_of, multiplies_integers
 from matar_tf.tflite._schema import (
     drop_tensors,
     find_operator_code,
@@ -36,8 +36,9 @@ def normalise(
     """Brings a converted model into the form that a template has.
 
     Functions that were left in float between two grids are put onto both, copies of a
-    kernel become one, reshapes that a batch of one does not need are put back. The
-    batch axis of constant shapes is freed. Inputs and outputs get the names of a
+    kernel become one, reshapes that a batch of one does not need are put back. Each
+    multiplication has a kernel and a bias of its own, which may hold the same values.
+    The batch axis of constant shapes is freed. Inputs and outputs get the names of a
     signature; a single output that which the converter gives a SavedModel's.
 
     Args:
@@ -53,6 +54,7 @@ def normalise(
     _fuse_borders(model)
     islands = take_islands(model)
     _undo_copies(model)
+    _separate_kernels(model)
     _restore_reshapes(model)
     _free_batch(model)
     _add_signature(model, outputs or {})
@@ -79,6 +81,23 @@ def _undo_copies(model: Any) -> None:
         operator.opcodeIndex = find_operator_code(model, name, 2)
         operator.builtinOptionsType = schema.BuiltinOptions.NONE
         operator.builtinOptions = None
+
+
+def _separate_kernels(model: Any) -> None:
+    """Copies the tensors, not the values, of constants that several multiply by."""
+    graph, seen = model.subgraphs[0], set[int]()
+    for operator in graph.operators:
+        if not multiplies_integers(model, operator):
+            continue
+        for place in (1, OPERATORS[op_name(model, operator)].bias):
+            index = int(operator.inputs[place]) if place < len(operator.inputs) else -1
+            if index in seen:
+                graph.tensors.append(copy.copy(graph.tensors[index]))
+                inputs = [int(one) for one in operator.inputs]
+                inputs[place] = len(graph.tensors) - 1
+                operator.inputs = inputs
+            elif index >= 0:
+                seen.add(index)
 
 
 def _restore_reshapes(model: Any) -> None:

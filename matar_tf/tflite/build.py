@@ -21,9 +21,10 @@ import numpy as np
 from matar_tf.errors import ExportError, ModelError
 from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.packaged import Artifact
-from matar_tf.parameters import activation_range
+from matar_tf.parameters import LayerParameters, activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
+from matar_tf.template_map import KernelPlace
 from matar_tf.tflite._float_kernels import (
     check_pieces,
     kernel_names,
@@ -83,6 +84,10 @@ class ModelBuilder:
         self._template = template or Template.of(
             artifact.template, artifact.template_map
         )
+        self._calls = {
+            entry: (entry, *self._template.calls(entry))
+            for entry in artifact.parameters.layers
+        }
         _check_kernels(artifact, self._template)
         _check_steps(artifact, self._template)
 
@@ -132,9 +137,10 @@ class ModelBuilder:
             check_int8(profile)
             widen(model, self._template)
         kernels = [
-            self._kernel(model, entry, bits, policy)
-            for entry, bits in policy.weights.items()
+            self._kernel(model, name, policy)
+            for entry in policy.weights
             if entry in self._template.kernels
+            for name in self._calls[entry]
         ]
         self._fill_tensors(model, policy)
         in_float = [
@@ -175,13 +181,16 @@ class ModelBuilder:
             "kernels": {
                 name: one.entry
                 for one in storages
-                for name in kernel_names(
-                    one.entry, len(self._template.pieces.get(one.entry, ()))
-                )
+                for name in self._stored_names(one.entry)
             },
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
+
+    def _stored_names(self, entry: str) -> list[str]:
+        """Returns the names of the tensors that hold the kernel of an entry."""
+        first = kernel_names(entry, len(self._template.pieces.get(entry, ())))
+        return [*first, *(f"{name}/kernel" for name in self._calls[entry][1:])]
 
     def _in_order(self, policy: Policy) -> Policy:
         """Returns a policy in the order of the space: equal ones give equal files."""
@@ -200,12 +209,14 @@ class ModelBuilder:
             one for one in self._template.clamps if activations[one] >= MAX_BITS
         )
 
-    def _kernel(self, model: Any, entry: str, bits: int, policy: Policy) -> Kernel:
-        place = self._template.kernels[entry]
+    def _kernel(self, model: Any, name: str, policy: Policy) -> Kernel:
+        place = self._template.kernels[name]
         operator = model.subgraphs[0].operators[place.operator]
-        model.subgraphs[0].tensors[operator.inputs[1]].name = f"{entry}/kernel"
+        model.subgraphs[0].tensors[operator.inputs[1]].name = f"{name}/kernel"
+        entry, call = (place.weights or name), (place.weights and name)
+        bits = policy.weights[entry]
         layer = self._artifact.parameters.layers[entry]
-        factor, offset = layer.affine(policy)
+        factor, offset = layer.affine(policy, call)
         if place.input is None:
             tensor = model.subgraphs[0].tensors[source_of(model, operator)]
             input_scale = np.float32(tensor.quantization.scale[0])
@@ -290,24 +301,38 @@ class ModelBuilder:
 def _check_kernels(artifact: Artifact, template: Template) -> None:
     """Checks that the template has room for each kernel and each bias."""
     model = parse_model(template.content)
-    graph = model.subgraphs[0]
     for entry, layer in artifact.parameters.layers.items():
         if entry in template.pieces:
             check_pieces(model, entry, template.pieces[entry], layer)
             continue
-        operator = graph.operators[template.kernels[entry].operator]
-        shapes = [
-            tuple(int(size) for size in graph.tensors[index].shape)
-            for index in (operator.inputs[1], bias_of(model, operator))
-            if index >= 0
-        ]
-        channels = layer.kernel.shape[layer.channel_axis]
-        expected = [layer.kernel.shape, (channels,)][: len(shapes)]
-        if shapes != expected:
+        calls = template.calls(entry)
+        if sorted(layer.calls) != sorted(calls):
             raise ModelError(
-                f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
-                f"in the template, got {shapes}; package the model again."
+                f"Expected the calls {list(layer.calls)} of {entry!r} in the template "
+                f"map, got {list(calls)}; package the model again."
             )
+        for name in (entry, *calls):
+            _check_room(model, entry, layer, template.kernels[name])
+
+
+def _check_room(
+    model: Any, entry: str, layer: LayerParameters, place: KernelPlace
+) -> None:
+    """Checks that an operator has room for a kernel and its bias."""
+    graph = model.subgraphs[0]
+    operator = graph.operators[place.operator]
+    shapes = [
+        tuple(int(size) for size in graph.tensors[index].shape)
+        for index in (operator.inputs[1], bias_of(model, operator))
+        if index >= 0
+    ]
+    channels = layer.kernel.shape[layer.channel_axis]
+    expected = [layer.kernel.shape, (channels,)][: len(shapes)]
+    if shapes != expected:
+        raise ModelError(
+            f"Expected a kernel and a bias of the shapes {expected} for {entry!r} "
+            f"in the template, got {shapes}; package the model again."
+        )
 
 
 def _check_steps(artifact: Artifact, template: Template) -> None:

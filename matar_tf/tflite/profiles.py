@@ -7,6 +7,7 @@ container, and so the size of the file and which runtimes take it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -204,12 +205,30 @@ def store_kernels(
 ) -> tuple[Storage, ...]:
     """Writes kernels and biases into the object form of a model.
 
+    Calls of one layer have the levels of its kernel once, where they are the same: not
+    so if a channel passes nothing on in one of them.
+
     Returns:
       How each kernel was stored.
     """
+    tensors = [int(kernel.operator.inputs[1]) for kernel in kernels]
     if profile.name == "packed-float":
-        return _store_for_float(model, kernels)
-    return tuple(_STORES[profile.name](model, kernel) for kernel in kernels)
+        storages = _store_for_float(model, kernels)
+    else:
+        storages = tuple(_STORES[profile.name](model, kernel) for kernel in kernels)
+    _store_once(model, kernels, tensors)
+    return storages
+
+
+def _store_once(model: Any, kernels: Sequence[Kernel], tensors: Sequence[int]) -> None:
+    """Lets the kernels of one entry have one buffer if they hold the same bytes."""
+    buffers: dict[tuple[str, bytes], int] = {}
+    counts = Counter(kernel.entry for kernel in kernels)
+    for kernel, index in zip(kernels, tensors, strict=True):
+        if counts[kernel.entry] > 1:
+            tensor = model.subgraphs[0].tensors[index]
+            content = bytes(model.buffers[tensor.buffer].data)
+            tensor.buffer = buffers.setdefault((kernel.entry, content), tensor.buffer)
 
 
 def _store_int8(model: Any, kernel: Kernel, note: str | None = None) -> Storage:

@@ -30,6 +30,7 @@ from matar_tf.tflite._places import (
 )
 from matar_tf.tflite._schema import (
     CheckedModel,
+    bias_of,
     compact,
     find_operator_code,
     op_name,
@@ -53,6 +54,8 @@ class Fingerprints:
       weights: Scale of each kernel, by weight entry.
       activations: Scale of each activation, by activation entry.
       signed: Activation entries with values below 0.
+      calls: Names of the further calls of layers that are called several times, by
+        weight entry; the bias of the n-th begins near ``n + 1``.
       float_layers: Names of the layers that stay in float, by the numbers of their
         marks.
       float_kernels: Their kernels, by weight entry.
@@ -61,6 +64,9 @@ class Fingerprints:
     weights: Mapping[str, float]
     activations: Mapping[str, float]
     signed: tuple[str, ...]
+    calls: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict[str, "tuple[str, ...]"]
+    )
     float_layers: tuple[str, ...] = ()
     float_kernels: Mapping[str, CodedKernel] = field(
         default_factory=dict[str, CodedKernel]
@@ -132,9 +138,10 @@ def read_template(
     compact(model)
     tensors = _match_tensors(model, fingerprints)
     kernels = _match_kernels(model, fingerprints, tensors)
+    calls = [name for names in fingerprints.calls.values() for name in names]
     for kind, found, expected in (
         ("activation", set(tensors.values()), fingerprints.activations),
-        ("weight", set(kernels), fingerprints.weights),
+        ("weight", set(kernels), {*fingerprints.weights, *calls}),
     ):
         missing = sorted(set(expected) - found)
         if missing:
@@ -255,20 +262,53 @@ def _match_kernels(
     model: Any, fingerprints: Fingerprints, tensors: Mapping[int, str]
 ) -> dict[str, KernelPlace]:
     graph = model.subgraphs[0]
-    kernels: dict[str, KernelPlace] = {}
+    found: dict[int, str] = {}
     for index, operator in enumerate(graph.operators):
         if not multiplies_integers(model, operator):
             continue
         kernel = graph.tensors[operator.inputs[1]]
         entry = _match(_scale(kernel) or 0.0, fingerprints.weights)
-        source = tensors.get(source_of(model, operator))
         if entry is None:
             raise ModelError(
                 f"The kernel {(kernel.name or b'?').decode()!r} of the converted model "
                 "belongs to no weight entry."
             )
-        kernels[entry] = KernelPlace(operator=index, input=source)
-    return kernels
+        found[index] = entry
+    names = _named_calls(model, found, fingerprints)
+    return {
+        names[index]: KernelPlace(
+            operator=index,
+            input=tensors.get(source_of(model, graph.operators[index])),
+            weights=entry if names[index] != entry else None,
+        )
+        for index, entry in found.items()
+    }
+
+
+def _named_calls(
+    model: Any, found: Mapping[int, str], fingerprints: Fingerprints
+) -> dict[int, str]:
+    """Returns which call of a layer each multiplication is, by operator.
+
+    Biases tell them apart; without one they are alike, and follow each other.
+    """
+    operators = model.subgraphs[0].operators
+    names = dict(found)
+    for entry, calls in fingerprints.calls.items():
+        places = [index for index, one in found.items() if one == entry]
+        numbers = [_first_bias(model, operators[index]) - 1 for index in places]
+        if sorted(numbers) == list(range(len(calls) + 1)):
+            places = [places[numbers.index(number)] for number in sorted(numbers)]
+        names |= dict(zip(places, (entry, *calls), strict=False))
+    return names
+
+
+def _first_bias(model: Any, operator: Any) -> int:
+    """Returns the first value of a multiplication's bias, rounded; 0 without one."""
+    index = bias_of(model, operator)
+    tensor = model.subgraphs[0].tensors[index]
+    values = None if index < 0 else tensor_array(model, tensor)
+    return 0 if values is None else round(values[0] * float(_scale(tensor) or 0.0))
 
 
 def find_before_clamps(

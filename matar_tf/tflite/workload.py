@@ -120,7 +120,9 @@ class _Reader:
             entry = str(self._template.tensors.get(index))
             self._inputs[source] = self._add_tensor(index, entry)
             return
-        name = self._entries.get(number) or f"{kind.lower()}_{number}"
+        call = self._entries.get(number)
+        weights = call and (self._template.kernels[call].weights or call)
+        name = call or f"{kind.lower()}_{number}"
         is_border = kind == "QUANTIZE" and _is_float(self._graph.tensors[source])
         sources = self._sources(operator.inputs)
         output = self._add_made(index, name)
@@ -131,7 +133,7 @@ class _Reader:
                 inputs=sources,
                 output=output,
                 **_arithmetic(self._model, operator, kind),
-                weights=self._entries.get(number),
+                weights=weights,
                 float_ops=1 if is_border else 0,
                 float_elems=self._tensors[output].elems if is_border else 0,
             )

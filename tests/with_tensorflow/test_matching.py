@@ -24,7 +24,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.train import matching
 from matar_tf.keras.train.matching import matched
 from matar_tf.keras.train.terms import fit_terms, flat
-from matar_tf.parameters import norm_places
+from matar_tf.norms import norm_places
 from matar_tf.samplers import IndependentSampler, draw_policies, spread_policies
 
 L = keras.layers

@@ -159,17 +159,6 @@ def test_what_acts_in_evaluation_too_is_refused(kind: Any) -> None:
     quantize_model(called(kind(0.5, name="noisy"), training=False))
 
 
-def test_a_model_that_is_called_twice_is_refused_once() -> None:
-    extractor, pool = base(), L.GlobalAveragePooling2D
-    sides = [L.Input((12, 12, 3)) for _ in range(2)]
-    x = L.Add()([pool()(extractor(one)) for one in sides])
-    with pytest.raises(ModelError) as caught:
-        quantize_model(keras.Model(sides, x))
-    lines = str(caught.value).split("\n")
-    assert sum("'base' (a model) shared by several places" in one for one in lines) == 1
-    assert len(lines) == 3  # the title, both inputs, the base
-
-
 def test_a_subclassed_model_inside_is_refused_by_its_path() -> None:
     class Own(keras.Model):
         def call(self, inputs: Any) -> Any:

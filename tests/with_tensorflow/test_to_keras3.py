@@ -102,3 +102,37 @@ def test_other_models_are_refused() -> None:
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(ModelError, match="Expected a multi-bitwidth model"):
         to_keras3(model, "w8a8")
+
+
+def siamese() -> Any:
+    """A tower in Keras 3 that two inputs go through; a dense layer called thrice."""
+    layers = keras3.layers
+    fed = keras3.Input((6, 6, 2))
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, name="conv")(fed))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    tower = keras3.Model(fed, x, name="tower")
+    dense, sides = (
+        layers.Dense(4, name="dense"),
+        [keras3.Input((6, 6, 2)) for _ in "ab"],
+    )
+    one, other = (dense(tower(side)) for side in sides)
+    return keras3.Model(sides, layers.Subtract()([dense(one), other]))
+
+
+def test_shared_layers_come_and_go(tmp_path: Path) -> None:
+    there = siamese()
+    rng = np.random.default_rng(0)
+    there.set_weights([rng.uniform(0.2, 1.0, one.shape) for one in there.weights])
+    x = [tf.constant(rng.standard_normal((3, 6, 6, 2), np.float32)) for _ in "ab"]
+    expected = np.asarray(there(x, training=False))
+    there.save(tmp_path / "net.keras")
+    here = from_keras3(tmp_path / "net.keras")
+    assert_near(infer(from_keras3(there), x), expected)
+    assert_near(infer(here, x), expected)
+    model = quantize_model(here)
+    assert list(get_policy_space(model).weights) == ["tower/conv", "dense"]
+    again = to_keras3(model, "w8a8")
+    set_policy(model, "w8a8")
+    with tracing(KernelsAlone()):
+        assert_near(again(x, training=False), infer(model, x).numpy())
+    assert [one.name for one in again.layers].count("dense") == 1

@@ -15,6 +15,8 @@ from matar_tf.keras.keras3.arguments import argument_names
 from matar_tf.keras.policies import get_policy, set_policy
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name, kind_of
+from matar_tf.keras.rewrite.graph import FreeNames
+from matar_tf.keras.shared import SharedLayer
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
 
@@ -80,7 +82,12 @@ def _built(network: KerasModel) -> Any:
         for call in network._nodes_by_depth[depth]
     ]
     found: list[str] = []
-    plans = {call.layer.name: _plan(call.layer, keras3, found) for call in calls}
+    names = FreeNames([])
+    plans = {
+        call.layer.name: _plan(call.layer, keras3, found, names)
+        for call in calls
+        if not isinstance(call.layer, SharedLayer)
+    }
     if found:
         title = (
             f"Expected layers that Keras 3 has in {network.name!r}, got {len(found)} "
@@ -94,7 +101,7 @@ def _built(network: KerasModel) -> Any:
     }
     tensors: dict[int, Any] = {}
     for call in calls:
-        outputs = _called(call, made.get(call.layer.name), tensors)
+        outputs = _called(call, made, tensors)
         ends = zip(tf.nest.flatten(call.outputs), tf.nest.flatten(outputs), strict=True)
         tensors |= {id(one): other for one, other in ends}
     for name, layer in made.items():
@@ -110,10 +117,14 @@ def _built(network: KerasModel) -> Any:
     )
 
 
-def _called(call: Any, layer: Any, tensors: Mapping[int, Any]) -> Any:
+def _called(call: Any, made: Mapping[str, Any], tensors: Mapping[int, Any]) -> Any:
     """Returns what a layer of Keras 3 makes of the tensors that it reads."""
+    if isinstance(call.layer, SharedLayer):
+        owner = made[call.layer.shared_layer.name]
+        return owner(*(tensors[id(one)] for one in wrapper.tensors_read(call)))
     if call.is_input:
-        return layer.output
+        return made[call.layer.name].output
+    layer = made.get(call.layer.name)
     arguments, keywords = tf.nest.map_structure(
         lambda value: tensors.get(id(value), value),
         (list(call.call_args), dict(call.call_kwargs)),
@@ -137,9 +148,12 @@ def _load(layer: Any, plan: _Plan | None) -> None:
     layer.set_weights(plan.weights)
 
 
-def _plan(layer: KerasLayer, keras3: Any, found: list[str]) -> _Plan | None:
+def _plan(
+    layer: KerasLayer, keras3: Any, found: list[str], names: FreeNames
+) -> _Plan | None:
     inner = wrapper.inner_layer(layer)
-    kind, name = kind_of(inner), inner.name
+    # Keras 3 takes no paths as names.
+    kind, name = kind_of(inner), names.take(inner.name.replace("/", "_"))
     common = {"name": name, "trainable": layer.trainable}
     if kind == "InputQuantize":
         return None
@@ -189,7 +203,10 @@ def _weights(layer: KerasLayer, inner: KerasLayer) -> tuple[np.ndarray, ...] | N
     if quantizer is None:
         return tuple(inner.get_weights())
     kernel = quantizer.fake_quantize(wrapper.kernel_variable(layer)).numpy()
-    return (kernel, inner.bias.numpy()) if inner.use_bias else (kernel,)
+    # Not `inner.bias`, which is what the wrapper put there last.
+    return (
+        (kernel, wrapper.bias_variable(layer).numpy()) if inner.use_bias else (kernel,)
+    )
 
 
 def _statistics(norm: KerasLayer) -> tuple[np.ndarray, ...]:
@@ -204,7 +221,9 @@ def _scale(layer: KerasLayer, inner: KerasLayer, common: Mapping[str, Any]) -> _
     quantizer = wrapper.kernel_quantizer(layer)
     factor = (kernel if quantizer is None else quantizer.fake_quantize(kernel)).numpy()
     size = factor.size
-    shift = inner.bias.numpy() if inner.use_bias else np.zeros(size, np.float32)
+    shift = np.zeros(size, np.float32)
+    if inner.use_bias:
+        shift = wrapper.bias_variable(layer).numpy()
     return _Plan(
         kind="BatchNormalization",
         arguments={**common, "trainable": False, "epsilon": _EPSILON},

@@ -16,9 +16,17 @@ from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.layer_kinds import LAYER_KINDS, KernelLayout
-from matar_tf.parameters import NormParameters, Parameters
+from matar_tf.norms import NormParameters
+from matar_tf.parameters import Parameters
 
-__all__ = ["common_arrays", "from_tflite", "layout_of", "norms_of", "to_tflite"]
+__all__ = [
+    "calls_of",
+    "common_arrays",
+    "from_tflite",
+    "layout_of",
+    "norms_of",
+    "to_tflite",
+]
 
 # Returns the values that a variable has in some parameters.
 Source: TypeAlias = "Callable[[Parameters], np.ndarray]"
@@ -67,33 +75,48 @@ def from_tflite(
 
 
 def norms_of(model: KerasModel) -> dict[str, KerasLayer]:
-    """Returns the batch norms of a model, by the entry that they are folded into."""
+    """Returns the batch norms of a model, by the call that they are folded into."""
     return {
-        inner.entry: inner
+        wrapper.entry_name(wrapper.multiplier(inner)): inner
         for inner in map(wrapper.inner_layer, model.layers)
         if isinstance(inner, MultiBitBatchNormalization)
     }
 
 
+def calls_of(model: KerasModel) -> dict[str, list[str]]:
+    """Returns the names of the calls of layers with kernels, by weight entry.
+
+    The first is the entry itself.
+    """
+    calls: dict[str, list[str]] = {}
+    for layer in model.layers:
+        quantizer = wrapper.kernel_quantizer(layer)
+        if quantizer is not None:
+            calls.setdefault(quantizer.entry, []).append(wrapper.entry_name(layer))
+    return {entry: [entry, *names[1:]] for entry, names in calls.items()}
+
+
 def common_arrays(model: KerasModel) -> Iterator[tuple[Tensor, Source]]:
     """Yields each variable whose values are in the model's parameters too."""
-    norms = norms_of(model)
+    norms, calls = norms_of(model), calls_of(model)
     for layer in model.layers:
         for one, variable in wrapper.float_kernels(layer):
             yield variable, _float_kernel_of(one.entry, tuple(variable.shape))
         quantizer = wrapper.kernel_quantizer(layer)
-        if quantizer is None:
+        if quantizer is None or quantizer.layer is not layer:
             continue
         entry, kernel = quantizer.entry, wrapper.kernel_variable(layer)
         yield kernel, _kernel_of(entry, wrapper.inner_layer(layer), kernel)
-        if entry in norms:
-            norm = norms[entry]
-            yield norm.gamma, _norm_of(entry, lambda one: one.gamma)
-            yield norm.beta, _norm_of(entry, lambda one: one.beta)
-            yield norm.moving_mean, _norm_of(entry, lambda one: one.mean)
-            yield norm.moving_variance, _norm_of(entry, lambda one: one.variance)
-        elif wrapper.inner_layer(layer).use_bias:
+        if wrapper.inner_layer(layer).use_bias and entry not in norms:
             yield wrapper.bias_variable(layer), _bias_of(entry)
+        for call in calls[entry]:
+            if call in norms:
+                norm = norms[call]
+                yield norm.gamma, _norm_of(entry, call, lambda one: one.gamma)
+                yield norm.beta, _norm_of(entry, call, lambda one: one.beta)
+                yield norm.moving_mean, _norm_of(entry, call, lambda one: one.mean)
+                variance = _norm_of(entry, call, lambda one: one.variance)
+                yield norm.moving_variance, variance
 
 
 def _kernel_of(entry: str, layer: KerasLayer, kernel: Tensor) -> Source:
@@ -110,9 +133,12 @@ def _bias_of(entry: str) -> Source:
     return lambda found: np.asarray(found.layers[entry].bias)
 
 
-def _norm_of(entry: str, part: Callable[[NormParameters], np.ndarray]) -> Source:
+def _norm_of(
+    entry: str, call: str, part: Callable[[NormParameters], np.ndarray]
+) -> Source:
     def values(found: Parameters) -> np.ndarray:
-        norm = found.layers[entry].norm
+        layer = found.layers[entry]
+        norm = layer.norm if call == entry else layer.calls.get(call)
         return np.zeros(0) if norm is None else part(norm)
 
     return values

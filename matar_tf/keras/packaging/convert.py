@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from matar_tf.keras._compat import KerasModel, Tensor, infer, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
+from matar_tf.keras.packaging.common_arrays import calls_of
 from matar_tf.keras.packaging.float_layers import convertible
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
@@ -56,7 +57,7 @@ def make_template(model: KerasModel) -> Template:
       ModelError: If a layer is not quantized, an input has no fixed size, or the
         converter left a float kernel.
     """
-    tracer = _TemplateTracer()
+    tracer = _TemplateTracer(calls_of(model))
     content, outputs, float_layers = _convert(model, tracer)
     return read_template(content, tracer.fingerprints(float_layers), outputs)
 
@@ -172,7 +173,8 @@ def _source(quantizer: InputGrid) -> ActivationGrid:
 class _TemplateTracer(FloatTracer):
     """Gives every tensor an invented scale."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: Mapping[str, Sequence[str]]) -> None:
+        self._calls = calls
         self._weights: dict[str, float] = {}
         self._activations: dict[str, float] = {}
         self._signed: list[str] = []
@@ -190,6 +192,11 @@ class _TemplateTracer(FloatTracer):
             weights=self._weights,
             activations=self._activations,
             signed=tuple(self._signed),
+            calls={
+                entry: tuple(names[1:])
+                for entry, names in self._calls.items()
+                if len(names) > 1
+            },
         )
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
@@ -204,9 +211,12 @@ class _TemplateTracer(FloatTracer):
                 ),
             )
             return tf.constant(code_values(kernel.start, tuple(x.shape)))
-        scale = np.float32(_WEIGHT_SCALE * _RATIO ** len(self._weights))
-        rng = np.random.default_rng(len(self._weights))
-        self._weights[quantizer.entry] = float(scale)
+        entry = quantizer.entry
+        known = list(self._weights)
+        number = known.index(entry) if entry in known else len(known)
+        scale = np.float32(_WEIGHT_SCALE * _RATIO**number)
+        rng = np.random.default_rng(number)
+        self._weights[entry] = float(scale)
         levels = rng.integers(-127, 128, x.shape)
         # The range of a channel must be used, or the converter may narrow it.
         levels.reshape(-1, *levels.shape[-quantizer.num_channel_axes :])[0] = 127
@@ -216,7 +226,7 @@ class _TemplateTracer(FloatTracer):
         )
 
     def bias(self, quantizer: BiasGrid, x: Tensor) -> Tensor:
-        return self._offset(x.shape[-1])
+        return self._offset(x.shape[-1], quantizer.layer)
 
     def activation(self, quantizer: LearnedGrid, x: Tensor) -> Tensor:
         if quantizer.entry not in self._activations:
@@ -237,11 +247,14 @@ class _TemplateTracer(FloatTracer):
         return _top(x, float(_bits_and_step(source)[1]), qmax)
 
     def batch_norm(self, layer: FoldedNorm, x: Tensor) -> Tensor:
-        return x + self._offset(x.shape[-1])
+        return x + self._offset(x.shape[-1], wrapper.multiplier(layer))
 
-    def _offset(self, size: int) -> Tensor:
-        # Never zero, or the converter drops the bias.
-        return tf.constant(np.linspace(1.0, 2.0, size, dtype=np.float32))
+    def _offset(self, size: int, layer: KerasLayer) -> Tensor:
+        # Never zero, or the converter drops the bias; another for each call.
+        kernel = wrapper.kernel_quantizer(layer)
+        names = self._calls[kernel.entry] if kernel is not None else []
+        call = names.index(wrapper.entry_name(layer)) if len(names) > 1 else 0
+        return tf.constant(np.linspace(1.0, 2.0, size, dtype=np.float32) + call)
 
 
 class _PolicyTracer(FloatTracer):

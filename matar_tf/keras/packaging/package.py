@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
@@ -17,7 +17,12 @@ from matar_tf.keras.checks import (
     check_initialized,
     warn_of_grids,
 )
-from matar_tf.keras.packaging.common_arrays import layout_of, norms_of, to_tflite
+from matar_tf.keras.packaging.common_arrays import (
+    calls_of,
+    layout_of,
+    norms_of,
+    to_tflite,
+)
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.float_layers import float_reasons
 from matar_tf.keras.packaging.network import network_members, why_unstored
@@ -27,14 +32,10 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
 from matar_tf.keras.quantizers.grids import KernelGrid
 from matar_tf.layer_kinds import ACTIVATIONS
+from matar_tf.norms import NormParameters
 from matar_tf.operators import Grid
 from matar_tf.outputs import OutputInfo
-from matar_tf.parameters import (
-    LayerParameters,
-    NormParameters,
-    Parameters,
-    TensorParameters,
-)
+from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.workload import read_workload
 
@@ -165,13 +166,14 @@ def _provenance(
 
 def extract_parameters(model: KerasModel) -> Parameters:
     """Returns the trained numbers of a multi-bitwidth model."""
-    norms = norms_of(model)
+    norms, calls = norms_of(model), calls_of(model)
     layers: dict[str, LayerParameters] = {}
     tensors: dict[str, TensorParameters] = {}
     for layer in model.layers:
         kernel = wrapper.kernel_quantizer(layer)
-        if kernel is not None:
-            layers[kernel.entry] = _layer_parameters(layer, kernel, norms)
+        if kernel is not None and kernel.layer is layer:
+            further = calls[kernel.entry][1:]
+            layers[kernel.entry] = _layer_parameters(layer, kernel, norms, further)
         for quantizer, variable in wrapper.float_kernels(layer):
             layers[quantizer.entry] = _float_parameters(quantizer, variable)
         for quantizer in wrapper.all_quantizers(layer):
@@ -191,12 +193,15 @@ def training_versions() -> dict[str, str]:
 
 
 def _layer_parameters(
-    layer: KerasLayer, kernel: KernelGrid, norms: Mapping[str, KerasLayer]
+    layer: KerasLayer,
+    kernel: KernelGrid,
+    norms: Mapping[str, KerasLayer],
+    calls: Sequence[str],
 ) -> LayerParameters:
     inner, stored = wrapper.inner_layer(layer), wrapper.kernel_variable(layer).numpy()
     values, channel_axis = to_tflite(layout_of(inner, stored.ndim), stored)
     step = kernel.all_steps().reshape(len(kernel.bits), -1)
-    norm = norms.get(kernel.entry)
+    norm = _norm_parameters(norms.get(kernel.entry))
     return LayerParameters(
         kernel=values,
         channel_axis=channel_axis,
@@ -205,7 +210,8 @@ def _layer_parameters(
         bias=wrapper.bias_variable(layer).numpy()
         if norm is None and inner.use_bias
         else None,
-        norm=None if norm is None else _norm_parameters(norm),
+        norm=norm,
+        calls={call: _norm_parameters(norms.get(call)) for call in calls},
     )
 
 
@@ -222,7 +228,9 @@ def _float_parameters(quantizer: KernelGrid, variable: Tensor) -> LayerParameter
     )
 
 
-def _norm_parameters(norm: KerasLayer) -> NormParameters:
+def _norm_parameters(norm: KerasLayer | None) -> NormParameters | None:
+    if norm is None:
+        return None
     return NormParameters(
         entries=norm.entries,
         gamma=norm.gamma.numpy(),

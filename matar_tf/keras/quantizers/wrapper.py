@@ -26,6 +26,7 @@ __all__ = [
     "input_quantizer",
     "is_named_end",
     "is_quantized",
+    "is_wrapped",
     "joins",
     "kernel_quantizer",
     "kernel_variable",
@@ -38,6 +39,7 @@ __all__ = [
     "reads_one_tensor",
     "remember_wrapper",
     "row_of",
+    "tensors_read",
     "track_inner_weights",
 ]
 
@@ -46,8 +48,22 @@ _Wrapper = tfmot.quantization.keras.QuantizeWrapper
 
 
 def inner_layer(layer: KerasLayer) -> KerasLayer:
-    """Returns the layer inside tfmot's wrapper, or the layer itself."""
+    """Returns the layer inside tfmot's wrapper, or the layer itself.
+
+    Of a further call of a layer it is that layer's.
+    """
+    layer = _owner(layer)
     return layer.layer if isinstance(layer, _Wrapper) else layer
+
+
+def is_wrapped(layer: KerasLayer) -> bool:
+    """Whether a layer is one of tfmot's wrappers."""
+    return isinstance(layer, _Wrapper)
+
+
+def _owner(layer: KerasLayer) -> KerasLayer:
+    """Returns the layer that has the weights which a layer multiplies by."""
+    return getattr(layer, "shared_layer", layer)
 
 
 def row_of(layer: KerasLayer) -> LayerKind:
@@ -109,7 +125,8 @@ def all_quantizers(layer: KerasLayer) -> tuple[Any, ...]:
 
 def kernel_quantizer(layer: KerasLayer) -> KernelGrid | None:
     """Returns the quantizer of the kernel that a layer multiplies integers by."""
-    found = [q for q in all_quantizers(layer) if q.kind == "weights" and not q.in_float]
+    quantizers = all_quantizers(_owner(layer))
+    found = [q for q in quantizers if q.kind == "weights" and not q.in_float]
     return found[0] if found else None
 
 
@@ -124,13 +141,13 @@ def float_kernels(layer: KerasLayer) -> list[tuple[KernelGrid, Tensor]]:
 
 def kernel_variable(layer: KerasLayer) -> Tensor:
     """Returns the float kernel of a layer that has a `kernel_quantizer`."""
-    quantizer = kernel_quantizer(layer)
-    return next(one for one, other, _ in layer._weight_vars if other is quantizer)
+    quantizer, weights = kernel_quantizer(layer), _owner(layer)._weight_vars
+    return next(one for one, other, _ in weights if other is quantizer)
 
 
 def bias_variable(layer: KerasLayer) -> Tensor:
     """Returns the float bias of a layer that has one and a `kernel_quantizer`."""
-    return layer._weight_vars[-1][0]
+    return _owner(layer)._weight_vars[-1][0]
 
 
 def output_quantizer(layer: KerasLayer) -> ActivationGrid | None:
@@ -199,8 +216,14 @@ def _consumers(layer: KerasLayer) -> list[KerasLayer]:
     return [
         node.outbound_layer
         for node in layer.outbound_nodes
-        if made & {id(one) for one in node.keras_inputs}
+        if made & {id(one) for one in tensors_read(node)}
     ]
+
+
+def tensors_read(node: Any) -> list[Any]:
+    """Returns the tensors that a call of a layer computes with."""
+    is_shared = hasattr(node.layer, "shared_layer")
+    return list(node.keras_inputs[:-1] if is_shared else node.keras_inputs)
 
 
 def remember_wrapper(wrapper: KerasLayer) -> None:
@@ -209,7 +232,7 @@ def remember_wrapper(wrapper: KerasLayer) -> None:
     A wrapper around a frozen layer is frozen, too.
     """
     inner = inner_layer(wrapper)
-    if inner is not wrapper:
+    if is_wrapped(wrapper):
         inner.matar_wrapper = weakref.ref(wrapper)
         if not inner.trainable:
             wrapper.trainable = False
@@ -223,7 +246,7 @@ def track_inner_weights(wrapper: KerasLayer) -> None:
     than the model that was saved.
     """
     inner = inner_layer(wrapper)
-    if inner is wrapper:
+    if not is_wrapped(wrapper):
         return
     known = {id(weight) for weight in wrapper._trainable_weights}
     # Not `trainable_weights`, which are none in a frozen layer.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from matar_tf.errors import ModelError
@@ -22,7 +24,8 @@ _Wrapper = tfmot.quantization.keras.QuantizeWrapperV2
 def build_model(
     graph: Graph,
     originals: Mapping[str, KerasLayer],
-    configs: Mapping[str, Any] | None = None,
+    configs: Mapping[str, Any] = MappingProxyType({}),
+    again: Mapping[str, str] = MappingProxyType({}),
 ) -> KerasModel:
     """Returns a Functional model of new layers, with the weights of the graph.
 
@@ -30,22 +33,52 @@ def build_model(
       graph: A network.
       originals: The layers that nodes may be copies of, by the name of the node.
       configs: What layers are wrapped by tfmot with, by name; others are not.
+      again: The node whose layer a node calls again, by the name of the latter.
     """
     tensors: dict[TensorRef, Tensor] = {}
-    for node in graph.nodes:
-        if configs is not None and node.name in configs:
+    made: dict[str, KerasLayer] = {}
+    for node in _in_order(graph.nodes, again):
+        if node.name in configs:
             inner = build_layer(node, graph, originals)
             wrap = FloatWrapper if node.float_reason else _Wrapper
             layer = wrap(inner, configs[node.name])
             outputs = _called(layer, node, tensors.__getitem__)
+        elif node.name in again:
+            with in_float32():
+                outputs = _called(made[again[node.name]], node, tensors.__getitem__)
         else:
             outputs = _outputs(node, originals, tensors.__getitem__)
+        made[node.name] = tf.nest.flatten(outputs)[0].node.outbound_layer
         for index, tensor in enumerate(tf.nest.flatten(outputs)):
             tensors[TensorRef(node.name, index)] = tensor
     inputs, results = (
         [tensors[ref] for ref in refs] for refs in (graph.inputs, graph.outputs)
     )
     return keras.Model(inputs, results, name=graph.name)
+
+
+def _in_order(nodes: Sequence[Node], again: Mapping[str, str]) -> Iterator[Node]:
+    """Yields nodes after what they read, and after earlier calls of their layers."""
+    uses = {node.name: node.use for node in nodes}
+    calls: dict[str, list[str]] = {}
+    for name in sorted(again, key=uses.__getitem__):
+        calls.setdefault(again[name], [again[name]]).append(name)
+    before = {
+        name: earlier
+        for names in calls.values()
+        for earlier, name in itertools.pairwise(names)
+    }
+    waiting, made = list(nodes), set[str]()
+    while waiting:
+        left: list[Node] = []
+        for node in waiting:
+            needed = {*(ref.node for ref in node.inputs), before.get(node.name)}
+            if needed - {None} <= made:
+                made.add(node.name)
+                yield node
+            else:
+                left.append(node)
+        waiting = left
 
 
 def build_layer(

@@ -50,9 +50,10 @@ class Node:
     """One call of one layer.
 
     Attributes:
-      name: Unique name, that of the layer: layers are called once here.
+      name: Unique name: that of the layer, and for its further calls one of their own.
       kind: Class of the layer, a row of `matar_tf.layer_kinds` or a foreign one.
       origin: Name of the layer of the float model that it came from.
+      use: Which call of that layer it came from, from 0.
       shapes: Shape of each output, with the batch axis; None for an unknown size.
       arguments: What the layer is called with, `TensorRef` for tensors, in any
         structure of lists, tuples and dictionaries.
@@ -74,6 +75,7 @@ class Node:
     kind: str
     origin: str
     shapes: tuple[Shape, ...]
+    use: int = 0
     arguments: tuple[object, ...] = ()
     keywords: Mapping[str, object] = field(default_factory=dict[str, object])
     activation: str = "linear"

@@ -20,6 +20,7 @@ __all__ = [
     "NORM",
     "QUANTIZER",
     "SCALE",
+    "SHARED",
     "activation_row",
     "grid_of",
     "has_kernel",
@@ -45,6 +46,7 @@ INPUT_QUANTIZER = "InputQuantize"
 NORM = "MultiBitBatchNormalization"
 QUANTIZER = "Quantize"
 SCALE = "ChannelScale"
+SHARED = "SharedLayer"
 
 _FOREIGN_KIND = LayerKind()
 _FOREIGN_FUNCTION = Activation(grid=Grid.OWN)

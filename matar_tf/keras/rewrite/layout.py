@@ -43,7 +43,7 @@ from matar_tf.keras.rewrite.lifting import (
 )
 from matar_tf.keras.rewrite.plan import Entries, Plan
 from matar_tf.keras.rewrite.replacements import LAYOUTS, Site
-from matar_tf.parameters import num_norm_rows
+from matar_tf.norms import num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS
 
 __all__ = ["lay_out", "with_widths"]
@@ -84,9 +84,11 @@ def with_widths(
             widths = {"bits": bits, "signed": plan.signed.get(entry, signed_inputs)}
             return replace(node, attributes={**node.attributes, **widths})
         if node.kind == NORM and not node.is_copy:
-            entry = str(node.attributes["entry"])
+            maker = str(node.attributes["entry"])
+            entry = plan.shared.get(maker, maker)
+            node = replace(node, attributes={**node.attributes, "entry": entry})
             bits = space.weights.get(entry, ALL_BITS)
-            return _with_rows(node, bits, contexts.get(entry, ()))
+            return _with_rows(node, bits, contexts.get(maker, ()))
         return node
 
     return replace(graph, nodes=tuple(map(widened, graph.nodes)))

@@ -136,6 +136,7 @@ def _norm(node: Node, site: Site) -> list[Node]:
     if above.kind == node.kind and site.is_read_once(node):
         return list(_norm(_merged(above, node), site))
     is_last = above.activation == "linear" and site.is_read_once(node)
+    is_last = is_last and above.origin not in site.norms_unlike
     if row_of(above).folds_norm and is_last and not above.is_copy:
         return [node]
     scale = scale_node(node, site.free_name(f"{node.name}_scale"), node.inputs[0], 1.0)

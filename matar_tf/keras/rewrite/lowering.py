@@ -38,7 +38,7 @@ def lower(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     tensors: dict[TensorRef, TensorRef] = {}
     for node in graph.nodes:
         new = reading(node, tensors.__getitem__)
-        is_touched = only is None or node.name in only
+        is_touched = only is None or node.origin in only
         if is_touched and row_of(node).joins:
             new = _with_one_grid(new, node, site)
         made = _expanded(new, site) if is_touched else [new]

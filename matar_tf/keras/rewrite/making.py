@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from matar_tf.keras.rewrite.graph import (
     TensorRef,
 )
 from matar_tf.keras.rewrite.kinds import SCALE, is_identity, row_of_kind
+from matar_tf.keras.rewrite.sharing import norms_unlike
 
 __all__ = ["Lowering", "Site", "function_node", "lowers", "made", "scale_node"]
 
@@ -39,6 +41,11 @@ class Site:
         self.nodes: dict[str, Node] = {}
         self.elsewhere: dict[TensorRef, TensorRef] = {}
         self.free_name = FreeNames(graph.by_name).take
+
+    @cached_property
+    def norms_unlike(self) -> frozenset[str]:
+        """The layers before batch norms that cannot all be folded into them."""
+        return norms_unlike(self.graph)
 
     def maker(self, node: Node) -> Node:
         """Returns the node whose values a node reads, past those that keep them."""

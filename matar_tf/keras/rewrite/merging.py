@@ -27,7 +27,7 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     nodes: list[Node] = []
     for old in graph.nodes:
         node = reading(old, tensors.__getitem__)
-        key = _key(graph, node) if only is None or node.name in only else None
+        key = _key(graph, node) if only is None or node.origin in only else None
         first = node if key is None else known.setdefault(key, node)
         if first is node:
             nodes.append(node)

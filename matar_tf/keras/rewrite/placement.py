@@ -24,6 +24,7 @@ from matar_tf.keras.rewrite.kinds import (
     row_of,
 )
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan
+from matar_tf.keras.rewrite.sharing import shared_kernels
 from matar_tf.layer_kinds import ACTIVATIONS, GRID_OF, LAYER_KINDS
 from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS, MAX_BITS
@@ -65,6 +66,7 @@ class _Planner:
     ) -> None:
         self._graph = graph
         self._given = given
+        self._shared = shared_kernels(graph)
         self._nonnegative: dict[str, bool] = {}
         for layer in self._graph.nodes:
             self._nonnegative[layer.name] = self._is_nonnegative(layer, signed_inputs)
@@ -110,6 +112,7 @@ class _Planner:
             placements=placements,
             space=PolicySpace(weights=weights, activations=activations),
             above=self._above(quantized, weights, entry_of),
+            shared=self._shared,
             signed=signed,
         )
 
@@ -134,8 +137,9 @@ class _Planner:
                 owner = self._owners.get(layer.name, layer.name)
                 if owner in entry_of:
                     entries["activations", entry_of[owner]] = None
-                if layer.name in weights:
-                    entries["weights", layer.name] = None
+                kernel = self._shared.get(layer.name, layer.name)
+                if kernel in weights:
+                    entries["weights", kernel] = None
                 waiting += self._graph.parents(layer)
             found[start.name] = list(entries)
         return found
@@ -178,9 +182,10 @@ class _Planner:
             ]
         if choice is not None and choice.entries_of is not None:
             return choice.entries_of(node, placement)
+        kernel = self._shared.get(node.name, node.name)
         entries: list[tuple[str, str, tuple[int, ...]]] = []
         if has_kernel(node):
-            entries.append(("weights", node.name, placement.weight_bits))
+            entries.append(("weights", kernel, placement.weight_bits))
         if placement.quantize_output is True:
             entries.append(("activations", node.name, placement.activation_bits))
         return entries
@@ -356,7 +361,10 @@ class _Planner:
             if _multiplies(layer):
                 last.add(layer.name)
                 tensors.add(self._tensor_name(self._graph.parents(layer)[0]))
-        return first | samples | last | constant, tensors
+        fixed = first | samples | last | constant
+        kernels = {self._shared.get(name, name) for name in fixed}
+        others = {name for name, one in self._shared.items() if one in kernels}
+        return fixed | kernels | others, tensors
 
     def _is_first(self, layer: Node) -> bool:
         """Whether a layer reads the network's input, scaled at most."""

@@ -68,6 +68,7 @@ class Plan:
       space: The widths of each policy entry.
       above: Kind and name of the policy entries before each compute layer, the
         nearest first, by layer name.
+      shared: Whose kernel a node has, by name, of nodes that have not their own.
       signed: Whether what a float layer makes has values below 0, by activation entry.
     """
 
@@ -75,6 +76,7 @@ class Plan:
     space: PolicySpace
     above: Mapping[str, Sequence[tuple[str, str]]]
     signed: Mapping[str, bool]
+    shared: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def contexts(self, size: int) -> dict[str, Entries]:
         """Returns kind, name and widths of the nearest entries before each layer.
@@ -115,7 +117,7 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
     placements = {
         name: replace(
             one,
-            weight_bits=space.weights.get(name, one.weight_bits),
+            weight_bits=space.weights.get(plan.shared.get(name, name), one.weight_bits),
             activation_bits=space.activations.get(name, one.activation_bits),
             float_bits={entry: space.weights[entry] for entry in one.float_bits},
         )

@@ -26,9 +26,15 @@ from matar_tf.keras.rewrite.kinds import INPUT
 from matar_tf.keras.rewrite.layout import lay_out, with_widths
 from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.merging import merge_equal
+from matar_tf.keras.rewrite.networks import is_plain, layers_by_name
 from matar_tf.keras.rewrite.placement import plan_layout
 from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
-from matar_tf.keras.rewrite.read import is_plain, layers_by_name, read_graph
+from matar_tf.keras.rewrite.read import read_graph
+from matar_tf.keras.rewrite.sharing import (
+    called_again,
+    kernels_unlike,
+    tie,
+)
 from matar_tf.patterns import matching
 from matar_tf.space import PolicySpace
 
@@ -51,7 +57,10 @@ def as_layers(model: KerasModel, *, strict: bool = False) -> KerasModel:
       ModelError: As `check_model`.
     """
     graph = check_model(model, strict=strict)
-    return model if is_plain(model) else build_model(graph, layers_by_name(model))
+    if is_plain(model):
+        return model
+    again = called_again(graph)
+    return build_model(graph, layers_by_name(model), again=again)
 
 
 def check_model(
@@ -155,6 +164,8 @@ def _planned(
     graph = lower(merge_equal(graph, only=integers), only=integers)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
     graph = lay_out(fold_norms(graph, per_tensor), only=given)
+    own = {name for name, one in given.items() if one and one.inner is not None}
+    raise_refusals(graph.name, kernels_unlike(graph, own))
     originals = {layer.name: layer for layer in model.layers}
     choices = {
         name: None if one is None else _choice(one, graph, originals)
@@ -171,11 +182,13 @@ class Prepared:
       graph: The network, a node for each layer.
       configs: How each layer that is to be wrapped is quantized, by name.
       originals: The layers that nodes may be copies of, by name.
+      again: The node whose layer a node calls again, by the name of the latter.
     """
 
     graph: Graph
     configs: Mapping[str, MatarQuantizeConfig]
     originals: Mapping[str, KerasLayer]
+    again: Mapping[str, str]
 
 
 def prepare_model(
@@ -217,13 +230,24 @@ def prepare_model(
         plan = apply_space(plan, space)
     contexts = plan.contexts(norm_context)
     graph = with_widths(graph, plan, contexts, signed_inputs=signed_inputs)
-    placed: dict[str, MatarQuantizeConfig] = {}
+    found: dict[str, MatarQuantizeConfig] = {}
     for name, placement in plan.placements.items():
         chosen = given.get(graph.by_name[name].origin)
         inner = None if chosen is None else chosen.inner
-        placed[name] = _config(inner, placement)
-    originals = {layer.name: layer for layer in model.layers}
-    return Prepared(graph=graph, configs=placed, originals=originals)
+        found[name] = _config(inner, placement)
+    arguments = {name: one.get_config() for name, one in found.items()}
+    graph = tie(graph, plan.shared, arguments)
+    again = {
+        name: first
+        for name, first in called_again(graph).items()
+        if graph.by_name[name].is_copy
+    }
+    return Prepared(
+        graph=graph,
+        configs={name: one for name, one in found.items() if name not in plan.shared},
+        originals={layer.name: layer for layer in model.layers},
+        again=again,
+    )
 
 
 def _choice(

@@ -1,6 +1,7 @@
 """Keras model -> graph.
 
-Models inside the model are read as their layers, named by paths: ``base/conv``.
+Models inside the model are read as their layers, named by paths: ``base/conv``. A layer
+that is called several times, or is in a model that is, has a node for each call.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from matar_tf.errors import ModelError
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
-from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import (
     activation_name,
     float_kernels,
@@ -22,37 +21,21 @@ from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
+from matar_tf.keras.rewrite.networks import (
+    OPERATIONS,
+    calls_in,
+    check_network,
+    is_network,
+)
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
 from matar_tf.keras.rewrite.own_layers import as_known
 from matar_tf.keras.rewrite.variables import variables_by_name
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
-__all__ = ["is_plain", "layers_by_name", "read_graph"]
+__all__ = ["read_graph"]
 
-_OPERATIONS = ("SlicingOpLambda", "TFOpLambda")
 _LOSSES = ("AddLoss", "AddMetric")  # how Keras keeps what stands beside the outputs
-# What a Functional and a Sequential model compute.
-_OWN_CALLS = (keras.Sequential.call, keras.Sequential.__mro__[1].call)
-
-
-def is_plain(model: KerasModel) -> bool:
-    """Whether a network is of layers of float32 alone: no models, no operations."""
-    return not any(
-        kind_of(layer) in _OPERATIONS or _is_network(layer) or is_mixed(layer)
-        for layer in model.layers
-    )
-
-
-def layers_by_name(model: KerasModel, prefix: str = "") -> dict[str, KerasLayer]:
-    """Returns the layers of a network, those of models inside it by their paths."""
-    found: dict[str, KerasLayer] = {}
-    for layer in model.layers:
-        if _is_network(layer):
-            found |= layers_by_name(layer, f"{prefix}{layer.name}/")
-        else:
-            found[prefix + layer.name] = layer
-    return found
 
 
 def read_graph(model: KerasModel) -> Graph:
@@ -61,7 +44,7 @@ def read_graph(model: KerasModel) -> Graph:
     Raises:
       ModelError: For a Keras 3 object, or a subclassed or unbuilt model.
     """
-    _check_model(model)
+    check_network(model)
     reader = _Reader()
     reader.read(model, is_frozen=not model.trainable)
     nodes, refs = reader.nodes, reader.refs
@@ -89,7 +72,7 @@ class _Reader:
         self.nodes: dict[str, Node] = {}
         self.refs: dict[int, TensorRef] = {}
         self.refusals: list[str] = []
-        self._networks: set[str] = set()
+        self._calls: dict[int, list[str]] = {}  # nodes of each layer, by its identity
 
     def read(
         self,
@@ -108,22 +91,32 @@ class _Reader:
             if the caller says.
           is_frozen: Whether all of it is frozen, whatever its layers say.
         """
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for call in model._nodes_by_depth[depth]:
-                layer = call.outbound_layer
-                is_input = isinstance(layer, keras.layers.InputLayer)
-                if is_input and prefix:
-                    continue  # its tensor is one of the outer network's
-                name = prefix + layer.name
-                if _is_network(layer):
-                    self._enter(layer, call, name, training, is_frozen)
-                else:
-                    node = _read_node(call, name, self.refs, self.nodes)
-                    node = replace(node, is_frozen=node.is_frozen or is_frozen)
-                    self._add(node, training)
-                    made = self.nodes[next(reversed(self.nodes))]
-                    for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
-                        self.refs[id(tensor)] = TensorRef(made.name, index)
+        for call in calls_in(model):
+            layer = call.outbound_layer
+            is_input = isinstance(layer, keras.layers.InputLayer)
+            if is_input and prefix:
+                continue  # its tensor is one of the outer network's
+            name = prefix + layer.name
+            if is_network(layer):
+                self._enter(layer, call, name, training, is_frozen)
+                continue
+            name = self._take_name(layer, name)
+            origin, *others = self._calls[id(layer)]
+            node = _read_node(call, name, self.refs, self.nodes)
+            node = replace(
+                node,
+                origin=origin,
+                use=len(others),
+                is_frozen=node.is_frozen or is_frozen,
+            )
+            node = _as_called(node, training)
+            same = self._same_call(node) if others else None
+            if same is None:
+                self.nodes[name] = node
+            else:
+                self._calls[id(layer)].pop()
+            for index, tensor in enumerate(tf.nest.flatten(call.outputs)):
+                self.refs[id(tensor)] = TensorRef(same or name, index)
 
     def _enter(
         self,
@@ -134,10 +127,6 @@ class _Reader:
         is_frozen: bool,
     ) -> None:
         """Reads a network inside the network where it is called."""
-        if name in self._networks:
-            self.refusals.append(_why_shared(name, "a model"))
-            name = f"{name} {len(self.nodes)}"  # refused, but read to the end
-        self._networks.add(name)
         told = dict(call.call_kwargs)
         given = told.pop("inputs") if "inputs" in told else call.call_args[0]
         fed = model._flatten_to_reference_inputs(given)
@@ -153,23 +142,30 @@ class _Reader:
         for outer, inner in zip(results, model.outputs, strict=True):
             self.refs[id(outer)] = self.refs[id(inner)]
 
-    def _add(self, node: Node, training: bool | None) -> None:
-        node = _as_called(node, training)
-        if node.name in self.nodes:
-            self.refusals.append(_why_shared(node.name, node.kind))
-            node = replace(node, name=f"{node.name}/{len(self.nodes)}")
-        self.nodes[node.name] = node
+    def _same_call(self, node: Node) -> str | None:
+        """Returns an earlier call of a node's layer on the same tensors, if any."""
+        if node.is_copy or LAYER_KINDS[node.kind].is_identity:
+            return None  # which may draw anew
+        for one in self.nodes.values():
+            if one.origin == node.origin and (
+                (one.arguments, one.keywords, one.is_frozen)
+                == (node.arguments, node.keywords, node.is_frozen)
+            ):
+                return one.name
+        return None
 
+    def _take_name(self, layer: KerasLayer, path: str) -> str:
+        """Returns the name of the node of a call, which is the layer's next one.
 
-def _is_network(layer: KerasLayer) -> bool:
-    """Whether a layer is a Functional or Sequential model."""
-    is_graph = bool(getattr(layer, "_is_graph_network", False))
-    return isinstance(layer, keras.Model) and is_graph and not _calls_otherwise(layer)
-
-
-def _calls_otherwise(model: KerasModel) -> bool:
-    """Whether a model computes something else than the layers that it is of."""
-    return type(model).call not in _OWN_CALLS
+        The first has the path of its layer, the second that and ``/use_2``.
+        """
+        names = self._calls.setdefault(id(layer), [])
+        name = f"{names[0]}/use_{len(names) + 1}" if names else path
+        if name in self.nodes:
+            self.refusals.append(_why_two(name))
+            name = f"{name}/{len(self.nodes)}"  # refused, but read to the end
+        names.append(name)
+        return name
 
 
 def _as_called(node: Node, training: bool | None) -> Node:
@@ -198,10 +194,10 @@ def _as_called(node: Node, training: bool | None) -> Node:
     return node
 
 
-def _why_shared(name: str, kind: str) -> str:
+def _why_two(name: str) -> str:
     return (
-        f"Expected each layer to be used once, got {name!r} ({kind}) shared by several "
-        "places; make a layer for each, because its inputs differ in scale."
+        f"Expected layers of different paths, got two {name!r} (the second call of a "
+        "layer 'x' is 'x/use_2'); rename one."
     )
 
 
@@ -218,37 +214,6 @@ def _why_lost(model: KerasModel, lost: list[str]) -> str:
         "from add_loss or add_metric, which the quantized copy would lack; leave "
         "that out, and call it on the copy."
     )
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        origin = type(model).__module__.split(".")[0]
-        hint = (
-            "it is a Keras 3 object; pass matar_tf.from_keras3(model), or set "
-            "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
-            if origin == "keras"
-            else "pass a model"
-        )
-        raise ModelError(
-            f"Expected a tf_keras model, got {type(model).__module__}."
-            f"{type(model).__name__}: {hint}."
-        )
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise ModelError(
-            f"Expected a built model, but {model.name!r} has no input shape yet; give "
-            "its first layer an input_shape or call build()."
-        )
-    if any(map(wrapper.is_quantized, model._flatten_layers())):
-        raise ModelError(
-            f"Expected a float model, but {model.name!r} is quantized already; pass "
-            "the model that it was made from."
-        )
-    if not getattr(model, "_is_graph_network", False) or _calls_otherwise(model):
-        raise ModelError(
-            f"Expected a Functional or Sequential model, got the subclassed "
-            f"{type(model).__name__} {model.name!r}; rebuild it with "
-            "tf_keras.Model(inputs, outputs)."
-        )
 
 
 def _read_operation(
@@ -306,7 +271,7 @@ def _read_node(
 ) -> Node:
     layer = as_known(call.outbound_layer)
     kind = kind_of(layer)
-    if kind in _OPERATIONS:
+    if kind in OPERATIONS:
         return _read_operation(layer, call, name, refs, nodes)
     is_input = isinstance(layer, keras.layers.InputLayer)
     arguments, keywords = tf.nest.map_structure(

@@ -1,6 +1,6 @@
 """The terms that a batch norm's statistics are added up from, fitted to batches.
 
-NumPy alone. `matar_tf.parameters.NormParameters` says what the terms are: the rows of
+NumPy alone. `matar_tf.norms.NormParameters` says what the terms are: the rows of
 all terms lie one after the other, and each policy takes one row of each. Those of the
 widest policy are the last of each term.
 """

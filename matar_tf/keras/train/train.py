@@ -365,7 +365,7 @@ def _regularize_kurtosis(model: KerasModel, rate: float) -> None:
     regularizer = KurtosisRegularizer(rate)
     for layer in model.layers:
         quantizer = wrapper.kernel_quantizer(layer)
-        if quantizer is not None:
+        if quantizer is not None and quantizer.layer is layer:
             kernel = wrapper.kernel_variable(layer)
             model.add_loss(functools.partial(regularizer, kernel))
 
