@@ -156,7 +156,7 @@ OWN_NAMES = {
     "tflite/_tables.py": set(),
     "tflite/simulator.py": {"CONV_2D", "DEPTHWISE_CONV_2D"},
     "tflite/template.py": {"DEQUANTIZE", "MAXIMUM", "QUANTIZE"},
-    "tflite/workload.py": {"DEQUANTIZE", "QUANTIZE"},
+    "tflite/workload.py": {"DEQUANTIZE", "GATHER", "QUANTIZE"},
 }
 FUNCTIONS = {*ACTIVATIONS} - {"linear"}
 

@@ -11,7 +11,7 @@ from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.memory import constant_bytes, kernel_bits, stored_bits
 from matar_tf.targets.sections import Storage
 from matar_tf.targets.target import Target
-from matar_tf.workload import LayerWorkload, OpKind, Workload
+from matar_tf.workload import FLOAT_BITS, LayerWorkload, OpKind, Workload
 
 __all__ = ["LayerDemand", "demand_of", "float_refusal", "layer_shape", "missing_kind"]
 
@@ -51,6 +51,13 @@ class LayerDemand:
     output_bits: int
     kernel_bits: float
     constant_bits: int
+
+    @property
+    def product_bits(self) -> int:
+        """Product of the widths that are multiplied; 0 of integers without weights."""
+        if self.layer.kind is OpKind.FLOAT:
+            return FLOAT_BITS * FLOAT_BITS
+        return (self.weight_bits or 0) * self.activation_bits
 
     @property
     def out_channels(self) -> int:

@@ -30,7 +30,6 @@ from matar_tf.pricing.roofline import Bound, energy_pj, terms_of
 from matar_tf.targets import MULTIPLY_KINDS, Target
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
 from matar_tf.workload import (
-    FLOAT_BITS,
     LayerWorkload,
     OpKind,
     TensorWorkload,
@@ -343,9 +342,7 @@ class _LayerModel:
             weight_bits=weight_bits,
             activation_bits=demand.activation_bits,
             macs=self._batch_size * layer.macs,
-            bops=self._batch_size
-            * layer.macs
-            * _product_bits(layer, weight_bits, demand.activation_bits),
+            bops=self._batch_size * layer.macs * demand.product_bits,
             cycles=cycles,
             bound=bound,
             energy_pj=energy_pj(demand, ops, target, cycles, terms),
@@ -353,15 +350,6 @@ class _LayerModel:
                 layer, self._workload, weight_bits, target.storage
             ),
         )
-
-
-def _product_bits(
-    layer: LayerWorkload, weight_bits: int | None, activation_bits: int
-) -> int:
-    """Returns the product of the widths of what is multiplied; 0 without weights."""
-    if layer.kind is OpKind.FLOAT:
-        return FLOAT_BITS * FLOAT_BITS
-    return (weight_bits or 0) * activation_bits
 
 
 def _own_cycles(own: object, layer: LayerWorkload) -> float:
