@@ -137,14 +137,19 @@ def _predictor_bars(
         limit="at least 0.94",
         held=ranks >= 0.94,
     )
+    # Of 4 to 8 bits in all entries none is told from another, whatever is measured.
+    narrow = slice(_NUM_OF_A_FAMILY, None)
     pairs = [(expected, first), (expected, second)], [(second, first), (first, second)]
-    ours, theirs = (np.mean([_best_ranks(*one) for one in some]) for some in pairs)
+    ours, theirs = (
+        np.mean([_best_ranks(one[narrow], judge[narrow]) for one, judge in some])
+        for some in pairs
+    )
     yield Bar(
-        name="in the best fifth of each half, that of the predictor (that of the other "
-        "half)",
+        name="the same in the best fifth of each half, of those with narrow entries "
+        "(that of the other half)",
         figure=f"{ours:.3f} ({theirs:.3f})",
         limit="at least 0.9 times the other half's",
-        held=bool(ours >= min(0.9 * theirs, theirs / 0.9)),
+        held=bool(ours >= 0.9 * theirs),
     )
     error = 100.0 * float(np.abs(expected - whole).mean())
     yield Bar(
