@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from matar_tf.artifact import read_artifact
+from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import load_data
 from matar_tf.errors import DataError
 from matar_tf.evolution import SearchOptions, SearchProblem, search
@@ -20,7 +20,14 @@ from matar_tf.results import Candidate, Objective
 from matar_tf.tflite.evaluate import ParallelEvaluator, PolicyEvaluator
 from tools.benchmarks.bars import Bar, provenance
 
-__all__ = ["best_within", "budget_bar", "measure_memory", "time_bar"]
+__all__ = [
+    "OBJECTIVES",
+    "best_within",
+    "budget_bar",
+    "measure_memory",
+    "memory_problem",
+    "time_bar",
+]
 
 # Share of the 8-bit memory: the accuracy that we claim, and the better of the two that
 # Sony MCT 2.6.1 reached (mixed-precision PTQ, TPC with weights of 8/4/2 and 8/6/4/3/2
@@ -28,7 +35,7 @@ __all__ = ["best_within", "budget_bar", "measure_memory", "time_bar"]
 _BUDGETS = {0.5: (86.5, 85.3), 0.4: (86.0, 80.9), 0.3: (85.0, 68.7)}
 _MARGINS = {0.5: 1.0, 0.4: 5.0, 0.3: 15.0}  # over the peer
 _PEER_S = 5.0  # its time for one budget
-_OBJECTIVES = (
+OBJECTIVES = (
     Objective(name="accuracy", maximize=True),
     Objective(name="kernel_bytes"),
 )
@@ -45,6 +52,42 @@ def measure_memory(
             f"Expected fewer samples to search on than the {len(data.x_test)} there "
             f"are, got {num_samples}; the figures are of the others."
         )
+    problem, full = memory_problem(artifact)
+    make = functools.partial(
+        PolicyEvaluator, artifact, data.x_test[:num_samples], data.y_test[:num_samples]
+    )
+    start = time.perf_counter()
+    with ParallelEvaluator(make, 2) as evaluate_many:
+        result = search(
+            problem,
+            evaluate_many,
+            options=SearchOptions(
+                max_evaluations=num_evaluations, patience=None, objectives=OBJECTIVES
+            ),
+            provenance=provenance(
+                artifact_digest=artifact.digest(),
+                data_digest=data.digest(),
+                num_samples=num_samples,
+            ),
+        )
+    took = time.perf_counter() - start
+    others = PolicyEvaluator(
+        artifact, data.x_test[num_samples:], data.y_test[num_samples:]
+    )
+    everything = PolicyEvaluator(artifact, data.x_test, data.y_test)
+    for share in _BUDGETS:
+        best = best_within(result.front, share * full)
+        accuracies = None
+        if best is not None:
+            accuracies = tuple(
+                100.0 * one(best.policy)["accuracy"] for one in (others, everything)
+            )
+        yield budget_bar(share, accuracies, len(data.x_test) - num_samples)
+    yield time_bar(took, result.num_evaluated, num_samples)
+
+
+def memory_problem(artifact: Artifact) -> tuple[SearchProblem, int]:
+    """Returns a search of kernels' memory, and its bytes; activations have 8 bits."""
     sizes = {
         layer.weights: layer.weight_elems
         for layer in artifact.workload.layers
@@ -61,43 +104,12 @@ def measure_memory(
         return {"kernel_bytes": total / 8.0}
 
     problem = SearchProblem(target="memory", space=space, costs=costs)
-    make = functools.partial(
-        PolicyEvaluator, artifact, data.x_test[:num_samples], data.y_test[:num_samples]
-    )
-    start = time.perf_counter()
-    with ParallelEvaluator(make, 2) as evaluate_many:
-        result = search(
-            problem,
-            evaluate_many,
-            options=SearchOptions(
-                max_evaluations=num_evaluations, patience=None, objectives=_OBJECTIVES
-            ),
-            provenance=provenance(
-                artifact_digest=artifact.digest(),
-                data_digest=data.digest(),
-                num_samples=num_samples,
-            ),
-        )
-    took = time.perf_counter() - start
-    others = PolicyEvaluator(
-        artifact, data.x_test[num_samples:], data.y_test[num_samples:]
-    )
-    everything = PolicyEvaluator(artifact, data.x_test, data.y_test)
-    full = sum(sizes.values())
-    for share in _BUDGETS:
-        best = best_within(result.front, share * full)
-        accuracies = None
-        if best is not None:
-            accuracies = tuple(
-                100.0 * one(best.policy)["accuracy"] for one in (others, everything)
-            )
-        yield budget_bar(share, accuracies, len(data.x_test) - num_samples)
-    yield time_bar(took, result.num_evaluated, num_samples)
+    return problem, sum(sizes.values())
 
 
 def best_within(front: Iterable[Candidate], num_bytes: float) -> Candidate | None:
     """Returns the most accurate candidate whose kernels fit; None if none does."""
-    fitting = [one for one in front if one.value(_OBJECTIVES[1]) <= num_bytes]
+    fitting = [one for one in front if one.value(OBJECTIVES[1]) <= num_bytes]
     return max(fitting, key=lambda one: one.metrics["accuracy"], default=None)
 
 
