@@ -276,6 +276,10 @@ def _read_operation(
     )
     node = Node(name=name, kind=f"tf.{symbol}", origin=name, shapes=made)
     try:
+        for tensor in tf.nest.flatten(call.keras_inputs):
+            if tensor.dtype.name in ("bool", "int32", "int64"):
+                kind = tensor.dtype.name
+                raise UnknownOperationError(f"reads {kind}", "leave it out")
         new = read_operation(operation)
     except UnknownOperationError as error:
         reason, remedy = error.args
