@@ -19,6 +19,7 @@ from matar_tf.tflite._schema import (
     op_name,
     parse_model,
     schema,
+    set_buffer,
     tensor_array,
     text_of,
     write_model,
@@ -95,13 +96,23 @@ def _make_float(model: Any, island: list[Any]) -> dict[int, int]:
     graph, dropped = model.subgraphs[0], dict[int, int]()
     for operator in island:
         source, result = int(operator.inputs[0]), int(operator.outputs[0])
-        is_stored = tensor_array(model, graph.tensors[source]) is not None
-        if op_name(model, operator) in _BORDERS and not is_stored:
+        if op_name(model, operator) in _BORDERS:
             dropped[result] = source
-        for index in map(int, operator.outputs):
+        for index in (*map(int, operator.inputs), *map(int, operator.outputs)):
             tensor = graph.tensors[index]
-            if tensor.type == schema.TensorType.INT8:
-                tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
+            if index < 0 or tensor.type != schema.TensorType.INT8:
+                continue
+            values = tensor_array(model, tensor)
+            if values is not None:
+                scale, zero = (
+                    np.asarray(one, np.float32)[0]
+                    for one in (
+                        tensor.quantization.scale,
+                        tensor.quantization.zeroPoint,
+                    )
+                )
+                set_buffer(model, tensor, (values - zero) * np.float32(scale))
+            tensor.type, tensor.quantization = schema.TensorType.FLOAT32, None
     return dropped
 
 

@@ -155,4 +155,4 @@ class TestOperations:
         inputs = L.Input(IMAGE)
         outputs = tf.cast(apply(L.Conv2D(3, 1, padding="same")(inputs)), tf.float32)
         with pytest.raises(ModelError, match=message):
-            quantize_model(keras.Model(inputs, outputs))
+            quantize_model(keras.Model(inputs, outputs), strict=True)

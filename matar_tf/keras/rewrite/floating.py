@@ -38,9 +38,7 @@ def mark_floats(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
             if len(makers) == len(above):
                 reason = f"{node.name!r} ({node.kind}) reads float tensors alone."
         if node.kind != INPUT:
-            # A function that was split off is no layer of the model.
-            is_copy = node.is_copy or (bool(reason) and node.name == node.origin)
-            node = replace(node, float_reason=reason, is_copy=is_copy)
+            node = replace(node, float_reason=reason)
         nodes[node.name] = node
     return replace(graph, nodes=tuple(nodes.values()))
 

@@ -17,8 +17,8 @@ from matar_tf.keras.quantizers.configs import (
     has_known_activation,
     kind_of,
 )
-from matar_tf.keras.quantizers.half_precision import float32_config, is_mixed
-from matar_tf.keras.rewrite.foreign import why_foreign
+from matar_tf.keras.quantizers.half_precision import is_mixed
+from matar_tf.keras.rewrite.fitness import config_of, float_reason_of, refusal_of
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
 from matar_tf.keras.rewrite.networks import (
@@ -241,6 +241,10 @@ def _read_operation(
     )
     node = Node(name=name, kind=f"tf.{symbol}", origin=name, shapes=made)
     try:
+        for tensor in tf.nest.flatten(call.keras_inputs):
+            if tensor.dtype.name in ("bool", "int32", "int64"):
+                kind = tensor.dtype.name
+                raise UnknownOperationError(f"reads {kind}", "leave it out")
         new = read_operation(operation)
     except UnknownOperationError as error:
         reason, remedy = error.args
@@ -294,23 +298,15 @@ def _read_node(
         weights=_weights(layer) if is_known else {},
         is_copy=not is_known,
         is_frozen=not layer.trainable,
-        refusal=_refusal(layer, name, is_known=is_known),
-        float_reason=_float_reason(layer, call, name, is_known=is_known),
+        refusal=refusal_of(layer, name, is_known=is_known),
+        float_reason=float_reason_of(layer, call, name, is_known=is_known),
         float_kernels=tuple(float_kernels(layer)),
     )
 
 
-def _config(layer: KerasLayer) -> dict[str, Any]:
-    """Returns a layer's arguments; none where Keras cannot write them down."""
-    try:
-        return float32_config(layer)
-    except (NotImplementedError, TypeError, ValueError):
-        return {}
-
-
 def _arguments(layer: KerasLayer) -> dict[str, Any]:
     """Returns a layer's arguments, with a function of the user's own as it is."""
-    config = _config(layer)
+    config = config_of(layer)
     is_own = activation_name(layer) not in ACTIVATIONS
     if "activation" in config and (is_own or not has_known_activation(layer)):
         config["activation"] = layer.activation
@@ -319,65 +315,3 @@ def _arguments(layer: KerasLayer) -> dict[str, Any]:
 
 def _weights(layer: KerasLayer) -> dict[str, Array]:
     return dict(zip(variables_by_name(layer), layer.get_weights(), strict=True))
-
-
-def _refusal(layer: KerasLayer, name: str, *, is_known: bool) -> str:
-    """Returns why a layer can be of no form, if Keras alone can tell."""
-    if isinstance(layer, keras.Model):
-        return (
-            f"Expected models inside the model to be Functional or Sequential, got the "
-            f"subclassed {type(layer).__name__} {name!r}; rebuild it with "
-            "tf_keras.Model(inputs, outputs)."
-        )
-    if not _config(layer):
-        return (
-            f"Expected arguments of {name!r} that Keras can write down, got others, "
-            "such as a functools.partial, or a class without get_config; use a "
-            "function of tf_keras by its name, or write get_config."
-        )
-    if not is_known or isinstance(layer, keras.layers.InputLayer):
-        return ""
-    if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
-        return (
-            f"Expected a layer in float32, but {name!r} has variables in "
-            f"{layer.dtype} and computes in {layer.compute_dtype}; build the model "
-            "under the global policy float32, mixed_float16 or mixed_bfloat16."
-        )
-    if getattr(layer, "activity_regularizer", None) is not None:
-        return (
-            f"Expected no activity_regularizer in {name!r}, got one, which "
-            "tfmot's wrapper does not train; leave it out, or penalise the output in "
-            "the loss."
-        )
-    return ""
-
-
-def _float_reason(layer: KerasLayer, call: Any, name: str, *, is_known: bool) -> str:
-    """Returns why no integer kernel computes a layer, if Keras alone can tell."""
-    if not is_known:
-        return why_foreign(layer, name)
-    if isinstance(layer, keras.layers.InputLayer):
-        return ""
-    if activation_name(layer) in ACTIVATIONS and not has_known_activation(layer):
-        return (
-            f"Expected the activation {activation_name(layer)!r} of tf_keras or tf.nn "
-            f"in layer {name!r}, got another function of that name; give it "
-            "another name if it computes something else, or pass the name as a string."
-        )
-    for tensor in tf.nest.flatten(call.keras_inputs):
-        is_mask = (
-            tensor.dtype.name == "bool" and LAYER_KINDS[kind_of(layer)].reads_masks
-        )
-        if tensor.dtype != "float32" and not (is_mask or is_mixed(layer)):
-            return (
-                f"Expected tensors in float32 for {name!r} ({kind_of(layer)}), got one "
-                f"in {tensor.dtype.name}; cast it (keras.Input without a dtype takes "
-                "whole numbers, too)."
-            )
-        if getattr(tensor, "_keras_mask", None) is not None:
-            return (
-                f"Expected tensors without a mask for {name!r} ({kind_of(layer)}), got "
-                "a masked one, which integer kernels do not know; leave mask_zero or "
-                "Masking out."
-            )
-    return ""

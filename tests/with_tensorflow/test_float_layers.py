@@ -1,0 +1,232 @@
+"""Layers that no integer kernel computes: in float, between quantized ones."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixtures.nets import L
+
+from matar_tf.artifact import Artifact, read_artifact, write_artifact
+from matar_tf.errors import ArtifactError, MatarWarning, ModelError
+from matar_tf.keras import calibrate, keras, load_model, package, quantize_model
+from matar_tf.keras._compat import tf
+from matar_tf.keras.packaging.network import load_network
+from matar_tf.keras.policies import get_policy_space, set_policy
+from matar_tf.tflite._schema import op_name, parse_model, schema, tensor_array
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
+
+
+def net(shape: tuple[int, ...], *layers: Any) -> Any:
+    inputs = keras.Input(shape)
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def quantized(model: Any, **options: Any) -> Any:
+    with pytest.warns(MatarWarning, match="stay in float"):
+        return quantize_model(model, **options)
+
+
+def samples_of(model: Any, number: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    shape = (number, *model.input_shape[1:])
+    if model.inputs[0].dtype == "int32":
+        return rng.integers(0, 9, shape).astype(np.int32)
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def low_space(model: Any) -> Any:
+    """Every weight may have 2 bits."""
+    space = get_policy_space(model)
+    return space.with_choices(weights=dict.fromkeys(space.weights, (2, 8)))
+
+
+class Doubled(L.Layer):
+    def call(self, x: Any) -> Any:
+        return 2.0 * tf.sin(x)
+
+
+def mixed() -> Any:
+    return net(
+        (6, 6, 3),
+        L.Conv2D(4, 3, activation="relu", name="first"),
+        L.LayerNormalization(name="norm"),
+        Doubled(name="own"),
+        L.ReLU(name="relu"),
+        L.Conv2D(4, 3, activation="softsign", name="second"),
+        L.Flatten(name="flat"),
+        L.Dense(3, name="logits"),
+    )
+
+
+class TestPlacement:
+    def test_grids_are_where_integers_read_floats(self) -> None:
+        model = quantized(mixed())
+        kinds = [type(one).__name__ for one in model.layers]
+        start, end = kinds.index("Dequantize"), kinds.index("Quantize")
+        assert kinds[start:end] == [
+            *("Dequantize", "LayerNormalization", "Doubled", "ReLU")
+        ]
+        space = get_policy_space(model)
+        assert set(space.weights) == {"first", "second", "logits"}
+        # That of the ReLU has no levels below 0, and none of the others has a grid.
+        assert "relu" in space.activations
+        assert not {"norm", "own"} & set(space.activations)
+        grid = model.get_layer("relu_quantize").multi_bit_quantizers[0]
+        assert grid.signed is False
+
+    def test_what_stays_in_float_is_said_with_its_reason(self) -> None:
+        with pytest.warns(MatarWarning) as caught:
+            quantize_model(mixed())
+        title, *lines = str(caught[0].message).split("\n  ")
+        assert "strict=True" in title
+        assert [next(n for n in _NAMES if f"'{n}'" in one) for one in lines] == [
+            *_NAMES
+        ]
+
+    def test_strict_is_an_error_that_names_each(self) -> None:
+        with pytest.raises(ModelError) as caught:
+            quantize_model(mixed(), strict=True)
+        for name in ("norm", "own", "second"):
+            assert f"'{name}'" in str(caught.value)
+
+    def test_a_network_of_integers_says_nothing(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quantize_model(net((4,), L.Dense(2)), strict=True)
+
+
+_NAMES = ("norm", "own", "relu", "second_activation", "flat")
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Any, Artifact, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    model = quantized(mixed())
+    samples = samples_of(model)
+    calibrate(model, samples)
+    model.compile("adam", "mse")
+    model.fit(samples, np.zeros((16, 3)), verbose=0)
+    with pytest.warns(MatarWarning, match="holds no Keras network"):
+        return model, package(model), samples
+
+
+class TestMixed:
+    @pytest.mark.parametrize("name", ["w8a8", "w2a4"])
+    def test_the_file_is_the_keras_network(self, trained: Any, name: str) -> None:
+        model, artifact, samples = trained
+        policy = artifact.space.named(name)
+        set_policy(model, policy)
+        content = ModelBuilder(artifact).build(policy)
+        found = Runner(content).predict(samples)
+        np.testing.assert_array_equal(found, model.predict(samples, verbose=0))
+
+    def test_nothing_of_an_island_is_of_integers(self, trained: Any) -> None:
+        _, artifact, _ = trained
+        model = parse_model(artifact.template)
+        graph, islands = model.subgraphs[0], artifact.template_map.islands
+        assert {"norm", "own", "relu"} <= set(islands)
+        for number in (i for at in islands.values() for i in at):
+            made = graph.tensors[graph.operators[number].outputs[0]]
+            assert made.type == schema.TensorType.FLOAT32
+        names = {op_name(model, one) for one in graph.operators}
+        assert "CUSTOM" not in names
+
+    def test_an_artifact_without_network_says_so(
+        self, trained: Any, tmp_path: Path
+    ) -> None:
+        _, artifact, _ = trained
+        write_artifact(artifact, tmp_path / "net.matar")
+        again = read_artifact(tmp_path / "net.matar")
+        assert again.template_map == artifact.template_map
+        assert "'own'" in again.provenance["float_layers"]["own"]
+        with pytest.raises(ArtifactError, match="holds no Keras network"):
+            load_network(again)
+
+
+NETS = {
+    "lstm": lambda: net((3, 5), L.LSTM(4, name="a"), L.Dense(3)),
+    "gru": lambda: net((2, 5), L.Bidirectional(L.GRU(4), name="a"), L.Dense(3)),
+    "words": lambda: _words(),
+    "volumes": lambda: net(
+        (4, 4, 4, 2),
+        L.Conv3D(4, 3, activation="relu", name="a"),
+        L.BatchNormalization(),
+        L.Flatten(),
+        L.Dense(3),
+    ),
+}
+
+
+def _words() -> Any:
+    inputs = keras.Input((4,), dtype="int32")
+    x = L.Embedding(9, 6, mask_zero=True, name="a")(inputs)
+    x = L.Dense(3)(L.SimpleRNN(4, name="rnn")(x))
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_kernels_in_float_have_n_bits(name: str, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    made = NETS[name]()
+    model = quantized(made, space=low_space(quantized(made)))
+    samples = samples_of(model)
+    calibrate(model, samples)
+    model.compile("adam", "mse")
+    model.fit(samples, np.ones((16, 3)), verbose=0)
+    model.save(tmp_path / "model.h5")
+    again = load_model(tmp_path / "model.h5")
+    artifact = package(model)
+    write_artifact(artifact, tmp_path / "net.matar")
+    artifact = read_artifact(tmp_path / "net.matar")
+    networks = (model, again, load_network(artifact))
+    for uniform in ("w2a8", "w8a8"):
+        policy = artifact.space.named(uniform)
+        content = ModelBuilder(artifact).build(policy)
+        found = Runner(content).predict(samples)
+        for one in networks:
+            set_policy(one, policy)
+            np.testing.assert_array_equal(one(samples, training=False), found)
+        _check_levels(content, artifact, int(uniform[1]))
+
+
+def _check_levels(content: bytes, artifact: Artifact, bits: int) -> None:
+    """Each value of a kernel is stored, as one of the levels of its width."""
+    model = parse_model(content)
+    tensors = {bytes(one.name).decode(): one for one in model.subgraphs[0].tensors}
+    for entry, pieces in artifact.template_map.pieces.items():
+        (only,) = pieces
+        values = tensor_array(model, tensors[f"{entry}/kernel"])
+        assert values is not None
+        assert values.size == artifact.parameters.layers[entry].kernel.size
+        assert values.dtype == np.int8
+        assert (only.offset, values.max() < 2 ** (bits - 1)) == (0, True)
+        assert values.min() >= -(2 ** (bits - 1))
+
+
+def test_operations_that_no_layer_does_stay_as_they_are() -> None:
+    inputs = L.Input((6, 6, 3))
+    x = L.Conv2D(3, 3)(inputs)
+    x = tf.einsum("bhwc,bhwd->bhwcd", x, x)[..., 0] * tf.cast(x > 0.0, tf.float32)
+    made = keras.Model(inputs, L.Dense(2)(L.Flatten()(L.Conv2D(4, 1)(x))))
+    model, samples = quantized(made), samples_of(made)
+    calibrate(model, samples)
+    with pytest.warns(MatarWarning, match="holds no Keras network"):
+        artifact = package(model)
+    policy = artifact.space.named("w8a8")
+    set_policy(model, policy)
+    found = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+    np.testing.assert_array_equal(found, model.predict(samples, verbose=0))
+
+
+def test_a_transposed_convolution_has_no_form_in_float() -> None:
+    layer = L.Conv2DTranspose(3, 3, strides=2, output_padding=1)
+    with pytest.raises(ModelError, match="no output_padding"):
+        quantize_model(net((6, 6, 3), layer))
