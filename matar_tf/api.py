@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import DataLike, as_data
+from matar_tf.data import Data, DataLike, as_data
 from matar_tf.errors import (
     ExportError,
     PolicyError,
@@ -32,6 +32,7 @@ from matar_tf.results import Candidate
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.export import with_file_sizes
 from matar_tf.run.plan import make_run
+from matar_tf.run.predicting import metrics_of_run
 from matar_tf.run.report import RunReport, read_report
 from matar_tf.run.retarget import Outcome
 from matar_tf.run.retarget import retarget as _retarget
@@ -47,7 +48,6 @@ from matar_tf.tflite.export import (
     export_model,
     read_model,
 )
-from matar_tf.tflite.fitting_data import metrics_for
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
@@ -116,14 +116,14 @@ def load_artifact(
 
 @_takes_options
 def search(
-    network: Network, target: TargetLike, data: DataLike, **options: Any
+    network: Network, target: TargetLike, data: DataLike | None = None, **options: Any
 ) -> ShownResult:
     """Searches the policies with the best trade-offs on a target; writes no files.
 
     Args:
       network: What `load_artifact` returned, or its path.
       target: The hardware.
-      data: Samples and labels to measure accuracy on.
+      data: Samples and labels to measure accuracy on; None to predict it.
       **options: Of the search, each a keyword.
 
     Returns:
@@ -132,8 +132,11 @@ def search(
     Raises:
       MatarError: If something does not fit, or no policy meets the limits.
     """
-    artifact, given = _network(network), as_data(data)
-    options = {"metrics": metrics_for(artifact, given), **_options(options, "search")}
+    artifact, given = _network(network), _data(data)
+    options = {
+        "metrics": metrics_of_run(artifact, given),
+        **_options(options, "search"),
+    }
     run = make_run(
         artifact, [_target(target)], given, settings_of(artifact.space, **options)
     )
@@ -145,7 +148,7 @@ def search(
 def retarget(
     network: Network,
     targets: TargetLike | Sequence[TargetLike],
-    data: DataLike,
+    data: DataLike | None,
     output: str | Path,
     *,
     resume: bool = False,
@@ -163,7 +166,7 @@ def retarget(
     Args:
       network: What `load_artifact` returned, or its path.
       targets: Hardware.
-      data: Samples and labels to measure accuracy on.
+      data: Samples and labels to measure accuracy on; None to predict it.
       output: Folder to write; made if there is none.
       resume: Whether to go on with the run that is there.
       overwrite: Whether to replace the run that is there.
@@ -176,8 +179,11 @@ def retarget(
     Raises:
       MatarError: If something does not fit, or the folder holds anything else.
     """
-    artifact, given = _network(network), as_data(data)
-    options = {"metrics": metrics_for(artifact, given), **_options(options, "retarget")}
+    artifact, given = _network(network), _data(data)
+    options = {
+        "metrics": metrics_of_run(artifact, given),
+        **_options(options, "retarget"),
+    }
     settings = settings_of(artifact.space, **options)
     run = make_run(artifact, _targets(targets), given, settings)
     outcome = _retarget(
@@ -257,7 +263,7 @@ def evaluate(
       data: Samples and labels.
       metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
         ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
-        ``binary_accuracy``; of one output of several that after its name,
+        ``smooth_l1``, ``binary_accuracy``; of one output of several that after its name,
         ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
         outputs and all labels, by names if there are several. None for accuracy and
         loss; see `matar_tf.tflite.heads` for several outputs.
@@ -358,6 +364,10 @@ def _options(options: Mapping[str, Any], function: str) -> Mapping[str, Any]:
                 f"{function}() has no option {name!r}. {did_you_mean(name, known)}"
             )
     return {"command": f"matar_tf.{function}", **options}
+
+
+def _data(data: DataLike | None) -> Data | None:
+    return None if data is None else as_data(data)
 
 
 def _network(network: Network) -> Artifact:

@@ -28,7 +28,7 @@ from matar_tf.data_arrays import (
 )
 from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.io.archive import array_names, parse_arrays
-from matar_tf.named_arrays import Arrays, items, num_rows, rows
+from matar_tf.named_arrays import items, num_rows, rows
 
 __all__ = [
     "DIGITS",
@@ -77,10 +77,10 @@ class Data:
     """
 
     name: str = "arrays"
-    x_test: Arrays
-    y_test: Arrays
-    x_train: Arrays | None = None
-    y_train: Arrays | None = None
+    x_test: Any  # Arrays; most callers know whether there are several
+    y_test: Any
+    x_train: Any = None
+    y_train: Any = None
 
     def __post_init__(self) -> None:
         if (self.x_train is None) != (self.y_train is None):

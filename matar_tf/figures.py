@@ -18,9 +18,11 @@ from matar_tf.errors import SearchError
 __all__ = [
     "COST_NAMES",
     "FIGURES",
+    "PREDICTED",
     "CostKind",
     "Figure",
     "Kind",
+    "bound_names",
     "figure_of",
     "is_metric_value",
     "is_share",
@@ -32,7 +34,11 @@ __all__ = [
 ]
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
-Kind: TypeAlias = CostKind | Literal["measured", "stored bytes", "counted", "unknown"]
+Kind: TypeAlias = (
+    CostKind | Literal["measured", "predicted", "stored bytes", "counted", "unknown"]
+)
+# Among the versions of a result whose metrics nobody measured: what they follow from.
+PREDICTED: Final = "predicted from"
 _TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
 _Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -67,6 +73,10 @@ class Figure:
     def priced_by(self, source: CostKind) -> Figure:
         """Returns the figure, of kind `source` if that is what gives it."""
         return replace(self, kind=source) if self.name in _GIVEN[source] else self
+
+    def predicted(self) -> Figure:
+        """Returns the figure as one that nobody has measured."""
+        return replace(self, kind="predicted", header=f"predicted {self.header}")
 
     def text(self, value: float) -> str:
         """Returns a value in the unit of the figure, as printed."""
@@ -132,6 +142,7 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("binary_accuracy", "binary accuracy", "%", "measured", 100.0, ",.2f"),
     ("mean_squared_error", "squared error", "", "measured", 1.0, ".4g"),
     ("mean_absolute_error", "absolute error", "", "measured", 1.0, ".4g"),
+    ("smooth_l1", "smooth L1", "", "measured", 1.0, ".4g"),
     ("argmax_agreement", "agreement", "%", "measured", 100.0, ",.2f"),
     ("mean_weight_bits", "W bits", "", "counted", 1.0, ",.2f"),
     ("mean_activation_bits", "A bits", "", "counted", 1.0, ",.2f"),
@@ -163,7 +174,7 @@ _BY_NAME: Final = {figure.name: figure for figure in FIGURES}
 _METRICS: Final = frozenset(
     {
         *("accuracy", "loss", "mean_iou", "auc", "binary_accuracy"),
-        *("mean_squared_error", "mean_absolute_error"),
+        *("mean_squared_error", "mean_absolute_error", "smooth_l1"),
     }
 )
 # What `matar_tf.run.costs.PolicyCosts` gives of every policy.
@@ -196,6 +207,11 @@ def figure_of(name: str) -> Figure:
         form=".4g",
         maximize=larger_is_better(name),
     )
+
+
+def bound_names(name: str) -> tuple[str, str]:
+    """Returns the names of the bounds of a figure's 95 % interval."""
+    return f"{name}_low", f"{name}_high"
 
 
 def larger_is_better(name: str) -> bool:

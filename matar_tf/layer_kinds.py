@@ -43,7 +43,8 @@ GRID_OF: Final = "grid_of:"  # in configs, before the name of the grid's owner
 
 _RESHAPES = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 _CONV = KernelStorage(attribute="kernel", layout=KernelLayout.CONV)
-_PROJECTIONS = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
+# Where it stays in float; the converter folds a factor into the kernel of queries.
+_PROJECTIONS = ("_key_dense", "_value_dense", "_output_dense")
 _DENSE = KernelStorage(attribute="kernel", layout=KernelLayout.DENSE)
 _TRANSPOSED = KernelStorage(attribute="kernel", layout=KernelLayout.TRANSPOSED)
 _DEPTHWISE = KernelStorage(attribute="depthwise_kernel", layout=KernelLayout.DEPTHWISE)

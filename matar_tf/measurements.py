@@ -188,6 +188,11 @@ def _check_policies(policies: Sequence[Policy], least: int) -> None:
             f"Expected {least} to {MAX_POLICIES} measured policies, got {number}; "
             "measure as many."
         )
+    if any(policy.is_wide for policy in policies):
+        raise ArtifactError(
+            f"Expected measured policies of {MIN_BITS} to {MAX_BITS} bits, got one of "
+            "16-bit activations, which tell nothing of others; measure it by itself."
+        )
     if len(set(policies)) < number:
         raise ArtifactError(
             f"Expected different policies, got one of {number} twice; measure again."

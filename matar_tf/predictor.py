@@ -1,9 +1,10 @@
 """What a policy's metric will be, from what a developer measured of others.
 
 Three steps. A Gaussian process (`matar_tf.likeness`) learns a *score* of policies: the
-loss, or the divergence from the widest policy's outputs, which tell policies apart that
-the accuracy of a few thousand samples does not. The metric is a straight line of the
-score, fitted to what was measured on held-out samples. An interval holds what is not
+accuracy together with the loss, or with the divergence from the widest policy's
+outputs, which tell policies apart that the accuracy of a few thousand samples does not;
+of other metrics the metric itself. The metric is a straight line of the score, fitted
+to what was measured on held-out samples. An interval holds what is not
 known: the score of a policy that was not measured, the line, and the luck of samples.
 
 How far a policy's score is from the best one says how large these are: guesses miss by
@@ -98,13 +99,13 @@ class Predictor:
             expected = np.clip(expected, 0.0, 1.0)
         return expected, np.sqrt(found)
 
-    def intervals(self, policies: Sequence[Policy]) -> tuple[Array, Array]:
-        """Returns the bounds of the 95 % intervals of policies' metrics."""
+    def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
+        """Returns what is expected, and the bounds of the 95 % intervals around it."""
         expected, deviations = self.predict(policies)
         low, high = expected - _Z95 * deviations, expected + _Z95 * deviations
         if is_share(self.metric):
             low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-        return low, high
+        return expected, low, high
 
     def _distances(self, scores: Array) -> Array:
         """Returns how far scores are from the best; no less than can be told."""
@@ -164,9 +165,7 @@ class _Process:
     """
 
     def __init__(self, measurements: Measurements, metric: str) -> None:
-        name = _score_name(measurements, metric)
-        values = measurements.metrics[name].mean(axis=0)
-        values = -values if larger_is_better(name) else values
+        values = _scores(measurements, metric)
         self._mean, self._deviation = float(values.mean()), float(values.std()) or 1.0
         first = measurements.policies[0]
         self._names = (*first.weights,), (*first.activations,)
@@ -233,8 +232,7 @@ def cross_validation(measurements: Measurements) -> dict[str, float]:
         )
         predictor = Predictor(others, metric)
         policies = [measurements.policies[index] for index in left]
-        expected[left] = predictor.predict(policies)[0]
-        low[left], high[left] = predictor.intervals(policies)
+        expected[left], low[left], high[left] = predictor.with_bounds(policies)
     order = np.argsort(-values if larger_is_better(metric) else values, kind="stable")
     best = order[: max(2, round(_BEST_SHARE * len(order)))]
     errors = np.abs(expected - values)
@@ -264,12 +262,18 @@ def _ranks(values: Array) -> Array:
     return (np.cumsum(counts) - (counts - 1) / 2.0)[places]
 
 
-def _score_name(measurements: Measurements, metric: str) -> str:
-    """Returns the name of what is learned of policies to tell a metric."""
-    if metric == DIVERGENCE:
-        return metric
-    names = (_LOSS, DIVERGENCE, metric)
-    return next(name for name in names if name in measurements.metrics)
+def _scores(measurements: Measurements, metric: str) -> Array:
+    """Returns what is learned of policies to tell a metric; less is better.
+
+    The metric, and beside it the loss or else the divergence, in their deviations.
+    """
+    helper = next((x for x in (_LOSS, DIVERGENCE) if x in measurements.metrics), metric)
+    total = np.zeros(len(measurements.policies))
+    for name in {metric: None, helper if larger_is_better(metric) else metric: None}:
+        values = measurements.metrics[name].mean(axis=0)
+        values = (values - values.mean()) / (float(values.std()) or 1.0)
+        total += -values if larger_is_better(name) else values
+    return total
 
 
 def _line(values: Array) -> Array:

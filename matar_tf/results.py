@@ -314,6 +314,7 @@ class SearchResult:
       stop_reason: Why the search ended.
       history: One row per generation.
       provenance: Where the result comes from.
+      within: Points of accuracy that may be lost for less cost, in a verdict on it.
     """
 
     target: str
@@ -325,6 +326,7 @@ class SearchResult:
     stop_reason: StopReason
     history: tuple[Generation, ...]
     provenance: Provenance
+    within: float = 1.0
 
     def __post_init__(self) -> None:
         check_names([self.target], "targets", SearchError)
@@ -351,6 +353,7 @@ class SearchResult:
             "stop_reason": self.stop_reason.value,
             "history": [row.to_json() for row in self.history],
             "provenance": self.provenance.to_json(),
+            **({} if self.within == 1.0 else {"within": self.within}),
         }
 
     @classmethod
@@ -362,12 +365,13 @@ class SearchResult:
           PolicyError: If a policy is malformed.
         """
         lists = ("objectives", "front", "references", "history")
-        keys = ["schema_version", *(field.name for field in fields(cls))]
+        keys = ["schema_version", *(field.name for field in fields(SearchResult))]
+        if isinstance(value, dict):  # earlier versions wrote none
+            value = {"within": 1.0, **cast("_Json", value)}
         document = _READER.object(value, "search result", keys)
         _READER.check_version(document, "search result", SCHEMA_VERSION)
-        rows = {
-            key: cast("list[object]", _READER.field(document, key, list))
-            for key in lists
+        rows: dict[str, list[object]] = {
+            key: _READER.field(document, key, list) for key in lists
         }
         reasons = {reason.value for reason in StopReason}
         reason = _READER.field(document, "stop_reason", str)
@@ -385,6 +389,7 @@ class SearchResult:
             provenance=Provenance.from_json(document["provenance"]),
             num_evaluated=_READER.field(document, "num_evaluated", int),
             num_reused=_READER.field(document, "num_reused", int),
+            within=_check_number(document["within"], "within"),
         )
 
 

@@ -21,6 +21,7 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import inputs_of, outputs_of
 from matar_tf.tflite.fitting_data import check_data, metrics_for
 from matar_tf.tflite.heads import metrics_of
+from matar_tf.tflite.metrics import smooth_l1
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.simulator import simulate
 from matar_tf.tflite.verify import verify
@@ -234,6 +235,11 @@ class TestMetrics:
     def test_refuses(self, metrics: Any, message: str) -> None:
         with pytest.raises(DataError, match=message):
             evaluate(content(), DATA, metrics=metrics)
+
+    def test_smooth_l1_by_hand(self) -> None:
+        outputs, labels = np.array([[0.5, 3.0]]), np.array([[0.0, 0.0]])
+        assert smooth_l1(outputs, labels) == (0.125 + 2.5) / 2
+        assert smooth_l1(outputs[:, :1] + 0.5, labels[:, :1]) == 0.5  # where both meet
 
     def test_of_a_head_without_labels(self) -> None:
         alone = replace(DATA, y_test={"kind": KIND})

@@ -9,7 +9,14 @@ import re
 import numpy as np
 import pytest
 from fixtures.digits import digits_artifact
-from fixtures.graphs import TYPES, add_operator, add_tensor, multiplication, options_of
+from fixtures.graphs import (
+    TYPES,
+    add_operator,
+    add_tensor,
+    float_graph,
+    multiplication,
+    options_of,
+)
 
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
@@ -175,6 +182,47 @@ class TestWorkload:
         )
         found, expected = read_workload(changed), read_workload(template)
         assert found.layers[:4] == expected.layers[:4]
+
+    def test_a_table_of_integers(self):
+        """Six rows of 4 of a table of 50, made floats: 24 elements, each twice."""
+        ids = np.zeros((1, 6), np.int32)
+        made = np.zeros((1, 6, 4), np.float32)
+        model = float_graph("GATHER", ids, [made[0, :1], None], [made])
+        graph = model.subgraphs[0]
+        rows = np.zeros((50, 4), np.int8)
+        table = add_tensor(model, rows.shape, values=rows)
+        found = add_tensor(model, made.shape)
+        options = options_of("GatherOptions")
+        graph.operators = []
+        add_operator(model, "GATHER", [table, 0], found, options)
+        add_operator(model, "DEQUANTIZE", [found], 2)
+        template = Template(
+            content=check_model(write_model(model)),
+            tensors={},
+            kernels={},
+            clamps={},
+            before_clamps=(),
+            islands={"table": (0, 1)},
+            pieces={
+                "table": (
+                    KernelPiece(tensor=table, offset=0, sizes=(200,), strides=(1,)),
+                )
+            },
+        )
+        workload = read_workload(template)
+        assert workload.layers == (
+            LayerWorkload(
+                name="table",
+                kind=OpKind.FLOAT,
+                inputs=("t0",),
+                output="table",
+                weights="table",
+                weight_elems=200,
+                float_ops=2,
+                float_elems=48,
+            ),
+        )
+        assert workload.float_tensors == {"t0", "table"}
 
     def test_files_say_nothing_more_of_integers(self, workload):
         document = workload.to_json()

@@ -28,6 +28,7 @@ ACCURACY = {
     "w8a8": {"accuracy": 0.97, "loss": 0.2},
     "w2a2": {"accuracy": 0.8, "loss": 0.6},
     "mixed": {"accuracy": 0.9},
+    "w8a16": {"accuracy": 0.98},
 }
 
 

@@ -111,6 +111,13 @@ def test_takes_no_more_than_can_be_learned_from() -> None:
     )
 
 
+def test_takes_no_16_bit_activations() -> None:
+    measured = Measurements.from_json(document(), SPACE)
+    policies = (*measured.policies[1:], SPACE.named("w8a16"))
+    with pytest.raises(ArtifactError, match="of 2 to 8 bits, got one of 16-bit"):
+        replace(measured, policies=policies)
+
+
 class TestMember:
     @pytest.fixture
     def measured(self) -> Measurements:

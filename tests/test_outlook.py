@@ -55,7 +55,7 @@ def test_no_more_than_there_are(tmp_path: Path) -> None:
 
 
 def test_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_seconds", lambda run: 600.0)
+    monkeypatch.setattr(module, "_seconds", lambda *_: 600.0)
     monkeypatch.setattr(module.os, "cpu_count", lambda: 4)
     start = "Up to 12 evaluations of 60 samples, "
     name = LARGE[0]

@@ -99,7 +99,7 @@ def test_intervals_cover_what_is_measured_later(
     found = np.array([*map(samples.accuracy, policies)])
     predictor = Predictor(measurements, "accuracy")
     expected, deviations = predictor.predict(policies)
-    low, high = predictor.intervals(policies)
+    _, low, high = predictor.with_bounds(policies)
     assert np.all((low <= expected) & (expected <= high))
     assert np.allclose(high - expected, 1.959964 * deviations)
     assert 0.9 <= np.mean((low <= found) & (found <= high)) <= 0.99

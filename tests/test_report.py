@@ -271,6 +271,21 @@ class TestText:
         assert "Agreement with the Keras network: 100.00 %." in equal.splitlines()
         assert "Agreement" not in to_text(result)
 
+    def test_the_share_of_layers_in_float_is_a_sentence(
+        self, result: SearchResult
+    ) -> None:
+        first, second = (
+            replace(result.front[0], name=name, costs={"float_share": share})
+            for name, share in (("policy_00", 0.5), ("policy_01", 0.625))
+        )
+        text = to_text(replace(result, front=(first, second)))
+        sentence = "Layers that stay in float take 50.0 to 62.5 % of the cycles."
+        assert sentence in text.splitlines()
+        alone = to_text(replace(result, front=(first,)))
+        assert "Layers that stay in float take 50.0 % of the cycles." in alone
+        assert "in float" not in to_text(result)
+        assert "float_share" in to_csv(replace(result, front=(first,)))
+
     def test_columns_are_aligned(self, result: SearchResult) -> None:
         lines = to_text(result, {"accuracy": 0.95}).splitlines()
         start = next(i for i, line in enumerate(lines) if "accuracy  " in line)

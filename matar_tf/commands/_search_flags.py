@@ -22,10 +22,16 @@ def define_search_flags(values: FlagValues) -> None:
     _flags.trust(values)
     _flags.targets(values, "Names of the catalogue, or paths of .toml files.")
     _flags.output(values, "Folder to write.")
-    _flags.data(values)
+    _flags.data(
+        values,
+        default=None,
+        otherwise="; default: none, and accuracy is predicted from what the artifact's "
+        "developer measured",
+    )
     _flags.num_samples(values)
     _flags.seed(values, "the search")
     _define_aims(values)
+    _define_choice(values)
     _define_efforts(values)
     _define_workers(values)
     _flags.store(
@@ -91,6 +97,27 @@ def _define_aims(values: FlagValues) -> None:
         "on; 0: search and report on all.",
         lower_bound=0.0,
         upper_bound=0.95,
+        flag_values=values,
+    )
+
+
+def _define_choice(values: FlagValues) -> None:
+    """Defines which policies of a front are named, and exported."""
+    flags.DEFINE_float(
+        "within",
+        1.0,
+        "Points of accuracy that may be lost for less cost: the verdict names the "
+        "cheapest policy within them of w8a8.",
+        lower_bound=0.0,
+        upper_bound=100.0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "want",
+        None,
+        "The one policy to export: 'most accurate', 'knee', or 'fastest within 0.5', "
+        "'smallest within 0.5', 'leanest within 0.5' (points of accuracy below w8a8); "
+        "default: the whole front.",
         flag_values=values,
     )
 

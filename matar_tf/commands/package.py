@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,9 +13,12 @@ from matar_tf.commands._command import Command, Given
 from matar_tf.commands._measuring import define_measuring, measured
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from absl.flags import FlagValues
 
     from matar_tf.artifact import Artifact
+    from matar_tf.keras.packaging.sizes import InputShape
 
 __all__ = ["COMMAND"]
 
@@ -27,14 +31,10 @@ _TRAVELS: Final = {
     "network.npz": "its weights",
     "calibration.npz": "samples to calibrate on",
 }
-_CARD: Final = {
-    "description": "what the network does",
-    "intended_use": "what it is meant for, and what not",
-    "author": "who made it",
-    "license": "under which terms it may be used",
-    "training_data": "what it was trained on",
-    "preprocessing": "how samples become what it takes",
-}
+_CARD: Final = (
+    *("description", "intended_use", "author", "license", "training_data"),
+    "preprocessing",
+)
 
 
 def _define(values: FlagValues) -> None:
@@ -46,12 +46,12 @@ def _define(values: FlagValues) -> None:
         "Whether the Keras network travels, to train on and to compare with.",
         flag_values=values,
     )
-    for name, what in _CARD.items():
-        flags.DEFINE_string(name, "", f"For the card: {what}.", flag_values=values)
-    flags.DEFINE_list(
-        "class_names",
+    _define_card(values)
+    flags.DEFINE_multi_string(
+        "input_shape",
         [],
-        "For the card: what the classes are called, in order.",
+        "Size of the samples that ship, where the model leaves it open: 96x96x3; of "
+        "several inputs image=96x96x3, the flag once for each.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -78,6 +78,67 @@ def _define(values: FlagValues) -> None:
     _flags.data(values, default=None, otherwise="; for --measure")
     _flags.num_samples(values)
     _flags.overwrite(values)
+
+
+def _input_shape(texts: Sequence[str]) -> InputShape | None:
+    """Returns the sizes that a flag gives: ``96x96x3``, or ``image=96x96x3``.
+
+    Python's ``(96, 96, 3)`` will do, too.
+
+    Raises:
+      ModelError: If they are no sizes.
+    """
+    from matar_tf.errors import ModelError
+
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        parts = re.split(r"\s*[x,]\s*", sizes.strip("() "))
+        if not all(part.isascii() and part.isdigit() for part in parts):
+            raise ModelError(
+                "Expected sizes such as 96x96x3, or image=96x96x3 for one input of "
+                f"several, in --input_shape, got {text!r}; give integers."
+            )
+        found[name] = tuple(map(int, parts))
+    return found.get("") if set(found) <= {""} else found
+
+
+def _define_card(values: FlagValues) -> None:
+    """Defines what the card of an artifact is filled with."""
+    flags.DEFINE_string(
+        "description", "", "For the card: what the network does.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "intended_use",
+        "",
+        "For the card: what it is meant for, and what not.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("author", "", "For the card: who made it.", flag_values=values)
+    flags.DEFINE_string(
+        "license",
+        "",
+        "For the card: under which terms it may be used.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "training_data",
+        "",
+        "For the card: what it was trained on.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "preprocessing",
+        "",
+        "For the card: how samples become what it takes.",
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "class_names",
+        [],
+        "For the card: what the classes are called, in order.",
+        flag_values=values,
+    )
 
 
 def _run(given: Given) -> int:
@@ -111,7 +172,11 @@ def _run(given: Given) -> int:
     model = keras.load_model(given.model, compile=False)
     provenance = {"command": given.command, "created": now()}
     artifact = keras.package(
-        model, provenance=provenance, card=card, include_network=given.network
+        model,
+        provenance=provenance,
+        card=card,
+        input_shape=_input_shape(given.input_shape),
+        include_network=given.network,
     )
     if given.measure is not None:
         artifact = measured(artifact, given, given.measure)

@@ -17,6 +17,7 @@ from matar_tf.commands._search_flags import define_search_flags
 
 if TYPE_CHECKING:
     from matar_tf.artifact import Artifact
+    from matar_tf.data import Data
     from matar_tf.run.retarget import Outcome
     from matar_tf.tflite.export import Reference
 
@@ -30,23 +31,23 @@ def _run(given: Given) -> int:
     from matar_tf.reporting import to_text
     from matar_tf.run.outlook import outlook
     from matar_tf.run.plan import make_run
+    from matar_tf.run.predicting import metrics_of_run
     from matar_tf.run.retarget import retarget
     from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
-    from matar_tf.tflite.fitting_data import metrics_for
 
     # Before what takes seconds: TensorFlow may be loaded below.
     check_parent(Path(given.output), SearchError)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     targets = [load_target(name) for name in given.targets]
-    data = read_data(given)
+    data = _data(given)
     settings = settings_of(
         artifact.space,
         seed=given.seed,
         objectives=given.objectives,
         max=given.max,
         min=given.min,
-        metrics=given.metrics or metrics_for(artifact, data),
+        metrics=given.metrics or metrics_of_run(artifact, data),
         max_evaluations=given.max_evaluations,
         max_minutes=given.max_minutes,
         patience=given.patience or None,
@@ -57,6 +58,8 @@ def _run(given: Given) -> int:
         fix=given.fix,
         start=given.start,
         holdout=given.holdout,
+        within=given.within,
+        want=given.want,
         profile=given.profile,
         jobs=given.jobs,
         executor=given.executor,
@@ -75,11 +78,30 @@ def _run(given: Given) -> int:
         given.output,
         resume=given.resume,
         overwrite=given.overwrite,
-        reference=_reference(given.compare, artifact),
+        reference=None if data is None else _reference(given.compare, artifact),
         on_start=begin,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
     return _report(outcome)
+
+
+def _data(given: Given) -> Data | None:
+    """Returns the samples to measure on, or None.
+
+    Raises:
+      SearchError: If there are none, and something is asked of them.
+    """
+    from matar_tf.errors import SearchError
+
+    if given.data is not None:
+        return read_data(given)
+    if given.num_samples is not None or given.compare == "keras":
+        flag = "num_samples" if given.compare != "keras" else "compare=keras"
+        raise SearchError(
+            f"Expected --data beside --{flag}, got none; name the data, or leave "
+            f"--{flag} out."
+        )
+    return None
 
 
 def _reference(compare: str, artifact: Artifact) -> Reference | None:
@@ -97,9 +119,14 @@ def _reference(compare: str, artifact: Artifact) -> Reference | None:
 
 def _report(outcome: Outcome) -> int:
     """Prints what became of all targets; returns the exit status."""
+    from matar_tf.reporting import is_predicted
+
     evaluated = sum(result.num_evaluated for result in outcome.results)
     reused = sum(result.num_reused for result in outcome.results)
-    print(f"\nAll targets: evaluated {evaluated}, reused {reused}.")
+    done = f"predicted {evaluated}"
+    if not any(map(is_predicted, outcome.results)):
+        done = f"evaluated {evaluated}, reused {reused}"
+    print(f"\nAll targets: {done}.")
     for target, reasons in outcome.left_out.items():
         for name, reason in reasons.items():
             print(f"Not in the table of {target}: {name!r}. {reason}")

@@ -16,6 +16,7 @@ from matar_tf.evolution._request import (
 from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
+from matar_tf.evolution._thinning import thinned
 from matar_tf.evolution.options import (
     SearchOptions,
     follow_up,
@@ -53,4 +54,5 @@ __all__ = [
     "pareto_front",
     "search",
     "search_order",
+    "thinned",
 ]

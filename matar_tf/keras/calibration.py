@@ -148,6 +148,14 @@ def _batches(model: KerasModel, samples: Any) -> list[dict[str, np.ndarray]]:
         batches.append(batch)
     if not batches:
         raise DataError("Expected a batch of samples, got an empty list; pass samples.")
+    sizes = {
+        str({name: one.shape[1:] for name, one in part.items()}) for part in batches
+    }
+    if len(sizes) > 1:
+        raise DataError(
+            "Expected batches of samples of one size, got "
+            f"{' and '.join(sorted(sizes))}; resize them, or cut them to one."
+        )
     # In one piece, so that they are the same in many.
     whole = {
         name: np.concatenate([one[name] for one in batches]) for name in batches[0]

@@ -9,7 +9,9 @@ from typing import Final, TypeAlias
 
 from matar_tf.errors import readable_line
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
+from matar_tf.keras.borders import Dequantize
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
+from matar_tf.keras.packaging.float_layers import float_layers
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name, kernel_attribute, kind_of
@@ -63,6 +65,7 @@ class LayerSummary:
         width that is asked for: a kernel that may not take it has the nearest that it
         may, the wider of two.
       is_integer: Whether it multiplies integers.
+      is_float: Whether it has no integer kernel, and stays in float.
       note: Why its output, or all of it, is not quantized; "" where it is.
     """
 
@@ -75,6 +78,7 @@ class LayerSummary:
     macs: int
     weight_bytes: Mapping[int, int]
     is_integer: bool
+    is_float: bool
     note: str
 
 
@@ -122,9 +126,11 @@ class Summary:
         return f"<p>{self._title()}</p>{html_table(_HEADER, map(_cells, self.layers))}"
 
     def _title(self) -> str:
+        count = sum(layer.is_float for layer in self.layers)
+        floats = f", {count} layers in float" if count else ""
         return readable_line(
             f"{self.name}: {self.macs:,} MACs, {self.integer_share:.1%} of them with "
-            f"integer kernels, {self.space.size_text()} policies"
+            f"integer kernels{floats}, {self.space.size_text()} policies"
         )
 
 
@@ -147,8 +153,9 @@ def summary(model: KerasModel) -> Summary:
         for node in layer.inbound_nodes[-1:]:
             for tensor in wrapper.tensors_read(node):
                 readers[tensor.node.layer.name].append(layer)
+    in_float = {one.name for one in float_layers(model)}
     layers = tuple(
-        _layer(layer, readers)
+        _layer(layer, readers, in_float=layer.name in in_float)
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
         and not (layer.name in model.output_names and wrapper.is_named_end(layer))
@@ -156,25 +163,29 @@ def summary(model: KerasModel) -> Summary:
     return Summary(name=model.name, layers=layers, space=space)
 
 
-def _layer(layer: KerasLayer, readers: _Readers) -> LayerSummary:
+def _layer(layer: KerasLayer, readers: _Readers, *, in_float: bool) -> LayerSummary:
     inner = wrapper.inner_layer(layer)
     quantizers = wrapper.all_quantizers(layer)
     kernel = wrapper.kernel_quantizer(layer)
     tensors = [one for one in quantizers if one.kind == "activations"]
     output = _output(layer)
-    is_integer = kernel is not None and _reads_grid(layer)
-    what = "kernel" if _has_own(layer) else f"kernel of {inner.name!r}"
+    weights = [one for one in quantizers if one.kind == "weights"]
+    is_integer = kernel is not None and _reads_grid(layer) and not in_float
+    note = "stays in float" if in_float else _note(layer, readers)
+    own = "kernel" if weights else f"kernel of {inner.name!r}"
+    bits = kernel.bits if kernel else weights[0].bits if weights else ()
     return LayerSummary(
         name=_name(layer),
         kind=kind_of(inner),
         shape=tuple(layer.output_shape[1:]),
-        quantized=(*([what] if kernel else []), *([output] if output else [])),
-        weight_bits=kernel.bits if kernel else (),
+        quantized=(*([own] if bits else []), *([output] if output else [])),
+        weight_bits=bits,
         activation_bits=tensors[-1].bits if tensors else (),
         macs=_macs(layer),
         weight_bytes=_weight_bytes(layer, readers),
         is_integer=is_integer,
-        note="" if output else _note(layer, readers),
+        is_float=in_float,
+        note=note if in_float or not output else "",
     )
 
 
@@ -268,10 +279,16 @@ def _reads_grid(layer: KerasLayer) -> bool:
         if wrapper.output_quantizer(above) is not None:
             return True
         row = _row(above)
-        if row is None or (row.kernel and wrapper.kernel_quantizer(above) is None):
+        if row is None or _is_in_float(above, row):
             return False
         above = wrapper.producer(above)
     return isinstance(layer, InputQuantize)
+
+
+def _is_in_float(layer: KerasLayer, row: LayerKind) -> bool:
+    """Whether a layer has no integer kernel, or one that is not quantized."""
+    is_bare = row.kernel is not None and wrapper.kernel_quantizer(layer) is None
+    return row.is_float or is_bare
 
 
 def _note(layer: KerasLayer, readers: _Readers) -> str:
@@ -281,11 +298,13 @@ def _note(layer: KerasLayer, readers: _Readers) -> str:
         return "float: its input is not quantized"
     if _is_norm(layer):
         return f"folded into {_name(wrapper.multiplier(layer))!r}"
-    if row is None or (row.kernel and wrapper.kernel_quantizer(layer) is None):
+    if row is None or _is_in_float(layer, row):
         return "float: not annotated"
     function = (
         None if row.activation is None else ACTIVATIONS.get(activation_name(inner))
     )
+    if isinstance(inner, Dequantize):
+        return "brings floats to the layers after it"
     if row.is_identity or (function and function.is_fused and not function.operator):
         return "identity at inference"
     if function and function.grid is Grid.FIXED:

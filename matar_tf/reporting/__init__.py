@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from matar_tf.reporting.intervals import is_predicted
 from matar_tf.reporting.matrix import (
     matrix_from_json,
     matrix_to_csv,
@@ -15,6 +16,7 @@ from matar_tf.reporting.tables import to_csv, to_json, to_markdown, to_text
 
 __all__ = [
     "front_svg",
+    "is_predicted",
     "matrix_from_json",
     "matrix_to_csv",
     "matrix_to_json",

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from matar_tf.errors import SearchError
 from matar_tf.figures import Figure, figure_of
+from matar_tf.reporting.intervals import interval_of, is_predicted
 from matar_tf.results import Candidate, Objective, SearchResult
 
 __all__ = ["front_svg", "history_svg"]
@@ -137,7 +138,8 @@ def _draw_front(
     panel.locator_params(axis="x", nbins=_NUM_TICKS)
     panel.margins(x=0.08)  # room for the names of references
     panel.set_xlabel(columns[1].title)
-    panel.set_ylabel(columns[0].title)
+    shown = columns[0].predicted() if is_predicted(result) else columns[0]
+    panel.set_ylabel(shown.title)
 
 
 def _points(
@@ -181,8 +183,8 @@ def _error_bars(
     number = result.provenance.num_samples
     below: list[float] = []
     above: list[float] = []
-    for value in (one.value(metric) for one in result.front):
-        bounds = column.interval(value, number)
+    for one in result.front:
+        value, bounds = one.value(metric), interval_of(one.metrics, column, number)
         if bounds is None:
             return None
         below.append((value - bounds[0]) * column.scale)

@@ -11,12 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from matar_tf.figures import FIGURES, CostKind, Figure, figure_of
+from matar_tf.figures import (
+    FIGURES,
+    PREDICTED,
+    CostKind,
+    Figure,
+    bound_names,
+    figure_of,
+)
 from matar_tf.policy import Policy
 from matar_tf.reporting.csv_table import csv_table
+from matar_tf.reporting.intervals import interval_of, is_predicted
 from matar_tf.reporting.markdown import markdown_table, markdown_text
 from matar_tf.reporting.text import aligned
 from matar_tf.results import SearchResult
+from matar_tf.verdict import verdict_of
 
 __all__ = [
     "FLOAT_NAME",
@@ -38,6 +47,7 @@ _DASH: Final = "-"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
     *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
+    "float_share",
 }
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 # What priced a result stands among its versions.
@@ -126,13 +136,24 @@ def to_json(result: SearchResult, float_metrics: FloatMetrics = None) -> Any:
         "num_evaluated": result.num_evaluated,
         "num_reused": result.num_reused,
         "stop_reason": result.stop_reason.value,
+        "verdict": [
+            {
+                "kind": pick.kind,
+                "policy": pick.policy.name,
+                "beside": pick.beside,
+                "loss": pick.loss,
+                "chance": pick.chance,
+            }
+            for pick in verdict_of(result)
+        ],
         "columns": [{"name": one.name, "kind": one.kind} for one in table.columns],
         "rows": [
             {
                 "name": row.name,
                 "role": row.role,
                 "figures": {
-                    one.name: row.figures.get(one.name) for one in table.columns
+                    **{one.name: row.figures.get(one.name) for one in table.columns},
+                    **_given_bounds(row, table.columns),
                 },
                 "policy": None if row.policy is None else row.policy.to_json(),
             }
@@ -152,7 +173,7 @@ def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     names = dict.fromkeys(
         name
         for column in table.columns
-        for name in (column.name, f"{column.name}_low", f"{column.name}_high")
+        for name in (column.name, *bound_names(column.name))
         if name == column.name or any(name in row for row in rows)
     )
     header = ["name", "role", "num_samples", *names]
@@ -167,7 +188,7 @@ def _csv_row(row: Row, table: Table) -> dict[str, Any]:
         cells[column.name] = row.figures.get(column.name)
         bounds = _interval(row, column, table.num_samples)
         if bounds is not None:
-            cells[f"{column.name}_low"], cells[f"{column.name}_high"] = bounds
+            cells |= dict(zip(bound_names(column.name), bounds, strict=True))
     return cells
 
 
@@ -196,7 +217,11 @@ def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     lines = [*lines[:2], rule, *lines[2 : 2 + num_front], rule, *lines[2 + num_front :]]
     preamble = [
         line
-        for sentence in (*whole.sentences, *_agreement(whole.rows))
+        for sentence in (
+            *whole.sentences,
+            *_agreement(whole.rows),
+            *_floats(whole.rows),
+        )
         for line in textwrap.wrap(sentence, _TEXT_WIDTH)
     ]
     return "\n".join([result.target, *preamble, "", *lines])
@@ -216,6 +241,18 @@ def _agreement(rows: Sequence[Row]) -> list[str]:
     least = min(values)
     more = "" if least == max(values) else " or more"
     return [f"Agreement with the Keras network: {column.text(least)} %{more}."]
+
+
+def _floats(rows: Sequence[Row]) -> list[str]:
+    """Returns what the text says of layers in float in the place of the column."""
+    column = figure_of("float_share")
+    known = [row.figures.get(column.name) for row in rows]
+    values = [value for value in known if value is not None]
+    if not values:
+        return []
+    low, high = column.text(min(values)), column.text(max(values))
+    share = low if low == high else f"{low} to {high}"
+    return [f"Layers that stay in float take {share} % of the cycles."]
 
 
 def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
@@ -243,12 +280,17 @@ def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
 
 def _columns(rows: Sequence[Row], result: SearchResult) -> list[Figure]:
     names = dict.fromkeys(name for row in rows for name in row.figures)
+    bounds = {bound for name in names for bound in bound_names(name)}
+    names = [name for name in names if name not in bounds]
     known = [column for column in FIGURES if column.name in names]
     others = [name for name in names if name not in {one.name for one in FIGURES}]
     columns: list[Figure] = [*known, *map(figure_of, others)]
     for tool, source in _SOURCES.items():
         if tool in result.provenance.versions:
             columns = [one.priced_by(source) for one in columns]
+    if is_predicted(result):
+        metrics = {name for one in result.front for name in one.metrics}
+        columns = [one.predicted() if one.name in metrics else one for one in columns]
     return columns
 
 
@@ -263,11 +305,14 @@ def _cell(row: Row, column: Figure, num_samples: int) -> str:
 
 
 def _interval(row: Row, column: Figure, num_samples: int) -> tuple[float, float] | None:
-    value = row.figures.get(column.name)
     # The float row was measured elsewhere, on a number of samples not known here.
-    if value is None or row.policy is None:
-        return None
-    return column.interval(value, num_samples)
+    return None if row.policy is None else interval_of(row.figures, column, num_samples)
+
+
+def _given_bounds(row: Row, columns: Sequence[Figure]) -> dict[str, float | None]:
+    """Returns the bounds of a row that no number of samples gives."""
+    names = [name for column in columns for name in bound_names(column.name)]
+    return {name: row.figures[name] for name in names if name in row.figures}
 
 
 def _sentences(
@@ -282,12 +327,23 @@ def _sentences(
         for kind in kinds
     ]
     noun = "policy" if len(result.front) == 1 else "policies"
-    return [
-        f"{len(result.front)} {noun}; evaluated {result.num_evaluated}, reused "
-        f"{result.num_reused}; stopped: {result.stop_reason.value}; seed "
-        f"{provenance.seed}.",
+    number = f"evaluated {result.num_evaluated}, reused {result.num_reused}"
+    source = (
         f"Accuracy on {provenance.num_samples} samples, with its 95 % Wilson "
-        f"interval{packaged}.",
+        f"interval{packaged}."
+    )
+    if is_predicted(result):
+        number = f"predicted {result.num_evaluated}"
+        source = (
+            "Metrics are predicted, with their 95 % intervals, from "
+            f"{provenance.versions[PREDICTED]}{packaged}; measure the policy that you "
+            "choose."
+        )
+    return [
+        f"{len(result.front)} {noun}; {number}; stopped: {result.stop_reason.value}; "
+        f"seed {provenance.seed}.",
+        source,
+        *(pick.sentence for pick in verdict_of(result)),
         f"Sources: {'; '.join(sources)}.",
     ]
 

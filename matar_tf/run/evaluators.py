@@ -9,10 +9,12 @@ from typing import TypeAlias
 
 from matar_tf.data import Data
 from matar_tf.evolution import EvaluationStore
+from matar_tf.figures import PREDICTED
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult
 from matar_tf.run.holdout import report_on
 from matar_tf.run.plan import Run
+from matar_tf.run.predicting import Predicting, measurements_digest
 from matar_tf.run.settings import versions
 from matar_tf.tflite.evaluate import (
     ParallelEvaluator,
@@ -32,7 +34,7 @@ __all__ = [
     "provenance_of",
 ]
 
-Executor: TypeAlias = ParallelEvaluator | RayEvaluator
+Executor: TypeAlias = ParallelEvaluator | RayEvaluator | Predicting
 
 
 def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
@@ -48,16 +50,31 @@ def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
 
 
 def make_executor(run: Run) -> Executor:
-    """Returns what measures many policies, in processes or on a cluster."""
+    """Returns what measures many policies, in processes or on a cluster.
+
+    Without samples it predicts.
+    """
+    if run.searched is None:
+        return Predicting(run.predictors, run.settings.options.objectives)
     make, settings = evaluator_maker(run, run.searched), run.settings
     if settings.executor == "ray":
         return RayEvaluator(make, settings.num_jobs, settings.ray_address)
     return ParallelEvaluator(make, settings.num_jobs)
 
 
-def provenance_of(run: Run, data: Data) -> Provenance:
-    """Returns where results come from that were measured on some samples."""
+def provenance_of(run: Run, data: Data | None) -> Provenance:
+    """Returns where results come from that were measured on samples, or predicted."""
     found, settings = versions(), run.settings
+    if data is None:
+        return Provenance(
+            seed=settings.options.seed,
+            command=settings.command,
+            versions={**found, PREDICTED: str(run.artifact.measurements)},
+            artifact_digest=run.artifact.digest(),
+            data_digest=measurements_digest(run.artifact),
+            num_samples=0,
+            created=settings.created,
+        )
     # Metrics belong to the samples, to the kernels that computed them, where a user
     # wrote the functions, to these, and where not all profiles agree, to that one.
     measured_by = [data.digest(), LITERT_PACKAGE, found[LITERT_PACKAGE]]

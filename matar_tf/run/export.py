@@ -61,7 +61,9 @@ def write_target(
       MatarError: If an export fails; nothing is left of the target's folder then.
     """
     with new_folder(output / result.target) as folder:
-        result = with_file_sizes(run, result)
+        # The sizes of the front are those of its files.
+        sized = with_file_sizes(run, replace(result, front=()))
+        result = replace(sized, front=result.front)
         front = [_exported(run, result, one, folder, reference) for one in result.front]
         target = run.targets[index]
         cache = output / LATENCY_FILE
@@ -113,13 +115,14 @@ def _exported(
         path.with_suffix(".tflite"),
         profile=run.settings.profile,
         metadata=_metadata(result, candidate),
-        samples=run.reported.x_test,
+        samples=None if run.reported is None else run.reported.x_test,
         reference=reference,
     )
-    if exported.agreement is None:
-        return candidate
-    metrics = {**candidate.metrics, "argmax_agreement": exported.agreement}
-    return replace(candidate, metrics=metrics)
+    costs = {**candidate.costs, _FILE_SIZE: exported.num_bytes}
+    metrics = candidate.metrics
+    if exported.agreement is not None:
+        metrics = {**metrics, "argmax_agreement": exported.agreement}
+    return replace(candidate, metrics=metrics, costs=costs)
 
 
 def _metadata(result: SearchResult, candidate: Candidate) -> dict[str, Any]:

@@ -153,9 +153,11 @@ def _levels(artifact: Artifact, names: Iterable[str]) -> Levels:
     rows: dict[Policy, Mapping[str, float]] = {}
     for name, row in artifact.accuracy.items():
         try:
-            rows[artifact.space.named(name)] = row
+            policy = artifact.space.named(name)
         except PolicyError:
             continue  # the float network, or a policy of a file
+        if not policy.is_wide:
+            rows[policy] = row
     common = [name for name in names if all(name in row for row in rows.values())]
     if len(rows) < MIN_LEVELS or not common:
         raise ArtifactError(

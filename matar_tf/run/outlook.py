@@ -7,6 +7,7 @@ import os
 import time
 from typing import Final
 
+from matar_tf.data import Data
 from matar_tf.evolution import search_order
 from matar_tf.named_arrays import num_rows, rows
 from matar_tf.run.plan import Run
@@ -24,13 +25,18 @@ def outlook(run: Run) -> str:
     The network is run once, at its widest, on its first samples; what metrics of the
     user's own take is not in the time, nor what a resumed run knows already.
     """
+    if run.searched is None:
+        return (
+            f"No data: accuracy is predicted from {run.artifact.measurements}; "
+            "nothing is measured."
+        )
     number, num_samples = largest_number(run), run.searched.num_samples
     sentence = f"Up to {number} evaluations of {num_samples} samples"
     jobs, settings = run.settings.num_jobs, run.settings
     if settings.executor != "local":
         return f"{sentence}, {jobs} at a time."
     num_cores = os.cpu_count() or 1
-    seconds = number * _seconds(run) / min(jobs, num_cores)
+    seconds = number * _seconds(run, run.searched) / min(jobs, num_cores)
     limit = settings.options.max_minutes
     if limit is not None:
         seconds = min(seconds, _MINUTE * limit * len(run.targets))
@@ -62,13 +68,13 @@ def spoken(seconds: float) -> str:
     return f"{seconds / _HOUR:.1f} h"
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: Run, data: Data) -> float:
     """Returns about what one evaluation takes in this process."""
-    few = rows(run.searched.x_test, slice(_NUM_TIMED))
+    few = rows(data.x_test, slice(_NUM_TIMED))
     start = time.perf_counter()
     runner = Runner(run.builder.build(run.artifact.space.widest()))
     runner.predict(rows(few, slice(1)))
     started = time.perf_counter()
     runner.predict(few)
     per_sample = (time.perf_counter() - started) / num_rows(few)
-    return started - start + per_sample * run.searched.num_samples
+    return started - start + per_sample * data.num_samples

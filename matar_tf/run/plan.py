@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.artifact import Artifact
-from matar_tf.data import Data
+from matar_tf.data import Data, DataLike, as_data
 from matar_tf.errors import (
     DataError,
     MatarError,
@@ -25,10 +25,16 @@ from matar_tf.evolution import (
 )
 from matar_tf.figures import COST_NAMES, is_taken
 from matar_tf.policy import Policy
+from matar_tf.predictor import Predictor
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.run.costs import PolicyCosts, check_names
 from matar_tf.run.holdout import PREFIX, split_data
+from matar_tf.run.predicting import (
+    check_settings,
+    make_predictors,
+    predicted_names,
+)
 from matar_tf.run.settings import RunSettings
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target
@@ -48,9 +54,10 @@ class Run:
     Attributes:
       artifact: The packaged network.
       targets: Hardware to search for.
-      data: Samples and labels.
+      data: Samples and labels; None where metrics are predicted.
       searched: Those that policies are measured on while a search goes on.
       reported: Those that tables report on; the same without a holdout.
+      predictors: What predicts each metric where there are no samples.
       settings: What the run is asked for.
       builder: Makes the file of a policy.
       problems: What is searched, for each target.
@@ -60,9 +67,10 @@ class Run:
 
     artifact: Artifact
     targets: tuple[Target, ...]
-    data: Data
-    searched: Data
-    reported: Data
+    data: Data | None
+    searched: Data | None
+    reported: Data | None
+    predictors: tuple[Predictor, ...]
     settings: RunSettings
     builder: ModelBuilder
     problems: tuple[SearchProblem, ...]
@@ -71,9 +79,14 @@ class Run:
 
 
 def make_run(
-    artifact: Artifact, targets: Sequence[Target], data: Data, settings: RunSettings
+    artifact: Artifact,
+    targets: Sequence[Target],
+    data: DataLike | None,
+    settings: RunSettings,
 ) -> Run:
     """Returns a run; what cannot be done is found here, before anything is measured.
+
+    Without data metrics are predicted from the measurements of the artifact.
 
     Raises:
       MatarError: If samples or labels do not fit the network, a target cannot run it,
@@ -90,23 +103,28 @@ def make_run(
             "that of the float network in the tables; rename its file."
         )
     check_names(targets)
+    data = None if data is None else as_data(data)
     searched = reported = data
-    if settings.holdout:
-        # Labels of another network may be too few of each to split.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MatarWarning)  # said below, once
-            check_data(artifact, data, metrics=settings.metrics)
-        searched, reported = split_data(data, settings.holdout, settings.options.seed)
-    check_data(artifact, data, searched, reported, metrics=settings.metrics)
+    predictors: tuple[Predictor, ...] = ()
+    if data is None:
+        check_settings(settings)
+        predictors = make_predictors(artifact, settings)
+        metric_names = predicted_names(predictors)
+    else:
+        searched, reported = _parts(artifact, data, settings)
+        metric_names = _metric_names(artifact, settings.metrics)
     space = fix_entries(artifact.space, settings.fixed)
-    metric_names = _metric_names(artifact, settings.metrics)
     builder = ModelBuilder(artifact)
     problems: list[SearchProblem] = []
     tool_versions: list[Mapping[str, str]] = []
     untaken: list[Mapping[str, str]] = []
     for target in targets:
         sizes = _file_sizes(
-            builder, target.name, settings, metric_names, reported.num_samples
+            builder,
+            target.name,
+            settings,
+            metric_names,
+            0 if reported is None else reported.num_samples,
         )
         costs = PolicyCosts(artifact, target, builder, file_size=sizes)
         problem, reasons = _problem(
@@ -121,6 +139,7 @@ def make_run(
         data=data,
         searched=searched,
         reported=reported,
+        predictors=predictors,
         settings=settings,
         builder=builder,
         problems=tuple(problems),
@@ -129,11 +148,28 @@ def make_run(
     )
 
 
+def _parts(artifact: Artifact, data: Data, settings: RunSettings) -> tuple[Data, Data]:
+    """Returns the samples to search on and those to report on."""
+    searched = reported = data
+    if settings.holdout:
+        # Labels of another network may be too few of each to split.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MatarWarning)  # said below, once
+            check_data(artifact, data, metrics=settings.metrics)
+        searched, reported = split_data(data, settings.holdout, settings.options.seed)
+    check_data(artifact, data, searched, reported, metrics=settings.metrics)
+    return searched, reported
+
+
 def export_metadata(
     target: str, metrics: Mapping[str, float], num_samples: int
 ) -> dict[str, Any]:
-    """Returns what the file of a policy says of the search that found it."""
-    return {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
+    """Returns what the file of a policy says of the search that found it.
+
+    Of no samples metrics are predicted.
+    """
+    found = {"target": target, "metrics": dict(metrics), "num_samples": num_samples}
+    return found if num_samples else {**found, "predicted": True}
 
 
 def of_target(target: Target, error: MatarError) -> str:

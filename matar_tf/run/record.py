@@ -13,6 +13,7 @@ from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.results import SearchResult
 from matar_tf.run.plan import Run
+from matar_tf.run.predicting import measurements_digest
 from matar_tf.run.settings import versions
 from matar_tf.tflite.profiles import PROFILES
 
@@ -57,6 +58,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "searches": (dict,),
     "failures": (dict,),
 }
+_PREDICTED: Final = "measurements of the artifact"
 # What lists and objects hold.
 _INNER_KINDS: Final[Mapping[str, type]] = {
     **dict.fromkeys(("metrics", "limits", "fixed"), str),
@@ -115,7 +117,7 @@ class RunRecord:
       artifact_digest: SHA-256 of the network.
       float_metrics: What the float network reaches, or None.
       float_verified: Whether a digest of the artifact covers that.
-      data: Name of the data.
+      data: Name of the data; of a run without, that of the artifact's measurements.
       data_digest: SHA-256 of samples and labels.
       versions: Version by name of each package that matters.
       planned_evaluations: What the run that began in the folder was planned for.
@@ -320,8 +322,10 @@ def record_of(run: Run) -> RunRecord:
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
         float_verified=run.artifact.is_verified,
-        data=run.data.name,
-        data_digest=run.data.digest(),
+        data=_PREDICTED if run.data is None else run.data.name,
+        data_digest=measurements_digest(run.artifact)
+        if run.data is None
+        else run.data.digest(),
         versions=versions(),
         planned_evaluations=options.max_evaluations,
     )

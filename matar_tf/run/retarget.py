@@ -135,8 +135,10 @@ def retarget(
             run.settings.options, planned_evaluations=record.planned_evaluations
         )
         run = replace(run, settings=replace(run.settings, options=planned))
-        store = EvaluationStore(run.settings.store or output / STORE_FILE)
-        stack.enter_context(store)
+        store = None
+        if run.searched is not None:
+            store = EvaluationStore(run.settings.store or output / STORE_FILE)
+            stack.enter_context(store)
         interrupts = stack.enter_context(Interrupts())
         searches = Searches(run=run, evaluate_many=evaluate_many, store=store)
         writer = _Writer(searches, output, record, reference, on_result)

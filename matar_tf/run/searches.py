@@ -6,14 +6,17 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from matar_tf.errors import SearchError
 from matar_tf.evolution import (
     EvaluationStore,
     SearchOptions,
+    Surrogate,
     absent_names,
     follow_up,
     from_nothing,
     search,
     search_order,
+    thinned,
 )
 from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
@@ -25,7 +28,9 @@ from matar_tf.run.evaluators import (
     provenance_of,
 )
 from matar_tf.run.plan import Run
+from matar_tf.run.predicting import Predicting
 from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.verdict import verdict_of
 
 __all__ = ["Searches", "search_one"]
 
@@ -59,16 +64,21 @@ class Searches:
     def search(self, index: int) -> SearchResult:
         """Searches for the target of an index."""
         run, tools = self.run, self.run.tool_versions[index]
-        provenance = provenance_of(run, run.searched)
+        provenance, evaluate = provenance_of(run, run.searched), self.evaluate_many
+        is_predicted = isinstance(evaluate, Predicting)
         result = search(
             run.problems[index],
-            self.evaluate_many,
+            evaluate,
             options=self._options(index),
             provenance=replace(provenance, versions={**provenance.versions, **tools}),
             store=self.store,
-            memory=self.memory,
+            # What costs nothing need not be taught.
+            memory={} if is_predicted else self.memory,
+            surrogate=evaluate.surrogate if is_predicted else Surrogate,
             progress=run.settings.progress,
         )
+        if is_predicted:
+            result = thinned(result, run.settings.options.population_size)
         self.found.append(result)
         return result
 
@@ -85,22 +95,29 @@ class Searches:
             for one in result.references
             if one.name in self.run.settings.starts or _is_diagonal(one.name)
         )
-        result = replace(result, references=references)
-        if not self.run.settings.holdout:
-            return result
+        settings = self.run.settings
+        result = replace(result, references=references, within=settings.within)
+        evaluator = self._held_out
+        if evaluator is None:
+            return _wanted(result, settings.want)
         provenance = provenance_of(self.run, self.run.reported)
-        return on_held_out(result, self.store, provenance, self._held_out)
+        found = on_held_out(result, self.store, provenance, evaluator)
+        return _wanted(found, settings.want)
 
     @functools.cached_property
-    def _held_out(self) -> PolicyEvaluator:
-        return evaluator_maker(self.run, self.run.reported)()
+    def _held_out(self) -> PolicyEvaluator | None:
+        data = self.run.reported if self.run.settings.holdout else None
+        return None if data is None else evaluator_maker(self.run, data)()
 
     def _options(self, index: int) -> SearchOptions:
         """Returns the options of a search; a follow-up if earlier ones can teach it."""
         settings = self.run.settings
         options = from_nothing(settings.options)
         # A space that was enumerated is too small to teach the others.
-        if all(one.stop_reason is StopReason.ENUMERATED for one in self.found):
+        is_free = isinstance(self.evaluate_many, Predicting)
+        if is_free or all(
+            one.stop_reason is StopReason.ENUMERATED for one in self.found
+        ):
             return options
         problem, num_new = self.run.problems[index], settings.num_follow_up
         return follow_up(options, problem, self.memory, num_new=num_new)
@@ -123,6 +140,24 @@ def search_one(run: Run) -> SearchResult:
     finally:
         if store is not None:
             store.close()
+
+
+def _wanted(result: SearchResult, kind: str | None) -> SearchResult:
+    """Returns a result whose front is the one policy that is wanted, if one is.
+
+    Raises:
+      SearchError: If the front has none of the kind.
+    """
+    if kind is None:
+        return result
+    picks = {pick.kind: pick.policy for pick in verdict_of(result)}
+    if kind not in picks:
+        raise SearchError(
+            f"Expected a policy of the kind that is wanted, but a front of "
+            f"{len(result.front)} policies on {result.target!r} has only "
+            f"{', '.join(picks)}; leave want out."
+        )
+    return replace(result, front=(replace(picks[kind], name="policy_00"),))
 
 
 def _is_diagonal(name: str) -> bool:

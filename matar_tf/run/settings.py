@@ -24,6 +24,7 @@ from matar_tf.space import PolicySpace
 from matar_tf.tflite.metrics import METRIC_NAMES, figure_names
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, check_int8, get_profile
 from matar_tf.tflite.runtime import LITERT_PACKAGE
+from matar_tf.verdict import parse_want
 
 __all__ = [
     "DEFAULT_FOLLOW_UP_SHARE",
@@ -36,6 +37,7 @@ __all__ = [
 
 DEFAULT_FOLLOW_UP_SHARE: Final = 0.15
 EXECUTORS: Final = ("local", "ray")
+_MOST_POINTS: Final = 100
 _LONGEST_NAME: Final = 100
 _T = TypeVar("_T")
 
@@ -59,6 +61,8 @@ class RunSettings:
       starts: Policies to start from, by name; they stand in the tables, too.
       holdout: Share of the samples that the searches do not see, and that all tables
         report on; 0 to search and report on all.
+      within: Points of accuracy that may be lost for less cost, in verdicts.
+      want: Kind of the one policy that is exported; None for whole fronts.
       profile: How exported files store kernels.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       executor: Where these are: ``local``, on this machine, or ``ray``, on a cluster;
@@ -77,6 +81,8 @@ class RunSettings:
     fixed: tuple[str, ...] = ()
     starts: Mapping[str, Policy] = field(default_factory=dict[str, Policy])
     holdout: float = 0.0
+    within: float = 1.0
+    want: str | None = None
     profile: str = DEFAULT_PROFILE
     num_jobs: int = 1
     executor: str = "local"
@@ -105,17 +111,25 @@ class RunSettings:
         get_profile(self.profile)
         for name, policy in self.starts.items():
             _check_start(name, policy, self.profile)
-        for name in ("holdout", "follow_up_share"):
+        for name in ("holdout", "follow_up_share", "within"):
             object.__setattr__(self, name, as_number(getattr(self, name), f"as {name}"))
         object.__setattr__(self, "num_jobs", as_integer(self.num_jobs, "as jobs"))
         if self.num_jobs < 1:
             raise SearchError(
                 f"Expected at least one process as jobs, got {self.num_jobs}."
             )
+        self._check_shares()
+
+    def _check_shares(self) -> None:
         if not 0 <= self.holdout < 1:
             raise SearchError(
                 f"Expected a holdout of at least 0 and below 1, got {self.holdout}; it "
                 "is a share of the samples."
+            )
+        if not 0 <= self.within <= _MOST_POINTS:
+            raise SearchError(
+                f"Expected 0 to {_MOST_POINTS} points of accuracy within which to "
+                f"choose, got {self.within}."
             )
         if not 0 < self.follow_up_share <= 1:  # nor what is no number
             raise SearchError(
@@ -157,6 +171,8 @@ def settings_of(  # noqa: PLR0913
     fix: Iterable[str] = (),
     start: Mapping[str, Policy | str | Path] | Iterable[str | Path] = (),
     holdout: float = 0.0,
+    within: float = 1.0,
+    want: str | None = None,
     profile: str = DEFAULT_PROFILE,
     jobs: int = 1,
     executor: str = "local",
@@ -192,6 +208,10 @@ def settings_of(  # noqa: PLR0913
         kernels for them take a hundred times as long.
       holdout: Share of the samples that the search does not see and that tables report
         on; 0 to search and report on all.
+      within: Points of accuracy that may be lost for less cost: the verdict names the
+        cheapest policy within them of w8a8.
+      want: The one policy to export: ``most accurate``, ``knee``, or ``fastest within
+        0.5``, ``smallest within 0.5``, ``leanest within 0.5``; None for the front.
       profile: How files store kernels.
       jobs: Processes that measure.
       executor: Where these are: ``local`` or ``ray``.
@@ -204,8 +224,9 @@ def settings_of(  # noqa: PLR0913
       MatarError: If one of them cannot be had.
     """
     metrics = _named(metrics, "metrics")
+    kind, cost, points = (None, None, None) if want is None else parse_want(want)
     if objectives is None:
-        objectives = (*figure_names(metrics[:1]), "latency_ms")
+        objectives = (*figure_names(metrics[:1]), cost or "latency_ms")
     return RunSettings(
         options=SearchOptions(
             seed=seed,
@@ -229,6 +250,8 @@ def settings_of(  # noqa: PLR0913
         fixed=_named(fix, "fix"),
         starts=_starts(space, start),
         holdout=holdout,
+        within=within if points is None else points,
+        want=kind,
         profile=profile,
         num_jobs=jobs,
         executor=executor,

@@ -69,7 +69,7 @@ def store_pieces(
     tensors = model.subgraphs[0].tensors
     channels = layer.kernel.shape[layer.channel_axis]
     levels = quantize_kernel(layer, bits, np.ones(channels, bool)).reshape(-1)
-    steps = np.float32(layer.step[layer.bits.index(bits)])
+    steps = np.asarray(layer.step[layer.bits.index(bits)], np.float32)
     stored, note = _container(model, pieces, bits, profile)
     for name, piece in zip(kernel_names(entry, len(pieces)), pieces, strict=True):
         tensor = tensors[piece.tensor]

@@ -44,6 +44,7 @@ __all__ = [
     "mean_squared_error",
     "negative_log_likelihood",
     "own_metric_digests",
+    "smooth_l1",
     "takes_classes",
     "takes_values",
     "top_k_accuracy",
@@ -52,7 +53,7 @@ __all__ = [
 METRIC_NAMES: Final = ("accuracy", "loss")  # that are measured if nobody says
 CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc")  # and top_K_accuracy
 VALUE_METRICS: Final = (
-    *("mean_squared_error", "mean_absolute_error", "binary_accuracy"),
+    *("mean_squared_error", "mean_absolute_error", "smooth_l1", "binary_accuracy"),
 )
 _ONE_STEP, _FLOAT32 = 1.001, 1e-6
 _SMALLEST_PROBABILITY = 1e-7  # as keras.backend.epsilon
@@ -137,6 +138,15 @@ def mean_squared_error(outputs: np.ndarray, labels: np.ndarray) -> float:
 def mean_absolute_error(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean of the magnitudes of ``outputs - labels``."""
     return float(np.mean(np.abs(_difference(outputs, labels))))
+
+
+def smooth_l1(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of ``d**2 / 2`` where ``|d| < 1``, else of ``|d| - 1 / 2``.
+
+    Of the differences d of outputs and labels (Girshick, Fast R-CNN, ICCV 2015).
+    """
+    off = np.abs(_difference(outputs, labels))
+    return float(np.mean(np.where(off < 1.0, np.square(off) / 2.0, off - 0.5)))
 
 
 def _binary_accuracy(
@@ -246,6 +256,7 @@ def _known(name: str, probabilities: bool, is_sigmoid: bool) -> Metric | None:
     of_values = {
         "mean_squared_error": mean_squared_error,
         "mean_absolute_error": mean_absolute_error,
+        "smooth_l1": smooth_l1,
         "binary_accuracy": functools.partial(_binary_accuracy, threshold=threshold),
     }
     if name in of_classes:

@@ -83,14 +83,16 @@ class _Reader:
         )
 
     def _check_islands(self) -> None:
-        """Checks that what computes in float, and no other, is of a layer in float."""
+        """Checks that what computes in float, and no other, is of a layer in float.
+
+        Such a layer may unpack integers, after it has looked up rows of them.
+        """
         operators = self._graph.operators
         inside = {
             place
             for places in self._template.islands.values()
             for place in places
-            if 0 <= place < len(operators)
-            and op_name(self._model, operators[place]) != "DEQUANTIZE"
+            if 0 <= place < len(operators) and not self._looks_up(operators[place])
         }
         expected = {*float_operators(self._model)}
         if inside != expected:
@@ -99,6 +101,12 @@ class _Reader:
                 "others, in layers that stay in float, but not so are those at "
                 f"{shown(sorted(inside ^ expected))}; package the model again."
             )
+
+    def _looks_up(self, operator: Any) -> bool:
+        """Whether an operator unpacks integers, or looks up rows of them."""
+        name = op_name(self._model, operator)
+        is_float = _is_float(self._graph.tensors[operator.outputs[0]])
+        return name == "DEQUANTIZE" or (name == "GATHER" and not is_float)
 
     def _add_operator(self, number: int) -> None:
         """Adds an operator that is a layer by itself."""

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.nets import two_ends
+from fixtures.programs import call, fails
 from fixtures.samples import normal_samples, two_ends_samples
 
+from matar_tf import load_artifact
 from matar_tf.data import Data
 from matar_tf.errors import ArtifactError, DataError, ModelError
 from matar_tf.keras import (
@@ -121,6 +123,57 @@ class TestFile:
         assert "second (2,) linear, first (2,) linear: metres" in repr(artifact)
         with pytest.raises(ArtifactError, match="Did you mean 'first'"):
             package(model, outputs={"frst": "metres"})
+
+
+class TestSizes:
+    def test_a_network_of_any_size_is_packaged_for_one(self) -> None:
+        inputs = L.Input((None, None, 3), name="image")
+        x = L.Conv2D(4, 3, strides=2, activation="relu", name="stem")(inputs)
+        x = L.MaxPooling2D(name="pool")(L.Conv2D(4, 1, name="body")(x))
+        x = L.Dense(3, name="kind")(L.GlobalAveragePooling2D(name="gap")(x))
+        model = quantize_model(keras.Model(inputs, x, name="net"))
+        calibrate(model, normal_samples((16, 12, 3)))
+        with pytest.raises(DataError, match=r"samples of one size, got .*16, 12.*20"):
+            calibrate(model, [normal_samples((one, 12, 3)) for one in (16, 20)])
+        for shape, message in (
+            (None, r"size for the input 'image' of 'net'.*input_shape=\(224, 224, 3\)"),
+            ((9, 9), r"\(None, None, 3\), as integers, got \(9, 9\)"),
+            ((9, 9, 4), r"got \(9, 9, 4\)"),
+            ((9.0, 9.0, 3), r"got \(9.0, 9.0, 3\)"),
+            ((4, 4, 3), "can be built for.*; give a larger one"),
+            ({"picture": (9, 9, 3)}, "by the names of the inputs of 'net', 'image'"),
+        ):
+            with pytest.raises(ModelError, match=message):
+                package(model, input_shape=shape)
+        for shape in ((16, 12, 3), (11, 23, 3)):
+            samples = normal_samples(shape)
+            artifact = package(model, input_shape=shape)
+            policy = artifact.space.named("w4a4")
+            set_policy(model, policy)
+            expected = load_network(artifact)
+            set_policy(expected, policy)
+            found = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+            for one in (model, expected):
+                np.testing.assert_array_equal(found, one.predict(samples, verbose=0))
+            calibrated = artifact.provenance["calibration_samples"]
+            assert calibrated == len(normal_samples((1,)))
+
+    def test_the_command_takes_the_size(self, tmp_path: Path, capsys: Any) -> None:
+        inputs = L.Input((None, 2), name="series")
+        x = L.GlobalAveragePooling1D()(L.Conv1D(3, 3, activation="relu")(inputs))
+        model = quantize_model(keras.Model(inputs, L.Dense(2)(x)))
+        calibrate(model, normal_samples((9, 2)))
+        model.save(tmp_path / "net.h5")
+        values = {
+            "model": str(tmp_path / "net.h5"),
+            "output": str(tmp_path / "a.matar"),
+        }
+        assert "give --input_shape=(224, 2)." in fails(capsys, "package", **values)
+        wrong = fails(capsys, "package", **values, input_shape=["nine"])
+        assert "sizes such as 96x96x3" in wrong
+        for text in ("9x2", "(9, 2)", "series=9x2"):
+            assert call("package", **values, input_shape=[text], overwrite=True) == 0
+            assert "input (9, 2), output" in repr(load_artifact(values["output"]))
 
 
 class TestNames:

@@ -8,7 +8,7 @@ import pytest
 from fixtures.nets import L, build_net
 
 import matar_tf
-from matar_tf.errors import ModelError
+from matar_tf.errors import MatarWarning, ModelError
 from matar_tf.keras import MultiBitTrainer, keras, quantize_model, summary
 from matar_tf.keras._compat import tfmot
 from matar_tf.keras.packaging.convert import make_template
@@ -142,6 +142,23 @@ def test_what_is_not_annotated_is_float() -> None:
     assert [rows[name].is_integer for name in "acd"] == [True, False, False]
     # Twelve of one step; 2 * 5 and 5 * 3 in float.
     assert (found.macs, found.integer_share) == (37, 12 / 37)
+
+
+def test_what_stays_in_float_is_named_so() -> None:
+    source = L.Input((6, 4), name="x")
+    x = L.Dense(8, name="first")(source)
+    x = L.LayerNormalization(name="norm")(x)
+    x = L.Dense(3, name="last")(x)
+    with pytest.warns(MatarWarning, match="stay in float"):
+        found = summary(quantize_model(keras.Model(source, x, name="net")))
+    notes = {layer.name: layer.note for layer in found.layers}
+    assert [layer.name for layer in found.layers if layer.is_float] == ["norm"]
+    assert (notes["norm"], notes["first_dequantize"]) == (
+        "stays in float",
+        "brings floats to the layers after it",
+    )
+    assert found.integer_share == 1.0
+    assert "100.0% of them with integer kernels, 1 layers in float, " in repr(found)
 
 
 def test_is_printed_as_a_table_and_shown_as_html(model: Any) -> None:

@@ -11,7 +11,7 @@ from fixtures.nets import calibrated, keras_model
 from fixtures.samples import normal_samples
 
 from matar_tf.errors import MatarWarning, ModelError
-from matar_tf.keras import keras, package, quantize_model, set_policy
+from matar_tf.keras import keras, package, policy_space, quantize_model, set_policy
 from matar_tf.keras._compat import tf
 from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.einsums import DenseForm, dense_form
@@ -157,6 +157,16 @@ class TestAttention:
             "Embedding",
             *ATTENTION,
         ]
+
+    @pytest.mark.filterwarnings("ignore:.*stay in float:matar_tf.MatarWarning")
+    def test_dense_layers_of_what_a_float_layer_makes(self) -> None:
+        def body(x: Any) -> Any:
+            x = L.LayerNormalization()(L.Dense(8)(x))
+            return L.MultiHeadAttention(2, 4, name="mha")(x, x)
+
+        space = policy_space(keras_model(ROWS, body))
+        assert {f"mha/{one}" for one in ("query", "key", "value")} < set(space.weights)
+        assert "layer_normalization" in space.activations
 
     def test_of_a_file_is_that_of_keras(self) -> None:
         def body(x: Any) -> Any:

@@ -7,6 +7,7 @@ against measured latency. ``training``: a recipe's steps against those of tfmot'
 ``search``: fronts against enumeration, plain NSGA-II and each other. ``luck``: how
 much of that is the luck of samples, and what no search can do better. ``memory``:
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
+``data``: searches without data, judged on images that nobody searched.
 ``untrained``: a recipe's float network that was quantized and calibrated alone, before
 and after `reestimate_batch_norm`; without ``--float`` it is trained first.
 ``kills``: what programs leave that are killed, or whose disk is full. ``zoo``: ordinary
@@ -109,14 +110,14 @@ def _define(values: FlagValues) -> None:
     flags.DEFINE_integer(
         "evaluations",
         300,
-        "search, luck, memory: policies of a search.",
+        "data, search, luck, memory: policies of a search.",
         lower_bound=40,
         flag_values=values,
     )
     flags.DEFINE_string(
         "store",
         None,
-        "search: file that keeps what was measured, for a later run.",
+        "data, search: file that keeps what was measured, for a later run.",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -224,6 +225,17 @@ def _memory(given: Given) -> Iterator[Bar]:
     )
 
 
+def _data(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.data import measure_data
+
+    yield from measure_data(
+        _required_artifact("data", given),
+        given.data or "digits",
+        num_evaluations=given.evaluations,
+        store_path=given.store,
+    )
+
+
 def _untrained(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.untrained import measure_untrained
 
@@ -287,6 +299,7 @@ def _check_flags(suite: str, given: Given) -> None:
 _SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
 SUITE_FLAGS: Final = {
     "core": frozenset({"artifact", "data", "seed", "policies"}),
+    "data": frozenset({"artifact", "data", "evaluations", "store"}),
     "host": frozenset({"seed", "networks"}),
     "kills": frozenset({"seed", "kills", "full_disks"}),
     "luck": _SEARCHED,
@@ -301,6 +314,7 @@ SUITE_FLAGS: Final = {
 }
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "core": _core,
+    "data": _data,
     "host": _host,
     "kills": _kills,
     "luck": _luck,

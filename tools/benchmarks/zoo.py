@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +36,7 @@ from matar_tf.tflite._schema import (
     source_of,
 )
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.evaluate import output_step
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.verify import verify
 from tools.benchmarks.bars import Bar
@@ -185,7 +186,7 @@ def measure_network(
     artifact = timed("package", lambda: matar.package(quantized))
     builder = ModelBuilder(artifact)
     content = timed("file", lambda: builder.build(artifact.space.named("w8a8")))
-    macs, floats = integer_share(content)
+    on_integers, floats = integer_share(content)
     agreements = {
         name: _agreement(
             quantized, builder.build(one), one, samples, network.is_classifier
@@ -195,7 +196,7 @@ def measure_network(
     return Row(
         name=name if source == SOURCES[0] else f"{name} ({source})",
         kinds=kinds_of(model),
-        macs=macs,
+        macs=(sum(one.macs for one in artifact.workload.layers), on_integers),
         least_share=network.integer_share,
         off=off,
         front=_searched(artifact, model, first(samples, _NUM_SEARCHED), seed),
@@ -209,7 +210,11 @@ def measure_network(
 
 def _searched(artifact: Artifact, model: Any, samples: Any, seed: int) -> int:
     """Returns the number of policies of a front that is near to the float network."""
-    outputs = model.predict(samples, verbose=0)
+    outputs: Any = dict(
+        zip(model.output_names, _predicted(model, samples), strict=True)
+    )
+    if len(outputs) == 1:
+        (outputs,) = outputs.values()
     result = matar_tf.search(
         artifact,
         _TARGET,
@@ -221,14 +226,14 @@ def _searched(artifact: Artifact, model: Any, samples: Any, seed: int) -> int:
     return len(result.front)
 
 
-def _train_a_step(model: Any, samples: np.ndarray, seed: int) -> None:
+def _train_a_step(model: Any, samples: Any, seed: int) -> None:
     """Fits one batch: outputs of other samples are its targets."""
-    targets = np.roll(model.predict(samples, verbose=0), 1, axis=0)
+    targets = [np.roll(one, 1, axis=0) for one in _predicted(model, samples)]
     model.compile(keras.optimizers.SGD(1e-4), "mse")
     model.fit(
         samples,
         targets,
-        batch_size=len(samples),
+        batch_size=_BATCH,
         callbacks=[matar.PolicyRandomizer(seed=seed)],
         verbose=0,
     )
@@ -242,14 +247,23 @@ def _fine_tune(model: Any, digits: tuple[np.ndarray, np.ndarray], seed: int) -> 
     model.fit(*digits, batch_size=_KERAS_BATCH, callbacks=[randomizer], verbose=0)
 
 
-def _moved_by_saving(model: Any, samples: np.ndarray) -> float:
+def _moved_by_saving(model: Any, samples: Any) -> float:
     """Returns the largest difference that saving and loading makes to outputs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
         model.save(path)
         loaded = matar.load_model(path)
-    before, after = (one.predict(samples, verbose=0) for one in (model, loaded))
-    return float(np.abs(before - after).max())
+    before, after = (_predicted(one, samples) for one in (model, loaded))
+    return max(
+        float(np.abs(one - other).max())
+        for one, other in zip(before, after, strict=True)
+    )
+
+
+def _predicted(model: Any, samples: Any) -> list[np.ndarray]:
+    """Returns each output of a network."""
+    found = model.predict(samples, batch_size=_KERAS_BATCH, verbose=0)
+    return found if isinstance(found, list) else [found]
 
 
 def _policies(space: PolicySpace, seed: int) -> dict[str, Policy]:
@@ -262,17 +276,25 @@ def _agreement(
     model: Any,
     content: bytes,
     policy: Policy,
-    samples: np.ndarray,
+    samples: Any,
     is_classifier: bool,
 ) -> Agreement:
     """Returns how a policy's file agrees with Keras, and the runtime with itself."""
     matar.set_policy(model, policy)
-    expected = model.predict(samples, batch_size=_KERAS_BATCH, verbose=0)
-    outputs = Runner(content).predict(samples)
-    step = output_step(content)
+    expected = dict(zip(model.output_names, _predicted(model, samples), strict=True))
+    found = Runner(content).predict(samples)
+    found = found if isinstance(found, dict) else dict.fromkeys(expected, found)
+    counts = Counter[str]()
+    for one in outputs_of(content):
+        name = one.name if len(expected) > 1 else model.output_names[0]
+        counts += Counter(
+            compare_outputs(
+                found[name], expected[name], one.step, is_classifier=is_classifier
+            )
+        )
     layers = verify(content, first(samples, _NUM_VERIFIED)).layers
     return Agreement(
-        **compare_outputs(outputs, expected, step, is_classifier=is_classifier),
+        **{"within": 0, **counts},
         off=sum(one.runtime_share > 0 for one in layers),
         tensors=len(layers),
     )
@@ -302,15 +324,15 @@ def compare_outputs(
     return counts
 
 
-def integer_share(content: bytes) -> tuple[tuple[int, int], int]:
-    """Returns MACs of a file, those of int8 kernels, and operators that make floats.
+def integer_share(content: bytes) -> tuple[int, int]:
+    """Returns the MACs of int8 kernels in a file, and the operators that make floats.
 
     The one that makes the output is none of the latter.
     """
     model = parse_model(content)
     graph = model.subgraphs[0]
     integers = {schema.TensorType.INT8, schema.TensorType.INT4}
-    total = on_integers = floats = 0
+    on_integers = floats = 0
     for operator in graph.operators:
         name = op_name(model, operator)
         output = graph.tensors[operator.outputs[0]]
@@ -323,8 +345,6 @@ def integer_share(content: bytes) -> tuple[tuple[int, int], int]:
         # One position is a column of all of a kernel; a dense kernel has no places.
         places = source if name == "TRANSPOSE_CONV" else output
         positions = math.prod(int(size) for size in places.shape[:-1])
-        macs = positions * math.prod(int(size) for size in kernel.shape)
-        total += macs
         if {source.type, kernel.type, output.type} <= integers:
-            on_integers += macs
-    return (total, on_integers), floats
+            on_integers += positions * math.prod(int(size) for size in kernel.shape)
+    return on_integers, floats

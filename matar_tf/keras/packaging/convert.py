@@ -37,7 +37,6 @@ from matar_tf.keras.quantizers.grids import (
     LearnedGrid,
 )
 from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
-from matar_tf.keras.rewrite.check import end_refusals, raise_refusals
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
 from matar_tf.tflite._islands import without_marks
@@ -82,7 +81,6 @@ def _convert(
     With it the names of several outputs by those of their tensors, and the float layers
     by the numbers of their marks.
     """
-    _check_ends(model)
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=layer.name)
         for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
@@ -108,15 +106,6 @@ def _convert(
     with _quiet():
         content = bytes(converter.convert())
     return content, named if len(named) > 1 else {}, float_layers
-
-
-def _check_ends(model: KerasModel) -> None:
-    """Refuses inputs of no fixed size."""
-    shapes = {
-        layer.name: tuple(tensor.shape.as_list())
-        for tensor, layer in zip(model.inputs, model._input_layers, strict=True)
-    }
-    raise_refusals(model.name, end_refusals(shapes))
 
 
 def _top(x: Tensor, step: float, qmax: int) -> Tensor:

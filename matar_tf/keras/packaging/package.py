@@ -26,11 +26,14 @@ from matar_tf.keras.packaging.common_arrays import (
 from matar_tf.keras.packaging.convert import make_template
 from matar_tf.keras.packaging.float_layers import float_reasons
 from matar_tf.keras.packaging.network import network_members, why_unstored
+from matar_tf.keras.packaging.sizes import InputShape, with_input_shape
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name
 from matar_tf.keras.quantizers.grids import KernelGrid
+from matar_tf.layer_kinds import ACTIVATIONS
 from matar_tf.norms import NormParameters
+from matar_tf.operators import Grid
 from matar_tf.outputs import OutputInfo
 from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
 from matar_tf.tflite.ends import outputs_of
@@ -38,7 +41,10 @@ from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
 
-_FUNCTIONS: Final = {"SOFTMAX": "softmax", "LOGISTIC": "sigmoid"}  # by operator
+# What ends in an operator alone, by its name.
+_FUNCTIONS: Final = {
+    row.operator: name for name, row in ACTIVATIONS.items() if row.grid is Grid.FIXED
+}
 _KNOWN: Final = (
     "float_layers",
     "versions",
@@ -55,6 +61,7 @@ def package(
     provenance: Mapping[str, Any] | None = None,
     card: ModelCard | None = None,
     outputs: Mapping[str, str] | None = None,
+    input_shape: InputShape | None = None,
     include_network: bool = True,
 ) -> Artifact:
     """Packages a trained multi-bitwidth model.
@@ -71,12 +78,14 @@ def package(
       card: What those should know who retarget it, or None.
       outputs: What outputs mean, by the names of their layers: ``{"boxes": "offsets of
         the anchors' corners"}``; None for those of which there is nothing to say.
+      input_shape: Shape of the samples that ship, without an axis for them, where the
+        model leaves sizes open: ``(224, 224, 3)``; of several inputs by their names.
       include_network: Whether to add the Keras network, to compare with or to train
         on.
 
     Raises:
       ModelError: If the model is not wholly quantized, not trained, or its training
-        diverged.
+        diverged, or a size of its inputs is missing.
       ArtifactError: If accuracy or provenance is not what `Artifact` takes, or
         provenance says otherwise what is known here, or there is no such output.
     """
@@ -84,6 +93,10 @@ def package(
     check_initialized(model)
     check_finite_weights(model)
     warn_of_grids(model)
+    reasons = float_reasons(model)
+    in_float = {"float_layers": reasons} if reasons else {}
+    record = {**calibration_record(model), **in_float}
+    model = with_input_shape(model, input_shape)
     template = make_template(model)
     reason = why_unstored(model) if include_network else ""
     if reason:
@@ -100,7 +113,7 @@ def package(
         template=template.content,
         template_map=template.places,
         accuracy={} if accuracy is None else accuracy,
-        provenance=_provenance(model, {} if provenance is None else provenance, card),
+        provenance=_provenance(record, {} if provenance is None else provenance, card),
         extras=extras,
         outputs=_outputs(model, template.content, outputs or {}),
     )
@@ -119,7 +132,9 @@ def _outputs(
             )
     found = outputs_of(template)
     by_name = (
-        {one.name: one for one in found} if len(found) > 1 else {names[0]: found[0]}
+        {one.name: one for one in found}
+        if len(found) > 1
+        else {names[0]: next(iter(found))}
     )
     return {
         name: OutputInfo(
@@ -133,7 +148,7 @@ def _outputs(
 
 
 def _provenance(
-    model: KerasModel, given: Mapping[str, Any], card: ModelCard | None
+    record: Mapping[str, Any], given: Mapping[str, Any], card: ModelCard | None
 ) -> Mapping[str, Any]:
     """Returns what is put on record of how a model was made."""
     if not isinstance(given, Mapping):
@@ -144,10 +159,7 @@ def _provenance(
                 f"Expected provenance= without {name!r}, which package puts on record "
                 f"itself, got {str(given[name])[:80]!r}; name it otherwise."
             )
-    known = {"versions": training_versions(), **calibration_record(model)}
-    reasons = float_reasons(model)
-    if reasons:
-        known["float_layers"] = reasons
+    known = {"versions": training_versions(), **record}
     cards = {} if card is None else {CARD_KEY: card.to_json()}
     return {"command": "matar_tf.package", **known, **given, **cards}
 

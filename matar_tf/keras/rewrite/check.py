@@ -123,22 +123,16 @@ def end_refusals(inputs: Mapping[str, Shape]) -> list[str]:
     """Returns why a whole network cannot be packaged, whatever its layers are.
 
     Args:
-      inputs: Shape of each input, with the batch axis, by name.
+      inputs: Shape of each input, with the batch axis, by name; None for a size that
+        packaging is given.
     """
-    found = [
-        f"Expected inputs of one size, got {shape} for {one!r}: what a network costs, "
-        "and its file, depend on it; build the model for the size that ships."
-        for one, shape in inputs.items()
-        if None in shape[1:]
-    ]
-    found += [
+    return [
         f"Expected inputs of at most {_MAX_VALUES} values, got {shape} for {one!r}: "
         "the converter and the runtimes hold a whole sample; build the model for "
         "smaller ones."
         for one, shape in inputs.items()
         if math.prod(size or 1 for size in shape[1:]) > _MAX_VALUES
     ]
-    return found
 
 
 def raise_refusals(name: str, found: Sequence[str]) -> None:

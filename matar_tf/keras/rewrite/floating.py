@@ -10,6 +10,7 @@ from matar_tf.errors import MatarWarning
 from matar_tf.keras.rewrite.check import float_reasons, has_other_activation
 from matar_tf.keras.rewrite.graph import FreeNames, Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
+from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
 
 __all__ = ["mark_floats", "warn_of_floats"]
 
@@ -85,7 +86,10 @@ def _split_activations(graph: Graph, only: Collection[str] | None) -> Graph:
 def _has_learned(node: Node) -> bool:
     """Whether a node has weights, or statistics, that follow the policy."""
     row = row_of(node)
-    return row.kernel is not None or row.folds_norm or row.may_be_frozen
+    becomes_dense = node.kind in FORM_CHECKS and bool(node.weights)
+    return (
+        row.kernel is not None or row.folds_norm or row.may_be_frozen or becomes_dense
+    )
 
 
 def warn_of_floats(graph: Graph) -> None:

@@ -86,8 +86,8 @@ def check_model(
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
-        used twice or is for a loss or metric, or an input of unknown size; if `strict`,
-        for a layer that would stay in float.
+        used twice or is for a loss or metric, or an input that is too large; if
+        `strict`, for a layer that would stay in float.
     """
     graph = read_graph(model)
     found = list(besides)

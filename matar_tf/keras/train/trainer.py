@@ -163,7 +163,7 @@ class MultiBitTrainer(keras.Model):
         if self._has_drawn is not None:
             self._has_drawn.assign(False)
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,

@@ -1,0 +1,235 @@
+"""Which policies of a front to look at: three of them, and why.
+
+The most accurate one, the cheapest one that loses little, and the knee, beyond which
+more cost buys less.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from matar_tf.errors import SearchError
+from matar_tf.figures import Figure, bound_names, figure_of, is_share
+from matar_tf.results import Candidate, Objective, SearchResult
+
+__all__ = [
+    "BEST",
+    "CHEAPEST",
+    "KNEE",
+    "Pick",
+    "parse_want",
+    "verdict_of",
+]
+
+BEST: Final = "best"
+CHEAPEST: Final = "within"
+KNEE: Final = "knee"
+_LIKELY: Final = 0.9  # chance to be within, for which more cost is worth it
+_Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
+_PLAIN_WANTS: Final = {"most accurate": BEST, "knee": KNEE}
+_WITHIN: Final = re.compile(r"(\w+) within ([0-9]{1,3}(?:\.[0-9]{1,6})?)(?: points?)?")
+_COSTS: Final = {
+    "fastest": "latency_ms",
+    "smallest": "weight_bytes",
+    "leanest": "energy_pj",
+}
+_SUPERLATIVES: Final = {"_ms": "fastest", "_bytes": "smallest", "_pj": "leanest"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """A policy of a front that stands for an answer.
+
+    Attributes:
+      kind: `BEST`, `CHEAPEST` or `KNEE`.
+      policy: The policy, as the front has it.
+      beside: The policy that its loss is measured from; None without.
+      loss: What it loses against that, in the unit of the metric.
+      chance: That it loses no more than is allowed, elsewhere than on these samples;
+        None where it is not known.
+      sentence: The answer, in words.
+    """
+
+    kind: str
+    policy: Candidate
+    beside: str | None = None
+    loss: float | None = None
+    chance: float | None = None
+    sentence: str
+
+
+def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
+    """Returns the picks of a front, none of an empty one.
+
+    They are of the first objective that is a metric, and the first that is a cost. A
+    policy within the loss that `result.within` allows is there for shares of samples
+    alone, whose points people compare.
+    """
+    if not result.front:
+        return ()
+    metric = next(
+        (one for one in result.objectives if one.name in result.front[0].metrics), None
+    )
+    cost = next(
+        (one for one in result.objectives if one.name in result.front[0].costs), None
+    )
+    if metric is None or cost is None:
+        return ()
+    figure = figure_of(metric.name)
+    best = min(result.front, key=lambda one: metric.to_minimized(one.value(metric)))
+    word = "Most accurate" if is_share(metric.name) else f"Best {figure.header}"
+    picks = [
+        Pick(
+            kind=BEST,
+            policy=best,
+            sentence=f"{word}: {best.name} ({_text(figure, best.value(metric))}).",
+        )
+    ]
+    if is_share(metric.name):
+        picks.append(_within(result, metric, cost, best))
+    knee = _knee(result.front, metric, cost)
+    if knee is not None:
+        sentence = f"Knee: {knee.name}, beyond which more cost buys less."
+        picks.append(Pick(kind=KNEE, policy=knee, sentence=sentence))
+    return tuple(picks)
+
+
+def _superlative(cost: str) -> str:
+    """Returns what the policy of least cost is called: ``fastest``."""
+    ends = [word for end, word in _SUPERLATIVES.items() if cost.endswith(end)]
+    return ends[0] if ends else f"least {figure_of(cost).header}"
+
+
+def parse_want(text: str) -> tuple[str, str | None, float | None]:
+    """Reads which policy is wanted: ``smallest within 0.5``.
+
+    Returns:
+      The kind of the pick, and the cost and the points of accuracy that it names; None
+      where it names none.
+
+    Raises:
+      SearchError: If the text has another form.
+    """
+    words = " ".join(text.lower().split())
+    if words in _PLAIN_WANTS:
+        return _PLAIN_WANTS[words], None, None
+    match = _WITHIN.fullmatch(words)
+    if match is None or match[1] not in _COSTS:
+        raise SearchError(
+            f"Expected what is wanted as 'most accurate', 'knee' or "
+            f"'{' | '.join(_COSTS)} within 0.5' (points of accuracy), got {text!r}."
+        )
+    return CHEAPEST, _COSTS[match[1]], float(match[2])
+
+
+def _within(
+    result: SearchResult, metric: Objective, cost: Objective, best: Candidate
+) -> Pick:
+    """Returns the cheapest policy that likely loses no more than is allowed.
+
+    If none is likely to, the likeliest, the cheapest of several.
+    """
+    beside = _beside(result, best)
+    level, number = beside.value(metric), result.provenance.num_samples
+    chances = {
+        one.name: _chance(
+            level - one.value(metric),
+            result.within / 100.0,
+            _deviation(one, beside, metric, number),
+        )
+        for one in result.front
+    }
+    likeliest = max(chances.values())
+    fitting = [
+        one for one in result.front if chances[one.name] >= min(likeliest, _LIKELY)
+    ]
+    found = min(fitting, key=lambda one: (cost.to_minimized(one.value(cost)), one.name))
+    loss, chance = level - found.value(metric), chances[found.name]
+    points, allowed = 100.0 * abs(loss), result.within
+    way = "below" if loss >= 0 else "above"
+    sentence = (
+        f"{_superlative(cost.name).capitalize()} within {allowed:g} "
+        f"point{'' if allowed == 1 else 's'} of {beside.name}: {found.name}, "
+        f"{points:.2f} points {way}, within it with a chance of {chance:.0%}."
+    )
+    return Pick(
+        kind=CHEAPEST,
+        policy=found,
+        beside=beside.name,
+        loss=loss,
+        chance=chance,
+        sentence=sentence,
+    )
+
+
+def _beside(result: SearchResult, best: Candidate) -> Candidate:
+    """Returns the policy that losses are measured from.
+
+    That of 8 bits everywhere, or else the widest uniform one that the target takes, or
+    else the most accurate.
+    """
+    named = [one for one in result.references if _width(one.name) is not None]
+    return max(named, key=lambda one: _width(one.name) or 0, default=best)
+
+
+def _width(name: str) -> int | None:
+    """Returns the width of a uniform policy of one width, by its name."""
+    weights, _, activations = name.removeprefix("w").partition("a")
+    is_one = name.startswith("w") and weights == activations and weights.isdigit()
+    return int(weights) if is_one else None
+
+
+def _deviation(
+    one: Candidate, beside: Candidate, metric: Objective, num_samples: int
+) -> float:
+    """Returns the standard deviation of what a policy loses against another.
+
+    Of predicted shares that of the policy alone: what is not known of the other, which
+    is near the best, is not known of both. Of measured ones as of independent samples.
+    """
+    if one.policy == beside.policy:
+        return 0.0
+    low, high = (one.metrics.get(name) for name in bound_names(metric.name))
+    if low is not None and high is not None:
+        return (high - low) / (2.0 * _Z95)
+    shares = [policy.value(metric) for policy in (one, beside)]
+    return math.sqrt(sum(x * (1.0 - x) for x in shares) / max(num_samples, 1))
+
+
+def _chance(loss: float, allowed: float, deviation: float) -> float:
+    """Returns the chance that a normal variable around a loss is at most as allowed."""
+    if deviation <= 0.0:
+        return 1.0 if loss <= allowed else 0.0
+    return 0.5 * math.erfc((loss - allowed) / (deviation * math.sqrt(2.0)))
+
+
+def _knee(
+    front: tuple[Candidate, ...], metric: Objective, cost: Objective
+) -> Candidate | None:
+    """Returns the policy farthest from the line between the ends; None of two ends.
+
+    As Das (1999) does, in shares of the range of each objective.
+    """
+    points = [
+        (cost.to_minimized(one.value(cost)), metric.to_minimized(one.value(metric)))
+        for one in front
+    ]
+    axes = [*zip(*points, strict=True)]
+    lows, sides = [*map(min, axes)], [max(axis) - min(axis) for axis in axes]
+    if len(front) < 3 or min(sides) <= 0.0:
+        return None
+
+    def together(index: int) -> float:
+        return sum(
+            (value - low) / side
+            for value, low, side in zip(points[index], lows, sides, strict=True)
+        )
+
+    return front[min(range(len(front)), key=together)]
+
+
+def _text(figure: Figure, value: float) -> str:
+    return f"{figure.text(value)} {figure.unit}".strip()
