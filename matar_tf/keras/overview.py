@@ -166,19 +166,19 @@ def summary(model: KerasModel) -> Summary:
 def _layer(layer: KerasLayer, readers: _Readers, *, in_float: bool) -> LayerSummary:
     inner = wrapper.inner_layer(layer)
     quantizers = wrapper.all_quantizers(layer)
-    weights = [one for one in quantizers if one.kind == "weights"]
     kernel = wrapper.kernel_quantizer(layer)
     tensors = [one for one in quantizers if one.kind == "activations"]
     output = _output(layer)
+    weights = [one for one in quantizers if one.kind == "weights"]
     is_integer = kernel is not None and _reads_grid(layer) and not in_float
     note = "stays in float" if in_float else _note(layer, readers)
-    what = "kernel" if _has_own(layer) else f"kernel of {inner.name!r}"
+    own = "kernel" if weights else f"kernel of {inner.name!r}"
     bits = kernel.bits if kernel else weights[0].bits if weights else ()
     return LayerSummary(
         name=_name(layer),
         kind=kind_of(inner),
         shape=tuple(layer.output_shape[1:]),
-        quantized=(*([what] if bits else []), *([output] if output else [])),
+        quantized=(*([own] if bits else []), *([output] if output else [])),
         weight_bits=bits,
         activation_bits=tensors[-1].bits if tensors else (),
         macs=_macs(layer),
