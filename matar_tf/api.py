@@ -133,10 +133,8 @@ def search(
       MatarError: If something does not fit, or no policy meets the limits.
     """
     artifact, given = _network(network), _data(data)
-    options = {
-        "metrics": metrics_of_run(artifact, given),
-        **_options(options, "search"),
-    }
+    options = {**_options(options, "search")}
+    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
     run = make_run(
         artifact, [_target(target)], given, settings_of(artifact.space, **options)
     )
@@ -180,10 +178,8 @@ def retarget(
       MatarError: If something does not fit, or the folder holds anything else.
     """
     artifact, given = _network(network), _data(data)
-    options = {
-        "metrics": metrics_of_run(artifact, given),
-        **_options(options, "retarget"),
-    }
+    options = {**_options(options, "retarget")}
+    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
     settings = settings_of(artifact.space, **options)
     run = make_run(artifact, _targets(targets), given, settings)
     outcome = _retarget(
@@ -263,8 +259,8 @@ def evaluate(
       data: Samples and labels.
       metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
         ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
-        ``smooth_l1``, ``binary_accuracy``; of one output of several that after its name,
-        ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
+        ``smooth_l1``, ``binary_accuracy``; of one output of several that after its
+        name, ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
         outputs and all labels, by names if there are several. None for accuracy and
         loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
