@@ -259,10 +259,10 @@ def evaluate(
       data: Samples and labels.
       metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
         ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
-        ``smooth_l1``, ``binary_accuracy``; of one output of several that after its
-        name, ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
-        outputs and all labels, by names if there are several. None for accuracy and
-        loss; see `matar_tf.tflite.heads` for several outputs.
+        ``smooth_l1``, ``binary_accuracy``; of one output of several such a name after
+        its own, ``boxes_mean_absolute_error``; or ``package.module:function``, which
+        gets all outputs and all labels, by names if there are several. None for
+        accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
       threads: Threads of the interpreter.
 
