@@ -12,23 +12,32 @@ import inspect as _inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import Data, DataLike, as_data
+from matar_tf.data import DataLike, as_data
 from matar_tf.errors import (
-    ExportError,
-    PolicyError,
     SearchError,
     did_you_mean,
 )
-from matar_tf.policy import Policy
-from matar_tf.pricing import check_policy
+from matar_tf.given import (
+    ModelLike,
+    Network,
+    PolicyLike,
+    TargetLike,
+    as_artifact,
+    as_model,
+    as_optional_data,
+    as_policy,
+    as_target,
+    as_targets,
+    checked_target,
+    named_policies,
+)
 from matar_tf.pricing import estimate as _estimate
 from matar_tf.pricing.model import Cost
 from matar_tf.reporting.card_page import model_card as _card_of
 from matar_tf.reporting.shown import ShownMatrix, ShownResult
-from matar_tf.results import Candidate
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.export import with_file_sizes
 from matar_tf.run.plan import make_run
@@ -38,7 +47,7 @@ from matar_tf.run.retarget import Outcome
 from matar_tf.run.retarget import retarget as _retarget
 from matar_tf.run.searches import search_one
 from matar_tf.run.settings import settings_of
-from matar_tf.targets import Target, list_targets, load_target
+from matar_tf.targets import list_targets
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.export import (
@@ -46,7 +55,6 @@ from matar_tf.tflite.export import (
     Reference,
     check_output,
     export_model,
-    read_model,
 )
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
@@ -64,10 +72,6 @@ __all__ = [
     "search",
 ]
 
-Network: TypeAlias = "Artifact | str | Path"
-PolicyLike: TypeAlias = "Policy | Candidate | str | Path"
-TargetLike: TypeAlias = "Target | str | Path"
-ModelLike: TypeAlias = "ExportedModel | str | Path | bytes"
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OPTIONS = "      **options: Of the search, each a keyword."
 
@@ -132,13 +136,11 @@ def search(
     Raises:
       MatarError: If something does not fit, or no policy meets the limits.
     """
-    artifact, given = _network(network), _data(data)
-    options = {
-        "metrics": metrics_of_run(artifact, given),
-        **_options(options, "search"),
-    }
+    artifact, given = as_artifact(network), as_optional_data(data)
+    options = {**_options(options, "search")}
+    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
     run = make_run(
-        artifact, [_target(target)], given, settings_of(artifact.space, **options)
+        artifact, [as_target(target)], given, settings_of(artifact.space, **options)
     )
     result = with_file_sizes(run, search_one(run))
     return ShownResult.of(result, artifact.accuracy.get("float"))
@@ -179,13 +181,11 @@ def retarget(
     Raises:
       MatarError: If something does not fit, or the folder holds anything else.
     """
-    artifact, given = _network(network), _data(data)
-    options = {
-        "metrics": metrics_of_run(artifact, given),
-        **_options(options, "retarget"),
-    }
+    artifact, given = as_artifact(network), as_optional_data(data)
+    options = {**_options(options, "retarget")}
+    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
     settings = settings_of(artifact.space, **options)
-    run = make_run(artifact, _targets(targets), given, settings)
+    run = make_run(artifact, as_targets(targets), given, settings)
     outcome = _retarget(
         run, output, resume=resume, overwrite=overwrite, reference=reference
     )
@@ -223,13 +223,13 @@ def export(  # noqa: PLR0913
     Raises:
       MatarError: If a file is there, or the policy does not fit network or target.
     """
-    artifact = _network(network)
-    chosen = _policy(artifact, policy)
+    artifact = as_artifact(network)
+    chosen = as_policy(artifact, policy)
     check_output(path, overwrite=overwrite)
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
     if target is not None:
-        metadata["target"] = _checked_target(artifact, chosen, target)
+        metadata["target"] = checked_target(artifact, chosen, target)
     samples = None
     if data is not None:
         given = as_data(data)
@@ -263,10 +263,10 @@ def evaluate(
       data: Samples and labels.
       metrics: Of classes ``accuracy``, ``loss``, ``top_5_accuracy``, ``mean_iou``,
         ``auc``; of values ``mean_squared_error``, ``mean_absolute_error``,
-        ``smooth_l1``, ``binary_accuracy``; of one output of several after its name,
-        ``boxes_mean_absolute_error``; or ``package.module:function``, which gets all
-        outputs and all labels, by names if there are several. None for accuracy and
-        loss; see `matar_tf.tflite.heads` for several outputs.
+        ``smooth_l1``, ``binary_accuracy``; of one output of several such a name after
+        its own, ``boxes_mean_absolute_error``; or ``package.module:function``, which
+        gets all outputs and all labels, by names if there are several. None for
+        accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
       threads: Threads of the interpreter.
 
@@ -274,7 +274,7 @@ def evaluate(
       MatarError: If the file cannot be run, or the data do not fit it.
     """
     return evaluate_model(
-        _model(model),
+        as_model(model),
         as_data(data),
         metrics=metrics,
         runtime=runtime,
@@ -300,10 +300,10 @@ def cost(
     Raises:
       MatarError: If a policy is not of the network, or a target cannot run it.
     """
-    artifact = _network(network)
-    named = _named(artifact, policies)
+    artifact = as_artifact(network)
+    named = named_policies(artifact, policies)
     chosen = list_targets() if targets is None else targets
-    return ShownMatrix.of(cost_matrix(artifact, named, _targets(chosen)))
+    return ShownMatrix.of(cost_matrix(artifact, named, as_targets(chosen)))
 
 
 def estimate(network: Network, policy: PolicyLike, target: TargetLike) -> Cost:
@@ -317,9 +317,9 @@ def estimate(network: Network, policy: PolicyLike, target: TargetLike) -> Cost:
     Raises:
       MatarError: If the policy is not of the network, or the target cannot run it.
     """
-    artifact = _network(network)
-    chosen = _policy(artifact, policy)
-    return _estimate(artifact.workload, chosen, _target(target))
+    artifact = as_artifact(network)
+    chosen = as_policy(artifact, policy)
+    return _estimate(artifact.workload, chosen, as_target(target))
 
 
 def inspect(model: ModelLike) -> ModelInfo:
@@ -331,7 +331,7 @@ def inspect(model: ModelLike) -> ModelInfo:
     Raises:
       ExportError: If the file was not exported by matar_tf.
     """
-    return inspect_model(_model(model))
+    return inspect_model(as_model(model))
 
 
 def model_card(network: Network) -> str:
@@ -343,7 +343,7 @@ def model_card(network: Network) -> str:
     Raises:
       ArtifactError: If it is none, or holds something else as a card.
     """
-    return _card_of(_network(network))
+    return _card_of(as_artifact(network))
 
 
 def report(run: str | Path) -> RunReport:
@@ -364,72 +364,3 @@ def _options(options: Mapping[str, Any], function: str) -> Mapping[str, Any]:
                 f"{function}() has no option {name!r}. {did_you_mean(name, known)}"
             )
     return {"command": f"matar_tf.{function}", **options}
-
-
-def _data(data: DataLike | None) -> Data | None:
-    return None if data is None else as_data(data)
-
-
-def _network(network: Network) -> Artifact:
-    return network if isinstance(network, Artifact) else read_artifact(network)
-
-
-def _policy(artifact: Artifact, policy: PolicyLike) -> Policy:
-    if isinstance(policy, Candidate):
-        policy = policy.policy
-    if not isinstance(policy, (Policy, str, Path)):
-        raise PolicyError(
-            "Expected one policy: a name such as 'w4a8', the path of a .json file, a "
-            f"Policy, or one that a search found (result.front[0]), got "
-            f"{type(policy).__name__}."
-        )
-    return artifact.space.policy(policy)
-
-
-def _named(
-    artifact: Artifact,
-    policies: PolicyLike | Sequence[PolicyLike] | Mapping[str, PolicyLike],
-) -> dict[str, Policy]:
-    """Returns policies by the names that tables give them."""
-    if isinstance(policies, Mapping):
-        return {name: _policy(artifact, one) for name, one in policies.items()}
-    if isinstance(policies, (Policy, Candidate, str, Path)):
-        policies = [policies]
-    named: dict[str, Policy] = {}
-    for number, one in enumerate(policies):
-        name = one.name if isinstance(one, Candidate) else str(one)
-        if isinstance(one, Policy):
-            name = f"policy {number}"
-        if name in named:
-            raise PolicyError(
-                f"Expected policies of different names, got {name!r} twice; pass a "
-                "mapping that names them."
-            )
-        named[name] = _policy(artifact, one)
-    return named
-
-
-def _model(model: ModelLike) -> bytes:
-    """Returns the bytes of a file, however it is named."""
-    return read_model(model.path if isinstance(model, ExportedModel) else model)
-
-
-def _target(target: TargetLike) -> Target:
-    return target if isinstance(target, Target) else load_target(target)
-
-
-def _targets(targets: TargetLike | Sequence[TargetLike]) -> list[Target]:
-    if isinstance(targets, (Target, str, Path)):
-        targets = [targets]
-    return [_target(one) for one in targets]
-
-
-def _checked_target(artifact: Artifact, policy: Policy, target: TargetLike) -> str:
-    """Returns the name of a target that takes a policy."""
-    chosen = _target(target)
-    problems = check_policy(artifact.workload, policy, chosen)
-    if problems:
-        raise ExportError(
-            f"Expected a policy that {chosen.name} takes, but: {problems[0].message}"
-        )
-    return chosen.name

@@ -243,9 +243,9 @@ def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
                 f"{shown(version)}; package the model again, or use the version of "
                 "matar_tf that wrote it."
             )
-        keys = _KEYS[version or SCHEMA_VERSION]
-        optional = [_OUTPUTS] if isinstance(value, dict) and _OUTPUTS in value else []
-        return _READER.object(value, MANIFEST, [*keys, *optional])
+        optional = {_OUTPUTS} & set(value if isinstance(value, dict) else ())
+        keys = (*_KEYS[version or SCHEMA_VERSION], *optional)
+        return _READER.object(value, MANIFEST, keys)
     except ArtifactError as error:
         raise ArtifactError(f"The manifest of {path} is malformed: {error}") from error
 

@@ -45,7 +45,7 @@ def input_shapes(model: KerasModel) -> dict[str, tuple[int | None, ...]]:
     }
 
 
-def fits_input(expected: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
+def fits_input(expected: tuple[int | None, ...], shape: tuple[int | None, ...]) -> bool:
     """Returns whether an array of a shape is a batch for an input."""
     return len(shape) == len(expected) and all(
         size in (None, given)

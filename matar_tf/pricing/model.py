@@ -397,5 +397,4 @@ def _check_layer(layer: LayerWorkload, output: TensorWorkload) -> None:
 
 
 def _sum_or_none(values: list[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) if len(present) == len(values) else None
+    return None if None in values else sum(one for one in values if one is not None)

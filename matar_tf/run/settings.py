@@ -160,7 +160,7 @@ def settings_of(  # noqa: PLR0913
     objectives: Iterable[str | Objective] | None = None,
     max: Mapping[str, str | float] | Iterable[str] = (),
     min: Mapping[str, str | float] | Iterable[str] = (),
-    metrics: Iterable[str] = METRIC_NAMES,
+    metrics: Iterable[str] | None = None,
     max_evaluations: int = 400,
     max_minutes: float | None = None,
     patience: int | None = 15,
@@ -192,7 +192,8 @@ def settings_of(  # noqa: PLR0913
       max: Largest figures of a policy: ``{"weight_bytes": "40KiB"}``, or texts such as
         ``latency_ms=250us``.
       min: Smallest figures, likewise: ``{"accuracy": "85%"}``.
-      metrics: What is measured; as for `matar_tf.evaluate`.
+      metrics: What is measured; as for `matar_tf.evaluate`. None for accuracy and loss;
+        a network of several outputs has others (`matar_tf.tflite.heads`).
       max_evaluations: Largest number of policies measured per target.
       max_minutes: Time per target; the front then depends on the machine.
       patience: Cohorts without a gain before a search stops; None for never.
@@ -223,7 +224,7 @@ def settings_of(  # noqa: PLR0913
     Raises:
       MatarError: If one of them cannot be had.
     """
-    metrics = _named(metrics, "metrics")
+    metrics = METRIC_NAMES if metrics is None else _named(metrics, "metrics")
     kind, cost, points = (None, None, None) if want is None else parse_want(want)
     if objectives is None:
         objectives = (*figure_names(metrics[:1]), cost or "latency_ms")

@@ -17,7 +17,6 @@ from matar_tf.keras.quantizers.configs import (
     has_known_activation,
     kind_of,
 )
-from matar_tf.keras.quantizers.half_precision import is_mixed
 from matar_tf.keras.rewrite.fitness import config_of, float_reason_of, refusal_of
 from matar_tf.keras.rewrite.graph import Array, Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import IDENTITY
