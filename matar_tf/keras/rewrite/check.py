@@ -27,6 +27,7 @@ from matar_tf.keras.rewrite.kinds import (
     row_of_kind,
 )
 from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
+from matar_tf.keras.rewrite.lowered_volumes import VOLUMES
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
 __all__ = [
@@ -187,7 +188,7 @@ def _check_reading(node: Node) -> None:
 def _is_multiplied(node: Node) -> bool:
     """Whether a node has a kernel, or becomes layers that have one."""
     row = row_of(node)
-    if node.kind in FORM_CHECKS:
+    if node.kind in FORM_CHECKS or node.kind in VOLUMES:
         return False  # put on fewer axes
     is_made = not row.operators and not row.is_identity and row.activation is None
     is_scaled = node.attributes.get("max_value") not in (None, 6.0)

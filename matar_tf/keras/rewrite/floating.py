@@ -11,6 +11,7 @@ from matar_tf.keras.rewrite.check import float_reasons, has_other_activation
 from matar_tf.keras.rewrite.graph import FreeNames, Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
 from matar_tf.keras.rewrite.lowered_checks import FORM_CHECKS
+from matar_tf.keras.rewrite.lowered_volumes import VOLUMES
 
 __all__ = ["mark_floats", "warn_of_floats"]
 
@@ -82,7 +83,12 @@ def _split_activations(graph: Graph, only: Collection[str] | None) -> Graph:
 
 
 def _has_learned(node: Node) -> bool:
-    """Whether a node has weights, or statistics, that follow the policy."""
+    """Whether a node has weights, or statistics, that follow the policy.
+
+    Or has no kernel in float at all, as pools over volumes.
+    """
+    if node.kind in VOLUMES:
+        return True
     row = row_of(node)
     becomes_dense = node.kind in FORM_CHECKS and bool(node.weights)
     return (
