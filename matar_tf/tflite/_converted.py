@@ -53,6 +53,7 @@ def normalise(
     """
     _fuse_borders(model)
     islands = take_islands(model)
+    _quantize_first(model, islands)
     _undo_copies(model)
     _separate_kernels(model)
     _restore_reshapes(model)
@@ -177,6 +178,38 @@ def _fuse_borders(model: Any) -> None:
     graph.operators = [one for one in kept if int(one.outputs[0]) not in sources]
     if results:
         drop_tensors(model, sources | results)
+
+
+def _quantize_first(model: Any, islands: Mapping[int, list[Any]]) -> None:
+    """Quantizes before reshapes of what float layers make, not behind them."""
+    graph, makers = model.subgraphs[0], makers_of(model)
+    in_float = {id(one) for island in islands.values() for one in island}
+    for after in [one for one in graph.operators if op_name(model, one) == "QUANTIZE"]:
+        while True:
+            between = int(after.inputs[0])
+            moving = makers.get(between)
+            readers = [one for one in graph.operators if between in one.inputs]
+            if (
+                moving is None
+                or id(moving) in in_float
+                or op_name(model, moving) != "RESHAPE"
+                or len(readers) > 1
+                or between in graph.outputs
+            ):
+                break
+            tensor, result = graph.tensors[between], int(after.outputs[0])
+            given, made = graph.tensors[moving.inputs[0]], graph.tensors[result]
+            tensor.type, tensor.quantization = made.type, made.quantization
+            tensor.shape, tensor.shapeSignature = given.shape, given.shapeSignature
+            after.inputs, after.outputs = [int(moving.inputs[0])], [between]
+            moving.inputs = [between, *map(int, moving.inputs[1:])]
+            moving.outputs = [result]
+            places = [
+                next(i for i, other in enumerate(graph.operators) if other is one)
+                for one in (moving, after)
+            ]
+            for place, one in zip(places, (after, moving), strict=True):
+                graph.operators[place] = one
 
 
 def _moves(model: Any, operator: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 A mark is an operation that the converter does not know and hands on as it is, with a
 number: twice that of the float layer where it begins, one more where it ends. What lies
-between is of that layer.
+between is of that layer. Kernels of float layers may have a mark of another kind behind
+them, so that the converter computes nothing of them beforehand.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["take_islands", "without_marks"]
+__all__ = ["BORDER", "take_islands", "without_marks"]
 
+BORDER: Final = -1  # the number of a mark before what is quantized
 _MARK: Final = "Polygamma"
+_KERNEL_MARK: Final = "RandomGamma"  # of no sizes, and of a kernel
 _BORDERS: Final = ("QUANTIZE", "DEQUANTIZE")
 
 
@@ -54,7 +57,7 @@ def take_islands(model: Any) -> dict[int, list[Any]]:
     taken: set[int] = set()
     for mark in graph.operators:
         place = places[id(mark)]
-        if place is None or place % 2 == 0:
+        if place is None or place == BORDER or place % 2 == 0:
             continue
         island = islands.setdefault(place // 2, [])
         waiting = [int(mark.inputs[1])]
@@ -84,11 +87,16 @@ def take_islands(model: Any) -> dict[int, list[Any]]:
 
 def _place_of(model: Any, operator: Any) -> int | None:
     """Returns the number of a mark, or None of another operator."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    if op_name(model, operator) != "CUSTOM" or text_of(code.customCode) != _MARK:
+    if _custom(model, operator) != _MARK:
         return None
     number = tensor_array(model, model.subgraphs[0].tensors[operator.inputs[0]])
     return None if number is None else int(np.ravel(number)[0])
+
+
+def _custom(model: Any, operator: Any) -> str | None:
+    """Returns the name of an operation that the converter handed on as it is."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return text_of(code.customCode) if op_name(model, operator) == "CUSTOM" else None
 
 
 def _make_float(model: Any, island: list[Any]) -> dict[int, int]:
@@ -98,6 +106,8 @@ def _make_float(model: Any, island: list[Any]) -> dict[int, int]:
         source, result = int(operator.inputs[0]), int(operator.outputs[0])
         if op_name(model, operator) in _BORDERS:
             dropped[result] = source
+        if _custom(model, operator) == _KERNEL_MARK:
+            dropped[result] = int(operator.inputs[1])
         for index in (*map(int, operator.inputs), *map(int, operator.outputs)):
             tensor = graph.tensors[index]
             if index < 0 or tensor.type != schema.TensorType.INT8:
@@ -130,6 +140,10 @@ def _replace(model: Any, replaced: Mapping[int, int]) -> None:
     ]
     for operator in graph.operators:
         operator.inputs = [kept(int(index)) for index in operator.inputs]
+    given = {int(index) for index in graph.inputs}
+    for index in map(int, graph.outputs):
+        if index in replaced and kept(index) not in given:
+            graph.tensors[kept(index)].name = graph.tensors[index].name
     graph.outputs = [kept(int(index)) for index in graph.outputs]
     for signature in model.signatureDefs or []:
         for one in (*(signature.inputs or []), *(signature.outputs or [])):

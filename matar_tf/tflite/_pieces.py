@@ -28,7 +28,13 @@ from matar_tf.tflite._schema import (
     text_of,
 )
 
-__all__ = ["CodedKernel", "code_values", "take_pieces", "view_of"]
+__all__ = [
+    "CodedKernel",
+    "ComputedKernelError",
+    "code_values",
+    "take_pieces",
+    "view_of",
+]
 
 # Far from what networks hold; from here on each next float32 is a number of its own.
 _FIRST: Final = int(np.float32(1e20).view(np.uint32))
@@ -48,6 +54,19 @@ class CodedKernel:
     start: int
     size: int
     has_one_step: bool
+
+
+class ComputedKernelError(ModelError):
+    """The converter computed something of kernels.
+
+    Attributes:
+      islands: The numbers of the float layers where it did; None among them for a
+        constant that no float layer reads.
+    """
+
+    def __init__(self, message: str, islands: frozenset[int | None]) -> None:
+        super().__init__(message)
+        self.islands = islands
 
 
 def code_values(start: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -81,10 +100,11 @@ def take_pieces(
       The pieces of each kernel; none of one that no operator reads.
 
     Raises:
-      ModelError: If the converter computed something of a kernel.
+      ComputedKernelError: If the converter computed something of a kernel.
     """
     graph = model.subgraphs[0]
     found: dict[str, list[KernelPiece]] = {entry: [] for entry in kernels}
+    computed: dict[int, str] = {}
     for index, tensor in enumerate(list(graph.tensors)):
         if tensor.type != schema.TensorType.FLOAT32:
             continue
@@ -94,17 +114,29 @@ def take_pieces(
         entry, places = _decoded(values, kernels)
         view = None if places is None else view_of(places)
         if entry is None or view is None:
-            raise ModelError(
-                f"Expected kernels in the converted model as they are, got some that "
-                f"{text_of(tensor.name)[:80]!r} was computed of; leave the layer there "
-                "out, or its arguments at their defaults."
-            )
+            computed[index] = text_of(tensor.name)
+            continue
         offset, sizes, strides = view
         may_be_table = kernels[entry].has_one_step
         stored = _dequantized(model, index, islands, may_be_table=may_be_table)
         piece = KernelPiece(tensor=stored, offset=offset, sizes=sizes, strides=strides)
         found[entry].append(piece)
+    if computed:
+        raise ComputedKernelError(
+            "Expected kernels in the converted model as they are, got some that "
+            f"{next(iter(computed.values()))[:80]!r} was computed of; leave the layer "
+            "there out, or its arguments at their defaults.",
+            frozenset(_island_of(index, islands) for index in computed),
+        )
     return {entry: tuple(pieces) for entry, pieces in found.items()}
+
+
+def _island_of(index: int, islands: Mapping[int, list[Any]]) -> int | None:
+    """Returns the number of the float layer that reads a constant, if one does."""
+    for number, island in islands.items():
+        if any(index in operator.inputs for operator in island):
+            return number
+    return None
 
 
 def _decoded(

@@ -230,3 +230,50 @@ def test_a_transposed_convolution_has_no_form_in_float() -> None:
     layer = L.Conv2DTranspose(3, 3, strides=2, output_padding=1)
     with pytest.raises(ModelError, match="no output_padding"):
         quantize_model(net((6, 6, 3), layer))
+
+
+def outputs_of(model: Any, name: str) -> tuple[Any, Any]:
+    """Returns what Keras and the file make of samples under a policy."""
+    calibrate(model, samples := samples_of(model))
+    policy = get_policy_space(model).named(name)
+    set_policy(model, policy)
+    file = ModelBuilder(package(model)).build(policy)
+    return model(samples, training=False), Runner(file).predict(samples)
+
+
+def test_states_of_recurrent_layers() -> None:
+    inputs = keras.Input((4, 5))
+    sequence, hidden, cell = L.LSTM(3, return_sequences=True, return_state=True)(inputs)
+    x = L.LSTM(3)(L.Dense(5)(sequence), initial_state=[hidden, cell])
+    model = quantized(keras.Model(inputs, L.Dense(3)(L.Concatenate()([x, cell]))))
+    expected, given = outputs_of(model, "w8a8")
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_outputs_in_float_beside_others() -> None:
+    inputs = keras.Input((6,))
+    x = L.Dense(4, name="first")(inputs)
+    made = [L.Dense(3, name="logits")(x), L.LayerNormalization(name="norm")(x)]
+    expected, given = outputs_of(quantized(keras.Model(inputs, made)), "w8a8")
+    assert sorted(given) == ["logits", "norm"]
+    for name, one in zip(("logits", "norm"), expected, strict=True):
+        np.testing.assert_allclose(given[name], one, rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_in_float_that_an_integer_layer_reads_as_well() -> None:
+    inputs = keras.Input((6,))
+    x = L.LayerNormalization(name="norm")(L.Dense(4)(inputs))
+    model = quantized(keras.Model(inputs, [x, L.Dense(3, name="logits")(x)]))
+    expected, given = outputs_of(model, "w8a8")
+    for name, one in zip(("norm", "logits"), expected, strict=True):
+        np.testing.assert_allclose(given[name], one, rtol=1e-5, atol=1e-6)
+    on_grid = keras.Model(model.input, model.get_layer("norm_quantize").output)
+    rounded = on_grid(samples_of(model), training=False)
+    assert np.abs(given["norm"] - rounded).max() > 1e-3  # as float layers make it
+
+
+def test_pools_over_volumes_behind_a_function_in_float() -> None:
+    layers = [L.Conv3D(4, 3, padding="same"), L.ReLU(), L.MaxPooling3D(2)]
+    model = quantized(net((4, 4, 4, 2), *layers, L.Flatten(), L.Dense(3)))
+    expected, given = outputs_of(model, "w8a8")
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)

@@ -16,6 +16,8 @@ from matar_tf.errors import ModelError
 from matar_tf.keras import keras, load_model, quantize_model
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import own_kinds
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
 
 L = keras.layers
 SAMPLES = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
@@ -91,6 +93,17 @@ class TestInFloat:
             matar_tf.set_policy(model, replace(policy, weights=weights))
             outputs.append(model(SAMPLES).numpy())
         assert np.abs(outputs[0] - outputs[1]).max() > 0.05
+
+    def test_packaged_though_a_constant_multiplies_what_the_kernel_makes(self) -> None:
+        matar_tf.register_layer_kind(Gated, "w")
+        model = quantize_model(network(Gated(name="gated")))
+        matar_tf.calibrate(model, SAMPLES)
+        policy = matar_tf.get_policy_space(model).named("w8a8")
+        policy = replace(policy, weights={**policy.weights, "gated": 2})
+        matar_tf.set_policy(model, policy)
+        content = ModelBuilder(matar_tf.package(model)).build(policy)
+        given, expected = Runner(content).predict(SAMPLES), model(SAMPLES)
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
 
     def test_of_a_class_that_nobody_registered_nothing_does(self) -> None:
         with pytest.raises(ModelError, match="register its class"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy as np
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.packaging.common_arrays import calls_of
-from matar_tf.keras.packaging.float_layers import convertible
+from matar_tf.keras.packaging.float_layers import convertible, float_layers
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import snap_affine, snap_bias
@@ -40,7 +40,7 @@ from matar_tf.keras.quantizers.tracing import FloatTracer, Tracer, tracing
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import MAX_BITS
 from matar_tf.tflite._islands import without_marks
-from matar_tf.tflite._pieces import CodedKernel, code_values
+from matar_tf.tflite._pieces import CodedKernel, ComputedKernelError, code_values
 from matar_tf.tflite.profiles import largest_factor
 from matar_tf.tflite.template import Fingerprints, Template, read_template
 
@@ -57,9 +57,29 @@ def make_template(model: KerasModel) -> Template:
       ModelError: If a layer is not quantized, an input has no fixed size, or the
         converter left a float kernel.
     """
-    tracer = _TemplateTracer(calls_of(model))
-    content, outputs, float_layers = _convert(model, tracer)
-    return read_template(content, tracer.fingerprints(float_layers), outputs)
+    try:
+        return _template(model, frozenset())
+    except ComputedKernelError as error:
+        if None in error.islands:
+            raise
+        # As a rule constants, which need no operators; what the converter would
+        # compute of these beforehand, the file does.
+        return _template(model, frozenset(filter(None.__ne__, error.islands)))
+
+
+def _template(model: KerasModel, kept: Collection[int]) -> Template:
+    """Returns a template.
+
+    Args:
+      model: A quantized model.
+      kept: The numbers of float layers of whose kernels nothing may be computed.
+    """
+    names = [wrapper.inner_layer(one).name for one in float_layers(model)]
+    tracer = _TemplateTracer(
+        calls_of(model), frozenset(names[number] for number in kept)
+    )
+    content, outputs, in_float = _convert(model, tracer)
+    return read_template(content, tracer.fingerprints(in_float), outputs)
 
 
 def convert_policy(model: KerasModel) -> bytes:
@@ -69,8 +89,8 @@ def convert_policy(model: KerasModel) -> bytes:
     refuses per-channel fake quantization there.
     """
     check_initialized(model)
-    content, _, float_layers = _convert(model, _PolicyTracer())
-    return without_marks(content) if float_layers else content
+    content, _, in_float = _convert(model, _PolicyTracer())
+    return without_marks(content) if in_float else content
 
 
 def _convert(
@@ -91,7 +111,7 @@ def _convert(
 
     function = tf.function(outputs, input_signature=signature, autograph=False)
     before = get_policy(model)
-    with tracing(tracer), convertible(model) as float_layers:
+    with tracing(tracer), convertible(model) as in_float:
         concrete = function.get_concrete_function()
     policy_setter(model)(before)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
@@ -99,13 +119,13 @@ def _convert(
     # By way of a SavedModel the same graph takes 30 times as long and leaves 100 to
     # 250 MB behind in the process; it adds a signature, as `read_template` does.
     converter.experimental_lower_to_saved_model = False
-    converter.allow_custom_ops = bool(float_layers)  # their marks
+    converter.allow_custom_ops = bool(in_float)  # their marks
     # By these names each output of the file is known, whatever their order there.
     names = [tensor.op.name for tensor in concrete.outputs]
     named = dict(zip(names, wrapper.output_names(model), strict=True))
     with _quiet():
         content = bytes(converter.convert())
-    return content, named if len(named) > 1 else {}, float_layers
+    return content, named if len(named) > 1 else {}, in_float
 
 
 def _top(x: Tensor, step: float, qmax: int) -> Tensor:
@@ -173,8 +193,11 @@ def _source(quantizer: InputGrid) -> ActivationGrid:
 class _TemplateTracer(FloatTracer):
     """Gives every tensor an invented scale."""
 
-    def __init__(self, calls: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, calls: Mapping[str, Sequence[str]], kept: frozenset[str]
+    ) -> None:
         self._calls = calls
+        self._kept = kept  # names of float layers whose kernels are marked
         self._weights: dict[str, float] = {}
         self._activations: dict[str, float] = {}
         self._signed: list[str] = []
@@ -210,7 +233,13 @@ class _TemplateTracer(FloatTracer):
                     has_one_step=not quantizer.per_channel,
                 ),
             )
-            return tf.constant(code_values(kernel.start, tuple(x.shape)))
+            values = tf.constant(code_values(kernel.start, tuple(x.shape)))
+            names = [quantizer.entry, quantizer.entry.rpartition("/")[0]]
+            if self._kept.isdisjoint(names):
+                return values
+            # Of no sizes, so of the kernel's shape; an operation that the converter
+            # does not know, and whose result is no constant.
+            return tf.raw_ops.RandomGamma(shape=tf.constant([], tf.int32), alpha=values)
         entry = quantizer.entry
         known = list(self._weights)
         number = known.index(entry) if entry in known else len(known)

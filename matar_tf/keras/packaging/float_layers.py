@@ -3,7 +3,8 @@
 The converter brings operators of float layers to integers where they stand beside
 quantized ones. So each float layer is put between marks: an operation that the
 converter does not know, which it hands on as it is, with a number. The numbers also say
-which operators are of which layer.
+which operators are of which layer. What is quantized for integer layers has a mark of its
+own before, or the converter would give the quantized tensor to all other readers, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.layer_kinds import LAYER_KINDS
+from matar_tf.tflite._islands import BORDER
 
 __all__ = ["convertible", "float_layers", "float_reasons"]
 
@@ -88,7 +90,10 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
                 change(one, unroll=True, _could_use_gpu_kernel=False)
             if isinstance(one, keras.layers.LayerNormalization):
                 change(one, _fused=False)
-        change(layer, call=_marked(layer.call, number))
+        change(layer, call=_marked(layer.call, 2 * number, 2 * number + 1))
+    for layer in model.layers:
+        if isinstance(layer, Quantize):
+            change(layer, call=_marked(layer.call, BORDER, None))
     try:
         yield tuple(wrapper.inner_layer(one).name for one in layers)
     finally:
@@ -99,16 +104,18 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
                 layer.__dict__[name] = value
 
 
-def _marked(compute: Callable[..., Any], number: int) -> Callable[..., Any]:
+def _marked(
+    compute: Callable[..., Any], before: int, after: int | None
+) -> Callable[..., Any]:
     def mark(x: Any, place: int) -> Any:
         is_float = isinstance(x, tf.Tensor) and x.dtype == tf.float32
         return tf.math.polygamma(tf.constant(float(place)), x) if is_float else x
 
     def call(*args: Tensor, **kwargs: Tensor) -> Any:
-        args, kwargs = tf.nest.map_structure(
-            lambda x: mark(x, 2 * number), (args, kwargs)
-        )
+        args, kwargs = tf.nest.map_structure(lambda x: mark(x, before), (args, kwargs))
         made = compute(*args, **kwargs)
-        return tf.nest.map_structure(lambda x: mark(x, 2 * number + 1), made)
+        if after is None:
+            return made
+        return tf.nest.map_structure(lambda x: mark(x, after), made)
 
     return call

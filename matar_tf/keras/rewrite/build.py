@@ -89,7 +89,8 @@ def build_layer(
     def fed(ref: TensorRef) -> Tensor:
         return keras.Input(batch_shape=graph.shape(ref))
 
-    return _outputs(node, originals, fed).node.outbound_layer
+    outputs = tf.nest.flatten(_outputs(node, originals, fed))
+    return outputs[0].node.outbound_layer
 
 
 def _outputs(
