@@ -13,6 +13,7 @@ from typing import Final
 
 from matar_tf.errors import SearchError
 from matar_tf.figures import Figure, bound_names, figure_of, is_share
+from matar_tf.policy import MAX_BITS
 from matar_tf.results import Candidate, Objective, SearchResult
 
 __all__ = [
@@ -152,8 +153,9 @@ def _within(
     way = "below" if loss >= 0 else "above"
     sentence = (
         f"{_superlative(cost.name).capitalize()} within {allowed:g} "
-        f"point{'' if allowed == 1 else 's'} of {beside.name}: {found.name}, "
-        f"{points:.2f} points {way}, within it with a chance of {chance:.0%}."
+        f"point{'' if allowed == 1 else 's'} of {_reference(beside)}: {found.name}, "
+        f"{points:.2f} points {way}, within it with a chance of {chance:.0%}"
+        f"{_no_gain(found, beside, cost)}."
     )
     return Pick(
         kind=CHEAPEST,
@@ -173,6 +175,28 @@ def _beside(result: SearchResult, best: Candidate) -> Candidate:
     """
     named = [one for one in result.references if _width(one.name) is not None]
     return max(named, key=lambda one: _width(one.name) or 0, default=best)
+
+
+def _reference(beside: Candidate) -> str:
+    """Returns what losses are measured from, with its role where it is not w8a8."""
+    width = _width(beside.name)
+    if width == MAX_BITS:
+        return beside.name
+    role = "the most accurate" if width is None else "the widest uniform one"
+    return f"{beside.name} ({role} that there is, for want of w8a8)"
+
+
+def _no_gain(found: Candidate, beside: Candidate, cost: Objective) -> str:
+    """Returns the end of a sentence about a policy that costs as much as the other."""
+    least = beside.costs.get(cost.name)
+    if (
+        least is None
+        or found.policy == beside.policy
+        or cost.to_minimized(found.value(cost)) < cost.to_minimized(least)
+    ):
+        return ""
+    header = figure_of(cost.name).header
+    return f"; its {header} is no better than that of {beside.name}"
 
 
 def _width(name: str) -> int | None:

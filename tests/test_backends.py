@@ -21,6 +21,7 @@ from matar_tf.reporting import matrix_to_csv, matrix_to_json, matrix_to_markdown
 from matar_tf.run.costs import PolicyCosts, cost_matrix
 from matar_tf.targets import Target, load_target
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import num_quantized_ends
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
 TARGET = load_target("ethos_u55_128")
@@ -84,6 +85,14 @@ class TestVela:
 
 
 class TestPolicyCosts:
+    def test_the_host_quantizes_each_input_and_dequantizes_each_output(self):
+        artifact = net_artifact("two_ends")
+        costs = PolicyCosts(artifact, TARGET)
+        assert costs.kind == "compiler estimate"
+        assert costs(artifact.space.named("w8a8"))["latency_ms"] > 0
+        content = ModelBuilder(artifact).build(artifact.space.named("w8a8"))
+        assert num_quantized_ends(content) == 4  # two inputs, two outputs
+
     def test_a_compiler_that_is_there_is_used(self):
         artifact = digits_artifact()
         costs = PolicyCosts(artifact, TARGET)

@@ -1,5 +1,7 @@
 """Constraints of targets, and limits that are asked for."""
 
+from dataclasses import replace
+
 import pytest
 from fixtures.toy_search import (
     Counting,
@@ -7,6 +9,7 @@ from fixtures.toy_search import (
     run,
     same_search,
     toy_costs,
+    toy_metrics,
     toy_problem,
     toy_space,
 )
@@ -190,8 +193,28 @@ class TestLimit:
     def test_a_limit_acts_as_the_same_constraint_of_the_target(self):
         limited = run(limits=(Limit(name="weight_bytes", bound=40),), seed=1)
         violations = TestConstraints.limit(40)
+        kept = [one for one in limited.references if one.name != "w8a8"]
+        assert len(kept) == len(limited.references) - 1
+        limited = replace(limited, references=tuple(kept))
         assert same_search(limited, run(toy_problem(violations=violations), seed=1))
         assert limited.front != run(seed=1).front
+
+    @pytest.mark.parametrize("sensitivity", [True, False])
+    def test_the_widest_policy_is_a_reference_even_beyond_a_limit(self, sensitivity):
+        limits = (Limit(name="weight_bytes", bound=40),)
+        result = run(limits=limits, sensitivity=sensitivity)
+        widest = toy_space().widest()
+        (found,) = [one for one in result.references if one.name == "w8a8"]
+        assert found.policy == widest
+        assert found.metrics == toy_metrics(widest)
+        assert found.costs["weight_bytes"] == toy_costs(widest)["weight_bytes"] > 40
+        others = [*result.front, *result.references]
+        others.remove(found)
+        assert max(one.costs["weight_bytes"] for one in others) <= 40
+        # A bound that it breaks with what was measured of it is no other matter.
+        loss = toy_metrics(widest)["loss"]
+        bounded = run(limits=(Limit(name="loss", bound=loss * 2, is_minimum=True),))
+        assert "w8a8" in {one.name for one in bounded.references}
 
     @pytest.mark.parametrize("texts", [(), ("Too slow.",)])
     def test_what_a_target_does_not_take_is_asked_for_no_costs(self, texts):

@@ -106,7 +106,18 @@ def test_without_w8a8_the_widest_or_the_best_is_beside() -> None:
     w4a4 = candidate("w4a4", 0.88, 4.0)
     found = verdict_of(result(*FRONT, references=(W2A2, w4a4)))
     assert found[1].beside == "w4a4"
-    assert verdict_of(result(*FRONT))[1].beside == "policy_04"
+    assert "of w4a4 (the widest uniform one that there is" in found[1].sentence
+    found = verdict_of(result(*FRONT))
+    assert found[1].beside == "policy_04"
+    assert "of policy_04 (the most accurate that there is" in found[1].sentence
+
+
+def test_a_policy_that_costs_as_much_as_w8a8_is_told_so() -> None:
+    fast = replace(W8A8, costs={"latency_ms": 3.0})
+    sentence = verdict_of(result(*FRONT, references=(fast,)))[1].sentence
+    assert sentence.endswith("; its latency is no better than that of w8a8.")
+    slow = replace(W8A8, costs={"latency_ms": 3.1})
+    assert "better" not in verdict_of(result(*FRONT, references=(slow,)))[1].sentence
 
 
 def test_other_metrics_have_no_points() -> None:

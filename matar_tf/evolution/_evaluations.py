@@ -36,6 +36,7 @@ class Evaluations:
       probes: Metrics of the evaluated ones that break a constraint or a limit on a
         cost.
       beside: Candidate and member of each policy beside the space, by name.
+      reference: What others are compared with, if it breaks a limit on a cost.
       num_evaluated: Policies measured in this run.
       num_reused: Policies whose metrics came from the store or the memory.
       memory: Metrics of all policies that this and earlier searches know.
@@ -58,6 +59,7 @@ class Evaluations:
         self.failed: dict[Genome, tuple[Candidate, Member]] = {}
         self.probes: dict[Genome, Mapping[str, float]] = {}
         self.beside: dict[str, tuple[Candidate, Member]] = {}
+        self.reference: Candidate | None = None
         self.num_evaluated = 0
         self.num_reused = 0
         self._problem = problem
@@ -149,6 +151,24 @@ class Evaluations:
             if not broken.texts:
                 member = Member(genome=(), values=self._values(candidate))
                 self.beside[name] = candidate, member
+
+    def measure_reference(self, policy: Policy) -> None:
+        """Measures a policy that breaks limits on costs: others are compared with it.
+
+        It is not in the front. One that the target does not take has no costs, and is
+        left out.
+
+        Raises:
+          SearchError: If the evaluator or the costs do not return what they must.
+        """
+        if not self.breach(policy).texts or self._problem.violations(policy):
+            return
+        known = self.codec.encode(policy) in self.probes
+        metrics = {policy: self.memory[policy]} if known else {}
+        if not known:
+            self._collect([policy], metrics, math.inf)
+            self.memory.update(metrics)
+        self.reference, _ = self._candidate(policy, metrics[policy])
 
     def describe_infeasible(self) -> str:
         """Returns why no policy was feasible: which constraint, and the nearest miss.

@@ -114,7 +114,7 @@ def search(
                 front=_front(evaluations, options.objectives, problem.metric_names),
                 references=tuple(
                     replace(candidate, name=name)
-                    for name, candidate in _references(evaluations, named)
+                    for name, candidate in _references(problem, evaluations, named)
                 ),
                 num_evaluated=evaluations.num_evaluated,
                 num_reused=evaluations.num_reused,
@@ -125,9 +125,12 @@ def search(
 
         try:
             evaluations.measure_beside(deadline=deadline)
-            return found(
-                _explore(problem, evaluations, convergence, named, options, surrogate)
+            reason = _explore(
+                problem, evaluations, convergence, named, options, surrogate
             )
+            for name in _widest(problem, named):
+                evaluations.measure_reference(evaluations.codec.decode(named[name]))
+            return found(reason)
         except KeyboardInterrupt:  # also while the front is picked
             if not evaluations.entries:
                 raise
@@ -136,15 +139,28 @@ def search(
             return found(StopReason.INTERRUPTED)
 
 
+def _widest(problem: SearchProblem, named: Mapping[str, Genome]) -> list[str]:
+    """Returns the name of the widest uniform policy, if it has one: others' measure."""
+    return [name for name in problem.space.uniform_names()[:1] if name in named]
+
+
 def _references(
-    evaluations: Evaluations, named: Mapping[str, Genome]
+    problem: SearchProblem, evaluations: Evaluations, named: Mapping[str, Genome]
 ) -> Iterator[tuple[str, Candidate]]:
-    """Yields the names that policies were asked for by, and what was measured."""
+    """Yields the names that policies were asked for by, and what was measured.
+
+    The widest uniform policy is among them even if it breaks a limit.
+    """
+    widest = _widest(problem, named)
     for name, (candidate, _) in evaluations.beside.items():
         yield name, candidate
     for name, genome in named.items():
         if genome in evaluations.entries:
             yield name, evaluations.entries[genome][0]
+        elif name in widest and genome in evaluations.failed:
+            yield name, evaluations.failed[genome][0]
+        elif name in widest and evaluations.reference is not None:
+            yield name, evaluations.reference
 
 
 def search_order(problems: Sequence[SearchProblem]) -> list[int]:

@@ -20,11 +20,10 @@ from matar_tf.pricing.demand import float_refusal
 from matar_tf.pricing.model import CostModel
 from matar_tf.targets import TableCompute, Target, VelaBackend
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.ends import num_quantized_ends
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
 __all__ = ["PolicyCosts", "check_names", "cost_matrix"]
-
-_NUM_FLOAT_OPS: Final = 2  # quantizing the input, dequantizing the output: the host's
 
 
 class PolicyCosts:
@@ -85,10 +84,13 @@ class PolicyCosts:
             costs["file_bytes"] = self._file_size(policy)
         if self._backend is None:
             return costs
-        estimate = compile_with_vela(self._builder.build(policy), self._backend)
-        if estimate.num_cpu_ops > _NUM_FLOAT_OPS:
+        content = self._builder.build(policy)
+        estimate = compile_with_vela(content, self._backend)
+        # Quantizing inputs and dequantizing outputs is the host's.
+        num_ends = num_quantized_ends(content)
+        if estimate.num_cpu_ops > num_ends:
             raise TargetError(
-                f"Expected Vela to put all but {_NUM_FLOAT_OPS} operators on the NPU, "
+                f"Expected Vela to put all but {num_ends} operators on the NPU, "
                 f"got {estimate.num_cpu_ops} on the CPU, whose time it does not say; "
                 "change the network, or remove [backend] from the target to model it."
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from matar_tf.tflite._schema import op_name, parse_model, text_of
 
-__all__ = ["Input", "Output", "inputs_of", "outputs_of"]
+__all__ = ["Input", "Output", "inputs_of", "num_quantized_ends", "outputs_of"]
 
 _SAME_VALUE_OPS: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
@@ -90,6 +90,18 @@ def outputs_of(model: Any) -> tuple[Output, ...]:
             step=_step(model, makers.get(index)),
         )
         for name, index in zip(_names(model, indices, "outputs"), indices, strict=True)
+    )
+
+
+def num_quantized_ends(content: bytes) -> int:
+    """Returns how many operators of a file quantize inputs or dequantize outputs."""
+    model = parse_model(content)
+    graph = model.subgraphs[0]
+    given, wanted = {*map(int, graph.inputs)}, {*map(int, graph.outputs)}
+    return sum(
+        (op_name(model, one) == "QUANTIZE" and int(one.inputs[0]) in given)
+        or (op_name(model, one) == "DEQUANTIZE" and int(one.outputs[0]) in wanted)
+        for one in graph.operators
     )
 
 
