@@ -56,6 +56,7 @@ from matar_tf.tflite.export import (
     check_output,
     export_model,
 )
+from matar_tf.tflite.fitting_data import for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
@@ -232,7 +233,7 @@ def export(  # noqa: PLR0913
         metadata["target"] = checked_target(artifact, chosen, target)
     samples = None
     if data is not None:
-        given = as_data(data)
+        given = for_inputs(as_data(data), artifact.template)
         samples = given.x_test
         content = builder.build(chosen, profile=profile)
         metadata["metrics"] = evaluate_model(content, given, metrics=metrics)

@@ -20,11 +20,11 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from matar_tf.data_arrays import (
-    are_bytes,
     check_classes,
     checked_labels,
     checked_samples,
     each_named,
+    keys_of_bytes,
 )
 from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.io.archive import array_names, parse_arrays
@@ -55,9 +55,10 @@ class Data:
     """Arrays of one data set, checked when it is made.
 
     Unsigned bytes are divided by 255, of which a `MatarWarning` tells, but for those
-    of files; floats are taken as they are; integer labels may have a second axis of
-    length 1, which is dropped. What labels are is for metrics to say: classes, numbered
-    from 0, one for each sample or place of it, or values such as a reconstruction has.
+    of files; an input of integers gets them as they were. Floats are taken as they are;
+    integer labels may have a second axis of length 1, which is dropped. What labels are
+    is for metrics to say: classes, numbered from 0, one for each sample or place of it,
+    or values such as a reconstruction has.
 
     For a network of several inputs samples are a mapping of arrays by the names of its
     inputs, for one of several outputs labels are one by the names of its outputs. An
@@ -71,6 +72,7 @@ class Data:
         too, or float32.
       x_train: Training samples, or None.
       y_train: Training labels, or None.
+      scaled: Keys of samples that were unsigned bytes: ``x_test``, ``x_test/NAME``.
 
     Raises:
       DataError: If arrays are not of these kinds, not finite, or do not fit together.
@@ -81,6 +83,7 @@ class Data:
     y_test: Any
     x_train: Any = None
     y_train: Any = None
+    scaled: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if (self.x_train is None) != (self.y_train is None):
@@ -88,12 +91,12 @@ class Data:
                 f"Expected both x_train and y_train in {self.name!r}, or neither, got "
                 f"only {'y_train' if self.x_train is None else 'x_train'}."
             )
-        has_bytes = False
+        of_bytes: set[str] = set()
         for part in ("test", "train"):
             given = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if part == "train" and self.x_train is None:
                 continue
-            has_bytes |= are_bytes(self.name, f"x_{part}", given[0])
+            of_bytes |= keys_of_bytes(self.name, f"x_{part}", given[0])
             samples = each_named(checked_samples, self.name, f"x_{part}", given[0])
             number = num_rows(samples)
             for key, one in items(samples):
@@ -109,11 +112,12 @@ class Data:
             )
             object.__setattr__(self, f"x_{part}", samples)
             object.__setattr__(self, f"y_{part}", labels)
-        if has_bytes:
+        object.__setattr__(self, "scaled", self.scaled | of_bytes)
+        if of_bytes:
             warnings.warn(
                 f"The unsigned bytes of {self.name!r} are divided by 255, to the range "
-                "0..1; give floats if the network was trained on samples of another "
-                "range.",
+                "0..1, but where an input takes integers; give floats if the network "
+                "was trained on samples of another range.",
                 MatarWarning,
                 stacklevel=3,
             )

@@ -14,12 +14,12 @@ from matar_tf.errors import DataError
 from matar_tf.named_arrays import Arrays
 
 __all__ = [
-    "are_bytes",
     "as_array",
     "check_classes",
     "checked_labels",
     "checked_samples",
     "each_named",
+    "keys_of_bytes",
 ]
 
 _LARGEST_LABEL: Final = int(np.iinfo(np.int64).max)
@@ -50,10 +50,12 @@ def each_named(
     }
 
 
-def are_bytes(name: str, key: str, value: Any) -> bool:
-    """Returns whether samples, or some of those by name, are unsigned bytes."""
-    given: list[Any] = list(value.values()) if isinstance(value, Mapping) else [value]
-    return any(as_array(name, key, one).dtype == np.uint8 for one in given)
+def keys_of_bytes(name: str, key: str, value: Any) -> set[str]:
+    """Returns the key of samples, or those by name, that are unsigned bytes."""
+    given: dict[str, Any] = {key: value}
+    if isinstance(value, Mapping):
+        given = {f"{key}/{one}": array for one, array in value.items()}
+    return {k for k, one in given.items() if as_array(name, k, one).dtype == np.uint8}
 
 
 def as_array(name: str, key: str, value: Any) -> np.ndarray:

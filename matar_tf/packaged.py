@@ -141,7 +141,7 @@ class Artifact:
             *self._ends(),
             f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
             f"{len(space.activations)} activations in {_widths(space.activations)} "
-            f"bits: {space.size_text()} policies",
+            f"bits: {space.size_text(of_policies=True)}",
         ]
         lines += self._float_lines()
         note = "" if self.is_verified else "  (unverified)"
@@ -194,7 +194,8 @@ class Artifact:
             return []
         rows = [one for one in self.workload.layers if one.kind is OpKind.FLOAT]
         share = sum(one.macs for one in rows) / max(self.workload.macs, 1)
-        lines = [f"  {len(found)} layers in float, {share:.1%} of the MACs:"]
+        noun = "layer" if len(found) == 1 else "layers"
+        lines = [f"  {len(found)} {noun} in float, {share:.1%} of the MACs:"]
         return [
             *lines,
             *(

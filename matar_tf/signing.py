@@ -25,7 +25,7 @@ from typing import Any, Final
 from matar_tf.errors import ArtifactError
 from matar_tf.io.files import as_path, read_at_most, write_atomically
 
-__all__ = ["check_signature", "sign_artifact", "signature_path"]
+__all__ = ["check_key", "check_signature", "sign_artifact", "signature_path"]
 
 _IN_FOLDER: Final = "model.sig"
 _MAX_BYTES: Final = 1 << 20  # of a signature, a key, or certificates
@@ -33,6 +33,7 @@ _PEM: Final = re.compile(
     rb"-----BEGIN ([A-Z ]{1,40})-----\n([A-Za-z0-9+/=\s]*)\n-----END \1-----"
 )
 _CERTIFICATE: Final = b"CERTIFICATE"
+_MISMATCH: Final = "Signature mismatch"
 _PUBLIC_KEY: Final = b"PUBLIC KEY"
 
 
@@ -80,7 +81,10 @@ def sign_artifact(
     hashing = _package("hashing").Config()
     hashing.set_ignored_paths(paths=[_IN_FOLDER] if path.is_dir() else [])
     config = _package("signing").Config().set_hashing_config(hashing)
-    with tempfile.TemporaryDirectory() as name, _explained(f"sign {path} by {key}"):
+    with (
+        tempfile.TemporaryDirectory() as name,
+        _explained(f"sign {path.name} by {key}"),
+    ):
         folder = Path(name)
         if chain is None:
             config.use_elliptic_key_signer(private_key=key)
@@ -93,6 +97,23 @@ def sign_artifact(
         content = (folder / _IN_FOLDER).read_bytes()
     write_atomically(target, content)
     return target
+
+
+def check_key(key: str | Path, *, certificates: str | Path | None = None) -> None:
+    """Checks that an artifact can be signed, by signing a file that goes away.
+
+    Args:
+      key: As for `sign_artifact`.
+      certificates: As for `sign_artifact`.
+
+    Raises:
+      ArtifactError: If a key or certificate is none, or ``model-signing`` is not
+        installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "artifact"
+        path.touch()
+        sign_artifact(path, key, certificates=certificates)
 
 
 def check_signature(path: str | Path, trust: str | Path) -> str:
@@ -192,6 +213,8 @@ def _explained(what: str) -> Iterator[None]:
     except Exception as error:
         # Files of strangers end in errors of many packages: of keys, JSON, protobuf.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if reason.startswith(_MISMATCH):  # raw bytes of digests follow
+            reason = f"{_MISMATCH.lower()}, what is there is not what was signed"
         raise ArtifactError(
             f"Expected to {what}, but: {reason.rstrip('.')}; check that key, signature "
             "and artifact belong together."

@@ -67,8 +67,15 @@ class PolicySpace:
         choices = (*self.weights.values(), *self.activations.values())
         return math.prod(len(widths) for widths in choices)
 
-    def size_text(self) -> str:
-        """Returns the number of policies as printed: ``2,401``, ``5.9e+37``."""
+    def size_text(self, *, of_policies: bool = False) -> str:
+        """Returns the number of policies as printed: ``2,401``, ``5.9e+37``.
+
+        Args:
+          of_policies: Whether the noun follows: ``1 policy``, ``2,401 policies``.
+        """
+        if of_policies:
+            noun = "policy" if self.num_policies == 1 else "policies"
+            return f"{self.size_text()} {noun}"
         # Floats end at 1.8e308, and networks of 365 free entries are beyond.
         number = self.num_policies
         if number < 1_000_000:

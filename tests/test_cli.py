@@ -340,6 +340,26 @@ class TestVocabulary:
         line = fails(capsys, "evaluate", str(path), **values)
         assert "Expected 1 to 12 evaluation samples" in line
 
+    @pytest.mark.parametrize(
+        ("values", "flag"),
+        [
+            ({"verify": True}, "--verify"),
+            ({"compare": "keras"}, "--compare=keras"),
+            ({"num_samples": 3}, "--num_samples"),
+        ],
+    )
+    def test_export_takes_no_samples_that_were_not_named(
+        self,
+        values: dict[str, object],
+        flag: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        given = {"policy": "w8a8", "output": str(tmp_path / "x.tflite"), **values}
+        line = fails(capsys, "export", SHIPPED, **given)
+        assert f"Expected --data beside {flag}, got none" in line
+        assert not list(tmp_path.iterdir())
+
 
 class TestWordsOfErrors:
     @pytest.mark.parametrize(

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.graphs import float_graph
 from fixtures.programs import call
 from fixtures.samples import net_artifact, two_ends_samples
 
 from matar_tf import evaluate, export, measure, search, write_artifact
 from matar_tf.data import Data, as_data
-from matar_tf.errors import ArtifactError, DataError
+from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.named_arrays import by_name, each, num_rows, rows
 from matar_tf.outputs import OutputInfo
 from matar_tf.run.holdout import split_data
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import inputs_of, outputs_of
-from matar_tf.tflite.fitting_data import check_data, metrics_for
+from matar_tf.tflite.fitting_data import check_data, for_inputs, metrics_for
 from matar_tf.tflite.heads import metrics_of
 from matar_tf.tflite.metrics import smooth_l1
 from matar_tf.tflite.runtime import Runner
@@ -115,6 +116,34 @@ class TestData:
         assert tokens.x_test.dtype == np.int32
         with pytest.raises(DataError, match=r"integers; give x.astype\('float32'\)"):
             check_data(NET, replace(DATA, x_test=each(np.int32, SAMPLES)))
+
+    def test_bytes_of_tokens_are_integers(self, tmp_path: Path) -> None:
+        ids = np.zeros((1, 2), np.int32)
+        made = np.zeros((1, 2, 4), np.float32)
+        model = float_graph("GATHER", ids, [made[0, :1], None], [made])
+        tokens = np.array([[0, 1], [7, 255], [255, 0]], np.uint8)
+        np.savez(tmp_path / "a.npz", x_test=tokens, y_test=[0, 1, 0])
+        with pytest.warns(MatarWarning, match="but where an input takes integers"):
+            own = Data(x_test=tokens, y_test=[0, 1, 0])
+        for data in (own, as_data(tmp_path / "a.npz")):
+            found: Any = for_inputs(data.head(2), model).x_test
+            assert found.dtype == np.int32
+            np.testing.assert_array_equal(found, tokens[:2])
+            # They are not counted twice.
+            again: Any = for_inputs(for_inputs(data, model), model).x_test
+            np.testing.assert_array_equal(again, tokens)
+        whole: Any = for_inputs(Data(x_test=tokens * 1.0, y_test=[0, 1, 0]), model)
+        np.testing.assert_array_equal(whole.x_test, tokens)
+        with pytest.raises(DataError, match=r"fractions; give x.astype\('int32'\)"):
+            for_inputs(Data(x_test=tokens / 2, y_test=[0, 1, 0]), model)
+
+    def test_bytes_of_images_stay_divided(self) -> None:
+        with pytest.warns(MatarWarning, match="divided by 255"):
+            data = Data(
+                x_test=each(lambda one: (one > 0).astype(np.uint8), SAMPLES),
+                y_test=DATA.y_test,
+            )
+        assert for_inputs(data, NET.template) is data
 
     def test_a_holdout_has_the_classes_in_the_same_shares(self) -> None:
         first, second = (one for one in split_data(DATA, 0.5, seed=1))

@@ -374,7 +374,7 @@ class TestLists:
     def test_an_artifact_prints_them(self, artifact):
         text = repr(artifact)
         # 288 of 672 multiply-accumulates are those of the two kernels.
-        assert "1 layers in float, 42.9% of the MACs:" in text
+        assert "1 layer in float, 42.9% of the MACs:" in text
         assert "    rnn: Expected layers" in text
         bare = dataclasses.replace(artifact, provenance={})
         assert bare.float_layers == {"rnn": ""}

@@ -17,6 +17,7 @@ from fixtures.paths import GOLDEN
 from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, MatarError, PolicyError
 from matar_tf.measurements import MAX_POLICIES, Levels, Measurements
+from matar_tf.reporting.card_page import model_card
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.space import PolicySpace
 
@@ -140,6 +141,9 @@ class TestMember:
     @pytest.mark.parametrize("name", ["net", "net.matar"])
     def test_travels(self, tmp_path: Path, measured: Measurements, name: str) -> None:
         artifact = replace(digits_artifact(), measurements=measured)
+        assert f"holds: {len(measured.policies)} policies measured" in model_card(
+            artifact
+        )
         write_artifact(artifact, tmp_path / name)
         found = read_artifact(tmp_path / name)
         assert found.measurements is not None

@@ -20,7 +20,7 @@ from fixtures.programs import call, fails
 
 import matar_tf as mt
 from matar_tf.errors import ArtifactError
-from matar_tf.signing import check_signature, sign_artifact, signature_path
+from matar_tf.signing import check_key, check_signature, sign_artifact, signature_path
 from matar_tf.tflite.metadata import read_metadata
 
 NET = ROOT / "tests" / "data" / "dense.matar"
@@ -109,7 +109,7 @@ class TestTrust:
         mt.write_artifact(artifact, mine / f"new_{name}")
         signature = signature_path(mine / name)
         shutil.copy(signature, signature_path(mine / f"new_{name}"))
-        with pytest.raises(ArtifactError, match="mismatch"):
+        with pytest.raises(ArtifactError, match="mismatch, what is there is not what"):
             mt.load_artifact(mine / f"new_{name}", trust=mine / "maker.pub")
 
     def test_each_changed_byte_of_a_signature_is_noticed_or_means_nothing(
@@ -161,6 +161,18 @@ class TestSigning:
                 sign_artifact(mine / "new.matar", key)
             assert not signature_path(mine / "new.matar").exists()
             (mine / "new.matar").unlink()
+            with pytest.raises(ArtifactError, match=r"^Expected .*; check"):
+                check_key(key)
+        check_key(mine / "maker.key")
+
+    def test_a_wrong_key_is_found_before_anything_is_written(
+        self, mine: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (mine / "model.h5").write_text("not read")
+        given = {"output": str(mine / "new.matar"), "sign": str(mine / "maker.pub")}
+        error = fails(capsys, "package", str(mine / "model.h5"), **given)
+        assert "to sign artifact by" in error
+        assert not (mine / "new.matar").exists()
 
     @pytest.mark.parametrize("name", ["maker.key", "text", "nothing"])
     def test_trust_in_something_else_than_a_public_key_is_refused(
@@ -244,6 +256,20 @@ class TestPrograms:
         signature_path(path).unlink()
         assert call("verify", str(path)) == 0
         assert "signature        none" in capsys.readouterr().out
+
+    def test_a_file_tells_who_signed_its_artifact(
+        self, mine: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file, net = str(mine / "x.tflite"), mine / "net.matar"
+        given = {"policy": "w4a4", "output": file, "trust": str(mine / "maker.pub")}
+        assert call("export", str(net), **given) == 0
+        for command, words in (("verify", "signed by   "), ("inspect", "signed_by: ")):
+            capsys.readouterr()
+            assert call(command, file) == 0
+            assert words in (printed := capsys.readouterr().out)
+            assert "key sha256:" in printed
+        assert call("inspect", str(net)) == 0
+        assert "--trust=KEY" in capsys.readouterr().out
 
     def test_trust_is_asked_of_artifacts_alone(
         self, mine: Path, capsys: pytest.CaptureFixture[str]

@@ -61,12 +61,13 @@ def read_data(
       DataError: If there are none, or not so many, or they do not fit the artifact.
     """
     from matar_tf.data import load_data
-    from matar_tf.tflite.fitting_data import check_data
+    from matar_tf.tflite.fitting_data import check_data, for_inputs
 
     data = load_data(given.data, training=False)
     if given.num_samples is not None:
         data = data.head(given.num_samples)
     if artifact is not None:
+        data = for_inputs(data, artifact.template)
         check_data(artifact, data, metrics=metrics)
     return data
 

@@ -34,7 +34,7 @@ def _define(values: FlagValues) -> None:
     _flags.policies(values, None, "The one policy to export")
     _flags.output(values, "Path of the .tflite file to write.")
     _flags.overwrite(values)
-    _flags.data(values, "Samples to measure and compare on")
+    _flags.data(values, "Samples to measure and compare on", default=None)
     _flags.metrics(values)
     _flags.num_samples(values)
     _flags.compare(values, "none", ["keras", "none"])
@@ -60,12 +60,13 @@ def _run(given: Given) -> int:
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
     from matar_tf.tflite.metadata import read_metadata
 
+    _check_data_named(given)
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
     check_output(given.output, overwrite=given.overwrite)
     data = reference = None
-    if given.compare == "keras" or given.verify or _names_samples(given):
+    if given.data is not None:
         data = read_data(given, artifact, given.metrics)
     if given.compare == "keras":
         from matar_tf.keras.packaging.network import keras_reference
@@ -107,8 +108,26 @@ def _run(given: Given) -> int:
     return 0
 
 
-def _names_samples(given: Given) -> bool:
-    return given.is_given("data") or given.is_given("num_samples")
+def _check_data_named(given: Given) -> None:
+    """Checks that data are named where a flag needs some.
+
+    Raises:
+      DataError: If not.
+    """
+    from matar_tf.errors import DataError
+
+    asked = {
+        "verify": given.verify,
+        "compare=keras": given.compare == "keras",
+        "num_samples": given.num_samples is not None,
+        "metrics": given.metrics is not None,
+    }
+    flag = next((name for name, is_given in asked.items() if is_given), None)
+    if flag is not None and given.data is None:
+        raise DataError(
+            f"Expected --data beside --{flag}, got none; name the data, or leave "
+            f"--{flag} out."
+        )
 
 
 def _verify(

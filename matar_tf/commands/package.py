@@ -147,7 +147,7 @@ def _run(given: Given) -> int:
     from matar_tf.card import ModelCard
     from matar_tf.errors import ArtifactError, DataError, ModelError
     from matar_tf.run.settings import now
-    from matar_tf.signing import sign_artifact
+    from matar_tf.signing import check_key, sign_artifact
 
     card = ModelCard(
         class_names=tuple(given.class_names),
@@ -166,6 +166,9 @@ def _run(given: Given) -> int:
             "say how many policies to measure on which samples."
         )
 
+    if given.sign is not None:
+        check_key(given.sign, certificates=given.certificates)
+
     from matar_tf import keras
 
     # Losses and optimizers may be of the user's own, and are not needed.
@@ -181,7 +184,7 @@ def _run(given: Given) -> int:
     if given.measure is not None:
         artifact = measured(artifact, given, given.measure)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
-    print(f"Wrote {given.output}: {artifact.space.size_text()} policies.")
+    print(f"Wrote {given.output}: {artifact.space.size_text(of_policies=True)}.")
     _print_members(artifact)
     missing = [name for name in (*_CARD, "class_names") if not getattr(given, name)]
     if missing:

@@ -89,7 +89,7 @@ def _print_artifact(path: str, artifact: Artifact) -> None:
     from matar_tf.packaged import UNVERIFIED
 
     has_network = "network.json" in artifact.extras
-    print(f"{path}: an artifact of {artifact.space.size_text()} policies")
+    print(f"{path}: an artifact of {artifact.space.size_text(of_policies=True)}")
     print("  members          as their SHA-256 in the manifest says")
     print(f"  Keras network    {'there, among them' if has_network else 'none'}")
     if not artifact.is_verified:
@@ -127,6 +127,8 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     print(f"{_bits(policy.activations)} activations")
     print(readable_line(f"  profile          {profile}"))
     print(readable_line(f"  artifact digest  {digest}"))
+    if "signed_by" in metadata:
+        print(readable_line(f"  signed by        {metadata['signed_by']}"))
     if artifact is None:
         print("  not compared with an artifact: name it with --artifact")
         return

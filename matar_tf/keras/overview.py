@@ -127,10 +127,11 @@ class Summary:
 
     def _title(self) -> str:
         count = sum(layer.is_float for layer in self.layers)
-        floats = f", {count} layers in float" if count else ""
+        noun = "layer" if count == 1 else "layers"
+        floats = f", {count} {noun} in float" if count else ""
         return readable_line(
             f"{self.name}: {self.macs:,} MACs, {self.integer_share:.1%} of them with "
-            f"integer kernels{floats}, {self.space.size_text()} policies"
+            f"integer kernels{floats}, {self.space.size_text(of_policies=True)}"
         )
 
 

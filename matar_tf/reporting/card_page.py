@@ -13,6 +13,7 @@ from matar_tf.reporting.markdown import markdown_table, markdown_text
 __all__ = ["model_card"]
 
 _NOT_SAID: Final = "not said"
+_UNCHECKED: Final = "not checked; `matar verify ARTIFACT --trust=KEY` does"
 _TITLES: Final = {
     "intended_use": "Intended use",
     "author": "Author",
@@ -21,7 +22,6 @@ _TITLES: Final = {
     "preprocessing": "Preprocessing",
 }
 _TRAVELS: Final = {
-    "measurements.json": "figures of policies, for searches without data",
     "network.json": "the Keras network, to train on",
     "network.npz": "its weights",
     "calibration.npz": "samples to calibrate on",
@@ -84,8 +84,10 @@ def _lines(artifact: Artifact, card: ModelCard) -> Iterator[str]:
     source = artifact.source
     if source is not None:
         yield f"- SHA-256: {source.digest}"
-        yield f"- signed by: {source.signed_by or 'not checked'}"
+        yield f"- signed by: {source.signed_by or _UNCHECKED}"
     there = [what for name, what in _TRAVELS.items() if name in artifact.extras]
+    if artifact.measurements is not None:
+        there.insert(0, markdown_text(str(artifact.measurements)))
     yield f"- beside template and parameters it holds: {', '.join(there) or 'nothing'}"
 
 

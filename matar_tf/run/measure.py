@@ -32,7 +32,7 @@ from matar_tf.run.settings import versions
 from matar_tf.samplers import spread_policies
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.evaluate import ParallelEvaluator
-from matar_tf.tflite.fitting_data import check_data, metrics_for
+from matar_tf.tflite.fitting_data import check_data, for_inputs, metrics_for
 from matar_tf.tflite.halves import HalvesEvaluator, half_name
 from matar_tf.tflite.metrics import figure_names, own_metric_digests
 from matar_tf.tflite.runtime import LITERT_PACKAGE
@@ -86,7 +86,7 @@ def measure(  # noqa: PLR0913
         samples.
     """
     artifact = network if isinstance(network, Artifact) else read_artifact(network)
-    data = as_data(data, training=trained_on)
+    data = for_inputs(as_data(data, training=trained_on), artifact.template)
     metrics = metrics_for(artifact, data) if metrics is None else tuple(metrics)
     if artifact.source is not None and not artifact.is_verified:
         raise ArtifactError(

@@ -41,7 +41,7 @@ from matar_tf.targets import Target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
-from matar_tf.tflite.fitting_data import check_data
+from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.heads import metrics_of
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]
@@ -103,7 +103,7 @@ def make_run(
             "that of the float network in the tables; rename its file."
         )
     check_names(targets)
-    data = None if data is None else as_data(data)
+    data = None if data is None else for_inputs(as_data(data), artifact.template)
     searched = reported = data
     predictors: tuple[Predictor, ...] = ()
     if data is None:

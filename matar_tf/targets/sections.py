@@ -159,8 +159,8 @@ class CpuOps(_KindsSection):
         all layers that have no integer kernel.
       weight_bits: Widths of the weights; not for kinds without.
       activation_bits: Widths of the input tensors, where these are of integers.
-      cycles_per_mac: Processor cycles; not for kinds without weights.
-      cycles_per_elem: Processor cycles; not for kinds with weights.
+      cycles_per_mac: Processor cycles; for kinds with weights, and `float`.
+      cycles_per_elem: Processor cycles; for kinds without weights, and `float`.
     """
 
     unit: Literal["cpu"]

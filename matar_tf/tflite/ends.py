@@ -12,9 +12,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.tflite._schema import op_name, parse_model, text_of
+from matar_tf.tflite._schema import op_name, parse_model, schema, text_of
 
-__all__ = ["Input", "Output", "inputs_of", "num_quantized_ends", "outputs_of"]
+__all__ = [
+    "Input",
+    "Output",
+    "inputs_of",
+    "integer_inputs",
+    "num_quantized_ends",
+    "outputs_of",
+]
 
 _SAME_VALUE_OPS: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
@@ -73,6 +80,17 @@ def inputs_of(model: Any) -> tuple[Input, ...]:
         Input(name=name, index=index, shape=_shape(graph.tensors[index]))
         for name, index in zip(names, indices, strict=True)
     )
+
+
+def integer_inputs(model: Any) -> set[str]:
+    """Returns the names of the inputs that take integers, such as numbers of words."""
+    model = parse_model(model) if isinstance(model, bytes) else model
+    tensors = model.subgraphs[0].tensors
+    return {
+        one.name
+        for one in inputs_of(model)
+        if tensors[one.index].type == schema.TensorType.INT32
+    }
 
 
 def outputs_of(model: Any) -> tuple[Output, ...]:

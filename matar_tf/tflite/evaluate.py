@@ -32,6 +32,7 @@ from matar_tf.tflite.fitting_data import (
     check_heads,
     check_samples,
     data_notes,
+    for_inputs,
     labels_of,
     measured,
     warn_of,
@@ -97,6 +98,7 @@ def measure(
       ExportError: If the runtime does not run the file, or its outputs are integers.
     """
     model = parse_model(content)
+    data = for_inputs(data, model)
     check_samples(data, runner.input_shapes)
     if runner.sandbox_reason is None:  # elsewhere a file need not say it
         check_heads(data, runner.output_shapes, metrics)
@@ -151,7 +153,7 @@ class PolicyEvaluator:
         metrics: Iterable[str] | None = None,
         profile: str = DEFAULT_PROFILE,
     ) -> None:
-        data = Data(x_test=samples, y_test=labels)
+        data = for_inputs(Data(x_test=samples, y_test=labels), artifact.template)
         outputs = outputs_of(artifact.template)
         shapes = {one.name: one.shape for one in outputs}
         names = measured(data, shapes) if metrics is None else listed(metrics)

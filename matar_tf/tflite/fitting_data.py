@@ -16,7 +16,7 @@ from matar_tf.errors import DataError, MatarWarning
 from matar_tf.named_arrays import by_name, items
 from matar_tf.packaged import Artifact
 from matar_tf.tflite._schema import parse_model
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, integer_inputs, outputs_of
 from matar_tf.tflite.heads import default_metrics, names_by_head
 from matar_tf.tflite.input_range import InputGrid, grids_of_artifact, range_note
 from matar_tf.tflite.metrics import (
@@ -32,6 +32,7 @@ __all__ = [
     "check_labels",
     "check_samples",
     "data_notes",
+    "for_inputs",
     "labels_of",
     "measured",
     "metrics_for",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _MANY_LABELS = 32
+_BYTES = 255  # what unsigned bytes are divided by
 
 
 def check_data(
@@ -67,6 +69,50 @@ def check_data(
         if notes:
             warn_of(notes)
             return
+
+
+def for_inputs(data: Data, model: Any) -> Data:
+    """Returns data whose samples for inputs of integers are integers.
+
+    Unsigned bytes are there what they were, and were not divided by 255.
+
+    Args:
+      data: Samples and labels; if they do not fit, that is for `check_data` to say.
+      model: A file, or what `parse_model` made of it.
+
+    Raises:
+      DataError: If floats that are not whole are given for such an input.
+    """
+    wanted = integer_inputs(model)
+    if not wanted:
+        return data
+    changes: dict[str, Any] = {"scaled": frozenset()}
+    is_only = len(inputs_of(model)) == 1
+    for key in ("x_test", "x_train"):
+        given = getattr(data, key)
+        if given is None:
+            continue
+        named = {
+            name: _whole(data, f"{key}/{name}" if name else key, one)
+            if is_only or name in wanted
+            else one
+            for name, one in items(given)
+        }
+        changes[key] = named if isinstance(given, Mapping) else named[""]
+    return replace(data, **changes)
+
+
+def _whole(data: Data, key: str, values: np.ndarray) -> np.ndarray:
+    """Returns samples as integers, bytes as they were before they were divided."""
+    if values.dtype.kind == "i":
+        return values
+    whole = np.rint(values * np.float32(_BYTES)) if key in data.scaled else values
+    if not bool((whole == np.rint(whole)).all()):
+        raise DataError(
+            f"Expected whole numbers in {key} of {data.name!r}, for an input that "
+            "takes integers, got fractions; give x.astype('int32')."
+        )
+    return whole.astype(np.int32)
 
 
 def labels_of(data: Data, outputs: Iterable[str]) -> dict[str, np.ndarray]:

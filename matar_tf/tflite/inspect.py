@@ -27,7 +27,9 @@ from matar_tf.tflite.metadata import read_metadata
 
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
 
-_SHOWN = ("profile", "target", "artifact_digest", "metrics", "num_samples")
+_SHOWN = (
+    *("profile", "target", "artifact_digest", "signed_by", "metrics", "num_samples"),
+)
 _HEADER = (
     *("output", "operator", "weights", "W bits", "stored as", "A bits", "scale"),
     "bytes",

@@ -158,7 +158,7 @@ def test_what_stays_in_float_is_named_so() -> None:
         "brings floats to the layers after it",
     )
     assert found.integer_share == 1.0
-    assert "100.0% of them with integer kernels, 1 layers in float, " in repr(found)
+    assert "100.0% of them with integer kernels, 1 layer in float, " in repr(found)
 
 
 def test_is_printed_as_a_table_and_shown_as_html(model: Any) -> None:

@@ -101,7 +101,7 @@ def warn_of_floats(graph: Graph) -> None:
     reasons = [node.float_reason for node in graph.nodes if node.float_reason]
     if reasons:
         title = (
-            f"{len(reasons)} of the layers of {graph.name!r} stay in float, which "
+            f"{graph.name!r} has layers that stay in float ({len(reasons)}), which "
             "hardware without float units does not take (quantize_model(..., "
             "strict=True) makes an error of it):"
         )
