@@ -240,7 +240,8 @@ def _read_operation(
     )
     node = Node(name=name, kind=f"tf.{symbol}", origin=name, shapes=made)
     try:
-        for tensor in tf.nest.flatten(call.keras_inputs):
+        # Others beside the first, such as sizes, its reader knows.
+        for tensor in tf.nest.flatten(call.keras_inputs)[:1]:
             if tensor.dtype.name in ("bool", "int32", "int64"):
                 kind = tensor.dtype.name
                 raise UnknownOperationError(f"reads {kind}", "leave it out")
