@@ -31,7 +31,7 @@ _PACKING: Final = ("packed-float", "packed-litert")
 def kernel_names(entry: str, num_pieces: int) -> list[str]:
     """Returns the names of the tensors that hold a kernel."""
     first = f"{entry}/kernel"
-    return [first, *(f"{first}/{number}" for number in range(1, num_pieces))]
+    return [f"{first}/{number}" if number else first for number in range(num_pieces)]
 
 
 def check_pieces(

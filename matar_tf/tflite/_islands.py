@@ -26,11 +26,12 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 
-__all__ = ["BORDER", "take_islands", "without_marks"]
+__all__ = ["BORDER", "mark_number", "take_islands", "without_marks"]
 
 BORDER: Final = -1  # the number of a mark before what is quantized
 _MARK: Final = "Polygamma"
 _KERNEL_MARK: Final = "RandomGamma"  # of no sizes, and of a kernel
+_FRACTION: Final = 0.25  # orders of polygammas are integers
 _BORDERS: Final = ("QUANTIZE", "DEQUANTIZE")
 
 
@@ -40,6 +41,11 @@ def without_marks(content: bytes) -> bytes:
     take_islands(model)
     compact(model)
     return write_model(model)
+
+
+def mark_number(place: int) -> float:
+    """Returns the number that a mark reads: one that no user's operation does."""
+    return place + _FRACTION
 
 
 def take_islands(model: Any) -> dict[int, list[Any]]:
@@ -90,7 +96,8 @@ def _place_of(model: Any, operator: Any) -> int | None:
     if _custom(model, operator) != _MARK:
         return None
     number = tensor_array(model, model.subgraphs[0].tensors[operator.inputs[0]])
-    return None if number is None else int(np.ravel(number)[0])
+    place = None if number is None else float(np.ravel(number)[0]) - _FRACTION
+    return int(place) if place is not None and place.is_integer() else None
 
 
 def _custom(model: Any, operator: Any) -> str | None:

@@ -49,11 +49,13 @@ class CodedKernel:
       start: How many values the kernels before it have.
       size: How many it has.
       has_one_step: Whether all of its channels share a step.
+      is_marked: Whether the converter could compute nothing of it.
     """
 
     start: int
     size: int
     has_one_step: bool
+    is_marked: bool = False
 
 
 class ComputedKernelError(ModelError):
@@ -62,11 +64,15 @@ class ComputedKernelError(ModelError):
     Attributes:
       islands: The numbers of the float layers where it did; None among them for a
         constant that no float layer reads.
+      missing: Entries of kernels that are not there, so that something was computed of
+        them, or nothing.
     """
 
-    def __init__(self, message: str, islands: frozenset[int | None]) -> None:
+    def __init__(
+        self, message: str, islands: frozenset[int | None], missing: frozenset[str]
+    ) -> None:
         super().__init__(message)
-        self.islands = islands
+        self.islands, self.missing = islands, missing
 
 
 def code_values(start: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -121,12 +127,19 @@ def take_pieces(
         stored = _dequantized(model, index, islands, may_be_table=may_be_table)
         piece = KernelPiece(tensor=stored, offset=offset, sizes=sizes, strides=strides)
         found[entry].append(piece)
-    if computed:
+    missing = frozenset(
+        entry
+        for entry, pieces in found.items()
+        if not pieces and not kernels[entry].is_marked
+    )
+    if computed or missing:
+        place = next(iter((*computed.values(), *missing)))[:80]
         raise ComputedKernelError(
             "Expected kernels in the converted model as they are, got some that "
-            f"{next(iter(computed.values()))[:80]!r} was computed of; leave the layer "
-            "there out, or its arguments at their defaults.",
+            f"{place!r} was computed of; leave the layer there out, or its arguments "
+            "at their defaults.",
             frozenset(_island_of(index, islands) for index in computed),
+            missing,
         )
     return {entry: tuple(pieces) for entry, pieces in found.items()}
 

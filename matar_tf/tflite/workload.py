@@ -116,7 +116,7 @@ class _Reader:
         if kind == "DEQUANTIZE":
             self._same[index] = source
             return
-        if kind == "QUANTIZE" and source in map(int, self._graph.inputs):
+        if kind == "QUANTIZE" and self._is_input_of_integers(source):
             entry = str(self._template.tensors.get(index))
             self._inputs[source] = self._add_tensor(index, entry)
             return
@@ -138,6 +138,14 @@ class _Reader:
                 float_elems=self._tensors[output].elems if is_border else 0,
             )
         )
+
+    def _is_input_of_integers(self, index: int) -> bool:
+        """Whether a tensor is an input that no layer in float reads as it is."""
+        readers = [one for one in self._graph.operators if index in one.inputs]
+        is_input = index in map(int, self._graph.inputs)
+        return is_input and {op_name(self._model, one) for one in readers} <= {
+            "QUANTIZE"
+        }
 
     def _add_island(self, name: str, places: tuple[int, ...]) -> None:
         """Adds a layer that stays in float."""

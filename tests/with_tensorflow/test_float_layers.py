@@ -277,3 +277,16 @@ def test_pools_over_volumes_behind_a_function_in_float() -> None:
     model = quantized(net((4, 4, 4, 2), *layers, L.Flatten(), L.Dense(3)))
     expected, given = outputs_of(model, "w8a8")
     np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_input_that_layers_of_both_kinds_read() -> None:
+    inputs = keras.Input((6,), name="given")
+    x = L.Dense(3, name="logits")(L.LayerNormalization()(inputs))
+    made = [x, L.Dense(2, name="second")(inputs)]
+    model = quantized(keras.Model(inputs, made))
+    expected, given = outputs_of(model, "w8a8")
+    for name, one in zip(("logits", "second"), expected, strict=True):
+        np.testing.assert_allclose(given[name], one, rtol=1e-5, atol=1e-6)
+    workload = package(model).workload
+    assert workload.inputs == ("given",)
+    assert workload.tensors["given"].activation is None  # the input as it is

@@ -12,7 +12,7 @@ import pytest
 
 import matar_tf
 from matar_tf import layer_kinds
-from matar_tf.errors import ModelError
+from matar_tf.errors import ExportError, ModelError
 from matar_tf.keras import keras, load_model, quantize_model
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import own_kinds
@@ -32,6 +32,21 @@ class Gated(L.Layer):
 
     def call(self, inputs: Any) -> Any:
         return tf.matmul(inputs, self.w) * tf.sigmoid(self.gate)
+
+
+class Normed(L.Layer):
+    """A kernel that is normalised, as of nothing but itself."""
+
+    def build(self, input_shape: Any) -> None:
+        self.w = self.add_weight("w", (input_shape[-1], 8))
+
+    def call(self, inputs: Any) -> Any:
+        return tf.matmul(inputs, tf.math.l2_normalize(self.w, 0))
+
+
+class Unread(Normed):
+    def call(self, inputs: Any) -> Any:
+        return inputs * 2.0
 
 
 class Linear(L.Layer):
@@ -94,16 +109,38 @@ class TestInFloat:
             outputs.append(model(SAMPLES).numpy())
         assert np.abs(outputs[0] - outputs[1]).max() > 0.05
 
-    def test_packaged_though_a_constant_multiplies_what_the_kernel_makes(self) -> None:
-        matar_tf.register_layer_kind(Gated, "w")
-        model = quantize_model(network(Gated(name="gated")))
+    @pytest.mark.parametrize("kind", [Gated, Normed])
+    def test_packaged_though_something_is_computed_of_the_kernel(
+        self, kind: Any
+    ) -> None:
+        matar_tf.register_layer_kind(kind, "w")
+        model = quantize_model(network(kind(name="own")))
         matar_tf.calibrate(model, SAMPLES)
         policy = matar_tf.get_policy_space(model).named("w8a8")
-        policy = replace(policy, weights={**policy.weights, "gated": 2})
+        policy = replace(policy, weights={**policy.weights, "own": 2})
         matar_tf.set_policy(model, policy)
-        content = ModelBuilder(matar_tf.package(model)).build(policy)
+        artifact = matar_tf.package(model, include_network=False)
+        content = ModelBuilder(artifact).build(policy)
         given, expected = Runner(content).predict(SAMPLES), model(SAMPLES)
         np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+
+    def test_a_kernel_that_nothing_reads(self) -> None:
+        matar_tf.register_layer_kind(Unread, "w")
+        model = quantize_model(network(Unread(name="own")))
+        matar_tf.calibrate(model, SAMPLES)
+        policy = matar_tf.get_policy_space(model).named("w8a8")
+        artifact = matar_tf.package(model, include_network=False)
+        content = ModelBuilder(artifact).build(policy)
+        matar_tf.set_policy(model, policy)
+        given, expected = Runner(content).predict(SAMPLES), model(SAMPLES)
+        np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+
+    def test_an_operation_that_no_file_holds(self) -> None:
+        inner = L.Lambda(lambda x: tf.math.polygamma(1.0, tf.abs(x) + 1.0))
+        model = quantize_model(network(inner))
+        matar_tf.calibrate(model, SAMPLES)
+        with pytest.raises(ExportError, match="Polygamma"):
+            matar_tf.package(model)
 
     def test_of_a_class_that_nobody_registered_nothing_does(self) -> None:
         with pytest.raises(ModelError, match="register its class"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,20 +64,20 @@ def make_template(model: KerasModel) -> Template:
             raise
         # As a rule constants, which need no operators; what the converter would
         # compute of these beforehand, the file does.
-        return _template(model, frozenset(filter(None.__ne__, error.islands)))
+        names = [wrapper.inner_layer(one).name for one in float_layers(model)]
+        layers = {names[one] for one in error.islands if one is not None}
+        return _template(model, error.missing | layers)
 
 
-def _template(model: KerasModel, kept: Collection[int]) -> Template:
+def _template(model: KerasModel, kept: frozenset[str]) -> Template:
     """Returns a template.
 
     Args:
       model: A quantized model.
-      kept: The numbers of float layers of whose kernels nothing may be computed.
+      kept: Kernels of float layers of which nothing may be computed beforehand: their
+        entries, or the names of their layers.
     """
-    names = [wrapper.inner_layer(one).name for one in float_layers(model)]
-    tracer = _TemplateTracer(
-        calls_of(model), frozenset(names[number] for number in kept)
-    )
+    tracer = _TemplateTracer(calls_of(model), kept)
     content, outputs, in_float = _convert(model, tracer)
     return read_template(content, tracer.fingerprints(in_float), outputs)
 
@@ -197,7 +197,7 @@ class _TemplateTracer(FloatTracer):
         self, calls: Mapping[str, Sequence[str]], kept: frozenset[str]
     ) -> None:
         self._calls = calls
-        self._kept = kept  # names of float layers whose kernels are marked
+        self._kept = kept  # kernels of float layers that are marked, or their layers
         self._weights: dict[str, float] = {}
         self._activations: dict[str, float] = {}
         self._signed: list[str] = []
@@ -224,6 +224,8 @@ class _TemplateTracer(FloatTracer):
 
     def weights(self, quantizer: KernelGrid, x: Tensor) -> Tensor:
         if quantizer.in_float:
+            names = [quantizer.entry, quantizer.entry.rpartition("/")[0]]
+            is_marked = not self._kept.isdisjoint(names)
             start = sum(one.size for one in self._float_kernels.values())
             kernel = self._float_kernels.setdefault(
                 quantizer.entry,
@@ -231,11 +233,11 @@ class _TemplateTracer(FloatTracer):
                     start=start,
                     size=x.shape.num_elements(),
                     has_one_step=not quantizer.per_channel,
+                    is_marked=is_marked,
                 ),
             )
             values = tf.constant(code_values(kernel.start, tuple(x.shape)))
-            names = [quantizer.entry, quantizer.entry.rpartition("/")[0]]
-            if self._kept.isdisjoint(names):
+            if not is_marked:
                 return values
             # Of no sizes, so of the kernel's shape; an operation that the converter
             # does not know, and whose result is no constant.

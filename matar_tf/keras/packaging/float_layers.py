@@ -3,8 +3,8 @@
 The converter brings operators of float layers to integers where they stand beside
 quantized ones. So each float layer is put between marks: an operation that the
 converter does not know, which it hands on as it is, with a number. The numbers also say
-which operators are of which layer. What is quantized for integer layers has a mark of its
-own before, or the converter would give the quantized tensor to all other readers, too.
+which operators are of which layer. What is quantized for integer layers has a mark of
+its own before, or the converter would give the quantized tensor to all other readers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.layer_kinds import LAYER_KINDS
-from matar_tf.tflite._islands import BORDER
+from matar_tf.tflite._islands import BORDER, mark_number
 
 __all__ = ["convertible", "float_layers", "float_reasons"]
 
@@ -86,12 +86,9 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
     layers = float_layers(model)
     for number, layer in enumerate(layers):
         for one in layer._flatten_layers():
-            if isinstance(one, keras.layers.RNN):
-                change(one, unroll=True, _could_use_gpu_kernel=False)
-            if isinstance(one, keras.layers.LayerNormalization):
-                change(one, _fused=False)
+            change(one, **_in_steps(one))
         change(layer, call=_marked(layer.call, 2 * number, 2 * number + 1))
-    for layer in model.layers:
+    for layer in model.layers if layers else ():
         if isinstance(layer, Quantize):
             change(layer, call=_marked(layer.call, BORDER, None))
     try:
@@ -104,12 +101,20 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
                 layer.__dict__[name] = value
 
 
+def _in_steps(layer: KerasLayer) -> dict[str, object]:
+    """Returns the attributes by which a layer computes as the converter needs it."""
+    if isinstance(layer, keras.layers.RNN):
+        return {"unroll": True, "_could_use_gpu_kernel": False}
+    is_norm = isinstance(layer, keras.layers.LayerNormalization)
+    return {"_fused": False} if is_norm else {}
+
+
 def _marked(
     compute: Callable[..., Any], before: int, after: int | None
 ) -> Callable[..., Any]:
     def mark(x: Any, place: int) -> Any:
         is_float = isinstance(x, tf.Tensor) and x.dtype == tf.float32
-        return tf.math.polygamma(tf.constant(float(place)), x) if is_float else x
+        return tf.math.polygamma(tf.constant(mark_number(place)), x) if is_float else x
 
     def call(*args: Tensor, **kwargs: Tensor) -> Any:
         args, kwargs = tf.nest.map_structure(lambda x: mark(x, before), (args, kwargs))
