@@ -174,13 +174,14 @@ class Candidate:
     @classmethod
     def from_json(cls, value: object) -> Candidate:
         """Reads what `to_json` returned."""
-        keys = [field.name for field in fields(cls)]
-        document = _READER.object(value, "candidate", keys)
-        figures = ("metrics", "costs")
+        document = _READER.object(value, "candidate", [one.name for one in fields(cls)])
+        read: dict[str, Any] = {
+            key: _READER.field(document, key, dict) for key in ("metrics", "costs")
+        }
         return cls(
             name=_READER.field(document, "name", str),
             policy=Policy.from_json(document["policy"]),
-            **{key: _READER.field(document, key, dict) for key in figures},
+            **read,
         )
 
 
@@ -282,8 +283,9 @@ class Generation:
     @classmethod
     def from_json(cls, value: object) -> Generation:
         """Reads what `to_json` returned."""
-        keys = [field.name for field in fields(cls)]
-        document = _READER.object(value, "generation", keys)
+        document = _READER.object(
+            value, "generation", [one.name for one in fields(cls)]
+        )
         return cls(
             generation=_READER.field(document, "generation", int),
             num_evaluated=_READER.field(document, "num_evaluated", int),
@@ -375,10 +377,9 @@ class SearchResult:
             key: _READER.field(document, key, list) for key in lists
         }
         reason = _READER.field(document, "stop_reason", str)
-        if reason not in (reasons := {one.value for one in StopReason}):
-            raise SearchError(
-                f"Unknown stop_reason {reason!r}. {did_you_mean(reason, reasons)}"
-            )
+        if reason not in (known := {one.value for one in StopReason}):
+            hint = did_you_mean(reason, known)
+            raise SearchError(f"Unknown stop_reason {reason!r}. {hint}")
         return cls(
             target=_READER.field(document, "target", str),
             objectives=tuple(Objective.from_json(row) for row in rows["objectives"]),
