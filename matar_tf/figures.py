@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, cast
 
@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "bound_names",
     "figure_of",
+    "figure_texts",
     "is_metric_value",
     "is_share",
     "is_taken",
@@ -55,6 +56,7 @@ class Figure:
       scale: What a value is multiplied by to be in that unit.
       form: How it is printed then, as `format` takes it.
       maximize: Whether larger is better.
+      is_share: Whether it is the share of samples that were classified rightly.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Figure:
     scale: float
     form: str
     maximize: bool = False
+    is_share: bool = False
 
     @property
     def title(self) -> str:
@@ -87,7 +90,7 @@ class Figure:
 
         None without one: for a figure that is no share of samples, or of none.
         """
-        if not is_share(self.name) or num_samples < 1 or not 0.0 <= value <= 1.0:
+        if not self.is_share or num_samples < 1 or not 0.0 <= value <= 1.0:
             return None
         return wilson_interval(value, num_samples)
 
@@ -167,6 +170,7 @@ FIGURES: Final = tuple(
         scale=scale,
         form=form,
         maximize=name.endswith(_BETTER_IF_LARGER),
+        is_share=name == "accuracy",
     )
     for name, header, unit, kind, scale, form in _FIGURES
 )
@@ -188,11 +192,22 @@ _UNITS: Final[Mapping[str, Mapping[str, float]]] = {
     "_ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1, "s": 1e3},
     "_pj": {"pJ": 1, "nJ": 1e3, "uJ": 1e6, "µJ": 1e6, "mJ": 1e9, "J": 1e12},
 }
-_ROW_KEYS: Final = frozenset({"target", "name", "role", "num_samples"})  # of CSV files
+# Of CSV files.
+_ROW_KEYS: Final = frozenset({"target", "name", "role", "num_samples", "predicted"})
 
 
-def figure_of(name: str) -> Figure:
-    """Returns the figure of a name; an unknown one is shown under its raw name."""
+def figure_of(name: str, heads: Iterable[str] = ()) -> Figure:
+    """Returns the figure of a name; an unknown one is shown under its raw name.
+
+    Args:
+      name: Of a metric or a cost.
+      heads: Outputs of a network of several: a metric of one has its name before it.
+    """
+    for head in sorted(heads, key=len, reverse=True):
+        metric = name.removeprefix(f"{head}_")
+        if metric != name and (metric in _METRICS or top_k_of(metric) is not None):
+            figure = figure_of(metric)
+            return replace(figure, name=name, header=f"{head} {figure.header}")
     if name in _BY_NAME:
         return _BY_NAME[name]
     k = top_k_of(name)
@@ -212,6 +227,21 @@ def figure_of(name: str) -> Figure:
 def bound_names(name: str) -> tuple[str, str]:
     """Returns the names of the bounds of a figure's 95 % interval."""
     return f"{name}_low", f"{name}_high"
+
+
+def figure_texts(figures: Mapping[str, float | None]) -> list[str]:
+    """Returns names and values, in one text those that have bounds: predicted ones."""
+    texts: list[str] = []
+    bounds = {bound for name in figures for bound in bound_names(name)}
+    for name, value in figures.items():
+        low, high = (figures.get(end) for end in bound_names(name))
+        if value is None or name in bounds:
+            continue
+        if low is None or high is None:
+            texts.append(f"{name} {value:.4g}")
+        else:
+            texts.append(f"predicted {name} {value:.4g} ({low:.4g}..{high:.4g})")
+    return texts
 
 
 def larger_is_better(name: str) -> bool:

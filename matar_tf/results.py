@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.figures import larger_is_better
+from matar_tf.figures import figure_texts, larger_is_better
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.io.names import check_names, is_name
 from matar_tf.numbers import as_number
@@ -138,9 +138,8 @@ class Candidate:
             object.__setattr__(self, field, MappingProxyType(figures))
 
     def __repr__(self) -> str:
-        figures = {**self.metrics, **self.costs}
-        known = [f"{key} {one:.4g}" for key, one in figures.items() if one is not None]
-        return f"<{self.name}: {', '.join(known)}>"
+        texts = figure_texts({**self.metrics, **self.costs})
+        return f"<{self.name}: {', '.join(texts)}>"
 
     def __hash__(self) -> int:
         return hash((self.name, self.policy))
@@ -175,15 +174,14 @@ class Candidate:
     @classmethod
     def from_json(cls, value: object) -> Candidate:
         """Reads what `to_json` returned."""
-        keys = [field.name for field in fields(cls)]
-        document = _READER.object(value, "candidate", keys)
+        document = _READER.object(value, "candidate", [one.name for one in fields(cls)])
+        read: dict[str, Any] = {
+            key: _READER.field(document, key, dict) for key in ("metrics", "costs")
+        }
         return cls(
             name=_READER.field(document, "name", str),
             policy=Policy.from_json(document["policy"]),
-            metrics=cast("dict[str, float]", _READER.field(document, "metrics", dict)),
-            costs=cast(
-                "dict[str, float | None]", _READER.field(document, "costs", dict)
-            ),
+            **read,
         )
 
 
@@ -285,8 +283,9 @@ class Generation:
     @classmethod
     def from_json(cls, value: object) -> Generation:
         """Reads what `to_json` returned."""
-        keys = [field.name for field in fields(cls)]
-        document = _READER.object(value, "generation", keys)
+        document = _READER.object(
+            value, "generation", [one.name for one in fields(cls)]
+        )
         return cls(
             generation=_READER.field(document, "generation", int),
             num_evaluated=_READER.field(document, "num_evaluated", int),
@@ -315,6 +314,7 @@ class SearchResult:
       history: One row per generation.
       provenance: Where the result comes from.
       within: Points of accuracy that may be lost for less cost, in a verdict on it.
+      heads: Outputs of a network of several; metrics of one begin with its name.
     """
 
     target: str
@@ -327,9 +327,11 @@ class SearchResult:
     history: tuple[Generation, ...]
     provenance: Provenance
     within: float = 1.0
+    heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_names([self.target], "targets", SearchError)
+        check_names(self.heads, "outputs", SearchError)
         for field in ("front", "references"):
             names = Counter(candidate.name for candidate in getattr(self, field))
             if twice := sorted(name for name, count in names.items() if count > 1):
@@ -354,6 +356,7 @@ class SearchResult:
             "history": [row.to_json() for row in self.history],
             "provenance": self.provenance.to_json(),
             **({} if self.within == 1.0 else {"within": self.within}),
+            **({"heads": list(self.heads)} if self.heads else {}),
         }
 
     @classmethod
@@ -364,21 +367,19 @@ class SearchResult:
           SearchError: If a key is missing or unknown, or a value has another type.
           PolicyError: If a policy is malformed.
         """
-        lists = ("objectives", "front", "references", "history")
+        lists = ("objectives", "front", "references", "history", "heads")
         keys = ["schema_version", *(field.name for field in fields(SearchResult))]
         if isinstance(value, dict):  # earlier versions wrote none
-            value = {"within": 1.0, **cast("_Json", value)}
+            value = {"within": 1.0, "heads": [], **cast("_Json", value)}
         document = _READER.object(value, "search result", keys)
         _READER.check_version(document, "search result", SCHEMA_VERSION)
         rows: dict[str, list[object]] = {
             key: _READER.field(document, key, list) for key in lists
         }
-        reasons = {reason.value for reason in StopReason}
         reason = _READER.field(document, "stop_reason", str)
-        if reason not in reasons:
-            raise SearchError(
-                f"Unknown stop_reason {reason!r}. {did_you_mean(reason, reasons)}"
-            )
+        if reason not in (known := {one.value for one in StopReason}):
+            hint = did_you_mean(reason, known)
+            raise SearchError(f"Unknown stop_reason {reason!r}. {hint}")
         return cls(
             target=_READER.field(document, "target", str),
             objectives=tuple(Objective.from_json(row) for row in rows["objectives"]),
@@ -390,6 +391,7 @@ class SearchResult:
             num_evaluated=_READER.field(document, "num_evaluated", int),
             num_reused=_READER.field(document, "num_reused", int),
             within=_check_number(document["within"], "within"),
+            heads=tuple(cast("list[str]", rows["heads"])),
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import Figure, bound_names, figure_of, is_share
+from matar_tf.figures import Figure, bound_names, figure_of
 from matar_tf.policy import MAX_BITS
 from matar_tf.results import Candidate, Objective, SearchResult
 
@@ -79,9 +79,10 @@ def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
     )
     if metric is None or cost is None:
         return ()
-    figure = figure_of(metric.name)
+    figure = figure_of(metric.name, result.heads)
     best = min(result.front, key=lambda one: metric.to_minimized(one.value(metric)))
-    word = "Most accurate" if is_share(metric.name) else f"Best {figure.header}"
+    is_whole = figure.is_share and figure == figure_of(metric.name)
+    word = "Most accurate" if is_whole else f"Best {figure.header}"
     picks = [
         Pick(
             kind=BEST,
@@ -89,7 +90,7 @@ def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
             sentence=f"{word}: {best.name} ({_text(figure, best.value(metric))}).",
         )
     ]
-    if is_share(metric.name):
+    if figure.is_share:
         picks.append(_within(result, metric, cost, best))
     knee = _knee(result.front, metric, cost)
     if knee is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from fixtures.samples import net_artifact, two_ends_samples
 
 from matar_tf import evaluate, export, measure, search, write_artifact
 from matar_tf.data import Data, as_data
-from matar_tf.errors import ArtifactError, DataError, MatarWarning
+from matar_tf.errors import ArtifactError, DataError, MatarWarning, SearchError
+from matar_tf.figures import wilson_interval
 from matar_tf.named_arrays import by_name, each, num_rows, rows
 from matar_tf.outputs import OutputInfo
+from matar_tf.reporting import to_csv
+from matar_tf.results import SearchResult
 from matar_tf.run.holdout import split_data
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import inputs_of, outputs_of
@@ -294,7 +299,35 @@ class TestDoors:
         best = min(result.front, key=lambda one: one.metrics["loss"])
         exported = export(NET, best, tmp_path / "a.tflite", data=DATA)
         assert evaluate(exported, DATA) == best.metrics
-        assert "kind_accuracy" in str(result)
+        text = str(result)
+        assert "kind accuracy" in text
+        assert "unknown" not in text
+        assert "loss" in text.partition("---")[0].splitlines()[-2]  # its column
+        again = SearchResult.from_json(result.to_json())
+        assert again.heads == ("boxes", "kind") == result.heads
+        row = next(csv.DictReader(io.StringIO(to_csv(again))))
+        share = float(row["kind_accuracy"])
+        bounds = wilson_interval(share, 32)
+        assert (float(row["kind_accuracy_low"]), float(row["kind_accuracy_high"])) == (
+            pytest.approx(bounds)
+        )
+
+    def test_points_are_those_of_a_head(self) -> None:
+        def ask(metric: str) -> SearchResult:
+            return search(
+                NET,
+                "mpic",
+                DATA,
+                metrics=[metric],
+                want="smallest within 90",
+                max_evaluations=8,
+                min={"kind_accuracy": "1%"} if "kind" in metric else {},
+                progress=False,
+            )
+
+        assert len(ask("kind_accuracy").front) == 1
+        with pytest.raises(SearchError, match=r"Expected an accuracy .*'boxes_mean"):
+            ask("boxes_mean_absolute_error")
 
     def test_measurements(self) -> None:
         found = measure(NET, DATA, num_policies=20, progress=False).measurements

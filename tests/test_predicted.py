@@ -149,6 +149,12 @@ class TestTables:
             for name in ("accuracy", "accuracy_low", "accuracy_high", "loss_low"):
                 assert float(row[name]) == pytest.approx(one.metrics[name])
             assert row["num_samples"] == "0"
+            assert row["predicted"] == "yes"
+
+    def test_a_candidate_says_it(self, result: SearchResult) -> None:
+        text = repr(result.front[0])
+        assert "predicted accuracy 0." in text
+        assert "accuracy_low" not in text
 
     def test_json_names_the_kind(self, result: SearchResult) -> None:
         document = to_json(result)
@@ -188,6 +194,7 @@ class TestRun:
         assert len(files) == 8
         metadata = read_metadata(files[0].read_bytes())
         assert metadata["predicted"] is True
+        assert "predicted: True" in repr(matar_tf.inspect(files[0]))
         assert metadata["num_samples"] == 0
         assert "predicted accuracy" in (run / "report.html").read_text()
         record = json.loads((run / "run.json").read_text())

@@ -124,10 +124,13 @@ class TestJson:
         names = [column["name"] for column in to_json(result)["columns"]]
         assert names == ["accuracy", "latency_ms", "energy_pj", "weight_bytes", "f1"]
 
-    def test_the_source_of_an_unknown_figure_is_unknown(
+    def test_the_source_of_an_unknown_cost_is_unknown(
         self, result: SearchResult
     ) -> None:
-        assert to_json(result)["columns"][-1] == {"name": "f1", "kind": "unknown"}
+        assert to_json(result)["columns"][-1] == {"name": "f1", "kind": "measured"}
+        front = [replace(one, costs={**one.costs, "x": 1.0}) for one in result.front]
+        found = to_json(replace(result, front=tuple(front)))["columns"]
+        assert {"name": "x", "kind": "unknown"} in found
 
     def test_a_metric_wins_over_a_cost_of_its_name(self, result: SearchResult) -> None:
         both = _with_front(

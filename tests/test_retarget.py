@@ -143,7 +143,12 @@ class TestTargets:
         paths = list((tmp_path / "b").glob("*/*.tflite"))
         assert len(paths) == len(other.front) > 0
         assert max(path.stat().st_size for path in paths) <= limit.bound
-        assert all(one.costs["file_bytes"] <= limit.bound for one in other.references)
+        beyond = {
+            one.name
+            for one in other.references
+            if (one.costs["file_bytes"] or 0) > limit.bound
+        }
+        assert beyond <= {"w8a8"}  # what others are compared with
 
     def test_files_that_are_too_large_for_any_policy(self, tmp_path: Path) -> None:
         limit = Limit(name="file_bytes", bound=100)

@@ -82,7 +82,7 @@ def _run(given: Given) -> int:
         on_start=begin,
         on_result=lambda result: print(f"\n{to_text(result, float_metrics)}"),
     )
-    return _report(outcome)
+    return _report(outcome, is_predicted=data is None)
 
 
 def _data(given: Given) -> Data | None:
@@ -117,14 +117,12 @@ def _reference(compare: str, artifact: Artifact) -> Reference | None:
     return keras_reference(artifact)
 
 
-def _report(outcome: Outcome) -> int:
+def _report(outcome: Outcome, *, is_predicted: bool) -> int:
     """Prints what became of all targets; returns the exit status."""
-    from matar_tf.reporting import is_predicted
-
     evaluated = sum(result.num_evaluated for result in outcome.results)
     reused = sum(result.num_reused for result in outcome.results)
     done = f"predicted {evaluated}"
-    if not any(map(is_predicted, outcome.results)):
+    if not is_predicted:
         done = f"evaluated {evaluated}, reused {reused}"
     print(f"\nAll targets: {done}.")
     for target, reasons in outcome.left_out.items():

@@ -163,12 +163,10 @@ class Evaluations:
         """
         if not self.breach(policy).texts or self._problem.violations(policy):
             return
-        known = self.codec.encode(policy) in self.probes
-        metrics = {policy: self.memory[policy]} if known else {}
-        if not known:
-            self._collect([policy], metrics, math.inf)
-            self.memory.update(metrics)
-        self.reference, _ = self._candidate(policy, metrics[policy])
+        known = self.memory.get(policy, {})
+        if not set(self._problem.metric_names) <= set(known):
+            self._collect([policy], self.memory, math.inf)
+        self.reference, _ = self._candidate(policy, self.memory[policy])
 
     def describe_infeasible(self) -> str:
         """Returns why no policy was feasible: which constraint, and the nearest miss.

@@ -65,7 +65,10 @@ class Limit:
                 f"got {text!r}."
             )
         name, unit = match["name"], match["unit"]
-        if is_share(name) and unit in ("", "%"):
+        is_accuracy = name.endswith("_accuracy")  # of an output, or binary
+        if (is_share(name) and not unit) or (
+            (is_share(name) or is_accuracy) and unit == "%"
+        ):
             share = number / 100 if unit else number
             if share > 1:
                 raise SearchError(

@@ -166,7 +166,8 @@ def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     """Returns the table as CSV; units are part of the column names.
 
     Beside a share stand the bounds of its 95 % interval, ``accuracy_low`` and
-    ``accuracy_high``, and ``num_samples`` that it was measured on.
+    ``accuracy_high``, and ``num_samples`` that it was measured on. Where nobody
+    measured metrics, a column ``predicted`` says of which rows.
     """
     table = table_of(result, float_metrics)
     rows = [_csv_row(row, table) for row in table.rows]
@@ -176,6 +177,12 @@ def to_csv(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
         for name in (column.name, *bound_names(column.name))
         if name == column.name or any(name in row for row in rows)
     )
+    if is_predicted(result):
+        rows = [
+            {**row, "predicted": "yes" if "num_samples" in row else "no"}
+            for row in rows
+        ]
+        names = {"predicted": None, **names}
     header = ["name", "role", "num_samples", *names]
     return csv_table(header, [[row.get(name) for name in header] for row in rows])
 
@@ -207,7 +214,8 @@ def to_markdown(result: SearchResult, float_metrics: FloatMetrics = None) -> str
 def to_text(result: SearchResult, float_metrics: FloatMetrics = None) -> str:
     """Returns the main columns, aligned for a terminal."""
     whole = table_of(result, float_metrics)
-    columns = [one for one in whole.columns if one.name not in _LEFT_OUT_OF_TEXT]
+    left_out = _LEFT_OUT_OF_TEXT - {one.name for one in result.objectives}
+    columns = [one for one in whole.columns if one.name not in left_out]
     headers = ["", *(one.header for one in columns)]
     units = ["", *(one.unit for one in columns)]
     table = [headers, units, *replace(whole, columns=tuple(columns)).cells()]
@@ -284,13 +292,19 @@ def _columns(rows: Sequence[Row], result: SearchResult) -> list[Figure]:
     names = [name for name in names if name not in bounds]
     known = [column for column in FIGURES if column.name in names]
     others = [name for name in names if name not in {one.name for one in FIGURES}]
-    columns: list[Figure] = [*known, *map(figure_of, others)]
+    measured = {name for one in result.front for name in one.metrics}
+    columns: list[Figure] = [*known, *(figure_of(one, result.heads) for one in others)]
+    columns = [
+        replace(one, kind="measured")
+        if one.name in measured and one.kind == "unknown"
+        else one
+        for one in columns
+    ]
     for tool, source in _SOURCES.items():
         if tool in result.provenance.versions:
             columns = [one.priced_by(source) for one in columns]
     if is_predicted(result):
-        metrics = {name for one in result.front for name in one.metrics}
-        columns = [one.predicted() if one.name in metrics else one for one in columns]
+        columns = [one.predicted() if one.name in measured else one for one in columns]
     return columns
 
 
@@ -328,9 +342,12 @@ def _sentences(
     ]
     noun = "policy" if len(result.front) == 1 else "policies"
     number = f"evaluated {result.num_evaluated}, reused {result.num_reused}"
+    has_share = any(one.is_share for one in columns)
     source = (
         f"Accuracy on {provenance.num_samples} samples, with its 95 % Wilson "
         f"interval{packaged}."
+        if has_share
+        else f"Metrics on {provenance.num_samples} samples{packaged}."
     )
     if is_predicted(result):
         number = f"predicted {result.num_evaluated}"

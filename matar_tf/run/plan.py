@@ -23,7 +23,7 @@ from matar_tf.evolution import (
     check_seed_names,
     fix_entries,
 )
-from matar_tf.figures import COST_NAMES, is_taken
+from matar_tf.figures import COST_NAMES, figure_of, is_taken
 from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
@@ -43,6 +43,7 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.heads import metrics_of
+from matar_tf.verdict import CHEAPEST
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]
 
@@ -76,6 +77,11 @@ class Run:
     problems: tuple[SearchProblem, ...]
     tool_versions: tuple[Mapping[str, str], ...]
     untaken: tuple[Mapping[str, str], ...]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the network's outputs where it has several."""
+        return _heads(self.artifact)
 
 
 def make_run(
@@ -113,6 +119,7 @@ def make_run(
     else:
         searched, reported = _parts(artifact, data, settings)
         metric_names = _metric_names(artifact, settings.metrics)
+    _check_want(artifact, settings, metric_names)
     space = fix_entries(artifact.space, settings.fixed)
     builder = ModelBuilder(artifact)
     problems: list[SearchProblem] = []
@@ -146,6 +153,31 @@ def make_run(
         tool_versions=tuple(tool_versions),
         untaken=tuple(untaken),
     )
+
+
+def _heads(artifact: Artifact) -> tuple[str, ...]:
+    names = tuple(sorted(one.name for one in outputs_of(artifact.template)))
+    return names if len(names) > 1 else ()
+
+
+def _check_want(
+    artifact: Artifact, settings: RunSettings, metric_names: Collection[str]
+) -> None:
+    """Checks that there are points for a policy that is wanted within some.
+
+    Raises:
+      SearchError: If the metric that is searched is no share of samples.
+    """
+    names = [one.name for one in settings.options.objectives]
+    metric = next((name for name in names if name in metric_names), None)
+    if settings.want != CHEAPEST or metric is None:
+        return
+    if not figure_of(metric, _heads(artifact)).is_share:
+        raise SearchError(
+            f"Expected an accuracy as the first metric of the objectives for a policy "
+            f"within points of it, got {metric!r}; name one in metrics, or want "
+            "'most accurate' or 'knee'."
+        )
 
 
 def _parts(artifact: Artifact, data: Data, settings: RunSettings) -> tuple[Data, Data]:

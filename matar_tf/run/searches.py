@@ -96,7 +96,12 @@ class Searches:
             if one.name in self.run.settings.starts or _is_diagonal(one.name)
         )
         settings = self.run.settings
-        result = replace(result, references=references, within=settings.within)
+        result = replace(
+            result,
+            references=references,
+            within=settings.within,
+            heads=self.run.heads,
+        )
         evaluator = self._held_out
         if evaluator is None:
             return _wanted(result, settings.want)

@@ -29,6 +29,7 @@ __all__ = ["ModelInfo", "Operator", "inspect_model"]
 
 _SHOWN = (
     *("profile", "target", "artifact_digest", "signed_by", "metrics", "num_samples"),
+    "predicted",
 )
 _HEADER = (
     *("output", "operator", "weights", "W bits", "stored as", "A bits", "scale"),
