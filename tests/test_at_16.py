@@ -12,6 +12,7 @@ from fixtures.graphs import (
     TYPES,
     add_operator,
     add_tensor,
+    float_graph,
     graph_of,
     multiplication,
     options_of,
@@ -39,11 +40,13 @@ from matar_tf.tflite._schema import (
 )
 from matar_tf.tflite._site import Site
 from matar_tf.tflite._sixteen import SIMULATED_AT_16
+from matar_tf.tflite._widening import widen
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.inspect import inspect_model
 from matar_tf.tflite.runtime import Runner
 from matar_tf.tflite.simulator import simulate_tensors
+from matar_tf.tflite.template import Template
 from matar_tf.tflite.verify import run_all_tensors, verify
 
 IMAGE = (1, 4, 6, 8)
@@ -506,3 +509,23 @@ class TestTargets:
         path.write_text(text.replace("[8, 16]", "[8, 12]"))
         with pytest.raises(TargetError, match=r"in 2\.\.8, or 16, got 12"):
             load_target(path)
+
+
+def test_a_table_has_no_such_kernel_and_its_layer_is_named() -> None:
+    ids, made = np.zeros((1, 6), np.int32), np.zeros((1, 6, 4), np.float32)
+    model = float_graph("GATHER", ids, [made[0, :1], None], [made])
+    table = add_tensor(model, (50, 4), values=np.zeros((50, 4), np.int8))
+    found = add_tensor(model, made.shape)
+    model.subgraphs[0].operators = []
+    add_operator(model, "GATHER", [table, 0], found, options_of("GatherOptions"))
+    add_operator(model, "DEQUANTIZE", [found], 2)
+    template = Template(
+        content=check_model(write_model(model)),
+        tensors={found: "words"},
+        kernels={},
+        clamps={},
+        before_clamps=(),
+        islands={"words": (0, 1)},
+    )
+    with pytest.raises(ExportError, match="the table of 'words'"):
+        widen(model, template)

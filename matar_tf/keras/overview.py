@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 from matar_tf.errors import readable_line
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
 from matar_tf.keras.borders import Dequantize
+from matar_tf.keras.float_macs import float_macs
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
-from matar_tf.keras.packaging.float_layers import float_layers
 from matar_tf.keras.policies import get_policy_space
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import activation_name, kernel_attribute, kind_of
@@ -60,7 +60,8 @@ class LayerSummary:
         ``grid of its input``, ``fixed grid`` or ``grid of 'other'``.
       weight_bits: Widths of the kernel that a policy may take.
       activation_bits: Widths of the output that a policy may take.
-      macs: Multiply-accumulates for one sample; an unknown size counts as 1.
+      macs: Multiply-accumulates for one sample; an unknown size counts as 1. Recurrent
+        layers count the first step, too, whose state of zeros a file leaves out.
       weight_bytes: Bytes of its packed kernel, 32-bit bias and 32-bit scales, by the
         width that is asked for: a kernel that may not take it has the nearest that it
         may, the wider of two.
@@ -154,9 +155,9 @@ def summary(model: KerasModel) -> Summary:
         for node in layer.inbound_nodes[-1:]:
             for tensor in wrapper.tensors_read(node):
                 readers[tensor.node.layer.name].append(layer)
-    in_float = {one.name for one in float_layers(model)}
+    in_float = float_macs(model)
     layers = tuple(
-        _layer(layer, readers, in_float=layer.name in in_float)
+        _layer(layer, readers, macs_in_float=in_float.get(layer.name))
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
         and not (layer.name in model.output_names and wrapper.is_named_end(layer))
@@ -164,8 +165,11 @@ def summary(model: KerasModel) -> Summary:
     return Summary(name=model.name, layers=layers, space=space)
 
 
-def _layer(layer: KerasLayer, readers: _Readers, *, in_float: bool) -> LayerSummary:
+def _layer(
+    layer: KerasLayer, readers: _Readers, *, macs_in_float: int | None
+) -> LayerSummary:
     inner = wrapper.inner_layer(layer)
+    in_float = macs_in_float is not None
     quantizers = wrapper.all_quantizers(layer)
     kernel = wrapper.kernel_quantizer(layer)
     tensors = [one for one in quantizers if one.kind == "activations"]
@@ -182,8 +186,8 @@ def _layer(layer: KerasLayer, readers: _Readers, *, in_float: bool) -> LayerSumm
         quantized=(*([own] if bits else []), *([output] if output else [])),
         weight_bits=bits,
         activation_bits=tensors[-1].bits if tensors else (),
-        macs=_macs(layer),
-        weight_bytes=_weight_bytes(layer, readers),
+        macs=_macs(layer) if macs_in_float is None else macs_in_float,
+        weight_bytes=_float_bytes(layer) if in_float else _weight_bytes(layer, readers),
         is_integer=is_integer,
         is_float=in_float,
         note=note if in_float or not output else "",
@@ -251,6 +255,22 @@ def _weight_bytes(layer: KerasLayer, readers: _Readers) -> dict[int, int]:
         bits: packed_bytes(size, _nearest(quantizer.bits, bits)) + constants
         for bits in _SHOWN_BITS
     }
+
+
+def _float_bytes(layer: KerasLayer) -> dict[int, int]:
+    """Returns bytes by the width that is asked for, of a layer in float."""
+    kernels = wrapper.float_kernels(layer)
+    sizes = [(one, math.prod(variable.shape)) for one, variable in kernels]
+    named = {id(variable) for _, variable in kernels}
+    weights = wrapper.inner_layer(layer).weights
+    others = sum(math.prod(one.shape) for one in weights if id(one) not in named)
+    others += sum(one.all_steps()[0].size for one, _ in sizes)
+    found = {
+        bits: _CONSTANT_BYTES * others
+        + sum(packed_bytes(size, _nearest(one.bits, bits)) for one, size in sizes)
+        for bits in _SHOWN_BITS
+    }
+    return found if any(found.values()) else {}
 
 
 def _has_own(layer: KerasLayer) -> bool:

@@ -27,6 +27,7 @@ from matar_tf.tflite._schema import (
     quantization,
     schema,
     set_buffer,
+    text_of,
 )
 from matar_tf.tflite.template import Template
 
@@ -70,6 +71,9 @@ def widen(model: Any, template: Template) -> None:
     Args:
       model: The template in object form; steps and biases are filled in later.
       template: The template.
+
+    Raises:
+      ExportError: If it has a table of 8-bit numbers that is looked up.
     """
     graph = model.subgraphs[0]
     fixed = fixed_outputs(model)
@@ -79,11 +83,19 @@ def widen(model: Any, template: Template) -> None:
     step, zero_point = FIXED_GRID_AT_16
     for index in fixed:
         graph.tensors[index].quantization = quantization([step], [zero_point], 0)
-    for operator in graph.operators:
+    for place, operator in enumerate(graph.operators):
         tensors = [graph.tensors[i] for i in (*operator.inputs, *operator.outputs)]
         if all(one.type != schema.TensorType.INT16 for one in tensors):
             continue
         name = op_name(model, operator)
+        if name == "GATHER" and tensors[0].type == schema.TensorType.INT8:
+            own = [one for one, places in template.islands.items() if place in places]
+            layer = own[0] if own else text_of(tensors[-1].name)
+            raise ExportError(
+                "Expected layers that LiteRT can compute with 16-bit activations, got "
+                f"the table of {layer!r}, which it looks up in 8 bits alone; take a "
+                "policy of at most 8 bits."
+            )
         find_operator_code(model, name, _VERSIONS.get(name, 1))
         if hasattr(operator.builtinOptions, "potScaleInt16"):
             operator.builtinOptions.potScaleInt16 = False

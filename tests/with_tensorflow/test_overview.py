@@ -161,6 +161,25 @@ def test_what_stays_in_float_is_named_so() -> None:
     assert "100.0% of them with integer kernels, 1 layer in float, " in repr(found)
 
 
+def test_layers_in_float_count() -> None:
+    source = L.Input((6, 4), name="x")
+    x = L.Attention(name="scores")([source, L.Dense(4, name="first")(source)])
+    x = L.LSTM(5, name="lstm")(x)
+    model = keras.Model(source, L.Dense(3, name="last")(x), name="net")
+    with pytest.warns(MatarWarning, match="stay in float"):
+        found = summary(quantize_model(model))
+    rows = {layer.name: layer for layer in found.layers}
+    # Scores of 6 x 6 of 4 products, and as many for their means; 6 steps of 4 gates.
+    assert rows["scores"].macs == 6 * 6 * 4 * 2
+    assert rows["lstm"].macs == 6 * 20 * (4 + 5)
+    in_float = rows["scores"].macs + rows["lstm"].macs
+    assert found.integer_share == (found.macs - in_float) / found.macs
+    # 80 and 100 weights of n bits, a bias and two scales for each of 20 channels.
+    assert rows["lstm"].weight_bytes == {
+        bits: (80 + 100) * bits // 8 + 4 * 3 * 20 for bits in (8, 4, 2)
+    }
+
+
 def test_is_printed_as_a_table_and_shown_as_html(model: Any) -> None:
     found = summary(model)
     assert matar_tf.summary(MultiBitTrainer(model)) == found
