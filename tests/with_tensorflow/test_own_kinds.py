@@ -148,6 +148,11 @@ class TestInFloat:
         space = matar_tf.get_policy_space(quantize_model(network(Gated())))
         assert set(space.weights) == {"dense", "dense_1"}
 
+    def test_strict_says_what_a_registered_class_needs(self) -> None:
+        matar_tf.register_layer_kind(Gated, "w")
+        with pytest.raises(ModelError, match="register it with like="):
+            quantize_model(network(Gated()), strict=True)
+
     def test_saved_and_loaded(self, tmp_path: Path) -> None:
         matar_tf.register_layer_kind(Gated, {"w": None})
         model = quantize_model(network(Gated()))

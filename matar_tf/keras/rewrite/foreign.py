@@ -65,7 +65,10 @@ def why_foreign(layer: KerasLayer, name: str) -> str:
 def _advice(layer: KerasLayer) -> str:
     kind = type(layer).__name__
     if own_kind_of(layer) is not None:
-        return "its class is registered, so its kernels are quantized"
+        return (
+            "its class is registered, so its kernels are quantized; register it with "
+            "like= if it computes what a layer of Keras' does"
+        )
     if getattr(keras.layers, kind, None) is type(layer):
         return _ADVICE.get(kind, _FLAT if kind.endswith("3D") else _OUTSIDE)
     if type(layer).__module__.startswith("tf_keras."):
