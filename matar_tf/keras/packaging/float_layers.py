@@ -113,14 +113,20 @@ def _marked(
     compute: Callable[..., Any], before: int, after: int | None
 ) -> Callable[..., Any]:
     def mark(x: Any, place: int) -> Any:
-        is_float = isinstance(x, tf.Tensor) and x.dtype == tf.float32
-        return tf.math.polygamma(tf.constant(mark_number(place)), x) if is_float else x
+        if not isinstance(x, tf.Tensor) or x.dtype != tf.float32:
+            return x
+        marked = tf.math.polygamma(tf.constant(mark_number(place)), x)
+        mask = getattr(x, "_keras_mask", None)  # which layers behind look for
+        if mask is not None:
+            marked._keras_mask = mask
+        return marked
 
     def call(*args: Tensor, **kwargs: Tensor) -> Any:
         args, kwargs = tf.nest.map_structure(lambda x: mark(x, before), (args, kwargs))
         made = compute(*args, **kwargs)
         if after is None:
             return made
-        return tf.nest.map_structure(lambda x: mark(x, after), made)
+        place = after
+        return tf.nest.map_structure(lambda x: mark(x, place), made)
 
     return call
