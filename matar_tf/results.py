@@ -175,9 +175,8 @@ class Candidate:
     def from_json(cls, value: object) -> Candidate:
         """Reads what `to_json` returned."""
         document = _READER.object(value, "candidate", [one.name for one in fields(cls)])
-        read: dict[str, Any] = {
-            key: _READER.field(document, key, dict) for key in ("metrics", "costs")
-        }
+        both = ("metrics", "costs")
+        read: _Json = {key: _READER.field(document, key, dict) for key in both}
         return cls(
             name=_READER.field(document, "name", str),
             policy=Policy.from_json(document["policy"]),
@@ -283,9 +282,8 @@ class Generation:
     @classmethod
     def from_json(cls, value: object) -> Generation:
         """Reads what `to_json` returned."""
-        document = _READER.object(
-            value, "generation", [one.name for one in fields(cls)]
-        )
+        keys = [field.name for field in fields(cls)]
+        document = _READER.object(value, "generation", keys)
         return cls(
             generation=_READER.field(document, "generation", int),
             num_evaluated=_READER.field(document, "num_evaluated", int),
