@@ -379,6 +379,7 @@ class TestWordsOfErrors:
                 "already --seed=1 and resume == True",
             ),
             ("resume=Truely", "--resume=Truely"),
+            ("give seed=(224, 224, 3).", "give --seed=224x224x3."),
         ],
     )
     def test_arguments_become_flags(self, sentence: str, expected: str) -> None:

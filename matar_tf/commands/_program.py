@@ -102,11 +102,12 @@ def show_any_letter() -> None:
 def in_flags(sentence: str, names: Collection[str]) -> str:
     """Returns a sentence that speaks of arguments in the words of a command line.
 
-    ``resume=True`` becomes ``--resume``, ``resume=False`` ``--noresume`` and ``seed=``
-    ``--seed=``, for the names that are given; all else stays.
+    ``resume=True`` becomes ``--resume``, ``resume=False`` ``--noresume``, ``seed=``
+    ``--seed=`` and ``input_shape=(96, 96, 3)`` ``--input_shape=96x96x3``, for the names
+    that are given; all else stays.
     """
     return re.sub(
-        r"(?<![\w.:'\"/=-])([a-z]\w*)=(?![=\s])(True\b|False\b)?",
+        r"(?<![\w.:'\"/=-])([a-z]\w*)=(?![=\s])(True\b|False\b|\(\d+(?:, \d+)+\))?",
         functools.partial(_in_flag, names),
         sentence,
     )
@@ -116,7 +117,11 @@ def _in_flag(names: Collection[str], match: re.Match[str]) -> str:
     name, value = match[1], match[2]
     if name not in names:
         return match[0]
-    return f"--{'no' if value == 'False' else ''}{name}{'' if value else '='}"
+    if value is None:
+        return f"--{name}="
+    if value.startswith("("):
+        return f"--{name}={value.strip('()').replace(', ', 'x')}"
+    return f"--{'no' if value == 'False' else ''}{name}"
 
 
 def _sentence(error: Exception) -> str:
