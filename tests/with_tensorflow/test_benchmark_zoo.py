@@ -256,7 +256,7 @@ class TestSuite:
     ) -> None:
         error = fails(capsys, "benchmark", "zoo", only="resnet50")
         assert "ResNet50" in error
-        assert len(NETWORKS) == 36
+        assert len(NETWORKS) == 37
 
     def test_unknown_sources_are_refused(
         self, capsys: pytest.CaptureFixture[str]

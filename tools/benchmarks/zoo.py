@@ -111,6 +111,8 @@ def measure_zoo(
     rows: list[Row] = []
     for name in names or NETWORKS:
         for source in sources:
+            if source != SOURCES[0] and not NETWORKS[name].has_keras3:
+                continue
             rows.append(_row_of_process(name, seed, source))
             print(rows[-1].to_text(), flush=True)
     yield from zoo_bars(rows)

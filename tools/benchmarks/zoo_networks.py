@@ -32,6 +32,7 @@ class Network:
       high: Largest one.
       is_classifier: Whether its last axis tells classes apart.
       learns_digits: Whether it is fitted to digits for an epoch, not for a step.
+      has_keras3: Whether Keras 3 can build it.
       integer_share: Of its multiply-accumulates that run on integer kernels at least.
     """
 
@@ -40,6 +41,7 @@ class Network:
     high: float = 1.0
     is_classifier: bool = True
     learns_digits: bool = False
+    has_keras3: bool = True
     integer_share: float = 1.0
 
 
@@ -259,6 +261,7 @@ NETWORKS: Final[dict[str, Network]] = {
     "gru": Network(build=zoo_structures.gru, integer_share=0.0),
     "text": Network(build=zoo_structures.text, high=1000.0, integer_share=0.0),
     "conv_3d": Network(build=zoo_structures.conv_3d, integer_share=0.0),
+    "custom": Network(build=zoo_structures.custom, has_keras3=False, integer_share=0.0),
 }
 
 

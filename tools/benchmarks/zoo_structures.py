@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from matar_tf.keras import keras, register_layer_kind
+
 __all__ = [
     "cnn_lstm",
     "conv_3d",
     "conv_next",
+    "custom",
     "gru",
     "siamese",
     "ssd",
@@ -18,6 +21,39 @@ __all__ = [
 ]
 
 _CLASSES: Final = 10
+
+
+@keras.utils.register_keras_serializable("zoo")
+class GatedDense(keras.layers.Layer):
+    """A dense layer with a gate for each unit: a class that Keras has not."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight("kernel", (input_shape[-1], self.units))
+        self.gate = self.add_weight("gate", (self.units,), initializer="ones")
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        gate = keras.activations.sigmoid(self.gate)
+        return keras.backend.dot(inputs, self.kernel) * gate
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+register_layer_kind(GatedDense)
+
+
+def custom(k: Any) -> Any:
+    """A class of one's own between layers of Keras; of tf_keras alone."""
+    inputs = k.layers.Input((24,))
+    x = k.layers.Dense(48, activation="relu")(inputs)
+    x = GatedDense(48)(x)
+    x = k.layers.Dense(32, activation="relu")(x)
+    return k.Model(inputs, k.layers.Dense(_CLASSES, activation="softmax")(x))
 
 
 def siamese(k: Any) -> Any:
