@@ -168,7 +168,7 @@ class TestSizes:
             "model": str(tmp_path / "net.h5"),
             "output": str(tmp_path / "a.matar"),
         }
-        assert "give --input_shape=(224, 2)." in fails(capsys, "package", **values)
+        assert "give --input_shape=224x2." in fails(capsys, "package", **values)
         wrong = fails(capsys, "package", **values, input_shape=["nine"])
         assert "sizes such as 96x96x3" in wrong
         for text in ("9x2", "(9, 2)", "series=9x2"):

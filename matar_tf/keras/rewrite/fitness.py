@@ -17,6 +17,9 @@ from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 __all__ = ["config_of", "float_reason_of", "refusal_of"]
 
 
+_INPUT_TYPES: Final = ("float32", "int32")
+
+
 def config_of(layer: KerasLayer) -> dict[str, Any]:
     """Returns a layer's arguments; none where Keras cannot write them down."""
     try:
@@ -39,7 +42,9 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "such as a functools.partial, or a class without get_config; use a "
             "function of tf_keras by its name, or write get_config."
         )
-    if not is_known or isinstance(layer, keras.layers.InputLayer):
+    if isinstance(layer, keras.layers.InputLayer):
+        return "" if layer.dtype in _INPUT_TYPES else _why_no_input(layer, name)
+    if not is_known:
         return ""
     if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
         return (
@@ -54,6 +59,14 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "the loss."
         )
     return ""
+
+
+def _why_no_input(layer: KerasLayer, name: str) -> str:
+    return (
+        f"Expected samples in float32, or tokens in int32, but the input {name!r} takes "
+        f"{layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
+        "before (integers become float32 unchanged)."
+    )
 
 
 def float_reason_of(layer: KerasLayer, call: Any, name: str, *, is_known: bool) -> str:
