@@ -102,8 +102,9 @@ class TestGraph:
         assert names == (["x", 3], {"b": "b", "a": ("a", None)})
 
     def test_names_of_kinds_and_of_all_keras_layers(self) -> None:
-        for kind in LAYER_KINDS:
-            assert class_of(kind).__name__ == kind
+        for kind, row in LAYER_KINDS.items():
+            if row.is_ours or hasattr(L, kind):  # none that a test registered
+                assert class_of(kind).__name__ == kind
         for layer in (InputQuantize("x"), MultiBitBatchNormalization("x"), L.Dense(2)):
             assert kind_of(layer) == type(layer).__name__
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from matar_tf.keras._compat import KerasLayer, keras, tf
 from matar_tf.keras.quantizers.configs import (
