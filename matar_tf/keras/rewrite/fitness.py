@@ -64,8 +64,8 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
 def _why_no_input(layer: KerasLayer, name: str) -> str:
     return (
         f"Expected samples in float32, or tokens in int32, but the input {name!r} "
-        f"takes {layer.dtype}; leave the dtype out of keras.Input, and scale the samples "
-        "before (integers become float32 unchanged)."
+        f"takes {layer.dtype}; leave the dtype out of keras.Input, and scale the "
+        "samples before (integers become float32 unchanged)."
     )
 
 
