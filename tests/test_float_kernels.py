@@ -139,5 +139,6 @@ class TestFilling:
             check_pieces(model_of(shape), "a", [piece(**changes)], layer())
 
     def test_names(self) -> None:
-        assert kernel_names("a", 0) == ["a/kernel"]
+        assert kernel_names("a", 0) == []
+        assert kernel_names("a", 1) == ["a/kernel"]
         assert kernel_names("a", 2) == ["a/kernel", "a/kernel/1"]

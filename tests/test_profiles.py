@@ -124,12 +124,12 @@ def test_packed_float_packs_every_narrow_kernel(artifact: Artifact) -> None:
 class TestPacking:
     def test_nibbles_start_low(self) -> None:
         values = np.array([1, -2, 7, -7, 3], np.int8)
-        packed = profiles._pack(values, 4)
+        packed = profiles.pack(values, 4)
         np.testing.assert_array_equal(packed, [0xE1, 0x97, 0x03])
 
     def test_four_values_share_a_byte_lowest_first(self) -> None:
         values = np.array([1, -1, 0, -2, 1], np.int8)
-        packed = profiles._pack(values, 2)
+        packed = profiles.pack(values, 2)
         np.testing.assert_array_equal(packed, [0b10_00_11_01, 0b01])
 
 

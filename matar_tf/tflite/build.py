@@ -181,7 +181,8 @@ class ModelBuilder:
 
     def _stored_names(self, entry: str) -> list[str]:
         """Returns the names of the tensors that hold the kernel of an entry."""
-        first = kernel_names(entry, len(self._template.pieces.get(entry, ())))
+        pieces = self._template.pieces.get(entry)
+        first = kernel_names(entry, 1 if pieces is None else len(pieces))
         return [*first, *(f"{name}/kernel" for name in self._calls[entry][1:])]
 
     def _in_order(self, policy: Policy) -> Policy:

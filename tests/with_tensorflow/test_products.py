@@ -16,7 +16,8 @@ from matar_tf.keras._compat import tf
 from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.einsums import DenseForm, dense_form
 from matar_tf.keras.rewrite.lowering import lower
-from matar_tf.keras.rewrite.read import layers_by_name, read_graph
+from matar_tf.keras.rewrite.networks import layers_by_name
+from matar_tf.keras.rewrite.read import read_graph
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 
