@@ -14,10 +14,16 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from matar_tf.consistency import (
+    check_entries,
+    check_outputs,
+    check_places,
+    checked_workload,
+)
 from matar_tf.errors import ArtifactError, MatarError, printable, shown
 from matar_tf.io.archive import MAX_ARRAY_BYTES, Members, check_arrays, check_size
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
@@ -41,11 +47,7 @@ from matar_tf.parameters import Parameters
 from matar_tf.signing import check_signature
 from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
-from matar_tf.tflite._fingerprints import check_fingerprints
-from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.template import Template
-from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
 
 __all__ = [
@@ -207,7 +209,7 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
     with _naming_contradictions(path):
         space = PolicySpace.from_json(manifest["space"])
         places = TemplateMap.from_json(manifest["template_map"])
-        _check_places(places, space, path)
+        check_places(places, space, path)
         checked = Template.of(template, places)
     rest = _read_rest(members, len(template), path, digests)
     measured = rest.pop(MEASUREMENTS, None)
@@ -228,9 +230,9 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
             name=printable(path.stem),
             source=source,
         )
-        _check_entries(artifact, path)
-        _check_outputs(artifact, path)
-        return replace(artifact, workload=_checked_workload(artifact, checked, path))
+        check_entries(artifact, path)
+        check_outputs(artifact, path)
+        return replace(artifact, workload=checked_workload(artifact, checked, path))
 
 
 def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
@@ -311,52 +313,6 @@ def _read_rest(
     return rest
 
 
-def _check_entries(artifact: Artifact, path: Path) -> None:
-    for what, names, there in (
-        ("weight", artifact.space.weights, artifact.parameters.layers),
-        ("activation", artifact.space.activations, artifact.parameters.tensors),
-    ):
-        if set(names) != set(there):
-            raise ArtifactError(
-                f"Expected parameters for the {what} entries {shown(sorted(names))} "
-                f"in {path}, got {shown(sorted(there))}; package the model again."
-            )
-        for name, widths in names.items():
-            if not set(widths) <= set(there[name].bits):
-                raise ArtifactError(
-                    f"Expected parameters for {list(widths)} bits of the {what} entry "
-                    f"{name!r} in {path}, got {list(there[name].bits)}."
-                )
-
-
-def _check_outputs(artifact: Artifact, path: Path) -> None:
-    """Checks that what is said of outputs is of those of the template."""
-    outputs = outputs_of(artifact.template)
-    said = {name: one.shape for name, one in artifact.outputs.items()}
-    # The name of one alone is not in the template.
-    names = [one.name for one in outputs] if len(outputs) > 1 else list(said)[:1]
-    there = {name: one.shape for name, one in zip(names, outputs, strict=False)}
-    if said and said != there:
-        raise ArtifactError(
-            f"Expected in {path} outputs as those of its template, {shown(there)}, got "
-            f"{shown(said)}; package the model again."
-        )
-
-
-def _check_places(places: TemplateMap, space: PolicySpace, path: Path) -> None:
-    kernels = {name for name, one in places.kernels.items() if one.weights is None}
-    entries = {one.weights for one in places.kernels.values()} - {None}
-    if (
-        not entries <= kernels
-        or {*kernels, *places.pieces} != set(space.weights)
-        or (set(places.tensors.values()) != set(space.activations))
-    ):
-        raise ArtifactError(
-            f"Expected a template_map with a place for each entry of the policy in "
-            f"{path}, got {str(places)[:80]}; package the model again."
-        )
-
-
 @contextlib.contextmanager
 def _naming_contradictions(path: Path) -> Iterator[None]:
     """Names the artifact where something in it is malformed or contradicts the rest."""
@@ -371,34 +327,3 @@ def _naming_contradictions(path: Path) -> Iterator[None]:
             f"The artifact {path} is malformed: its parts are no network that was "
             f"packaged ({error!r}); package the model again."
         ) from error
-
-
-def _checked_workload(artifact: Artifact, template: Template, path: Path) -> Workload:
-    """Returns the workload of a template, which must be as the manifest says.
-
-    Raises:
-      ArtifactError: If it is not, or template, template map and parameters do not
-        belong together.
-    """
-    ModelBuilder(artifact, template)
-    check_fingerprints(template, artifact.parameters)
-    workload = read_workload(template)
-    if workload != artifact.workload:
-        raise ArtifactError(
-            f"Expected in {path} the workload of its template, got another: "
-            f"{_difference(artifact.workload, workload)}; it was altered: fetch the "
-            "artifact again."
-        )
-    return workload
-
-
-def _difference(found: Workload, expected: Workload) -> str:
-    """Returns what a workload says otherwise than another."""
-    pairs: list[tuple[Any, Any]] = [*zip(found.layers, expected.layers, strict=False)]
-    pairs += zip(found.tensors.values(), expected.tensors.values(), strict=False)
-    for one, other in pairs:
-        for key in (key.name for key in fields(one)):
-            here, there = getattr(one, key), getattr(other, key)
-            if here != there:
-                return f"{key} {here!r} for {there!r} of {other.name!r}"[:200]
-    return "other layers, tensors, inputs or outputs"

@@ -19,6 +19,7 @@ __all__ = [
     "COST_NAMES",
     "FIGURES",
     "PREDICTED",
+    "Z95",
     "CostKind",
     "Figure",
     "Kind",
@@ -41,7 +42,7 @@ Kind: TypeAlias = (
 # Among the versions of a result whose metrics nobody measured: what they follow from.
 PREDICTED: Final = "predicted from"
 _TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
-_Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
+Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,10 @@ def wilson_interval(share: float, num_samples: int) -> tuple[float, float]:
             f"Expected a share in [0, 1] of at least 1 sample, got {share} of "
             f"{num_samples}; print it without an interval."
         )
-    square = _Z95**2 / num_samples
+    square = Z95**2 / num_samples
     spread = share * (1.0 - share) / num_samples + square / (4.0 * num_samples)
     centre = (share + square / 2.0) / (1.0 + square)
-    half_width = _Z95 / (1.0 + square) * math.sqrt(spread)
+    half_width = Z95 / (1.0 + square) * math.sqrt(spread)
     # The share itself is within, which rounding might deny of 0 and 1.
     return (
         min(max(centre - half_width, 0.0), share),

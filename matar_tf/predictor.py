@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 
 from matar_tf.errors import ArtifactError
-from matar_tf.figures import is_share, larger_is_better
+from matar_tf.figures import Z95, is_share, larger_is_better
 from matar_tf.likeness import RIDGE, SELF, Array, PolicyRows, one_thread
 from matar_tf.measurements import DIVERGENCE, NUM_HALVES, Levels, Measurements
 from matar_tf.policy import Policy
@@ -34,7 +34,6 @@ from matar_tf.policy import Policy
 __all__ = ["Predictor", "cross_validation", "rank_correlation"]
 
 _LOSS: Final = "loss"
-_Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _BEST_SHARE: Final = 0.2  # of policies, whose ranks count most
 _NUM_FOLDS: Final = 10
 _WEIGHT: Final = 4.0  # of what is expected of the luck of levels, in levels
@@ -102,7 +101,7 @@ class Predictor:
     def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
         """Returns what is expected, and the bounds of the 95 % intervals around it."""
         expected, deviations = self.predict(policies)
-        low, high = expected - _Z95 * deviations, expected + _Z95 * deviations
+        low, high = expected - Z95 * deviations, expected + Z95 * deviations
         if is_share(self.metric):
             low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
         return expected, low, high

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import Figure, bound_names, figure_of
+from matar_tf.figures import Z95, Figure, bound_names, figure_of
 from matar_tf.policy import MAX_BITS
 from matar_tf.results import Candidate, Objective, SearchResult
 
@@ -29,7 +29,6 @@ BEST: Final = "best"
 CHEAPEST: Final = "within"
 KNEE: Final = "knee"
 _LIKELY: Final = 0.9  # chance to be within, for which more cost is worth it
-_Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _PLAIN_WANTS: Final = {"most accurate": BEST, "knee": KNEE}
 _WITHIN: Final = re.compile(r"(\w+) within ([0-9]{1,3}(?:\.[0-9]{1,6})?)(?: points?)?")
 _COSTS: Final = {
@@ -219,7 +218,7 @@ def _deviation(
         return 0.0
     low, high = (one.metrics.get(name) for name in bound_names(metric.name))
     if low is not None and high is not None:
-        return (high - low) / (2.0 * _Z95)
+        return (high - low) / (2.0 * Z95)
     shares = [policy.value(metric) for policy in (one, beside)]
     return math.sqrt(sum(x * (1.0 - x) for x in shares) / max(num_samples, 1))
 

@@ -14,7 +14,7 @@ from fixtures.manifests import change_manifest
 from fixtures.templates import DENSE_PLACES, dense_template
 
 from matar_tf import artifact as artifact_module
-from matar_tf import packaged
+from matar_tf import consistency, packaged
 from matar_tf import parameters as parameters_module
 from matar_tf.artifact import Artifact, check_free, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, ExportError
@@ -468,7 +468,7 @@ class TestDamage:
         def descend(template: Any) -> Any:
             return descend(template)
 
-        monkeypatch.setattr(artifact_module, "read_workload", descend)
+        monkeypatch.setattr(consistency, "read_workload", descend)
         with pytest.raises(ArtifactError, match=r"that was packaged .Recurs"):
             read_artifact(written)
 

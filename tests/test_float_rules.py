@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-import re
 
 import numpy as np
 import pytest
-from fixtures.graphs import TYPES, both, float_graph, graph_of, options_of
+from fixtures.graphs import (
+    TYPES,
+    both,
+    check_refusal,
+    float_graph,
+    graph_of,
+    options_of,
+)
 
 from matar_tf.operators import OPERATORS
 from matar_tf.tflite._graph_rules import check_model, examine, find_fault
@@ -611,11 +617,7 @@ class TestUnsound:
     def test_one_changed_field_is_refused(self, name, change, message):
         model = CASES[name].model()
         change(model)
-        fault = find_fault(model)
-        assert fault is not None
-        assert re.search(message, fault)
-        assert "\n" not in fault
-        assert len(fault) < 300
+        check_refusal(model, message)
 
     def test_windows_of_volumes_that_lie_side_by_side_are_counted(self):
         # 2**29 bytes are 2**27 floats: 64 places of kernels of 2**21 values, not 65.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from fixtures.graphs import (
     add_operator,
     add_tensor,
     both,
+    check_refusal,
     graph_of,
     multiplication,
     options_of,
@@ -592,11 +592,7 @@ class TestUnsound:
     def test_one_changed_field_is_refused(self, name, change, message):
         model = SOUND[name]()
         change(model)
-        fault = find_fault(model)
-        assert fault is not None
-        assert re.search(message, fault)
-        assert "\n" not in fault
-        assert len(fault) < 300
+        check_refusal(model, message)
 
     def test_too_much_arithmetic_is_refused(self):
         model = multiplication(

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND"]
 
-_SUFFIX: Final = ".matar"  # of artifacts
-
 
 def _define(values: FlagValues) -> None:
     _flags.model(values, "Path of the .tflite file, or of the artifact.")
@@ -26,8 +24,10 @@ def _define(values: FlagValues) -> None:
 
 def _run(given: Given) -> int:
     """Prints what is there."""
+    from matar_tf.members import SUFFIX
+
     path = Path(given.model)
-    if path.is_dir() or path.suffix == _SUFFIX:
+    if path.is_dir() or path.suffix == SUFFIX:
         from matar_tf.api import model_card
 
         print(model_card(path), end="")

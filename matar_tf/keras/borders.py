@@ -73,8 +73,11 @@ class Quantize(_RefusesKerasFormat, keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.multi_bit_quantizers = (ActivationQuantizer(bits, signed),)
+        self.multi_bit_quantizers = (self._make_quantizer(bits, signed),)
         self._variables: dict[str, Tensor] = {}
+
+    def _make_quantizer(self, bits: Sequence[int], signed: bool) -> ActivationQuantizer:
+        return ActivationQuantizer(bits, signed)
 
     def build(self, input_shape: Shape) -> None:
         """Creates the quantizer's variables."""

@@ -44,16 +44,9 @@ class InputQuantize(Quantize):
       signed: Whether the samples have values below 0.
     """
 
-    def __init__(
-        self,
-        entry: str,
-        bits: Sequence[int] = ALL_BITS,
-        signed: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(entry, bits, signed, **kwargs)
+    def _make_quantizer(self, bits: Sequence[int], signed: bool) -> ActivationQuantizer:
         is_learned = tuple(bits) != (MAX_BITS,)
-        self.multi_bit_quantizers = (ActivationQuantizer(bits, signed, is_learned),)
+        return ActivationQuantizer(bits, signed, is_learned)
 
     def call(self, inputs: Tensor, training: Any = None) -> Tensor:
         """Returns the quantized samples."""

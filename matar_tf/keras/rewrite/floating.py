@@ -34,7 +34,7 @@ def mark_floats(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
         reason = "\n  ".join(reasons.get(node.name, []))
         above = [nodes[ref.node] for ref in node.inputs]
         is_touched = only is None or node.origin in only
-        if not reason and is_touched and above and not _has_learned(node):
+        if not reason and is_touched and above and not _stays_on_grids(node):
             makers = [one for one in above if one.float_reason]
             if len(makers) == len(above):
                 reason = f"{node.name!r} ({node.kind}) reads float tensors alone."
@@ -82,10 +82,11 @@ def _split_activations(graph: Graph, only: Collection[str] | None) -> Graph:
     return replace(graph, nodes=tuple(nodes), outputs=outputs)
 
 
-def _has_learned(node: Node) -> bool:
-    """Whether a node has weights, or statistics, that follow the policy.
+def _stays_on_grids(node: Node) -> bool:
+    """Whether a node does not follow the layers in float that it reads.
 
-    Or has no kernel in float at all, as pools over volumes.
+    One with weights, or statistics, that follow the policy; or a pool over volumes,
+    which has no kernel in float at all.
     """
     if node.kind in VOLUMES:
         return True

@@ -12,6 +12,7 @@ from matar_tf.keras.rewrite.making import Lowering, Site, lowers, made
 __all__ = ["VOLUMES"]
 
 VOLUMES: Final[dict[str, Lowering]] = {}  # by kind
+_AXES: Final = ("depth", "height", "width")
 _FLAT: Final = {
     f"{kind}Pooling3D": f"{kind}Pooling2D"
     for kind in ("Average", "GlobalAverage", "GlobalMax", "Max")
@@ -30,47 +31,32 @@ def _pooled(node: Node, site: Site) -> list[Node]:
     windows, strides = (
         _three(node.attributes[name]) for name in ("pool_size", "strides")
     )
-    steps: list[tuple[Shape, Shape, int, bool]] = [
-        (
-            (batch, depth * height, width, channels),
-            (batch, depth * height, new_width, channels),
-            2,
-            False,
-        ),
-        (
-            (batch, depth, height, new_width * channels),
-            (batch, depth, new_height, new_width * channels),
-            1,
-            False,
-        ),
-        (
-            (batch, depth, new_height * new_width, channels),
-            (batch, new_depth, new_height * new_width, channels),
-            0,
-            True,
-        ),
-    ]
+    rows, columns = depth * height, new_height * new_width
+    wide = new_width * channels
+    # Axis, and the image that it is one of, before and after.
+    steps = (
+        (2, (rows, width, channels), (rows, new_width, channels)),
+        (1, (depth, height, wide), (depth, new_height, wide)),
+        (0, (depth, columns, channels), (new_depth, columns, channels)),
+    )
     found: list[Node] = []
     source = node.inputs[0]
-    for given, gives, axis, is_first in steps:
-        if windows[axis] == strides[axis] == 1:
+    for axis, given, gives in steps:
+        window, stride = windows[axis], strides[axis]
+        if window == stride == 1:
             continue
-        flat = _reshaped(node, site, source, given)
-        window, stride = (
-            (one[axis], 1) if is_first else (1, one[axis]) for one in (windows, strides)
-        )
-        name = site.free_name(f"{node.name}_{('depth', 'height', 'width')[axis]}")
+        flat = _reshaped(node, site, source, (batch, *given))
         pool = made(
             node,
             _FLAT[node.kind],
-            name,
+            site.free_name(f"{node.name}_{_AXES[axis]}"),
             [flat.output],
             {
-                "pool_size": window,
-                "strides": stride,
+                "pool_size": (window, 1) if axis == 0 else (1, window),
+                "strides": (stride, 1) if axis == 0 else (1, stride),
                 "padding": node.attributes["padding"],
             },
-            shapes=(gives,),
+            shapes=((batch, *gives),),
         )
         found += [flat, pool]
         source = pool.output
