@@ -17,15 +17,19 @@ from matar_tf.errors import SearchError
 
 __all__ = [
     "COST_NAMES",
+    "DISAGREEMENT",
     "FIGURES",
+    "JOINED",
     "PREDICTED",
     "Z95",
     "CostKind",
     "Figure",
     "Kind",
     "bound_names",
+    "expected_name",
     "figure_of",
     "figure_texts",
+    "is_expected",
     "is_metric_value",
     "is_share",
     "is_taken",
@@ -37,10 +41,17 @@ __all__ = [
 
 CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
 Kind: TypeAlias = (
-    CostKind | Literal["measured", "predicted", "stored bytes", "counted", "unknown"]
+    CostKind
+    | Literal[
+        "measured", "predicted", "estimated", "stored bytes", "counted", "unknown"
+    ]
 )
 # Among the versions of a result whose metrics nobody measured: what they follow from.
 PREDICTED: Final = "predicted from"
+# Likewise, where figures join what was measured with what a developer had measured.
+JOINED: Final = "joined with"
+DISAGREEMENT: Final = "disagreement"  # how samples differ from a developer's
+_EXPECTED: Final = "expected_"
 _TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
 Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -211,6 +222,11 @@ def figure_of(name: str, heads: Iterable[str] = ()) -> Figure:
             return replace(figure, name=name, header=f"{head} {figure.header}")
     if name in _BY_NAME:
         return _BY_NAME[name]
+    measured = name.removeprefix(_EXPECTED)
+    if measured != name:
+        figure = figure_of(measured, heads)
+        header = f"expected {figure.header}"
+        return replace(figure, name=name, header=header, kind="estimated")
     k = top_k_of(name)
     if k is not None:
         return replace(_BY_NAME["accuracy"], name=name, header=f"top-{k}")
@@ -225,13 +241,23 @@ def figure_of(name: str, heads: Iterable[str] = ()) -> Figure:
     )
 
 
+def expected_name(name: str) -> str:
+    """Returns the name of what is expected of a metric elsewhere than measured."""
+    return f"{_EXPECTED}{name}"
+
+
+def is_expected(name: str) -> bool:
+    """Returns whether a figure is what is expected of a metric, or a bound of it."""
+    return name.startswith(_EXPECTED)
+
+
 def bound_names(name: str) -> tuple[str, str]:
     """Returns the names of the bounds of a figure's 95 % interval."""
     return f"{name}_low", f"{name}_high"
 
 
 def figure_texts(figures: Mapping[str, float | None]) -> list[str]:
-    """Returns names and values, in one text those that have bounds: predicted ones."""
+    """Returns names and values, in one text with its bounds one that was guessed."""
     texts: list[str] = []
     bounds = {bound for name in figures for bound in bound_names(name)}
     for name, value in figures.items():
@@ -241,7 +267,8 @@ def figure_texts(figures: Mapping[str, float | None]) -> list[str]:
         if low is None or high is None:
             texts.append(f"{name} {value:.4g}")
         else:
-            texts.append(f"predicted {name} {value:.4g} ({low:.4g}..{high:.4g})")
+            word = "" if is_expected(name) else "predicted "
+            texts.append(f"{word}{name} {value:.4g} ({low:.4g}..{high:.4g})")
     return texts
 
 
@@ -286,4 +313,5 @@ def is_taken(name: str) -> bool:
         name.endswith(end) and is_share(name.removesuffix(end))
         for end in ("_low", "_high")
     )
+    is_bound = is_bound or is_expected(name)
     return is_bound or name in _ROW_KEYS or name in _BY_NAME.keys() - _METRICS

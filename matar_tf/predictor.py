@@ -20,7 +20,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -31,7 +31,7 @@ from matar_tf.likeness import RIDGE, SELF, Array, PolicyRows, one_thread
 from matar_tf.measurements import DIVERGENCE, NUM_HALVES, Levels, Measurements
 from matar_tf.policy import Policy
 
-__all__ = ["Predictor", "cross_validation", "rank_correlation"]
+__all__ = ["Guess", "Predictor", "cross_validation", "rank_correlation"]
 
 _LOSS: Final = "loss"
 _BEST_SHARE: Final = 0.2  # of policies, whose ranks count most
@@ -39,6 +39,23 @@ _NUM_FOLDS: Final = 10
 _WEIGHT: Final = 4.0  # of what is expected of the luck of levels, in levels
 _NUM_REWEIGHTED: Final = 4  # times that a line is fitted, with weights of the last fit
 _TINY: Final = 1e-12  # of a distance or a deviation, beside others
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guess:
+    """What is expected of policies, and the variances of what is not known.
+
+    Attributes:
+      expected: The metric, ``[num_policies]``, in its unit.
+      misses: Variances of what is particular to a policy that was not measured.
+      luck: Those of the luck of as many samples as levels were measured on.
+      line: Those of the scale.
+    """
+
+    expected: Array
+    misses: Array
+    luck: Array
+    line: Array
 
 
 class Predictor:
@@ -50,6 +67,10 @@ class Predictor:
 
     Attributes:
       metric: Its name.
+      helper: Name of the metric that tells policies apart beside it, perhaps the same.
+      level_deviation: Standard deviation of what is expected of the best policies: the
+        luck that all have in common.
+      slope_deviation: That of how far apart policies are, as a share.
 
     Raises:
       ArtifactError: If it was not measured, or there are no levels of it.
@@ -68,14 +89,18 @@ class Predictor:
                 f"{metric!r}; choose one, or measure on data of your own."
             )
         self.metric = metric
+        self.helper = _helper(measurements, metric)
         self._process = _Process(measurements, metric)
         guessed, missed = self._process.guessed, self._process.missed
         self._best = float(guessed.min())
         self._least = float(np.median(np.abs(missed))) + _TINY
         distances = self._distances(guessed)
         self._miss = float((missed**2 / self._process.left).mean() / distances.mean())
-        self._scale = 1.0
         self._fit_line(measurements, levels)
+        number = levels.num_samples or measurements.num_samples
+        self.level_deviation = _common_luck(measurements, levels, metric, number)
+        slope = float(self._fit[1])
+        self.slope_deviation = float(np.sqrt(self._covariance[1, 1]) / abs(slope or 1))
 
     def predict(self, policies: Sequence[Policy]) -> tuple[Array, Array]:
         """Returns what is expected of policies, and its standard deviation.
@@ -89,14 +114,21 @@ class Predictor:
         Returns:
           Two arrays ``[num_policies]``, in the metric's unit.
         """
+        guess = self.guess(policies)
+        return guess.expected, np.sqrt(guess.misses + guess.luck + guess.line)
+
+    def guess(self, policies: Sequence[Policy]) -> Guess:
+        """Returns what `predict` does, and what its deviations are made of."""
         scores, variances = self._process.predict(policies)
         rows = _line(scores - self._best)
         expected = rows @ self._fit
-        found = self._spread(scores, variances, self._fit[1], self._luck)
-        found += np.sum(rows @ self._covariance * rows, axis=1)
-        if is_share(self.metric):
-            expected = np.clip(expected, 0.0, 1.0)
-        return expected, np.sqrt(found)
+        misses, luck = self._spread(scores, variances, self._fit[1], self._luck)
+        return Guess(
+            expected=np.clip(expected, 0.0, 1.0) if is_share(self.metric) else expected,
+            misses=self._scale * misses,
+            luck=self._scale * luck,
+            line=np.sum(rows @ self._covariance * rows, axis=1),
+        )
 
     def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
         """Returns what is expected, and the bounds of the 95 % intervals around it."""
@@ -112,11 +144,11 @@ class Predictor:
 
     def _spread(
         self, scores: Array, variances: Array, slope: float, luck: float
-    ) -> Array:
-        """Returns the variances of metrics beside a line of known slope."""
+    ) -> tuple[Array, Array]:
+        """Returns variances of metrics beside a line: of misses, and of luck."""
         distances = self._distances(scores)
         missed = slope**2 * self._miss * variances * distances
-        return self._scale * (missed + luck * np.sqrt(distances)) + _TINY**2
+        return missed, luck * np.sqrt(distances) + _TINY**2
 
     def _fit_line(self, measurements: Measurements, levels: Levels) -> None:
         """Fits the metric as a line of the score, by weighted least squares."""
@@ -141,7 +173,8 @@ class Predictor:
             # Where policies lie farther apart than on samples that were trained on, so
             # many more samples have another outcome.
             stretched = abs(float(fit[1] / slope)) * luck if slope else luck
-            spread = self._spread(scores, variances, float(fit[1]), stretched)
+            missed, lucky = self._spread(scores, variances, float(fit[1]), stretched)
+            spread = missed + lucky
             fit, covariance = _fitted(rows, values, 1.0 / (scale * spread))
             # Held-out samples may have more luck in them than those trained on: what
             # levels miss the line by counts beside what was expected of them.
@@ -266,13 +299,30 @@ def _scores(measurements: Measurements, metric: str) -> Array:
 
     The metric, and beside it the loss or else the divergence, in their deviations.
     """
-    helper = next((x for x in (_LOSS, DIVERGENCE) if x in measurements.metrics), metric)
     total = np.zeros(len(measurements.policies))
-    for name in {metric: None, helper if larger_is_better(metric) else metric: None}:
+    for name in {metric: None, _helper(measurements, metric): None}:
         values = measurements.metrics[name].mean(axis=0)
         values = (values - values.mean()) / (float(values.std()) or 1.0)
         total += -values if larger_is_better(name) else values
     return total
+
+
+def _helper(measurements: Measurements, metric: str) -> str:
+    """Returns what tells policies apart beside a metric; itself if it does so alone."""
+    if not larger_is_better(metric):
+        return metric
+    return next((x for x in (_LOSS, DIVERGENCE) if x in measurements.metrics), metric)
+
+
+def _common_luck(
+    measurements: Measurements, levels: Levels, metric: str, num_samples: int
+) -> float:
+    """Returns the deviation that a few samples give to the metric of all policies."""
+    if is_share(metric):
+        best = float(levels.metrics[metric].max())
+        return float(np.sqrt(best * (1.0 - best) / num_samples))
+    halves = measurements.metrics[metric].mean(axis=1)
+    return float(abs(halves[0] - halves[1]))
 
 
 def _line(values: Array) -> Array:

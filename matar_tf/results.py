@@ -45,6 +45,7 @@ class StopReason(str, Enum):
     MAX_MINUTES = "max_minutes"
     PATIENCE = "patience"
     ENUMERATED = "enumerated"
+    PLANNED = "planned"
     EXHAUSTED = "exhausted"
     INTERRUPTED = "interrupted"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import Z95, Figure, bound_names, figure_of
+from matar_tf.figures import Z95, Figure, bound_names, figure_of, is_expected
 from matar_tf.policy import MAX_BITS
 from matar_tf.results import Candidate, Objective, SearchResult
 
@@ -28,6 +28,7 @@ __all__ = [
 BEST: Final = "best"
 CHEAPEST: Final = "within"
 KNEE: Final = "knee"
+_LEAST: Final = 0.1  # of a deviation: what a difference is not known by at least
 _LIKELY: Final = 0.9  # chance to be within, for which more cost is worth it
 _PLAIN_WANTS: Final = {"most accurate": BEST, "knee": KNEE}
 _WITHIN: Final = re.compile(r"(\w+) within ([0-9]{1,3}(?:\.[0-9]{1,6})?)(?: points?)?")
@@ -82,13 +83,10 @@ def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
     best = min(result.front, key=lambda one: metric.to_minimized(one.value(metric)))
     is_whole = figure.is_share and figure == figure_of(metric.name)
     word = "Most accurate" if is_whole else f"Best {figure.header}"
-    picks = [
-        Pick(
-            kind=BEST,
-            policy=best,
-            sentence=f"{word}: {best.name} ({_text(figure, best.value(metric))}).",
-        )
-    ]
+    value = _text(figure, best.value(metric))
+    alike = _not_told_apart(result, metric, best) if figure.is_share else ""
+    sentence = f"{word}: {best.name} ({value}){alike}."
+    picks = [Pick(kind=BEST, policy=best, sentence=sentence)]
     if figure.is_share:
         picks.append(_within(result, metric, cost, best))
     knee = _knee(result.front, metric, cost)
@@ -167,6 +165,23 @@ def _within(
     )
 
 
+def _not_told_apart(result: SearchResult, metric: Objective, best: Candidate) -> str:
+    """Returns which policies of a front may be as good as the best, in words."""
+    number = result.provenance.num_samples
+    names = [
+        one.name
+        for one in result.front
+        if one is not best
+        and best.value(metric) - one.value(metric)
+        < Z95 * _deviation(one, best, metric, number)
+    ]
+    if not names:
+        return ""
+    if len(names) == 1:
+        return f", which {names[0]} may equal"
+    return f", which {len(names)} others, from {names[0]} on, may equal"
+
+
 def _beside(result: SearchResult, best: Candidate) -> Candidate:
     """Returns the policy that losses are measured from.
 
@@ -212,15 +227,25 @@ def _deviation(
     """Returns the standard deviation of what a policy loses against another.
 
     Of predicted shares that of the policy alone: what is not known of the other, which
-    is near the best, is not known of both. Of measured ones as of independent samples.
+    is near the best, is not known of both; where samples have a part in it, it is left
+    out. Of measured ones as of independent samples.
     """
     if one.policy == beside.policy:
         return 0.0
-    low, high = (one.metrics.get(name) for name in bound_names(metric.name))
-    if low is not None and high is not None:
-        return (high - low) / (2.0 * Z95)
+    deviations = [_given_deviation(policy, metric) for policy in (one, beside)]
+    first, second = deviations
+    if first is not None and second is not None:
+        if not is_expected(metric.name):
+            return first
+        return math.sqrt(max(first**2 - second**2, (_LEAST * first) ** 2))
     shares = [policy.value(metric) for policy in (one, beside)]
     return math.sqrt(sum(x * (1.0 - x) for x in shares) / max(num_samples, 1))
+
+
+def _given_deviation(one: Candidate, metric: Objective) -> float | None:
+    """Returns the standard deviation that bounds of a metric tell, if there are any."""
+    low, high = (one.metrics.get(name) for name in bound_names(metric.name))
+    return None if low is None or high is None else (high - low) / (2.0 * Z95)
 
 
 def _chance(loss: float, allowed: float, deviation: float) -> float:

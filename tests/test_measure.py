@@ -16,10 +16,10 @@ import matar_tf
 from matar_tf.artifact import Artifact, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, DataError
 from matar_tf.evolution import EvaluationStore
-from matar_tf.run import measure as module
+from matar_tf.tflite import parts
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import PolicyEvaluator
-from matar_tf.tflite.halves import HalvesEvaluator, divergence, half_name
+from matar_tf.tflite.parts import PartsEvaluator, divergence, part_name
 from matar_tf.tflite.runtime import Runner
 
 NUM_POLICIES = 30
@@ -80,7 +80,7 @@ class TestDivergence:
 def test_halves_are_every_other_sample() -> None:
     artifact, data = digits_artifact(), few_digits()
     policy = artifact.space.named("w2a2")
-    found = HalvesEvaluator(artifact, data.x_test, data.y_test)(policy)
+    found = PartsEvaluator(artifact, data.x_test, data.y_test)(policy)
     builder = ModelBuilder(artifact)
     outputs, widest = (
         log_softmax(Runner(builder.build(one)).predict(data.x_test), axis=-1)
@@ -90,9 +90,9 @@ def test_halves_are_every_other_sample() -> None:
         part = slice(half, None, 2)
         alone = PolicyEvaluator(artifact, data.x_test[part], data.y_test[part])(policy)
         for name in ("accuracy", "loss"):
-            assert found[half_name(name, half)] == pytest.approx(alone[name])
+            assert found[part_name(name, half)] == pytest.approx(alone[name])
         terms = np.exp(widest[part]) * (widest[part] - outputs[part])
-        assert found[half_name("divergence", half)] == pytest.approx(
+        assert found[part_name("divergence", half)] == pytest.approx(
             terms.sum(axis=-1).mean(), rel=1e-4
         )
 
@@ -142,27 +142,27 @@ def test_what_was_interrupted_is_gone_on_with(
 ) -> None:
     calls: list[object] = []
 
-    class Counting(HalvesEvaluator):
+    class Counting(PartsEvaluator):
         def __call__(self, policy: matar_tf.Policy) -> dict[str, float]:
             if len(calls) == 10:
                 raise KeyboardInterrupt
             calls.append(policy)
             return super().__call__(policy)
 
-    monkeypatch.setattr(module, "HalvesEvaluator", Counting)
+    monkeypatch.setattr(parts, "PartsEvaluator", Counting)
     arguments = {"num_policies": NUM_POLICIES, "progress": False}
     store = tmp_path / "store.sqlite"
     with pytest.raises(KeyboardInterrupt):
         matar_tf.measure(digits_artifact(), few_digits(), store=store, **arguments)
     with EvaluationStore(store) as kept:
         assert len(kept) == 10
-    monkeypatch.setattr(module, "HalvesEvaluator", HalvesEvaluator)
+    monkeypatch.setattr(parts, "PartsEvaluator", PartsEvaluator)
     found = matar_tf.measure(digits_artifact(), few_digits(), store=store, **arguments)
     with EvaluationStore(store) as kept:
         assert len(kept) == NUM_POLICIES
     assert found.members() == measured.members()
     # All is known: nothing is measured at all.
-    monkeypatch.setattr(module, "HalvesEvaluator", None)
+    monkeypatch.setattr(parts, "PartsEvaluator", None)
     found = matar_tf.measure(digits_artifact(), few_digits(), store=store, **arguments)
     assert found.members() == measured.members()
 

@@ -233,7 +233,7 @@ class TestDiary:
             on_measured=lambda: None,
         )
         bar = self.Bar()
-        convergence = search_run._Convergence(
+        convergence = search_run.Convergence(
             evaluations, objectives, ("loss",), bar, deadline
         )
         return evaluations, convergence, bar

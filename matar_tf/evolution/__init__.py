@@ -13,6 +13,7 @@ from matar_tf.evolution._request import (
     check_seed_names,
     is_front_name,
 )
+from matar_tf.evolution._rounds import Expected, most_measured, search_in_rounds
 from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
@@ -35,6 +36,7 @@ __all__ = [
     "BatchEvaluator",
     "EvaluationStore",
     "Evaluator",
+    "Expected",
     "Limit",
     "Objective",
     "SearchOptions",
@@ -51,8 +53,10 @@ __all__ = [
     "from_nothing",
     "hypervolume",
     "is_front_name",
+    "most_measured",
     "pareto_front",
     "search",
+    "search_in_rounds",
     "search_order",
     "thinned",
 ]

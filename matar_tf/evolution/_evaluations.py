@@ -152,6 +152,18 @@ class Evaluations:
                 member = Member(genome=(), values=self._values(candidate))
                 self.beside[name] = candidate, member
 
+    def learn(self, policies: Sequence[Policy]) -> None:
+        """Measures policies, if they are not known, for what they tell of others.
+
+        Raises:
+          SearchError: If the evaluator does not return what it must.
+        """
+        names = set(self._problem.metric_names)
+        missing = [
+            one for one in policies if not names <= set(self.memory.get(one, ()))
+        ]
+        self._collect(missing, self.memory, math.inf)
+
     def measure_reference(self, policy: Policy) -> None:
         """Measures a policy that breaks limits on costs: others are compared with it.
 
@@ -163,9 +175,7 @@ class Evaluations:
         """
         if not self.breach(policy).texts or self._problem.violations(policy):
             return
-        known = self.memory.get(policy, {})
-        if not set(self._problem.metric_names) <= set(known):
-            self._collect([policy], self.memory, math.inf)
+        self.learn([policy])
         self.reference, _ = self._candidate(policy, self.memory[policy])
 
     def describe_infeasible(self) -> str:

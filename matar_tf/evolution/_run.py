@@ -38,7 +38,7 @@ from matar_tf.results import (
     StopReason,
 )
 
-__all__ = ["search", "search_order"]
+__all__ = ["Convergence", "references_of", "search", "search_order"]
 
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_BARREN_COHORTS: Final = 25  # one after the other, without a feasible policy
@@ -101,7 +101,7 @@ def search(
         )
         minutes = math.inf if options.max_minutes is None else options.max_minutes
         deadline = time.monotonic() + 60.0 * minutes
-        convergence = _Convergence(
+        convergence = Convergence(
             evaluations, options.objectives, problem.metric_names, bar, deadline
         )
 
@@ -114,7 +114,7 @@ def search(
                 front=_front(evaluations, options.objectives, problem.metric_names),
                 references=tuple(
                     replace(candidate, name=name)
-                    for name, candidate in _references(problem, evaluations, named)
+                    for name, candidate in references_of(problem, evaluations, named)
                 ),
                 num_evaluated=evaluations.num_evaluated,
                 num_reused=evaluations.num_reused,
@@ -144,7 +144,7 @@ def _widest(problem: SearchProblem, named: Mapping[str, Genome]) -> list[str]:
     return [name for name in problem.space.uniform_names()[:1] if name in named]
 
 
-def _references(
+def references_of(
     problem: SearchProblem, evaluations: Evaluations, named: Mapping[str, Genome]
 ) -> Iterator[tuple[str, Candidate]]:
     """Yields the names that policies were asked for by, and what was measured.
@@ -177,7 +177,7 @@ def search_order(problems: Sequence[SearchProblem]) -> list[int]:
     return sorted(range(len(problems)), key=key)
 
 
-class _Convergence:
+class Convergence:
     """The state of the front after each generation."""
 
     def __init__(
@@ -279,7 +279,7 @@ class _Convergence:
 def _explore(
     problem: SearchProblem,
     evaluations: Evaluations,
-    convergence: _Convergence,
+    convergence: Convergence,
     named: Mapping[str, Genome],
     options: SearchOptions,
     surrogate: SurrogateFactory,

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.figures import (
+    DISAGREEMENT,
     FIGURES,
+    JOINED,
     PREDICTED,
     CostKind,
     Figure,
@@ -294,6 +296,8 @@ def _columns(rows: Sequence[Row], result: SearchResult) -> list[Figure]:
     others = [name for name in names if name not in {one.name for one in FIGURES}]
     measured = {name for one in result.front for name in one.metrics}
     columns: list[Figure] = [*known, *(figure_of(one, result.heads) for one in others)]
+    # What is expected of a metric stands before what was measured.
+    columns.sort(key=lambda one: one.kind != "estimated")
     columns = [
         replace(one, kind="measured")
         if one.name in measured and one.kind == "unknown"
@@ -349,6 +353,11 @@ def _sentences(
         if has_share
         else f"Metrics on {provenance.num_samples} samples{packaged}."
     )
+    if JOINED in provenance.versions:
+        measured = provenance.versions[JOINED]
+        source += f" Expected: of these samples and of the developer's, {measured}."
+    if DISAGREEMENT in provenance.versions:
+        source += f" {provenance.versions[DISAGREEMENT]}"
     if is_predicted(result):
         number = f"predicted {result.num_evaluated}"
         source = (

@@ -9,9 +9,10 @@ from typing import TypeAlias
 
 from matar_tf.data import Data
 from matar_tf.evolution import EvaluationStore
-from matar_tf.figures import PREDICTED
+from matar_tf.figures import JOINED, PREDICTED
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult
+from matar_tf.run.estimating import number_of_parts
 from matar_tf.run.holdout import report_on
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import Predicting, measurements_digest
@@ -22,6 +23,7 @@ from matar_tf.tflite.evaluate import (
     evaluator_without_notes,
 )
 from matar_tf.tflite.metrics import own_metric_digests
+from matar_tf.tflite.parts import parts_without_notes
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 from matar_tf.tflite.runtime import LITERT_PACKAGE
@@ -49,6 +51,21 @@ def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
     )
 
 
+def _maker_on_parts(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
+    """Returns what makes an evaluator on parts of the samples, too."""
+    return functools.partial(
+        parts_without_notes,
+        run.artifact,
+        data.x_test,
+        data.y_test,
+        metrics=run.settings.metrics,
+        profile=run.settings.inexact_profile or DEFAULT_PROFILE,
+        num_parts=number_of_parts(data.num_samples),
+        of_parts=run.metrics_of_parts,
+        whole=True,
+    )
+
+
 def make_executor(run: Run) -> Executor:
     """Returns what measures many policies, in processes or on a cluster.
 
@@ -56,7 +73,8 @@ def make_executor(run: Run) -> Executor:
     """
     if run.searched is None:
         return Predicting(run.predictors, run.settings.options.objectives)
-    make, settings = evaluator_maker(run, run.searched), run.settings
+    maker = _maker_on_parts if run.predictors else evaluator_maker
+    make, settings = maker(run, run.searched), run.settings
     if settings.executor == "ray":
         return RayEvaluator(make, settings.num_jobs, settings.ray_address)
     return ParallelEvaluator(make, settings.num_jobs)
@@ -81,6 +99,8 @@ def provenance_of(run: Run, data: Data | None) -> Provenance:
     measured_by += own_metric_digests(settings.metrics)
     if settings.inexact_profile is not None:
         measured_by.append(settings.inexact_profile)
+    if run.predictors:
+        found = {**found, JOINED: str(run.artifact.measurements)}
     return Provenance(
         seed=settings.options.seed,
         command=settings.command,

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError
+from matar_tf.figures import is_expected
 from matar_tf.named_arrays import items
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, SearchResult
@@ -88,7 +89,10 @@ def report_on(
         seen = {
             PREFIX + name: value for name, value in one.metrics.items() if name in names
         }
-        return replace(one, metrics={**measured[one.policy], **seen})
+        expected = {
+            name: value for name, value in one.metrics.items() if is_expected(name)
+        }
+        return replace(one, metrics={**measured[one.policy], **seen, **expected})
 
     return replace(
         result,

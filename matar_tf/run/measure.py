@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, DataLike, as_data
-from matar_tf.errors import ArtifactError, DataError, MatarWarning, PolicyError
+from matar_tf.errors import ArtifactError, DataError, PolicyError
 from matar_tf.evolution import EvaluationStore
 from matar_tf.measurements import (
     DIVERGENCE,
@@ -33,8 +32,13 @@ from matar_tf.samplers import spread_policies
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.evaluate import ParallelEvaluator
 from matar_tf.tflite.fitting_data import check_data, for_inputs, metrics_for
-from matar_tf.tflite.halves import HalvesEvaluator, half_name
 from matar_tf.tflite.metrics import figure_names, own_metric_digests
+from matar_tf.tflite.parts import (
+    PartsEvaluator,
+    part_name,
+    part_names,
+    parts_without_notes,
+)
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
 __all__ = ["DEFAULT_NUM_POLICIES", "measure"]
@@ -108,7 +112,7 @@ def measure(  # noqa: PLR0913
     needed = () if levels is None else levels.policies
     policies = _chosen(artifact.space, num_policies, seed, needed)
     make = functools.partial(
-        _make_evaluator, artifact, data.x_test, data.y_test, metrics=metrics
+        parts_without_notes, artifact, data.x_test, data.y_test, metrics=metrics
     )
     names = (*figure_names(metrics), DIVERGENCE)
     key = {
@@ -121,7 +125,7 @@ def measure(  # noqa: PLR0913
         metrics={
             name: np.array(
                 [
-                    [_rounded(found[one][half_name(name, half)]) for one in policies]
+                    [_rounded(found[one][part_name(name, half)]) for one in policies]
                     for half in range(NUM_HALVES)
                 ]
             )
@@ -135,13 +139,6 @@ def measure(  # noqa: PLR0913
         measurements, cross_validation=cross_validation(measurements)
     )
     return replace(artifact, measurements=measurements, source=None)
-
-
-def _make_evaluator(*args: Any, **options: Any) -> HalvesEvaluator:
-    """Returns what measures, silent of what was said of the samples before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MatarWarning)
-        return HalvesEvaluator(*args, **options)
 
 
 def _levels(artifact: Artifact, names: Iterable[str]) -> Levels:
@@ -201,7 +198,7 @@ def _chosen(
 
 def _measured(
     policies: tuple[Policy, ...],
-    make: Callable[[], HalvesEvaluator],
+    make: Callable[[], PartsEvaluator],
     names: tuple[str, ...],
     key: Mapping[str, str],
     jobs: int,
@@ -215,9 +212,7 @@ def _measured(
         found: dict[Policy, Mapping[str, float]] = {}
         if store is not None:
             kept = stack.enter_context(EvaluationStore(store))
-            figures = [
-                half_name(name, half) for name in names for half in range(NUM_HALVES)
-            ]
+            figures = part_names(names, NUM_HALVES)
             found.update(kept.get(policies, metrics=figures, **key))
         # The parts of tqdm that are typed are not the ones used here.
         bar = stack.enter_context(

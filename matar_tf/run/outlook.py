@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from matar_tf.data import Data
-from matar_tf.evolution import search_order
+from matar_tf.evolution import most_measured, search_order
 from matar_tf.named_arrays import num_rows, rows
 from matar_tf.run.plan import Run
 from matar_tf.tflite.runtime import Runner
@@ -49,7 +49,8 @@ def largest_number(run: Run) -> int:
 
     Later targets are taught by the first, unless its policies were all measured.
     """
-    most = run.settings.options.max_evaluations
+    options = run.settings.options
+    most = most_measured(options) if run.predictors else options.max_evaluations
     total, is_taught = 0, False
     for index in search_order(run.problems):
         num_policies = run.problems[index].codec().num_genomes

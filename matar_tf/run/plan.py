@@ -29,6 +29,7 @@ from matar_tf.predictor import Predictor
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.run.costs import PolicyCosts, check_names
+from matar_tf.run.estimating import measured_names, metrics_of_parts, shown_names
 from matar_tf.run.holdout import PREFIX, split_data
 from matar_tf.run.predicting import (
     check_settings,
@@ -58,7 +59,9 @@ class Run:
       data: Samples and labels; None where metrics are predicted.
       searched: Those that policies are measured on while a search goes on.
       reported: Those that tables report on; the same without a holdout.
-      predictors: What predicts each metric where there are no samples.
+      predictors: What predicts each metric where there are no samples; beside samples,
+        what the search of each knows beforehand.
+      metrics_of_parts: Those that are measured on parts of the samples, too.
       settings: What the run is asked for.
       builder: Makes the file of a policy.
       problems: What is searched, for each target.
@@ -72,6 +75,7 @@ class Run:
     searched: Data | None
     reported: Data | None
     predictors: tuple[Predictor, ...]
+    metrics_of_parts: tuple[str, ...]
     settings: RunSettings
     builder: ModelBuilder
     problems: tuple[SearchProblem, ...]
@@ -111,14 +115,20 @@ def make_run(
     check_names(targets)
     data = None if data is None else for_inputs(as_data(data), artifact.template)
     searched = reported = data
-    predictors: tuple[Predictor, ...] = ()
+    of_parts: tuple[str, ...] = ()
     if data is None:
         check_settings(settings)
-        predictors = make_predictors(artifact, settings)
-        metric_names = predicted_names(predictors)
+        predictors = make_predictors(artifact, settings, None)
+        metric_names = shown = predicted_names(predictors)
     else:
         searched, reported = _parts(artifact, data, settings)
-        metric_names = _metric_names(artifact, settings.metrics)
+        metric_names = shown = _metric_names(artifact, settings.metrics)
+        predictors = make_predictors(artifact, settings, searched)
+        of_parts = metrics_of_parts(predictors, metric_names)
+        if predictors:
+            number = searched.num_samples
+            metric_names = measured_names(metric_names, of_parts, number)
+            shown = shown_names(shown, predictors)
     _check_want(artifact, settings, metric_names)
     space = fix_entries(artifact.space, settings.fixed)
     builder = ModelBuilder(artifact)
@@ -130,7 +140,7 @@ def make_run(
             builder,
             target.name,
             settings,
-            metric_names,
+            shown,
             0 if reported is None else reported.num_samples,
         )
         costs = PolicyCosts(artifact, target, builder, file_size=sizes)
@@ -147,6 +157,7 @@ def make_run(
         searched=searched,
         reported=reported,
         predictors=predictors,
+        metrics_of_parts=of_parts,
         settings=settings,
         builder=builder,
         problems=tuple(problems),

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
+from matar_tf.estimator import Estimator
 from matar_tf.evolution import Surrogate
 from matar_tf.figures import bound_names
 from matar_tf.likeness import Array
-from matar_tf.measurements import DIVERGENCE
+from matar_tf.measurements import DIVERGENCE, Measurements
 from matar_tf.packaged import Artifact
 from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor
 from matar_tf.results import Objective
 from matar_tf.run.settings import RunSettings
 from matar_tf.tflite.fitting_data import metrics_for
-from matar_tf.tflite.metrics import METRIC_NAMES, figure_names
+from matar_tf.tflite.metrics import METRIC_NAMES, figure_names, is_mean
 
 __all__ = [
     "Predicting",
@@ -35,21 +36,44 @@ __all__ = [
 _CERTAIN: Final = 1e-6  # deviation of a guess that is what a search will be told
 
 
-def make_predictors(artifact: Artifact, settings: RunSettings) -> tuple[Predictor, ...]:
+def make_predictors(
+    artifact: Artifact, settings: RunSettings, data: Data | None
+) -> tuple[Predictor, ...]:
     """Returns what predicts each metric that a run asks for.
 
+    With samples each that it searches by, and none if one of these cannot be predicted.
+
     Raises:
-      DataError: If nothing was measured.
-      ArtifactError: If a metric that is asked for was not.
+      DataError: If nothing was measured, and there are no samples.
+      ArtifactError: If a metric that is asked for was not, and there are no samples.
     """
     measured = artifact.measurements
+    names = figure_names(settings.metrics)
+    if data is not None:
+        return _beside_samples(measured, settings, names)
     if measured is None:
         raise DataError(
             f"Expected samples to measure on, got none, and {artifact.name!r} holds no "
             "measurements of its developer to predict from; give some by data=..."
         )
-    names = figure_names(settings.metrics)
     return tuple(Predictor(measured, name) for name in names)
+
+
+def _beside_samples(
+    measured: Measurements | None, settings: RunSettings, names: Collection[str]
+) -> tuple[Predictor, ...]:
+    if measured is None or any(one.is_wide for one in settings.starts.values()):
+        return ()
+    options = settings.options
+    asked = [one.name for one in (*options.objectives, *options.limits)]
+    searched = [*dict.fromkeys(name for name in asked if name in names)]
+    levels = measured.levels or measured
+    if not all(
+        is_mean(name) and name in measured.metrics and name in levels.metrics
+        for name in searched
+    ):
+        return ()
+    return tuple(Predictor(measured, name) for name in searched)
 
 
 def metrics_of_run(artifact: Artifact, data: Data | None) -> list[str]:
@@ -89,7 +113,7 @@ def check_settings(settings: RunSettings) -> None:
             )
 
 
-def predicted_names(predictors: Sequence[Predictor]) -> tuple[str, ...]:
+def predicted_names(predictors: Sequence[Predictor | Estimator]) -> tuple[str, ...]:
     """Returns the names of what is predicted: metrics, and bounds of each."""
     return tuple(
         name for one in predictors for name in (one.metric, *bound_names(one.metric))
@@ -109,14 +133,19 @@ class Predicting:
     Args:
       predictors: One for each metric.
       objectives: Of the search.
+
+    Attributes:
+      names: Of what is predicted.
     """
 
     def __init__(
-        self, predictors: Sequence[Predictor], objectives: Sequence[Objective]
+        self,
+        predictors: Sequence[Predictor | Estimator],
+        objectives: Sequence[Objective],
     ) -> None:
         self._predictors = tuple(predictors)
-        names = predicted_names(predictors)
-        self._objectives = [one for one in objectives if one.name in names]
+        self.names = predicted_names(predictors)
+        self._objectives = [one for one in objectives if one.name in self.names]
 
     def __call__(
         self, policies: Sequence[Policy]

@@ -14,12 +14,16 @@ from matar_tf.evolution import (
     absent_names,
     follow_up,
     from_nothing,
+    most_measured,
     search,
+    search_in_rounds,
     search_order,
     thinned,
 )
+from matar_tf.figures import DISAGREEMENT
 from matar_tf.policy import Policy
-from matar_tf.results import SearchResult, StopReason
+from matar_tf.results import Provenance, SearchResult, StopReason
+from matar_tf.run.estimating import Estimating
 from matar_tf.run.evaluators import (
     Executor,
     evaluator_maker,
@@ -30,6 +34,7 @@ from matar_tf.run.evaluators import (
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import Predicting
 from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.metrics import figure_names
 from matar_tf.verdict import verdict_of
 
 __all__ = ["Searches", "search_one"]
@@ -65,12 +70,17 @@ class Searches:
         """Searches for the target of an index."""
         run, tools = self.run, self.run.tool_versions[index]
         provenance, evaluate = provenance_of(run, run.searched), self.evaluate_many
+        provenance = replace(provenance, versions={**provenance.versions, **tools})
         is_predicted = isinstance(evaluate, Predicting)
+        if run.searched is not None and run.predictors:
+            result = self._in_rounds(index, provenance, run.searched.num_samples)
+            self.found.append(result)
+            return result
         result = search(
             run.problems[index],
             evaluate,
             options=self._options(index),
-            provenance=replace(provenance, versions={**provenance.versions, **tools}),
+            provenance=provenance,
             store=self.store,
             # What costs nothing need not be taught.
             memory={} if is_predicted else self.memory,
@@ -81,6 +91,39 @@ class Searches:
             result = thinned(result, run.settings.options.population_size)
         self.found.append(result)
         return result
+
+    def _in_rounds(
+        self, index: int, provenance: Provenance, num_samples: int
+    ) -> SearchResult:
+        """Searches where the developer's measurements say what to expect."""
+        run, settings = self.run, self.run.settings
+        problem, widest = run.problems[index], run.artifact.space.widest()
+        estimating = Estimating(
+            run.predictors,
+            run.metrics_of_parts,
+            settings.options.objectives,
+            widest,
+            num_samples,
+        )
+        result = search_in_rounds(
+            problem,
+            self.evaluate_many,
+            estimating,
+            widest=widest,
+            metric_names=figure_names(settings.metrics),
+            num_new=most_measured(settings.options)
+            if not self.found
+            else min(most_measured(settings.options), settings.num_follow_up),
+            options=from_nothing(settings.options),
+            provenance=provenance,
+            store=self.store,
+            memory=self.memory,
+            progress=settings.progress,
+        )
+        if estimating.disagreement is None:
+            return result
+        versions = {**provenance.versions, DISAGREEMENT: estimating.disagreement}
+        return replace(result, provenance=replace(provenance, versions=versions))
 
     def left_out(self, index: int, result: SearchResult) -> dict[str, str]:
         """Returns why policies with a name are not in a result, by name."""
@@ -106,6 +149,8 @@ class Searches:
         if evaluator is None:
             return _wanted(result, settings.want)
         provenance = provenance_of(self.run, self.run.reported)
+        # The samples held out judge what was expected.
+        result = replace(result, objectives=settings.options.objectives)
         found = on_held_out(result, self.store, provenance, evaluator)
         return _wanted(found, settings.want)
 

@@ -38,6 +38,7 @@ __all__ = [
     "cross_entropy",
     "figure_names",
     "get_metrics",
+    "is_mean",
     "listed",
     "mean_absolute_error",
     "mean_iou",
@@ -169,6 +170,15 @@ def _of_labels(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def figure_names(names: Iterable[str]) -> list[str]:
     """Returns how the figures of metrics are called: a function without its module."""
     return [name.rpartition(":")[2] for name in names]
+
+
+def is_mean(name: str) -> bool:
+    """Returns whether a metric, by the name of its figure, is a mean over samples.
+
+    Then parts of the samples tell how sure it is.
+    """
+    means = (*METRIC_NAMES, *VALUE_METRICS)
+    return name in means or top_k_of(name) is not None
 
 
 def takes_classes(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Measuring policies for a predictor: each half of the samples for itself.
+"""Measuring policies for those that learn from it: parts of the samples by themselves.
 
 Beside the metrics stands how far the outputs are from those of the widest policy, which
 tells more of few samples than hits and misses do, and needs no labels.
@@ -7,11 +7,13 @@ tells more of few samples than hits and misses do, and needs no labels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Final
+import warnings
+from collections.abc import Collection, Iterable
+from typing import Any, Final
 
 import numpy as np
 
+from matar_tf.errors import MatarWarning
 from matar_tf.measurements import DIVERGENCE, NUM_HALVES
 from matar_tf.named_arrays import Arrays, by_name, rows
 from matar_tf.packaged import Artifact
@@ -20,16 +22,28 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
 from matar_tf.tflite.metrics import compute_metrics
+from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
-__all__ = ["HalvesEvaluator", "divergence", "half_name"]
+__all__ = [
+    "PartsEvaluator",
+    "divergence",
+    "part_name",
+    "part_names",
+    "parts_without_notes",
+]
 
 _SMALLEST_PROBABILITY: Final = 1e-7  # as keras.backend.epsilon
 
 
-def half_name(metric: str, half: int) -> str:
-    """Returns what the figure of a half is called: ``loss/1``."""
-    return f"{metric}/{half}"
+def part_name(metric: str, part: int) -> str:
+    """Returns what the figure of a part of the samples is called: ``loss/1``."""
+    return f"{metric}/{part}"
+
+
+def part_names(metrics: Iterable[str], num_parts: int) -> list[str]:
+    """Returns what the figures of all parts are called, one part after the other."""
+    return [part_name(one, part) for part in range(num_parts) for one in metrics]
 
 
 def divergence(
@@ -69,10 +83,10 @@ def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-class HalvesEvaluator(PolicyEvaluator):
-    """Measures policies on every other sample, and on those between them.
+class PartsEvaluator(PolicyEvaluator):
+    """Measures policies on parts of the samples, every so-manieth of these.
 
-    Figures are called as by `half_name`; `DIVERGENCE` is among them, of several outputs
+    Figures are called as by `part_name`; `DIVERGENCE` is among them, of several outputs
     the mean over those that have labels.
 
     Args:
@@ -80,6 +94,10 @@ class HalvesEvaluator(PolicyEvaluator):
       samples: As those of `PolicyEvaluator`.
       labels: As those of `PolicyEvaluator`.
       metrics: Names of metrics, as those of `PolicyEvaluator`.
+      profile: As that of `PolicyEvaluator`.
+      num_parts: Number of parts; no more than there are samples.
+      of_parts: Figures of metrics that are measured on parts; None for all.
+      whole: Whether to measure on all samples, too: figures without a part's number.
     """
 
     def __init__(
@@ -89,8 +107,19 @@ class HalvesEvaluator(PolicyEvaluator):
         labels: Arrays,
         *,
         metrics: Iterable[str] | None = None,
+        profile: str = DEFAULT_PROFILE,
+        num_parts: int = NUM_HALVES,
+        of_parts: Collection[str] | None = None,
+        whole: bool = False,
     ) -> None:
-        super().__init__(artifact, samples, labels, metrics=metrics)
+        super().__init__(artifact, samples, labels, metrics=metrics, profile=profile)
+        self._num_parts = num_parts
+        self._of_parts = {
+            name: metric
+            for name, metric in self._metrics.items()
+            if of_parts is None or name in of_parts
+        }
+        self._whole = whole
         self._widest = artifact.space.widest()
         ends = outputs_of(artifact.template)
         names = [one.name for one in ends]
@@ -106,35 +135,35 @@ class HalvesEvaluator(PolicyEvaluator):
         }
 
     def __call__(self, policy: Policy) -> dict[str, float]:
-        """Returns the metrics of a policy on each half."""
+        """Returns the metrics of a policy, of all samples and of each part."""
         outputs = self._outputs(policy)
         found: dict[str, float] = {}
-        for half in range(NUM_HALVES):
-            part = slice(half, None, NUM_HALVES)
+        if self._whole:
+            found |= compute_metrics(self._metrics, outputs, self._labels)
+        for part in range(self._num_parts):
+            index = slice(part, None, self._num_parts)
             figures = compute_metrics(
-                self._metrics, rows(outputs, part), rows(self._labels, part)
+                self._of_parts, rows(outputs, index), rows(self._labels, index)
             )
             figures[DIVERGENCE] = self._divergence(
-                rows(outputs, part), rows(self._reference, part)
+                rows(outputs, index), rows(self._reference, index)
             )
-            found |= {half_name(name, half): one for name, one in figures.items()}
+            found |= {part_name(name, part): one for name, one in figures.items()}
         return found
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the figures that are measured."""
-        return tuple(
-            half_name(name, half)
-            for half in range(NUM_HALVES)
-            for name in (*self._metrics, DIVERGENCE)
-        )
+        parts = part_names((*self._of_parts, DIVERGENCE), self._num_parts)
+        return (*(self._metrics if self._whole else ()), *parts)
 
     @functools.cached_property
     def _reference(self) -> Arrays:
         return self._outputs(self._widest)
 
     def _outputs(self, policy: Policy) -> Arrays:
-        return Runner(self._builder.build(policy)).predict(self._samples)
+        content = self._builder.build(policy, profile=self._profile)
+        return Runner(content).predict(self._samples)
 
     def _divergence(self, outputs: Arrays, reference: Arrays) -> float:
         found, expected = (
@@ -148,3 +177,10 @@ class HalvesEvaluator(PolicyEvaluator):
                 ]
             )
         )
+
+
+def parts_without_notes(*args: Any, **options: Any) -> PartsEvaluator:
+    """Returns a `PartsEvaluator` of samples that `check_data` has spoken of before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MatarWarning)
+        return PartsEvaluator(*args, **options)
