@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import DataLike, as_data
+from matar_tf.data import Data, DataLike, as_data
 from matar_tf.errors import (
     SearchError,
     did_you_mean,
@@ -41,12 +41,12 @@ from matar_tf.reporting.shown import ShownMatrix, ShownResult
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.export import with_file_sizes
 from matar_tf.run.plan import make_run
-from matar_tf.run.predicting import metrics_of_run
+from matar_tf.run.predicting import aimed, metrics_of_run
 from matar_tf.run.report import RunReport, read_report
 from matar_tf.run.retarget import Outcome
 from matar_tf.run.retarget import retarget as _retarget
 from matar_tf.run.searches import search_one
-from matar_tf.run.settings import settings_of
+from matar_tf.run.settings import RunSettings, settings_of
 from matar_tf.targets import list_targets
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import evaluate_model
@@ -137,12 +137,10 @@ def search(
     Raises:
       MatarError: If something does not fit, or no policy meets the limits.
     """
-    artifact, given = as_artifact(network), as_optional_data(data)
-    options = {**_options(options, "search")}
-    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
-    run = make_run(
-        artifact, [as_target(target)], given, settings_of(artifact.space, **options)
-    )
+    artifact = as_artifact(network)
+    given = as_optional_data(artifact, data)
+    settings = _settings(artifact, given, _options(options, "search"))
+    run = make_run(artifact, [as_target(target)], given, settings)
     result = with_file_sizes(run, search_one(run))
     return ShownResult.of(result, artifact.accuracy.get("float"))
 
@@ -182,10 +180,9 @@ def retarget(
     Raises:
       MatarError: If something does not fit, or the folder holds anything else.
     """
-    artifact, given = as_artifact(network), as_optional_data(data)
-    options = {**_options(options, "retarget")}
-    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
-    settings = settings_of(artifact.space, **options)
+    artifact = as_artifact(network)
+    given = as_optional_data(artifact, data)
+    settings = _settings(artifact, given, _options(options, "retarget"))
     run = make_run(artifact, as_targets(targets), given, settings)
     outcome = _retarget(
         run, output, resume=resume, overwrite=overwrite, reference=reference
@@ -193,6 +190,17 @@ def retarget(
     float_metrics = artifact.accuracy.get("float")
     results = tuple(ShownResult.of(one, float_metrics) for one in outcome.results)
     return replace(outcome, results=results)
+
+
+def _settings(
+    artifact: Artifact, data: Data | None, options: Mapping[str, Any]
+) -> RunSettings:
+    """Returns what a search is asked for, with what follows from its samples."""
+    metrics = options.get("metrics") or metrics_of_run(artifact, data)
+    settings = settings_of(artifact.space, **{**options, "metrics": metrics})
+    if options.get("objectives") is None:
+        settings = aimed(settings, artifact, data)
+    return settings
 
 
 # Each is a keyword by itself, as of the functions beside it.

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
@@ -38,6 +38,7 @@ __all__ = [
     "import_function",
     "load_data",
     "read_arrays",
+    "samples_alone",
 ]
 
 DIGITS: Final = "digits"
@@ -73,6 +74,7 @@ class Data:
       x_train: Training samples, or None.
       y_train: Training labels, or None.
       scaled: Keys of samples that were unsigned bytes: ``x_test``, ``x_test/NAME``.
+      is_labelled: Whether labels are known; else they are what a network answers.
 
     Raises:
       DataError: If arrays are not of these kinds, not finite, or do not fit together.
@@ -84,6 +86,7 @@ class Data:
     x_train: Any = None
     y_train: Any = None
     scaled: frozenset[str] = frozenset()
+    is_labelled: bool = True
 
     def __post_init__(self) -> None:
         if (self.x_train is None) != (self.y_train is None):
@@ -214,6 +217,32 @@ def as_data(value: DataLike, *, training: bool = False) -> Data:
         "Expected samples and labels as (x, y), a mapping of arrays, the path of an "
         f".npz file or matar_tf.Data, got {type(value).__name__}{shape}; {remedy}."
     )
+
+
+def samples_alone(value: Any) -> tuple[str, Any] | None:
+    """Returns the name of a data set, and its samples, if it has no labels.
+
+    Args:
+      value: What `as_data` takes, or an array of samples, or a mapping or ``.npz`` file
+        with ``x_test`` alone.
+
+    Returns:
+      Both; None if there are labels, or it is none of these.
+
+    Raises:
+      DataError: If a file cannot be read.
+    """
+    if isinstance(value, np.ndarray):
+        return "arrays", value
+    if isinstance(value, (str, Path)) and str(value).endswith(".npz"):
+        found = _by_ends(str(value), read_arrays(value, _REQUIRED))
+        has_samples = set(found) == {_REQUIRED[0]}
+        return (str(value), found[_REQUIRED[0]]) if has_samples else None
+    if isinstance(value, Mapping):
+        given = cast("Mapping[str, Any]", value)
+        if _REQUIRED[0] in given and not set(given) & {*_KEYS[1:2], *_KEYS[3:]}:
+            return "arrays", given[_REQUIRED[0]]
+    return None
 
 
 def load_data(spec: str, *, training: bool = True) -> Data:

@@ -20,7 +20,6 @@ from matar_tf.errors import SearchError
 from matar_tf.evolution._acquisition import choose_widening
 from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome
-from matar_tf.evolution._limits import Limit
 from matar_tf.evolution._pareto import Values, pareto_front
 from matar_tf.evolution._request import check_request, named_genomes
 from matar_tf.evolution._run import Convergence, references_of, search
@@ -29,12 +28,10 @@ from matar_tf.evolution._surrogate import Surrogate
 from matar_tf.evolution._thinning import thinned
 from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import BatchEvaluator, SearchProblem
-from matar_tf.figures import expected_name
 from matar_tf.likeness import Array
 from matar_tf.policy import Policy
 from matar_tf.results import (
     Candidate,
-    Objective,
     Provenance,
     SearchResult,
     StopReason,
@@ -54,7 +51,7 @@ class Expected(BatchEvaluator, Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the figures, those of `expected_name` and their bounds."""
+        """Names of the figures, and of their bounds."""
         ...
 
     def surrogate(self, policies: Sequence[Policy], values: Array) -> Surrogate:
@@ -74,6 +71,7 @@ def search_in_rounds(  # noqa: PLR0913
     evaluate_many: BatchEvaluator,
     expect: Callable[[Mapping[Policy, Mapping[str, float]]], Expected],
     *,
+    names: Mapping[str, str],
     widest: Policy,
     metric_names: Sequence[str],
     num_new: int,
@@ -89,6 +87,7 @@ def search_in_rounds(  # noqa: PLR0913
       problem: As for `search`; its metrics are those that are measured.
       evaluate_many: As for `search`.
       expect: Returns what to expect of policies after some were measured.
+      names: What is expected in the place of each measured metric of the search.
       widest: Policy that the others are measured beside; the target need not take it.
       metric_names: Of the measured metrics those that a result shows.
       num_new: Number of policies to measure, about: named ones are measured anyway.
@@ -99,8 +98,8 @@ def search_in_rounds(  # noqa: PLR0913
       progress: Whether to show a progress bar.
 
     Returns:
-      As `search` does. Its objectives, metrics and limits on metrics are what is
-      expected, under the names of `expected_name`; what was measured stands beside.
+      As `search` does. Objectives and limits on metrics are of what is expected; what
+      was measured stands beside.
 
     Raises:
       SearchError: If the request cannot be met, or no policy meets the constraints.
@@ -126,7 +125,9 @@ def search_in_rounds(  # noqa: PLR0913
         convergence = Convergence(
             evaluations, options.objectives, problem.metric_names, bar, deadline
         )
-        rounds = _Rounds(problem, evaluations, expect, widest, options, provenance)
+        rounds = _Rounds(
+            problem, evaluations, expect, names, widest, options, provenance
+        )
 
         def found(reason: StopReason) -> SearchResult:
             return _result(
@@ -170,6 +171,7 @@ class _Rounds:
         problem: SearchProblem,
         evaluations: Evaluations,
         expect: Callable[[Mapping[Policy, Mapping[str, float]]], Expected],
+        names: Mapping[str, str],
         widest: Policy,
         options: SearchOptions,
         provenance: Provenance,
@@ -192,19 +194,11 @@ class _Rounds:
         self.options = replace(
             options,
             objectives=tuple(
-                Objective(name=expected_name(one.name), maximize=one.maximize)
-                if one.name in problem.metric_names
-                else one
+                replace(one, name=names.get(one.name, one.name))
                 for one in options.objectives
             ),
             limits=tuple(
-                Limit(
-                    name=expected_name(one.name),
-                    bound=one.bound,
-                    is_minimum=one.is_minimum,
-                )
-                if one.name in problem.metric_names
-                else one
+                replace(one, name=names.get(one.name, one.name))
                 for one in options.limits
             ),
             max_evaluations=_FREE_EVALUATIONS,

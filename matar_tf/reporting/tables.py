@@ -347,15 +347,19 @@ def _sentences(
     noun = "policy" if len(result.front) == 1 else "policies"
     number = f"evaluated {result.num_evaluated}, reused {result.num_reused}"
     has_share = any(one.is_share for one in columns)
+    measured = {name for one in result.front for name in one.metrics}
+    word = "Agreement with the widest policy" if "agreement" in measured else "Accuracy"
     source = (
-        f"Accuracy on {provenance.num_samples} samples, with its 95 % Wilson "
+        f"{word} on {provenance.num_samples} samples, with its 95 % Wilson "
         f"interval{packaged}."
         if has_share
         else f"Metrics on {provenance.num_samples} samples{packaged}."
     )
     if JOINED in provenance.versions:
-        measured = provenance.versions[JOINED]
-        source += f" Expected: of these samples and of the developer's, {measured}."
+        source += (
+            " Expected: of these samples and of the developer's, "
+            f"{provenance.versions[JOINED]}."
+        )
     if DISAGREEMENT in provenance.versions:
         source += f" {provenance.versions[DISAGREEMENT]}"
     if is_predicted(result):

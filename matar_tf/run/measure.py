@@ -31,7 +31,12 @@ from matar_tf.run.settings import versions
 from matar_tf.samplers import spread_policies
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.evaluate import ParallelEvaluator
-from matar_tf.tflite.fitting_data import check_data, for_inputs, metrics_for
+from matar_tf.tflite.fitting_data import (
+    check_answers,
+    check_data,
+    for_inputs,
+    metrics_for,
+)
 from matar_tf.tflite.metrics import figure_names, own_metric_digests
 from matar_tf.tflite.parts import (
     PartsEvaluator,
@@ -97,6 +102,7 @@ def measure(  # noqa: PLR0913
             f"Expected an artifact whose accuracy table is covered by its digest, got "
             f"{artifact.name!r} of an earlier version; package the model again."
         )
+    check_answers(data, metrics)
     levels = _levels(artifact, figure_names(metrics)) if trained_on else None
     if trained_on:
         samples, labels = data.training()

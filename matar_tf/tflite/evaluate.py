@@ -28,6 +28,7 @@ from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.fitting_data import (
+    check_answers,
     check_data,
     check_heads,
     check_samples,
@@ -115,6 +116,7 @@ def measure(
     shapes = {name: one.shape[1:] for name, one in outputs.items()}
     names = measured(data, shapes) if metrics is None else metrics
     check_heads(data, shapes, names)
+    check_answers(data, names)
     warn_of(notes)
     functions = metrics_of(outputs_of(model), names)
     return compute_metrics(functions, found, _labels(data, shapes))

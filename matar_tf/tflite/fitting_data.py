@@ -20,6 +20,7 @@ from matar_tf.tflite.ends import inputs_of, integer_inputs, outputs_of
 from matar_tf.tflite.heads import default_metrics, names_by_head
 from matar_tf.tflite.input_range import InputGrid, grids_of_artifact, range_note
 from matar_tf.tflite.metrics import (
+    AGREEMENT,
     METRIC_NAMES,
     figure_names,
     takes_classes,
@@ -27,6 +28,7 @@ from matar_tf.tflite.metrics import (
 )
 
 __all__ = [
+    "check_answers",
     "check_data",
     "check_heads",
     "check_labels",
@@ -115,6 +117,27 @@ def _whole(data: Data, key: str, values: np.ndarray) -> np.ndarray:
     return whole.astype(np.int32)
 
 
+def check_answers(data: Data, metrics: Iterable[str]) -> None:
+    """Checks that agreement is measured of samples without labels, and nothing else.
+
+    Raises:
+      DataError: If it is not.
+    """
+    names = list(metrics)
+    if data.is_labelled and AGREEMENT in names:
+        raise DataError(
+            f"Expected samples without labels to measure {AGREEMENT!r} on, got some in "
+            f"{data.name!r}; leave y_test out, or measure accuracy."
+        )
+    others = [name for name in names if name != AGREEMENT]
+    if not data.is_labelled and others:
+        raise DataError(
+            f"Expected labels in {data.name!r} to measure {', '.join(others)}, got "
+            f"samples alone; give y_test, too, or measure {AGREEMENT!r}, the share of "
+            "samples on which a policy answers as the widest one does."
+        )
+
+
 def labels_of(data: Data, outputs: Iterable[str]) -> dict[str, np.ndarray]:
     """Returns labels by the names of a network's outputs, of which some may have none.
 
@@ -135,7 +158,12 @@ def measured(data: Data, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def metrics_for(artifact: Artifact, data: Data) -> list[str]:
-    """Returns what is measured of a packaged network; see `default_metrics`."""
+    """Returns what is measured of a packaged network; see `default_metrics`.
+
+    Of samples without labels how often policies answer as the widest one does.
+    """
+    if not data.is_labelled:
+        return [AGREEMENT]
     outputs = outputs_of(artifact.template)
     return measured(data, {one.name: one.shape for one in outputs})
 

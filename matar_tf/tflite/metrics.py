@@ -27,6 +27,7 @@ from matar_tf.figures import is_share, top_k_of
 from matar_tf.named_arrays import Arrays, each
 
 __all__ = [
+    "AGREEMENT",
     "CLASS_METRICS",
     "METRIC_NAMES",
     "VALUE_METRICS",
@@ -52,7 +53,9 @@ __all__ = [
 ]
 
 METRIC_NAMES: Final = ("accuracy", "loss")  # that are measured if nobody says
-CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc")  # and top_K_accuracy
+AGREEMENT: Final = "agreement"  # accuracy where labels are a network's answers
+# and top_K_accuracy
+CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc", AGREEMENT)
 VALUE_METRICS: Final = (
     *("mean_squared_error", "mean_absolute_error", "smooth_l1", "binary_accuracy"),
 )
@@ -177,7 +180,7 @@ def is_mean(name: str) -> bool:
 
     Then parts of the samples tell how sure it is.
     """
-    means = (*METRIC_NAMES, *VALUE_METRICS)
+    means = (*METRIC_NAMES, *VALUE_METRICS, AGREEMENT)
     return name in means or top_k_of(name) is not None
 
 
@@ -261,6 +264,7 @@ def _known(name: str, probabilities: bool, is_sigmoid: bool) -> Metric | None:
         "loss": negative_log_likelihood if probabilities else cross_entropy,
         "mean_iou": mean_iou,
         "auc": area_under_curve,
+        AGREEMENT: accuracy,
     }
     threshold = 0.5 if probabilities or is_sigmoid else 0.0
     of_values = {

@@ -233,7 +233,7 @@ def shifted(data: Data, kind: str) -> Data:
     """
     if kind == "classes":
         labels: Any = data.y_test
-        return data.part(np.flatnonzero(labels < 5))
+        return data.part(np.flatnonzero(labels < 5).tolist())
     samples: Any = data.x_test
     rng = np.random.default_rng(0)
     noise = rng.normal(0.0, _NOISE, samples.shape)
@@ -244,7 +244,9 @@ def shifted(data: Data, kind: str) -> Data:
 def _drawn(data: Data, number: int, seed: int) -> Data:
     number = min(number, data.num_samples)
     rng = np.random.default_rng([seed, number])
-    return data.part(np.sort(rng.choice(data.num_samples, number, replace=False)))
+    return data.part(
+        sorted(rng.choice(data.num_samples, number, replace=False).tolist())
+    )
 
 
 def _volume(bench: Bench, problem: SearchProblem, result: SearchResult) -> float:
