@@ -240,8 +240,8 @@ def _errors(pairs: Pairs, guess: Guess) -> Array:
     Those of few parts are too rough to tell policies apart by; how they are spread over
     policies is known of the developer's samples.
     """
-    luck = guess.luck / max(float(guess.luck[1:].mean()), _TINY**2)
-    return np.sqrt(float((pairs.errors[1:] ** 2).mean()) * luck)
+    luck = guess.luck / max(float(guess.luck[1:].sum()), _TINY**2)
+    return np.sqrt(float((pairs.errors[1:] ** 2).sum()) * luck)
 
 
 def _sentence(
