@@ -290,3 +290,25 @@ def test_an_input_that_layers_of_both_kinds_read() -> None:
     workload = package(model).workload
     assert workload.inputs == ("given",)
     assert workload.tensors["given"].activation is None  # the input as it is
+
+
+def test_attention_behind_a_mask_is_loaded_again(tmp_path: Path) -> None:
+    words = keras.Input((4,), dtype="int32")
+    hidden = keras.Input((4, 4), dtype="int32", name="hidden")
+    x = L.Embedding(9, 6, mask_zero=True)(words)
+    x = L.MultiHeadAttention(2, 4)(x, x, attention_mask=hidden, use_causal_mask=True)
+    made = keras.Model([words, hidden], L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    model = quantized(made)
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(0, 4, (8, 4)), rng.integers(0, 2, (8, 4, 4))]
+    calibrate(model, samples)
+    model.save(tmp_path / "model.h5")
+    artifact = package(model)
+    policy = artifact.space.named("w3a8")
+    set_policy(model, policy)
+    expected = model(samples, training=False)
+    for again in (load_model(tmp_path / "model.h5"), load_network(artifact)):
+        set_policy(again, policy)
+        np.testing.assert_array_equal(again(samples, training=False), expected)
+    unmasked = [samples[0], np.ones_like(samples[1])]
+    assert np.abs(model(unmasked, training=False) - expected).max() > 1e-4
