@@ -250,6 +250,50 @@ def test_states_of_recurrent_layers() -> None:
     np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
 
 
+RECURRENT = {
+    "gru": ((3, 5), lambda: L.GRU(4, reset_after=False)),
+    "gru of one step": ((1, 5), lambda: L.GRU(4)),
+    "lstm of one step": ((1, 5), lambda: L.Bidirectional(L.LSTM(4))),
+    "lines": ((3, 6, 2), lambda: L.ConvLSTM1D(4, 3, go_backwards=True)),
+    "frames": ((2, 6, 6, 2), lambda: L.ConvLSTM2D(4, 3, return_sequences=True)),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_in_all_their_forms(name: str) -> None:
+    shape, layer = RECURRENT[name]
+    model = quantized(net(shape, layer(), L.Flatten(), L.Dense(3)))
+    assert len(get_policy_space(model).weights) == (5 if "lstm" in name else 3)
+    expected, given = outputs_of(model, "w4a8")
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_products_of_convolutions_in_a_recurrent_layer() -> None:
+    model = quantized(net((3, 6, 6, 2), L.ConvLSTM2D(4, 3, name="a"), L.Flatten()))
+    calibrate(model, samples_of(model))
+    macs = {one.name: one.macs for one in package(model).workload.layers}
+    places, gates = 4 * 4, 4 * 4  # of 6 x 6 under 3 x 3; four of four channels
+    assert macs["a/kernel"] == 3 * places * gates * 3 * 3 * 2
+    assert macs["a/recurrent_kernel"] == 3 * places * gates * 3 * 3 * 4
+
+
+@pytest.mark.parametrize("layer", [L.LSTM(3), L.Bidirectional(L.GRU(3))])
+def test_states_that_are_kept_are_refused(layer: Any) -> None:
+    getattr(layer, "forward_layer", layer).stateful = True
+    inputs = keras.Input(batch_shape=(2, 3, 5))
+    with pytest.raises(ModelError, match=f"'{layer.name}'.* stateful=True.*return_st"):
+        quantize_model(keras.Model(inputs, L.Dense(2)(layer(inputs))))
+
+
+def test_more_axes_than_a_file_has_are_refused() -> None:
+    layer = L.ConvLSTM3D(2, 3)
+    with pytest.raises(ModelError, match="at most 5 axes"):
+        quantize_model(net((2, 4, 4, 4, 2), layer, L.Flatten()))
+    flat = L.Reshape((2, 4, 4, 4, 2))
+    with pytest.raises(ModelError, match="at most 5 axes"):
+        quantize_model(net((2, 4, 4, 8), flat, L.ConvLSTM3D(2, 3, padding="same")))
+
+
 def test_outputs_in_float_beside_others() -> None:
     inputs = keras.Input((6,))
     x = L.Dense(4, name="first")(inputs)
