@@ -322,7 +322,7 @@ def _check_layer(layer: Any, num_nodes: dict[str, int]) -> None:
     num_nodes[layer["name"]] = len(nodes) or 1
 
 
-def _is_known_output(source: Any, num_nodes: dict[str, int]) -> bool:
+def _is_known_output(source: Any, num_nodes: Mapping[str, int]) -> bool:
     if not isinstance(source, list) or not 3 <= len(source) <= 4:
         return False
     name, node, tensor, *arguments = source
