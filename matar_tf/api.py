@@ -34,6 +34,7 @@ from matar_tf.given import (
     checked_target,
     named_policies,
 )
+from matar_tf.onnx.formats import DEFAULT_FORMAT, check_format, onnx_writer
 from matar_tf.pricing import estimate as _estimate
 from matar_tf.pricing.model import Cost
 from matar_tf.reporting.card_page import model_card as _card_of
@@ -209,6 +210,7 @@ def export(  # noqa: PLR0913
     policy: PolicyLike,
     path: str | Path,
     *,
+    format: str = DEFAULT_FORMAT,
     profile: str = DEFAULT_PROFILE,
     target: TargetLike | None = None,
     data: DataLike | None = None,
@@ -216,17 +218,18 @@ def export(  # noqa: PLR0913
     reference: Reference | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
-    """Writes the ``.tflite`` file of a policy.
+    """Writes the file of a policy.
 
     Args:
       network: What `load_artifact` returned, or its path.
       policy: The policy.
-      path: Where to write; ends in ``.tflite``.
-      profile: How the file stores kernels; see `matar_tf.tflite.profiles`.
+      path: Where to write; ends in ``.tflite``, or ``.onnx`` by the format.
+      format: ``tflite``; ``qonnx``, for compilers of FPGAs; ``onnx``, for onnxruntime.
+      profile: How a ``.tflite`` file stores kernels; see `matar_tf.tflite.profiles`.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
-      metrics: Which these are; as for `evaluate`.
-      reference: Outputs that the file must agree with on `data`, or None.
+      metrics: Which these are, measured in LiteRT; as for `evaluate`.
+      reference: Outputs that a ``.tflite`` file must agree with on `data`, or None.
       overwrite: Whether to replace a file that is there.
 
     Raises:
@@ -234,7 +237,10 @@ def export(  # noqa: PLR0913
     """
     artifact = as_artifact(network)
     chosen = as_policy(artifact, policy)
-    check_output(path, overwrite=overwrite)
+    compares = reference is not None
+    suffix = check_format(format, profile=profile, compares=compares)
+    check_output(path, overwrite=overwrite, suffix=suffix)
+    write_onnx = None if format == DEFAULT_FORMAT else onnx_writer()
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
     if target is not None:
@@ -246,6 +252,10 @@ def export(  # noqa: PLR0913
         content = builder.build(chosen, profile=profile)
         metadata["metrics"] = evaluate_model(content, given, metrics=metrics)
         metadata["num_samples"] = given.num_samples
+    if write_onnx is not None:
+        return write_onnx(
+            artifact, builder, chosen, path, form=format, metadata=metadata
+        )
     return export_model(
         builder,
         chosen,

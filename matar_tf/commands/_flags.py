@@ -205,6 +205,18 @@ def profile(values: FlagValues) -> None:
     )
 
 
+def file_format(values: FlagValues) -> None:
+    """Defines ``--format``."""
+    flags.DEFINE_enum(
+        "format",
+        "tflite",
+        ["tflite", "qonnx", "onnx"],
+        "What is written: a .tflite file; QONNX, for FINN, hls4ml and other compilers "
+        "of FPGAs; ONNX, for onnxruntime.",
+        flag_values=values,
+    )
+
+
 def compare(values: FlagValues, default: str, choices: Sequence[str]) -> None:
     """Defines ``--compare``."""
     auto = " (auto: if there is one and TensorFlow is installed)"

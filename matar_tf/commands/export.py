@@ -1,9 +1,9 @@
-"""Exports one policy of an artifact as a ``.tflite`` file. Needs no TensorFlow."""
+"""Exports one policy of an artifact as ``.tflite`` or ONNX. Needs no TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
@@ -17,6 +17,8 @@ from matar_tf.commands._common import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from absl.flags import FlagValues
 
@@ -32,7 +34,8 @@ def _define(values: FlagValues) -> None:
     _flags.expect_digest(values)
     _flags.trust(values)
     _flags.policies(values, None, "The one policy to export")
-    _flags.output(values, "Path of the .tflite file to write.")
+    _flags.output(values, "Path of the .tflite or .onnx file to write.")
+    _flags.file_format(values)
     _flags.overwrite(values)
     _flags.data(values, "Samples to measure and compare on", default=None)
     _flags.metrics(values)
@@ -57,14 +60,16 @@ def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
     from matar_tf.api import export
     from matar_tf.named_arrays import rows
-    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
-    from matar_tf.tflite.metadata import read_metadata
+    from matar_tf.onnx.formats import check_format
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
 
     _check_data_named(given)
+    compares = given.verify or given.compare == "keras"
+    suffix = check_format(given.format, profile=given.profile, compares=compares)
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
-    check_output(given.output, overwrite=given.overwrite)
+    check_output(given.output, overwrite=given.overwrite, suffix=suffix)
     data = reference = None
     if given.data is not None:
         data = read_data(given, artifact, given.metrics)
@@ -76,6 +81,7 @@ def _run(given: Given) -> int:
         artifact,
         policy,
         given.output,
+        format=given.format,
         profile=given.profile,
         target=target,
         data=data,
@@ -86,8 +92,7 @@ def _run(given: Given) -> int:
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
-    content = read_model(exported.path)
-    metadata = read_metadata(content)
+    content, metadata = _read_back(exported.path, given.format)
     for metric, value in metadata.get("metrics", {}).items():
         print(f"  {metric}: {value:.4f} on {metadata['num_samples']} samples")
     if data is None:
@@ -106,6 +111,19 @@ def _run(given: Given) -> int:
             expected = keras_tensors(artifact, policy, samples)
         _verify(content, samples, expected)
     return 0
+
+
+def _read_back(path: Path, file_format: str) -> tuple[bytes, Mapping[str, Any]]:
+    """Returns what was written, and what it says of itself."""
+    if file_format != "tflite":
+        from matar_tf.onnx.export import read_onnx_metadata
+
+        return path.read_bytes(), read_onnx_metadata(path)
+    from matar_tf.tflite.export import read_model
+    from matar_tf.tflite.metadata import read_metadata
+
+    content = read_model(path)
+    return content, read_metadata(content)
 
 
 def _check_data_named(given: Given) -> None:

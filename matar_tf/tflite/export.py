@@ -59,8 +59,15 @@ class ExportedModel:
     notes: Mapping[str, str]
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Checks that a ``.tflite`` file may be written at a path.
+def check_output(
+    path: str | Path, *, overwrite: bool = False, suffix: str = ".tflite"
+) -> None:
+    """Checks that a file of a network may be written at a path.
+
+    Args:
+      path: The path.
+      overwrite: Whether a file may be there.
+      suffix: What it must end in.
 
     Raises:
       ExportError: If the path has another ending, a folder is there, or a file is and
@@ -68,8 +75,8 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         artifact.
     """
     path = as_path(path, "the file", ExportError)
-    if path.suffix != ".tflite":
-        raise ExportError(f"Expected a path that ends in .tflite, got {path}.")
+    if path.suffix != suffix:
+        raise ExportError(f"Expected a path that ends in {suffix}, got {path}.")
     if path.is_dir():
         raise ExportError(
             f"Expected a free path or a file at {path}, got a folder; choose another "
