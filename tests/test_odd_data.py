@@ -78,6 +78,12 @@ def test_takes_what_is_only_other(net: Artifact, samples: Any, labels: Any) -> N
     check_plausible(net, data(samples, labels))
 
 
+def test_answers_in_the_place_of_labels_tell_nothing(net: Artifact) -> None:
+    others = replace(data(X, RNG.permutation(Y)), is_labelled=False)
+    check_plausible(net, others)
+    check_plausible(net, data(X, Y.astype(np.float32)))  # values, for other metrics
+
+
 def test_takes_a_hundred_samples_whatever_the_luck(net: Artifact) -> None:
     for seed in range(20):
         some = np.random.default_rng(seed).permutation(len(Y))[:100]

@@ -88,7 +88,8 @@ class PartsEvaluator(PolicyEvaluator):
       allow_odd_data: As that of `PolicyEvaluator`.
     """
 
-    def __init__(
+    # Each is a keyword by itself.
+    def __init__(  # noqa: PLR0913
         self,
         artifact: Artifact,
         samples: Arrays,
