@@ -57,8 +57,9 @@ from matar_tf.tflite.export import (
     check_output,
     export_model,
 )
-from matar_tf.tflite.fitting_data import for_inputs
+from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
+from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
 __all__ = [
@@ -216,6 +217,7 @@ def export(  # noqa: PLR0913
     data: DataLike | None = None,
     metrics: Iterable[str] | None = None,
     reference: Reference | None = None,
+    allow_odd_data: bool = False,
     overwrite: bool = False,
 ) -> ExportedModel:
     """Writes the file of a policy.
@@ -230,6 +232,8 @@ def export(  # noqa: PLR0913
       data: Samples and labels whose metrics the file will carry, or None.
       metrics: Which these are, measured in LiteRT; as for `evaluate`.
       reference: Outputs that a ``.tflite`` file must agree with on `data`, or None.
+      allow_odd_data: Whether to go on, with a warning, where samples or labels can
+        hardly be meant so.
       overwrite: Whether to replace a file that is there.
 
     Raises:
@@ -249,8 +253,12 @@ def export(  # noqa: PLR0913
     if data is not None:
         given = for_inputs(as_data(data), artifact.template)
         samples = given.x_test
+        check_data(artifact, given, metrics=metrics, allow_odd_data=allow_odd_data)
+        check_plausible(artifact, given, allow_odd_data=allow_odd_data)
         content = builder.build(chosen, profile=profile)
-        metadata["metrics"] = evaluate_model(content, given, metrics=metrics)
+        metadata["metrics"] = evaluate_model(
+            content, given, metrics=metrics, allow_odd_data=allow_odd_data
+        )
         metadata["num_samples"] = given.num_samples
     if write_onnx is not None:
         return write_onnx(
@@ -274,6 +282,7 @@ def evaluate(
     metrics: Iterable[str] | None = None,
     runtime: str = "litert",
     threads: int = 1,
+    allow_odd_data: bool = False,
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file.
 
@@ -288,6 +297,8 @@ def evaluate(
         accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
       threads: Threads of the interpreter.
+      allow_odd_data: Whether to go on, with a warning, where samples can hardly be
+        meant so: those of another range than the input's grid.
 
     Raises:
       MatarError: If the file cannot be run, or the data do not fit it.
@@ -298,6 +309,7 @@ def evaluate(
         metrics=metrics,
         runtime=runtime,
         num_threads=threads,
+        allow_odd_data=allow_odd_data,
     )
 
 

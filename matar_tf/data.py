@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -35,15 +35,15 @@ __all__ = [
     "Data",
     "DataLike",
     "as_data",
+    "by_ends",
     "import_function",
     "load_data",
     "read_arrays",
-    "samples_alone",
 ]
 
 DIGITS: Final = "digits"
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _REQUIRED = ("x_test", "y_test")
+_KEYS = ("x_train", "y_train", *_REQUIRED)
 _REMEDY = "write it with numpy.savez, of plain arrays, labels as integers"
 _MOST_NAMES = 10  # of arrays, in an error
 _NUM_TEST_DIGITS = 500
@@ -211,38 +211,11 @@ def as_data(value: DataLike, *, training: bool = False) -> Data:
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
     remedy = "add the labels" if shape else "give it in one of these forms"
     if isinstance(value, (list, tuple)):
-        shape = f" of {len(value)}"
-        remedy = "give a tuple of the two alone"
+        shape, remedy = f" of {len(value)}", "give a tuple of the two alone"
     raise DataError(
         "Expected samples and labels as (x, y), a mapping of arrays, the path of an "
         f".npz file or matar_tf.Data, got {type(value).__name__}{shape}; {remedy}."
     )
-
-
-def samples_alone(value: Any) -> tuple[str, Any] | None:
-    """Returns the name of a data set, and its samples, if it has no labels.
-
-    Args:
-      value: What `as_data` takes, or an array of samples, or a mapping or ``.npz`` file
-        with ``x_test`` alone.
-
-    Returns:
-      Both; None if there are labels, or it is none of these.
-
-    Raises:
-      DataError: If a file cannot be read.
-    """
-    if isinstance(value, np.ndarray):
-        return "arrays", value
-    if isinstance(value, (str, Path)) and str(value).endswith(".npz"):
-        found = _by_ends(str(value), read_arrays(value, _REQUIRED))
-        has_samples = set(found) == {_REQUIRED[0]}
-        return (str(value), found[_REQUIRED[0]]) if has_samples else None
-    if isinstance(value, Mapping):
-        given = cast("Mapping[str, Any]", value)
-        if _REQUIRED[0] in given and not set(given) & {*_KEYS[1:2], *_KEYS[3:]}:
-            return "arrays", given[_REQUIRED[0]]
-    return None
 
 
 def load_data(spec: str, *, training: bool = True) -> Data:
@@ -299,13 +272,13 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
-    arrays = _by_ends(path, read_arrays(path, keys, required=_REQUIRED))
+    arrays = by_ends(path, read_arrays(path, keys, required=_REQUIRED))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)  # bytes are the form of files
         return _from_arrays(path, arrays)
 
 
-def _by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns arrays by key, those of names under a key as a mapping by these."""
     found: dict[str, Any] = {}
     for key, array in arrays.items():

@@ -9,13 +9,13 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import Data, DataLike, as_data, samples_alone
+from matar_tf.data import Data, DataLike, as_data
 from matar_tf.errors import ExportError, PolicyError
 from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy
 from matar_tf.results import Candidate
 from matar_tf.targets import Target, load_target
-from matar_tf.tflite.answers import answered
+from matar_tf.tflite.answers import answered, samples_alone
 from matar_tf.tflite.export import ExportedModel, read_model
 
 __all__ = [

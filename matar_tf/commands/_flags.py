@@ -11,6 +11,7 @@ from absl.flags import FlagValues
 
 __all__ = [
     "ALIASES",
+    "allow_odd_data",
     "artifact",
     "compare",
     "data",
@@ -105,6 +106,17 @@ def data(
         "data",
         default,
         f"{what}: 'digits', a path.npz, or package.module:function{otherwise}.",
+        flag_values=values,
+    )
+
+
+def allow_odd_data(values: FlagValues) -> None:
+    """Defines ``--allow_odd_data``."""
+    flags.DEFINE_bool(
+        "allow_odd_data",
+        False,
+        "Only warn of samples and labels that can hardly be meant so: of another range "
+        "or order of channels, or labels of other samples.",
         flag_values=values,
     )
 

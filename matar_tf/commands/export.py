@@ -40,6 +40,7 @@ def _define(values: FlagValues) -> None:
     _flags.data(values, "Samples to measure and compare on", default=None)
     _flags.metrics(values)
     _flags.num_samples(values)
+    _flags.allow_odd_data(values)
     _flags.compare(values, "none", ["keras", "none"])
     _flags.profile(values)
     _flags.targets(
@@ -87,6 +88,7 @@ def _run(given: Given) -> int:
         data=data,
         metrics=given.metrics,
         reference=reference,
+        allow_odd_data=given.allow_odd_data,
         overwrite=given.overwrite,
     )
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")

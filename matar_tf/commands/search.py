@@ -60,6 +60,7 @@ def _run(given: Given) -> int:
         holdout=given.holdout,
         within=given.within,
         want=given.want,
+        allow_odd_data=given.allow_odd_data,
         profile=given.profile,
         jobs=given.jobs,
         executor=given.executor,

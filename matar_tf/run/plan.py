@@ -45,6 +45,7 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.fitting_data import check_answers, check_data, for_inputs
 from matar_tf.tflite.heads import metrics_of
+from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.verdict import CHEAPEST
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]
@@ -217,13 +218,19 @@ def _check_want(
 def _parts(artifact: Artifact, data: Data, settings: RunSettings) -> tuple[Data, Data]:
     """Returns the samples to search on and those to report on."""
     searched = reported = data
+    allowed = settings.allow_odd_data
     if settings.holdout:
         # Labels of another network may be too few of each to split.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MatarWarning)  # said below, once
-            check_data(artifact, data, metrics=settings.metrics)
+            check_data(artifact, data, metrics=settings.metrics, allow_odd_data=allowed)
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
-    check_data(artifact, data, searched, reported, metrics=settings.metrics)
+    check_data(
+        *(artifact, data, searched, reported),
+        metrics=settings.metrics,
+        allow_odd_data=allowed,
+    )
+    check_plausible(artifact, data, allow_odd_data=allowed)
     return searched, reported
 
 

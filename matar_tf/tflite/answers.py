@@ -1,12 +1,14 @@
-"""Labels of samples that have none: what the network answers at its widest."""
+"""Samples without labels: theirs are what the network answers at its widest."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
 
 import numpy as np
 
-from matar_tf.data import Data
+from matar_tf.data import Data, by_ends, read_arrays
 from matar_tf.errors import DataError
 from matar_tf.named_arrays import alone, by_name, num_rows
 from matar_tf.packaged import Artifact
@@ -15,7 +17,36 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.fitting_data import check_samples, for_inputs
 from matar_tf.tflite.runtime import Runner
 
-__all__ = ["answered"]
+__all__ = ["answered", "samples_alone"]
+
+_SAMPLES: Final = "x_test"
+_LABELS: Final = "y_test"
+
+
+def samples_alone(value: Any) -> tuple[str, Any] | None:
+    """Returns the name of a data set, and its samples, if it has no labels.
+
+    Args:
+      value: What `as_data` takes, or an array of samples, or a mapping or ``.npz`` file
+        with ``x_test`` alone.
+
+    Returns:
+      Both; None if there are labels, or it is none of these.
+
+    Raises:
+      DataError: If a file cannot be read.
+    """
+    if isinstance(value, np.ndarray):
+        return "arrays", value
+    if isinstance(value, (str, Path)) and str(value).endswith(".npz"):
+        found = by_ends(str(value), read_arrays(value, (_SAMPLES, _LABELS)))
+        has_samples = set(found) == {_SAMPLES}
+        return (str(value), found[_SAMPLES]) if has_samples else None
+    if isinstance(value, Mapping):
+        given = cast("Mapping[str, Any]", value)
+        if _SAMPLES in given and _LABELS not in given:
+            return "arrays", given[_SAMPLES]
+    return None
 
 
 def answered(artifact: Artifact, name: str, samples: Any) -> Data:

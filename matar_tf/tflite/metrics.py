@@ -41,6 +41,7 @@ __all__ = [
     "get_metrics",
     "is_mean",
     "listed",
+    "log_probabilities",
     "mean_absolute_error",
     "mean_iou",
     "mean_squared_error",
@@ -84,6 +85,23 @@ def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
     """
     chosen = _of_labels(outputs, labels).astype(np.float64)
     return float(-np.mean(np.log(np.maximum(chosen, _SMALLEST_PROBABILITY))))
+
+
+def log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
+    """Returns the logarithms of the probabilities of classes; one output is for two.
+
+    Args:
+      outputs: ``[..., num_outputs]``.
+      probabilities: Whether they are these, else they are logits.
+    """
+    if outputs.shape[-1] == 1:
+        first = 1.0 - outputs if probabilities else np.zeros_like(outputs)
+        outputs = np.concatenate([first, outputs], axis=-1)
+    outputs = outputs.astype(np.float64)
+    if probabilities:
+        outputs = np.log(np.maximum(outputs, _SMALLEST_PROBABILITY))
+    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, *, k: int) -> float:

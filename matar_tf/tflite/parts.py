@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from matar_tf.policy import Policy
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
-from matar_tf.tflite.metrics import compute_metrics
+from matar_tf.tflite.metrics import compute_metrics, log_probabilities
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
 from matar_tf.tflite.runtime import Runner
 
@@ -32,8 +32,6 @@ __all__ = [
     "part_names",
     "parts_without_notes",
 ]
-
-_SMALLEST_PROBABILITY: Final = 1e-7  # as keras.backend.epsilon
 
 
 def part_name(metric: str, part: int) -> str:
@@ -67,20 +65,9 @@ def divergence(
     if not of_classes:
         return float(np.mean(np.square(outputs.astype(np.float64) - reference)))
     one, other = (
-        _log_probabilities(values, probabilities) for values in (outputs, reference)
+        log_probabilities(values, probabilities) for values in (outputs, reference)
     )
     return float(np.mean(np.sum(np.exp(other) * (other - one), axis=-1)))
-
-
-def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
-    if outputs.shape[-1] == 1:
-        first = 1.0 - outputs if probabilities else np.zeros_like(outputs)
-        outputs = np.concatenate([first, outputs], axis=-1)
-    outputs = outputs.astype(np.float64)
-    if probabilities:
-        outputs = np.log(np.maximum(outputs, _SMALLEST_PROBABILITY))
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 class PartsEvaluator(PolicyEvaluator):
@@ -98,9 +85,11 @@ class PartsEvaluator(PolicyEvaluator):
       num_parts: Number of parts; no more than there are samples.
       of_parts: Figures of metrics that are measured on parts; None for all.
       whole: Whether to measure on all samples, too: figures without a part's number.
+      allow_odd_data: As that of `PolicyEvaluator`.
     """
 
-    def __init__(
+    # Each is a keyword by itself.
+    def __init__(  # noqa: PLR0913
         self,
         artifact: Artifact,
         samples: Arrays,
@@ -111,8 +100,14 @@ class PartsEvaluator(PolicyEvaluator):
         num_parts: int = NUM_HALVES,
         of_parts: Collection[str] | None = None,
         whole: bool = False,
+        allow_odd_data: bool = False,
     ) -> None:
-        super().__init__(artifact, samples, labels, metrics=metrics, profile=profile)
+        super().__init__(
+            *(artifact, samples, labels),
+            metrics=metrics,
+            profile=profile,
+            allow_odd_data=allow_odd_data,
+        )
         self._num_parts = num_parts
         self._of_parts = {
             name: metric
@@ -183,4 +178,4 @@ def parts_without_notes(*args: Any, **options: Any) -> PartsEvaluator:
     """Returns a `PartsEvaluator` of samples that `check_data` has spoken of before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)
-        return PartsEvaluator(*args, **options)
+        return PartsEvaluator(*args, allow_odd_data=True, **options)
