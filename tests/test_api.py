@@ -167,9 +167,9 @@ class TestSearch:
         with pytest.raises(mt.MatarError, match=sentence):
             mt.search(net, "mpic", samples(), **{**OPTIONS, **changes})
 
-    def test_samples_without_labels_are_refused(self, net: Any) -> None:
+    def test_samples_without_labels_are_refused_by_others(self, net: Any) -> None:
         with pytest.raises(mt.MatarError, match=r"ndarray of shape \(24, .*add the"):
-            mt.search(net, "mpic", samples()[0], **OPTIONS)
+            mt.measure(net, samples()[0], progress=False)
 
     def test_starts_by_name(self, net: Any) -> None:
         mine = net.space.policy("w4a4", weights={"stack3*": 3})

@@ -114,6 +114,13 @@ def _define(values: FlagValues) -> None:
         lower_bound=40,
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "draws",
+        10,
+        "data: draws of few samples, of as many seeds.",
+        lower_bound=1,
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "store",
         None,
@@ -227,12 +234,13 @@ def _memory(given: Given) -> Iterator[Bar]:
 
 def _data(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.data import measure_data
+    from tools.benchmarks.few_samples import Drawing
 
+    drawing = Drawing(
+        num_evaluations=given.evaluations, num_draws=given.draws, store=given.store
+    )
     yield from measure_data(
-        _required_artifact("data", given),
-        given.data or "digits",
-        num_evaluations=given.evaluations,
-        store_path=given.store,
+        _required_artifact("data", given), given.data or "digits", drawing
     )
 
 
