@@ -98,13 +98,12 @@ def data(
     values: FlagValues,
     what: str = "Samples and labels to measure on",
     *,
-    default: str | None = "digits",
     otherwise: str = "",
 ) -> None:
     """Defines ``--data``; `otherwise` says what happens without it."""
     flags.DEFINE_string(
         "data",
-        default,
+        None,
         f"{what}: 'digits', a path.npz, or package.module:function{otherwise}.",
         flag_values=values,
     )

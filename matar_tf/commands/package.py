@@ -83,7 +83,6 @@ def _define(values: FlagValues) -> None:
     define_measuring(values)
     _flags.data(
         values,
-        default=None,
         otherwise="; their range and means are put on record, --measure measures them",
     )
     _flags.num_samples(values)

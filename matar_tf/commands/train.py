@@ -48,7 +48,6 @@ def _define(values: FlagValues) -> None:
     _flags.data(
         values,
         "Samples and labels to train and to measure on",
-        default=None,
         otherwise="; default the recipe's",
     )
     _flags.num_samples(values)
