@@ -19,6 +19,7 @@ __all__ = [
     "float_network",
     "form",
     "jobs",
+    "measure",
     "metrics",
     "model",
     "num_samples",
@@ -188,6 +189,17 @@ def jobs(values: FlagValues) -> None:
     """Defines ``--jobs``."""
     flags.DEFINE_integer(
         "jobs", 1, "Processes that measure.", lower_bound=1, flag_values=values
+    )
+
+
+def measure(values: FlagValues, what: str) -> None:
+    """Defines ``--measure``."""
+    flags.DEFINE_integer(
+        "measure",
+        None,
+        f"Policies to measure {what}.",
+        lower_bound=0,
+        flag_values=values,
     )
 
 

@@ -60,13 +60,7 @@ def _define(values: FlagValues) -> None:
         flag_values=values,
     )
     _flags.policies(values, None, "The one policy to train for, the default being all")
-    flags.DEFINE_integer(
-        "measure",
-        None,
-        "Policies to measure after training; 0: none; default the recipe's.",
-        lower_bound=0,
-        flag_values=values,
-    )
+    _flags.measure(values, "after training; 0: none; default the recipe's")
     flags.DEFINE_integer(
         "held_out",
         None,
