@@ -46,7 +46,6 @@ def _define(values: FlagValues) -> None:
         "Data that the artifact was trained on, default digits; training: of the "
         "recipe, default random images of CIFAR-10's size, since no time depends on "
         "their values; untrained: of the recipe",
-        default=None,
     )
     _flags.seed(
         values, "core, host, kills, training, untrained, zoo, the workers of search"
