@@ -141,7 +141,7 @@ def _predictor_bars(
             artifact.space,
             IndependentSampler(bits=tuple(widths)),
             _NUM_OF_A_FAMILY,
-            [1000 + number],
+            [2000 + number],
         )
     ]
     first, second = (
