@@ -101,6 +101,9 @@ EXACT: dict[str, Callable[[], Any]] = {
     "leaky_steep": lambda: graph_of(
         "LEAKY_RELU", IMAGE, IMAGE, options_of("LeakyReluOptions", alpha=1.7)
     ),
+    "leaky_flat": lambda: graph_of(
+        "LEAKY_RELU", IMAGE, IMAGE, options_of("LeakyReluOptions", alpha=0.002)
+    ),
     "sigmoid": lambda: graph_of("LOGISTIC", IMAGE, IMAGE),
     "tanh": lambda: graph_of("TANH", IMAGE, IMAGE),
     "elu": lambda: graph_of("ELU", IMAGE, IMAGE),
@@ -197,7 +200,7 @@ def compared(
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", EXACT)
 def test_what_adds_nothing_up_is_equal_to_the_level(name: str, grid: str) -> None:
-    for ratio in (1.0, 0.3713, 1.9137):
+    for ratio in (1.0, 0.0884, 0.3713, 1.9137):
         model, widths = model_on(EXACT[name], grid, ratio)
         share, _, _ = compared(model, widths, samples_on(model, grid))
         assert share == 0.0, ratio

@@ -39,7 +39,8 @@ def _window(place: Place, value: Value, size: Sequence[int]) -> dict[str, Any]:
         "strides": strides,
         "pads": [*before, *after],
     }
-    return given if dilations == [1, 1] else {**given, "dilations": dilations}
+    is_pool = not hasattr(options, "dilationHFactor")
+    return given if is_pool else {**given, "dilations": dilations}
 
 
 @writes("CONV_2D")
