@@ -52,7 +52,7 @@ def _sum(place: Place, operator: str) -> Value:
     ]
     made = place.add(operator, terms, a, unit=unit)
     parts = (1 << shift) // math.gcd(1 << shift, *factors)
-    return place.moved_by(made, 1 / (2 * parts)) if 1 < parts <= _TELLS_APART else made
+    return place.raised_by(made, 1 / (2 * parts)) if 1 < parts <= _TELLS_APART else made
 
 
 def _operands(place: Place) -> tuple[Value, Value]:
@@ -153,7 +153,7 @@ def _leaky_relu(place: Place) -> Value:
     result = place.add("LeakyRelu", [value], value, alpha=below / above)
     # What these factors make of a step of the input, in steps of the output.
     result = place.scaled(result, above / 256 * float(made) / float(source))
-    return place.moved_by(result, 1 / 1024)
+    return place.raised_by(result, 1 / 1024)
 
 
 @writes("LOGISTIC")
@@ -231,7 +231,7 @@ def _safe(
     highest = (expected + 0.5 - found)[inside].min()
     if (lowest < -_SAFE and highest > _SAFE) or lowest >= highest:
         return made
-    return place.moved_by(made, (lowest + highest) / 2)
+    return place.raised_by(made, (lowest + highest) / 2)
 
 
 def _exact_gelu(x: np.ndarray) -> np.ndarray:
