@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from fixtures.graphs import TYPES, add_operator, add_tensor, graph_of, options_of
+from fixtures.graphs import (
+    TYPES,
+    add_operator,
+    add_tensor,
+    float_graph,
+    graph_of,
+    options_of,
+)
 from fixtures.operator_graphs import (
     IMAGE,
     MOVES,
@@ -273,3 +280,7 @@ def test_an_operator_that_is_not_written_is_refused_by_name() -> None:
     model = graph_of("ABS", IMAGE, IMAGE)
     with pytest.raises(ExportError, match=r"got ABS as integers \(tensor 't2'\)"):
         write_network(model, "qonnx", Widths(), name="x", batch=1)
+    sample = np.zeros(IMAGE, np.float32)
+    model = float_graph("ABS", sample, [None], [sample], options_of("AbsOptions"))
+    with pytest.raises(ExportError, match=r"got ABS in float .*without that layer"):
+        write_network(model, "onnx", Widths(), name="x", batch=None)
