@@ -29,12 +29,13 @@ class _Part:
 
     Attributes:
       storage: How it is stored.
-      num_bytes: Length of its buffer.
+      lengths: Bytes of its buffers: one, or one for each piece of a kernel in float and
+        for each further call of its layer.
       structure: Number of the structure of the file that it makes.
     """
 
     storage: Storage
-    num_bytes: int
+    lengths: tuple[int, ...]
     structure: int
 
 
@@ -84,7 +85,7 @@ class FileSizes:
                 profile=self._profile,
             )
         )
-        lengths = [*(part.num_bytes for part in parts), len(text)]
+        lengths = [*(size for part in parts for size in part.lengths), len(text)]
         key = (
             tuple(part.structure for part in parts),
             tuple(length % _BLOCK for length in lengths),
@@ -117,15 +118,16 @@ class FileSizes:
             activations=self._widest.activations,
         )
         model, storages = self._builder.fill(policy, profile=self._profile)
-        kernel = next(
-            tensor
+        names = set(self._builder.stored_names(entry))
+        buffers = {
+            tensor.buffer
             for tensor in model.subgraphs[0].tensors
-            if tensor.name == f"{entry}/kernel"
-        )
+            if tensor.name in names
+        }
         number = self._structures.setdefault(_structure(model), len(self._structures))
         return _Part(
             storage=next(one for one in storages if one.entry == entry),
-            num_bytes=len(model.buffers[kernel.buffer].data),
+            lengths=tuple(len(model.buffers[one].data) for one in sorted(buffers)),
             structure=number,
         )
 
