@@ -45,7 +45,8 @@ class TestLoadArtifact:
         kernels = sum(one.kernel.size for one in net.parameters.layers.values())
         biases = sum(one.kernel.shape[one.channel_axis] for one in _layers(net))
         assert text.startswith("cifar10_resnet8: ")
-        assert f"{kernels + 4 * biases:,} bytes of weights at 8 bits" in text
+        constants = 4 * 2 * biases  # a scale beside each
+        assert f"{kernels + constants:,} bytes of weights at 8 bits" in text
         assert "10 weights in 2/3/4/5/6/7/8 bits" in text
         for name, row in net.accuracy.items():
             assert f"  {name:8s} " in text

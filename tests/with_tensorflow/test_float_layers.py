@@ -13,7 +13,14 @@ from fixtures.programs import call
 
 from matar_tf.artifact import Artifact, read_artifact, write_artifact
 from matar_tf.errors import ArtifactError, ExportError, MatarWarning, ModelError
-from matar_tf.keras import calibrate, keras, load_model, package, quantize_model
+from matar_tf.keras import (
+    calibrate,
+    keras,
+    load_model,
+    package,
+    quantize_model,
+    summary,
+)
 from matar_tf.keras._compat import tf
 from matar_tf.keras.packaging.network import load_network
 from matar_tf.keras.policies import get_policy_space, set_policy
@@ -367,20 +374,21 @@ def test_attention_behind_a_mask_is_loaded_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_sizes_of_files_of_pieces_and_of_shared_kernels(
-    twins: Artifact, profile: str
+    twins: tuple[Any, Artifact], profile: str
 ) -> None:
-    builder = ModelBuilder(twins)
+    _, artifact = twins
+    builder = ModelBuilder(artifact)
     sizes = FileSizes(builder, profile=profile)
-    policies = [twins.space.named(one) for one in ("w8a8", "w4a4", "w2a2")]
-    policies += draw_policies(twins.space, IndependentSampler(bits=ALL_BITS), 12, 7)
+    policies = [artifact.space.named(one) for one in ("w8a8", "w4a4", "w2a2")]
+    policies += draw_policies(artifact.space, IndependentSampler(bits=ALL_BITS), 12, 7)
     for policy in policies:
         assert sizes(policy) == len(builder.build(policy, profile=profile))
-    found = {sizes(twins.space.named(one)) for one in ("w8a8", "w4a8", "w2a8")}
+    found = {sizes(artifact.space.named(one)) for one in ("w8a8", "w4a8", "w2a8")}
     assert (len(found) == 1) == (profile == "int8")
 
 
 @pytest.fixture(scope="module")
-def twins() -> Artifact:
+def twins() -> tuple[Any, Artifact]:
     """Two calls of one dense layer, and an LSTM whose kernels are four pieces each."""
     keras.utils.set_random_seed(0)
     inputs = [keras.Input((2, 5), name=name) for name in ("a", "b")]
@@ -393,7 +401,17 @@ def twins() -> Artifact:
     model = quantized(keras.Model(inputs, x), space=space.with_choices(weights=free))
     rng = np.random.default_rng(0)
     calibrate(model, {name: rng.normal(size=(8, 2, 5)) for name in "ab"})
-    return package(model)
+    return model, package(model)
+
+
+def test_bytes_are_those_of_the_summary(twins: tuple[Any, Artifact]) -> None:
+    model, artifact = twins
+    # A byte for each weight; four for each bias, and for the scale of each channel.
+    lstm = (12 + 9) * 36 + 4 * 36 + 4 * 2 * 36
+    shared = 5 * 6 + 2 * 4 * (6 + 6)
+    last = (9 * 8 + 4 * (8 + 8)) + (8 * 3 + 4 * (3 + 3))
+    assert summary(model).weight_bytes[8] == lstm + shared + last
+    assert f" {lstm + shared + last:,} bytes of weights at 8 bits" in repr(artifact)
 
 
 def test_no_price_of_16_bits_without_a_file(tmp_path: Path, capsys: Any) -> None:
