@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+import matar_tf
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, load_data
 from matar_tf.errors import DataError
 from matar_tf.evolution import EvaluationStore, SearchOptions, search
 from matar_tf.measurements import Levels, Measurements
 from matar_tf.predictor import Predictor, rank_correlation
-from matar_tf.results import Objective, SearchResult
+from matar_tf.results import SearchResult
 from matar_tf.run.predicting import Predicting, predicted_names
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.evaluate import ParallelEvaluator, evaluator_without_notes
@@ -55,10 +56,6 @@ _SAMPLINGS = (
     Sampling(number=100, limit=0.985),
     Sampling(number=1000, limit=0.995),
     Sampling(number=5000, limit=1.0),
-)
-_OBJECTIVES = (
-    Objective(name="accuracy", maximize=True),
-    Objective(name="latency_ms"),
 )
 
 
@@ -105,7 +102,7 @@ def measure_data(artifact_path: str, data_spec: str, drawing: Drawing) -> Iterat
         artifact = replace(artifact, measurements=measured)
         bench, number = halves.bench, drawing.num_evaluations
         references = _references(bench, artifact, number, _SEEDS)
-        yield from _front_bars(artifact, measured, bench, references, number)
+        yield from _front_bars(artifact, bench, references, number)
         yield from _few_bars(artifact, parts, bench, references, drawing)
     yield _time_bar(artifact_path)
 
@@ -213,23 +210,16 @@ def _references(
 
 def _front_bars(
     artifact: Artifact,
-    measurements: Measurements,
     bench: Bench,
     references: Mapping[str, Sequence[SearchResult]],
     num_evaluations: int,
 ) -> Iterator[Bar]:
     """Yields what fronts without data come to, beside searches on the first half."""
-    predictors = [Predictor(measurements, "accuracy")]
-    predicting = Predicting(predictors, _OBJECTIVES)
     shares: list[float] = []
     for target, results in references.items():
         problem = bench.problem(target, artifact.space)
-        front = search(
-            replace(problem, metric_names=predicted_names(predictors)),
-            predicting,
-            options=SearchOptions(max_evaluations=num_evaluations, patience=None),
-            provenance=provenance(num_samples=0),
-            surrogate=predicting.surrogate,
+        front = matar_tf.search(
+            artifact, target, max_evaluations=num_evaluations, progress=False
         )
         found = judge(bench, problem, front, results)
         shares.append(found.share)
