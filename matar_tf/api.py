@@ -58,7 +58,7 @@ from matar_tf.tflite.export import (
 )
 from matar_tf.tflite.fitting_data import for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 
 __all__ = [
     "cost",
@@ -236,7 +236,9 @@ def export(  # noqa: PLR0913
         given = for_inputs(as_data(data), artifact.template)
         samples = given.x_test
         content = builder.build(chosen, profile=profile)
-        metadata["metrics"] = evaluate_model(content, given, metrics=metrics)
+        metadata["metrics"] = evaluate_model(
+            content, given, metrics=metrics, runtime=get_profile(profile).runtime
+        )
         metadata["num_samples"] = given.num_samples
     return export_model(
         builder,
@@ -268,7 +270,7 @@ def evaluate(
         its own, ``boxes_mean_absolute_error``; or ``package.module:function``, which
         gets all outputs and all labels, by names if there are several. None for
         accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
-      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
+      runtime: ``litert``, ``tflite_runtime``, ``tensorflow`` or ``tflm``.
       threads: Threads of the interpreter.
 
     Raises:

@@ -11,9 +11,10 @@ from fixtures.graphs import TYPES, add_tensor, multiplication, options_of
 from fixtures.kernels import run_builtin
 
 from matar_tf.parameters import weight_range
+from matar_tf.tflite._containers import Kernel
 from matar_tf.tflite._graph_rules import find_fault
 from matar_tf.tflite._schema import parse_model, quantization, schema, write_model
-from matar_tf.tflite.profiles import PROFILES, Kernel, get_profile, store_kernels
+from matar_tf.tflite.profiles import PROFILES, get_profile, store_kernels
 from matar_tf.tflite.simulator import simulate_tensors
 from matar_tf.tflite.verify import run_all_tensors
 
@@ -135,8 +136,9 @@ def filled(name: str, bits: int, profile: str, zero_point: int) -> bytes:
         input_scale=STEPS[0],
     )
     store_kernels(model, [kernel], get_profile(profile))
-    assert find_fault(model) is None
-    return write_model(model)
+    content = write_model(model)
+    assert find_fault(parse_model(content)) is None
+    return content
 
 
 def samples_for(content: bytes, lowest: int, zero_point: int) -> np.ndarray:
@@ -152,9 +154,11 @@ def test_every_profile_is_simulated_to_the_level(name: str, bits: int) -> None:
     for profile in PROFILES:
         content = filled(name, bits, profile, 112)
         samples = samples_for(content, 112, 112)
-        made = run_all_tensors(content, samples)[2]
+        runtime = PROFILES[profile].runtime
+        made = run_all_tensors(content, samples, runtime=runtime)[2]
         assert len(np.unique(made)) > 10
-        found = simulate_tensors(content, samples)[2]
+        kernels = "tflm" if runtime == "tflm" else "xnnpack"
+        found = simulate_tensors(content, samples, kernels=kernels)[2]
         np.testing.assert_array_equal(found, made, err_msg=profile)
 
 

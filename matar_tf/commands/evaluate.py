@@ -22,12 +22,8 @@ def _define(values: FlagValues) -> None:
     _flags.data(values)
     _flags.num_samples(values)
     _flags.metrics(values)
-    flags.DEFINE_enum(
-        "runtime",
-        "litert",
-        ["litert", "tflite_runtime", "tensorflow"],
-        "Interpreter.",
-        flag_values=values,
+    _flags.runtime(
+        values, ["litert", "tflite_runtime", "tensorflow", "tflm"], "Interpreter"
     )
     flags.DEFINE_integer(
         "threads",

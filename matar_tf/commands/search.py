@@ -61,6 +61,7 @@ def _run(given: Given) -> int:
         within=given.within,
         want=given.want,
         profile=given.profile,
+        runtime=given.runtime,
         jobs=given.jobs,
         executor=given.executor,
         ray_address=given.ray_address,

@@ -22,6 +22,7 @@ from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
+from matar_tf.tflite._containers import Kernel, Storage
 from matar_tf.tflite._fill_checks import check_kernels, check_ratios, check_steps
 from matar_tf.tflite._float_kernels import (
     kernel_names,
@@ -42,8 +43,6 @@ from matar_tf.tflite._schema import (
 from matar_tf.tflite._widening import widen, written_at_16
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
-    Kernel,
-    Storage,
     check_int8,
     get_profile,
     largest_count,

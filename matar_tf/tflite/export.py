@@ -1,7 +1,7 @@
 """Writing ``.tflite`` files that were seen to work.
 
-A file is opened in LiteRT before it is written; if there is a reference (the Keras
-network under the same policy), the outputs of both are compared.
+A file is opened in the profile's runtime before it is written; if there is a reference
+(the Keras network under the same policy), the outputs of both are compared.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ def export_model(
       reference: Returns the outputs that the file must agree with.
 
     Raises:
-      ExportError: If LiteRT refuses the file, or the profile is exact and fewer than
-        98 % of the samples agree with the reference (`argmax_agreement`); nothing is
-        written then.
+      ExportError: If the runtime refuses the file, or the profile is exact and fewer
+        than 98 % of the samples agree with the reference (`argmax_agreement`); nothing
+        is written then.
     """
     content = builder.build(policy, metadata, profile=profile)
-    runner = Runner(content)
+    runner = Runner(content, runtime=get_profile(profile).runtime)
     agreement = None
     if reference is not None and samples is not None:
         outputs = outputs_of(content)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matar_tf.policy import Policy
+from matar_tf.tflite._containers import Storage, narrowest_container
+from matar_tf.tflite._indexing import tables_of
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import encode_metadata
-from matar_tf.tflite.profiles import Storage, narrowest_container
 
 __all__ = ["FileSizes"]
 
@@ -29,12 +30,12 @@ class _Part:
 
     Attributes:
       storage: How it is stored.
-      num_bytes: Length of its buffer.
+      lengths: Of its buffer, and of its table if it has one.
       structure: Number of the structure of the file that it makes.
     """
 
     storage: Storage
-    num_bytes: int
+    lengths: tuple[int, ...]
     structure: int
 
 
@@ -84,7 +85,7 @@ class FileSizes:
                 profile=self._profile,
             )
         )
-        lengths = [*(part.num_bytes for part in parts), len(text)]
+        lengths = [*(one for part in parts for one in part.lengths), len(text)]
         key = (
             tuple(part.structure for part in parts),
             tuple(length % _BLOCK for length in lengths),
@@ -105,8 +106,10 @@ class FileSizes:
         """Returns what a kernel is to its file, all others being as wide as they can.
 
         Widths of one container are stored alike: the first that is met stands for all.
+        Tables have a container of each width.
         """
-        key = entry, narrowest_container(bits)
+        is_table = self._profile == "tflm"
+        key = entry, bits if is_table else narrowest_container(bits)
         if key not in self._parts:
             self._parts[key] = self._compute_part(entry, bits)
         return self._parts[key]
@@ -117,15 +120,17 @@ class FileSizes:
             activations=self._widest.activations,
         )
         model, storages = self._builder.fill(policy, profile=self._profile)
-        kernel = next(
-            tensor
-            for tensor in model.subgraphs[0].tensors
+        tensors = model.subgraphs[0].tensors
+        place = next(
+            place
+            for place, tensor in enumerate(tensors)
             if tensor.name == f"{entry}/kernel"
         )
+        stored = [tensors[place], *tables_of(model, place)]
         number = self._structures.setdefault(_structure(model), len(self._structures))
         return _Part(
             storage=next(one for one in storages if one.entry == entry),
-            num_bytes=len(model.buffers[kernel.buffer].data),
+            lengths=tuple(len(model.buffers[one.buffer].data) for one in stored),
             structure=number,
         )
 

@@ -23,7 +23,6 @@ from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
 from matar_tf.tflite.metrics import compute_metrics
 from matar_tf.tflite.profiles import DEFAULT_PROFILE
-from matar_tf.tflite.runtime import Runner
 
 __all__ = [
     "PartsEvaluator",
@@ -95,6 +94,7 @@ class PartsEvaluator(PolicyEvaluator):
       labels: As those of `PolicyEvaluator`.
       metrics: Names of metrics, as those of `PolicyEvaluator`.
       profile: As that of `PolicyEvaluator`.
+      runtime: As that of `PolicyEvaluator`.
       num_parts: Number of parts; no more than there are samples.
       of_parts: Figures of metrics that are measured on parts; None for all.
       whole: Whether to measure on all samples, too: figures without a part's number.
@@ -108,11 +108,14 @@ class PartsEvaluator(PolicyEvaluator):
         *,
         metrics: Iterable[str] | None = None,
         profile: str = DEFAULT_PROFILE,
+        runtime: str | None = None,
         num_parts: int = NUM_HALVES,
         of_parts: Collection[str] | None = None,
         whole: bool = False,
     ) -> None:
-        super().__init__(artifact, samples, labels, metrics=metrics, profile=profile)
+        super().__init__(
+            artifact, samples, labels, metrics=metrics, profile=profile, runtime=runtime
+        )
         self._num_parts = num_parts
         self._of_parts = {
             name: metric
@@ -160,10 +163,6 @@ class PartsEvaluator(PolicyEvaluator):
     @functools.cached_property
     def _reference(self) -> Arrays:
         return self._outputs(self._widest)
-
-    def _outputs(self, policy: Policy) -> Arrays:
-        content = self._builder.build(policy, profile=self._profile)
-        return Runner(content).predict(self._samples)
 
     def _divergence(self, outputs: Arrays, reference: Arrays) -> float:
         found, expected = (

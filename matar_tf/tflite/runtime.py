@@ -17,25 +17,33 @@ from matar_tf.tflite._interpreters import (
     message_of,
 )
 from matar_tf.tflite._memory import bytes_of_sample, products_of_sample
+from matar_tf.tflite._micro import MicroInterpreter, micro_fault
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
     OneSampleModel,
     check_builtin,
+    is_decoded,
     op_name,
     parse_model,
+    parse_stored,
+    write_model,
 )
 from matar_tf.tflite.ends import inputs_of, outputs_of
 
 __all__ = [
     "LITERT_PACKAGE",
     "MAX_THREADS",
+    "MICRO_PACKAGE",
     "Runner",
+    "check_installed",
     "foreign_reason",
     "make_interpreter",
 ]
 
-LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
+# Of the runtimes that policies are measured in.
+LITERT_PACKAGE: Final = "ai-edge-litert"
+MICRO_PACKAGE: Final = "tflite-micro"
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
 _BATCH_SIZE: Final = 64  # samples
 _BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
@@ -57,8 +65,9 @@ class Runner:
 
     Args:
       content: The ``.tflite`` bytes.
-      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``. TensorFlow, imported
-        first, corrupts tflite_runtime, so that order is refused.
+      runtime: ``litert``, ``tflite_runtime``, ``tensorflow``, or ``tflm``, the one for
+        microcontrollers. TensorFlow, imported first, corrupts tflite_runtime, so that
+        order is refused.
       num_threads: Threads of the interpreter, 1 to `MAX_THREADS`.
 
     Raises:
@@ -69,7 +78,7 @@ class Runner:
     def __init__(
         self, content: bytes, *, runtime: str = "litert", num_threads: int = 1
     ) -> None:
-        content, _ = _vetted(content)
+        content, _ = _vetted(content, runtime)
         self._interpreter = make_interpreter(content, runtime, num_threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -238,6 +247,8 @@ def _largest_batch(interpreter: Any, content: bytes, runtime: str) -> int:
         return 1
     if runtime == "tflite_runtime" and _is_of_one_sample(content):
         return 1
+    if isinstance(interpreter, MicroInterpreter):
+        return _BATCH_SIZE
     if isinstance(interpreter, Sandbox):
         size = bytes_of_sample(parse_model(content))
         return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
@@ -259,6 +270,15 @@ def _is_of_one_sample(content: bytes) -> bool:
     return any(op_name(model, one) == "TRANSPOSE_CONV" for one in operators)
 
 
+def check_installed(runtime: str) -> None:
+    """Checks that a runtime can be loaded.
+
+    Raises:
+      ExportError: If it is unknown or not installed.
+    """
+    load_interpreter(runtime)
+
+
 def foreign_reason(model: Any) -> str | None:
     """Returns why a file of elsewhere may not run in this process, or None.
 
@@ -268,19 +288,31 @@ def foreign_reason(model: Any) -> str | None:
     return find_fault(model, max_products=_QUICK_PRODUCTS)
 
 
-def _vetted(content: bytes) -> tuple[bytes, str | None]:
+def _vetted(content: bytes, runtime: str) -> tuple[bytes, str | None]:
     """Returns a file in a form that may run in this process, or why it may not.
 
     Raises:
-      ExportError: If it is damaged or has operators that are not builtin.
+      ExportError: If it is damaged or has operators that are not builtin, or that
+        another runtime has alone.
     """
+    is_micro = runtime == "tflm"
+    if not is_micro and is_decoded(content):
+        raise ExportError(
+            "Expected the runtime 'tflm' for a file of kernels that are indices into "
+            f"tables, got {runtime!r}, which cannot decode them; choose that runtime, "
+            "or export with another profile."
+        )
     if isinstance(content, CheckedModel):
-        return content, None
+        return content, micro_fault(parse_model(content)) if is_micro else None
     model = parse_model(content)
     check_builtin(model)
     fault, is_of_one_sample = examine(model, max_products=_QUICK_PRODUCTS)
+    if fault is None and is_micro:
+        fault = micro_fault(model)
     if fault is not None:
         return content, fault
+    if is_micro:  # as it is stored, of which the model is what comes out
+        return CheckedModel(write_model(parse_stored(content))), None
     return written(model, is_of_one_sample=is_of_one_sample), None
 
 
@@ -298,7 +330,7 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
             f"Expected 1 to {MAX_THREADS} threads of an interpreter, got {num_threads}."
         )
     check_runtime(runtime)
-    content, fault = _vetted(content)
+    content, fault = _vetted(content, runtime)
     if fault is not None:
         known = products_of_sample(parse_model(content))
         return Sandbox(content, runtime, num_threads, reason=fault, num_products=known)

@@ -1,6 +1,6 @@
 """The integer graph in NumPy: an oracle that shares no code with any runtime.
 
-Both ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
+All ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
 tensors, and the builtin mean over the pixels, follow each kernel's own fixed-point
 recipe. Tensors of 16 bits (`_sixteen`) and convolutions with INT4 kernels run on the
 builtin kernels, whatever the others run on: XNNPACK takes none. Float convolutions
@@ -44,7 +44,7 @@ from matar_tf.tflite.ends import inputs_of, outputs_of
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
-KERNELS: Final = ("xnnpack", "builtin")
+KERNELS: Final = ("xnnpack", "builtin", "tflm")
 # Each fills SIMULATED.
 _REGISTERED: Final = (_arithmetic, _elementwise, _moving, _multiplying, _tables)
 
@@ -55,7 +55,8 @@ def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> An
     Args:
       content: The file, as `matar_tf.tflite.build` makes it.
       samples: Shape ``[num_samples, ...]``; of several inputs, by their names.
-      kernels: ``xnnpack`` or ``builtin``.
+      kernels: ``xnnpack``, ``builtin``, or ``tflm`` for those of TensorFlow Lite for
+        Microcontrollers.
 
     Raises:
       ExportError: If the file is unsound, or has layers without an integer kernel.
@@ -126,6 +127,8 @@ def _check_given(
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
     tensors = model.subgraphs[0].tensors
+    if kernels == "tflm":
+        return kernels
     made = tensors[operator.outputs[0]].type
     if schema.TensorType.INT16 in (made, tensors[source_of(model, operator)].type):
         return "builtin"
