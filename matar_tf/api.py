@@ -208,7 +208,7 @@ def export(  # noqa: PLR0913
     reference: Reference | None = None,
     overwrite: bool = False,
 ) -> ExportedModel:
-    """Writes the ``.tflite`` file of a policy.
+    """Writes the ``.tflite`` file of a policy; for microcontrollers C++ sources, too.
 
     Args:
       network: What `load_artifact` returned, or its path.
@@ -226,7 +226,8 @@ def export(  # noqa: PLR0913
     """
     artifact = as_artifact(network)
     chosen = as_policy(artifact, policy)
-    check_output(path, overwrite=overwrite)
+    with_sources = get_profile(profile).runtime == "tflm"
+    check_output(path, overwrite=overwrite, with_sources=with_sources)
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
     if target is not None:
@@ -248,6 +249,7 @@ def export(  # noqa: PLR0913
         metadata=metadata,
         samples=samples,
         reference=reference,
+        with_sources=with_sources,
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.paths import ROOT
+from fixtures.paths import DATA, ROOT
 from fixtures.samples import image_samples, net_artifact, two_ends_samples
 
+import matar_tf
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data
 from matar_tf.errors import DataError, ExportError
@@ -32,6 +35,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.c_sources import arena_bytes
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.export import export_model
 from matar_tf.tflite.metadata import read_metadata
@@ -437,3 +441,58 @@ def test_all_widths_have_tables() -> None:
         low, high = weight_range(bits)
         count = high - low + 1
         assert (count - 1).bit_length() <= bits
+
+
+class TestSources:
+    """What is written beside a file, compiled against a stand-in for the library."""
+
+    @pytest.mark.parametrize("policy", ["w3a4", "w8a8"])
+    def test_the_program_compiles_and_runs(self, policy: str, tmp_path: Path) -> None:
+        artifact = net_artifact("digits_net")
+        path = tmp_path / "4 digits.tflite"
+        found = matar_tf.export(artifact, policy, path, profile="tflm")
+        names = ["4 digits_model.h", "4 digits_model.cc", "4 digits_main.cc"]
+        assert [one.name for one in found.sources] == names
+        program = tmp_path / "program"
+        subprocess.run(
+            [
+                *("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror"),
+                *(
+                    "-DSTUB_MEMBER=f",
+                    "-I",
+                    str(DATA / "tflm_stub"),
+                    "-I",
+                    str(tmp_path),
+                ),
+                *(str(one) for one in found.sources[1:]),
+                *("-o", str(program)),
+            ],
+            check=True,
+        )
+        done = subprocess.run([program], check=True, capture_output=True, text=True)
+        assert done.stdout == "class 3\n"
+        main = found.sources[2].read_text()
+        assert ("AddDecode" in main) == (policy == "w3a4")
+        assert main[main.index("int main") :].count("\n") < 25
+        bytes_of = re.findall(r"0x([0-9a-f]{2}),", found.sources[1].read_text())
+        assert bytes(int(one, 16) for one in bytes_of) == path.read_bytes()
+
+    def test_the_arena_is_what_the_file_takes(self) -> None:
+        """It starts in that, and not in much less."""
+        from tflite_micro.python.tflite_micro.runtime import Interpreter
+
+        artifact = net_artifact("digits_net")
+        content = ModelBuilder(artifact).build(
+            artifact.space.named("w2a2"), profile="tflm"
+        )
+        size = arena_bytes(content)
+        Interpreter.from_bytes(bytes(content), arena_size=size + 16)
+        with pytest.raises(RuntimeError):
+            Interpreter.from_bytes(bytes(content), arena_size=size // 2)
+
+    def test_sources_that_are_there_are_kept(self, tmp_path: Path) -> None:
+        artifact = net_artifact("digits_net")
+        (tmp_path / "net_main.cc").write_text("mine")
+        with pytest.raises(ExportError, match=r"Expected no file at .*net_main\.cc"):
+            matar_tf.export(artifact, "w4a4", tmp_path / "net.tflite", profile="tflm")
+        assert [one.name for one in tmp_path.iterdir()] == ["net_main.cc"]

@@ -59,12 +59,17 @@ def _run(given: Given) -> int:
     from matar_tf.named_arrays import rows
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
     from matar_tf.tflite.metadata import read_metadata
+    from matar_tf.tflite.profiles import get_profile
 
     _check_data_named(given)
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
-    check_output(given.output, overwrite=given.overwrite)
+    check_output(
+        given.output,
+        overwrite=given.overwrite,
+        with_sources=get_profile(given.profile).runtime == "tflm",
+    )
     data = reference = None
     if given.data is not None:
         data = read_data(given, artifact, given.metrics)
@@ -84,6 +89,8 @@ def _run(given: Given) -> int:
         overwrite=given.overwrite,
     )
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
+    if exported.sources:
+        print(f"  C++ sources: {', '.join(one.name for one in exported.sources)}")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
     content = read_model(exported.path)
@@ -99,12 +106,13 @@ def _run(given: Given) -> int:
             f"{exported.agreement:.2%} ({verdict})."
         )
     if given.verify:
+        runtime = get_profile(given.profile).runtime
         samples, expected = rows(data.x_test, slice(_VERIFY_SAMPLES)), None
         if given.compare == "keras":
             from matar_tf.keras.packaging.record import keras_tensors
 
             expected = keras_tensors(artifact, policy, samples)
-        _verify(content, samples, expected)
+        _verify(content, samples, expected, runtime)
     return 0
 
 
@@ -134,6 +142,7 @@ def _verify(
     content: bytes,
     samples: Arrays,
     expected: Mapping[str, Sequence[np.ndarray]] | None,
+    runtime: str,
 ) -> None:
     """Prints where runtime, simulator and the Keras network differ, layer by layer.
 
@@ -145,7 +154,7 @@ def _verify(
     from matar_tf.tflite.export import MIN_AGREEMENT
     from matar_tf.tflite.verify import verify
 
-    outcome = verify(content, samples, expected)
+    outcome = verify(content, samples, expected, runtime=runtime)
     print(f"Verified on {num_rows(samples)} samples; share of levels that differ:")
     print(f"  {'tensor':40.40s} {'operator':17s} runtime/simulator  Keras/simulator")
     for layer in outcome.layers:

@@ -17,6 +17,7 @@ from matar_tf.named_arrays import Arrays, by_name, num_rows
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.c_sources import source_paths, write_sources
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.metadata import read_metadata
@@ -51,16 +52,20 @@ class ExportedModel:
         (of a network of one output, with one that is at most a step off), or None
         where there was none; of several outputs, of the one that agrees least.
       notes: Why a kernel is stored wider than the profile's narrowest, by entry.
+      sources: Where C++ sources of it are; see `matar_tf.tflite.c_sources`.
     """
 
     path: Path
     num_bytes: int
     agreement: float | None
     notes: Mapping[str, str]
+    sources: tuple[Path, ...] = ()
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> None:
-    """Checks that a ``.tflite`` file may be written at a path.
+def check_output(
+    path: str | Path, *, overwrite: bool = False, with_sources: bool = False
+) -> None:
+    """Checks that a ``.tflite`` file may be written at a path, and its sources.
 
     Raises:
       ExportError: If the path has another ending, a folder is there, or a file is and
@@ -80,6 +85,13 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
             f"Expected a free path, but {path} exists; choose another or pass "
             "overwrite=True."
         )
+    for one in source_paths(path) if with_sources else ():
+        if one.exists() and not overwrite:
+            raise ExportError(
+                f"Expected no file at {one}, which C++ sources of the model would "
+                "replace, but there is one; choose another path or pass "
+                "overwrite=True."
+            )
     check_parent(path, ExportError)
     check_no_member(path, ExportError)
 
@@ -115,6 +127,7 @@ def export_model(
     metadata: Mapping[str, Any] | None = None,
     samples: Arrays | None = None,
     reference: Reference | None = None,
+    with_sources: bool = False,
 ) -> ExportedModel:
     """Builds, checks and writes the ``.tflite`` file of a policy.
 
@@ -126,6 +139,7 @@ def export_model(
       metadata: JSON object to store in the file.
       samples: Samples to compare on; needed with `reference`.
       reference: Returns the outputs that the file must agree with.
+      with_sources: Whether to write C++ sources for a microcontroller beside it.
 
     Raises:
       ExportError: If the runtime refuses the file, or the profile is exact and fewer
@@ -159,4 +173,5 @@ def export_model(
         num_bytes=len(content),
         agreement=agreement,
         notes=read_metadata(content).get("notes", {}),
+        sources=write_sources(content, Path(path)) if with_sources else (),
     )
