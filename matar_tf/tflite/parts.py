@@ -22,7 +22,6 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
 from matar_tf.tflite.metrics import compute_metrics
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
 
 __all__ = [
     "PartsEvaluator",
@@ -93,11 +92,10 @@ class PartsEvaluator(PolicyEvaluator):
       samples: As those of `PolicyEvaluator`.
       labels: As those of `PolicyEvaluator`.
       metrics: Names of metrics, as those of `PolicyEvaluator`.
-      profile: As that of `PolicyEvaluator`.
-      runtime: As that of `PolicyEvaluator`.
       num_parts: Number of parts; no more than there are samples.
       of_parts: Figures of metrics that are measured on parts; None for all.
       whole: Whether to measure on all samples, too: figures without a part's number.
+      **files: Profile and runtime, as those of `PolicyEvaluator`.
     """
 
     def __init__(
@@ -107,15 +105,12 @@ class PartsEvaluator(PolicyEvaluator):
         labels: Arrays,
         *,
         metrics: Iterable[str] | None = None,
-        profile: str = DEFAULT_PROFILE,
-        runtime: str | None = None,
         num_parts: int = NUM_HALVES,
         of_parts: Collection[str] | None = None,
         whole: bool = False,
+        **files: Any,
     ) -> None:
-        super().__init__(
-            artifact, samples, labels, metrics=metrics, profile=profile, runtime=runtime
-        )
+        super().__init__(artifact, samples, labels, metrics=metrics, **files)
         self._num_parts = num_parts
         self._of_parts = {
             name: metric
