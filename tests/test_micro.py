@@ -496,3 +496,58 @@ class TestSources:
         with pytest.raises(ExportError, match=r"Expected no file at .*net_main\.cc"):
             matar_tf.export(artifact, "w4a4", tmp_path / "net.tflite", profile="tflm")
         assert [one.name for one in tmp_path.iterdir()] == ["net_main.cc"]
+
+
+class TestSearches:
+    """What is searched is what is deployed, there too."""
+
+    def search(self, **options: Any) -> Any:
+        rng = np.random.default_rng(0)
+        samples = rng.uniform(size=(60, 8, 8, 1)).astype(np.float32)
+        artifact = net_artifact("digits_net")
+        labels = Runner(artifact_file(artifact, "w8a8")).predict(samples)
+        return matar_tf.search(
+            artifact,
+            "cortex_m4_cmsis_nn",
+            (samples, labels.argmax(axis=1)),
+            max_evaluations=12,
+            population_size=4,
+            progress=False,
+            **options,
+        )
+
+    def test_policies_of_the_front_are_as_accurate_as_their_files(
+        self, tmp_path: Path
+    ) -> None:
+        rng = np.random.default_rng(0)
+        samples = rng.uniform(size=(60, 8, 8, 1)).astype(np.float32)
+        artifact = net_artifact("digits_net")
+        labels = Runner(artifact_file(artifact, "w8a8")).predict(samples)
+        data = samples, labels.argmax(axis=1)
+        found = self.search(profile="tflm")
+        for number, one in enumerate(found.front):
+            path = tmp_path / f"{number}.tflite"
+            matar_tf.export(artifact, one.policy, path, profile="tflm", data=data)
+            measured = matar_tf.evaluate(path, data, runtime="tflm")
+            assert measured["accuracy"] == one.metrics["accuracy"]
+            assert read_metadata(path.read_bytes())["metrics"] == measured
+
+    def test_runtimes_share_no_measurement(self, tmp_path: Path) -> None:
+        store = tmp_path / "store.sqlite"
+        first = self.search(store=store)
+        second = self.search(store=store, runtime="tflm")
+        again = self.search(store=store, runtime="tflm")
+        assert (first.num_reused, second.num_reused) == (0, 0)
+        assert again.num_evaluated == 0
+        assert "tflite-micro" in second.provenance.versions
+        assert first.provenance.data_digest != second.provenance.data_digest
+
+    def test_a_profile_names_its_runtimes(self) -> None:
+        with pytest.raises(ExportError, match=r"among \['tflm'\] .* got 'litert'"):
+            self.search(profile="tflm", runtime="litert")
+        with pytest.raises(ExportError, match=r"among \['litert'\] .* got 'tflm'"):
+            self.search(profile="packed-float", runtime="tflm")
+
+
+def artifact_file(artifact: Artifact, name: str) -> bytes:
+    return ModelBuilder(artifact).build(artifact.space.named(name))
