@@ -49,6 +49,7 @@ from matar_tf.run.searches import search_one
 from matar_tf.run.settings import settings_of
 from matar_tf.targets import list_targets
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.c_sources import write_sources
 from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.export import (
     ExportedModel,
@@ -202,6 +203,7 @@ def export(  # noqa: PLR0913
     path: str | Path,
     *,
     profile: str = DEFAULT_PROFILE,
+    io: str = "float32",
     target: TargetLike | None = None,
     data: DataLike | None = None,
     metrics: Iterable[str] | None = None,
@@ -215,6 +217,8 @@ def export(  # noqa: PLR0913
       policy: The policy.
       path: Where to write; ends in ``.tflite``.
       profile: How the file stores kernels; see `matar_tf.tflite.profiles`.
+      io: Type of its inputs and outputs: ``float32``, or ``int8`` or ``uint8`` on the
+        grids that the file names.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
       metrics: Which these are; as for `evaluate`.
@@ -236,21 +240,25 @@ def export(  # noqa: PLR0913
     if data is not None:
         given = for_inputs(as_data(data), artifact.template)
         samples = given.x_test
-        content = builder.build(chosen, profile=profile)
+        content = builder.build(chosen, profile=profile, io=io)
         metadata["metrics"] = evaluate_model(
             content, given, metrics=metrics, runtime=get_profile(profile).runtime
         )
         metadata["num_samples"] = given.num_samples
-    return export_model(
+    exported = export_model(
         builder,
         chosen,
         path,
         profile=profile,
+        io=io,
         metadata=metadata,
         samples=samples,
         reference=reference,
-        with_sources=with_sources,
     )
+    if not with_sources:
+        return exported
+    content = builder.build(chosen, metadata, profile=profile, io=io)
+    return replace(exported, sources=write_sources(content, exported.path))
 
 
 def evaluate(

@@ -39,6 +39,13 @@ def _define(values: FlagValues) -> None:
     _flags.num_samples(values)
     _flags.compare(values, "none", ["keras", "none"])
     _flags.profile(values)
+    flags.DEFINE_enum(
+        "io",
+        "float32",
+        ["float32", "int8", "uint8"],
+        "Type of inputs and outputs; bytes are on the grids that the file names.",
+        flag_values=values,
+    )
     _flags.targets(
         values,
         "Name or .toml file of the one target that the file is for; it must take the "
@@ -82,6 +89,7 @@ def _run(given: Given) -> int:
         policy,
         given.output,
         profile=given.profile,
+        io=given.io,
         target=target,
         data=data,
         metrics=given.metrics,

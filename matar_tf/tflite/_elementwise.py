@@ -12,6 +12,7 @@ from matar_tf.tflite._rounding import (
     quantized_multiplier,
     requantize,
 )
+from matar_tf.tflite._schema import schema
 from matar_tf.tflite._site import (
     Site,
     saturate,
@@ -124,6 +125,10 @@ def _leaky_relu(site: Site) -> np.ndarray:
 @simulates("QUANTIZE")
 def _quantize(site: Site) -> np.ndarray:
     scale = scale_of(site.out)[0]
+    if site.out.type == schema.TensorType.UINT8:
+        return (site.x.astype(np.int16) + 128).astype(np.uint8)
+    if site.x.dtype == np.uint8:
+        return (site.x.astype(np.int16) - 128).astype(np.int8)
     if site.x.dtype == np.int8:
         ratio = scale_of(site.tensor(0)) / scale
         return saturate(requantize(site.levels(), ratio, site.kernels), site)

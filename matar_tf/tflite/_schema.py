@@ -67,6 +67,7 @@ _DTYPES = {
     schema.TensorType.INT2: np.int8,
     schema.TensorType.INT4: np.int8,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.UINT8: np.uint8,
     schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
@@ -74,7 +75,11 @@ _DTYPES = {
     schema.TensorType.BOOL: np.bool_,
     schema.TensorType.INT64: np.int64,
 }
-INTEGER_ACTIVATIONS: Final = (schema.TensorType.INT8, schema.TensorType.INT16)
+INTEGER_ACTIVATIONS: Final = (
+    schema.TensorType.INT8,
+    schema.TensorType.UINT8,
+    schema.TensorType.INT16,
+)
 COMPUTE_OPS = tuple(
     name
     for name, row in OPERATORS.items()

@@ -17,7 +17,7 @@ from matar_tf.named_arrays import Arrays, by_name, num_rows
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.c_sources import source_paths, write_sources
+from matar_tf.tflite.c_sources import source_paths
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.metadata import read_metadata
@@ -124,10 +124,10 @@ def export_model(
     path: str | Path,
     *,
     profile: str = "int8",
+    io: str = "float32",
     metadata: Mapping[str, Any] | None = None,
     samples: Arrays | None = None,
     reference: Reference | None = None,
-    with_sources: bool = False,
 ) -> ExportedModel:
     """Builds, checks and writes the ``.tflite`` file of a policy.
 
@@ -136,17 +136,17 @@ def export_model(
       policy: The policy.
       path: Where to write.
       profile: How kernels are stored; see `matar_tf.tflite.profiles`.
+      io: Type of inputs and outputs: ``float32``, ``int8`` or ``uint8``.
       metadata: JSON object to store in the file.
       samples: Samples to compare on; needed with `reference`.
       reference: Returns the outputs that the file must agree with.
-      with_sources: Whether to write C++ sources for a microcontroller beside it.
 
     Raises:
       ExportError: If the runtime refuses the file, or the profile is exact and fewer
         than 98 % of the samples agree with the reference (`argmax_agreement`); nothing
         is written then.
     """
-    content = builder.build(policy, metadata, profile=profile)
+    content = builder.build(policy, metadata, profile=profile, io=io)
     runner = Runner(content, runtime=get_profile(profile).runtime)
     agreement = None
     if reference is not None and samples is not None:
@@ -173,5 +173,4 @@ def export_model(
         num_bytes=len(content),
         agreement=agreement,
         notes=read_metadata(content).get("notes", {}),
-        sources=write_sources(content, Path(path)) if with_sources else (),
     )

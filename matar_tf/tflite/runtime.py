@@ -29,7 +29,7 @@ from matar_tf.tflite._schema import (
     parse_stored,
     write_model,
 )
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
 
 __all__ = [
     "LITERT_PACKAGE",
@@ -45,6 +45,8 @@ __all__ = [
 LITERT_PACKAGE: Final = "ai-edge-litert"
 MICRO_PACKAGE: Final = "tflite-micro"
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
+_BYTES: Final = {"int8", "uint8"}
+_INPUT_TYPES: Final = {"float32", "int32", *_BYTES}
 _BATCH_SIZE: Final = 64  # samples
 _BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
 _SANDBOX_BATCH: Final = 8  # samples
@@ -72,7 +74,8 @@ class Runner:
 
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
-        the threads, or the file has an input that is neither float32 nor int32.
+        the threads, or the file has an input that is of another type than float32,
+        int32, int8 and uint8.
     """
 
     def __init__(
@@ -83,12 +86,16 @@ class Runner:
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         types = [np.dtype(one["dtype"]).name for one in inputs]
-        if not set(types) <= {"float32", "int32"} or not inputs or not outputs:
+        if not set(types) <= _INPUT_TYPES or not inputs or not outputs:
             raise ExportError(
                 f"Expected a model of float32 inputs and outputs, got inputs {types} "
                 f"and {len(outputs)} outputs; convert it with float32 input and "
                 "output, its operators may be of integers."
             )
+        made = {np.dtype(one["dtype"]).name for one in outputs}
+        has_bytes = bool({*types, *made} & _BYTES)
+        # Real values come and go, whatever is between: by the grids of these.
+        self._tensors = parse_model(content).subgraphs[0].tensors if has_bytes else None
         self._inputs: Mapping[str, Any] = {"input": inputs[0]}
         self._outputs: Mapping[str, Any] = {"output": outputs[0]}
         if len(inputs) > 1 or len(outputs) > 1:
@@ -131,7 +138,8 @@ class Runner:
             the outputs do not depend on it.
 
         Returns:
-          The array of the output; of several, a mapping by their names.
+          The array of the output; of several, a mapping by their names. What a file
+          takes and gives in bytes is of real values here.
 
         Raises:
           DataError: If the samples have another shape, or indices beyond a table, or
@@ -149,7 +157,19 @@ class Runner:
                     f"{given[name].shape}; prepare the data as the network was "
                     "trained on it."
                 )
-        return alone(self._predict(given, min(batch_size, self._largest_batch)))
+        if self._tensors is None:
+            return alone(self._predict(given, min(batch_size, self._largest_batch)))
+        levels = {
+            name: to_levels(given[name], self._tensors[int(one["index"])])
+            for name, one in self._inputs.items()
+        }
+        found = self._predict(levels, min(batch_size, self._largest_batch))
+        return alone(
+            {
+                name: to_values(found[name], self._tensors[int(one["index"])])
+                for name, one in self._outputs.items()
+            }
+        )
 
     def _predict(
         self, samples: Mapping[str, np.ndarray], batch_size: int

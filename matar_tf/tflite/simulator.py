@@ -40,7 +40,7 @@ from matar_tf.tflite._schema import (
 )
 from matar_tf.tflite._site import SIMULATED, Site
 from matar_tf.tflite._sixteen import SIMULATED_AT_16
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
@@ -64,7 +64,13 @@ def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> An
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
     _check_given(model, model.subgraphs[0].outputs, tensors)
-    return alone({one.name: tensors[one.index] for one in outputs_of(model)})
+    of = model.subgraphs[0].tensors
+    return alone(
+        {
+            one.name: to_values(tensors[one.index], of[one.index])
+            for one in outputs_of(model)
+        }
+    )
 
 
 def simulate_tensors(
@@ -89,7 +95,10 @@ def simulate_tensors(
     graph = model.subgraphs[0]
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
-    values: dict[int, np.ndarray] = {one.index: given[one.name] for one in inputs}
+    values: dict[int, np.ndarray] = {
+        one.index: to_levels(given[one.name], graph.tensors[one.index])
+        for one in inputs
+    }
     values |= floats or {}
     in_float = {*float_operators(model)}
     for place, operator in enumerate(graph.operators):

@@ -28,7 +28,7 @@ from matar_tf.tflite._schema import (
     text_of,
     write_model,
 )
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels
 from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
@@ -226,7 +226,10 @@ def run_all_tensors(
     computed = sorted({*integers, *read, *map(int, graph.outputs)})
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
-    by_index = {one.index: given[one.name] for one in inputs}
+    by_index = {
+        one.index: to_levels(given[one.name], graph.tensors[one.index])
+        for one in inputs
+    }
     if runtime == "tflm":  # which decodes kernels itself, and looks at the file anew
         model, kind = parse_stored(given_content), bytes
     else:
