@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.feeding import feeding
 from matar_tf.tflite.metadata import read_metadata
 from matar_tf.tflite.profiles import PROFILES
 from matar_tf.tflite.runtime import Runner
@@ -181,3 +183,44 @@ class TestRefusals:
         quantizing, dequantizing, number = counts["float32"]
         assert counts["int8"] == (quantizing - 1, dequantizing - 1, number - 2)
         assert counts["uint8"] == (quantizing + 1, dequantizing - 1, number)
+
+
+class TestFeeding:
+    """The code that is printed runs, and gives what the file does."""
+
+    @pytest.mark.parametrize("profile", ["int8", "tflm"])
+    @pytest.mark.parametrize("io", ["float32", *KINDS])
+    def test_in_python(self, io: str, profile: str, tmp_path: Path) -> None:
+        artifact = net_artifact("two_ends")
+        content = built(artifact, io, "w2a4", profile=profile)
+        samples = {name: one[:1] for name, one in two_ends_samples().items()}
+        path = tmp_path / "it's a file.tflite"
+        path.write_bytes(content)
+        code = feeding(content, str(path)).partition("In C++")[0]
+        code = textwrap.dedent(code.partition("In Python:")[2])
+        for name, values in samples.items():
+            assert code.count(f"np.zeros({values.shape}, np.float32)") == 1
+            code = code.replace(
+                f"np.zeros({values.shape}, np.float32)", f"samples[{name!r}]"
+            )
+        words: dict[str, Any] = {"samples": samples}
+        exec(code, words)
+        runtime = "tflm" if "tflite_micro" in code else "litert"
+        found = Runner(content, runtime=runtime).predict(samples)
+        assert "boxes" in found
+        for name, values in found.items():
+            np.testing.assert_allclose(words[name], values, rtol=1e-6)
+
+    def test_names_are_no_code(self) -> None:
+        content = built(net_artifact("digits_net"), "float32")
+        model = parse_model(bytes(content))
+        for name, word in (("class", "x_class"), ("np", "x_np"), ("a\nb();", "a_b___")):
+            model.signatureDefs[0].inputs[0].name = name
+            code = feeding(write_model(model), "net.tflite")
+            assert f"{word} = np.zeros" in code
+            assert "b();\n" not in code
+
+    def test_what_outputs_mean(self) -> None:
+        code = feeding(built(net_artifact("two_ends"), "float32"), "net.tflite")
+        assert "kind = interpreter.get_tensor(outputs[1])  # probabilities" in code
+        assert "# real values of" in code

@@ -19,21 +19,16 @@ import numpy as np
 
 from matar_tf.errors import ExportError
 from matar_tf.io.files import write_atomically
-from matar_tf.tflite._micro import MICRO_OPERATORS, check_micro
-from matar_tf.tflite._schema import is_decoded, op_name, parse_model, type_name
+from matar_tf.tflite._micro import check_micro
+from matar_tf.tflite._schema import parse_model, type_name
 from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.feeding import CPP_TYPES, resolver_calls
 
-__all__ = ["arena_bytes", "resolver_calls", "source_paths", "write_sources"]
+__all__ = ["arena_bytes", "source_paths", "write_sources"]
 
 _ALIGNMENT: Final = 16  # bytes, of flatbuffers and of the arena
 _PER_LINE: Final = 12
 _MEMBERS: Final = {"FLOAT32": "f", "INT32": "i32", "INT8": "int8", "UINT8": "uint8"}
-_TYPES: Final = {
-    "FLOAT32": "float",
-    "INT32": "int32_t",
-    "INT8": "int8_t",
-    "UINT8": "uint8_t",
-}
 _SECONDS: Final = 120.0
 _REPORTED: Final = re.compile(r"Arena allocation total (\d+) bytes")
 # Reads a file and runs zeros; the interpreter then reports on standard error.
@@ -53,16 +48,6 @@ interpreter.invoke()
 interpreter.print_allocations()
 """
 _ARENA_LIMIT: Final = 1 << 30
-
-
-def resolver_calls(model: Any) -> tuple[str, ...]:
-    """Returns how a resolver is told of the operators of a model: ``AddConv2D``.
-
-    Args:
-      model: As `parse_model` returns it; operators that decode kernels are not in it.
-    """
-    names = {op_name(model, one) for one in model.subgraphs[0].operators}
-    return tuple(sorted(f"Add{MICRO_OPERATORS[name]}" for name in names))
 
 
 def arena_bytes(content: bytes) -> int:
@@ -121,7 +106,7 @@ def write_sources(content: bytes, path: Path) -> tuple[Path, ...]:
     check_micro(model)
     paths = source_paths(path)
     name = _identifier(path.with_suffix("").name)
-    calls = [*resolver_calls(model), *(["AddDecode"] if is_decoded(content) else [])]
+    calls = resolver_calls(content)
     texts = (
         _header(name, len(content), arena_bytes(content)),
         _array(name, content, paths[0].name),
@@ -176,7 +161,7 @@ def _program(name: str, model: Any, calls: Sequence[str], header: str) -> str:
         samples.append(
             f"// {end.name}: {' x '.join(map(str, end.shape))}, "
             f"{_range_of(tensors[end.index], kind)}\n"
-            f"static const {_TYPES[kind]} sample_{place}[{count}] = {{0}};"
+            f"static const {CPP_TYPES[kind]} sample_{place}[{count}] = {{0}};"
         )
         feeds.append(
             f"  std::memcpy(interpreter.input({place})->data.raw, sample_{place}, "
@@ -205,7 +190,7 @@ int main() {{
   if (interpreter.AllocateTensors() != kTfLiteOk) return 1;
 {chr(10).join(feeds)}
   if (interpreter.Invoke() != kTfLiteOk) return 1;
-  const {_TYPES[kind]}* output = interpreter.output(0)->data.{_MEMBERS[kind]};
+  const {CPP_TYPES[kind]}* output = interpreter.output(0)->data.{_MEMBERS[kind]};
   int best = 0;
   for (int i = 1; i < {count}; ++i)
     if (output[i] > output[best]) best = i;

@@ -18,6 +18,7 @@ from matar_tf.tflite._schema import op_name, parse_model, schema, text_of
 __all__ = [
     "Input",
     "Output",
+    "grid_of",
     "inputs_of",
     "integer_inputs",
     "num_quantized_ends",
@@ -128,7 +129,7 @@ def to_levels(values: np.ndarray, tensor: Any) -> np.ndarray:
     kind = _BYTES.get(tensor.type)
     if kind is None:
         return values
-    scale, zero_point = _grid_of(tensor)
+    scale, zero_point = grid_of(tensor)
     levels = np.rint(values.astype(np.float32) * (np.float32(1) / scale)) + zero_point
     return np.clip(levels, *(np.iinfo(kind).min, np.iinfo(kind).max)).astype(kind)
 
@@ -142,11 +143,11 @@ def to_values(levels: np.ndarray, tensor: Any) -> np.ndarray:
     """
     if tensor.type not in _BYTES:
         return levels
-    scale, zero_point = _grid_of(tensor)
+    scale, zero_point = grid_of(tensor)
     return (levels.astype(np.int32) - zero_point).astype(np.float32) * scale
 
 
-def _grid_of(tensor: Any) -> tuple[np.float32, int]:
+def grid_of(tensor: Any) -> tuple[np.float32, int]:
     """Returns step and zero point of an input or output of bytes.
 
     Raises:
