@@ -253,6 +253,13 @@ class TestFiles:
             np.testing.assert_array_equal(one, two)
 
 
+def test_a_table_is_shown_as_one(narrow: bytes) -> None:
+    rows = [one for one in matar_tf.inspect(bytes(narrow)).operators if one.entry]
+    assert [one.storage for one in rows[1:6]] == ["table, 2 bits"] * 5
+    # 576 values of 2 bits, 16 bytes before 4 values, and a bias of 8 numbers.
+    assert {one.num_bytes for one in rows[1:6]} == {144 + 16 + 4 + 32}
+
+
 class TestRuntime:
     def test_rounds_in_another_way(self, shipped: Artifact) -> None:
         content = ModelBuilder(shipped).build(shipped.space.named("w3a3"))
@@ -446,11 +453,20 @@ def test_all_widths_have_tables() -> None:
 class TestSources:
     """What is written beside a file, compiled against a stand-in for the library."""
 
-    @pytest.mark.parametrize("policy", ["w3a4", "w8a8"])
-    def test_the_program_compiles_and_runs(self, policy: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("policy", "io", "member"),
+        [
+            ("w3a4", "float32", "f"),
+            ("w8a8", "int8", "int8"),
+            ("w3a4", "uint8", "uint8"),
+        ],
+    )
+    def test_the_program_compiles_and_runs(
+        self, policy: str, io: str, member: str, tmp_path: Path
+    ) -> None:
         artifact = net_artifact("digits_net")
         path = tmp_path / "4 digits.tflite"
-        found = matar_tf.export(artifact, policy, path, profile="tflm")
+        found = matar_tf.export(artifact, policy, path, profile="tflm", io=io)
         names = ["4 digits_model.h", "4 digits_model.cc", "4 digits_main.cc"]
         assert [one.name for one in found.sources] == names
         program = tmp_path / "program"
@@ -458,7 +474,7 @@ class TestSources:
             [
                 *("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror"),
                 *(
-                    "-DSTUB_MEMBER=f",
+                    f"-DSTUB_MEMBER={member}",
                     "-I",
                     str(DATA / "tflm_stub"),
                     "-I",

@@ -27,7 +27,7 @@ from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
 
-__all__ = ["DECODE", "MAX_BITS", "encode", "restore"]
+__all__ = ["DECODE", "MAX_BITS", "bits_of_index", "encode", "restore"]
 
 _schema: Any = schema_py_generated  # generated code, whose types mislead
 DECODE: Final = "TFLM_DECODE"
@@ -57,6 +57,11 @@ def encode(values: np.ndarray, num_channels: int, axis: int) -> tuple[np.ndarray
     header[5] = ((_ONE_TABLE if num_channels == 1 else axis) << 4) | bits
     content = np.concatenate([header, table.astype(np.int8).view(np.uint8)])
     return np.packbits(each.astype(np.uint8)), content
+
+
+def bits_of_index(description: Any) -> int:
+    """Returns how wide the indices into a table are, given its header."""
+    return int(description[5]) & 0x7
 
 
 def restore(model: Any) -> None:
@@ -221,7 +226,7 @@ def _read_header(
     start = [int(one) for one in header[:_HEADER_BYTES]]
     fits = len(header) > _HEADER_BYTES and start[:5] == [0, 1, 0, 0, 1]
     _expect(fits and not any(start[7:]), "look-up tables of version 1", start)
-    bits, named, stride = start[5] & 0x7, start[5] >> 4, start[6]
+    bits, named, stride = bits_of_index(start), start[5] >> 4, start[6]
     fits = 1 <= bits <= MAX_BITS and not start[5] & 0x8 and stride <= _MAX_STRIDE
     _expect(fits, f"indices of 1 to {MAX_BITS} bits", start)
     is_one = named == _ONE_TABLE

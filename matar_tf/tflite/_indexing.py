@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.tflite._containers import Kernel, Storage
-from matar_tf.tflite._decoding import DECODE, MAX_BITS, encode
-from matar_tf.tflite._schema import schema, set_buffer, tensor_array
+from matar_tf.tflite._decoding import DECODE, MAX_BITS, bits_of_index, encode
+from matar_tf.tflite._schema import (
+    is_decoded,
+    parse_model,
+    parse_stored,
+    schema,
+    set_buffer,
+    tensor_array,
+    text_of,
+)
 
-__all__ = ["is_smaller", "store_indices", "tables_of"]
+__all__ = ["is_smaller", "store_indices", "stored_tables", "tables_of"]
 
 # In a file, beside data: a decoding operator with two more tensors (88), what it is
 # called (96, of all together), and what the next vectors may be moved by.
@@ -52,6 +61,21 @@ def store_indices(
         if one is not None
     ]
     return tuple(storages)
+
+
+def stored_tables(content: bytes) -> dict[str, tuple[int, int]]:
+    """Returns bits of an index and bytes saved against int8, by a kernel's name."""
+    if not is_decoded(content):
+        return {}
+    plain, model = parse_model(content), parse_stored(content)
+    found: dict[str, tuple[int, int]] = {}
+    for place, tensor in enumerate(model.subgraphs[0].tensors):
+        for table in tables_of(model, place):
+            held = [len(model.buffers[one.buffer].data) for one in (tensor, table)]
+            size = math.prod(map(int, plain.subgraphs[0].tensors[place].shape))
+            bits = bits_of_index(model.buffers[table.buffer].data)
+            found[text_of(tensor.name)] = bits, size - sum(held)
+    return found
 
 
 def tables_of(model: Any, kernel: int) -> list[Any]:
@@ -115,7 +139,7 @@ def _bytes(model: Any, tensor: Any, values: np.ndarray) -> Any:
 
 
 def _find_code(model: Any) -> int | None:
-    codes = [one.customCode for one in model.operatorCodes]
+    codes = [text_of(one.customCode) for one in model.operatorCodes]
     return codes.index(DECODE) if DECODE in codes else None
 
 
