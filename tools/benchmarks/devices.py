@@ -47,7 +47,7 @@ _MOST_OVER: Final = 1.15  # times weights, tables and rest
 _NUM_SEARCHED: Final = 5
 _KEYWORDS_SHAPE: Final = (49, 10, 1)  # of MLPerf Tiny's keyword spotting
 _NUM_KEYWORDS: Final = 12
-_TARGET: Final = "cortex_m4_cmsis_nn"
+_TARGET: Final = "mpic"
 _SEARCH_SAMPLES: Final = 200
 _SEARCH_EVALUATIONS: Final = 40
 _BATCH: Final = 100
@@ -66,7 +66,7 @@ def measure_devices(data_spec: str, *, num_samples: int) -> Iterator[Bar]:
     searched = _searched(artifact)
     yield from _shares("ResNet-8", artifact, searched)
     dscnn = _dscnn()
-    drawn = draw_policies(dscnn.space, IndependentSampler(), 1, _NUM_SEARCHED)
+    drawn = draw_policies(dscnn.space, IndependentSampler(), _NUM_SEARCHED, 1)
     uniform = {name: dscnn.space.named(name) for name in _LIMITS}
     mixed = {f"mixed {number}": one for number, one in enumerate(drawn)}
     yield from _shares("DS-CNN", dscnn, {**uniform, **mixed})
