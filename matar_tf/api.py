@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import DataLike, as_data
+from matar_tf.data import Data, DataLike, as_data
 from matar_tf.errors import (
     SearchError,
     did_you_mean,
@@ -34,6 +34,7 @@ from matar_tf.given import (
     checked_target,
     named_policies,
 )
+from matar_tf.onnx.formats import DEFAULT_FORMAT, check_format, onnx_writer
 from matar_tf.pricing import estimate as _estimate
 from matar_tf.pricing.model import Cost
 from matar_tf.reporting.card_page import model_card as _card_of
@@ -41,15 +42,15 @@ from matar_tf.reporting.shown import ShownMatrix, ShownResult
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.export import with_file_sizes
 from matar_tf.run.plan import make_run
-from matar_tf.run.predicting import metrics_of_run
+from matar_tf.run.predicting import aimed, metrics_of_run
 from matar_tf.run.report import RunReport, read_report
 from matar_tf.run.retarget import Outcome
 from matar_tf.run.retarget import retarget as _retarget
 from matar_tf.run.searches import search_one
-from matar_tf.run.settings import settings_of
+from matar_tf.run.settings import RunSettings, settings_of
 from matar_tf.targets import list_targets
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.c_sources import write_sources
+from matar_tf.tflite.c_sources import check_sources, write_sources
 from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.export import (
     ExportedModel,
@@ -57,8 +58,9 @@ from matar_tf.tflite.export import (
     check_output,
     export_model,
 )
-from matar_tf.tflite.fitting_data import for_inputs
+from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
+from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 
 __all__ = [
@@ -138,12 +140,10 @@ def search(
     Raises:
       MatarError: If something does not fit, or no policy meets the limits.
     """
-    artifact, given = as_artifact(network), as_optional_data(data)
-    options = {**_options(options, "search")}
-    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
-    run = make_run(
-        artifact, [as_target(target)], given, settings_of(artifact.space, **options)
-    )
+    artifact = as_artifact(network)
+    given = as_optional_data(artifact, data)
+    settings = _settings(artifact, given, _options(options, "search"))
+    run = make_run(artifact, [as_target(target)], given, settings)
     result = with_file_sizes(run, search_one(run))
     return ShownResult.of(result, artifact.accuracy.get("float"))
 
@@ -183,10 +183,9 @@ def retarget(
     Raises:
       MatarError: If something does not fit, or the folder holds anything else.
     """
-    artifact, given = as_artifact(network), as_optional_data(data)
-    options = {**_options(options, "retarget")}
-    options["metrics"] = options.get("metrics") or metrics_of_run(artifact, given)
-    settings = settings_of(artifact.space, **options)
+    artifact = as_artifact(network)
+    given = as_optional_data(artifact, data)
+    settings = _settings(artifact, given, _options(options, "retarget"))
     run = make_run(artifact, as_targets(targets), given, settings)
     outcome = _retarget(
         run, output, resume=resume, overwrite=overwrite, reference=reference
@@ -196,33 +195,49 @@ def retarget(
     return replace(outcome, results=results)
 
 
+def _settings(
+    artifact: Artifact, data: Data | None, options: Mapping[str, Any]
+) -> RunSettings:
+    """Returns what a search is asked for, with what follows from its samples."""
+    metrics = options.get("metrics") or metrics_of_run(artifact, data)
+    settings = settings_of(artifact.space, **{**options, "metrics": metrics})
+    if options.get("objectives") is None:
+        settings = aimed(settings, artifact, data)
+    return settings
+
+
 # Each is a keyword by itself, as of the functions beside it.
 def export(  # noqa: PLR0913
     network: Network,
     policy: PolicyLike,
     path: str | Path,
     *,
+    format: str = DEFAULT_FORMAT,
     profile: str = DEFAULT_PROFILE,
     io: str = "float32",
     target: TargetLike | None = None,
     data: DataLike | None = None,
     metrics: Iterable[str] | None = None,
     reference: Reference | None = None,
+    allow_odd_data: bool = False,
     overwrite: bool = False,
 ) -> ExportedModel:
-    """Writes the ``.tflite`` file of a policy; for microcontrollers C++ sources, too.
+    """Writes the file of a policy; for microcontrollers C++ sources, too.
 
     Args:
       network: What `load_artifact` returned, or its path.
       policy: The policy.
-      path: Where to write; ends in ``.tflite``.
-      profile: How the file stores kernels; see `matar_tf.tflite.profiles`.
-      io: Type of its inputs and outputs: ``float32``, or ``int8`` or ``uint8`` on the
-        grids that the file names.
+      path: Where to write; ends in ``.tflite``, or ``.onnx`` by the format.
+      format: ``tflite``; ``qonnx``, for compilers of FPGAs; ``onnx``, for onnxruntime.
+      profile: How a ``.tflite`` file stores kernels; see `matar_tf.tflite.profiles`.
+      io: Type of inputs and outputs of a ``.tflite`` file: ``float32``, or ``int8`` or
+        ``uint8`` on the grids that it names.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
-      metrics: Which these are; as for `evaluate`.
-      reference: Outputs that the file must agree with on `data`, or None.
+      metrics: Which these are, measured where the file runs; as for `evaluate`.
+      reference: Outputs that a ``.tflite`` file must agree with on `data`, or None.
+      allow_odd_data: Whether to go on, with a warning, where samples or labels can
+        hardly be meant so.
       overwrite: Whether to replace a file that is there.
 
     Raises:
@@ -230,8 +245,13 @@ def export(  # noqa: PLR0913
     """
     artifact = as_artifact(network)
     chosen = as_policy(artifact, policy)
-    with_sources = get_profile(profile).runtime == "tflm"
-    check_output(path, overwrite=overwrite, with_sources=with_sources)
+    compares = reference is not None
+    suffix = check_format(format, profile=profile, compares=compares, io=io)
+    check_output(path, overwrite=overwrite, suffix=suffix)
+    write_onnx = None if format == DEFAULT_FORMAT else onnx_writer()
+    runtime = get_profile(profile).runtime
+    if runtime == "tflm":
+        check_sources(path, overwrite=overwrite)
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
     if target is not None:
@@ -240,11 +260,21 @@ def export(  # noqa: PLR0913
     if data is not None:
         given = for_inputs(as_data(data), artifact.template)
         samples = given.x_test
+        check_data(artifact, given, metrics=metrics, allow_odd_data=allow_odd_data)
+        check_plausible(artifact, given, allow_odd_data=allow_odd_data)
         content = builder.build(chosen, profile=profile, io=io)
         metadata["metrics"] = evaluate_model(
-            content, given, metrics=metrics, runtime=get_profile(profile).runtime
+            content,
+            given,
+            metrics=metrics,
+            runtime=runtime,
+            allow_odd_data=allow_odd_data,
         )
         metadata["num_samples"] = given.num_samples
+    if write_onnx is not None:
+        return write_onnx(
+            artifact, builder, chosen, path, form=format, metadata=metadata
+        )
     exported = export_model(
         builder,
         chosen,
@@ -255,7 +285,7 @@ def export(  # noqa: PLR0913
         samples=samples,
         reference=reference,
     )
-    if not with_sources:
+    if runtime != "tflm":
         return exported
     content = builder.build(chosen, metadata, profile=profile, io=io)
     return replace(exported, sources=write_sources(content, exported.path))
@@ -268,6 +298,7 @@ def evaluate(
     metrics: Iterable[str] | None = None,
     runtime: str = "litert",
     threads: int = 1,
+    allow_odd_data: bool = False,
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file.
 
@@ -282,6 +313,8 @@ def evaluate(
         accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
       runtime: ``litert``, ``tflite_runtime``, ``tensorflow`` or ``tflm``.
       threads: Threads of the interpreter.
+      allow_odd_data: Whether to go on, with a warning, where samples can hardly be
+        meant so: those of another range than the input's grid.
 
     Raises:
       MatarError: If the file cannot be run, or the data do not fit it.
@@ -292,6 +325,7 @@ def evaluate(
         metrics=metrics,
         runtime=runtime,
         num_threads=threads,
+        allow_odd_data=allow_odd_data,
     )
 
 

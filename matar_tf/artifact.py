@@ -20,11 +20,13 @@ from typing import Any, Final
 
 from matar_tf.consistency import (
     check_entries,
+    check_inputs,
     check_outputs,
     check_places,
     checked_workload,
 )
 from matar_tf.errors import ArtifactError, MatarError, printable, shown
+from matar_tf.inputs import inputs_from_json
 from matar_tf.io.archive import MAX_ARRAY_BYTES, Members, check_arrays, check_size
 from matar_tf.io.files import as_path, check_parent, new_folder, write_atomically
 from matar_tf.io.json_reader import MAX_JSON_BYTES, JsonReader
@@ -63,7 +65,7 @@ _OLD_KEYS: Final = (  # of schema_version 3, without a digest of the manifest
     *("provenance", "sha256"),
 )
 _KEYS: Final = {3: _OLD_KEYS, SCHEMA_VERSION: (*_OLD_KEYS, DIGEST_KEY)}
-_OUTPUTS: Final = "outputs"  # a key that earlier versions did not write
+_OUTPUTS, _INPUTS = "outputs", "inputs"  # keys that earlier versions did not write
 _MAX_BYTES = 1 << 31  # of all members
 # Kernels take one byte a weight in it, and four among the parameters.
 _MAX_TEMPLATE_BYTES: Final = MAX_ARRAY_BYTES // 3
@@ -227,11 +229,13 @@ def _parse(members: Members, path: Path, expected: str | None = None) -> Artifac
             if measured is None
             else Measurements.from_json(_READER.parse(measured, MEASUREMENTS), space),
             outputs=outputs_from_json(manifest.get(_OUTPUTS, {})),
+            inputs=inputs_from_json(manifest.get(_INPUTS, {})),
             name=printable(path.stem),
             source=source,
         )
         check_entries(artifact, path)
         check_outputs(artifact, path)
+        check_inputs(artifact, path)
         return replace(artifact, workload=checked_workload(artifact, checked, path))
 
 
@@ -245,7 +249,7 @@ def _read_manifest(content: bytes, path: Path) -> dict[str, Any]:
                 f"{shown(version)}; package the model again, or use the version of "
                 "matar_tf that wrote it."
             )
-        optional = {_OUTPUTS} & set(value if isinstance(value, dict) else ())
+        optional = {_OUTPUTS, _INPUTS} & set(value if isinstance(value, dict) else ())
         keys = (*_KEYS[version or SCHEMA_VERSION], *optional)
         return _READER.object(value, MANIFEST, keys)
     except ArtifactError as error:

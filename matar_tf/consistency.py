@@ -12,12 +12,18 @@ from matar_tf.space import PolicySpace
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite._fingerprints import check_fingerprints
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.ends import outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of
 from matar_tf.tflite.template import Template
 from matar_tf.tflite.workload import read_workload
 from matar_tf.workload import Workload
 
-__all__ = ["check_entries", "check_outputs", "check_places", "checked_workload"]
+__all__ = [
+    "check_entries",
+    "check_inputs",
+    "check_outputs",
+    "check_places",
+    "checked_workload",
+]
 
 
 def check_entries(artifact: Artifact, path: Path) -> None:
@@ -57,6 +63,21 @@ def check_outputs(artifact: Artifact, path: Path) -> None:
     if said and said != there:
         raise ArtifactError(
             f"Expected in {path} outputs as those of its template, {shown(there)}, got "
+            f"{shown(said)}; package the model again."
+        )
+
+
+def check_inputs(artifact: Artifact, path: Path) -> None:
+    """Checks that what is said of inputs is of those of the template.
+
+    Raises:
+      ArtifactError: If it is not.
+    """
+    there = {one.name: one.shape for one in inputs_of(artifact.template)}
+    said = {name: one.shape for name, one in artifact.inputs.items()}
+    if said and said != there:
+        raise ArtifactError(
+            f"Expected in {path} inputs as those of its template, {shown(there)}, got "
             f"{shown(said)}; package the model again."
         )
 

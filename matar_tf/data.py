@@ -35,14 +35,15 @@ __all__ = [
     "Data",
     "DataLike",
     "as_data",
+    "by_ends",
     "import_function",
     "load_data",
     "read_arrays",
 ]
 
 DIGITS: Final = "digits"
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _REQUIRED = ("x_test", "y_test")
+_KEYS = ("x_train", "y_train", *_REQUIRED)
 _REMEDY = "write it with numpy.savez, of plain arrays, labels as integers"
 _MOST_NAMES = 10  # of arrays, in an error
 _NUM_TEST_DIGITS = 500
@@ -73,6 +74,7 @@ class Data:
       x_train: Training samples, or None.
       y_train: Training labels, or None.
       scaled: Keys of samples that were unsigned bytes: ``x_test``, ``x_test/NAME``.
+      is_labelled: Whether labels are known; else they are what a network answers.
 
     Raises:
       DataError: If arrays are not of these kinds, not finite, or do not fit together.
@@ -84,6 +86,7 @@ class Data:
     x_train: Any = None
     y_train: Any = None
     scaled: frozenset[str] = frozenset()
+    is_labelled: bool = True
 
     def __post_init__(self) -> None:
         if (self.x_train is None) != (self.y_train is None):
@@ -208,8 +211,7 @@ def as_data(value: DataLike, *, training: bool = False) -> Data:
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
     remedy = "add the labels" if shape else "give it in one of these forms"
     if isinstance(value, (list, tuple)):
-        shape = f" of {len(value)}"
-        remedy = "give a tuple of the two alone"
+        shape, remedy = f" of {len(value)}", "give a tuple of the two alone"
     raise DataError(
         "Expected samples and labels as (x, y), a mapping of arrays, the path of an "
         f".npz file or matar_tf.Data, got {type(value).__name__}{shape}; {remedy}."
@@ -270,13 +272,13 @@ def _load_digits() -> Data:
 
 
 def _load_file(path: str, keys: Sequence[str]) -> Data:
-    arrays = _by_ends(path, read_arrays(path, keys, required=_REQUIRED))
+    arrays = by_ends(path, read_arrays(path, keys, required=_REQUIRED))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)  # bytes are the form of files
         return _from_arrays(path, arrays)
 
 
-def _by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns arrays by key, those of names under a key as a mapping by these."""
     found: dict[str, Any] = {}
     for key, array in arrays.items():

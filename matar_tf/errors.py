@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from typing import ClassVar, Final
 
 __all__ = [
+    "INSIST",
     "ArtifactError",
     "DataError",
     "ExportError",
     "MatarError",
     "MatarWarning",
     "ModelError",
+    "OddDataError",
     "PolicyError",
     "SearchError",
     "StoreError",
@@ -30,6 +32,8 @@ __all__ = [
     "shown",
 ]
 
+# The end of what is said of odd data: how to use them nevertheless.
+INSIST: Final = "pass allow_odd_data=True to go on with them as they are"
 _MAX_WORD: Final = 300  # characters; paths of files are shorter
 _MAX_LINE: Final = 1000
 _MAX_LINES: Final = 40
@@ -65,6 +69,10 @@ class ModelError(MatarError):
 
 class DataError(MatarError):
     """Samples or labels are missing or have the wrong shape."""
+
+
+class OddDataError(DataError):
+    """Samples or labels can be used, but hardly as they are; one may insist."""
 
 
 class ArtifactError(MatarError):

@@ -38,7 +38,7 @@ _UNLIKELY: Final = 0.01  # chance below which samples are of another kind
 _ALIKE: Final = 0.35  # correlation of the luck of policies that are alike
 _SCATTER: Final = 0.25  # of a variance of misses: what a score is off the metric by
 _LOOSE: Final = 2.0  # the same, of the divergence alone
-_STRETCHES: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
+_STRETCHES: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _GAIN: Final = 3.0  # of log likelihood, for which misses are taken to be larger
 _CLEAR: Final = 2.0  # errors that a slope is from 0 by, to tell anything
 _NUM_REWEIGHTED: Final = 3
@@ -66,7 +66,7 @@ class Estimator:
         self._base = float(guess.expected[0])
         apart = guess.expected - self._base
         sensors = [evidence.metrics[name] for name in _told_by(predictor, evidence)]
-        found = [_in_units(one, apart, guess.misses) for one in sensors]
+        found = [_in_units(one, apart, guess) for one in sensors]
         found = [one for one in found if one is not None]
         self._rows: PolicyRows | None = None
         if found and len(apart) > 1:
@@ -161,7 +161,7 @@ class Estimator:
         self, pairs: Pairs, apart: Array, guess: Guess, num_samples: int
     ) -> None:
         """Joins the level, and how far policies are apart, with what was measured."""
-        weights = 1.0 / np.maximum(pairs.errors**2 + guess.misses, _TINY**2)
+        weights = 1.0 / (_errors(pairs, guess) ** 2 + guess.misses + _TINY)
         weights[0] = 0.0
         # Policies' luck is alike, so that many of them tell little more than a few.
         number = len(apart) - 1
@@ -214,24 +214,34 @@ def _told_by(predictor: Predictor, evidence: Evidence) -> list[str]:
     return found or [name for name in (DIVERGENCE,) if name in evidence.metrics]
 
 
-def _in_units(pairs: Pairs, apart: Array, misses: Array) -> tuple[Array, Array] | None:
+def _in_units(pairs: Pairs, apart: Array, guess: Guess) -> tuple[Array, Array] | None:
     """Returns by how much figures miss a guess, in its unit, and the errors of that.
 
     None where they tell nothing of it.
     """
     slope = 0.0
-    variances = pairs.errors**2 + _TINY
+    errors = _errors(pairs, guess)
     information = 0.0
     for _ in range(_NUM_REWEIGHTED):
-        weights = 1.0 / (variances + slope**2 * misses)
+        weights = 1.0 / (errors**2 + slope**2 * guess.misses + _TINY)
         weights[0] = 0.0
         information = float(np.sum(weights * apart**2))
         if information <= 0.0:
             return None
         slope = float(np.sum(weights * apart * pairs.differences)) / information
-    if abs(slope) < _CLEAR / math.sqrt(information):
+    if abs(slope) * math.sqrt(information / (1.0 + _ALIKE * (len(apart) - 2))) < _CLEAR:
         return None
-    return pairs.differences / slope - apart, pairs.errors / abs(slope)
+    return pairs.differences / slope - apart, errors / abs(slope)
+
+
+def _errors(pairs: Pairs, guess: Guess) -> Array:
+    """Returns the errors of differences.
+
+    Those of few parts are too rough to tell policies apart by; how they are spread over
+    policies is known of the developer's samples.
+    """
+    luck = guess.luck / max(float(guess.luck[1:].sum()), _TINY**2)
+    return np.sqrt(float((pairs.errors[1:] ** 2).sum()) * luck)
 
 
 def _sentence(

@@ -18,8 +18,6 @@ from matar_tf.policy import Policy
 
 __all__ = ["Evidence", "Pairs"]
 
-_SHARED = 0.5  # of a squared error that all policies have in common: few parts tell few
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
@@ -83,7 +81,6 @@ def _pairs(name: str, parts: Array) -> Pairs:
         )
     apart = parts - parts[:, :1]
     squares = apart.var(axis=0, ddof=1) / num_parts
-    squares = (1.0 - _SHARED) * squares + _SHARED * squares.mean()
     return Pairs(
         differences=apart.mean(axis=0),
         errors=np.sqrt(squares),

@@ -146,8 +146,9 @@ _GIVEN: Final[Mapping[CostKind, frozenset[str]]] = {
 }
 _KIB: Final = 2.0**-10
 _BETTER_IF_LARGER: Final = (  # ends of names
-    *("accuracy", "argmax_agreement", "mean_iou", "auc"),
+    *("accuracy", "agreement", "mean_iou", "auc"),
 )
+_SHARES: Final = ("accuracy", "agreement")  # and top_K_accuracy
 _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("accuracy", "accuracy", "%", "measured", 100.0, ",.2f"),
     ("search_accuracy", "searched", "%", "measured", 100.0, ",.2f"),
@@ -158,6 +159,7 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("mean_squared_error", "squared error", "", "measured", 1.0, ".4g"),
     ("mean_absolute_error", "absolute error", "", "measured", 1.0, ".4g"),
     ("smooth_l1", "smooth L1", "", "measured", 1.0, ".4g"),
+    ("agreement", "same class", "%", "measured", 100.0, ",.2f"),
     ("argmax_agreement", "agreement", "%", "measured", 100.0, ",.2f"),
     ("mean_weight_bits", "W bits", "", "counted", 1.0, ",.2f"),
     ("mean_activation_bits", "A bits", "", "counted", 1.0, ",.2f"),
@@ -182,14 +184,14 @@ FIGURES: Final = tuple(
         scale=scale,
         form=form,
         maximize=name.endswith(_BETTER_IF_LARGER),
-        is_share=name == "accuracy",
+        is_share=name in _SHARES,
     )
     for name, header, unit, kind, scale, form in _FIGURES
 )
 _BY_NAME: Final = {figure.name: figure for figure in FIGURES}
 _METRICS: Final = frozenset(
     {
-        *("accuracy", "loss", "mean_iou", "auc", "binary_accuracy"),
+        *("accuracy", "agreement", "loss", "mean_iou", "auc", "binary_accuracy"),
         *("mean_squared_error", "mean_absolute_error", "smooth_l1"),
     }
 )
@@ -285,7 +287,7 @@ def top_k_of(name: str) -> int | None:
 
 def is_share(name: str) -> bool:
     """Returns whether a metric is the share of samples that were classified rightly."""
-    return name == "accuracy" or top_k_of(name) is not None
+    return name in _SHARES or top_k_of(name) is not None
 
 
 def is_metric_value(name: str, value: object) -> bool:

@@ -33,6 +33,10 @@ FLOAT_KINDS: Final = {
     "CenterCrop": _float(),
     "Conv3D": _float("kernel"),
     "Conv3DTranspose": _float(_TRANSPOSED),
+    **dict.fromkeys(
+        ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _float(inner=("cell",))
+    ),
+    "ConvLSTMCell": _float(*_RECURRENT),
     "Cropping3D": _float(),
     "Dot": _float(),
     "Embedding": _float(_EMBEDDINGS),

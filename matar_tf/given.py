@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
+
+import numpy as np
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.data import Data, DataLike, as_data
@@ -13,6 +15,7 @@ from matar_tf.policy import Policy
 from matar_tf.pricing import check_policy
 from matar_tf.results import Candidate
 from matar_tf.targets import Target, load_target
+from matar_tf.tflite.answers import answered, samples_alone
 from matar_tf.tflite.export import ExportedModel, read_model
 
 __all__ = [
@@ -36,9 +39,16 @@ TargetLike: TypeAlias = "Target | str | Path"
 ModelLike: TypeAlias = "ExportedModel | str | Path | bytes"
 
 
-def as_optional_data(data: DataLike | None) -> Data | None:
-    """Returns samples and labels, if there are any."""
-    return None if data is None else as_data(data)
+def as_optional_data(
+    artifact: Artifact, data: DataLike | np.ndarray | None
+) -> Data | None:
+    """Returns samples and labels, if there are any; samples alone get a network's."""
+    if data is None:
+        return None
+    alone = samples_alone(data)
+    return (
+        as_data(cast("DataLike", data)) if alone is None else answered(artifact, *alone)
+    )
 
 
 def as_artifact(network: Network) -> Artifact:

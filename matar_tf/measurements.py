@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final, cast
 
@@ -74,6 +74,9 @@ class Levels:
         shape = (len(self.policies),)
         object.__setattr__(self, "metrics", _checked(self.metrics, shape))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (Levels, _plain(self))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measurements:
@@ -118,6 +121,9 @@ class Measurements:
                 f"{self.trained_on} and {'no ' * (self.levels is None)}levels; measure "
                 "again."
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (Measurements, _plain(self))
 
     def __repr__(self) -> str:
         source = "trained on" if self.trained_on else "held out"
@@ -179,6 +185,20 @@ class Measurements:
             levels=levels,
             cross_validation=_READER.field(document, "cross_validation", dict),
         )
+
+
+def _made(kind: type[Any], values: dict[str, Any]) -> Any:
+    """Returns what was pickled."""
+    return kind(**values)
+
+
+def _plain(one: Any) -> dict[str, Any]:
+    """Returns the fields of an object with mappings that pickle."""
+    found = {field.name: getattr(one, field.name) for field in fields(one)}
+    return {
+        key: dict(value) if isinstance(value, Mapping) else value
+        for key, value in found.items()
+    }
 
 
 def _check_policies(policies: Sequence[Policy], least: int) -> None:

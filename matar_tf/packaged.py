@@ -15,6 +15,7 @@ import numpy as np
 
 from matar_tf.errors import ArtifactError, MatarError, readable_line
 from matar_tf.figures import is_metric_value
+from matar_tf.inputs import InputInfo, inputs_to_json
 from matar_tf.io.json_reader import JsonReader, json_text
 from matar_tf.measurements import Measurements
 from matar_tf.outputs import OutputInfo, outputs_to_json
@@ -85,6 +86,7 @@ class Artifact:
       extras: Optional members by file name, such as ``network.json``.
       measurements: What the developer measured of many policies, or None.
       outputs: What each output is, by name; empty for networks of earlier versions.
+      inputs: What samples of each input were, by name; empty if it is not known.
       name: What the network is called where it is shown: that of the file it was read
         from.
       source: That file; None for a network that was packaged here.
@@ -106,6 +108,7 @@ class Artifact:
     extras: Mapping[str, bytes] = field(default_factory=dict)
     measurements: Measurements | None = None
     outputs: Mapping[str, OutputInfo] = field(default_factory=dict)
+    inputs: Mapping[str, InputInfo] = field(default_factory=dict)
     name: str = "network"
     source: Source | None = None
 
@@ -240,6 +243,7 @@ class Artifact:
             "provenance": self.provenance,
             # Manifests of earlier versions have none, and stay as they were.
             **({"outputs": outputs_to_json(self.outputs)} if self.outputs else {}),
+            **({"inputs": inputs_to_json(self.inputs)} if self.inputs else {}),
             "sha256": {
                 name: hashlib.sha256(content).hexdigest()
                 for name, content in members.items()

@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
-
 _Json: TypeAlias = dict[str, Any]
 _READER: Final = JsonReader(SearchError)
 

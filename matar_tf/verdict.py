@@ -81,7 +81,9 @@ def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
         return ()
     figure = figure_of(metric.name, result.heads)
     best = min(result.front, key=lambda one: metric.to_minimized(one.value(metric)))
+    # Of one output of several, or of agreement, that is too much said.
     is_whole = figure.is_share and figure == figure_of(metric.name)
+    is_whole = is_whole and figure.name != "agreement"
     word = "Most accurate" if is_whole else f"Best {figure.header}"
     value = _text(figure, best.value(metric))
     alike = _not_told_apart(result, metric, best) if figure.is_share else ""

@@ -18,7 +18,7 @@ import matar_tf as mt
 from matar_tf.commands._command import Command
 from matar_tf.commands._program import call as program
 from matar_tf.data import Data
-from matar_tf.errors import DataError, MatarWarning
+from matar_tf.errors import DataError, MatarWarning, OddDataError
 from matar_tf.run.plan import make_run
 from matar_tf.run.settings import settings_of
 from matar_tf.targets import load_target
@@ -109,7 +109,23 @@ class TestNote:
         assert range_note(samples(np.linspace(3.0, 18.9375, 64)), BYTES) is None
         note = range_note(samples(np.linspace(3.0, 18.9, 64)), BYTES)
         assert "use 6.2% of the range" in str(note)
-        assert "use 0.4% of the range" in str(range_note(samples([0, 1]), BYTES))
+        assert "use 0.8% of the range" in str(range_note(samples([0, 2]), BYTES))
+
+    @pytest.mark.parametrize(
+        ("high", "is_refused"),
+        [(0.49, False), (0.51, True), (1.0, True), (1.005, True), (1.01, False)],
+    )
+    def test_refuses_what_255_times_as_large_would_fill_the_grid(
+        self, high: float, is_refused: bool
+    ) -> None:
+        # At least half of it, and no more than 1.5 steps beyond: 256.5 / 255.
+        given = samples(np.linspace(0.0, high, 50))
+        if not is_refused:
+            assert "of the range" in str(range_note(given, BYTES))
+            return
+        with pytest.raises(OddDataError, match="divided by 255 once too often"):
+            range_note(given, BYTES)
+        assert range_note(samples(255.0 * given.x_test[:, 0]), BYTES) is None
 
     @pytest.mark.parametrize("num_far", [50, 51])
     def test_refuses_what_lies_far_outside(self, num_far: int) -> None:
@@ -178,8 +194,8 @@ class TestNote:
         unit = InputGrid(step=1 / 255, low=0.0, high=1.0)
         quiet = np.linspace(0.0, 16 / 255, 100)
         assert range_note(samples(0.9 * quiet), unit) is not None
-        counts = np.arange(100) % 2
-        assert "use 0.4%" in str(range_note(samples(counts), BYTES))
+        counts = np.arange(100) % 3
+        assert "use 0.8%" in str(range_note(samples(counts), BYTES))
 
     def test_speaks_of_equal_samples(self) -> None:
         for grid in (BYTES, None):
@@ -223,6 +239,11 @@ class TestDoors:
             (lambda x, y: (2.0 * x - 1.0, y), "input grid"),
             (lambda x, y: (np.uint8(16.0 * x), y), r"unsigned bytes of 0\.\.16 in"),
             (lambda x, y: (255.0 * x * (x > 0.9), y), r"got 0\.\.255 in"),
+            (lambda x, y: (x / 255.0, y), "multiply them by that, or pass allow_odd"),
+            (
+                lambda x, y: (x.transpose(0, 3, 1, 2), y),
+                r"give x\.transpose\(0, 2, 3, 1\), with the axis of channels last",
+            ),
             (lambda x, y: (x, np.eye(10)[y]), "one-hot"),
             (lambda x, y: (x, y.astype(np.float32)), r"y\.astype\(int\)"),
             (lambda x, y: (x, y[:1]), "60 labels"),
@@ -254,7 +275,7 @@ class TestDoors:
     @pytest.mark.parametrize(
         ("change", "sentence"),
         [
-            (lambda x, y: (x / 255.0, y), "use 0.4% of the range"),
+            (lambda x, y: (x / 100.0, y), "use 1.0% of the range"),
             (lambda x, y: (1.3 * x, y), "are outside of the range"),
             (lambda x, y: (x, np.full_like(y, 3)), "All 60 labels of .* are 3"),
         ],
@@ -269,6 +290,32 @@ class TestDoors:
         assert [one.category for one in found] == [MatarWarning]
         with pytest.warns(MatarWarning, match=sentence):
             check_data(digits_artifact(), Data(x_test=given[0], y_test=given[1]))
+
+
+def test_one_may_insist(tmp_path: Path) -> None:
+    artifact, file, given = (
+        digits_artifact(),
+        content(),
+        (255 * DATA.x_test, DATA.y_test),
+    )
+    insisting: dict[str, Callable[[Any], object]] = {
+        "search": lambda more: mt.search(artifact, "mpic", given, **OPTIONS, **more),
+        "holdout": lambda more: mt.search(
+            artifact, "mpic", given, holdout=0.5, **OPTIONS, **more
+        ),
+        "evaluate": lambda more: mt.evaluate(file, given, **more),
+        "export": lambda more: mt.export(
+            artifact, "w8a8", tmp_path / "a.tflite", data=given, **more
+        ),
+        "measure": lambda more: mt.measure(
+            artifact, given, num_policies=12, progress=False, **more
+        ),
+    }
+    for name, door in insisting.items():
+        with pytest.raises(OddDataError, match="or pass allow_odd_data=True to go on"):
+            door({})
+        with pytest.warns(MatarWarning, match=r"input grid, 0\.\.1, got 0\.\.255"):
+            assert door({"allow_odd_data": True}), name
 
 
 @pytest.mark.parametrize("form", ["column", "bytes"])
@@ -322,7 +369,9 @@ class TestPrograms:
         values = {one: value for one, value in values.items() if value is not None}
         values |= {"data": str(tmp_path / "data.npz")}
         if factor == 255.0:
-            assert "input grid, 0..1, got 0..255" in fails(capsys, name, **values)
+            line = fails(capsys, name, **values)
+            assert "input grid, 0..1, got 0..255" in line
+            assert "or pass --allow_odd_data to go on" in line
             assert not (tmp_path / "out").exists()
             assert not (tmp_path / "out.tflite").exists()
             return

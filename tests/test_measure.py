@@ -245,10 +245,14 @@ class TestCommand:
         assert "exists" in line
         write_artifact(digits_artifact(), tmp_path / "new.matar", overwrite=True)
 
-    def test_package_names_both_or_neither(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("flag", [{"measure": 100}, {"channels": "RGB"}])
+    def test_package_needs_data_to_speak_of(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        flag: dict[str, object],
     ) -> None:
         (tmp_path / "m.h5").touch()
-        values = {"output": str(tmp_path / "net"), "measure": 100}
+        values = {"output": str(tmp_path / "net"), **flag}
         line = fails(capsys, "package", str(tmp_path / "m.h5"), **values)
-        assert "Expected --measure and --data together" in line
+        assert f"Expected --data beside --{next(iter(flag))}, got none" in line

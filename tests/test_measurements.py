@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ def document(**changes: Any) -> dict[str, Any]:
         "cross_validation": {"spearman": -0.5},
     }
     return {**whole, **changes}
+
+
+def test_goes_to_other_processes() -> None:
+    measured = Measurements.from_json(document(), SPACE)
+    again = pickle.loads(pickle.dumps(measured))
+    assert again.to_json(SPACE) == document()
 
 
 def test_is_read_as_it_was_written() -> None:

@@ -6,29 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.graphs import graph_of, options_of
+from fixtures.graphs import graph_of
 from fixtures.kernels import run_builtin
+from fixtures.operator_graphs import MOVES, resize_of
 
 from matar_tf.tflite._schema import quantization, write_model
 from matar_tf.tflite.bilinear import blend_of, builtin_blend_of
 from matar_tf.tflite.simulator import simulate_tensors
 from matar_tf.tflite.verify import run_all_tensors
 
-IMAGE = (1, 4, 6, 8)
 STEP = 0.5
 ALL, FOUR_BITS = (-128, 0), (112, 112)  # lowest level in int8, and zero point
-
-
-def slice_of(result: Any, begins: Any, ends: Any, steps: Any, **masks: int) -> Any:
-    options = options_of("StridedSliceOptions", **masks)
-    return graph_of("STRIDED_SLICE", IMAGE, result, options, begins, ends, steps)
-
-
-def resize_of(name: str, source: Any, height: int, width: int) -> Any:
-    kinds = {"BILINEAR": "ResizeBilinear", "NEAREST_NEIGHBOR": "ResizeNearestNeighbor"}
-    options = options_of(f"{kinds[name]}Options", halfPixelCenters=True)
-    result = (1, height, width, source[3])
-    return graph_of(f"RESIZE_{name}", source, result, options, [height, width])
 
 
 def check(model: Any, grid: tuple[int, int], samples: int = 4) -> np.ndarray:
@@ -49,73 +37,6 @@ def check(model: Any, grid: tuple[int, int], samples: int = 4) -> np.ndarray:
         np.testing.assert_array_equal(found, expected, err_msg=kernels)
         assert found.dtype == np.int8
     return made["xnnpack"]
-
-
-def channels_of_blocks(name: str, source: Any, result: Any) -> Any:
-    kinds = {"DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth"}
-    options = options_of(f"{kinds[name]}Options", blockSize=2)
-    return graph_of(name, source, result, options)
-
-
-MOVES = {
-    "crop": lambda: slice_of(
-        (1, 2, 5, 8),
-        *([0, 1, 0, 0], [0, -1, 5, 0], [1, 1, 1, 1]),
-        beginMask=9,
-        endMask=9,
-    ),
-    "steps": lambda: slice_of(
-        (1, 2, 2, 4),
-        *([0, 0, -5, 1], [0, 3, 6, 8], [1, 2, 3, 2]),
-        beginMask=1,
-        endMask=1,
-    ),
-    "one_row": lambda: slice_of(
-        (1, 6, 8),
-        *([0, -2, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]),
-        beginMask=13,
-        endMask=13,
-        shrinkAxisMask=2,
-    ),
-    "transpose": lambda: graph_of("TRANSPOSE", IMAGE, (1, 6, 8, 4), None, [0, 2, 3, 1]),
-    "tile": lambda: graph_of("TILE", IMAGE, (1, 8, 6, 24), None, [1, 2, 1, 3]),
-    "tile_rows": lambda: graph_of("TILE", (1, 1, 5), (1, 3, 5), None, [1, 3, 1]),
-    "pad": lambda: graph_of(
-        "PAD", IMAGE, (1, 5, 6, 12), None, [[0, 0], [1, 0], [0, 0], [3, 1]]
-    ),
-    "pad_sequence": lambda: graph_of(
-        "PAD", (1, 7, 3), (1, 11, 3), None, [[0, 0], [4, 0], [0, 0]]
-    ),
-    "concat_rows": lambda: graph_of(
-        "CONCATENATION",
-        IMAGE,
-        (1, 12, 6, 8),
-        options_of("ConcatenationOptions", axis=1),
-        num_inputs=3,
-    ),
-    "concat_columns": lambda: graph_of(
-        "CONCATENATION",
-        IMAGE,
-        (1, 4, 12, 8),
-        options_of("ConcatenationOptions", axis=-2),
-        num_inputs=2,
-    ),
-    "depth_to_space": lambda: channels_of_blocks(
-        "DEPTH_TO_SPACE", IMAGE, (1, 8, 12, 2)
-    ),
-    "space_to_depth": lambda: channels_of_blocks(
-        "SPACE_TO_DEPTH", IMAGE, (1, 2, 3, 32)
-    ),
-    "max_keeps": lambda: graph_of(
-        "REDUCE_MAX",
-        IMAGE,
-        (1, 1, 1, 8),
-        options_of("ReducerOptions", keepDims=True),
-        [1, 2],
-    ),
-    "nearest": lambda: resize_of("NEAREST_NEIGHBOR", IMAGE, 8, 18),
-    "nearest_rows": lambda: resize_of("NEAREST_NEIGHBOR", (1, 1, 9, 3), 1, 45),
-}
 
 
 @pytest.mark.parametrize("grid", [ALL, FOUR_BITS])

@@ -6,85 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixtures.toy_search import toy_metrics, toy_space
+from fixtures.noisy_samples import (
+    NUM_SAMPLES,
+    Samples,
+    drawn,
+    noise_of,
+    on_held_out,
+    on_trained,
+)
 from scipy.stats import spearmanr
 
 from matar_tf.errors import ArtifactError
 from matar_tf.measurements import Levels, Measurements
 from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor, cross_validation, rank_correlation
-from matar_tf.samplers import IndependentSampler, draw_policies
-
-SPACE = toy_space(widths=(2, 3, 4, 6, 8))
-NUM_SAMPLES = 4000
-
-
-def noise_of(policy: Policy) -> float:
-    return 0.05 * toy_metrics(policy)["loss"]
-
-
-class Samples:
-    """Some samples: each is classified rightly below some power of noise."""
-
-    def __init__(self, seed: int, stretch: float = 1.0) -> None:
-        rng = np.random.default_rng(seed)
-        # A tenth is always wrong, and how much noise the others bear is exponential.
-        self.bears = rng.exponential(0.8, NUM_SAMPLES)
-        self.is_right = rng.random(NUM_SAMPLES) > 0.1
-        self.seed, self.stretch = seed, stretch
-
-    def outcomes(self, policy: Policy) -> np.ndarray:
-        key = int(policy.digest()[:12], 16)
-        rng = np.random.default_rng([self.seed, key])
-        power = self.stretch * noise_of(policy) * rng.exponential(1.0, NUM_SAMPLES)
-        return self.is_right & (power < self.bears)
-
-    def accuracy(self, policy: Policy) -> float:
-        return float(self.outcomes(policy).mean())
-
-    def measured(self, policies: tuple[Policy, ...]) -> dict[str, np.ndarray]:
-        right = np.stack([self.outcomes(one) for one in policies])
-        loss = np.array([0.3 + 2 * self.stretch * noise_of(one) for one in policies])
-        rng = np.random.default_rng(self.seed)
-        luck = rng.normal(0.0, 0.002, (2, len(policies)))
-        return {
-            "accuracy": np.stack([right[:, ::2].mean(1), right[:, 1::2].mean(1)]),
-            "loss": loss + luck,
-        }
-
-
-def drawn(number: int, seed: int) -> tuple[Policy, ...]:
-    return tuple(
-        dict.fromkeys(draw_policies(SPACE, IndependentSampler(), number, seed))
-    )
-
-
-def on_held_out(number: int = 150) -> Measurements:
-    policies = drawn(number, 0)
-    return Measurements(
-        policies=policies,
-        metrics=Samples(1).measured(policies),
-        num_samples=NUM_SAMPLES,
-        trained_on=False,
-    )
-
-
-def on_trained(number: int = 150) -> Measurements:
-    """On samples that suffer from noise half as much as others."""
-    policies, names = drawn(number, 0), ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
-    uniform = tuple(map(SPACE.named, names))
-    held_out = Samples(2)
-    return Measurements(
-        policies=policies,
-        metrics=Samples(1, stretch=0.5).measured(policies),
-        num_samples=NUM_SAMPLES,
-        trained_on=True,
-        levels=Levels(
-            policies=uniform,
-            metrics={"accuracy": np.array([*map(held_out.accuracy, uniform)])},
-            num_samples=NUM_SAMPLES,
-        ),
-    )
 
 
 @pytest.mark.parametrize(

@@ -62,13 +62,16 @@ def read_data(
     """
     from matar_tf.data import load_data
     from matar_tf.tflite.fitting_data import check_data, for_inputs
+    from matar_tf.tflite.odd_data import check_plausible
 
     data = load_data(given.data, training=False)
     if given.num_samples is not None:
         data = data.head(given.num_samples)
     if artifact is not None:
         data = for_inputs(data, artifact.template)
-        check_data(artifact, data, metrics=metrics)
+        allowed = given.allow_odd_data
+        check_data(artifact, data, metrics=metrics, allow_odd_data=allowed)
+        check_plausible(artifact, data, allow_odd_data=allowed)
     return data
 
 

@@ -11,6 +11,7 @@ from absl.flags import FlagValues
 
 __all__ = [
     "ALIASES",
+    "allow_odd_data",
     "artifact",
     "compare",
     "data",
@@ -110,6 +111,17 @@ def data(
     )
 
 
+def allow_odd_data(values: FlagValues) -> None:
+    """Defines ``--allow_odd_data``."""
+    flags.DEFINE_bool(
+        "allow_odd_data",
+        False,
+        "Only warn of samples and labels that can hardly be meant so: of another range "
+        "or order of channels, or labels of other samples.",
+        flag_values=values,
+    )
+
+
 def num_samples(values: FlagValues) -> None:
     """Defines ``--num_samples``."""
     flags.DEFINE_integer(
@@ -202,6 +214,18 @@ def profile(values: FlagValues) -> None:
         "int8",
         ["int8", "packed-litert", "packed-float", "packed-portable", "tflm"],
         "How exported files store kernels.",
+        flag_values=values,
+    )
+
+
+def file_format(values: FlagValues) -> None:
+    """Defines ``--format``."""
+    flags.DEFINE_enum(
+        "format",
+        "tflite",
+        ["tflite", "qonnx", "onnx"],
+        "What is written: a .tflite file; QONNX, for FINN, hls4ml and other compilers "
+        "of FPGAs; ONNX, for onnxruntime.",
         flag_values=values,
     )
 

@@ -20,6 +20,7 @@ def define_measuring(values: FlagValues) -> None:
     _flags.trained_on(values)
     _flags.metrics(values)
     _flags.seed(values, "the choice of policies")
+    _flags.allow_odd_data(values)
     _flags.jobs(values)
     _flags.store(values, "to go on with what was interrupted; default: none")
 
@@ -40,6 +41,7 @@ def measured(artifact: Artifact, given: Given, number: int) -> Artifact:
         seed=given.seed,
         jobs=given.jobs,
         store=given.store,
+        allow_odd_data=given.allow_odd_data,
     )
     measurements = artifact.measurements
     found = {} if measurements is None else measurements.cross_validation

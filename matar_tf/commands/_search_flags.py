@@ -29,6 +29,7 @@ def define_search_flags(values: FlagValues) -> None:
         "developer measured",
     )
     _flags.num_samples(values)
+    _flags.allow_odd_data(values)
     _flags.seed(values, "the search")
     _define_aims(values)
     _define_choice(values)

@@ -56,6 +56,7 @@ def _define(values: FlagValues) -> None:
     )
     _flags.data(values)
     _flags.num_samples(values)
+    _flags.allow_odd_data(values)
     flags.DEFINE_integer(
         "num_random",
         100,
@@ -95,7 +96,7 @@ def _run(given: Given) -> int:
     data = read_data(given, artifact, ["accuracy"])
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     for _, one in dedicated:
-        check_data(one, data, metrics=["accuracy"])
+        check_data(one, data, metrics=["accuracy"], allow_odd_data=given.allow_odd_data)
     files = [(Path(path).stem, read_model(path)) for path in given.files]
     rows = [
         *_uniform_rows(artifact, dedicated, data, given),
@@ -201,7 +202,9 @@ def _file_rows(files: Sequence[tuple[str, bytes]], data: Data) -> list[Row]:
 
     rows: list[Row] = []
     for name, content in files:
-        found = evaluate_model(content, data, metrics=["accuracy"])
+        found = evaluate_model(
+            content, data, metrics=["accuracy"], allow_odd_data=True
+        )  # checked beside the artifact
         rows.append(Row(name=f"file: {name}", dedicated=100.0 * found["accuracy"]))
     return rows
 

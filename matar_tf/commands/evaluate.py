@@ -21,6 +21,7 @@ def _define(values: FlagValues) -> None:
     _flags.model(values, "Path of the .tflite file.")
     _flags.data(values)
     _flags.num_samples(values)
+    _flags.allow_odd_data(values)
     _flags.metrics(values)
     _flags.runtime(
         values, ["litert", "tflite_runtime", "tensorflow", "tflm"], "Interpreter"
@@ -63,7 +64,9 @@ def _run(given: Given) -> int:
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
     data = read_data(given)
-    figures = measure(runner, content, given.metrics, data)
+    figures = measure(
+        *(runner, content, given.metrics, data), allow_odd_data=given.allow_odd_data
+    )
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {given.runtime}, {given.threads} thread(s)")
     if runner.sandbox_reason is not None:

@@ -1,9 +1,9 @@
-"""Exports one policy of an artifact as a ``.tflite`` file. Needs no TensorFlow."""
+"""Exports one policy of an artifact as ``.tflite`` or ONNX. Needs no TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
@@ -17,6 +17,8 @@ from matar_tf.commands._common import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from absl.flags import FlagValues
 
@@ -32,11 +34,13 @@ def _define(values: FlagValues) -> None:
     _flags.expect_digest(values)
     _flags.trust(values)
     _flags.policies(values, None, "The one policy to export")
-    _flags.output(values, "Path of the .tflite file to write.")
+    _flags.output(values, "Path of the .tflite or .onnx file to write.")
+    _flags.file_format(values)
     _flags.overwrite(values)
     _flags.data(values, "Samples to measure and compare on", default=None)
     _flags.metrics(values)
     _flags.num_samples(values)
+    _flags.allow_odd_data(values)
     _flags.compare(values, "none", ["keras", "none"])
     _flags.profile(values)
     flags.DEFINE_enum(
@@ -64,19 +68,20 @@ def _run(given: Given) -> int:
     """Exports; prints the size of the file, its metrics and its agreement."""
     from matar_tf.api import export
     from matar_tf.named_arrays import rows
-    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output, read_model
-    from matar_tf.tflite.metadata import read_metadata
+    from matar_tf.onnx.formats import check_format
+    from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
     from matar_tf.tflite.profiles import get_profile
 
     _check_data_named(given)
+    compares = given.verify or given.compare == "keras"
+    suffix = check_format(
+        given.format, profile=given.profile, compares=compares, io=given.io
+    )
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
-    check_output(
-        given.output,
-        overwrite=given.overwrite,
-        with_sources=get_profile(given.profile).runtime == "tflm",
-    )
+    check_output(given.output, overwrite=given.overwrite, suffix=suffix)
+    runtime = get_profile(given.profile).runtime
     data = reference = None
     if given.data is not None:
         data = read_data(given, artifact, given.metrics)
@@ -88,12 +93,14 @@ def _run(given: Given) -> int:
         artifact,
         policy,
         given.output,
+        format=given.format,
         profile=given.profile,
         io=given.io,
         target=target,
         data=data,
         metrics=given.metrics,
         reference=reference,
+        allow_odd_data=given.allow_odd_data,
         overwrite=given.overwrite,
     )
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
@@ -101,8 +108,7 @@ def _run(given: Given) -> int:
         print(f"  C++ sources: {', '.join(one.name for one in exported.sources)}")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
-    content = read_model(exported.path)
-    metadata = read_metadata(content)
+    content, metadata = _read_back(exported.path, given.format)
     for metric, value in metadata.get("metrics", {}).items():
         print(f"  {metric}: {value:.4f} on {metadata['num_samples']} samples")
     if data is None:
@@ -114,7 +120,6 @@ def _run(given: Given) -> int:
             f"{exported.agreement:.2%} ({verdict})."
         )
     if given.verify:
-        runtime = get_profile(given.profile).runtime
         samples, expected = rows(data.x_test, slice(_VERIFY_SAMPLES)), None
         if given.compare == "keras":
             from matar_tf.keras.packaging.record import keras_tensors
@@ -122,6 +127,19 @@ def _run(given: Given) -> int:
             expected = keras_tensors(artifact, policy, samples)
         _verify(content, samples, expected, runtime)
     return 0
+
+
+def _read_back(path: Path, file_format: str) -> tuple[bytes, Mapping[str, Any]]:
+    """Returns what was written, and what it says of itself."""
+    if file_format != "tflite":
+        from matar_tf.onnx.export import read_onnx_metadata
+
+        return path.read_bytes(), read_onnx_metadata(path)
+    from matar_tf.tflite.export import read_model
+    from matar_tf.tflite.metadata import read_metadata
+
+    content = read_model(path)
+    return content, read_metadata(content)
 
 
 def _check_data_named(given: Given) -> None:

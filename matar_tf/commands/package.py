@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
@@ -47,6 +47,12 @@ def _define(values: FlagValues) -> None:
         flag_values=values,
     )
     _define_card(values)
+    flags.DEFINE_string(
+        "channels",
+        "",
+        "What the channels of images are, in order, such as RGB; needs --data.",
+        flag_values=values,
+    )
     flags.DEFINE_multi_string(
         "input_shape",
         [],
@@ -75,7 +81,11 @@ def _define(values: FlagValues) -> None:
         flag_values=values,
     )
     define_measuring(values)
-    _flags.data(values, default=None, otherwise="; for --measure")
+    _flags.data(
+        values,
+        default=None,
+        otherwise="; their range and means are put on record, --measure measures them",
+    )
     _flags.num_samples(values)
     _flags.overwrite(values)
 
@@ -160,11 +170,12 @@ def _run(given: Given) -> int:
         )
     if not Path(given.model).exists():
         raise ModelError(f"Expected a saved model at {given.model}, found nothing.")
-    if (given.measure is None) != (given.data is None):
-        raise DataError(
-            "Expected --measure and --data together, or neither, got one of the two; "
-            "say how many policies to measure on which samples."
-        )
+    flags_of_data = {"measure": given.measure, "channels": given.channels}
+    for flag, value in flags_of_data.items():
+        if value and given.data is None:
+            raise DataError(
+                f"Expected --data beside --{flag}, got none; name the samples."
+            )
 
     if given.sign is not None:
         check_key(given.sign, certificates=given.certificates)
@@ -178,6 +189,8 @@ def _run(given: Given) -> int:
         model,
         provenance=provenance,
         card=card,
+        samples=_samples(given),
+        channels=given.channels,
         input_shape=_input_shape(given.input_shape),
         include_network=given.network,
     )
@@ -196,6 +209,16 @@ def _run(given: Given) -> int:
         )
         print(f"signature {signature}")
     return 0
+
+
+def _samples(given: Given) -> Any:
+    """Returns the samples of ``--data``, or None."""
+    from matar_tf.data import load_data
+
+    if given.data is None:
+        return None
+    data = load_data(given.data, training=given.trained_on)
+    return data.training()[0] if given.trained_on else data.x_test
 
 
 def _print_members(artifact: Artifact) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from matar_tf.commands._command import Command, Given
-from matar_tf.commands._common import open_artifact, read_data
+from matar_tf.commands._common import open_artifact
 from matar_tf.commands._search_flags import define_search_flags
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def _run(given: Given) -> int:
     from matar_tf.reporting import to_text
     from matar_tf.run.outlook import outlook
     from matar_tf.run.plan import make_run
-    from matar_tf.run.predicting import metrics_of_run
+    from matar_tf.run.predicting import aimed, metrics_of_run
     from matar_tf.run.retarget import retarget
     from matar_tf.run.settings import settings_of
     from matar_tf.targets import load_target
@@ -40,7 +40,7 @@ def _run(given: Given) -> int:
     check_parent(Path(given.output), SearchError)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     targets = [load_target(name) for name in given.targets]
-    data = _data(given)
+    data = _data(given, artifact)
     settings = settings_of(
         artifact.space,
         seed=given.seed,
@@ -60,6 +60,7 @@ def _run(given: Given) -> int:
         holdout=given.holdout,
         within=given.within,
         want=given.want,
+        allow_odd_data=given.allow_odd_data,
         profile=given.profile,
         runtime=given.runtime,
         jobs=given.jobs,
@@ -68,6 +69,8 @@ def _run(given: Given) -> int:
         store=given.store,
         command=given.command,
     )
+    if given.objectives is None:
+        settings = aimed(settings, artifact, data)
     planned = make_run(artifact, targets, data, settings)
     float_metrics = artifact.accuracy.get("float")
 
@@ -86,16 +89,20 @@ def _run(given: Given) -> int:
     return _report(outcome, is_predicted=data is None)
 
 
-def _data(given: Given) -> Data | None:
+def _data(given: Given, artifact: Artifact) -> Data | None:
     """Returns the samples to measure on, or None.
 
     Raises:
       SearchError: If there are none, and something is asked of them.
     """
     from matar_tf.errors import SearchError
+    from matar_tf.given import as_optional_data
 
     if given.data is not None:
-        return read_data(given)
+        data = as_optional_data(artifact, given.data)
+        if data is not None and given.num_samples is not None:
+            data = data.head(given.num_samples)
+        return data
     if given.num_samples is not None or given.compare == "keras":
         flag = "num_samples" if given.compare != "keras" else "compare=keras"
         raise SearchError(

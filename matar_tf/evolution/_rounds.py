@@ -17,10 +17,10 @@ from typing import Any, Final, Protocol, cast
 from tqdm import tqdm
 
 from matar_tf.errors import SearchError
+from matar_tf.evolution._acquisition import choose_widening
 from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome
-from matar_tf.evolution._limits import Limit
-from matar_tf.evolution._pareto import pareto_front
+from matar_tf.evolution._pareto import Values, pareto_front
 from matar_tf.evolution._request import check_request, named_genomes
 from matar_tf.evolution._run import Convergence, references_of, search
 from matar_tf.evolution._store import EvaluationStore
@@ -28,12 +28,10 @@ from matar_tf.evolution._surrogate import Surrogate
 from matar_tf.evolution._thinning import thinned
 from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import BatchEvaluator, SearchProblem
-from matar_tf.figures import expected_name
 from matar_tf.likeness import Array
 from matar_tf.policy import Policy
 from matar_tf.results import (
     Candidate,
-    Objective,
     Provenance,
     SearchResult,
     StopReason,
@@ -44,6 +42,7 @@ __all__ = ["Expected", "most_measured", "search_in_rounds"]
 NUM_ROUNDS: Final = 4
 _SHARE: Final = 4  # a quarter of the evaluations: the guesses stand in for the others
 _SMALLEST_ROUND: Final = 4  # policies
+_CERTAIN: Final = 1e-6  # deviation of what is not measured
 _FREE_EVALUATIONS: Final = 400  # of a search on guesses
 
 
@@ -52,7 +51,7 @@ class Expected(BatchEvaluator, Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the figures, those of `expected_name` and their bounds."""
+        """Names of the figures, and of their bounds."""
         ...
 
     def surrogate(self, policies: Sequence[Policy], values: Array) -> Surrogate:
@@ -72,6 +71,7 @@ def search_in_rounds(  # noqa: PLR0913
     evaluate_many: BatchEvaluator,
     expect: Callable[[Mapping[Policy, Mapping[str, float]]], Expected],
     *,
+    names: Mapping[str, str],
     widest: Policy,
     metric_names: Sequence[str],
     num_new: int,
@@ -87,6 +87,7 @@ def search_in_rounds(  # noqa: PLR0913
       problem: As for `search`; its metrics are those that are measured.
       evaluate_many: As for `search`.
       expect: Returns what to expect of policies after some were measured.
+      names: What is expected in the place of each measured metric of the search.
       widest: Policy that the others are measured beside; the target need not take it.
       metric_names: Of the measured metrics those that a result shows.
       num_new: Number of policies to measure, about: named ones are measured anyway.
@@ -97,8 +98,8 @@ def search_in_rounds(  # noqa: PLR0913
       progress: Whether to show a progress bar.
 
     Returns:
-      As `search` does. Its objectives, metrics and limits on metrics are what is
-      expected, under the names of `expected_name`; what was measured stands beside.
+      As `search` does. Objectives and limits on metrics are of what is expected; what
+      was measured stands beside.
 
     Raises:
       SearchError: If the request cannot be met, or no policy meets the constraints.
@@ -124,7 +125,9 @@ def search_in_rounds(  # noqa: PLR0913
         convergence = Convergence(
             evaluations, options.objectives, problem.metric_names, bar, deadline
         )
-        rounds = _Rounds(problem, evaluations, expect, widest, options, provenance)
+        rounds = _Rounds(
+            problem, evaluations, expect, names, widest, options, provenance
+        )
 
         def found(reason: StopReason) -> SearchResult:
             return _result(
@@ -168,6 +171,7 @@ class _Rounds:
         problem: SearchProblem,
         evaluations: Evaluations,
         expect: Callable[[Mapping[Policy, Mapping[str, float]]], Expected],
+        names: Mapping[str, str],
         widest: Policy,
         options: SearchOptions,
         provenance: Provenance,
@@ -176,23 +180,25 @@ class _Rounds:
         self.evaluations = evaluations
         self._expect = expect
         self._widest = widest
+        self._metric = next(
+            index
+            for index, one in enumerate(options.objectives)
+            if one.name in problem.metric_names
+        )
+        self._metric = next(
+            index
+            for index, one in enumerate(options.objectives)
+            if one.name in problem.metric_names
+        )
         self._provenance = provenance
         self.options = replace(
             options,
             objectives=tuple(
-                Objective(name=expected_name(one.name), maximize=one.maximize)
-                if one.name in problem.metric_names
-                else one
+                replace(one, name=names.get(one.name, one.name))
                 for one in options.objectives
             ),
             limits=tuple(
-                Limit(
-                    name=expected_name(one.name),
-                    bound=one.bound,
-                    is_minimum=one.is_minimum,
-                )
-                if one.name in problem.metric_names
-                else one
+                replace(one, name=names.get(one.name, one.name))
                 for one in options.limits
             ),
             max_evaluations=_FREE_EVALUATIONS,
@@ -207,7 +213,7 @@ class _Rounds:
         return self._expect(self.evaluations.memory)
 
     def choose(self, number: int) -> list[Genome]:
-        """Returns policies that promise the best front, of those not measured."""
+        """Returns policies that would widen the front most, of those not measured."""
         expected = self.expected()
         free = search(
             replace(self.problem, metric_names=expected.names),
@@ -217,10 +223,38 @@ class _Rounds:
             surrogate=expected.surrogate,
         )
         codec, known = self.evaluations.codec, self.evaluations.known()
-        new = [one for one in free.front if codec.encode(one.policy) not in known]
-        few = max(number, len(self.options.objectives))
-        chosen = thinned(replace(free, front=tuple(new)), few).front if new else ()
-        return [codec.encode(one.policy) for one in chosen[:number]]
+        genomes = [codec.encode(one.policy) for one in free.front]
+        new = [index for index, one in enumerate(genomes) if one not in known]
+        values = [self.values(one) for one in free.front]
+        front = [self.values(one) for one in self.dressed(expected)]
+        chosen = choose_widening(
+            front or values,
+            [values[index] for index in new],
+            [_CERTAIN] * len(new),
+            metric=self._metric,
+            number=number,
+        )
+        return [genomes[new[index]] for index in chosen]
+
+    def dressed(self, expected: Expected) -> list[Candidate]:
+        """Returns the measured policies with what is expected, that keep to limits."""
+        entries = self.evaluations.entries
+        measured = [entries[genome][0] for genome in sorted(entries)]
+        figures = dict(expected([one.policy for one in measured]))
+        limits = [one for one in self.options.limits if one.name in expected.names]
+        found = [
+            replace(one, metrics={**one.metrics, **figures[one.policy]})
+            for one in measured
+        ]
+        return [
+            one
+            for one in found
+            if not any(limit.violation(one.metrics) for limit in limits)
+        ]
+
+    def values(self, one: Candidate) -> Values:
+        """Returns the minimised objectives of a policy with what is expected of it."""
+        return tuple(x.to_minimized(one.value(x)) for x in self.options.objectives)
 
 
 def _explore(
@@ -271,37 +305,17 @@ def _result(
     if not evaluations.entries:
         raise SearchError(evaluations.describe_infeasible())
     expected = rounds.expected()
-    references = dict(references_of(rounds.problem, evaluations, named))
-    measured = [
-        evaluations.entries[genome][0] for genome in sorted(evaluations.entries)
-    ]
-    asked = dict.fromkeys(one.policy for one in (*measured, *references.values()))
-    figures = dict(expected([*asked]))
-
-    def dressed(one: Candidate) -> Candidate:
-        shown = {name: one.metrics[name] for name in metric_names}
-        return replace(one, metrics={**shown, **figures[one.policy]})
-
-    limits = [one for one in options.limits if one.name in expected.names]
-    candidates = [dressed(one) for one in measured]
-    kept = [
-        one
-        for one in candidates
-        if not any(limit.violation(one.metrics) for limit in limits)
-    ]
+    kept = rounds.dressed(expected)
     if not kept:
         bounds = ", ".join(
             f"{one.name} of {one.bound:g} at {'least' if one.is_minimum else 'most'}"
-            for one in limits
+            for one in options.limits
         )
         raise SearchError(
             f"Expected a policy with {bounds} on target {result.target!r}, got none "
-            f"among {len(candidates)} measured; relax the limit."
+            f"among {len(evaluations.entries)} measured; relax a limit."
         )
-    values = [
-        tuple(one.to_minimized(policy.value(one)) for one in options.objectives)
-        for policy in kept
-    ]
+    values = [rounds.values(one) for one in kept]
     cost = next(
         index
         for index, one in enumerate(options.objectives)
@@ -310,17 +324,17 @@ def _result(
     best = sorted(
         pareto_front(values), key=lambda index: (values[index][cost], values[index])
     )
-    front = tuple(
-        replace(kept[index], name=f"policy_{place:02d}")
-        for place, index in enumerate(best)
-    )
-    return thinned(
-        replace(
-            result,
-            front=front,
-            references=tuple(
-                replace(dressed(one), name=name) for name, one in references.items()
-            ),
-        ),
-        options.population_size,
-    )
+    references = dict(references_of(rounds.problem, evaluations, named))
+    figures = dict(expected(list({one.policy: 0 for one in references.values()})))
+
+    def shown(one: Candidate, name: str) -> Candidate:
+        names = (*metric_names, *expected.names)
+        return replace(one, name=name, metrics={key: one.metrics[key] for key in names})
+
+    front = [shown(kept[index], f"policy_{at:02d}") for at, index in enumerate(best)]
+    named_ones = [
+        shown(replace(one, metrics={**one.metrics, **figures[one.policy]}), name)
+        for name, one in references.items()
+    ]
+    result = replace(result, front=tuple(front), references=tuple(named_ones))
+    return thinned(result, options.population_size)

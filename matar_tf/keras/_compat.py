@@ -39,6 +39,7 @@ try:
     from tf_keras.protobuf import saved_metadata_pb2
     from tf_keras.src.applications import convnext, inception_resnet_v2
     from tf_keras.src.engine import base_layer_utils as call_state
+    from tf_keras.src.layers.rnn import base_conv_lstm
     from tf_keras.src.saving import serialization_lib
     from tf_keras.src.saving.legacy import saving_utils
     from tf_keras.src.saving.legacy.saved_model import json_utils
@@ -75,9 +76,10 @@ KerasModel: TypeAlias = Any
 Tensor: TypeAlias = Any  # also a variable, or an array where Keras takes one
 Shape: TypeAlias = Any  # of a tensor, None for a size that the batch tells
 
-# Layers of Keras' own networks, which it keeps beside these, not in `keras.layers`.
+# Layers that Keras keeps beside its own networks or layers, not in `keras.layers`.
 APPLICATION_CLASSES: Mapping[str, Any] = MappingProxyType(
     {
+        "ConvLSTMCell": base_conv_lstm.ConvLSTMCell,
         "CustomScaleLayer": inception_resnet_v2.CustomScaleLayer,
         "LayerScale": convnext.LayerScale,
         "StochasticDepth": convnext.StochasticDepth,

@@ -126,15 +126,36 @@ class FloatWrapper(tfmot.quantization.keras.QuantizeWrapperV2):
         super().__init__(layer, quantize_config, **kwargs)
         self.supports_masking = layer.supports_masking
 
-    def call(
-        self, inputs: Tensor, *others: Any, training: Any = None, **kwargs: Any
-    ) -> Any:
-        """Returns what the layer makes with its kernels on their grids."""
+    def build_from_config(self, config: Any) -> None:
+        """Leaves building to the first call, which alone says all that is read."""
+
+    def __call__(self, inputs: Any, *others: Any, **kwargs: Any) -> Any:
+        """Returns what `call` does.
+
+        Arguments get the layer's names, by which alone Keras writes them down. The
+        layer has its kernels before: some, such as `MultiHeadAttention`, make them when
+        they are called.
+        """
         names = self.layer._call_spec.arg_names
         given = {**dict(zip(names[1:], others, strict=False)), **kwargs}
-        given = {name: one for name, one in given.items() if name in names}
+        if not self.layer.inbound_nodes:
+            first, named = tf.nest.map_structure(_like, (inputs, given))
+            self.layer(first, **named)
+        wrapper: Any = super()
+        return wrapper.__call__(inputs, **given)
+
+    def call(self, inputs: Tensor, training: Any = None, **kwargs: Any) -> Any:
+        """Returns what the layer makes with its kernels on their grids."""
+        names = self.layer._call_spec.arg_names
+        given = {name: one for name, one in kwargs.items() if name in names}
         return super().call(inputs, training=training, **given)
 
     def compute_mask(self, inputs: Tensor, mask: Any = None) -> Any:
         """Returns the mask of what the layer makes."""
         return self.layer.compute_mask(inputs, mask)
+
+
+def _like(value: Any) -> Any:
+    """Returns an input for a tensor of the network, and other values as they are."""
+    is_tensor = hasattr(value, "_keras_history")
+    return keras.Input(type_spec=value.type_spec) if is_tensor else value

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import DataError, MatarWarning
+from matar_tf.inputs import InputInfo
 from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.checks import (
     as_batch,
@@ -28,7 +29,7 @@ from matar_tf.keras.quantizers.grids import LearnedGrid
 from matar_tf.keras.quantizers.tracing import FloatTracer, tracing
 from matar_tf.named_arrays import alone, each, num_rows
 
-__all__ = ["calibrate", "calibration_record"]
+__all__ = ["calibrate", "calibration_inputs", "calibration_record"]
 
 _BATCH_SIZE = 512
 _DIRTY_RATIO = 16.0  # of a sample's largest magnitude to that of most samples
@@ -123,6 +124,10 @@ def calibrate(model: KerasModel, samples: Any) -> None:
         calibrator.see({**batch, **clipped})
     calibrator.set_steps()
     _CALIBRATIONS[model] = _record(batches)
+    _INPUTS[model] = {
+        name: InputInfo.of(np.concatenate([one[name] for one in batches]))
+        for name in batches[0]
+    }
 
 
 def _batches(model: KerasModel, samples: Any) -> list[dict[str, np.ndarray]]:
@@ -231,6 +236,18 @@ def calibration_record(model: KerasModel) -> dict[str, Any]:
     return dict(_CALIBRATIONS.get(wrapper.multi_bit_network(model), {}))
 
 
+def calibration_inputs(model: KerasModel) -> dict[str, InputInfo]:
+    """Returns what the samples were that `calibrate` last saw in this process.
+
+    Returns:
+      Of each input by its name; nothing if it saw none.
+    """
+    return dict(_INPUTS.get(wrapper.multi_bit_network(model), {}))
+
+
+_INPUTS: weakref.WeakKeyDictionary[Any, dict[str, InputInfo]] = (
+    weakref.WeakKeyDictionary()
+)
 _CALIBRATIONS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = (
     weakref.WeakKeyDictionary()
 )

@@ -66,6 +66,8 @@ def _lines(artifact: Artifact, card: ModelCard) -> Iterator[str]:
         ],
     )
     yield ""
+    if artifact.inputs:
+        yield from _inputs(artifact)
     yield "## Policies"
     yield ""
     space = artifact.space
@@ -89,6 +91,26 @@ def _lines(artifact: Artifact, card: ModelCard) -> Iterator[str]:
     if artifact.measurements is not None:
         there.insert(0, markdown_text(str(artifact.measurements)))
     yield f"- beside template and parameters it holds: {', '.join(there) or 'nothing'}"
+
+
+def _inputs(artifact: Artifact) -> Iterator[str]:
+    """Yields the table of what samples were."""
+    rows = [
+        (
+            name,
+            *(one.layout or "vector", one.channels or _NOT_SAID),
+            f"{one.low:.4g}..{one.high:.4g}",
+            *(
+                ", ".join(f"{figure:.4g}" for figure in figures)
+                for figures in (one.mean, one.deviation)
+            ),
+            f"{one.num_samples:,}",
+        )
+        for name, one in artifact.inputs.items()
+    ]
+    heads = ("input", "layout", "channels", "range", "mean", "deviation", "of samples")
+    yield from markdown_table(heads, rows)
+    yield ""
 
 
 def _classes(card: ModelCard) -> str:

@@ -1,13 +1,13 @@
-"""Intervals of figures: computed of what was measured, given of what was predicted."""
+"""Intervals of figures, computed or given, and where both come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matar_tf.figures import PREDICTED, Figure, bound_names
+from matar_tf.figures import DISAGREEMENT, JOINED, PREDICTED, Figure, bound_names
 from matar_tf.results import SearchResult
 
-__all__ = ["interval_of", "is_predicted"]
+__all__ = ["interval_of", "is_predicted", "origin_of"]
 
 
 def is_predicted(result: SearchResult) -> bool:
@@ -33,3 +33,29 @@ def interval_of(
         return low, high
     value = figures.get(column.name)
     return None if value is None else column.interval(value, num_samples)
+
+
+def origin_of(result: SearchResult, packaged: str, *, has_share: bool) -> str:
+    """Returns where the metrics of a result come from, in sentences.
+
+    Args:
+      result: The result.
+      packaged: What is to be said of the float network.
+      has_share: Whether there is a share of samples, which has an interval.
+    """
+    number, versions = result.provenance.num_samples, result.provenance.versions
+    if is_predicted(result):
+        return (
+            "Metrics are predicted, with their 95 % intervals, from "
+            f"{versions[PREDICTED]}{packaged}; measure the policy that you choose."
+        )
+    measured = {name for one in result.front for name in one.metrics}
+    word = "Agreement with the widest policy" if "agreement" in measured else "Accuracy"
+    found = f"Metrics on {number} samples{packaged}."
+    if has_share:
+        found = f"{word} on {number} samples, with its 95 % Wilson interval{packaged}."
+    if JOINED in versions:
+        found += (
+            f" Expected: of these samples and of the developer's, {versions[JOINED]}."
+        )
+    return f"{found} {versions[DISAGREEMENT]}" if DISAGREEMENT in versions else found

@@ -12,10 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from matar_tf.figures import (
-    DISAGREEMENT,
     FIGURES,
-    JOINED,
-    PREDICTED,
     CostKind,
     Figure,
     bound_names,
@@ -23,7 +20,7 @@ from matar_tf.figures import (
 )
 from matar_tf.policy import Policy
 from matar_tf.reporting.csv_table import csv_table
-from matar_tf.reporting.intervals import interval_of, is_predicted
+from matar_tf.reporting.intervals import interval_of, is_predicted, origin_of
 from matar_tf.reporting.markdown import markdown_table, markdown_text
 from matar_tf.reporting.text import aligned
 from matar_tf.results import SearchResult
@@ -346,25 +343,9 @@ def _sentences(
     ]
     noun = "policy" if len(result.front) == 1 else "policies"
     number = f"evaluated {result.num_evaluated}, reused {result.num_reused}"
-    has_share = any(one.is_share for one in columns)
-    source = (
-        f"Accuracy on {provenance.num_samples} samples, with its 95 % Wilson "
-        f"interval{packaged}."
-        if has_share
-        else f"Metrics on {provenance.num_samples} samples{packaged}."
-    )
-    if JOINED in provenance.versions:
-        measured = provenance.versions[JOINED]
-        source += f" Expected: of these samples and of the developer's, {measured}."
-    if DISAGREEMENT in provenance.versions:
-        source += f" {provenance.versions[DISAGREEMENT]}"
     if is_predicted(result):
         number = f"predicted {result.num_evaluated}"
-        source = (
-            "Metrics are predicted, with their 95 % intervals, from "
-            f"{provenance.versions[PREDICTED]}{packaged}; measure the policy that you "
-            "choose."
-        )
+    source = origin_of(result, packaged, has_share=any(x.is_share for x in columns))
     return [
         f"{len(result.front)} {noun}; {number}; stopped: {result.stop_reason.value}; "
         f"seed {provenance.seed}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -73,6 +74,7 @@ class Estimating:
       predictors: What the developer's measurements tell of each metric.
       metrics: Those that were measured on parts.
       objectives: Of the search.
+      expected: What is expected in the place of each metric of these.
       widest: The policy that the others are measured beside.
       num_samples: Number of samples.
 
@@ -85,6 +87,7 @@ class Estimating:
         predictors: Sequence[Predictor],
         metrics: Iterable[str],
         objectives: Iterable[Objective],
+        expected: Mapping[str, str],
         widest: Policy,
         num_samples: int,
     ) -> None:
@@ -92,8 +95,7 @@ class Estimating:
         self._predictors = tuple(predictors)
         self._metrics = (*metrics, DIVERGENCE)
         self._objectives = [
-            Objective(name=expected_name(one.name), maximize=one.maximize)
-            for one in objectives
+            replace(one, name=expected.get(one.name, one.name)) for one in objectives
         ]
         self._widest = widest
         self._num_samples = num_samples

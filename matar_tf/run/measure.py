@@ -31,8 +31,15 @@ from matar_tf.run.settings import versions
 from matar_tf.samplers import spread_policies
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.evaluate import ParallelEvaluator
-from matar_tf.tflite.fitting_data import check_data, for_inputs, metrics_for
+from matar_tf.tflite.fitting_data import (
+    check_answers,
+    check_data,
+    for_inputs,
+    input_infos,
+    metrics_for,
+)
 from matar_tf.tflite.metrics import figure_names, own_metric_digests
+from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.tflite.parts import (
     PartsEvaluator,
     part_name,
@@ -61,9 +68,12 @@ def measure(  # noqa: PLR0913
     seed: int = 0,
     jobs: int = 1,
     store: str | Path | None = None,
+    allow_odd_data: bool = False,
     progress: bool = True,
 ) -> Artifact:
     """Returns a network with what was measured of many policies: others need no data.
+
+    What samples are, range, mean and deviation, is put on record if it is not known.
 
     Args:
       network: The packaged network, or its path.
@@ -78,6 +88,8 @@ def measure(  # noqa: PLR0913
       jobs: Processes that measure.
       store: Evaluation store to read and extend, so that what was interrupted is gone
         on with; None to keep nothing.
+      allow_odd_data: Whether to go on, with a warning, where samples or labels can
+        hardly be meant so; as for `matar_tf.search`.
       progress: Whether to show a progress bar.
 
     Returns:
@@ -97,13 +109,15 @@ def measure(  # noqa: PLR0913
             f"Expected an artifact whose accuracy table is covered by its digest, got "
             f"{artifact.name!r} of an earlier version; package the model again."
         )
+    check_answers(data, metrics)
     levels = _levels(artifact, figure_names(metrics)) if trained_on else None
     if trained_on:
         samples, labels = data.training()
         data = replace(data, x_test=samples, y_test=labels, x_train=None, y_train=None)
     if num_samples is not None:
         data = data.head(num_samples)
-    check_data(artifact, data, metrics=metrics)
+    check_data(artifact, data, metrics=metrics, allow_odd_data=allow_odd_data)
+    check_plausible(artifact, data, allow_odd_data=allow_odd_data)
     if data.num_samples < NUM_HALVES:
         raise DataError(
             f"Expected at least {NUM_HALVES} samples in {data.name!r} to measure on, "
@@ -138,7 +152,12 @@ def measure(  # noqa: PLR0913
     measurements = replace(
         measurements, cross_validation=cross_validation(measurements)
     )
-    return replace(artifact, measurements=measurements, source=None)
+    return replace(
+        artifact,
+        measurements=measurements,
+        inputs=artifact.inputs or input_infos(artifact.template, data.x_test),
+        source=None,
+    )
 
 
 def _levels(artifact: Artifact, names: Iterable[str]) -> Levels:

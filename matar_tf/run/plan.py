@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matar_tf.artifact import Artifact
@@ -23,7 +23,7 @@ from matar_tf.evolution import (
     check_seed_names,
     fix_entries,
 )
-from matar_tf.figures import COST_NAMES, figure_of, is_taken
+from matar_tf.figures import COST_NAMES, expected_name, figure_of, is_taken
 from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
@@ -35,6 +35,7 @@ from matar_tf.run.predicting import (
     check_settings,
     make_predictors,
     predicted_names,
+    stand_ins,
 )
 from matar_tf.run.settings import RunSettings
 from matar_tf.space import PolicySpace
@@ -42,8 +43,9 @@ from matar_tf.targets import Target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
-from matar_tf.tflite.fitting_data import check_data, for_inputs
+from matar_tf.tflite.fitting_data import check_answers, check_data, for_inputs
 from matar_tf.tflite.heads import metrics_of
+from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.verdict import CHEAPEST
 
 __all__ = ["Run", "export_metadata", "make_run", "of_target"]
@@ -62,6 +64,7 @@ class Run:
       predictors: What predicts each metric where there are no samples; beside samples,
         what the search of each knows beforehand.
       metrics_of_parts: Those that are measured on parts of the samples, too.
+      expected: What is expected in the place of each measured metric of the search.
       settings: What the run is asked for.
       builder: Makes the file of a policy.
       problems: What is searched, for each target.
@@ -76,6 +79,7 @@ class Run:
     reported: Data | None
     predictors: tuple[Predictor, ...]
     metrics_of_parts: tuple[str, ...]
+    expected: Mapping[str, str]
     settings: RunSettings
     builder: ModelBuilder
     problems: tuple[SearchProblem, ...]
@@ -116,16 +120,24 @@ def make_run(
     data = None if data is None else for_inputs(as_data(data), artifact.template)
     searched = reported = data
     of_parts: tuple[str, ...] = ()
+    expected: dict[str, str] = {}
     if data is None:
         check_settings(settings)
         predictors = make_predictors(artifact, settings, None)
         metric_names = shown = predicted_names(predictors)
     else:
+        check_answers(data, settings.metrics)
         searched, reported = _parts(artifact, data, settings)
         metric_names = shown = _metric_names(artifact, settings.metrics)
         predictors = make_predictors(artifact, settings, searched)
         of_parts = metrics_of_parts(predictors, metric_names)
         if predictors:
+            standing = stand_ins(data, metric_names)
+            settings = _standing_in(settings, standing)
+            expected = {
+                standing.get(one.metric, one.metric): expected_name(one.metric)
+                for one in predictors
+            }
             number = searched.num_samples
             metric_names = measured_names(metric_names, of_parts, number)
             shown = shown_names(shown, predictors)
@@ -158,12 +170,24 @@ def make_run(
         reported=reported,
         predictors=predictors,
         metrics_of_parts=of_parts,
+        expected=expected,
         settings=settings,
         builder=builder,
         problems=tuple(problems),
         tool_versions=tuple(tool_versions),
         untaken=tuple(untaken),
     )
+
+
+def _standing_in(settings: RunSettings, standing: Mapping[str, str]) -> RunSettings:
+    """Returns settings whose objectives and limits are of what is measured."""
+    options = settings.options
+    objectives, limits = (
+        tuple(replace(one, name=standing.get(one.name, one.name)) for one in ones)
+        for ones in (options.objectives, options.limits)
+    )
+    options = replace(options, objectives=objectives, limits=limits)
+    return replace(settings, options=options)
 
 
 def _heads(artifact: Artifact) -> tuple[str, ...]:
@@ -194,13 +218,19 @@ def _check_want(
 def _parts(artifact: Artifact, data: Data, settings: RunSettings) -> tuple[Data, Data]:
     """Returns the samples to search on and those to report on."""
     searched = reported = data
+    allowed = settings.allow_odd_data
     if settings.holdout:
         # Labels of another network may be too few of each to split.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MatarWarning)  # said below, once
-            check_data(artifact, data, metrics=settings.metrics)
+            check_data(artifact, data, metrics=settings.metrics, allow_odd_data=allowed)
         searched, reported = split_data(data, settings.holdout, settings.options.seed)
-    check_data(artifact, data, searched, reported, metrics=settings.metrics)
+    check_data(
+        *(artifact, data, searched, reported),
+        metrics=settings.metrics,
+        allow_odd_data=allowed,
+    )
+    check_plausible(artifact, data, allow_odd_data=allowed)
     return searched, reported
 
 

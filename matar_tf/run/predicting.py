@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -22,17 +23,20 @@ from matar_tf.predictor import Predictor
 from matar_tf.results import Objective
 from matar_tf.run.settings import RunSettings
 from matar_tf.tflite.fitting_data import metrics_for
-from matar_tf.tflite.metrics import METRIC_NAMES, figure_names, is_mean
+from matar_tf.tflite.metrics import AGREEMENT, METRIC_NAMES, figure_names, is_mean
 
 __all__ = [
     "Predicting",
+    "aimed",
     "check_settings",
     "make_predictors",
     "measurements_digest",
     "metrics_of_run",
     "predicted_names",
+    "stand_ins",
 ]
 
+_AIM: Final = "accuracy"  # of those who have no labels
 _CERTAIN: Final = 1e-6  # deviation of a guess that is what a search will be told
 
 
@@ -50,7 +54,8 @@ def make_predictors(
     measured = artifact.measurements
     names = figure_names(settings.metrics)
     if data is not None:
-        return _beside_samples(measured, settings, names)
+        standing = stand_ins(data, names)
+        return _beside_samples(measured, settings, {*names, *standing})
     if measured is None:
         raise DataError(
             f"Expected samples to measure on, got none, and {artifact.name!r} holds no "
@@ -92,6 +97,32 @@ def metrics_of_run(artifact: Artifact, data: Data | None) -> list[str]:
         for name in measured.metrics
         if name != DIVERGENCE and name in levels.metrics
     ]
+
+
+def aimed(settings: RunSettings, artifact: Artifact, data: Data | None) -> RunSettings:
+    """Returns settings that improve what is asked for where nobody said what.
+
+    Of samples without labels that is the accuracy, if the developer measured it: how
+    policies answer tells of it.
+    """
+    measured = artifact.measurements
+    if data is None or data.is_labelled or measured is None:
+        return settings
+    levels = measured.levels or measured
+    if not (_AIM in measured.metrics and _AIM in levels.metrics):
+        return settings
+    objectives = tuple(
+        Objective(name=_AIM, maximize=True) if one.name == AGREEMENT else one
+        for one in settings.options.objectives
+    )
+    return replace(settings, options=replace(settings.options, objectives=objectives))
+
+
+def stand_ins(data: Data, metrics: Collection[str]) -> dict[str, str]:
+    """Returns the metrics that are not measured of samples, and what is instead."""
+    if data.is_labelled or AGREEMENT not in metrics:
+        return {}
+    return {_AIM: AGREEMENT}
 
 
 def check_settings(settings: RunSettings) -> None:

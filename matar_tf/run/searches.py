@@ -102,6 +102,7 @@ class Searches:
             run.predictors,
             run.metrics_of_parts,
             settings.options.objectives,
+            run.expected,
             widest,
             num_samples,
         )
@@ -109,6 +110,7 @@ class Searches:
             problem,
             self.evaluate_many,
             estimating,
+            names=run.expected,
             widest=widest,
             metric_names=figure_names(settings.metrics),
             num_new=most_measured(settings.options)

@@ -69,6 +69,8 @@ class RunSettings:
         report on; 0 to search and report on all.
       within: Points of accuracy that may be lost for less cost, in verdicts.
       want: Kind of the one policy that is exported; None for whole fronts.
+      allow_odd_data: Whether data that can hardly be meant so are searched on, with a
+        warning.
       profile: How exported files store kernels.
       runtime: What measures policies; None for what the profile is for.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
@@ -90,6 +92,7 @@ class RunSettings:
     holdout: float = 0.0
     within: float = 1.0
     want: str | None = None
+    allow_odd_data: bool = False
     profile: str = DEFAULT_PROFILE
     runtime: str | None = None
     num_jobs: int = 1
@@ -186,6 +189,7 @@ def settings_of(  # noqa: PLR0913
     holdout: float = 0.0,
     within: float = 1.0,
     want: str | None = None,
+    allow_odd_data: bool = False,
     profile: str = DEFAULT_PROFILE,
     runtime: str | None = None,
     jobs: int = 1,
@@ -227,6 +231,8 @@ def settings_of(  # noqa: PLR0913
         cheapest policy within them of w8a8.
       want: The one policy to export: ``most accurate``, ``knee``, or ``fastest within
         0.5``, ``smallest within 0.5``, ``leanest within 0.5``; None for the front.
+      allow_odd_data: Whether to go on, with a warning, where samples or labels can
+        hardly be meant so: another range, order of channels, labels of other samples.
       profile: How files store kernels.
       runtime: What measures policies, ``litert`` or ``tflm``, that of
         microcontrollers; None for what the profile is for.
@@ -269,6 +275,7 @@ def settings_of(  # noqa: PLR0913
         holdout=holdout,
         within=within if points is None else points,
         want=kind,
+        allow_odd_data=allow_odd_data,
         profile=profile,
         runtime=runtime,
         num_jobs=jobs,

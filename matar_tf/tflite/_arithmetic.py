@@ -7,6 +7,7 @@ output wraps there, and saturates here. Those for microcontrollers count in 32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -19,7 +20,7 @@ from matar_tf.tflite._rounding import (
 from matar_tf.tflite._site import Site, saturate, scale_of, simulates
 from matar_tf.tflite._tables import by_table
 
-__all__ = ["builtin_sum"]  # computations register themselves
+__all__ = ["builtin_sum", "sum_factors"]  # computations register themselves
 
 # Ratios of steps, from the first up to the second, that XNNPACK takes of each input of
 # a sum over its output, and of a product. It leaves others to the builtin kernels.
@@ -43,10 +44,9 @@ def _sum(site: Site, sign: int) -> np.ndarray:
     a, b = (site.levels(place).astype(np.int64) for place in (0, 1))
     scales = [scale_of(site.tensor(place))[0] for place in (0, 1)]
     scale = scale_of(site.out)[0]
-    ratios = [one / scale for one in scales]
-    if site.kernels == "xnnpack" and all(map(_sum_ratio_fits, ratios)):
-        shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
-        factors = [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios]
+    taken = sum_factors(scales, scale) if site.kernels == "xnnpack" else None
+    if taken is not None:
+        factors, shift = taken
         acc = a * factors[0] + sign * b * factors[1]
         return saturate((acc + (1 << (shift - 1))) >> shift, site)
     return builtin_sum(site, sign, _SUM_BITS)
@@ -78,8 +78,23 @@ def builtin_sum(site: Site, sign: int, sum_bits: int) -> np.ndarray:
     return saturate(multiply_away_from_zero(total, *final), site)
 
 
-def _sum_ratio_fits(ratio: np.float32) -> bool:
-    return bool(_SUM_RATIOS[0] <= ratio < _SUM_RATIOS[1])
+def sum_factors(
+    scales: Sequence[np.float32], scale: np.float32
+) -> tuple[list[int], int] | None:
+    """Returns what XNNPACK multiplies two levels of a sum by, and shifts it back by.
+
+    Args:
+      scales: Steps of the inputs.
+      scale: That of the output.
+
+    Returns:
+      Two factors and a shift to the right; None if XNNPACK does not take the sum.
+    """
+    ratios = [one / scale for one in scales]
+    if not all(_SUM_RATIOS[0] <= ratio < _SUM_RATIOS[1] for ratio in ratios):
+        return None
+    shift = 20 - (math.frexp(float(max(ratios)))[1] - 1)
+    return [int(np.rint(float(ratio) * 2.0**shift)) for ratio in ratios], shift
 
 
 @simulates("MUL")

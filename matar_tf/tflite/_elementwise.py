@@ -21,7 +21,7 @@ from matar_tf.tflite._site import (
     zero_point_of,
 )
 
-__all__ = ["reduced_axes"]  # computations register themselves
+__all__ = ["leaky_factors", "reduced_axes"]  # computations register themselves
 
 
 def reduced_axes(site: Site) -> tuple[int, ...]:
@@ -106,20 +106,39 @@ def _rectify(site: Site, limit: float) -> np.ndarray:
 def _leaky_relu(site: Site) -> np.ndarray:
     """XNNPACK's factors have 8 bits after the point; it takes no others."""
     levels = site.levels().astype(np.int64)
-    ratio = scale_of(site.tensor(0))[0] / scale_of(site.out)[0]
-    low, high = np.float32(1.0 / 256.0), np.float32(128.0)
-    below = ratio * np.float32(site.options.alpha)
-    is_taken = low <= ratio <= high and low <= abs(below) <= high
-    if site.kernels == "xnnpack" and is_taken:
-        factors = np.rint(256 * np.array([ratio, below])).astype(np.int64)
+    source, made = scale_of(site.tensor(0))[0], scale_of(site.out)[0]
+    factors = leaky_factors(source, made, np.float32(site.options.alpha))
+    if site.kernels == "xnnpack" and factors is not None:
         products = levels * np.where(levels < 0, factors[1], factors[0])
         return saturate((products + 128) >> 8, site)
-    scaled = scale_of(site.tensor(0))[0] * np.float32(site.options.alpha)
+    ratio = source / made
+    scaled = source * np.float32(site.options.alpha)
     parts = [
         multiply_away_from_zero(levels, *quantized_multiplier(one))
-        for one in (ratio, scaled / scale_of(site.out)[0])
+        for one in (ratio, scaled / made)
     ]
     return saturate(np.where(levels < 0, parts[1], parts[0]), site)
+
+
+def leaky_factors(
+    source: np.float32, made: np.float32, alpha: np.float32
+) -> tuple[int, int] | None:
+    """Returns what XNNPACK multiplies levels by from 0 on, and below, in 1 / 256.
+
+    Args:
+      source: Step of the input.
+      made: Step of the output.
+      alpha: The slope.
+
+    Returns:
+      Two factors; None if XNNPACK does not take the operator.
+    """
+    low, high = np.float32(1.0 / 256.0), np.float32(128.0)
+    ratio = source / made
+    below = ratio * alpha
+    if not (low <= ratio <= high and low <= abs(below) <= high):
+        return None
+    return int(np.rint(256 * ratio)), int(np.rint(256 * below))
 
 
 @simulates("QUANTIZE")

@@ -24,7 +24,7 @@ from matar_tf.tflite._schema import parse_model, type_name
 from matar_tf.tflite.ends import inputs_of, outputs_of
 from matar_tf.tflite.feeding import CPP_TYPES, resolver_calls
 
-__all__ = ["arena_bytes", "source_paths", "write_sources"]
+__all__ = ["arena_bytes", "check_sources", "source_paths", "write_sources"]
 
 _ALIGNMENT: Final = 16  # bytes, of flatbuffers and of the arena
 _PER_LINE: Final = 12
@@ -87,6 +87,20 @@ def source_paths(path: Path) -> tuple[Path, ...]:
         stem.with_name(f"{stem.name}_{end}")
         for end in ("model.h", "model.cc", "main.cc")
     )
+
+
+def check_sources(path: str | Path, *, overwrite: bool) -> None:
+    """Checks that the sources of a file may be written beside it.
+
+    Raises:
+      ExportError: If one is there, and `overwrite` is False.
+    """
+    for one in source_paths(Path(path)):
+        if one.exists() and not overwrite:
+            raise ExportError(
+                f"Expected no file at {one}, where C++ sources of the model go, but "
+                "there is one; choose another path or pass overwrite=True."
+            )
 
 
 def write_sources(content: bytes, path: Path) -> tuple[Path, ...]:

@@ -28,6 +28,7 @@ from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.fitting_data import (
+    check_answers,
     check_data,
     check_heads,
     check_samples,
@@ -59,6 +60,7 @@ def evaluate_model(
     metrics: Iterable[str] | None = None,
     runtime: str = "litert",
     num_threads: int = 1,
+    allow_odd_data: bool = False,
 ) -> dict[str, float]:
     """Returns the metrics of a ``.tflite`` file on samples and labels that fit it.
 
@@ -68,6 +70,7 @@ def evaluate_model(
       metrics: See `matar_tf.tflite.heads`; None for `default_metrics`.
       runtime: See `Runner`.
       num_threads: See `Runner`.
+      allow_odd_data: See `check_data`.
 
     Raises:
       DataError: If samples or labels do not fit, or there is no such metric.
@@ -77,11 +80,16 @@ def evaluate_model(
     if names is not None:
         metrics_of(outputs_of(content), names)
     runner = Runner(content, runtime=runtime, num_threads=num_threads)
-    return measure(runner, content, names, data)
+    return measure(runner, content, names, data, allow_odd_data=allow_odd_data)
 
 
 def measure(
-    runner: Runner, content: bytes, metrics: Sequence[str] | None, data: Data
+    runner: Runner,
+    content: bytes,
+    metrics: Sequence[str] | None,
+    data: Data,
+    *,
+    allow_odd_data: bool = False,
 ) -> dict[str, float]:
     """Returns the metrics of a file on samples and labels that fit it.
 
@@ -92,6 +100,7 @@ def measure(
       content: The file.
       metrics: See `matar_tf.tflite.heads`; None for `default_metrics`.
       data: Its evaluation samples and labels count.
+      allow_odd_data: See `check_data`.
 
     Raises:
       DataError: If samples or labels do not fit.
@@ -102,7 +111,7 @@ def measure(
     check_samples(data, runner.input_shapes)
     if runner.sandbox_reason is None:  # elsewhere a file need not say it
         check_heads(data, runner.output_shapes, metrics)
-    notes = data_notes(data, grids_of_file(content))
+    notes = data_notes(data, grids_of_file(content), allow_odd_data=allow_odd_data)
     found = runner.predict(data.x_test)
     outputs = by_name(found, list(runner.output_shapes), "outputs")
     for one in outputs.values():
@@ -115,6 +124,7 @@ def measure(
     shapes = {name: one.shape[1:] for name, one in outputs.items()}
     names = measured(data, shapes) if metrics is None else metrics
     check_heads(data, shapes, names)
+    check_answers(data, names)
     warn_of(notes)
     functions = metrics_of(outputs_of(model), names)
     return compute_metrics(functions, found, _labels(data, shapes))
@@ -139,6 +149,7 @@ class PolicyEvaluator:
       profile: How the files that are measured store kernels; see
         `matar_tf.tflite.profiles`.
       runtime: What runs them; None for what the profile is for.
+      allow_odd_data: See `check_data`.
 
     Raises:
       DataError: If samples or labels do not fit each other or the network, or there is
@@ -154,12 +165,13 @@ class PolicyEvaluator:
         metrics: Iterable[str] | None = None,
         profile: str = DEFAULT_PROFILE,
         runtime: str | None = None,
+        allow_odd_data: bool = False,
     ) -> None:
         data = for_inputs(Data(x_test=samples, y_test=labels), artifact.template)
         outputs = outputs_of(artifact.template)
         shapes = {one.name: one.shape for one in outputs}
         names = measured(data, shapes) if metrics is None else listed(metrics)
-        check_data(artifact, data, metrics=names)
+        check_data(artifact, data, metrics=names, allow_odd_data=allow_odd_data)
         self._builder = ModelBuilder(artifact)
         self._runtime = get_profile(profile).runtime if runtime is None else runtime
         self._profile = profile
@@ -190,7 +202,7 @@ def evaluator_without_notes(*args: Any, **options: Any) -> PolicyEvaluator:
     """Returns a `PolicyEvaluator` of samples that `check_data` has spoken of before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)
-        return PolicyEvaluator(*args, **options)
+        return PolicyEvaluator(*args, allow_odd_data=True, **options)
 
 
 class ParallelEvaluator:

@@ -17,7 +17,6 @@ from matar_tf.named_arrays import Arrays, by_name, num_rows
 from matar_tf.packaged import check_no_member
 from matar_tf.policy import Policy
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.c_sources import source_paths
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.metadata import read_metadata
@@ -63,9 +62,14 @@ class ExportedModel:
 
 
 def check_output(
-    path: str | Path, *, overwrite: bool = False, with_sources: bool = False
+    path: str | Path, *, overwrite: bool = False, suffix: str = ".tflite"
 ) -> None:
-    """Checks that a ``.tflite`` file may be written at a path, and its sources.
+    """Checks that a file of a network may be written at a path.
+
+    Args:
+      path: The path.
+      overwrite: Whether a file may be there.
+      suffix: What it must end in.
 
     Raises:
       ExportError: If the path has another ending, a folder is there, or a file is and
@@ -73,8 +77,8 @@ def check_output(
         artifact.
     """
     path = as_path(path, "the file", ExportError)
-    if path.suffix != ".tflite":
-        raise ExportError(f"Expected a path that ends in .tflite, got {path}.")
+    if path.suffix != suffix:
+        raise ExportError(f"Expected a path that ends in {suffix}, got {path}.")
     if path.is_dir():
         raise ExportError(
             f"Expected a free path or a file at {path}, got a folder; choose another "
@@ -85,13 +89,6 @@ def check_output(
             f"Expected a free path, but {path} exists; choose another or pass "
             "overwrite=True."
         )
-    for one in source_paths(path) if with_sources else ():
-        if one.exists() and not overwrite:
-            raise ExportError(
-                f"Expected no file at {one}, which C++ sources of the model would "
-                "replace, but there is one; choose another path or pass "
-                "overwrite=True."
-            )
     check_parent(path, ExportError)
     check_no_member(path, ExportError)
 

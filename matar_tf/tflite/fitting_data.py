@@ -6,33 +6,39 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.data_arrays import check_classes
-from matar_tf.errors import DataError, MatarWarning
-from matar_tf.named_arrays import by_name, items
+from matar_tf.errors import DataError, MatarWarning, OddDataError
+from matar_tf.inputs import InputInfo
+from matar_tf.named_arrays import by_name, each, items, num_rows
 from matar_tf.packaged import Artifact
 from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.ends import inputs_of, integer_inputs, outputs_of
 from matar_tf.tflite.heads import default_metrics, names_by_head
 from matar_tf.tflite.input_range import InputGrid, grids_of_artifact, range_note
 from matar_tf.tflite.metrics import (
+    AGREEMENT,
     METRIC_NAMES,
     figure_names,
     takes_classes,
     takes_values,
 )
+from matar_tf.tflite.usual_scales import scale_note
 
 __all__ = [
+    "check_answers",
     "check_data",
     "check_heads",
     "check_labels",
     "check_samples",
     "data_notes",
     "for_inputs",
+    "input_infos",
     "labels_of",
     "measured",
     "metrics_for",
@@ -41,20 +47,25 @@ __all__ = [
 
 _MANY_LABELS = 32
 _BYTES = 255  # what unsigned bytes are divided by
+_NOTHING: Final[Mapping[str, InputInfo]] = MappingProxyType({})
 
 
 def check_data(
-    artifact: Artifact, *parts: Data, metrics: Iterable[str] | None = None
+    artifact: Artifact,
+    *parts: Data,
+    metrics: Iterable[str] | None = None,
+    allow_odd_data: bool = False,
 ) -> None:
     """Checks that samples fit the network, and labels its outputs and the metrics.
 
     What is odd about them, in the first of the parts where something is, is a
-    `MatarWarning`.
+    `MatarWarning`, or if they can hardly be meant so, an error.
 
     Args:
       artifact: The packaged network.
       parts: Samples and labels.
       metrics: Names of what is to be measured; None for `default_metrics`.
+      allow_odd_data: Whether that is no error, but a warning.
 
     Raises:
       DataError: If they do not.
@@ -65,7 +76,10 @@ def check_data(
     for data in parts:
         check_samples(data, inputs)
         check_heads(data, outputs, metrics)
-    for notes in [data_notes(data, grids) for data in parts]:
+    for notes in [
+        data_notes(data, grids, artifact.inputs, allow_odd_data=allow_odd_data)
+        for data in parts
+    ]:
         if notes:
             warn_of(notes)
             return
@@ -115,6 +129,27 @@ def _whole(data: Data, key: str, values: np.ndarray) -> np.ndarray:
     return whole.astype(np.int32)
 
 
+def check_answers(data: Data, metrics: Iterable[str]) -> None:
+    """Checks that agreement is measured of samples without labels, and nothing else.
+
+    Raises:
+      DataError: If it is not.
+    """
+    names = list(metrics)
+    if data.is_labelled and AGREEMENT in names:
+        raise DataError(
+            f"Expected samples without labels to measure {AGREEMENT!r} on, got some in "
+            f"{data.name!r}; leave y_test out, or measure accuracy."
+        )
+    others = [name for name in names if name != AGREEMENT]
+    if not data.is_labelled and others:
+        raise DataError(
+            f"Expected labels in {data.name!r} to measure {', '.join(others)}, got "
+            f"samples alone; give y_test, too, or measure {AGREEMENT!r}, the share of "
+            "samples on which a policy answers as the widest one does."
+        )
+
+
 def labels_of(data: Data, outputs: Iterable[str]) -> dict[str, np.ndarray]:
     """Returns labels by the names of a network's outputs, of which some may have none.
 
@@ -135,27 +170,67 @@ def measured(data: Data, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 
 def metrics_for(artifact: Artifact, data: Data) -> list[str]:
-    """Returns what is measured of a packaged network; see `default_metrics`."""
+    """Returns what is measured of a packaged network; see `default_metrics`.
+
+    Of samples without labels how often policies answer as the widest one does.
+    """
+    if not data.is_labelled:
+        return [AGREEMENT]
     outputs = outputs_of(artifact.template)
     return measured(data, {one.name: one.shape for one in outputs})
 
 
-def data_notes(data: Data, grids: Mapping[str, InputGrid | None]) -> list[str]:
+def data_notes(
+    data: Data,
+    grids: Mapping[str, InputGrid | None],
+    inputs: Mapping[str, InputInfo] = _NOTHING,
+    *,
+    allow_odd_data: bool = False,
+) -> list[str]:
     """Returns what is odd about samples and labels, a sentence each.
 
     Args:
       data: Samples and labels that fit a network.
       grids: Of its inputs, by name.
+      inputs: What is known of its developer's samples.
+      allow_odd_data: Whether a sentence is enough for samples that are refused else.
+
+    Raises:
+      OddDataError: If they can hardly be meant so.
     """
     samples = by_name(data.x_test, list(grids), "samples for each input")
-    notes = [
-        range_note(_part(data, name, x_test=samples[name]), grid)
-        for name, grid in grids.items()
-    ]
+    notes: list[str | None] = []
+    for name, grid in grids.items():
+        part = _part(data, name, x_test=samples[name])
+        try:
+            notes.append(range_note(part, grid) or scale_note(part, inputs.get(name)))
+        except OddDataError as error:
+            if not allow_odd_data:
+                raise
+            notes.append(str(error))
     notes += [
         _label_note(_part(data, name, y_test=one)) for name, one in items(data.y_test)
     ]
     return [one for one in notes if one is not None]
+
+
+def input_infos(template: bytes, samples: Any) -> dict[str, InputInfo]:
+    """Returns what samples of a network's inputs are, by name.
+
+    Args:
+      template: Its template.
+      samples: As those of `Data`, prepared as the network takes them.
+
+    Raises:
+      DataError: If they do not fit the inputs.
+    """
+    shapes = {one.name: one.shape for one in inputs_of(template)}
+    samples = each(np.asarray, samples)
+    data = Data(name="samples", x_test=samples, y_test=np.zeros(num_rows(samples)))
+    data = for_inputs(data, template)
+    check_samples(data, shapes)
+    given = by_name(data.x_test, list(shapes), "samples for each input")
+    return {name: InputInfo.of(one) for name, one in given.items()}
 
 
 def _part(data: Data, name: str, **changes: np.ndarray) -> Data:
@@ -208,6 +283,8 @@ def check_samples(data: Data, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 def _shape_hint(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     """Returns what to do with samples of another shape than a network's input."""
+    if len(found) == 3 and (*found[1:], found[0]) == expected:
+        return "give x.transpose(0, 2, 3, 1), with the axis of channels last"
     if (*found, 1) == expected:
         return "give x[..., None], with an axis of channels"
     if math.prod(found) == math.prod(expected):

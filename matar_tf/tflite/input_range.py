@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.errors import DataError
+from matar_tf.errors import INSIST, DataError, OddDataError
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.tflite._schema import op_name, parse_model, schema
@@ -126,10 +126,11 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
       less than a sixteenth of the grid's range, or if all of them are equal; else None.
 
     Raises:
-      DataError: If a quarter of the values or more are outside; if more than a
+      OddDataError: If a quarter of the values or more are outside; if more than a
         twentieth of those that are not 0 are far outside, since most of a picture may
-        be 0 on every scale; if the samples are integers of another kind; or if they
-        are unsigned bytes that use less than an eighth of the range.
+        be 0 on every scale; if they are unsigned bytes that use less than an eighth of
+        the range; or if they would fill it 255 times as large.
+      DataError: If the samples are integers of another kind.
     """
     samples: Any = data.x_test
     if grid is not None and samples.dtype.kind != "f":
@@ -150,10 +151,10 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
     theirs, ours = f"{low:.4g}..{high:.4g}", f"{grid.low:.4g}..{grid.high:.4g}"
     expected = f"Expected samples in the range of this network's input grid, {ours}"
     if outside >= _MOST_OUTSIDE or is_far:
-        raise DataError(
+        raise OddDataError(
             f"{expected}, got {theirs} in {data.name!r}, {outside:.1%} of the values "
-            "outside; scale them as at training, or clip them with np.clip if that is "
-            "meant."
+            "outside; scale them as at training, clip them with np.clip if that is "
+            f"meant, or {INSIST}."
         )
     if outside >= _MANY_OUTSIDE:
         return (
@@ -163,10 +164,16 @@ def range_note(data: Data, grid: InputGrid | None) -> str | None:
         )
     used = max(min(high, grid.high) - max(low, grid.low), 0.0) / width
     if used < _LITTLE_USED_BY_BYTES and _are_bytes(samples, low, high):
-        raise DataError(
+        raise OddDataError(
             f"{expected}, got unsigned bytes of {_BYTES * low:.0f}.."
             f"{_BYTES * high:.0f} in {data.name!r}, which count as {theirs}, "
-            f"{used:.1%} of it; give floats, scaled as at training."
+            f"{used:.1%} of it; give floats, scaled as at training, or {INSIST}."
+        )
+    if low >= 0.0 and grid.high / 2.0 <= _BYTES * high <= grid.high + _NEAR * grid.step:
+        raise OddDataError(
+            f"{expected}, got {theirs} in {data.name!r}, {used:.1%} of it, as if they "
+            f"had been divided by {_BYTES} once too often; multiply them by that, or "
+            f"{INSIST}."
         )
     if used < _LITTLE_USED:
         return (

@@ -27,6 +27,7 @@ from matar_tf.figures import is_share, top_k_of
 from matar_tf.named_arrays import Arrays, each
 
 __all__ = [
+    "AGREEMENT",
     "CLASS_METRICS",
     "METRIC_NAMES",
     "VALUE_METRICS",
@@ -40,6 +41,7 @@ __all__ = [
     "get_metrics",
     "is_mean",
     "listed",
+    "log_probabilities",
     "mean_absolute_error",
     "mean_iou",
     "mean_squared_error",
@@ -52,7 +54,9 @@ __all__ = [
 ]
 
 METRIC_NAMES: Final = ("accuracy", "loss")  # that are measured if nobody says
-CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc")  # and top_K_accuracy
+AGREEMENT: Final = "agreement"  # accuracy where labels are a network's answers
+# and top_K_accuracy
+CLASS_METRICS: Final = (*METRIC_NAMES, "mean_iou", "auc", AGREEMENT)
 VALUE_METRICS: Final = (
     *("mean_squared_error", "mean_absolute_error", "smooth_l1", "binary_accuracy"),
 )
@@ -81,6 +85,23 @@ def negative_log_likelihood(outputs: np.ndarray, labels: np.ndarray) -> float:
     """
     chosen = _of_labels(outputs, labels).astype(np.float64)
     return float(-np.mean(np.log(np.maximum(chosen, _SMALLEST_PROBABILITY))))
+
+
+def log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
+    """Returns the logarithms of the probabilities of classes; one output is for two.
+
+    Args:
+      outputs: ``[..., num_outputs]``.
+      probabilities: Whether they are these, else they are logits.
+    """
+    if outputs.shape[-1] == 1:
+        first = 1.0 - outputs if probabilities else np.zeros_like(outputs)
+        outputs = np.concatenate([first, outputs], axis=-1)
+    outputs = outputs.astype(np.float64)
+    if probabilities:
+        outputs = np.log(np.maximum(outputs, _SMALLEST_PROBABILITY))
+    shifted = outputs - outputs.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def top_k_accuracy(outputs: np.ndarray, labels: np.ndarray, *, k: int) -> float:
@@ -177,7 +198,7 @@ def is_mean(name: str) -> bool:
 
     Then parts of the samples tell how sure it is.
     """
-    means = (*METRIC_NAMES, *VALUE_METRICS)
+    means = (*METRIC_NAMES, *VALUE_METRICS, AGREEMENT)
     return name in means or top_k_of(name) is not None
 
 
@@ -261,6 +282,7 @@ def _known(name: str, probabilities: bool, is_sigmoid: bool) -> Metric | None:
         "loss": negative_log_likelihood if probabilities else cross_entropy,
         "mean_iou": mean_iou,
         "auc": area_under_curve,
+        AGREEMENT: accuracy,
     }
     threshold = 0.5 if probabilities or is_sigmoid else 0.0
     of_values = {

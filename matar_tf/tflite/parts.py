@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from matar_tf.policy import Policy
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
-from matar_tf.tflite.metrics import compute_metrics
+from matar_tf.tflite.metrics import compute_metrics, log_probabilities
 
 __all__ = [
     "PartsEvaluator",
@@ -30,8 +30,6 @@ __all__ = [
     "part_names",
     "parts_without_notes",
 ]
-
-_SMALLEST_PROBABILITY: Final = 1e-7  # as keras.backend.epsilon
 
 
 def part_name(metric: str, part: int) -> str:
@@ -65,20 +63,9 @@ def divergence(
     if not of_classes:
         return float(np.mean(np.square(outputs.astype(np.float64) - reference)))
     one, other = (
-        _log_probabilities(values, probabilities) for values in (outputs, reference)
+        log_probabilities(values, probabilities) for values in (outputs, reference)
     )
     return float(np.mean(np.sum(np.exp(other) * (other - one), axis=-1)))
-
-
-def _log_probabilities(outputs: np.ndarray, probabilities: bool) -> np.ndarray:
-    if outputs.shape[-1] == 1:
-        first = 1.0 - outputs if probabilities else np.zeros_like(outputs)
-        outputs = np.concatenate([first, outputs], axis=-1)
-    outputs = outputs.astype(np.float64)
-    if probabilities:
-        outputs = np.log(np.maximum(outputs, _SMALLEST_PROBABILITY))
-    shifted = outputs - outputs.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 class PartsEvaluator(PolicyEvaluator):
@@ -95,7 +82,7 @@ class PartsEvaluator(PolicyEvaluator):
       num_parts: Number of parts; no more than there are samples.
       of_parts: Figures of metrics that are measured on parts; None for all.
       whole: Whether to measure on all samples, too: figures without a part's number.
-      **files: Profile and runtime, as those of `PolicyEvaluator`.
+      **options: Profile, runtime and `allow_odd_data`, as those of `PolicyEvaluator`.
     """
 
     def __init__(
@@ -108,9 +95,9 @@ class PartsEvaluator(PolicyEvaluator):
         num_parts: int = NUM_HALVES,
         of_parts: Collection[str] | None = None,
         whole: bool = False,
-        **files: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(artifact, samples, labels, metrics=metrics, **files)
+        super().__init__(artifact, samples, labels, metrics=metrics, **options)
         self._num_parts = num_parts
         self._of_parts = {
             name: metric
@@ -177,4 +164,4 @@ def parts_without_notes(*args: Any, **options: Any) -> PartsEvaluator:
     """Returns a `PartsEvaluator` of samples that `check_data` has spoken of before."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MatarWarning)
-        return PartsEvaluator(*args, **options)
+        return PartsEvaluator(*args, allow_odd_data=True, **options)

@@ -250,6 +250,50 @@ def test_states_of_recurrent_layers() -> None:
     np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
 
 
+RECURRENT = {
+    "gru": ((3, 5), lambda: L.GRU(4, reset_after=False)),
+    "gru of one step": ((1, 5), lambda: L.GRU(4)),
+    "lstm of one step": ((1, 5), lambda: L.Bidirectional(L.LSTM(4))),
+    "lines": ((3, 6, 2), lambda: L.ConvLSTM1D(4, 3, go_backwards=True)),
+    "frames": ((2, 6, 6, 2), lambda: L.ConvLSTM2D(4, 3, return_sequences=True)),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_in_all_their_forms(name: str) -> None:
+    shape, layer = RECURRENT[name]
+    model = quantized(net(shape, layer(), L.Flatten(), L.Dense(3)))
+    assert len(get_policy_space(model).weights) == (5 if "lstm" in name else 3)
+    expected, given = outputs_of(model, "w4a8")
+    np.testing.assert_array_equal(given, expected)
+
+
+def test_products_of_convolutions_in_a_recurrent_layer() -> None:
+    model = quantized(net((3, 6, 6, 2), L.ConvLSTM2D(4, 3, name="a"), L.Flatten()))
+    calibrate(model, samples_of(model))
+    macs = {one.name: one.macs for one in package(model).workload.layers}
+    places, gates = 4 * 4, 4 * 4  # of 6 x 6 under 3 x 3; four of four channels
+    assert macs["a/kernel"] == 3 * places * gates * 3 * 3 * 2
+    assert macs["a/recurrent_kernel"] == 3 * places * gates * 3 * 3 * 4
+
+
+@pytest.mark.parametrize("layer", [L.LSTM(3), L.Bidirectional(L.GRU(3))])
+def test_states_that_are_kept_are_refused(layer: Any) -> None:
+    getattr(layer, "forward_layer", layer).stateful = True
+    inputs = keras.Input(batch_shape=(2, 3, 5))
+    with pytest.raises(ModelError, match=f"'{layer.name}'.* stateful=True.*return_st"):
+        quantize_model(keras.Model(inputs, L.Dense(2)(layer(inputs))))
+
+
+def test_more_axes_than_a_file_has_are_refused() -> None:
+    layer = L.ConvLSTM3D(2, 3)
+    with pytest.raises(ModelError, match="at most 5 axes"):
+        quantize_model(net((2, 4, 4, 4, 2), layer, L.Flatten()))
+    flat = L.Reshape((2, 4, 4, 4, 2))
+    with pytest.raises(ModelError, match="at most 5 axes"):
+        quantize_model(net((2, 4, 4, 8), flat, L.ConvLSTM3D(2, 3, padding="same")))
+
+
 def test_outputs_in_float_beside_others() -> None:
     inputs = keras.Input((6,))
     x = L.Dense(4, name="first")(inputs)
@@ -290,3 +334,25 @@ def test_an_input_that_layers_of_both_kinds_read() -> None:
     workload = package(model).workload
     assert workload.inputs == ("given",)
     assert workload.tensors["given"].activation is None  # the input as it is
+
+
+def test_attention_behind_a_mask_is_loaded_again(tmp_path: Path) -> None:
+    words = keras.Input((4,), dtype="int32")
+    hidden = keras.Input((4, 4), dtype="int32", name="hidden")
+    x = L.Embedding(9, 6, mask_zero=True)(words)
+    x = L.MultiHeadAttention(2, 4)(x, x, attention_mask=hidden, use_causal_mask=True)
+    made = keras.Model([words, hidden], L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    model = quantized(made)
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(0, 4, (8, 4)), rng.integers(0, 2, (8, 4, 4))]
+    calibrate(model, samples)
+    model.save(tmp_path / "model.h5")
+    artifact = package(model)
+    policy = artifact.space.named("w3a8")
+    set_policy(model, policy)
+    expected = model(samples, training=False)
+    for again in (load_model(tmp_path / "model.h5"), load_network(artifact)):
+        set_policy(again, policy)
+        np.testing.assert_array_equal(again(samples, training=False), expected)
+    unmasked = [samples[0], np.ones_like(samples[1])]
+    assert np.abs(model(unmasked, training=False) - expected).max() > 1e-4

@@ -6,13 +6,15 @@ import copy
 import hashlib
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from matar_tf.errors import ArtifactError, ModelError
+from matar_tf.errors import ArtifactError, DataError, ModelError
+from matar_tf.inputs import InputInfo
 from matar_tf.keras import (
     MultiBitTrainer,
     calibrate,
@@ -182,3 +184,19 @@ def test_a_model_packaged_from_python_says_how_it_was_made() -> None:
     twin = keras.models.clone_model(model)
     twin.set_weights(model.get_weights())
     assert "calibration_digest" not in package(twin).provenance
+
+
+def test_an_artifact_says_what_samples_were() -> None:
+    model = quantize_model(network())
+    calibrate(model, X)
+    assert package(model).inputs == {"image": InputInfo.of(X)}
+    given = package(model, samples=2.0 * X, channels="grey").inputs["image"]
+    assert given == replace(InputInfo.of(2.0 * X), channels="grey")
+    with pytest.raises(DataError, match="samples of shape"):
+        package(model, samples=X[..., 0])
+    # A copy was given its steps by other means: nobody knows the samples.
+    twin = keras.models.clone_model(model)
+    twin.set_weights(model.get_weights())
+    assert package(twin).inputs == {}
+    with pytest.raises(ArtifactError, match="samples= beside channels='RGB'"):
+        package(twin, channels="RGB")

@@ -7,8 +7,10 @@ import pytest
 
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import fake_quantize
+from matar_tf.keras.quantizers.fixed_point import fixed_point, multiply
 from matar_tf.parameters import activation_range, weight_range
 from matar_tf.policy import ALL_BITS
+from matar_tf.tflite._rounding import multiply_away_from_zero, quantized_multiplier
 from matar_tf.tflite.profiles import largest_factor
 
 
@@ -204,3 +206,19 @@ class TestOptimalSteps:
             tf.zeros((4, 1)), tf.constant([-1.0]), tf.constant([1.0])
         )
         assert steps.numpy() > 0
+
+
+@pytest.mark.parametrize(
+    "factor", [0.5, 1 / 3, 1.0, 3.7, 1e-4, 2.0**-40 / 3, 1.0 - 2.0**-33, 0.0]
+)
+def test_fixed_point_products_are_those_of_the_simulator(factor: float) -> None:
+    """A factor next to 1 carries: its multiplier would have 32 bits."""
+    x = np.array([*range(-130, 131), -(2**27), 2**27 - 1, 2**26 + 1])
+    made = fixed_point(tf.constant(factor, tf.float64))
+    products = multiply(tf.constant(x, tf.int64), *made).numpy()
+    if factor == 0.0:
+        assert not products.any()
+        return
+    expected = quantized_multiplier(factor)
+    assert tuple(map(int, made)) == tuple(map(int, expected))
+    np.testing.assert_array_equal(products, multiply_away_from_zero(x, *expected))

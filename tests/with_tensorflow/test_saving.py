@@ -216,6 +216,11 @@ class TestNetworkInTheArtifact:
             ({"inbound_nodes": [[["evil", 0, 0, {}]]]}, "before it make"),
             ({"inbound_nodes": [[["samples", 7, 0, {}]]]}, "before it make"),
             ({"inbound_nodes": [[["samples", 0, 0, {"mask": 1}]]]}, "before it make"),
+            (
+                {"inbound_nodes": [[["samples", 0, 0, {"a": [["evil", 0, 0]]}]]]},
+                "before it make",
+            ),
+            ({"inbound_nodes": [[["samples", 0, 0, {"a": True}]]]}, "can be rebuilt"),
             ({"name": "samples"}, "name of their own"),
             ({"config": {"name": "evil", "max_value": "six"}}, "can be rebuilt"),
             ({"config": {"no_such": 1}}, "can be rebuilt"),

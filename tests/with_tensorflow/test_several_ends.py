@@ -157,6 +157,7 @@ class TestSizes:
                 np.testing.assert_array_equal(found, one.predict(samples, verbose=0))
             calibrated = artifact.provenance["calibration_samples"]
             assert calibrated == len(normal_samples((1,)))
+            assert [one.shape for one in artifact.inputs.values()] == [shape]
 
     def test_the_command_takes_the_size(self, tmp_path: Path, capsys: Any) -> None:
         inputs = L.Input((None, 2), name="series")

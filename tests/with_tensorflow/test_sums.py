@@ -23,9 +23,12 @@ from matar_tf.tflite.runtime import Runner
 
 L = keras.layers
 
-# Steps of both inputs over that of the output: alike, halves, far apart, beyond what
-# XNNPACK takes.
-RATIOS = [(1.0, 1.0), (0.5, 0.25), (0.731, 0.113), (3.7, 0.004), (0.0007, 1.3)]
+# Steps of both inputs over that of the output: alike, halves, far apart; beyond what
+# XNNPACK takes, of which one makes halves, to which the other adds next to nothing.
+RATIOS = [
+    *((1.0, 1.0), (0.5, 0.25), (0.731, 0.113), (3.7, 0.004)),
+    *((0.0007, 1.3), (0.5, 2e-7)),
+]
 
 
 def merged(kind: str, function: str | None, ratios: tuple[float, float]) -> Any:
@@ -38,8 +41,10 @@ def merged(kind: str, function: str | None, ratios: tuple[float, float]) -> Any:
     x = getattr(L, kind)(name="total")(both)
     x = L.Activation(function)(x) if function else x
     model = keras.Model(inputs, x)
-    for name, kernel in (("one", [1.0, 0.0]), ("other", [0.0, 1.0])):
-        model.get_layer(name).set_weights([np.reshape(kernel, (1, 1, 2, 1))])
+    for place, name in enumerate(("one", "other")):
+        kernel = np.zeros((1, 1, 2, 1))
+        kernel[0, 0, place] = max(ratios[place], 2e-6)  # below, they count as zeros
+        model.get_layer(name).set_weights([kernel])
     model = quantize_model(model)
     samples = np.linspace(-1.0, 1.0, 64)[:, np.newaxis].repeat(2, axis=1)
     model(samples.reshape(-1, 1, 1, 2).astype(np.float32), training=True)

@@ -24,6 +24,7 @@ from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.packaging.common_arrays import calls_of
 from matar_tf.keras.packaging.float_layers import convertible, float_layers
+from matar_tf.keras.packaging.recurrent import is_recurrent
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import snap_affine, snap_bias
@@ -58,27 +59,47 @@ def make_template(model: KerasModel) -> Template:
         converter left a float kernel.
     """
     try:
-        return _template(model, frozenset())
+        return _template(model)
     except ComputedKernelError as error:
-        if None in error.islands:
-            raise
-        # As a rule constants, which need no operators; what the converter would
-        # compute of these beforehand, the file does.
-        names = [wrapper.inner_layer(one).name for one in float_layers(model)]
-        layers = {names[one] for one in error.islands if one is not None}
-        return _template(model, error.missing | layers)
+        kept = _computed(model, error)
+    if is_recurrent(model):
+        try:
+            return _template(model, starts_from_samples=True)
+        except ComputedKernelError as error:
+            kept = _computed(model, error)
+    return _template(model, kept, starts_from_samples=True)
 
 
-def _template(model: KerasModel, kept: frozenset[str]) -> Template:
+def _computed(model: KerasModel, error: ComputedKernelError) -> frozenset[str]:
+    """Returns the kernels of which a converter computed something, or their layers.
+
+    As a rule constants, which need no operators; what the converter would compute of
+    these beforehand, the file does.
+    """
+    if None in error.islands:
+        raise error
+    names = [wrapper.inner_layer(one).name for one in float_layers(model)]
+    return error.missing | {names[one] for one in error.islands if one is not None}
+
+
+def _template(
+    model: KerasModel,
+    kept: frozenset[str] = frozenset(),
+    *,
+    starts_from_samples: bool = False,
+) -> Template:
     """Returns a template.
 
     Args:
       model: A quantized model.
       kept: Kernels of float layers of which nothing may be computed beforehand: their
         entries, or the names of their layers.
+      starts_from_samples: As for `in_steps`.
     """
     tracer = _TemplateTracer(calls_of(model), kept)
-    content, outputs, in_float = _convert(model, tracer)
+    content, outputs, in_float = _convert(
+        model, tracer, starts_from_samples=starts_from_samples
+    )
     return read_template(content, tracer.fingerprints(in_float), outputs)
 
 
@@ -94,7 +115,7 @@ def convert_policy(model: KerasModel) -> bytes:
 
 
 def _convert(
-    model: KerasModel, tracer: Tracer
+    model: KerasModel, tracer: Tracer, *, starts_from_samples: bool = False
 ) -> tuple[bytes, dict[str, str], tuple[str, ...]]:
     """Returns a file.
 
@@ -111,7 +132,8 @@ def _convert(
 
     function = tf.function(outputs, input_signature=signature, autograph=False)
     before = get_policy(model)
-    with tracing(tracer), convertible(model) as in_float:
+    changed = convertible(model, starts_from_samples=starts_from_samples)
+    with tracing(tracer), changed as in_float:
         concrete = function.get_concrete_function()
     policy_setter(model)(before)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)

@@ -16,6 +16,7 @@ from typing import Any
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
 from matar_tf.keras.borders import Dequantize, Quantize
 from matar_tf.keras.layers import InputQuantize
+from matar_tf.keras.packaging.recurrent import in_steps
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.rewrite.foreign import why_foreign
@@ -65,12 +66,18 @@ def float_reasons(model: KerasModel) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
+def convertible(
+    model: KerasModel, *, starts_from_samples: bool = False
+) -> Iterator[tuple[str, ...]]:
     """Lets float layers compute the same in another way, between marks, in this block.
 
     Recurrent layers step by step instead of in a loop, which would be a subgraph of its
     own. Layer norms by means over their axes, not as the batch norm of an image whose
     batch they are.
+
+    Args:
+      model: A multi-bitwidth model.
+      starts_from_samples: As for `in_steps`.
 
     Yields:
       The names of the float layers, by the numbers of their marks.
@@ -86,7 +93,7 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
     layers = float_layers(model)
     for number, layer in enumerate(layers):
         for one in layer._flatten_layers():
-            change(one, **_in_steps(one))
+            change(one, **in_steps(one, starts_from_samples=starts_from_samples))
         change(layer, call=_marked(layer.call, 2 * number, 2 * number + 1))
     for layer in model.layers if layers else ():
         if isinstance(layer, Quantize):
@@ -99,14 +106,6 @@ def convertible(model: KerasModel) -> Iterator[tuple[str, ...]]:
                 del layer.__dict__[name]
             else:
                 layer.__dict__[name] = value
-
-
-def _in_steps(layer: KerasLayer) -> dict[str, object]:
-    """Returns the attributes by which a layer computes as the converter needs it."""
-    if isinstance(layer, keras.layers.RNN):
-        return {"unroll": True, "_could_use_gpu_kernel": False}
-    is_norm = isinstance(layer, keras.layers.LayerNormalization)
-    return {"_fused": False} if is_norm else {}
 
 
 def _marked(

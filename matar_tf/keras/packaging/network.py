@@ -322,7 +322,7 @@ def _check_layer(layer: Any, num_nodes: dict[str, int]) -> None:
     num_nodes[layer["name"]] = len(nodes) or 1
 
 
-def _is_known_output(source: Any, num_nodes: dict[str, int]) -> bool:
+def _is_known_output(source: Any, num_nodes: Mapping[str, int]) -> bool:
     if not isinstance(source, list) or not 3 <= len(source) <= 4:
         return False
     name, node, tensor, *arguments = source
@@ -332,5 +332,16 @@ def _is_known_output(source: Any, num_nodes: dict[str, int]) -> bool:
         and type(node) is int
         and type(tensor) is int
         and 0 <= node < num_nodes[name]
-        and not any(arguments)
+        and all(_are_known(one, num_nodes) for one in arguments)
     )
+
+
+def _are_known(value: Any, num_nodes: Mapping[str, int]) -> bool:
+    """Whether what a layer is called with by name is of known outputs and switches."""
+    if isinstance(value, dict):
+        return all(_are_known(one, num_nodes) for one in value.values())
+    if isinstance(value, list):
+        return _is_known_output(value, num_nodes) or all(
+            _are_known(one, num_nodes) for one in value
+        )
+    return value is None or isinstance(value, bool)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.card import CARD_KEY, ModelCard
 from matar_tf.errors import ArtifactError, MatarWarning, did_you_mean
+from matar_tf.inputs import InputInfo
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor
-from matar_tf.keras.calibration import calibration_record
+from matar_tf.keras.calibration import calibration_inputs, calibration_record
 from matar_tf.keras.checks import (
     check_finite_weights,
     check_initialized,
@@ -36,7 +38,8 @@ from matar_tf.norms import NormParameters
 from matar_tf.operators import Grid
 from matar_tf.outputs import OutputInfo
 from matar_tf.parameters import LayerParameters, Parameters, TensorParameters
-from matar_tf.tflite.ends import outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.fitting_data import input_infos
 from matar_tf.tflite.workload import read_workload
 
 __all__ = ["extract_parameters", "package", "training_versions"]
@@ -54,13 +57,16 @@ _KNOWN: Final = (
 )
 
 
-def package(
+# Each is a keyword by itself.
+def package(  # noqa: PLR0913
     model: KerasModel,
     *,
     accuracy: Mapping[str, Mapping[str, float]] | None = None,
     provenance: Mapping[str, Any] | None = None,
     card: ModelCard | None = None,
     outputs: Mapping[str, str] | None = None,
+    samples: Any = None,
+    channels: str = "",
     input_shape: InputShape | None = None,
     include_network: bool = True,
 ) -> Artifact:
@@ -78,6 +84,10 @@ def package(
       card: What those should know who retarget it, or None.
       outputs: What outputs mean, by the names of their layers: ``{"boxes": "offsets of
         the anchors' corners"}``; None for those of which there is nothing to say.
+      samples: Samples of the data, as the network takes them: their range and the mean
+        and deviation of each channel are put on record, so that a search notices
+        others. None for those given to `calibrate` in this process.
+      channels: What the channels of images are, in order: ``RGB``.
       input_shape: Shape of the samples that ship, without an axis for them, where the
         model leaves sizes open: ``(224, 224, 3)``; of several inputs by their names.
       include_network: Whether to add the Keras network, to compare with or to train
@@ -87,7 +97,9 @@ def package(
       ModelError: If the model is not wholly quantized, not trained, or its training
         diverged, or a size of its inputs is missing.
       ArtifactError: If accuracy or provenance is not what `Artifact` takes, or
-        provenance says otherwise what is known here, or there is no such output.
+        provenance says otherwise what is known here, or there is no such output, or
+        channels are named of no known samples.
+      DataError: If the samples do not fit the model's inputs.
     """
     model = wrapper.multi_bit_network(model)
     check_initialized(model)
@@ -96,6 +108,7 @@ def package(
     reasons = float_reasons(model)
     in_float = {"float_layers": reasons} if reasons else {}
     record = {**calibration_record(model), **in_float}
+    calibrated = calibration_inputs(model)
     model = with_input_shape(model, input_shape)
     template = make_template(model)
     reason = why_unstored(model) if include_network else ""
@@ -116,7 +129,33 @@ def package(
         provenance=_provenance(record, {} if provenance is None else provenance, card),
         extras=extras,
         outputs=_outputs(model, template.content, outputs or {}),
+        inputs=_inputs(template.content, samples, calibrated, channels),
     )
+
+
+def _inputs(
+    template: bytes, samples: Any, calibrated: Mapping[str, InputInfo], channels: str
+) -> dict[str, InputInfo]:
+    """Returns what samples of each input are, as far as it is known."""
+    if channels and samples is None and not calibrated:
+        raise ArtifactError(
+            f"Expected samples= beside channels={channels!r}, to say what they are, "
+            "got none; give some of the data."
+        )
+    ends = inputs_of(template)
+    known = calibrated if samples is None else input_infos(template, samples)
+    if len(known) == 1:  # whatever its name
+        known = dict.fromkeys([one.name for one in ends], *known.values())
+    # Sizes may have been open, channels are not.
+    return {
+        one.name: replace(
+            known[one.name],
+            shape=one.shape,
+            channels=channels if len(one.shape) == 3 or len(ends) == 1 else "",
+        )
+        for one in ends
+        if known
+    }
 
 
 def _outputs(

@@ -16,6 +16,7 @@ import numpy as np
 from matar_tf.keras._compat import KerasLayer, Tensor, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.accumulators import accumulator_levels, zero_point
+from matar_tf.keras.quantizers.fixed_point import fixed_point, multiply
 from matar_tf.keras.quantizers.grids import ActivationGrid
 from matar_tf.layer_kinds import ACTIVATIONS, Rounding
 from matar_tf.operators import Grid
@@ -184,17 +185,9 @@ def _leaky_relu(x: Tensor, layer: KerasLayer, grid: ActivationGrid) -> Tensor | 
 
 
 def _multiply_twice_rounded(levels: Tensor, factor: Tensor) -> Tensor:
-    """Multiplies as gemmlowp's reference: by the fraction, then by the power of two.
-
-    The first product is rounded half up, the second half away from zero.
-    """
-    exponent = tf.bitwise.right_shift(tf.bitcast(factor, tf.int32), 23) - 126
-    power = tf.pow(tf.constant(2.0, tf.float64), tf.cast(exponent, tf.float64))
-    fraction = tf.cast(factor, tf.float64) / power
-    products = tf.cast(levels, tf.float64) * fraction * tf.maximum(power, 1.0)
-    high = tf.floor(products + 0.5)
-    halved = tf.floor(tf.abs(high) * tf.minimum(power, 1.0) + 0.5)
-    return tf.cast(tf.sign(high) * halved, tf.float32)
+    """Multiplies as the builtin kernel does, by a fixed-point number."""
+    fixed = fixed_point(tf.cast(factor, tf.float64))
+    return tf.cast(multiply(tf.cast(levels, tf.int64), *fixed), tf.float32)
 
 
 _Rule: TypeAlias = "Callable[[Tensor, KerasLayer, ActivationGrid], Tensor | None]"

@@ -197,13 +197,12 @@ def _is_multiplied(node: Node) -> bool:
 
 
 def _check_shapes(node: Node) -> None:
-    """Refuses tensors that kernels do not take."""
-    most = _MOST_AXES_MULTIPLIED if _is_multiplied(node) else _MOST_AXES
-    for shape in node.shapes:
-        if len(shape) > most:
+    """Refuses tensors that integer kernels do not take."""
+    for shape in node.shapes if _is_multiplied(node) else ():
+        if len(shape) > _MOST_AXES_MULTIPLIED:
             raise ModelError(
-                f"Expected at most {most} axes, with that of the batch, and sizes of "
-                f"at least 1 of what {node.name!r} ({node.kind}) makes, got {shape}; "
+                f"Expected at most {_MOST_AXES_MULTIPLIED} axes, with that of the "
+                f"batch, of what {node.name!r} ({node.kind}) makes, got {shape}; "
                 "reshape or flatten it."
             )
 
@@ -357,6 +356,16 @@ def _check_ranges(node: Node) -> None:
             )
 
 
+def _check_rank(node: Node) -> None:
+    for shape in node.shapes:
+        if len(shape) > _MOST_AXES:
+            raise ModelError(
+                f"Expected at most {_MOST_AXES} axes, with that of the batch, of what "
+                f"{node.name!r} ({node.kind}) makes, got {shape}, which no runtime "
+                "takes; reshape it, or take layers of fewer axes."
+            )
+
+
 def _check_size(node: Node) -> None:
     for shape in node.shapes if node.kind != INPUT else ():  # see `end_refusals`
         if 0 in shape[1:]:
@@ -373,7 +382,7 @@ def _check_size(node: Node) -> None:
 
 
 # What no form of a network can have, and what integer kernels do not compute.
-_NO_FORM = (_check_size, _check_reading)
+_NO_FORM = (_check_size, _check_rank, _check_reading)
 _NO_INTEGERS = (
     _check_activation,
     _check_shapes,

@@ -44,6 +44,13 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
         )
     if isinstance(layer, keras.layers.InputLayer):
         return "" if layer.dtype in _INPUT_TYPES else _why_no_input(layer, name)
+    if _keeps_states(layer):
+        return (
+            f"Expected layers that begin anew with each sample, got {name!r} "
+            f"({kind_of(layer)}) with stateful=True, whose states a file does not "
+            "keep; leave that out, or hand the states over: return_state=True makes "
+            "them outputs, initial_state= takes them as inputs."
+        )
     if not is_known:
         return ""
     if {layer.dtype, layer.compute_dtype} - {"float32", None} and not is_mixed(layer):
@@ -59,6 +66,13 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "the loss."
         )
     return ""
+
+
+def _keeps_states(layer: KerasLayer) -> bool:
+    recurrent = (keras.layers.RNN, keras.layers.Bidirectional)
+    return any(
+        isinstance(one, recurrent) and one.stateful for one in layer._flatten_layers()
+    )
 
 
 def _why_no_input(layer: KerasLayer, name: str) -> str:

@@ -1,0 +1,1 @@
+"""ONNX files of policies: for compilers of FPGAs, and for onnxruntime."""
