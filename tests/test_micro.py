@@ -307,6 +307,10 @@ class TestRuntime:
         for model, match in ((gelu, "got another in the GELU"), (wide, "511 classes")):
             with pytest.raises(ExportError, match=match):
                 check_micro(model)
+        artifact = net_artifact("kernels")
+        of_16_bits = ModelBuilder(artifact).build(artifact.space.named("w8a16"))
+        with pytest.raises(ExportError, match=r"activations of 8 bits .* got 16 bits"):
+            simulate(of_16_bits, image_samples(), kernels="tflm")
         narrower = graph_of(
             "SOFTMAX", (1, 511), (1, 511), options_of("SoftmaxOptions", beta=1.0)
         )

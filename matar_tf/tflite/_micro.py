@@ -191,6 +191,8 @@ def micro_fault(model: Any) -> str | None:
 def _conditions(name: str, operator: Any, made: Any) -> Iterator[tuple[bool, str, Any]]:
     """Yields whether something holds of an operator, what it is, and what is there."""
     yield name in MICRO_OPERATORS, "an integer operator that is known", "another"
+    is_wide = made.type == schema.TensorType.INT16
+    yield not is_wide, "activations of 8 bits", "16 bits"
     if name == "SOFTMAX":
         count = int(made.shape[-1])
         yield count <= _MAX_CLASSES, f"at most {_MAX_CLASSES} classes", count

@@ -30,6 +30,7 @@ from matar_tf.tflite import (
 )
 from matar_tf.tflite._floats import float_operators
 from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._micro import check_micro
 from matar_tf.tflite._schema import (
     op_name,
     parse_model,
@@ -92,6 +93,8 @@ def simulate_tensors(
     if kernels not in KERNELS:
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
     model = parse_model(check_model(content))
+    if kernels == "tflm":
+        check_micro(model)
     graph = model.subgraphs[0]
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
