@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	  --editable '.[train,tflite-runtime,vela,ray,sign,onnx]' --group dev
+	  --editable '.[train,tflite-runtime,tflm,vela,ray,sign,onnx]' --group dev
 	touch $@
 
 clean:

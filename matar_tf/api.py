@@ -8,18 +8,13 @@ names of the catalogue, paths of ``.toml`` files or `Target`.
 
 from __future__ import annotations
 
-import inspect as _inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from matar_tf.artifact import Artifact, read_artifact
-from matar_tf.data import Data, DataLike, as_data
-from matar_tf.errors import (
-    SearchError,
-    did_you_mean,
-)
+from matar_tf.data import DataLike, as_data
 from matar_tf.given import (
     ModelLike,
     Network,
@@ -41,15 +36,15 @@ from matar_tf.reporting.card_page import model_card as _card_of
 from matar_tf.reporting.shown import ShownMatrix, ShownResult
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.export import with_file_sizes
+from matar_tf.run.keywords import settings_from, takes_options
 from matar_tf.run.plan import make_run
-from matar_tf.run.predicting import aimed, metrics_of_run
 from matar_tf.run.report import RunReport, read_report
 from matar_tf.run.retarget import Outcome
 from matar_tf.run.retarget import retarget as _retarget
 from matar_tf.run.searches import search_one
-from matar_tf.run.settings import RunSettings, settings_of
 from matar_tf.targets import list_targets
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.c_sources import check_sources, write_sources
 from matar_tf.tflite.evaluate import evaluate_model
 from matar_tf.tflite.export import (
     ExportedModel,
@@ -60,7 +55,7 @@ from matar_tf.tflite.export import (
 from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
 from matar_tf.tflite.odd_data import check_plausible
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 
 __all__ = [
     "cost",
@@ -74,28 +69,6 @@ __all__ = [
     "retarget",
     "search",
 ]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_OPTIONS = "      **options: Of the search, each a keyword."
-
-
-def _takes_options(function: _F) -> _F:
-    """Shows the options of a run in signature and docstring of a function."""
-    options = list(_inspect.signature(settings_of).parameters.values())[1:]
-    signature = _inspect.signature(function)
-    own = [
-        one
-        for one in signature.parameters.values()
-        if one.kind is not _inspect.Parameter.VAR_KEYWORD
-    ]
-    names = {one.name for one in own}
-    added = [one for one in options if one.name not in names]
-    function.__signature__ = signature.replace(parameters=[*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
-    # Without docstrings (python -OO) there is nothing to fill in.
-    described = (settings_of.__doc__ or "").partition("      seed:")[2]
-    texts = f"      seed:{described.partition('    Raises:')[0].rstrip()}"
-    function.__doc__ = (function.__doc__ or "").replace(_OPTIONS, texts)
-    return function
 
 
 def load_artifact(
@@ -121,7 +94,7 @@ def load_artifact(
     return read_artifact(path, expect_digest=expect_digest, trust=trust)
 
 
-@_takes_options
+@takes_options
 def search(
     network: Network, target: TargetLike, data: DataLike | None = None, **options: Any
 ) -> ShownResult:
@@ -141,13 +114,13 @@ def search(
     """
     artifact = as_artifact(network)
     given = as_optional_data(artifact, data)
-    settings = _settings(artifact, given, _options(options, "search"))
+    settings = settings_from(artifact, given, options, "search")
     run = make_run(artifact, [as_target(target)], given, settings)
     result = with_file_sizes(run, search_one(run))
     return ShownResult.of(result, artifact.accuracy.get("float"))
 
 
-@_takes_options
+@takes_options
 def retarget(
     network: Network,
     targets: TargetLike | Sequence[TargetLike],
@@ -184,7 +157,7 @@ def retarget(
     """
     artifact = as_artifact(network)
     given = as_optional_data(artifact, data)
-    settings = _settings(artifact, given, _options(options, "retarget"))
+    settings = settings_from(artifact, given, options, "retarget")
     run = make_run(artifact, as_targets(targets), given, settings)
     outcome = _retarget(
         run, output, resume=resume, overwrite=overwrite, reference=reference
@@ -192,17 +165,6 @@ def retarget(
     float_metrics = artifact.accuracy.get("float")
     results = tuple(ShownResult.of(one, float_metrics) for one in outcome.results)
     return replace(outcome, results=results)
-
-
-def _settings(
-    artifact: Artifact, data: Data | None, options: Mapping[str, Any]
-) -> RunSettings:
-    """Returns what a search is asked for, with what follows from its samples."""
-    metrics = options.get("metrics") or metrics_of_run(artifact, data)
-    settings = settings_of(artifact.space, **{**options, "metrics": metrics})
-    if options.get("objectives") is None:
-        settings = aimed(settings, artifact, data)
-    return settings
 
 
 # Each is a keyword by itself, as of the functions beside it.
@@ -213,6 +175,7 @@ def export(  # noqa: PLR0913
     *,
     format: str = DEFAULT_FORMAT,
     profile: str = DEFAULT_PROFILE,
+    io: str = "float32",
     target: TargetLike | None = None,
     data: DataLike | None = None,
     metrics: Iterable[str] | None = None,
@@ -220,7 +183,7 @@ def export(  # noqa: PLR0913
     allow_odd_data: bool = False,
     overwrite: bool = False,
 ) -> ExportedModel:
-    """Writes the file of a policy.
+    """Writes the file of a policy; for microcontrollers C++ sources, too.
 
     Args:
       network: What `load_artifact` returned, or its path.
@@ -228,9 +191,11 @@ def export(  # noqa: PLR0913
       path: Where to write; ends in ``.tflite``, or ``.onnx`` by the format.
       format: ``tflite``; ``qonnx``, for compilers of FPGAs; ``onnx``, for onnxruntime.
       profile: How a ``.tflite`` file stores kernels; see `matar_tf.tflite.profiles`.
+      io: Type of inputs and outputs of a ``.tflite`` file: ``float32``, or ``int8`` or
+        ``uint8`` on the grids that it names.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
-      metrics: Which these are, measured in LiteRT; as for `evaluate`.
+      metrics: Which these are, measured where the file runs; as for `evaluate`.
       reference: Outputs that a ``.tflite`` file must agree with on `data`, or None.
       allow_odd_data: Whether to go on, with a warning, where samples or labels can
         hardly be meant so.
@@ -242,9 +207,12 @@ def export(  # noqa: PLR0913
     artifact = as_artifact(network)
     chosen = as_policy(artifact, policy)
     compares = reference is not None
-    suffix = check_format(format, profile=profile, compares=compares)
+    suffix = check_format(format, profile=profile, compares=compares, io=io)
     check_output(path, overwrite=overwrite, suffix=suffix)
     write_onnx = None if format == DEFAULT_FORMAT else onnx_writer()
+    runtime = get_profile(profile).runtime
+    if runtime == "tflm":
+        check_sources(path, overwrite=overwrite)
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
     if target is not None:
@@ -255,24 +223,33 @@ def export(  # noqa: PLR0913
         samples = given.x_test
         check_data(artifact, given, metrics=metrics, allow_odd_data=allow_odd_data)
         check_plausible(artifact, given, allow_odd_data=allow_odd_data)
-        content = builder.build(chosen, profile=profile)
+        content = builder.build(chosen, profile=profile, io=io)
         metadata["metrics"] = evaluate_model(
-            content, given, metrics=metrics, allow_odd_data=allow_odd_data
+            content,
+            given,
+            metrics=metrics,
+            runtime=runtime,
+            allow_odd_data=allow_odd_data,
         )
         metadata["num_samples"] = given.num_samples
     if write_onnx is not None:
         return write_onnx(
             artifact, builder, chosen, path, form=format, metadata=metadata
         )
-    return export_model(
+    exported = export_model(
         builder,
         chosen,
         path,
         profile=profile,
+        io=io,
         metadata=metadata,
         samples=samples,
         reference=reference,
     )
+    if runtime != "tflm":
+        return exported
+    content = builder.build(chosen, metadata, profile=profile, io=io)
+    return replace(exported, sources=write_sources(content, exported.path))
 
 
 def evaluate(
@@ -295,7 +272,7 @@ def evaluate(
         its own, ``boxes_mean_absolute_error``; or ``package.module:function``, which
         gets all outputs and all labels, by names if there are several. None for
         accuracy and loss; see `matar_tf.tflite.heads` for several outputs.
-      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``.
+      runtime: ``litert``, ``tflite_runtime``, ``tensorflow`` or ``tflm``.
       threads: Threads of the interpreter.
       allow_odd_data: Whether to go on, with a warning, where samples can hardly be
         meant so: those of another range than the input's grid.
@@ -384,14 +361,3 @@ def report(run: str | Path) -> RunReport:
       SearchError: If there are none, or a file is damaged.
     """
     return read_report(run)
-
-
-def _options(options: Mapping[str, Any], function: str) -> Mapping[str, Any]:
-    """Returns the options of a run; a misspelt one is refused with the nearest."""
-    known = list(_inspect.signature(settings_of).parameters)[1:]
-    for name in options:
-        if name not in known:
-            raise SearchError(
-                f"{function}() has no option {name!r}. {did_you_mean(name, known)}"
-            )
-    return {"command": f"matar_tf.{function}", **options}

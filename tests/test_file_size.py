@@ -11,10 +11,11 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import PolicyError
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.samplers import IndependentSampler, draw_policies
+from matar_tf.tflite._containers import narrowest_container
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.metadata import encode_metadata, read_metadata
-from matar_tf.tflite.profiles import PROFILES, narrowest_container
+from matar_tf.tflite.profiles import PROFILES
 
 # Sums and concatenations are signed: below 8 bits operators cut them off.
 NETWORKS = ("kernels_wide", "concat_shared_wide", "residual_bn_wide")
@@ -70,6 +71,7 @@ def test_few_files_are_built(profile: str) -> None:
         "packed-litert": 16,  # how many blocks of 16 bytes leave over
         "packed-portable": 16,
         "packed-float": num_policies,
+        "tflm": num_policies,
     }
     assert sizes.num_built <= expected[profile] <= num_policies
     assert (len(values) == 1) == (profile == "int8")

@@ -1,4 +1,4 @@
-"""Functions and arithmetic of the simulator against LiteRT's kernels, every value.
+"""Functions and arithmetic of the simulator against each runtime's, every value.
 
 A function of one int8 number has 256 inputs, one of two has 65,536.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fixtures.graphs import add_operator, add_tensor, options_of
 
+from matar_tf.tflite._micro import micro_fault
 from matar_tf.tflite._schema import schema, write_model
 from matar_tf.tflite._site import Site
 from matar_tf.tflite.simulator import SIMULATED
@@ -66,7 +67,7 @@ def run(model: Any, data: list[np.ndarray], kernels: str) -> tuple[np.ndarray, b
 
 
 def check(model: Any, data: list[np.ndarray], *, on_xnnpack: bool) -> None:
-    """Compares the simulator with both kinds of kernels."""
+    """Compares the simulator with both kinds of LiteRT, and with microcontrollers'."""
     operator = model.subgraphs[0].operators[0]
     name = next(
         name
@@ -78,6 +79,20 @@ def check(model: Any, data: list[np.ndarray], *, on_xnnpack: bool) -> None:
         assert is_delegated == (on_xnnpack and kernels == "xnnpack")
         site = Site(model, operator, dict(enumerate(data)), kernels)
         np.testing.assert_array_equal(SIMULATED[name](site), found, err_msg=kernels)
+    if micro_fault(model) is None:
+        found = run_on_microcontroller(model, data)
+        site = Site(model, operator, dict(enumerate(data)), "tflm")
+        np.testing.assert_array_equal(SIMULATED[name](site), found, err_msg="tflm")
+
+
+def run_on_microcontroller(model: Any, data: list[np.ndarray]) -> np.ndarray:
+    from tflite_micro.python.tflite_micro.runtime import Interpreter
+
+    interpreter = Interpreter.from_bytes(write_model(model), arena_size=1 << 20)
+    for place, values in enumerate(data):
+        interpreter.set_input(values, place)
+    interpreter.invoke()
+    return interpreter.get_output(0)
 
 
 class TestFunctions:

@@ -10,6 +10,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import ExportError
 from matar_tf.policy import Policy
 from matar_tf.tflite import profiles
+from matar_tf.tflite._containers import pack
 from matar_tf.tflite._schema import COMPUTE_OPS, op_name, parse_model, schema
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import read_metadata
@@ -60,16 +61,16 @@ def test_the_simulator_reproduces_every_profile(
     content = ModelBuilder(artifact).build(
         artifact.space.named(policy), profile=profile
     )
-    samples = image_samples()
-    outcome = verify(content, samples)
+    samples, runtime = image_samples(), PROFILES[profile].runtime
+    outcome = verify(content, samples, runtime=runtime)
     assert outcome.runtime_share == 0.0
     assert outcome.agreement == 1.0
     assert outcome.first_runtime_difference is None
     assert len(outcome.layers) >= 9  # the input and each layer
     last = int(parse_model(content).subgraphs[0].outputs[0])
     np.testing.assert_array_equal(
-        run_all_tensors(content, samples)[last],
-        Runner(content).predict(samples, batch_size=len(samples)),
+        run_all_tensors(content, samples, runtime=runtime)[last],
+        Runner(content, runtime=runtime).predict(samples, batch_size=len(samples)),
     )
 
 
@@ -124,12 +125,12 @@ def test_packed_float_packs_every_narrow_kernel(artifact: Artifact) -> None:
 class TestPacking:
     def test_nibbles_start_low(self) -> None:
         values = np.array([1, -2, 7, -7, 3], np.int8)
-        packed = profiles.pack(values, 4)
+        packed = pack(values, 4)
         np.testing.assert_array_equal(packed, [0xE1, 0x97, 0x03])
 
     def test_four_values_share_a_byte_lowest_first(self) -> None:
         values = np.array([1, -1, 0, -2, 1], np.int8)
-        packed = profiles.pack(values, 2)
+        packed = pack(values, 2)
         np.testing.assert_array_equal(packed, [0b10_00_11_01, 0b01])
 
 

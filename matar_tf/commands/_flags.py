@@ -28,6 +28,7 @@ __all__ = [
     "policies",
     "profile",
     "recipe",
+    "runtime",
     "seed",
     "store",
     "targets",
@@ -222,7 +223,7 @@ def profile(values: FlagValues) -> None:
     flags.DEFINE_enum(
         "profile",
         "int8",
-        ["int8", "packed-litert", "packed-float", "packed-portable"],
+        ["int8", "packed-litert", "packed-float", "packed-portable", "tflm"],
         "How exported files store kernels.",
         flag_values=values,
     )
@@ -236,6 +237,22 @@ def file_format(values: FlagValues) -> None:
         ["tflite", "qonnx", "onnx"],
         "What is written: a .tflite file; QONNX, for FINN, hls4ml and other compilers "
         "of FPGAs; ONNX, for onnxruntime.",
+        flag_values=values,
+    )
+
+
+def runtime(
+    values: FlagValues,
+    choices: Sequence[str],
+    what: str,
+    default: str | None = "litert",
+) -> None:
+    """Defines ``--runtime``."""
+    flags.DEFINE_enum(
+        "runtime",
+        default,
+        list(choices),
+        f"{what}; tflm is that of microcontrollers, which rounds in another way.",
         flag_values=values,
     )
 

@@ -39,6 +39,12 @@ def define_search_flags(values: FlagValues) -> None:
         "shared by any number of runs; default: one of this run alone, in --output",
     )
     _flags.profile(values)
+    _flags.runtime(
+        values,
+        ["litert", "tflm"],
+        "What measures policies; default what the profile is for",
+        default=None,
+    )
     _flags.compare(values, "auto", ["auto", "keras", "none"])
     flags.DEFINE_bool(
         "resume", False, "Go on with the run in --output.", flag_values=values

@@ -26,12 +26,8 @@ def _define(values: FlagValues) -> None:
     _flags.num_samples(values)
     _flags.allow_odd_data(values)
     _flags.metrics(values)
-    flags.DEFINE_enum(
-        "runtime",
-        "litert",
-        ["litert", "tflite_runtime", "tensorflow"],
-        "Interpreter.",
-        flag_values=values,
+    _flags.runtime(
+        values, ["litert", "tflite_runtime", "tensorflow", "tflm"], "Interpreter"
     )
     flags.DEFINE_integer(
         "threads",

@@ -43,6 +43,13 @@ def _define(values: FlagValues) -> None:
     _flags.allow_odd_data(values)
     _flags.compare(values, "none", ["keras", "none"])
     _flags.profile(values)
+    flags.DEFINE_enum(
+        "io",
+        "float32",
+        ["float32", "int8", "uint8"],
+        "Type of inputs and outputs; bytes are on the grids that the file names.",
+        flag_values=values,
+    )
     _flags.targets(
         values,
         "Name or .toml file of the one target that the file is for; it must take the "
@@ -63,14 +70,18 @@ def _run(given: Given) -> int:
     from matar_tf.named_arrays import rows
     from matar_tf.onnx.formats import check_format
     from matar_tf.tflite.export import EXPECTED_AGREEMENT, check_output
+    from matar_tf.tflite.profiles import get_profile
 
     _check_data_named(given)
     compares = given.verify or given.compare == "keras"
-    suffix = check_format(given.format, profile=given.profile, compares=compares)
+    suffix = check_format(
+        given.format, profile=given.profile, compares=compares, io=given.io
+    )
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
     policy = artifact.space.policy(name)
     check_output(given.output, overwrite=given.overwrite, suffix=suffix)
+    runtime = get_profile(given.profile).runtime
     data = reference = None
     if given.data is not None:
         data = read_data(given, artifact, given.metrics)
@@ -84,6 +95,7 @@ def _run(given: Given) -> int:
         given.output,
         format=given.format,
         profile=given.profile,
+        io=given.io,
         target=target,
         data=data,
         metrics=given.metrics,
@@ -92,6 +104,8 @@ def _run(given: Given) -> int:
         overwrite=given.overwrite,
     )
     print(f"Wrote {exported.path}: {exported.num_bytes} bytes.")
+    if exported.sources:
+        print(f"  C++ sources: {', '.join(one.name for one in exported.sources)}")
     for entry, note in exported.notes.items():
         print(f"  {entry}: stored wider than its width: {note}.")
     content, metadata = _read_back(exported.path, given.format)
@@ -111,7 +125,7 @@ def _run(given: Given) -> int:
             from matar_tf.keras.packaging.record import keras_tensors
 
             expected = keras_tensors(artifact, policy, samples)
-        _verify(content, samples, expected)
+        _verify(content, samples, expected, runtime)
     return 0
 
 
@@ -154,6 +168,7 @@ def _verify(
     content: bytes,
     samples: Arrays,
     expected: Mapping[str, Sequence[np.ndarray]] | None,
+    runtime: str,
 ) -> None:
     """Prints where runtime, simulator and the Keras network differ, layer by layer.
 
@@ -165,7 +180,7 @@ def _verify(
     from matar_tf.tflite.export import MIN_AGREEMENT
     from matar_tf.tflite.verify import verify
 
-    outcome = verify(content, samples, expected)
+    outcome = verify(content, samples, expected, runtime=runtime)
     print(f"Verified on {num_rows(samples)} samples; share of levels that differ:")
     print(f"  {'tensor':40.40s} {'operator':17s} runtime/simulator  Keras/simulator")
     for layer in outcome.layers:

@@ -1,7 +1,7 @@
 """Prints what is in an exported ``.tflite`` file, or the card of an artifact.
 
-Of a file the metadata and one row per operator; of an artifact, in Markdown, what its
-maker says of it, and its figures. Needs no TensorFlow.
+Of a file the metadata, one row per operator, and code that feeds it; of an artifact, in
+Markdown, what its maker says of it, and its figures. Needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ def _run(given: Given) -> int:
         print(model_card(path), end="")
         return 0
     from matar_tf.tflite.export import read_model
+    from matar_tf.tflite.feeding import feeding
     from matar_tf.tflite.inspect import inspect_model
 
-    print(f"{given.model}: {inspect_model(read_model(given.model))!r}")
+    content = read_model(given.model)
+    print(f"{given.model}: {inspect_model(content)!r}")
+    print(f"\nHow to feed it:\n\n{feeding(content, given.model)}")
     return 0
 
 

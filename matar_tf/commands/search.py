@@ -62,6 +62,7 @@ def _run(given: Given) -> int:
         want=given.want,
         allow_odd_data=given.allow_odd_data,
         profile=given.profile,
+        runtime=given.runtime,
         jobs=given.jobs,
         executor=given.executor,
         ray_address=given.ray_address,

@@ -27,7 +27,7 @@ __all__ = ["COMMAND"]
 _MODEL_SUFFIX: Final = ".tflite"
 # What a file says by itself; the rest of its metadata is what it was exported with.
 _OWN_KEYS: Final = (
-    *("artifact_digest", "policy", "profile", "kernels", "stored_bits", "notes"),
+    *("artifact_digest", "policy", "profile", "kernels", "stored_bits", "notes", "io"),
 )
 
 
@@ -140,7 +140,9 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
     from matar_tf.tflite.build import ModelBuilder
 
     others = {key: metadata[key] for key in metadata if key not in _OWN_KEYS}
-    made = ModelBuilder(artifact).build(policy, others, profile=str(profile))
+    ends = metadata.get("io")
+    io = str(ends.get("type")) if isinstance(ends, dict) else "float32"
+    made = ModelBuilder(artifact).build(policy, others, profile=str(profile), io=io)
     if made != content:
         raise ExportError(
             f"Expected in {path} the {len(made)} bytes that the artifact makes for its "

@@ -21,17 +21,20 @@ FORMATS: Final = MappingProxyType(
 )
 
 
-def check_format(name: str, *, profile: str, compares: bool) -> str:
+def check_format(
+    name: str, *, profile: str, compares: bool, io: str = "float32"
+) -> str:
     """Returns the ending of a format's files.
 
     Args:
       name: The format.
       profile: How kernels are to be stored.
       compares: Whether the file is to be compared with the Keras network.
+      io: Type of inputs and outputs.
 
     Raises:
-      ExportError: If there is no such format, or it has no profiles, or is compared
-        with nothing.
+      ExportError: If there is no such format, or it has no profiles, no inputs and
+        outputs of bytes, or is compared with nothing.
     """
     if name not in FORMATS:
         raise ExportError(
@@ -41,6 +44,11 @@ def check_format(name: str, *, profile: str, compares: bool) -> str:
         raise ExportError(
             f"Expected no profile for the format {name!r}, which has a type for each "
             f"width, got {profile!r}; leave it out."
+        )
+    if name != DEFAULT_FORMAT and io != "float32":
+        raise ExportError(
+            f"Expected inputs and outputs of float32 for the format {name!r}, got "
+            f"{io!r}; leave it out."
         )
     if name != DEFAULT_FORMAT and compares:
         raise ExportError(

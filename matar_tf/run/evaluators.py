@@ -24,9 +24,8 @@ from matar_tf.tflite.evaluate import (
 )
 from matar_tf.tflite.metrics import own_metric_digests
 from matar_tf.tflite.parts import parts_without_notes
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, MEASURING
 from matar_tf.tflite.ray_evaluate import RayEvaluator
-from matar_tf.tflite.runtime import LITERT_PACKAGE
 
 __all__ = [
     "Executor",
@@ -48,6 +47,7 @@ def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
         data.y_test,
         metrics=run.settings.metrics,
         profile=run.settings.inexact_profile or DEFAULT_PROFILE,
+        runtime=run.settings.measured_in,
     )
 
 
@@ -60,6 +60,7 @@ def _maker_on_parts(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
         data.y_test,
         metrics=run.settings.metrics,
         profile=run.settings.inexact_profile or DEFAULT_PROFILE,
+        runtime=run.settings.measured_in,
         num_parts=number_of_parts(data.num_samples),
         of_parts=run.metrics_of_parts,
         whole=True,
@@ -82,7 +83,8 @@ def make_executor(run: Run) -> Executor:
 
 def provenance_of(run: Run, data: Data | None) -> Provenance:
     """Returns where results come from that were measured on samples, or predicted."""
-    found, settings = versions(), run.settings
+    settings = run.settings
+    found, package = versions(settings.measured_in), MEASURING[settings.measured_in]
     if data is None:
         return Provenance(
             seed=settings.options.seed,
@@ -95,7 +97,7 @@ def provenance_of(run: Run, data: Data | None) -> Provenance:
         )
     # Metrics belong to the samples, to the kernels that computed them, where a user
     # wrote the functions, to these, and where not all profiles agree, to that one.
-    measured_by = [data.digest(), LITERT_PACKAGE, found[LITERT_PACKAGE]]
+    measured_by = [data.digest(), package, found[package]]
     measured_by += own_metric_digests(settings.metrics)
     if settings.inexact_profile is not None:
         measured_by.append(settings.inexact_profile)

@@ -46,6 +46,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "starts": (dict,),
     "holdout": _NUMBER,
     "profile": (str,),
+    "runtime": (str,),
     "store": (str, type(None)),
     "targets": (dict,),
     "artifact_digest": (str,),
@@ -85,6 +86,7 @@ _SAME_WHEN_RESUMED: Final = (
     "oversampling",
     "crossover_prob",
     "mutation_prob",
+    "runtime",
 )
 
 
@@ -112,6 +114,7 @@ class RunRecord:
       starts: Policies to start from, each as JSON, by name.
       holdout: Share of the samples that tables report on.
       profile: How files store kernels.
+      runtime: What measures policies.
       store: Path of a shared evaluation store, or None.
       targets: SHA-256 of each target's description, by name.
       artifact_digest: SHA-256 of the network.
@@ -144,6 +147,7 @@ class RunRecord:
     starts: Mapping[str, _Json]
     holdout: float
     profile: str
+    runtime: str
     store: str | None
     targets: Mapping[str, str]
     artifact_digest: str
@@ -193,6 +197,7 @@ class RunRecord:
         keys = ["schema_version", *_KINDS]
         if isinstance(value, dict):  # which earlier versions wrote without some keys
             value = {"float_verified": False, "searches": {}, "failures": {}, **value}
+            value.setdefault("runtime", "litert")
             if "max_evaluations" in value:
                 value.setdefault("planned_evaluations", value["max_evaluations"])
         document = dict(_READER.object(value, "record of a run", keys))
@@ -314,6 +319,7 @@ def record_of(run: Run) -> RunRecord:
         starts={name: one.to_json() for name, one in settings.starts.items()},
         holdout=settings.holdout,
         profile=settings.profile,
+        runtime=settings.measured_in,
         store=None if settings.store is None else str(settings.store),
         targets={
             one.name: hashlib.sha256(one.model_dump_json().encode()).hexdigest()
@@ -326,7 +332,7 @@ def record_of(run: Run) -> RunRecord:
         data_digest=measurements_digest(run.artifact)
         if run.data is None
         else run.data.digest(),
-        versions=versions(),
+        versions=versions(settings.measured_in),
         planned_evaluations=options.max_evaluations,
     )
 

@@ -22,8 +22,14 @@ from matar_tf.policy import Policy
 from matar_tf.results import Objective
 from matar_tf.space import PolicySpace
 from matar_tf.tflite.metrics import METRIC_NAMES, figure_names
-from matar_tf.tflite.profiles import DEFAULT_PROFILE, check_int8, get_profile
-from matar_tf.tflite.runtime import LITERT_PACKAGE
+from matar_tf.tflite.profiles import (
+    DEFAULT_PROFILE,
+    MEASURING,
+    check_int8,
+    get_profile,
+    measured_in,
+)
+from matar_tf.tflite.runtime import check_installed
 from matar_tf.verdict import parse_want
 
 __all__ = [
@@ -66,6 +72,7 @@ class RunSettings:
       allow_odd_data: Whether data that can hardly be meant so are searched on, with a
         warning.
       profile: How exported files store kernels.
+      runtime: What measures policies; None for what the profile is for.
       num_jobs: Processes that measure policies; the fronts do not depend on it.
       executor: Where these are: ``local``, on this machine, or ``ray``, on a cluster;
         the fronts do not depend on it.
@@ -87,6 +94,7 @@ class RunSettings:
     want: str | None = None
     allow_odd_data: bool = False
     profile: str = DEFAULT_PROFILE
+    runtime: str | None = None
     num_jobs: int = 1
     executor: str = "local"
     ray_address: str | None = None
@@ -111,7 +119,7 @@ class RunSettings:
                 f"Expected the executor 'ray' for the cluster at {self.ray_address}, "
                 f"got {self.executor!r}; choose ray, or leave the address out."
             )
-        get_profile(self.profile)
+        check_installed(self.measured_in)
         for name, policy in self.starts.items():
             _check_start(name, policy, self.profile)
         for name in ("holdout", "follow_up_share", "within"):
@@ -146,6 +154,11 @@ class RunSettings:
         return max(round(self.follow_up_share * self.options.max_evaluations), 1)
 
     @property
+    def measured_in(self) -> str:
+        """Name of the runtime that measures policies."""
+        return measured_in(self.profile, self.runtime)
+
+    @property
     def inexact_profile(self) -> str | None:
         """The profile, if what it exports must be measured as it is; else None.
 
@@ -178,6 +191,7 @@ def settings_of(  # noqa: PLR0913
     want: str | None = None,
     allow_odd_data: bool = False,
     profile: str = DEFAULT_PROFILE,
+    runtime: str | None = None,
     jobs: int = 1,
     executor: str = "local",
     ray_address: str | None = None,
@@ -220,6 +234,8 @@ def settings_of(  # noqa: PLR0913
       allow_odd_data: Whether to go on, with a warning, where samples or labels can
         hardly be meant so: another range, order of channels, labels of other samples.
       profile: How files store kernels.
+      runtime: What measures policies, ``litert`` or ``tflm``, that of
+        microcontrollers; None for what the profile is for.
       jobs: Processes that measure.
       executor: Where these are: ``local`` or ``ray``.
       ray_address: Address of the cluster.
@@ -261,6 +277,7 @@ def settings_of(  # noqa: PLR0913
         want=kind,
         allow_odd_data=allow_odd_data,
         profile=profile,
+        runtime=runtime,
         num_jobs=jobs,
         executor=executor,
         ray_address=ray_address,
@@ -355,9 +372,13 @@ def _check_start(name: str, policy: Policy, profile: str) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of what decides a search, for the record."""
-    names = ("matar_tf", "numpy", "deap", LITERT_PACKAGE)
+def versions(runtime: str = "litert") -> dict[str, str]:
+    """Returns the versions of what decides a search, for the record.
+
+    Args:
+      runtime: What measures policies.
+    """
+    names = ("matar_tf", "numpy", "deap", MEASURING[runtime])
     found = {"python": sys.version.split()[0]}
     for name in names:
         try:

@@ -1,7 +1,7 @@
 """What operators of two tensors compute, in NumPy.
 
 The builtin kernels count sums and products in 16 bits: what is beyond 2^15 steps of the
-output wraps there, and saturates here.
+output wraps there, and saturates here. Those for microcontrollers count in 32.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def builtin_sum(site: Site, sign: int, sum_bits: int) -> np.ndarray:
     for x, one in ((a, scales[0]), (b, scales[1])):
         multiplier, right = quantized_multiplier(np.float64(one) / twice)
         bits = sum_bits
-        if sign > 0:
+        if sign > 0 and site.kernels != "tflm":
             # The vector code of sums shifts once; that of differences is not vectors.
             bits, right = bits + int(right), np.zeros_like(right)
         shifted = (x << max(bits, 0)) >> max(-bits, 0)
@@ -100,8 +100,9 @@ def sum_factors(
 @simulates("MUL")
 def _multiply(site: Site) -> np.ndarray:
     acc = site.levels(0).astype(np.int64) * site.levels(1)
-    product = scale_of(site.tensor(0)) * scale_of(site.tensor(1))
-    ratio = product / scale_of(site.out)
+    kind = np.float64 if site.kernels == "tflm" else np.float32
+    scales = [scale_of(site.tensor(place)).astype(kind) for place in (0, 1)]
+    ratio = scales[0] * scales[1] / scale_of(site.out)
     low, high = _PRODUCT_RATIOS
     if site.kernels == "xnnpack" and low <= ratio[0] < high:
         first, second = site.operator.inputs

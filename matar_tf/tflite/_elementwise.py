@@ -12,6 +12,7 @@ from matar_tf.tflite._rounding import (
     quantized_multiplier,
     requantize,
 )
+from matar_tf.tflite._schema import schema
 from matar_tf.tflite._site import (
     Site,
     saturate,
@@ -42,11 +43,22 @@ def _mean(site: Site) -> np.ndarray:
         total = site.x.sum(axis=axes, keepdims=keep, dtype=np.int32).astype(np.float32)
         stored = total * real + (np.float32(zero_point_of(site.out)) - part_of_zero)
         return np.clip(np.rint(stored), *site.limits()).astype(np.int8)
+    if site.kernels == "tflm":
+        return _mean_of_microcontrollers(site, acc, count)
     if keep and site.x.ndim == 4 and set(axes) == {1, 2}:
         return _builtin_spatial_mean(site, count)
     ratio = float(scale_of(site.tensor(0))[0]) / float(scale_of(site.out)[0])
     real = np.array([ratio / count])
     return saturate(requantize(acc, real, site.kernels), site)
+
+
+def _mean_of_microcontrollers(site: Site, acc: np.ndarray, count: int) -> np.ndarray:
+    """That of ``internal/reference/reduce.h``: it cuts the factor off."""
+    ratio = float(scale_of(site.tensor(0))[0]) / float(scale_of(site.out)[0])
+    multiplier, shift = map(int, quantized_multiplier(ratio))
+    more = min(count.bit_length() - 1, 32, 31 + shift)
+    factor = np.array((multiplier << more) // count), np.array(shift - more)
+    return saturate(multiply_away_from_zero(acc, *factor), site)
 
 
 def _builtin_spatial_mean(site: Site, count: int) -> np.ndarray:
@@ -132,9 +144,17 @@ def leaky_factors(
 @simulates("QUANTIZE")
 def _quantize(site: Site) -> np.ndarray:
     scale = scale_of(site.out)[0]
+    if site.out.type == schema.TensorType.UINT8:
+        return (site.x.astype(np.int16) + 128).astype(np.uint8)
+    if site.x.dtype == np.uint8:
+        return (site.x.astype(np.int16) - 128).astype(np.int8)
     if site.x.dtype == np.int8:
         ratio = scale_of(site.tensor(0)) / scale
         return saturate(requantize(site.levels(), ratio, site.kernels), site)
+    if site.kernels == "tflm":
+        ratios = (site.x.astype(np.float32) / scale).astype(np.float64)
+        halves_away = np.copysign(np.floor(np.abs(ratios) + 0.5), ratios)
+        return saturate(np.clip(halves_away, -(2.0**30), 2.0**30).astype(int), site)
     levels = np.rint(site.x * (np.float32(1.0) / scale)).astype(int)
     if site.kernels == "builtin":
         # Whole blocks of 8 go through vector code, the rest rounds halves away from 0.

@@ -16,12 +16,12 @@ from matar_tf.operators import OPERATORS, CostShape, Grid
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import LayerParameters
 from matar_tf.template_map import KernelPlace
+from matar_tf.tflite._containers import Kernel
 from matar_tf.tflite._float_kernels import check_pieces
 from matar_tf.tflite._graph_nodes import LARGEST_STEP, LEAST_STEP, LEAST_STORED_STEP
 from matar_tf.tflite._graph_rules import LEAST_RATIO, RATIO_LIMIT, SUM_RATIO_LIMIT
 from matar_tf.tflite._places import is_activation
 from matar_tf.tflite._schema import bias_of, op_name, parse_model, source_of
-from matar_tf.tflite.profiles import Kernel
 from matar_tf.tflite.template import Template
 
 __all__ = ["check_kernels", "check_ratios", "check_steps"]

@@ -14,14 +14,14 @@ import numpy as np
 from matar_tf.errors import ModelError
 from matar_tf.parameters import LayerParameters
 from matar_tf.template_map import KernelPiece
-from matar_tf.tflite._levels import quantize_kernel
-from matar_tf.tflite._schema import op_name, quantization, set_buffer
-from matar_tf.tflite.profiles import (
+from matar_tf.tflite._containers import (
     TYPES,
     Storage,
     narrowest_container,
     pack,
 )
+from matar_tf.tflite._levels import quantize_kernel
+from matar_tf.tflite._schema import op_name, quantization, set_buffer
 
 __all__ = ["check_pieces", "kernel_names", "store_pieces"]
 

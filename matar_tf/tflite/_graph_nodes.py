@@ -42,6 +42,7 @@ _TYPES: Final = schema.TensorType
 ITEM_BITS: Final = {
     **PACKED_BITS,
     _TYPES.INT8: 8,
+    _TYPES.UINT8: 8,
     _TYPES.INT16: 16,
     _TYPES.INT32: 32,
     _TYPES.INT64: 64,
@@ -49,7 +50,7 @@ ITEM_BITS: Final = {
     _TYPES.BOOL: 8,
     _TYPES.INT64: 64,
 }
-GRIDDED: Final = (_TYPES.INT8, _TYPES.INT16, *PACKED_BITS)
+GRIDDED: Final = (_TYPES.INT8, _TYPES.UINT8, _TYPES.INT16, *PACKED_BITS)
 # Of activations; far beyond any network, and short of where float32 ends.
 LEAST_STEP: Final = 1e-30
 LARGEST_STEP: Final = 1e18
@@ -270,6 +271,8 @@ def _read_grid(
     expect(fits, f"steps of {least:.3g} to {LARGEST_STEP:g} of {what}", scale)
     has_zero_point = len(scale) <= 1 and tensor.type in (_TYPES.INT8, _TYPES.FLOAT32)
     low, high = (-128, 127) if has_zero_point else (0, 0)
+    if tensor.type == _TYPES.UINT8:
+        low, high = 0, 255
     fits = bool(((zero >= low) & (zero <= high)).all())
     expect(fits, f"zero points in {low}..{high} of {what}", zero)
     fits = 0 <= axis < max(len(shape), 1) and len(scale) in (0, 1, *shape[axis:][:1])

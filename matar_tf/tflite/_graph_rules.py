@@ -83,11 +83,13 @@ _FIXED_GRIDS: Final = {
 _WIDE: Final = _TYPES.INT16
 _BORDERS: Final = {
     "QUANTIZE": {
-        _TYPES.INT8: (_TYPES.FLOAT32, _TYPES.INT8),
+        _TYPES.INT8: (_TYPES.FLOAT32, _TYPES.INT8, _TYPES.UINT8),
+        _TYPES.UINT8: (_TYPES.INT8,),
         _WIDE: (_TYPES.FLOAT32,),
     },
     "DEQUANTIZE": {_TYPES.FLOAT32: (_TYPES.INT8, _WIDE, *PACKED_BITS)},
 }
+_BYTES: Final = (_TYPES.INT8, _TYPES.UINT8)
 _INNER: Final = {_TYPES.INT8: (_TYPES.INT8,), _WIDE: (_WIDE,)}
 _BIASES: Final = {
     _TYPES.FLOAT32: _TYPES.FLOAT32,
@@ -208,10 +210,11 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
     apart = bool(inputs) and len(set(inputs)) == len(inputs)
     expect(apart, "one input or more, all different", inputs)
     expect(not set(inputs) & set(made), "an input that nothing makes", inputs)
-    known = (_TYPES.FLOAT32, _TYPES.INT32)
+    known = (_TYPES.FLOAT32, _TYPES.INT32, *_BYTES)
     for source in (tensors[index] for index in inputs):
         name = type_name(source.type)
-        expect(source.type in known, "an input in float32, or int32", name)
+        expected = "an input in float32, int32, int8 or uint8"
+        expect(source.type in known, expected, name)
         expect(source.shape[:1] == (1,), "an input of one sample", source.shape)
     fits = len(set(outputs)) == len(outputs) and set(outputs) <= set(made)
     expect(fits, "different outputs that operators make", outputs)
@@ -219,7 +222,7 @@ def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:
         tensor = tensors[index]
         is_computed = tensor.values is None and tensor.type not in PACKED_BITS
         expect(is_computed, "nothing stored for a tensor that is made", tensor.name)
-        plain = tensor.type not in _INNER or len(tensor.scale) == 1
+        plain = tensor.type not in (*_INNER, *_BYTES) or len(tensor.scale) == 1
         expect(plain, f"one step of {tensor.name!r}", len(tensor.scale))
     for index in read - {*made, *inputs}:
         tensor = tensors[index]
@@ -254,6 +257,8 @@ def _check_node(node: Node) -> None:
     shapes = made if isinstance(made, list) else [made] * len(node.outputs)
     for one, shape in zip(node.outputs, shapes, strict=True):
         node.expect(one.shape == shape, f"the shape {shape}", one.shape)
+    if _TYPES.UINT8 in (node.output.type, node.data[0].type):
+        _check_shift(node)
     if node.output.type not in _INNER or node.data[0].type not in _INNER:
         return
     if node.output.type == _WIDE:
@@ -268,6 +273,18 @@ def _check_node(node: Node) -> None:
         node.expect(grids == {grid}, f"the grid {grid}", grids)
     else:
         _check_ratio(node)
+
+
+def _check_shift(node: Node) -> None:
+    """Checks that unsigned bytes are levels of int8 and 128."""
+    pair = (node.output, node.data[0])
+    unsigned = next(one for one in pair if one.type == _TYPES.UINT8)
+    signed = next((one for one in pair if one.type == _TYPES.INT8), None)
+    fits = signed is not None and len(signed.scale) == len(unsigned.scale) == 1
+    node.expect(fits, "one step of int8 and of uint8", node.output.type)
+    if signed is not None:
+        (step, zero_point), grid = _grid(signed), _grid(unsigned)
+        node.expect(grid == (step, zero_point + 128), "the same grid, by 128", grid)
 
 
 def _check_types(node: Node) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from matar_tf.errors import ExportError, did_you_mean
+from matar_tf.tflite._micro import MicroInterpreter
 
 __all__ = ["RUNTIMES", "check_runtime", "load_interpreter", "message_of"]
 
 RUNTIMES: Final = {
     "litert": "ai_edge_litert.interpreter",
     "tensorflow": "tensorflow",
+    "tflm": "tflite_micro.python.tflite_micro.runtime",
     "tflite_runtime": "tflite_runtime.interpreter",
 }
 
@@ -55,6 +58,11 @@ def load_interpreter(runtime: str) -> Callable[..., Any]:
             "Expected tflite_runtime in a process without TensorFlow, but TensorFlow "
             "is loaded and corrupts it; use a process of its own, or litert."
         )
+    if runtime == "tflm" and importlib.util.find_spec("tflite_micro") is None:
+        raise ExportError(
+            "The runtime 'tflm' (TensorFlow Lite for Microcontrollers) is not "
+            "installed; install it with: pip install 'matar_tf[tflm]'."
+        )
     try:
         loaded: Any = importlib.import_module(module)
     except ImportError as error:
@@ -62,4 +70,6 @@ def load_interpreter(runtime: str) -> Callable[..., Any]:
             f"The runtime {runtime!r} is not installed, or not for this Python and "
             f"NumPy ({error}); install it, or choose another of {sorted(RUNTIMES)}."
         ) from error
+    if runtime == "tflm":
+        return MicroInterpreter
     return loaded.lite.Interpreter if runtime == "tensorflow" else loaded.Interpreter

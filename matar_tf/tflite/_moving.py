@@ -94,7 +94,7 @@ def _nearest(size_in: int, size_out: int) -> np.ndarray:
 @simulates("RESIZE_BILINEAR")
 def _resize_bilinear(site: Site) -> np.ndarray:
     """It blends stored integers, along both axes before it rounds."""
-    is_builtin = site.kernels == "builtin"
+    is_builtin = site.kernels != "xnnpack"
     find = builtin_blend_of if is_builtin else blend_of
     total, scale = site.x.astype(np.int64), 1
     for axis, size in enumerate(site.setting(1), start=1):

@@ -21,7 +21,10 @@ __all__: list[str] = []  # they register themselves
 
 def _accumulator_scale(site: Site) -> np.ndarray:
     product = scale_of(site.tensor()) * scale_of(site.tensor(1))
-    if site.kernels == "builtin":
+    is_dense = site.row.cost is OpKind.DENSE
+    if site.kernels == "tflm" and is_dense and len(product) == 1:
+        return product.astype(np.float64) / scale_of(site.out).astype(np.float64)
+    if site.kernels != "xnnpack":
         product = scale_of(site.tensor()).astype(np.float64) * scale_of(site.tensor(1))
         return product / scale_of(site.out).astype(np.float64)
     return product / scale_of(site.out)

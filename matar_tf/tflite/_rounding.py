@@ -1,7 +1,9 @@
 """How integer kernels bring an accumulator onto the grid of their output.
 
 XNNPACK multiplies by a float32 scale and rounds halves to even. The builtin kernels
-multiply by a 31-bit fixed-point number and round twice.
+multiply by a 31-bit fixed-point number and round twice; so do those of TensorFlow Lite
+for Microcontrollers (``tensorflow/lite/kernels/internal/common.cc``), which are the
+reference kernels, and CMSIS-NN (``arm_nn_requantize``).
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "divide_by_power",
+    "high_product",
     "multiply_away_from_zero",
     "multiply_twice_rounded",
     "quantized_multiplier",
@@ -48,11 +52,20 @@ def multiply_away_from_zero(
     The shift rounds halves away from zero, the multiply rounds them up.
     """
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-    product = (x.astype(np.int64) << left) * multiplier
+    return divide_by_power(high_product(x.astype(np.int64) << left, multiplier), right)
+
+
+def high_product(a: np.ndarray, b: Any) -> np.ndarray:
+    """Returns ``a * b / 2**31``, halves up (``SaturatingRoundingDoublingHighMul``)."""
+    product = a * b
     nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
-    high = np.sign(nudged) * (np.abs(nudged) >> 31)
-    half = (np.int64(1) << right) >> 1
-    return np.sign(high) * ((np.abs(high) + half) >> right)
+    return np.sign(nudged) * (np.abs(nudged) >> 31)
+
+
+def divide_by_power(x: np.ndarray, exponent: Any) -> np.ndarray:
+    """Returns ``x / 2**exponent``, halves away from zero (``RoundingDivideByPOT``)."""
+    half = (np.int64(1) << exponent) >> 1
+    return np.sign(x) * ((np.abs(x) + half) >> exponent)
 
 
 def requantize(acc: np.ndarray, real: np.ndarray, kernels: str) -> np.ndarray:
@@ -60,5 +73,5 @@ def requantize(acc: np.ndarray, real: np.ndarray, kernels: str) -> np.ndarray:
     if kernels == "xnnpack":
         scaled = acc.astype(np.float32) * real.astype(np.float32)
         return np.rint(np.clip(scaled, -1e6, 1e6)).astype(np.int32)
-    multiplier, shift = quantized_multiplier(real)
-    return multiply_twice_rounded(acc, multiplier, shift).astype(np.int32)
+    multiply = multiply_away_from_zero if kernels == "tflm" else multiply_twice_rounded
+    return multiply(acc, *quantized_multiplier(real)).astype(np.int32)

@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated
 
 from matar_tf.errors import ExportError
 from matar_tf.operators import OPERATORS, CostShape
+from matar_tf.tflite._decoding import DECODE, restore
 from matar_tf.tflite._unpacking import unpack
 
 __all__ = [
@@ -28,8 +29,10 @@ __all__ = [
     "custom_names",
     "drop_tensors",
     "find_operator_code",
+    "is_decoded",
     "op_name",
     "parse_model",
+    "parse_stored",
     "quantization",
     "schema",
     "set_buffer",
@@ -64,6 +67,7 @@ _DTYPES = {
     schema.TensorType.INT2: np.int8,
     schema.TensorType.INT4: np.int8,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.UINT8: np.uint8,
     schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
@@ -71,7 +75,11 @@ _DTYPES = {
     schema.TensorType.BOOL: np.bool_,
     schema.TensorType.INT64: np.int64,
 }
-INTEGER_ACTIVATIONS: Final = (schema.TensorType.INT8, schema.TensorType.INT16)
+INTEGER_ACTIVATIONS: Final = (
+    schema.TensorType.INT8,
+    schema.TensorType.UINT8,
+    schema.TensorType.INT16,
+)
 COMPUTE_OPS = tuple(
     name
     for name, row in OPERATORS.items()
@@ -95,7 +103,35 @@ class OneSampleModel(CheckedModel):
 def parse_model(content: bytes) -> Any:
     """Returns the mutable object form of a ``.tflite`` file.
 
-    Time and memory are bounded by the length of the file, whatever its offsets say.
+    Kernels that it stores as indices into tables come as plain ones. Time and memory
+    are bounded by the length of the file, whatever its offsets say.
+
+    Raises:
+      ExportError: If the bytes are not a TFLite model of one subgraph.
+    """
+    model = parse_stored(content)
+    try:
+        restore(model)
+    except ExportError:
+        raise
+    except _DAMAGE as error:
+        raise _damaged(error) from error
+    return model
+
+
+def is_decoded(content: bytes) -> bool:
+    """Whether a file has operators that decode its kernels.
+
+    Raises:
+      ExportError: If the bytes are not a TFLite model of one subgraph.
+    """
+    if DECODE.encode() not in content:
+        return False
+    return DECODE in custom_names(parse_stored(content))
+
+
+def parse_stored(content: bytes) -> Any:
+    """As `parse_model`, but returns kernels as they are stored.
 
     Raises:
       ExportError: If the bytes are not a TFLite model of one subgraph.
@@ -119,10 +155,7 @@ def parse_model(content: bytes) -> Any:
     except ExportError:
         raise
     except _DAMAGE as error:
-        raise ExportError(
-            f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); "
-            "export or fetch it again."
-        ) from error
+        raise _damaged(error) from error
     if not is_whole:
         raise ExportError(
             "Expected a TFLite model whose operators and tensors refer to what is "
@@ -130,6 +163,13 @@ def parse_model(content: bytes) -> Any:
         )
     _check_order(model)
     return model
+
+
+def _damaged(error: Exception) -> ExportError:
+    return ExportError(
+        f"Expected a whole TFLite model, but it is damaged ({error!r:.200}); export or "
+        "fetch it again."
+    )
 
 
 def _refers_to_what_is_there(model: Any) -> bool:

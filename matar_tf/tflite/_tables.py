@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
-from matar_tf.tflite._site import Site, scale_of, simulates, zero_point_of
+from matar_tf.tflite import _fixed_point as fixed_point
+from matar_tf.tflite._rounding import (
+    divide_by_power,
+    high_product,
+    multiply_away_from_zero,
+    quantized_multiplier,
+)
+from matar_tf.tflite._site import Site, saturate, scale_of, simulates, zero_point_of
 
 # Functions of operators register themselves.
 __all__ = ["by_table", "exact_gelu", "rough_gelu"]
 
+_INTEGER_BITS: Final = 4  # before the point, of what sigmoid and tanh are made of
+_SUM_BITS: Final = 12  # before the point of a sum of powers
 _INT8 = np.arange(-128, 128, dtype=np.int32)
 
 
@@ -48,6 +58,9 @@ def by_table(
 
 @simulates("LOGISTIC")
 def _sigmoid(site: Site) -> np.ndarray:
+    if site.kernels == "tflm":
+        return _by_fixed_point(site, fixed_point.sigmoid, 8)
+
     def sigmoid(x: np.ndarray) -> np.ndarray:
         if site.kernels == "xnnpack":
             return 1.0 / (1.0 + np.exp(-x))
@@ -59,12 +72,40 @@ def _sigmoid(site: Site) -> np.ndarray:
 
 @simulates("TANH")
 def _tanh(site: Site) -> np.ndarray:
+    if site.kernels == "tflm":
+        return _by_fixed_point(site, fixed_point.tanh, 7)
     return by_table(site, np.tanh, kernels=site.kernels)
+
+
+def _by_fixed_point(
+    site: Site, function: Callable[[np.ndarray, int], np.ndarray], output_bits: int
+) -> np.ndarray:
+    """What ``integer_ops/logistic.h`` and ``tanh.h`` compute, 4 bits before the point.
+
+    Args:
+      site: The operator.
+      function: Of numbers and their bits before the point.
+      output_bits: Those after the point of a level of the output.
+    """
+    scale = float(scale_of(site.tensor(0))[0])
+    multiplier, shift = quantized_multiplier(scale * 2.0 ** (31 - _INTEGER_BITS))
+    radius = math.floor(math.ldexp(15.0, 31 - _INTEGER_BITS - int(shift)))
+    levels = site.levels().astype(np.int64)
+    within = np.clip(levels, -radius, radius)
+    made = function(multiply_away_from_zero(within, multiplier, shift), _INTEGER_BITS)
+    made = divide_by_power(made, 31 - output_bits)
+    # Halves of what they can say: these saturate whatever the zero point is.
+    made = np.where(levels >= radius, 2**30, made)
+    made = np.where(levels <= -radius, -(2**30), made)
+    return saturate(made, site)
 
 
 @simulates("ELU")
 def _elu(site: Site) -> np.ndarray:
     def elu(x: np.ndarray) -> np.ndarray:
+        if site.kernels == "tflm":
+            below = np.exp(np.minimum(x, 0)).astype(np.float32) - np.float32(1)
+            return np.where(x < 0, below, x)
         return np.where(x < 0, np.expm1(x), x)
 
     return by_table(site, elu, kernels=site.kernels)
@@ -101,6 +142,8 @@ def rough_gelu(values: np.ndarray) -> np.ndarray:
 @simulates("SOFTMAX")
 def _softmax(site: Site) -> np.ndarray:
     """XNNPACK takes none; powers are added one by one, in float32."""
+    if site.kernels == "tflm":
+        return _softmax_by_fixed_point(site)
     stored = site.x.astype(np.int32)
     below = stored.max(axis=-1, keepdims=True) - stored
     slope = -scale_of(site.tensor(0))[0] * np.float32(site.options.beta)
@@ -110,3 +153,23 @@ def _softmax(site: Site) -> np.ndarray:
     shares = powers * (np.float32(1) / (total * scale_of(site.out)[0]))
     levels = np.floor(shares.astype(np.float64) + 0.5) + zero_point_of(site.out)
     return np.clip(levels, *site.limits()).astype(np.int8)
+
+
+def _softmax_by_fixed_point(site: Site) -> np.ndarray:
+    """What ``internal/reference/softmax.h`` computes: powers with 5 bits before it."""
+    bits = 5
+    factor = float(site.options.beta) * float(scale_of(site.tensor(0))[0])
+    multiplier, shift = quantized_multiplier(
+        min(factor * 2.0 ** (31 - bits), 2.0**31 - 1)
+    )
+    least = -math.floor(math.ldexp(31.0, 31 - bits - int(shift)))
+    stored = site.x.astype(np.int64)
+    below = stored - stored.max(axis=-1, keepdims=True)
+    counts = below >= least
+    scaled = high_product(np.maximum(below, least) << shift, multiplier)
+    powers = np.where(counts, fixed_point.exp_of_negative(scaled, bits), 0)
+    total = divide_by_power(powers, _SUM_BITS).sum(axis=-1, keepdims=True)
+    room = 32 - np.floor(np.log2(total)).astype(np.int64) - 1  # leading zeros
+    share = fixed_point.one_over_one_plus((total << room) - 2**31)
+    levels = divide_by_power(high_product(powers, share), _SUM_BITS - room + 23)
+    return saturate(np.where(counts, levels, 0), site)

@@ -22,10 +22,16 @@ from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.space import PolicySpace
+from matar_tf.tflite._containers import Kernel, Storage
 from matar_tf.tflite._fill_checks import check_kernels, check_ratios, check_steps
 from matar_tf.tflite._float_kernels import (
     kernel_names,
     store_pieces,
+)
+from matar_tf.tflite._integer_ends import (
+    FLOAT_ENDS,
+    describe_ends,
+    make_integer_ends,
 )
 from matar_tf.tflite._levels import passing_channels, quantize_kernel
 from matar_tf.tflite._places import makers_of
@@ -42,8 +48,6 @@ from matar_tf.tflite._schema import (
 from matar_tf.tflite._widening import widen, written_at_16
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
-    Kernel,
-    Storage,
     check_int8,
     get_profile,
     largest_count,
@@ -89,6 +93,7 @@ class ModelBuilder:
         metadata: Mapping[str, Any] | None = None,
         *,
         profile: str = "int8",
+        io: str = FLOAT_ENDS,
     ) -> CheckedModel:
         """Returns the ``.tflite`` file of a policy.
 
@@ -96,14 +101,20 @@ class ModelBuilder:
           policy: A policy of the artifact's space.
           metadata: JSON object to store in the file beside policy and storage.
           profile: How kernels are stored; a name of `matar_tf.tflite.profiles`.
+          io: Type of inputs and outputs: ``float32``, ``int8`` or ``uint8``.
 
         Raises:
           PolicyError: If the policy is not of the artifact's space.
-          ExportError: If there is no such profile, or a tensor has too fine a step.
+          ExportError: If there is no such profile, or a tensor has too fine a step, or
+            inputs and outputs cannot be of that type.
         """
         policy = self._in_order(policy)
         model, storages = self.fill(policy, profile=profile)
-        add_metadata(model, self.describe(policy, storages, metadata, profile=profile))
+        make_integer_ends(model, io)
+        document = self.describe(policy, storages, metadata, profile=profile)
+        if io != FLOAT_ENDS:
+            document = {**document, "io": {"type": io, **describe_ends(model)}}
+        add_metadata(model, document)
         compact(model)
         if policy.is_wide:
             return written_at_16(model)

@@ -12,17 +12,25 @@ from typing import Any, Final
 
 import numpy as np
 
+from matar_tf.errors import ExportError
 from matar_tf.tflite._schema import op_name, parse_model, schema, text_of
 
 __all__ = [
     "Input",
     "Output",
+    "grid_of",
     "inputs_of",
     "integer_inputs",
     "num_quantized_ends",
     "outputs_of",
+    "to_levels",
+    "to_values",
 ]
 
+_BYTES: Final = {
+    schema.TensorType.INT8: np.dtype(np.int8),
+    schema.TensorType.UINT8: np.dtype(np.uint8),
+}
 _SAME_VALUE_OPS: Final = ("DEQUANTIZE", "QUANTIZE", "RESHAPE")
 
 
@@ -109,6 +117,52 @@ def outputs_of(model: Any) -> tuple[Output, ...]:
         )
         for name, index in zip(_names(model, indices, "outputs"), indices, strict=True)
     )
+
+
+def to_levels(values: np.ndarray, tensor: Any) -> np.ndarray:
+    """Returns real values as an input takes them: the nearest levels, if of bytes.
+
+    Args:
+      values: Real values.
+      tensor: The input, in object form.
+    """
+    kind = _BYTES.get(tensor.type)
+    if kind is None:
+        return values
+    scale, zero_point = grid_of(tensor)
+    levels = np.rint(values.astype(np.float32) * (np.float32(1) / scale)) + zero_point
+    return np.clip(levels, *(np.iinfo(kind).min, np.iinfo(kind).max)).astype(kind)
+
+
+def to_values(levels: np.ndarray, tensor: Any) -> np.ndarray:
+    """Returns the real values of an output, which may be of bytes.
+
+    Args:
+      levels: As a runtime returns them.
+      tensor: The output, in object form.
+    """
+    if tensor.type not in _BYTES:
+        return levels
+    scale, zero_point = grid_of(tensor)
+    return (levels.astype(np.int32) - zero_point).astype(np.float32) * scale
+
+
+def grid_of(tensor: Any) -> tuple[np.float32, int]:
+    """Returns step and zero point of an input or output of bytes.
+
+    Raises:
+      ExportError: If it has not one of each.
+    """
+    grid = tensor.quantization
+    found = () if grid is None or grid.scale is None else grid.scale
+    zeros = () if grid is None or grid.zeroPoint is None else grid.zeroPoint
+    if len(found) != 1 or len(zeros) != 1 or not 0 < found[0] < np.inf:
+        raise ExportError(
+            f"Expected one step and one zero point of {text_of(tensor.name)[:80]!r}, "
+            "an input or output of bytes, got others; convert it with float input and "
+            "output, its operators may be of integers."
+        )
+    return np.float32(found[0]), int(zeros[0])
 
 
 def num_quantized_ends(content: bytes) -> int:

@@ -41,7 +41,7 @@ from matar_tf.tflite.fitting_data import (
 from matar_tf.tflite.heads import metrics_of
 from matar_tf.tflite.input_range import grids_of_file
 from matar_tf.tflite.metrics import compute_metrics, listed
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
+from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
 from matar_tf.tflite.runtime import Runner
 
 __all__ = [
@@ -148,6 +148,7 @@ class PolicyEvaluator:
         `default_metrics`.
       profile: How the files that are measured store kernels; see
         `matar_tf.tflite.profiles`.
+      runtime: What runs them; None for what the profile is for.
       allow_odd_data: See `check_data`.
 
     Raises:
@@ -163,6 +164,7 @@ class PolicyEvaluator:
         *,
         metrics: Iterable[str] | None = None,
         profile: str = DEFAULT_PROFILE,
+        runtime: str | None = None,
         allow_odd_data: bool = False,
     ) -> None:
         data = for_inputs(Data(x_test=samples, y_test=labels), artifact.template)
@@ -171,20 +173,24 @@ class PolicyEvaluator:
         names = measured(data, shapes) if metrics is None else listed(metrics)
         check_data(artifact, data, metrics=names, allow_odd_data=allow_odd_data)
         self._builder = ModelBuilder(artifact)
+        self._runtime = get_profile(profile).runtime if runtime is None else runtime
         self._profile = profile
         self._samples = data.x_test
         self._labels = _labels(data, shapes)
         self._metrics = metrics_of(outputs, names)
 
     def __call__(self, policy: Policy) -> dict[str, float]:
-        """Returns the metrics of a policy.
+        """Returns the metrics of a policy."""
+        return compute_metrics(self._metrics, self._outputs(policy), self._labels)
+
+    def _outputs(self, policy: Policy) -> Any:
+        """Returns what the file of a policy makes of the samples.
 
         An interpreter lasts for one policy: XNNPACK packs the kernels when it starts,
         so a new file needs a new one, which takes about a hundredth of a measurement.
         """
         content = self._builder.build(policy, profile=self._profile)
-        outputs = Runner(content).predict(self._samples)
-        return compute_metrics(self._metrics, outputs, self._labels)
+        return Runner(content, runtime=self._runtime).predict(self._samples)
 
     @property
     def metric_names(self) -> tuple[str, ...]:

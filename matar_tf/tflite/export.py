@@ -1,7 +1,7 @@
 """Writing ``.tflite`` files that were seen to work.
 
-A file is opened in LiteRT before it is written; if there is a reference (the Keras
-network under the same policy), the outputs of both are compared.
+A file is opened in the profile's runtime before it is written; if there is a reference
+(the Keras network under the same policy), the outputs of both are compared.
 """
 
 from __future__ import annotations
@@ -51,12 +51,14 @@ class ExportedModel:
         (of a network of one output, with one that is at most a step off), or None
         where there was none; of several outputs, of the one that agrees least.
       notes: Why a kernel is stored wider than the profile's narrowest, by entry.
+      sources: Where C++ sources of it are; see `matar_tf.tflite.c_sources`.
     """
 
     path: Path
     num_bytes: int
     agreement: float | None
     notes: Mapping[str, str]
+    sources: tuple[Path, ...] = ()
 
 
 def check_output(
@@ -119,6 +121,7 @@ def export_model(
     path: str | Path,
     *,
     profile: str = "int8",
+    io: str = "float32",
     metadata: Mapping[str, Any] | None = None,
     samples: Arrays | None = None,
     reference: Reference | None = None,
@@ -130,17 +133,18 @@ def export_model(
       policy: The policy.
       path: Where to write.
       profile: How kernels are stored; see `matar_tf.tflite.profiles`.
+      io: Type of inputs and outputs: ``float32``, ``int8`` or ``uint8``.
       metadata: JSON object to store in the file.
       samples: Samples to compare on; needed with `reference`.
       reference: Returns the outputs that the file must agree with.
 
     Raises:
-      ExportError: If LiteRT refuses the file, or the profile is exact and fewer than
-        98 % of the samples agree with the reference (`argmax_agreement`); nothing is
-        written then.
+      ExportError: If the runtime refuses the file, or the profile is exact and fewer
+        than 98 % of the samples agree with the reference (`argmax_agreement`); nothing
+        is written then.
     """
-    content = builder.build(policy, metadata, profile=profile)
-    runner = Runner(content)
+    content = builder.build(policy, metadata, profile=profile, io=io)
+    runner = Runner(content, runtime=get_profile(profile).runtime)
     agreement = None
     if reference is not None and samples is not None:
         outputs = outputs_of(content)

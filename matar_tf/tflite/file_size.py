@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from matar_tf.policy import Policy
+from matar_tf.tflite._containers import Storage, narrowest_container
+from matar_tf.tflite._indexing import tables_of
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metadata import encode_metadata
-from matar_tf.tflite.profiles import Storage, narrowest_container
 
 __all__ = ["FileSizes"]
 
@@ -30,7 +31,7 @@ class _Part:
     Attributes:
       storage: How it is stored.
       lengths: Bytes of its buffers: one, or one for each piece of a kernel in float and
-        for each further call of its layer.
+        for each further call of its layer; and of its table if it has one.
       structure: Number of the structure of the file that it makes.
     """
 
@@ -106,8 +107,10 @@ class FileSizes:
         """Returns what a kernel is to its file, all others being as wide as they can.
 
         Widths of one container are stored alike: the first that is met stands for all.
+        Tables have a container of each width.
         """
-        key = entry, narrowest_container(bits)
+        is_table = self._profile == "tflm"
+        key = entry, bits if is_table else narrowest_container(bits)
         if key not in self._parts:
             self._parts[key] = self._compute_part(entry, bits)
         return self._parts[key]
@@ -119,11 +122,11 @@ class FileSizes:
         )
         model, storages = self._builder.fill(policy, profile=self._profile)
         names = set(self._builder.stored_names(entry))
-        buffers = {
-            tensor.buffer
-            for tensor in model.subgraphs[0].tensors
-            if tensor.name in names
-        }
+        tensors = model.subgraphs[0].tensors
+        places = [at for at, tensor in enumerate(tensors) if tensor.name in names]
+        stored = [tensors[at] for at in places]
+        stored += [table for at in places for table in tables_of(model, at)]
+        buffers = {tensor.buffer for tensor in stored}
         number = self._structures.setdefault(_structure(model), len(self._structures))
         return _Part(
             storage=next(one for one in storages if one.entry == entry),

@@ -13,6 +13,7 @@ from matar_tf.io.names import check_names
 from matar_tf.operators import OPERATORS
 from matar_tf.policy import Policy
 from matar_tf.tflite._floats import float_operators
+from matar_tf.tflite._indexing import stored_tables
 from matar_tf.tflite._schema import (
     COMPUTE_OPS,
     bias_of,
@@ -46,7 +47,8 @@ class Operator:
       op: Builtin name.
       entry: Weight entry of the policy, for operators with a kernel.
       weight_bits: Width of the kernel under the policy, or None.
-      storage: Type of the stored kernel, or None.
+      storage: Type of the stored kernel, or how wide indices into its table are; or
+        None.
       activation_bits: Width of the output under the policy, or None.
       scale: Scale of the output, or None for a float one.
       num_bytes: Bytes of kernel and bias in the file; of an operator in float, of all
@@ -129,6 +131,7 @@ def inspect_model(content: bytes) -> ModelInfo:
     rows: list[Operator] = []
     made_by = {int(op.outputs[0]): op for op in graph.operators}
     in_float = {*float_operators(model)}
+    tables = stored_tables(content)
     for place, operator in enumerate(graph.operators):
         output = graph.tensors[operator.outputs[0]]
         name = text_of(output.name)
@@ -148,6 +151,9 @@ def inspect_model(content: bytes) -> ModelInfo:
             if bias_of(model, operator) >= 0:
                 held.append(graph.tensors[bias_of(model, operator)])
             num_bytes = _stored_bytes(model, held)
+            if text_of(kernel.name) in tables:
+                bits, saved = tables[text_of(kernel.name)]
+                storage, num_bytes = f"table, {bits} bits", num_bytes - saved
         scale = None if output.quantization is None else output.quantization.scale
         is_float = output.type == schema.TensorType.FLOAT32
         rows.append(

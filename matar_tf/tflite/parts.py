@@ -22,8 +22,6 @@ from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
 from matar_tf.tflite.heads import are_classes
 from matar_tf.tflite.metrics import compute_metrics, log_probabilities
-from matar_tf.tflite.profiles import DEFAULT_PROFILE
-from matar_tf.tflite.runtime import Runner
 
 __all__ = [
     "PartsEvaluator",
@@ -81,33 +79,25 @@ class PartsEvaluator(PolicyEvaluator):
       samples: As those of `PolicyEvaluator`.
       labels: As those of `PolicyEvaluator`.
       metrics: Names of metrics, as those of `PolicyEvaluator`.
-      profile: As that of `PolicyEvaluator`.
       num_parts: Number of parts; no more than there are samples.
       of_parts: Figures of metrics that are measured on parts; None for all.
       whole: Whether to measure on all samples, too: figures without a part's number.
-      allow_odd_data: As that of `PolicyEvaluator`.
+      **options: Profile, runtime and `allow_odd_data`, as those of `PolicyEvaluator`.
     """
 
-    # Each is a keyword by itself.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         artifact: Artifact,
         samples: Arrays,
         labels: Arrays,
         *,
         metrics: Iterable[str] | None = None,
-        profile: str = DEFAULT_PROFILE,
         num_parts: int = NUM_HALVES,
         of_parts: Collection[str] | None = None,
         whole: bool = False,
-        allow_odd_data: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            *(artifact, samples, labels),
-            metrics=metrics,
-            profile=profile,
-            allow_odd_data=allow_odd_data,
-        )
+        super().__init__(artifact, samples, labels, metrics=metrics, **options)
         self._num_parts = num_parts
         self._of_parts = {
             name: metric
@@ -155,10 +145,6 @@ class PartsEvaluator(PolicyEvaluator):
     @functools.cached_property
     def _reference(self) -> Arrays:
         return self._outputs(self._widest)
-
-    def _outputs(self, policy: Policy) -> Arrays:
-        content = self._builder.build(policy, profile=self._profile)
-        return Runner(content).predict(self._samples)
 
     def _divergence(self, outputs: Arrays, reference: Arrays) -> float:
         found, expected = (

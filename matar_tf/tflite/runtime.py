@@ -17,26 +17,36 @@ from matar_tf.tflite._interpreters import (
     message_of,
 )
 from matar_tf.tflite._memory import bytes_of_sample, products_of_sample
+from matar_tf.tflite._micro import MicroInterpreter, micro_fault
 from matar_tf.tflite._sandbox import Sandbox
 from matar_tf.tflite._schema import (
     CheckedModel,
     OneSampleModel,
     check_builtin,
+    is_decoded,
     op_name,
     parse_model,
+    parse_stored,
+    write_model,
 )
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
 
 __all__ = [
     "LITERT_PACKAGE",
     "MAX_THREADS",
+    "MICRO_PACKAGE",
     "Runner",
+    "check_installed",
     "foreign_reason",
     "make_interpreter",
 ]
 
-LITERT_PACKAGE: Final = "ai-edge-litert"  # of the runtime that policies are measured in
+# Of the runtimes that policies are measured in.
+LITERT_PACKAGE: Final = "ai-edge-litert"
+MICRO_PACKAGE: Final = "tflite-micro"
 MAX_THREADS: Final = 1024  # of an interpreter; at tens of thousands it crashes
+_BYTES: Final = {"int8", "uint8"}
+_INPUT_TYPES: Final = {"float32", "int32", *_BYTES}
 _BATCH_SIZE: Final = 64  # samples
 _BATCH_BYTES: Final = 1 << 29  # of the tensors of samples that run at a time
 _SANDBOX_BATCH: Final = 8  # samples
@@ -57,29 +67,35 @@ class Runner:
 
     Args:
       content: The ``.tflite`` bytes.
-      runtime: ``litert``, ``tflite_runtime`` or ``tensorflow``. TensorFlow, imported
-        first, corrupts tflite_runtime, so that order is refused.
+      runtime: ``litert``, ``tflite_runtime``, ``tensorflow``, or ``tflm``, the one for
+        microcontrollers. TensorFlow, imported first, corrupts tflite_runtime, so that
+        order is refused.
       num_threads: Threads of the interpreter, 1 to `MAX_THREADS`.
 
     Raises:
       ExportError: If the runtime is unknown or not installed, or refuses the file or
-        the threads, or the file has an input that is neither float32 nor int32.
+        the threads, or the file has an input that is of another type than float32,
+        int32, int8 and uint8.
     """
 
     def __init__(
         self, content: bytes, *, runtime: str = "litert", num_threads: int = 1
     ) -> None:
-        content, _ = _vetted(content)
+        content, _ = _vetted(content, runtime)
         self._interpreter = make_interpreter(content, runtime, num_threads)
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
         types = [np.dtype(one["dtype"]).name for one in inputs]
-        if not set(types) <= {"float32", "int32"} or not inputs or not outputs:
+        if not set(types) <= _INPUT_TYPES or not inputs or not outputs:
             raise ExportError(
                 f"Expected a model of float32 inputs and outputs, got inputs {types} "
                 f"and {len(outputs)} outputs; convert it with float32 input and "
                 "output, its operators may be of integers."
             )
+        made = {np.dtype(one["dtype"]).name for one in outputs}
+        has_bytes = bool({*types, *made} & _BYTES)
+        # Real values come and go, whatever is between: by the grids of these.
+        self._tensors = parse_model(content).subgraphs[0].tensors if has_bytes else None
         self._inputs: Mapping[str, Any] = {"input": inputs[0]}
         self._outputs: Mapping[str, Any] = {"output": outputs[0]}
         if len(inputs) > 1 or len(outputs) > 1:
@@ -122,7 +138,8 @@ class Runner:
             the outputs do not depend on it.
 
         Returns:
-          The array of the output; of several, a mapping by their names.
+          The array of the output; of several, a mapping by their names. What a file
+          takes and gives in bytes is of real values here.
 
         Raises:
           DataError: If the samples have another shape, or indices beyond a table, or
@@ -140,7 +157,19 @@ class Runner:
                     f"{given[name].shape}; prepare the data as the network was "
                     "trained on it."
                 )
-        return alone(self._predict(given, min(batch_size, self._largest_batch)))
+        if self._tensors is None:
+            return alone(self._predict(given, min(batch_size, self._largest_batch)))
+        levels = {
+            name: to_levels(given[name], self._tensors[int(one["index"])])
+            for name, one in self._inputs.items()
+        }
+        found = self._predict(levels, min(batch_size, self._largest_batch))
+        return alone(
+            {
+                name: to_values(found[name], self._tensors[int(one["index"])])
+                for name, one in self._outputs.items()
+            }
+        )
 
     def _predict(
         self, samples: Mapping[str, np.ndarray], batch_size: int
@@ -238,6 +267,8 @@ def _largest_batch(interpreter: Any, content: bytes, runtime: str) -> int:
         return 1
     if runtime == "tflite_runtime" and _is_of_one_sample(content):
         return 1
+    if isinstance(interpreter, MicroInterpreter):
+        return _BATCH_SIZE
     if isinstance(interpreter, Sandbox):
         size = bytes_of_sample(parse_model(content))
         return min(max(_SANDBOX_BATCH_BYTES // size, 1), _SANDBOX_BATCH)
@@ -259,6 +290,15 @@ def _is_of_one_sample(content: bytes) -> bool:
     return any(op_name(model, one) == "TRANSPOSE_CONV" for one in operators)
 
 
+def check_installed(runtime: str) -> None:
+    """Checks that a runtime can be loaded.
+
+    Raises:
+      ExportError: If it is unknown or not installed.
+    """
+    load_interpreter(runtime)
+
+
 def foreign_reason(model: Any) -> str | None:
     """Returns why a file of elsewhere may not run in this process, or None.
 
@@ -268,19 +308,31 @@ def foreign_reason(model: Any) -> str | None:
     return find_fault(model, max_products=_QUICK_PRODUCTS)
 
 
-def _vetted(content: bytes) -> tuple[bytes, str | None]:
+def _vetted(content: bytes, runtime: str) -> tuple[bytes, str | None]:
     """Returns a file in a form that may run in this process, or why it may not.
 
     Raises:
-      ExportError: If it is damaged or has operators that are not builtin.
+      ExportError: If it is damaged or has operators that are not builtin, or that
+        another runtime has alone.
     """
+    is_micro = runtime == "tflm"
+    if not is_micro and is_decoded(content):
+        raise ExportError(
+            "Expected the runtime 'tflm' for a file of kernels that are indices into "
+            f"tables, got {runtime!r}, which cannot decode them; choose that runtime, "
+            "or export with another profile."
+        )
     if isinstance(content, CheckedModel):
-        return content, None
+        return content, micro_fault(parse_model(content)) if is_micro else None
     model = parse_model(content)
     check_builtin(model)
     fault, is_of_one_sample = examine(model, max_products=_QUICK_PRODUCTS)
+    if fault is None and is_micro:
+        fault = micro_fault(model)
     if fault is not None:
         return content, fault
+    if is_micro:  # as it is stored, of which the model is what comes out
+        return CheckedModel(write_model(parse_stored(content))), None
     return written(model, is_of_one_sample=is_of_one_sample), None
 
 
@@ -298,7 +350,7 @@ def make_interpreter(content: bytes, runtime: str, num_threads: int) -> Any:
             f"Expected 1 to {MAX_THREADS} threads of an interpreter, got {num_threads}."
         )
     check_runtime(runtime)
-    content, fault = _vetted(content)
+    content, fault = _vetted(content, runtime)
     if fault is not None:
         known = products_of_sample(parse_model(content))
         return Sandbox(content, runtime, num_threads, reason=fault, num_products=known)

@@ -1,6 +1,6 @@
 """The integer graph in NumPy: an oracle that shares no code with any runtime.
 
-Both ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
+All ways of requantizing an accumulator are reproduced (`_rounding`). Sums of two
 tensors, and the builtin mean over the pixels, follow each kernel's own fixed-point
 recipe. Tensors of 16 bits (`_sixteen`) and convolutions with INT4 kernels run on the
 builtin kernels, whatever the others run on: XNNPACK takes none. Float convolutions
@@ -30,6 +30,7 @@ from matar_tf.tflite import (
 )
 from matar_tf.tflite._floats import float_operators
 from matar_tf.tflite._graph_rules import check_model
+from matar_tf.tflite._micro import check_micro
 from matar_tf.tflite._schema import (
     op_name,
     parse_model,
@@ -40,11 +41,11 @@ from matar_tf.tflite._schema import (
 )
 from matar_tf.tflite._site import SIMULATED, Site
 from matar_tf.tflite._sixteen import SIMULATED_AT_16
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
-KERNELS: Final = ("xnnpack", "builtin")
+KERNELS: Final = ("xnnpack", "builtin", "tflm")
 # Each fills SIMULATED.
 _REGISTERED: Final = (_arithmetic, _elementwise, _moving, _multiplying, _tables)
 
@@ -55,7 +56,8 @@ def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> An
     Args:
       content: The file, as `matar_tf.tflite.build` makes it.
       samples: Shape ``[num_samples, ...]``; of several inputs, by their names.
-      kernels: ``xnnpack`` or ``builtin``.
+      kernels: ``xnnpack``, ``builtin``, or ``tflm`` for those of TensorFlow Lite for
+        Microcontrollers.
 
     Raises:
       ExportError: If the file is unsound, or has layers without an integer kernel.
@@ -63,7 +65,13 @@ def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> An
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
     _check_given(model, model.subgraphs[0].outputs, tensors)
-    return alone({one.name: tensors[one.index] for one in outputs_of(model)})
+    of = model.subgraphs[0].tensors
+    return alone(
+        {
+            one.name: to_values(tensors[one.index], of[one.index])
+            for one in outputs_of(model)
+        }
+    )
 
 
 def simulate_tensors(
@@ -85,10 +93,15 @@ def simulate_tensors(
     if kernels not in KERNELS:
         raise ExportError(f"Expected kernels among {list(KERNELS)}, got {kernels!r}.")
     model = parse_model(check_model(content))
+    if kernels == "tflm":
+        check_micro(model)
     graph = model.subgraphs[0]
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
-    values: dict[int, np.ndarray] = {one.index: given[one.name] for one in inputs}
+    values: dict[int, np.ndarray] = {
+        one.index: to_levels(given[one.name], graph.tensors[one.index])
+        for one in inputs
+    }
     values |= floats or {}
     in_float = {*float_operators(model)}
     for place, operator in enumerate(graph.operators):
@@ -126,6 +139,8 @@ def _check_given(
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
     tensors = model.subgraphs[0].tensors
+    if kernels == "tflm":
+        return kernels
     made = tensors[operator.outputs[0]].type
     if schema.TensorType.INT16 in (made, tensors[source_of(model, operator)].type):
         return "builtin"

@@ -1,8 +1,9 @@
 """Comparing a file with what it should compute, layer by layer.
 
-Three witnesses: the runtime (LiteRT), the NumPy simulator, which shares no code with
-it, and, where TensorFlow is installed, the Keras network. What layers without an
-integer kernel make, the simulator takes from the runtime: there Keras is the other.
+Three witnesses: the runtime (LiteRT, or that for microcontrollers), the NumPy
+simulator, which shares no code with it, and, where TensorFlow is installed, the Keras
+network. What layers without an integer kernel make, the simulator takes from the
+runtime: there Keras is the other.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from matar_tf.tflite._schema import (
     OneSampleModel,
     op_name,
     parse_model,
+    parse_stored,
     text_of,
     write_model,
 )
-from matar_tf.tflite.ends import inputs_of, outputs_of
+from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels
 from matar_tf.tflite.heads import least_agreement
 from matar_tf.tflite.runtime import make_interpreter
 from matar_tf.tflite.simulator import simulate_tensors
@@ -92,8 +94,10 @@ def verify(
     content: bytes,
     samples: Arrays,
     keras_tensors: Mapping[str, Sequence[np.ndarray]] | None = None,
+    *,
+    runtime: str = "litert",
 ) -> Verification:
-    """Runs a file in LiteRT and in the simulator, and compares every integer tensor.
+    """Runs a file in a runtime and in the simulator; compares every integer tensor.
 
     Each tensor of the Keras network is compared with one of the file: of those on its
     entry's grid with as many values, with the one that is nearest to it.
@@ -103,16 +107,18 @@ def verify(
       samples: Samples, ``[num_samples, ...]``; of several inputs, by their names.
       keras_tensors: Quantized activations of the Keras network for the same samples
         and policy, by activation entry: all that share its grid.
+      runtime: ``litert``, or ``tflm``, which rounds in another way.
 
     Raises:
-      ExportError: If the simulator does not know an operator, or LiteRT refuses the
-        file.
+      ExportError: If the simulator does not know an operator, or the runtime refuses
+        the file.
     """
     model = parse_model(content)
     graph = model.subgraphs[0]
-    measured = run_all_tensors(content, samples)
+    measured = run_all_tensors(content, samples, runtime=runtime)
     floats = {i: measured[i] for i in float_tensors(model) if i in measured}
-    simulated = simulate_tensors(content, samples, floats=floats)
+    kernels = "tflm" if runtime == "tflm" else "xnnpack"
+    simulated = simulate_tensors(content, samples, kernels=kernels, floats=floats)
     from_keras = _keras_differences(model, simulated, keras_tensors or {})
     layers: list[LayerDifference] = []
     for operator in graph.operators:
@@ -192,16 +198,19 @@ def _grids(model: Any) -> tuple[dict[str, _Grid], dict[_Grid, list[int]]]:
     return grids, on_grid
 
 
-def run_all_tensors(content: bytes, samples: Arrays) -> dict[int, np.ndarray]:
-    """Returns the tensors of a file that can be compared, by index, as LiteRT has them.
+def run_all_tensors(
+    content: bytes, samples: Arrays, *, runtime: str = "litert"
+) -> dict[int, np.ndarray]:
+    """Returns the tensors of a file that can be compared, by index, as a runtime does.
 
-    These are its integer tensors, its output, and what these need of other layers. A
-    delegate keeps its tensors to itself; so each is made an output of the file.
+    These are its integer tensors, its output, and what these need of other layers.
+    LiteRT's delegate keeps its tensors to itself; so each is made an output of the
+    file.
 
     Raises:
-      ExportError: If LiteRT refuses the file.
+      ExportError: If the runtime refuses the file.
     """
-    content = check_model(content)
+    given_content, content = content, check_model(content)
     model = parse_model(content)
     graph = model.subgraphs[0]
     made = [int(index) for operator in graph.operators for index in operator.outputs]
@@ -217,10 +226,17 @@ def run_all_tensors(content: bytes, samples: Arrays) -> dict[int, np.ndarray]:
     computed = sorted({*integers, *read, *map(int, graph.outputs)})
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
-    by_index = {one.index: given[one.name] for one in inputs}
-    graph.outputs = np.array(computed, np.int32)
+    by_index = {
+        one.index: to_levels(given[one.name], graph.tensors[one.index])
+        for one in inputs
+    }
+    if runtime == "tflm":  # which decodes kernels itself, and looks at the file anew
+        model, kind = parse_stored(given_content), bytes
+    else:
+        kind = type(content)
+    model.subgraphs[0].outputs = np.array(computed, np.int32)
     model.signatureDefs = None
-    interpreter = make_interpreter(type(content)(write_model(model)), "litert", 1)
+    interpreter = make_interpreter(kind(write_model(model)), runtime, 1)
     number = num_rows(given)
     batch = 1 if isinstance(content, OneSampleModel) else number
     parts = [

@@ -18,7 +18,8 @@ from pathlib import Path
 from matar_tf.artifact import read_artifact
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.tflite.build import ModelBuilder
-from matar_tf.tflite.profiles import PROFILES
+
+_PROFILES = ("int8", "packed-litert", "packed-float", "packed-portable")  # those then
 
 
 def digests() -> dict[str, dict[str, dict[str, str]]]:
@@ -37,7 +38,7 @@ def digests() -> dict[str, dict[str, dict[str, str]]]:
                 name: hashlib.sha256(builder.build(one, profile=profile)).hexdigest()
                 for name, one in policies.items()
             }
-            for profile in PROFILES
+            for profile in _PROFILES
         }
     return found
 

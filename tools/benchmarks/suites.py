@@ -8,6 +8,7 @@ against measured latency. ``training``: a recipe's steps against those of tfmot'
 much of that is the luck of samples, and what no search can do better. ``memory``:
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
 ``data``: searches without data, judged on images that nobody searched.
+``devices``: the shipped ResNet-8 and DS-CNN as files for microcontrollers, on CIFAR-10.
 ``untrained``: a recipe's float network that was quantized and calibrated alone, before
 and after `reestimate_batch_norm`; without ``--float`` it is trained first.
 ``kills``: what programs leave that are killed, or whose disk is full. ``zoo``: ordinary
@@ -102,7 +103,7 @@ def _define(values: FlagValues) -> None:
         "num_samples",
         500,
         "search, luck, memory: samples of a search; untrained: unlabelled ones that "
-        "a network is calibrated on.",
+        "a network is calibrated on; devices: images to compare outputs on.",
         lower_bound=1,
         flag_values=values,
     )
@@ -243,6 +244,12 @@ def _data(given: Given) -> Iterator[Bar]:
     )
 
 
+def _devices(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.devices import measure_devices
+
+    yield from measure_devices(given.data or "digits", num_samples=given.num_samples)
+
+
 def _untrained(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.untrained import measure_untrained
 
@@ -307,6 +314,7 @@ _SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
 SUITE_FLAGS: Final = {
     "core": frozenset({"artifact", "data", "seed", "policies"}),
     "data": frozenset({"artifact", "data", "evaluations", "store"}),
+    "devices": frozenset({"data", "num_samples"}),
     "host": frozenset({"seed", "networks"}),
     "kills": frozenset({"seed", "kills", "full_disks"}),
     "luck": _SEARCHED,
@@ -322,6 +330,7 @@ SUITE_FLAGS: Final = {
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
     "core": _core,
     "data": _data,
+    "devices": _devices,
     "host": _host,
     "kills": _kills,
     "luck": _luck,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.api import evaluate, inspect
-from matar_tf.tflite._schema import parse_model, text_of, write_model
+from matar_tf.tflite._schema import is_decoded, parse_stored, text_of, write_model
 from matar_tf.tflite.simulator import simulate
 from tools.fuzzing.inputs import ContradictionError, Door, Input, Kind
 from tools.fuzzing.programs import run
@@ -29,7 +29,7 @@ _IMPOSSIBLE: Final = (
 def change_model(rng: random.Random, content: bytes) -> tuple[bytes, str]:
     """Returns a good file of which a field or two are others, and which they are."""
     while True:
-        model = parse_model(content)
+        model = parse_stored(content)
         try:
             words = [
                 (_change_harmlessly if rng.random() < 0.6 else _change_field)(
@@ -229,7 +229,9 @@ def _make(rng: random.Random) -> Input:
 def _evaluate(folder: Path) -> None:
     with np.load(folder / _DATA) as data:
         given = data["x_test"], data["y_test"]
-    metrics = evaluate(folder / _MODEL, given)
+    content = (folder / _MODEL).read_bytes()
+    runtime = "tflm" if is_decoded(content) else "litert"
+    metrics = evaluate(content, given, runtime=runtime)
     if not 0 <= metrics["accuracy"] <= 1:
         raise ContradictionError(f"metrics {metrics}")
 
