@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from matar_tf.evidence import Evidence, Pairs
-from matar_tf.figures import Z95, expected_name, figure_of, is_share
+from matar_tf.figures import expected_name, figure_of, is_share
 from matar_tf.likeness import SELF, Array, PolicyRows, one_thread
 from matar_tf.measurements import DIVERGENCE
 from matar_tf.policy import Policy
-from matar_tf.predictor import Guess, Predictor
+from matar_tf.predictor import Guess, Predictor, bounded
 
 __all__ = ["Estimator"]
 
@@ -42,6 +43,7 @@ _STRETCHES: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _GAIN: Final = 3.0  # of log likelihood, for which misses are taken to be larger
 _CLEAR: Final = 2.0  # errors that a slope is from 0 by, to tell anything
 _NUM_REWEIGHTED: Final = 3
+_UNKNOWN: Final = 1e6  # variance of a slope of which nothing is known
 _TINY: Final = 1e-12
 
 
@@ -59,31 +61,43 @@ class Estimator:
 
     def __init__(self, predictor: Predictor, evidence: Evidence) -> None:
         self.metric = expected_name(predictor.metric)
-        self.disagreement: str | None = None
         self._predictor = predictor
-        self._widest = evidence.policies[0]
-        guess = predictor.guess(evidence.policies)
+        policies = predictor.in_order(evidence.policies)
+        guess = predictor.guess(policies)
         self._base = float(guess.expected[0])
         apart = guess.expected - self._base
-        sensors = [evidence.metrics[name] for name in _told_by(predictor, evidence)]
-        found = [_in_units(one, apart, guess) for one in sensors]
-        found = [one for one in found if one is not None]
-        self._rows: PolicyRows | None = None
-        if found and len(apart) > 1:
-            residuals = np.mean([one for one, _ in found], axis=0)
-            errors = np.mean([one for _, one in found], axis=0)
+        told = [
+            _in_units(evidence.metrics[name], apart, guess)
+            for name in _told_by(predictor, evidence)
+        ]
+        found = [one for one in told if one is not None]
+        self._misses = None
+        if found:
             is_loose = predictor.metric not in evidence.metrics
-            scatter = _LOOSE if is_loose else _SCATTER
-            self._learn(
-                evidence.policies[1:], guess, residuals[1:], errors[1:], scatter
+            self._misses = _Misses(
+                policies,
+                guess.misses,
+                residuals=np.mean([one for one, _ in found], axis=0),
+                errors=np.mean([one for _, one in found], axis=0),
+                scatter=_LOOSE if is_loose else _SCATTER,
             )
-        self._level, self._slope = self._base, 1.0
-        self._level_variance = predictor.level_deviation**2
-        self._slope_variance = 0.0  # that of the prior is in the guess
-        if predictor.metric in evidence.metrics:
-            one = evidence.metrics[predictor.metric]
-            shift, _ = self._shifts(evidence.policies, guess)
-            self._scale(one, apart + shift, guess, evidence.num_samples)
+        self._scale = _Scale(
+            level=self._base,
+            level_variance=predictor.level_deviation**2,
+            slope_variance=predictor.slope_deviation**2,
+        )
+        known = self._scale
+        pairs = evidence.metrics.get(predictor.metric)
+        if pairs is not None:
+            apart = apart + self._shifts(policies, guess)[0]
+            self._scale = _measured_scale(
+                known, pairs, apart, guess, evidence.num_samples, predictor.metric
+            )
+        # What the developer's slope is not known by is in each guess.
+        self._slope_variance = max(
+            self._scale.slope_variance - known.slope_variance, 0.0
+        )
+        self.disagreement = self._scale.disagreement
 
     def predict(self, policies: Sequence[Policy]) -> tuple[Array, Array]:
         """Returns what is expected of policies, and its standard deviation.
@@ -94,103 +108,141 @@ class Estimator:
         Returns:
           Two arrays ``[num_policies]``, in the metric's unit.
         """
-        guess = self._predictor.guess(policies)
+        policies = self._predictor.in_order(policies)
+        guess, scale = self._predictor.guess(policies), self._scale
         shift, misses = self._shifts(policies, guess)
         apart = guess.expected - self._base + shift
-        expected = self._level + self._slope * apart
-        variances = (misses + guess.luck + guess.line) * self._slope**2
-        variances += self._level_variance + apart**2 * self._slope_variance
-        if is_share(self._predictor.metric):
-            expected = np.clip(expected, 0.0, 1.0)
-        return expected, np.sqrt(variances)
+        variances = (misses + guess.luck + guess.line) * scale.slope**2
+        variances += scale.level_variance + apart**2 * self._slope_variance
+        return scale.level + scale.slope * apart, np.sqrt(variances)
 
     def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
         """Returns what is expected, and the bounds of the 95 % intervals around it."""
-        expected, deviations = self.predict(policies)
-        low, high = expected - Z95 * deviations, expected + Z95 * deviations
-        if is_share(self._predictor.metric):
-            low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-        return expected, low, high
+        return bounded(self._predictor.metric, *self.predict(policies))
 
-    def _learn(
+    def _shifts(self, policies: Sequence[Policy], guess: Guess) -> tuple[Array, Array]:
+        """Returns by how much policies miss their guesses, and the variances of it."""
+        if self._misses is None:
+            return np.zeros(len(policies)), guess.misses
+        return self._misses.shifts(policies, guess.misses)
+
+
+class _Misses:
+    """By how much policies miss their guesses on samples, as a Gaussian process.
+
+    Args:
+      policies: Measured ones, the widest first, which others are measured beside.
+      variances: Of what guesses may miss by, ``[num_policies]``.
+      residuals: What they do miss by.
+      errors: Of these, which have luck in common.
+      scatter: What residuals are off by beside errors, as a share of the variances.
+    """
+
+    def __init__(
         self,
         policies: Sequence[Policy],
-        guess: Guess,
+        variances: Array,
+        *,
         residuals: Array,
         errors: Array,
         scatter: float,
     ) -> None:
-        """Learns by how much policies miss their guesses on these samples."""
-        misses = np.sqrt(guess.misses[1:]) + _TINY
+        self._widest = policies[0]
+        self._deviations = np.sqrt(variances[1:]) + _TINY
+        errors, residuals = errors[1:], residuals[1:]
         with one_thread():
-            rows = PolicyRows(policies)
-            alike = rows.kernel(rows) / SELF
-            own = np.outer(misses, misses) * alike
-            luck = np.outer(errors, errors) * _ALIKE * alike
-            luck[np.diag_indices_from(luck)] += (1.0 - _ALIKE) * errors**2
-            luck[np.diag_indices_from(luck)] += scatter * misses**2 + _TINY
+            self._rows = PolicyRows(policies[1:])
+            alike = self._rows.kernel(self._rows) / SELF
+            own = np.outer(self._deviations, self._deviations) * alike
+            luck = _ALIKE * np.outer(errors, errors) * alike
+            luck[np.diag_indices_from(luck)] += (
+                (1.0 - _ALIKE) * errors**2 + scatter * self._deviations**2 + _TINY
+            )
             likeliest = -math.inf
             for stretch in _STRETCHES:
-                factor = np.linalg.cholesky(stretch**2 * own + luck)
-                inverse = np.linalg.inv(factor)
+                inverse = np.linalg.inv(np.linalg.cholesky(stretch**2 * own + luck))
                 scaled = inverse @ residuals
-                likelihood = -0.5 * float(scaled @ scaled) - float(
-                    np.log(np.diag(factor)).sum()
-                )
+                likelihood = float(np.log(np.diag(inverse)).sum() - scaled @ scaled / 2)
                 if likelihood > likeliest + (_GAIN if stretch > 1.0 else 0.0):
                     likeliest = likelihood
                     self._stretch, self._inverse = stretch, inverse
                     self._weights = inverse.T @ scaled
-        self._rows, self._own = rows, misses
 
-    def _shifts(self, policies: Sequence[Policy], guess: Guess) -> tuple[Array, Array]:
-        """Returns by how much policies miss their guesses, and the variances of it."""
-        if self._rows is None:
-            return np.zeros(len(policies)), guess.misses
-        misses = np.sqrt(guess.misses)
+    def shifts(
+        self, policies: Sequence[Policy], variances: Array
+    ) -> tuple[Array, Array]:
+        """Returns by how much policies miss their guesses, and the variances of it.
+
+        Args:
+          policies: Any, their entries in the order of the measured ones.
+          variances: Of what their guesses may miss by.
+        """
+        deviations = np.sqrt(variances)
         with one_thread():
             alike = PolicyRows(policies).kernel(self._rows) / SELF
-            both = self._stretch**2 * alike * misses[:, None] * self._own
+            both = self._stretch**2 * alike * deviations[:, None] * self._deviations
             shift = both @ self._weights
             explained = np.sum((both @ self._inverse.T) ** 2, axis=1)
-        left = np.maximum(self._stretch**2 * guess.misses - explained, 0.0)
+        left = np.maximum(self._stretch**2 * variances - explained, 0.0)
         is_widest = np.array([one == self._widest for one in policies])
         return np.where(is_widest, 0.0, shift), left
 
-    def _scale(
-        self, pairs: Pairs, apart: Array, guess: Guess, num_samples: int
-    ) -> None:
-        """Joins the level, and how far policies are apart, with what was measured."""
-        weights = 1.0 / (_errors(pairs, guess) ** 2 + guess.misses + _TINY)
-        weights[0] = 0.0
+
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """The metric of the widest policy, and how far from it others lie.
+
+    Attributes:
+      level: That metric.
+      level_variance: Variance of what is not known of it.
+      slope: How far apart policies are, over what was guessed.
+      slope_variance: The same of this.
+      disagreement: See `Estimator`.
+    """
+
+    level: float
+    level_variance: float
+    slope: float = 1.0
+    slope_variance: float
+    disagreement: str | None = None
+
+
+def _measured_scale(
+    known: _Scale,
+    pairs: Pairs,
+    apart: Array,
+    guess: Guess,
+    num_samples: int,
+    metric: str,
+) -> _Scale:
+    """Joins what was known of level and slope with what was measured."""
+    weights = 1.0 / (_errors(pairs, guess) ** 2 + guess.misses + _TINY)
+    weights[0] = 0.0
+    information = float(np.sum(weights * apart**2))
+    slope, slope_luck = known.slope, _UNKNOWN
+    if information > 0.0:
+        slope = float(np.sum(weights * apart * pairs.differences)) / information
         # Policies' luck is alike, so that many of them tell little more than a few.
-        number = len(apart) - 1
-        information = float(np.sum(weights * apart**2))
-        slope, own = 1.0, math.inf
-        if information > 0.0:  # else nothing is known of it
-            slope = float(np.sum(weights * apart * pairs.differences)) / information
-            own = (1.0 + _ALIKE * max(number - 1, 0)) / information
-        level_error = pairs.level_error
-        if is_share(self._predictor.metric):
-            share = min(max(pairs.level, 1.0 / num_samples), 1.0 - 1.0 / num_samples)
-            level_error = math.sqrt(share * (1.0 - share) / num_samples)
-        luck = level_error**2, own
-        known = self._predictor.level_deviation**2, self._predictor.slope_deviation**2
-        off = pairs.level - self._base, slope - 1.0
-        squares = sum(
-            one**2 / (first + second + _TINY)
-            for one, first, second in zip(off, luck, known, strict=True)
-        )
-        chance = math.exp(-0.5 * squares)  # of chi-squared with two degrees
-        if chance < _UNLIKELY:
-            self.disagreement = _sentence(
-                self._predictor.metric, self._base, pairs.level, num_samples, chance
-            )
-        step, self._level_variance = _joined(off[0], luck[0], known[0])
-        self._level += step
-        step, variance = _joined(off[1], luck[1], known[1])
-        # That of the developer's slope is in each guess.
-        self._slope, self._slope_variance = 1.0 + step, max(variance - known[1], 0.0)
+        slope_luck = (1.0 + _ALIKE * (len(apart) - 2)) / information
+    level_luck = pairs.level_error**2
+    if is_share(metric):
+        share = min(max(pairs.level, 1.0 / num_samples), 1.0 - 1.0 / num_samples)
+        level_luck = share * (1.0 - share) / num_samples
+    off = pairs.level - known.level, slope - known.slope
+    squares = off[0] ** 2 / (level_luck + known.level_variance + _TINY)
+    squares += off[1] ** 2 / (slope_luck + known.slope_variance + _TINY)
+    chance = math.exp(-0.5 * squares)  # of chi-squared with two degrees of freedom
+    level_step, level_variance = _joined(off[0], level_luck, known.level_variance)
+    slope_step, slope_variance = _joined(off[1], slope_luck, known.slope_variance)
+    return _Scale(
+        level=known.level + level_step,
+        level_variance=level_variance,
+        slope=known.slope + slope_step,
+        slope_variance=slope_variance,
+        disagreement=_sentence(metric, known.level, pairs.level, num_samples, chance)
+        if chance < _UNLIKELY
+        else None,
+    )
 
 
 def _joined(off: float, luck: float, known: float) -> tuple[float, float]:

@@ -132,10 +132,15 @@ class Artifact:
         if self.measurements is not None:
             self.measurements.check_space(self.space)
 
+    def _num_scales(self, entry: str | None) -> int:
+        """Returns how many steps a kernel has, of each a float of 32 bits is stored."""
+        return 0 if entry is None else self.parameters.layers[entry].step.shape[1]
+
     def __repr__(self) -> str:
         workload, space = self.workload, self.space
         num_bytes = sum(
-            layer.weight_elems * (layer.name in workload.storing) + 4 * layer.bias_elems
+            layer.weight_elems * (layer.name in workload.storing)
+            + 4 * (layer.bias_elems + self._num_scales(layer.weights))
             for layer in workload.layers
         )
         lines = [

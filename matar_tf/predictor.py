@@ -31,7 +31,13 @@ from matar_tf.likeness import RIDGE, SELF, Array, PolicyRows, one_thread
 from matar_tf.measurements import DIVERGENCE, NUM_HALVES, Levels, Measurements
 from matar_tf.policy import Policy
 
-__all__ = ["Guess", "Predictor", "cross_validation", "rank_correlation"]
+__all__ = [
+    "Guess",
+    "Predictor",
+    "bounded",
+    "cross_validation",
+    "rank_correlation",
+]
 
 _LOSS: Final = "loss"
 _BEST_SHARE: Final = 0.2  # of policies, whose ranks count most
@@ -132,11 +138,11 @@ class Predictor:
 
     def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
         """Returns what is expected, and the bounds of the 95 % intervals around it."""
-        expected, deviations = self.predict(policies)
-        low, high = expected - Z95 * deviations, expected + Z95 * deviations
-        if is_share(self.metric):
-            low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
-        return expected, low, high
+        return bounded(self.metric, *self.predict(policies))
+
+    def in_order(self, policies: Sequence[Policy]) -> list[Policy]:
+        """Returns policies with entries in the order of those that were measured."""
+        return self._process.in_order(policies)
 
     def _distances(self, scores: Array) -> Array:
         """Returns how far scores are from the best; no less than can be told."""
@@ -203,7 +209,7 @@ class _Process:
         self._names = (*first.weights,), (*first.activations,)
         scaled = (values - self._mean) / self._deviation
         with one_thread():
-            self._known = PolicyRows(self._in_order(measurements.policies))
+            self._known = PolicyRows(self.in_order(measurements.policies))
             covariance = self._known.kernel(self._known)
             covariance[np.diag_indices_from(covariance)] += RIDGE
             self._inverse = np.linalg.inv(np.linalg.cholesky(covariance))
@@ -215,13 +221,13 @@ class _Process:
     def predict(self, policies: Sequence[Policy]) -> tuple[Array, Array]:
         """Returns scores, and their variances in those of the process."""
         with one_thread():
-            likeness = PolicyRows(self._in_order(policies)).kernel(self._known)
+            likeness = PolicyRows(self.in_order(policies)).kernel(self._known)
             scores = likeness @ self._weights
             explained = np.sum((likeness @ self._inverse.T) ** 2, axis=1)
         variances = np.maximum(SELF + RIDGE - explained, RIDGE)
         return scores * self._deviation + self._mean, variances
 
-    def _in_order(self, policies: Sequence[Policy]) -> list[Policy]:
+    def in_order(self, policies: Sequence[Policy]) -> list[Policy]:
         """Returns policies with entries in the order of those that were measured."""
         weights, activations = self._names
         return [
@@ -233,6 +239,23 @@ class _Process:
             )
             for policy in policies
         ]
+
+
+def bounded(
+    metric: str, expected: Array, deviations: Array
+) -> tuple[Array, Array, Array]:
+    """Returns what is expected, and the bounds of the 95 % intervals around it.
+
+    Args:
+      metric: Its name; a share of samples is within 0..1.
+      expected: ``[num_policies]``.
+      deviations: Standard deviations.
+    """
+    found = expected, expected - Z95 * deviations, expected + Z95 * deviations
+    if not is_share(metric):
+        return found
+    value, low, high = (np.clip(one, 0.0, 1.0) for one in found)
+    return value, low, high
 
 
 def cross_validation(measurements: Measurements) -> dict[str, float]:

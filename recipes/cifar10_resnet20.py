@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from matar_tf.keras import RecipeConfig, Schedule
-from recipes.common import FEW_PASSES
+from recipes.common import CIFAR10_CARD, FEW_PASSES
 from recipes.models import cifar_resnet20
 
 
@@ -43,4 +43,7 @@ def get_config() -> RecipeConfig:
             epochs=10, learning_rate=5e-4, batch_size=128, augment=True
         ),
         method=replace(FEW_PASSES, reestimation=2400),
+        held_out=2000,
+        channels="RGB",
+        card=CIFAR10_CARD,
     )

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from matar_tf.keras import RecipeConfig, Schedule
-from recipes.common import EVERY_WIDTH
+from recipes.common import CIFAR10_CARD, EVERY_WIDTH
 from recipes.models import mlperf_tiny_resnet8
 
 
@@ -41,4 +41,7 @@ def get_config() -> RecipeConfig:
             epochs=16, learning_rate=1e-3, batch_size=128, augment=True
         ),
         method=replace(EVERY_WIDTH, reestimation=4800),
+        held_out=2000,
+        channels="RGB",
+        card=CIFAR10_CARD,
     )

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 
+from matar_tf.card import ModelCard
 from matar_tf.errors import MatarError, did_you_mean
 from matar_tf.keras import Method, RecipeConfig, with_variants
 from matar_tf.samplers import (
@@ -16,6 +17,7 @@ from matar_tf.samplers import (
 )
 
 __all__ = [
+    "CIFAR10_CARD",
     "EVERY_WIDTH",
     "FEW_PASSES",
     "list_recipes",
@@ -49,6 +51,18 @@ FEW_PASSES = replace(
     sandwich=("narrowest",),
     draws=2,
     sampler=_mixture("w8a8", "w6a6", "w5a5", "w4a4", "w3a3"),
+)
+
+
+CIFAR10_CARD = ModelCard(
+    description="Tells ten kinds of things apart in photographs of 32 x 32 pixels.",
+    intended_use="Comparing methods of quantization; not for decisions of any kind.",
+    training_data="CIFAR-10 (Krizhevsky, 2009), of its 50,000 training images",
+    preprocessing="bytes divided by 255: 0..1; no mean is subtracted; NHWC, RGB",
+    class_names=(
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
 )
 
 

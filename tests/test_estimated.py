@@ -16,6 +16,7 @@ from matar_tf.errors import DataError
 from matar_tf.figures import DISAGREEMENT, JOINED
 from matar_tf.reporting import to_csv, to_json, to_markdown
 from matar_tf.results import SearchResult
+from matar_tf.run.estimating import absent_classes
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
 
@@ -120,6 +121,27 @@ class TestSearch:
         said = found.provenance.versions[DISAGREEMENT]
         assert "These 200 samples are of another kind than the developer's" in said
         assert said in to_markdown(found)
+
+    def test_absent_classes_are_told(self, net: Artifact) -> None:
+        x, y = samples(200)
+        found = searched(net, (x[y < 8], y[y < 8]))
+        said = found.provenance.versions[DISAGREEMENT]
+        assert f"None of these {np.sum(y < 8)} samples is of the classes 8, 9:" in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros(1000, np.int64), "1,000 samples is of the classes 1, 2, 3:"),
+        (np.arange(100) % 3, "100 samples is of the classes 3:"),
+        (np.arange(100) % 4, None),
+        (np.zeros(23, np.int64), None),  # 4 log(4 / 0.01) = 23.97
+        (np.zeros(24, np.int64), "24 samples"),
+    ],
+)
+def test_absent_classes(labels: np.ndarray, said: str | None) -> None:
+    found = absent_classes(labels, 4)
+    assert (found is None) if said is None else (found is not None and said in found)
 
 
 class TestWithoutLabels:

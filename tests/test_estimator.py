@@ -73,6 +73,7 @@ def test_the_widest_policy_alone_tells_no_policies_apart() -> None:
     found = estimator.predict(OTHERS)[0]
     assert estimator.metric == "expected_accuracy"
     assert np.ptp(found - before) == pytest.approx(0.0, abs=1e-9)
+    assert np.all(np.isfinite(estimator.predict(OTHERS)[1]))
 
 
 def test_few_samples_do_no_harm() -> None:

@@ -70,6 +70,16 @@ def test_qonnx_computes_the_levels_of_every_layer(name: str) -> None:
         assert np.mean(made.argmax(-1) == expected.argmax(-1)) == 1.0
 
 
+def test_levels_of_16_bits_are_at_most_one_apart() -> None:
+    artifact, samples = net_artifact("residual_bn_wide"), image_samples()
+    builder, policy = ModelBuilder(artifact), artifact.space.policy("w4a16")
+    network = onnx_network(artifact, builder, policy, "qonnx", batch=len(samples))
+    simulated = simulate_tensors(builder.build(policy), samples)
+    found = layer_differences(network, samples, simulated)
+    assert max(one.largest for one in found.values()) <= 1
+    assert network.tensors[min(network.tensors)].grid.bits == 16
+
+
 def output_names(network: Any) -> list[str]:
     return [one.name for one in network.model.graph.output]
 
@@ -122,6 +132,7 @@ def test_a_file_holds_the_policy_in_its_widths(tmp_path: Path, form: str) -> Non
     assert metadata["policy"] == policy.to_json()
     assert metadata["artifact_digest"] == artifact.digest()
     assert metadata["format"] == form
+    assert metadata["channels_first"] == ["samples"]
     assert metadata["target"] == "bismo_ultra96"
     grids = {one["entry"]: one["bits"] for one in metadata["tensors"].values()}
     assert {name: grids[name] for name in policy.activations} == policy.activations

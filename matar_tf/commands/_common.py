@@ -52,10 +52,12 @@ def read_data(
     given: Given,
     artifact: Artifact | None = None,
     metrics: Sequence[str] | None = None,
+    source: str | None = None,
 ) -> Data:
     """Returns the evaluation samples that ``--data`` and ``--num_samples`` name.
 
-    With an artifact they are compared with it and with what is to be measured.
+    With an artifact they are compared with it and with what is to be measured; a source
+    takes the place of the flag.
 
     Raises:
       DataError: If there are none, or not so many, or they do not fit the artifact.
@@ -64,7 +66,7 @@ def read_data(
     from matar_tf.tflite.fitting_data import check_data, for_inputs
     from matar_tf.tflite.odd_data import check_plausible
 
-    data = load_data(given.data, training=False)
+    data = load_data(source or given.data, training=False)
     if given.num_samples is not None:
         data = data.head(given.num_samples)
     if artifact is not None:

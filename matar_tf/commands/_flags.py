@@ -19,6 +19,7 @@ __all__ = [
     "float_network",
     "form",
     "jobs",
+    "measure",
     "metrics",
     "model",
     "num_samples",
@@ -99,13 +100,12 @@ def data(
     values: FlagValues,
     what: str = "Samples and labels to measure on",
     *,
-    default: str | None = "digits",
     otherwise: str = "",
 ) -> None:
     """Defines ``--data``; `otherwise` says what happens without it."""
     flags.DEFINE_string(
         "data",
-        default,
+        None,
         f"{what}: 'digits', a path.npz, or package.module:function{otherwise}.",
         flag_values=values,
     )
@@ -190,6 +190,17 @@ def jobs(values: FlagValues) -> None:
     """Defines ``--jobs``."""
     flags.DEFINE_integer(
         "jobs", 1, "Processes that measure.", lower_bound=1, flag_values=values
+    )
+
+
+def measure(values: FlagValues, what: str) -> None:
+    """Defines ``--measure``."""
+    flags.DEFINE_integer(
+        "measure",
+        None,
+        f"Policies to measure {what}.",
+        lower_bound=0,
+        flag_values=values,
     )
 
 

@@ -24,7 +24,6 @@ def define_search_flags(values: FlagValues) -> None:
     _flags.output(values, "Folder to write.")
     _flags.data(
         values,
-        default=None,
         otherwise="; default: none, and accuracy is predicted from what the artifact's "
         "developer measured",
     )

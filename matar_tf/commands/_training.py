@@ -7,16 +7,27 @@ import importlib
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from matar_tf.errors import DataError, MatarError
 
 if TYPE_CHECKING:
+    from matar_tf.artifact import Artifact
     from matar_tf.data import Data
     from matar_tf.keras import RecipeConfig
 
-__all__ = ["float_network", "load_recipe", "training_data"]
+__all__ = [
+    "float_network",
+    "load_recipe",
+    "split_training",
+    "training_data",
+    "with_measurements",
+]
+
+_MOST_HELD_OUT: Final = 5  # that part of the training samples
+_MOST_MEASURED: Final = 2000  # samples that were trained on
 
 
 def load_recipe(spec: str) -> RecipeConfig:
@@ -97,6 +108,85 @@ def training_data(config: RecipeConfig, spec: str | None) -> Data:
     data = load_data(source)
     data.training()
     return data
+
+
+def split_training(data: Data, number: int) -> tuple[Data, Data | None]:
+    """Returns data with fewer training samples, and those that are held out, if any.
+
+    The same ones whatever the seed of a training is, so that none of a float network
+    from an earlier one has seen them.
+
+    Args:
+      data: With training samples.
+      number: How many to hold out; a fifth of them at most is.
+    """
+    import numpy as np
+
+    from matar_tf.data import Data
+    from matar_tf.named_arrays import num_rows, rows
+
+    x, y = data.training()
+    number = min(number, num_rows(x) // _MOST_HELD_OUT)
+    if number < 2:
+        return data, None
+    order = np.random.default_rng(0).permutation(num_rows(x))
+    held, kept = np.sort(order[:number]), np.sort(order[number:])
+    name = f"{data.name}, held out of training"
+    return (
+        replace(data, x_train=rows(x, kept), y_train=rows(y, kept)),
+        Data(name=name, x_test=rows(x, held), y_test=rows(y, held)),
+    )
+
+
+def with_measurements(
+    artifact: Artifact,
+    data: Data,
+    held: Data | None,
+    number: int,
+    *,
+    seed: int,
+    jobs: int,
+    store: Path,
+) -> Artifact:
+    """Returns an artifact with policies measured, if there is a choice of some.
+
+    Args:
+      artifact: The packaged network.
+      data: What it was trained on.
+      held: Samples that it was not trained on, or None for some of `data`.
+      number: Of policies; 0 for none.
+      seed: Of their choice.
+      jobs: Processes that measure.
+      store: What keeps figures if this is interrupted.
+    """
+    import numpy as np
+
+    from matar_tf.data import Data
+    from matar_tf.named_arrays import num_rows, rows
+    from matar_tf.run.measure import LEAST_POLICIES, measure
+
+    uniform = set(artifact.space.uniform_names()) & set(artifact.accuracy)
+    too_few = artifact.space.num_policies < LEAST_POLICIES
+    if not number or too_few or (held is None and len(uniform) < 2):
+        return artifact
+    if held is None:
+        x, y = data.training()
+        order = np.random.default_rng(0).permutation(num_rows(x))[:_MOST_MEASURED]
+        x, y = rows(x, order), rows(y, order)
+        samples = Data(name=data.name, x_test=x, y_test=y, x_train=x, y_train=y)
+    else:
+        samples = held
+    store.parent.mkdir(exist_ok=True)
+    return measure(
+        artifact,
+        samples,
+        num_policies=number,
+        trained_on=held is None,
+        seed=seed,
+        jobs=jobs,
+        store=store,
+        allow_odd_data=True,  # the developer's own, of which a warning tells
+    )
 
 
 def float_network(

@@ -54,7 +54,7 @@ def _define(values: FlagValues) -> None:
         "tools/benchmarks/train_stock.py of the project's source writes.",
         flag_values=values,
     )
-    _flags.data(values)
+    _flags.data(values, otherwise="; default digits, of a network that was made on it")
     _flags.num_samples(values)
     _flags.allow_odd_data(values)
     flags.DEFINE_integer(
@@ -93,7 +93,8 @@ def _run(given: Given) -> int:
     from matar_tf.tflite.fitting_data import check_data
 
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
-    data = read_data(given, artifact, ["accuracy"])
+    source = given.data or _own_data(artifact)
+    data = read_data(given, artifact, ["accuracy"], source)
     dedicated = [(path, open_artifact(path)) for path in given.dedicated]
     for _, one in dedicated:
         check_data(one, data, metrics=["accuracy"], allow_odd_data=given.allow_odd_data)
@@ -111,6 +112,25 @@ def _run(given: Given) -> int:
     print(f"{data.num_samples} samples of {data.name}; accuracy in %, LiteRT kernels\n")
     print(to_text(rows))
     return 0
+
+
+def _own_data(artifact: Artifact) -> str:
+    """Returns the name of the data that a network was made on, if they are at hand.
+
+    Raises:
+      DataError: If they are not.
+    """
+    from matar_tf.data import DIGITS
+    from matar_tf.errors import DataError
+
+    made_on = artifact.provenance.get("data")
+    if made_on != DIGITS:
+        known = "" if made_on is None else f", which was made on {str(made_on)!r}"
+        raise DataError(
+            f"Expected --data for {artifact.name!r}{known}, got none; name samples and "
+            "labels of its task."
+        )
+    return DIGITS
 
 
 def to_text(rows: Sequence[Row]) -> str:

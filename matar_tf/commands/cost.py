@@ -80,11 +80,14 @@ def _layer_rows(
     """Returns one row for each layer of each policy that a target allows."""
     from matar_tf.pricing import check_policy
     from matar_tf.pricing.model import CostModel
+    from matar_tf.run.costs import why_unbuilt
+    from matar_tf.tflite.build import ModelBuilder
 
-    rows: list[dict[str, Any]] = []
+    builder, rows = ModelBuilder(artifact), list[dict[str, Any]]()
     for target in targets:
         for name, policy in policies.items():
-            if check_policy(artifact.workload, policy, target):
+            is_broken = bool(check_policy(artifact.workload, policy, target))
+            if is_broken or why_unbuilt(builder, policy):
                 continue
             model = CostModel(artifact.workload, target)
             for layer in model.estimate(policy).layers:

@@ -1,4 +1,7 @@
-"""Runs a ``.tflite`` file: accuracy, size, latency. Needs no TensorFlow."""
+"""Runs a ``.tflite`` file: accuracy, size, latency. Needs no TensorFlow.
+
+Without ``--data`` size and latency alone.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ __all__ = ["COMMAND"]
 
 def _define(values: FlagValues) -> None:
     _flags.model(values, "Path of the .tflite file.")
-    _flags.data(values)
+    _flags.data(values, otherwise="; default none")
     _flags.num_samples(values)
     _flags.allow_odd_data(values)
     _flags.metrics(values)
@@ -58,22 +61,33 @@ def _run(given: Given) -> int:
             f"Expected --runtime=litert beside --operators, got {given.runtime}; leave "
             "one of them out."
         )
+    asked = {"num_samples": given.num_samples, "metrics": given.metrics}
+    flag = next((name for name, value in asked.items() if value is not None), None)
+    if flag is not None and given.data is None:
+        raise DataError(
+            f"Expected --data beside --{flag}, got none; name the data, or leave "
+            f"--{flag} out."
+        )
     content = read_model(path)
     if given.metrics is not None:
         metrics_of(outputs_of(content), given.metrics)
     # Before the samples: TensorFlow, which they may need, breaks tflite_runtime.
     runner = Runner(content, runtime=given.runtime, num_threads=given.threads)
-    data = read_data(given)
-    figures = measure(
-        *(runner, content, given.metrics, data), allow_odd_data=given.allow_odd_data
-    )
+    data = None if given.data is None else read_data(given)
+    figures: dict[str, float] = {}
+    if data is not None:
+        allowed = given.allow_odd_data
+        figures = measure(runner, content, given.metrics, data, allow_odd_data=allowed)
     print(f"model     {path} ({len(content)} bytes)")
     print(f"runtime   {given.runtime}, {given.threads} thread(s)")
     if runner.sandbox_reason is not None:
         print(f"          in a process of its own: {runner.sandbox_reason}")
-    print(f"data      {data.num_samples} samples of {data.name}")
-    for name, value in figures.items():
-        print(f"{name:9s} {_shown(name, value, data.num_samples)}")
+    if data is None:
+        print("data      none, so no metrics; --data names some")
+    else:
+        print(f"data      {data.num_samples} samples of {data.name}")
+        for name, value in figures.items():
+            print(f"{name:9s} {_shown(name, value, data.num_samples)}")
     way = "" if runner.sandbox_reason is None else ", with the way to that process"
     milliseconds = f"{measure_latency_ms(runner):.3f} ms"
     print(f"latency   {milliseconds} (median of 50, one sample{way})")

@@ -37,7 +37,7 @@ def _define(values: FlagValues) -> None:
     _flags.output(values, "Path of the .tflite or .onnx file to write.")
     _flags.file_format(values)
     _flags.overwrite(values)
-    _flags.data(values, "Samples to measure and compare on", default=None)
+    _flags.data(values, "Samples to measure and compare on")
     _flags.metrics(values)
     _flags.num_samples(values)
     _flags.allow_odd_data(values)

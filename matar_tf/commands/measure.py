@@ -28,7 +28,7 @@ def _define(values: FlagValues) -> None:
     _flags.expect_digest(values)
     _flags.trust(values)
     _flags.output(values, "Artifact to write: a directory or a .matar file.")
-    _flags.data(values, default=None)
+    _flags.data(values)
     _flags.num_samples(values)
     flags.DEFINE_integer(
         "num_policies",

@@ -72,18 +72,12 @@ def _define(values: FlagValues) -> None:
         "PEM file of the signer's certificate and those that certify it, for --sign.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "measure",
-        None,
-        "Policies to measure on --data, so that others can search without data; "
-        "default: none.",
-        lower_bound=1,
-        flag_values=values,
+    _flags.measure(
+        values, "on --data, so that others can search without data; default none"
     )
     define_measuring(values)
     _flags.data(
         values,
-        default=None,
         otherwise="; their range and means are put on record, --measure measures them",
     )
     _flags.num_samples(values)
@@ -194,7 +188,7 @@ def _run(given: Given) -> int:
         input_shape=_input_shape(given.input_shape),
         include_network=given.network,
     )
-    if given.measure is not None:
+    if given.measure:
         artifact = measured(artifact, given, given.measure)
     digest = write_artifact(artifact, given.output, overwrite=given.overwrite)
     print(f"Wrote {given.output}: {artifact.space.size_text(of_policies=True)}.")

@@ -1,5 +1,10 @@
 """Trains a recipe, float then multi-bitwidth, and packages the artifact.
 
+Policies are measured at the end, on training samples that were held out, so that others
+can search the artifact without data. None are held out where a float network is given,
+which may have seen them all: then training samples are measured, and the accuracy table
+sets the scale.
+
 Stopped and started again with the same flags, it goes on where it was.
 """
 
@@ -15,12 +20,20 @@ from absl import flags
 from matar_tf.commands import _flags
 from matar_tf.commands._command import Command, Given
 from matar_tf.commands._common import only_policy, open_artifact
-from matar_tf.commands._training import float_network, load_recipe, training_data
+from matar_tf.commands._training import (
+    float_network,
+    load_recipe,
+    split_training,
+    training_data,
+    with_measurements,
+)
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
+    from matar_tf.artifact import Artifact
     from matar_tf.data import Data
+    from matar_tf.keras import RecipeConfig
 
 __all__ = ["COMMAND"]
 
@@ -35,7 +48,6 @@ def _define(values: FlagValues) -> None:
     _flags.data(
         values,
         "Samples and labels to train and to measure on",
-        default=None,
         otherwise="; default the recipe's",
     )
     _flags.num_samples(values)
@@ -48,6 +60,17 @@ def _define(values: FlagValues) -> None:
         flag_values=values,
     )
     _flags.policies(values, None, "The one policy to train for, the default being all")
+    _flags.measure(values, "after training; 0: none; default the recipe's")
+    flags.DEFINE_integer(
+        "held_out",
+        None,
+        "Training samples, a fifth at most, that are kept out of training to measure "
+        "on; default the recipe's, or none with --float, whose network must not have "
+        "seen them.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    _flags.jobs(values)
 
 
 def _run(given: Given) -> int:
@@ -68,9 +91,8 @@ def _run(given: Given) -> int:
     check_free(output, overwrite=given.overwrite)
     if given.save_float:
         _check_new_file(Path(given.save_float), overwrite=given.overwrite)
-    data = training_data(config, given.data)
-    if given.num_samples is not None:
-        data = data.head(given.num_samples)
+    number = config.measured_policies if given.measure is None else given.measure
+    data, held = _data(given, config, number)
 
     from matar_tf import keras
 
@@ -106,18 +128,62 @@ def _run(given: Given) -> int:
         "data": data.name,
         "data_digest": data.digest(),
         "num_samples": data.num_samples,
+        "held_out": 0 if held is None else held.num_samples,
         "seed": given.seed,
         "command": given.command,
         "created": now(),
     }
-    artifact = keras.package(quantized, accuracy=accuracy, provenance=provenance)
+    artifact = keras.package(
+        quantized,
+        accuracy=accuracy,
+        provenance=provenance,
+        samples=data.x_train,
+        channels=config.channels,
+        card=config.card,
+    )
+    artifact = with_measurements(
+        *(artifact, data, held, number),
+        seed=given.seed,
+        jobs=given.jobs,
+        store=folder / "measured.sqlite",
+    )
     digest = write_artifact(artifact, output, overwrite=given.overwrite)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"\nWrote {output}, sha256:{digest}.")
-    print(f"Accuracy on {data.num_samples} samples of {data.name}:")
-    for name, row in accuracy.items():
-        print(f"  {name:6s} {row['accuracy']:.2%}")
+    _print_figures(artifact, data)
     return 0
+
+
+def _data(given: Given, config: RecipeConfig, number: int) -> tuple[Data, Data | None]:
+    """Returns what is trained on, and training samples held out to measure on.
+
+    Args:
+      given: The flags.
+      config: The recipe.
+      number: How many policies are to be measured.
+
+    Raises:
+      MatarError: If there are no such data, or too many policies.
+    """
+    from matar_tf.run.measure import check_num_policies
+
+    if number:
+        check_num_policies(number)
+    data = training_data(config, given.data)
+    if given.num_samples is not None:
+        data = data.head(given.num_samples)
+    # A float network from elsewhere may have seen all samples.
+    default = config.held_out if given.float is None and number else 0
+    return split_training(data, default if given.held_out is None else given.held_out)
+
+
+def _print_figures(artifact: Artifact, data: Data) -> None:
+    """Prints what is known of an artifact's accuracy."""
+    print(f"Accuracy on {data.num_samples} samples of {data.name}:")
+    for name, row in artifact.accuracy.items():
+        print(f"  {name:6s} {row['accuracy']:.2%}")
+    if artifact.measurements is not None:
+        print(f"{artifact.measurements}.")
 
 
 def _measured(network: Any, data: Data) -> dict[str, float]:

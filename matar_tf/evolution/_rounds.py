@@ -212,20 +212,14 @@ class _Rounds:
         self.evaluations.learn([self._widest])
         return self._expect(self.evaluations.memory)
 
-    def choose(self, number: int) -> list[Genome]:
+    def widening(self, number: int) -> list[Genome]:
         """Returns policies that would widen the front most, of those not measured."""
         expected = self.expected()
-        free = search(
-            replace(self.problem, metric_names=expected.names),
-            expected,
-            options=self.options,
-            provenance=self._provenance,
-            surrogate=expected.surrogate,
-        )
-        codec, known = self.evaluations.codec, self.evaluations.known()
-        genomes = [codec.encode(one.policy) for one in free.front]
+        free = self._bred(expected).front
+        known = self.evaluations.known()
+        genomes = [self.evaluations.codec.encode(one.policy) for one in free]
         new = [index for index, one in enumerate(genomes) if one not in known]
-        values = [self.values(one) for one in free.front]
+        values = [self.values(one) for one in free]
         front = [self.values(one) for one in self.dressed(expected)]
         chosen = choose_widening(
             front or values,
@@ -235,6 +229,23 @@ class _Rounds:
             number=number,
         )
         return [genomes[new[index]] for index in chosen]
+
+    def best(self, number: int) -> list[Genome]:
+        """Returns policies of the best front of so many, of those not measured."""
+        front = thinned(self._bred(self.expected()), number).front
+        known = self.evaluations.known()
+        genomes = [self.evaluations.codec.encode(one.policy) for one in front]
+        return [one for one in genomes if one not in known]
+
+    def _bred(self, expected: Expected) -> SearchResult:
+        """Returns what a search finds to which guesses are measurements."""
+        return search(
+            replace(self.problem, metric_names=expected.names),
+            expected,
+            options=self.options,
+            provenance=self._provenance,
+            surrogate=expected.surrogate,
+        )
 
     def dressed(self, expected: Expected) -> list[Candidate]:
         """Returns the measured policies with what is expected, that keep to limits."""
@@ -278,6 +289,7 @@ def _explore(
     is_small = codec.num_genomes <= len(known) + num_new
     cohort = [*(dict.fromkeys([*first, *codec.all_genomes()]) if is_small else first)]
     left = num_new - (len(first) - len(known))
+    last = min(rounds.options.population_size, left // 2)
     for num_rounds in range(NUM_ROUNDS, -1, -1):
         evaluations.measure(cohort, len(cohort), deadline=deadline)
         convergence.close_generation()
@@ -287,9 +299,11 @@ def _explore(
             return StopReason.MAX_MINUTES
         if not num_rounds or left < 1:
             break
-        cohort = rounds.choose(min(max(left // num_rounds, _SMALLEST_ROUND), left))
-        if not cohort:
-            return StopReason.EXHAUSTED
+        if num_rounds > 1:
+            share = max((left - last) // (num_rounds - 1), _SMALLEST_ROUND)
+            cohort = rounds.widening(min(share, left))
+        else:  # the front that is expected, itself
+            cohort = rounds.best(max(left, _SMALLEST_ROUND))[:left]
         left -= len(cohort)
     return StopReason.PLANNED
 

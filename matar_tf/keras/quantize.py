@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tfmot
+from matar_tf.keras._compat import keras, tf, tfmot
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_model
@@ -210,7 +210,7 @@ def quantize_model(
         quantized = build_model(
             prepared.graph, prepared.originals, prepared.configs, prepared.again
         )
-    quantized = _with_named_ends(model, quantized)
+    quantized = _with_ends(model, quantized)
     _take_over_precision(model, quantized)
     num_lost = len(model.losses) - len(quantized.losses)
     if num_lost:
@@ -223,13 +223,14 @@ def quantize_model(
     return quantized
 
 
-def _with_named_ends(model: Any, quantized: Any) -> Any:
-    """Returns a model whose several outputs are called as those of the float model.
+def _with_ends(model: Any, quantized: Any) -> Any:
+    """Returns a model whose outputs are put together as those of the float model.
 
-    By these names Keras takes losses, metrics and labels, and by others in a model
-    that tfmot has wrapped. Layers that pass on what they are given bear them.
+    By the names of their layers, too, by which Keras takes losses and labels of
+    several, and calls their metrics; tfmot's wrappers have others. Layers that pass on
+    what they are given bear them.
     """
-    if len(model.outputs) == 1:
+    if not tf.nest.is_nested(model.output):
         return quantized
     with half_precision.in_float32():
         outputs = [
@@ -238,7 +239,8 @@ def _with_named_ends(model: Any, quantized: Any) -> Any:
             else keras.layers.Activation("linear", name=name)(tensor)
             for name, tensor in zip(model.output_names, quantized.outputs, strict=True)
         ]
-        return keras.Model(quantized.inputs, outputs, name=quantized.name)
+        ends = tf.nest.pack_sequence_as(model.output, outputs)
+        return keras.Model(quantized.inputs, ends, name=quantized.name)
 
 
 def _take_over_precision(model: Any, quantized: Any) -> None:

@@ -7,6 +7,7 @@ levels are multiplied by the same factors and moved by less than the next fracti
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -51,7 +52,7 @@ def _sum(place: Place, operator: str) -> Value:
     ]
     made = place.add(operator, terms, a, unit=unit)
     parts = (1 << shift) // math.gcd(1 << shift, *factors)
-    return place.moved_by(made, 1 / (2 * parts)) if 1 < parts <= _TELLS_APART else made
+    return place.raised_by(made, 1 / (2 * parts)) if 1 < parts <= _TELLS_APART else made
 
 
 def _operands(place: Place) -> tuple[Value, Value]:
@@ -145,13 +146,14 @@ def _leaky_relu(place: Place) -> Value:
     value, alpha = place.read(), float(place.options.alpha)
     source, made = place.input_grid().scale, place.grid.scale
     factors = leaky_factors(source, made, np.float32(alpha))
-    if factors is None:
-        return place.add("LeakyRelu", [value], value, alpha=alpha)
+    if factors is None:  # the builtin kernel rounds twice
+        result = place.add("LeakyRelu", [value], value, alpha=alpha)
+        return _safe(place, result, lambda x: np.where(x < 0, alpha * x, x))
     above, below = factors
     result = place.add("LeakyRelu", [value], value, alpha=below / above)
     # What these factors make of a step of the input, in steps of the output.
     result = place.scaled(result, above / 256 * float(made) / float(source))
-    return place.moved_by(result, 1 / 1024)
+    return place.raised_by(result, 1 / 1024)
 
 
 @writes("LOGISTIC")
@@ -176,13 +178,14 @@ def _exp(place: Place) -> Value:
 
 def _function(place: Place, operator: str) -> Value:
     value = place.real(place.read())
-    return _safe(place, place.add(operator, [value], value))
+    return _safe(place, place.add(operator, [value], value), _EXACT[operator])
 
 
 @writes("GELU")
 def _gelu(place: Place) -> Value:
     """``x * (1 + erf(x / sqrt(2))) / 2``, or as TensorFlow approximates it."""
     value = place.real(place.read())
+    exact = _rough_gelu if place.options.approximate else _exact_gelu
     if place.options.approximate:
         cube = place.add("Mul", [value, place.add("Mul", [value, value], value)], value)
         inner = place.add(
@@ -194,16 +197,22 @@ def _gelu(place: Place) -> Value:
         inner = place.with_number("Mul", value, _SQRT_HALF)
         part = place.add("Erf", [inner], inner)
     half = place.with_number("Mul", value, 0.5)
-    return _safe(
-        place, place.add("Mul", [half, place.with_number("Add", part, 1.0)], half)
-    )
+    made = place.add("Mul", [half, place.with_number("Add", part, 1.0)], half)
+    return _safe(place, made, exact)
 
 
-def _safe(place: Place, made: Value) -> Value:
+def _safe(
+    place: Place, made: Value, exact: Callable[[np.ndarray], np.ndarray]
+) -> Value:
     """Returns what a function makes, moved from where its last bits would decide.
 
-    All that its input may be is tried: the levels that XNNPACK makes must be those that
+    All that its input may be is tried: the levels that LiteRT makes must be those that
     lie next.
+
+    Args:
+      place: The operator.
+      made: What the function makes.
+      exact: The function, float64 to float64.
     """
     source, grid = place.input_grid(), place.grid
     if grid.is_wide:
@@ -213,7 +222,6 @@ def _safe(place: Place, made: Value) -> Value:
     model, operator = place.network.model, place.operator
     site = Site(model, operator, {int(operator.inputs[0]): stored}, "xnnpack")
     expected = SIMULATED[place.name](site).astype(np.float64) - grid.zero_point
-    exact = _EXACT[place.name, bool(getattr(place.options, "approximate", False))]
     with np.errstate(over="ignore"):
         found = exact(levels * np.float64(source.scale)) / np.float64(grid.scale)
     inside = (found > grid.low) & (found < grid.high)
@@ -223,22 +231,22 @@ def _safe(place: Place, made: Value) -> Value:
     highest = (expected + 0.5 - found)[inside].min()
     if (lowest < -_SAFE and highest > _SAFE) or lowest >= highest:
         return made
-    return place.moved_by(made, (lowest + highest) / 2)
+    return place.raised_by(made, (lowest + highest) / 2)
 
 
-def _erf(x: np.ndarray) -> np.ndarray:
-    return np.array([math.erf(one) for one in x])
+def _exact_gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.array([math.erf(one) for one in x * _SQRT_HALF]))
 
 
-_EXACT: Final[dict[tuple[str, bool], Any]] = {
-    ("LOGISTIC", False): lambda x: 1 / (1 + np.exp(-x)),
-    ("TANH", False): np.tanh,
-    ("ELU", False): lambda x: np.where(x < 0, np.expm1(x), x),
-    ("EXP", False): np.exp,
-    ("GELU", False): lambda x: 0.5 * x * (1 + _erf(x * _SQRT_HALF)),
-    ("GELU", True): lambda x: (
-        0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    ),
+def _rough_gelu(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+_EXACT: Final[dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "Elu": lambda x: np.where(x < 0, np.expm1(x), x),
+    "Exp": np.exp,
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Tanh": np.tanh,
 }
 
 

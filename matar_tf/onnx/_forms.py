@@ -180,9 +180,16 @@ def _in_steps(graph: Graph, value: Value, grid: Grid, name: str) -> Value:
     unit = np.float64(grid.scale)
     if not (ratio != 1).any():
         return replace(value, unit=unit)
-    at = graph.per_channel(f"{name}/ratio", ratio, value)
     result = replace(value, name=f"{name}/scaled", unit=unit)
-    return graph.add("Mul", [value.name, at], result)
+    at = graph.number(f"{name}/ratio", ratio)
+    if not (ratio.ndim and value.first):
+        return graph.add("Mul", [value.name, at], result)
+    # hls4ml 1.3 takes a factor for each channel of an image in this form alone.
+    ends = [np.zeros(len(ratio)), np.zeros(len(ratio)), np.ones(len(ratio))]
+    named = zip(("offset", "mean", "variance"), ends, strict=True)
+    others = [graph.number(f"{name}/{what}", values) for what, values in named]
+    inputs = [value.name, at, *others]
+    return graph.add("BatchNormalization", inputs, result, epsilon=0.0)
 
 
 def _quant_inputs(graph: Graph, name: str, bits: int) -> list[str]:

@@ -98,13 +98,6 @@ class Graph:
         """Adds a float constant; returns its name."""
         return self.constant(name, np.asarray(value, np.float32))
 
-    def per_channel(self, name: str, values: Any, like: Value) -> str:
-        """Adds numbers, one or one for each channel, that a tensor is computed with."""
-        values = np.asarray(values, np.float32)
-        if values.ndim and like.first:
-            values = values.reshape(-1, 1, 1)
-        return self.number(name, values)
-
     def add(
         self,
         operator: str,

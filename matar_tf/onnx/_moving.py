@@ -137,7 +137,7 @@ def _resize_bilinear(place: Place) -> Value:
     parts = 1
     for blend in blends:
         parts *= blend.one // int(np.gcd.reduce([blend.one, *blend.weight]))
-    return place.moved_by(made, max(1 / (4 * parts), _LEAST)) if parts > 1 else made
+    return place.raised_by(made, max(1 / (4 * parts), _LEAST)) if parts > 1 else made
 
 
 def _blended(place: Place, value: Value, blends: Sequence[Blend]) -> Value:

@@ -39,7 +39,8 @@ def _window(place: Place, value: Value, size: Sequence[int]) -> dict[str, Any]:
         "strides": strides,
         "pads": [*before, *after],
     }
-    return given if dilations == [1, 1] else {**given, "dilations": dilations}
+    is_pool = not hasattr(options, "dilationHFactor")
+    return given if is_pool else {**given, "dilations": dilations}
 
 
 @writes("CONV_2D")
@@ -117,15 +118,15 @@ def _rounded_away(place: Place, mean: Value, count: int) -> Value:
     offset = grid.zero_point
     if grid.low + offset >= 0 or grid.high + offset < 0:
         way = 1 if grid.low + offset >= 0 else -1
-        return place.moved_by(mean, way / (4 * count))
+        return place.raised_by(mean, way / (4 * count))
     factor = 1 + 1 / (512 * count)
     if not offset:
         return place.with_number("Mul", mean, factor)
-    stored = place.with_number("Mul", place.moved_by(mean, offset), factor)
+    stored = place.with_number("Mul", place.raised_by(mean, offset), factor)
     as_stored = replace(grid, low=-128, high=127, zero_point=0)
     label = place.graph.unique(f"{place.label}/stored")
     stored = place.form.rounded(place.graph, stored, as_stored, label)
-    return place.moved_by(stored, -offset)
+    return place.raised_by(stored, -offset)
 
 
 @writes("MAX_POOL_2D")

@@ -212,7 +212,7 @@ class Place:
         unit = np.float64(self.grid.scale) if self.form.carries_levels else value.unit
         return self.in_unit(replace(value, unit=value.unit * factor), unit)
 
-    def moved_by(self, value: Value, levels: float) -> Value:
+    def raised_by(self, value: Value, levels: float) -> Value:
         """Returns a value with levels of the output added.
 
         Where it is less than the next fraction, halves go that way then.

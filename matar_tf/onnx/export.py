@@ -2,6 +2,7 @@
 
 A file says of itself what a ``.tflite`` file does, under ``matar_tf`` in its
 properties, and on which grid each tensor lies: a level times ``scale`` is the value.
+Activations of 16 bits are written, too; float32 sums put some of them a level apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from matar_tf.tflite.metadata import METADATA_NAME, encode_metadata
 __all__ = ["export_onnx", "onnx_network", "read_onnx_metadata"]
 
 _BATCHES: Final = {"qonnx": 1, "onnx": None}  # compilers of hardware want a number
+_IMAGE_RANK: Final = 4
 _NARROW_BITS: Final = {"qonnx": range(9), "onnx": (4, 8)}  # containers of kernels
 
 
@@ -70,6 +72,12 @@ def onnx_network(
         )
         for entry in document["stored_bits"]
     }
+    graph = network.model.graph
+    document["channels_first"] = [
+        one.name
+        for one in (*graph.input, *graph.output)
+        if len(one.type.tensor_type.shape.dim) == _IMAGE_RANK
+    ]
     document["tensors"] = {
         one.name: {
             "entry": one.entry,

@@ -12,7 +12,7 @@ from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
-from matar_tf.errors import TargetError
+from matar_tf.errors import ExportError, TargetError
 from matar_tf.figures import CostKind
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker
@@ -23,7 +23,7 @@ from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import num_quantized_ends
 from matar_tf.tflite.vela import compile_with_vela, has_vela, vela_version
 
-__all__ = ["PolicyCosts", "check_names", "cost_matrix"]
+__all__ = ["PolicyCosts", "check_names", "cost_matrix", "why_unbuilt"]
 
 
 class PolicyCosts:
@@ -113,7 +113,8 @@ def cost_matrix(
     """Returns the costs of each policy on each target, with what is not allowed.
 
     A policy that a target has no price for is not allowed, either; nor is any on a
-    target without a processor for layers that stay in float.
+    target without a processor for layers that stay in float, nor one of which there is
+    no file.
 
     Args:
       artifact: The packaged network.
@@ -130,13 +131,15 @@ def cost_matrix(
     check_names(targets)
     builder = builder or ModelBuilder(artifact)
     entries: list[MatrixEntry] = []
+    unbuilt = {name: why_unbuilt(builder, one) for name, one in policies.items()}
     for target in targets:
         refusal = float_refusal(artifact.workload, target)
         costs = None if refusal else PolicyCosts(artifact, target, builder)
         check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
+            reason = refusal or unbuilt[name]
             reasons = (
-                (refusal,) if refusal else tuple(one.message for one in check(policy))
+                (reason,) if reason else tuple(one.message for one in check(policy))
             )
             figures: dict[str, float | None] = {}
             if costs is not None and not reasons:
@@ -159,6 +162,19 @@ def cost_matrix(
         entries=tuple(entries),
         float_layers=artifact.float_layers,
     )
+
+
+def why_unbuilt(builder: ModelBuilder, policy: Policy) -> str:
+    """Returns why there is no file of a policy: no kernels of 16 bits; "" if there is.
+
+    Whether there are, the steps decide, too: so one is built of such a policy.
+    """
+    try:
+        if policy.is_wide:
+            builder.build(policy)
+    except ExportError as error:
+        return str(error)
+    return ""
 
 
 def check_names(targets: Sequence[Target]) -> None:

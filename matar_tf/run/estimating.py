@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from matar_tf.tflite.parts import part_name, part_names
 
 __all__ = [
     "Estimating",
+    "absent_classes",
     "measured_names",
     "metrics_of_parts",
     "number_of_parts",
@@ -28,6 +30,8 @@ __all__ = [
 
 _MOST_PARTS: Final = 8
 _LEAST_SAMPLES: Final = 2
+_UNLIKELY: Final = 0.01  # chance that a class of a balanced set is absent
+_MOST_NAMED: Final = 10
 
 
 def number_of_parts(num_samples: int) -> int:
@@ -64,6 +68,27 @@ def shown_names(
     return (
         *metric_names,
         *(name for one in expected for name in (one, *bound_names(one))),
+    )
+
+
+def absent_classes(labels: Any, num_classes: int) -> str | None:
+    """Returns that classes have no sample, if so many are hardly absent by chance.
+
+    Args:
+      labels: Of samples, a class each.
+      num_classes: That the network tells apart.
+    """
+    number = len(labels)
+    if number < num_classes * math.log(num_classes / _UNLIKELY):
+        return None
+    present = set(np.unique(labels).tolist())
+    absent = [str(one) for one in range(num_classes) if one not in present]
+    if not absent:
+        return None
+    few = ", ".join(absent[:_MOST_NAMED]) + ", ..." * (len(absent) > _MOST_NAMED)
+    return (
+        f"None of these {number:,} samples is of the classes {few}: what is expected "
+        "is of samples like these."
     )
 
 

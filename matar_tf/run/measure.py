@@ -48,10 +48,15 @@ from matar_tf.tflite.parts import (
 )
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 
-__all__ = ["DEFAULT_NUM_POLICIES", "measure"]
+__all__ = [
+    "DEFAULT_NUM_POLICIES",
+    "LEAST_POLICIES",
+    "check_num_policies",
+    "measure",
+]
 
 DEFAULT_NUM_POLICIES: Final = 400
-_LEAST_POLICIES: Final = 12  # so that nine tenths of them tell something of the rest
+LEAST_POLICIES: Final = 12  # so that nine tenths of them tell something of the rest
 _DIGITS: Final = 6  # of what is kept of a figure
 _MOST_ROUNDS: Final = 100  # of drawing policies, of which some come twice
 
@@ -192,18 +197,27 @@ def _levels(artifact: Artifact, names: Iterable[str]) -> Levels:
     )
 
 
+def check_num_policies(number: int) -> None:
+    """Checks how many policies are to be measured.
+
+    Raises:
+      ArtifactError: If too few or too many are.
+    """
+    if not LEAST_POLICIES <= number <= MAX_POLICIES:
+        raise ArtifactError(
+            f"Expected {LEAST_POLICIES} to {MAX_POLICIES} policies to measure, got "
+            f"{number}; a few hundred are enough."
+        )
+
+
 def _chosen(
     space: PolicySpace, number: int, seed: int, needed: Iterable[Policy] = ()
 ) -> tuple[Policy, ...]:
     """Returns different policies, spread over a space, those needed among them."""
-    if not _LEAST_POLICIES <= number <= MAX_POLICIES:
+    check_num_policies(number)
+    if space.num_policies < LEAST_POLICIES:
         raise ArtifactError(
-            f"Expected {_LEAST_POLICIES} to {MAX_POLICIES} policies to measure, got "
-            f"{number}; a few hundred are enough."
-        )
-    if space.num_policies < _LEAST_POLICIES:
-        raise ArtifactError(
-            f"Expected a space of at least {_LEAST_POLICIES} policies, got "
+            f"Expected a space of at least {LEAST_POLICIES} policies, got "
             f"{space.size_text()}; let each search measure them all."
         )
     found = dict.fromkeys((space.widest(), *needed))

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from matar_tf.artifact import Artifact
+from matar_tf.data import Data
 from matar_tf.errors import SearchError
 from matar_tf.evolution import (
     EvaluationStore,
@@ -23,7 +25,7 @@ from matar_tf.evolution import (
 from matar_tf.figures import DISAGREEMENT
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult, StopReason
-from matar_tf.run.estimating import Estimating
+from matar_tf.run.estimating import Estimating, absent_classes
 from matar_tf.run.evaluators import (
     Executor,
     evaluator_maker,
@@ -33,7 +35,9 @@ from matar_tf.run.evaluators import (
 )
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import Predicting
+from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.heads import are_classes
 from matar_tf.tflite.metrics import figure_names
 from matar_tf.verdict import verdict_of
 
@@ -73,7 +77,7 @@ class Searches:
         provenance = replace(provenance, versions={**provenance.versions, **tools})
         is_predicted = isinstance(evaluate, Predicting)
         if run.searched is not None and run.predictors:
-            result = self._in_rounds(index, provenance, run.searched.num_samples)
+            result = self._in_rounds(index, provenance, run.searched)
             self.found.append(result)
             return result
         result = search(
@@ -93,7 +97,7 @@ class Searches:
         return result
 
     def _in_rounds(
-        self, index: int, provenance: Provenance, num_samples: int
+        self, index: int, provenance: Provenance, data: Data
     ) -> SearchResult:
         """Searches where the developer's measurements say what to expect."""
         run, settings = self.run, self.run.settings
@@ -104,7 +108,7 @@ class Searches:
             settings.options.objectives,
             run.expected,
             widest,
-            num_samples,
+            data.num_samples,
         )
         result = search_in_rounds(
             problem,
@@ -122,9 +126,11 @@ class Searches:
             memory=self.memory,
             progress=settings.progress,
         )
-        if estimating.disagreement is None:
+        said = [estimating.disagreement, _absent(run.artifact, data)]
+        sentences = [one for one in said if one is not None]
+        if not sentences:
             return result
-        versions = {**provenance.versions, DISAGREEMENT: estimating.disagreement}
+        versions = {**provenance.versions, DISAGREEMENT: " ".join(sentences)}
         return replace(result, provenance=replace(provenance, versions=versions))
 
     def left_out(self, index: int, result: SearchResult) -> dict[str, str]:
@@ -173,6 +179,17 @@ class Searches:
             return options
         problem, num_new = self.run.problems[index], settings.num_follow_up
         return follow_up(options, problem, self.memory, num_new=num_new)
+
+
+def _absent(artifact: Artifact, data: Data) -> str | None:
+    """Returns which classes have no sample; None of several outputs, or of values."""
+    outputs = outputs_of(artifact.template)
+    shape = next(one.shape for one in outputs)
+    if len(outputs) > 1 or len(shape) != 1 or not data.is_labelled:
+        return None
+    if not are_classes(data.y_test, shape):
+        return None
+    return absent_classes(data.y_test, max(*shape, 2))
 
 
 def search_one(run: Run) -> SearchResult:

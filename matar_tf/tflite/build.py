@@ -184,13 +184,13 @@ class ModelBuilder:
             "kernels": {
                 name: one.entry
                 for one in storages
-                for name in self._stored_names(one.entry)
+                for name in self.stored_names(one.entry)
             },
             "stored_bits": {one.entry: one.stored_bits for one in storages},
             "notes": {one.entry: one.note for one in storages if one.note},
         }
 
-    def _stored_names(self, entry: str) -> list[str]:
+    def stored_names(self, entry: str) -> list[str]:
         """Returns the names of the tensors that hold the kernel of an entry."""
         pieces = self._template.pieces.get(entry)
         first = kernel_names(entry, 1 if pieces is None else len(pieces))

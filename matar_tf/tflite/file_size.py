@@ -30,7 +30,8 @@ class _Part:
 
     Attributes:
       storage: How it is stored.
-      lengths: Of its buffer, and of its table if it has one.
+      lengths: Bytes of its buffers: one, or one for each piece of a kernel in float and
+        for each further call of its layer; and of tables, where it has some.
       structure: Number of the structure of the file that it makes.
     """
 
@@ -85,7 +86,7 @@ class FileSizes:
                 profile=self._profile,
             )
         )
-        lengths = [*(one for part in parts for one in part.lengths), len(text)]
+        lengths = [*(size for part in parts for size in part.lengths), len(text)]
         key = (
             tuple(part.structure for part in parts),
             tuple(length % _BLOCK for length in lengths),
@@ -120,17 +121,17 @@ class FileSizes:
             activations=self._widest.activations,
         )
         model, storages = self._builder.fill(policy, profile=self._profile)
-        tensors = model.subgraphs[0].tensors
-        place = next(
-            place
-            for place, tensor in enumerate(tensors)
-            if tensor.name == f"{entry}/kernel"
-        )
-        stored = [tensors[place], *tables_of(model, place)]
+        names = set(self._builder.stored_names(entry))
+        buffers = {
+            one.buffer
+            for place, tensor in enumerate(model.subgraphs[0].tensors)
+            if tensor.name in names
+            for one in (tensor, *tables_of(model, place))
+        }
         number = self._structures.setdefault(_structure(model), len(self._structures))
         return _Part(
             storage=next(one for one in storages if one.entry == entry),
-            lengths=tuple(len(model.buffers[one.buffer].data) for one in stored),
+            lengths=tuple(len(model.buffers[one].data) for one in sorted(buffers)),
             structure=number,
         )
 

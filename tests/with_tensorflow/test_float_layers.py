@@ -9,15 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.nets import L
+from fixtures.programs import call
 
 from matar_tf.artifact import Artifact, read_artifact, write_artifact
-from matar_tf.errors import ArtifactError, MatarWarning, ModelError
-from matar_tf.keras import calibrate, keras, load_model, package, quantize_model
+from matar_tf.errors import ArtifactError, ExportError, MatarWarning, ModelError
+from matar_tf.keras import (
+    calibrate,
+    keras,
+    load_model,
+    package,
+    quantize_model,
+    summary,
+)
 from matar_tf.keras._compat import tf
 from matar_tf.keras.packaging.network import load_network
 from matar_tf.keras.policies import get_policy_space, set_policy
+from matar_tf.policy import ALL_BITS
+from matar_tf.run.costs import cost_matrix
+from matar_tf.samplers import IndependentSampler, draw_policies
+from matar_tf.targets import load_target
 from matar_tf.tflite._schema import op_name, parse_model, schema, tensor_array
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.file_size import FileSizes
+from matar_tf.tflite.profiles import PROFILES
 from matar_tf.tflite.runtime import Runner
 
 
@@ -356,3 +370,62 @@ def test_attention_behind_a_mask_is_loaded_again(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again(samples, training=False), expected)
     unmasked = [samples[0], np.ones_like(samples[1])]
     assert np.abs(model(unmasked, training=False) - expected).max() > 1e-4
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_sizes_of_files_of_pieces_and_of_shared_kernels(
+    twins: tuple[Any, Artifact], profile: str
+) -> None:
+    _, artifact = twins
+    builder = ModelBuilder(artifact)
+    sizes = FileSizes(builder, profile=profile)
+    policies = [artifact.space.named(one) for one in ("w8a8", "w4a4", "w2a2")]
+    policies += draw_policies(artifact.space, IndependentSampler(bits=ALL_BITS), 12, 7)
+    for policy in policies:
+        assert sizes(policy) == len(builder.build(policy, profile=profile))
+    found = {sizes(artifact.space.named(one)) for one in ("w8a8", "w4a8", "w2a8")}
+    assert (len(found) == 1) == (profile == "int8")
+
+
+@pytest.fixture(scope="module")
+def twins() -> tuple[Any, Artifact]:
+    """Two calls of one dense layer, and an LSTM whose kernels are four pieces each."""
+    keras.utils.set_random_seed(0)
+    inputs = [keras.Input((2, 5), name=name) for name in ("a", "b")]
+    shared = L.Dense(6, activation="relu", name="shared")
+    x = L.LSTM(9, name="lstm")(L.Concatenate()([shared(one) for one in inputs]))
+    x = L.Dense(3)(L.Dense(8)(x))
+    model = quantized(keras.Model(inputs, x))
+    space = get_policy_space(model)
+    free = dict.fromkeys(space.weights, ALL_BITS)
+    model = quantized(keras.Model(inputs, x), space=space.with_choices(weights=free))
+    rng = np.random.default_rng(0)
+    calibrate(model, {name: rng.normal(size=(8, 2, 5)) for name in "ab"})
+    return model, package(model)
+
+
+def test_bytes_are_those_of_the_summary(twins: tuple[Any, Artifact]) -> None:
+    model, artifact = twins
+    # A byte for each weight; four for each bias, and for the scale of each channel.
+    lstm = (12 + 9) * 36 + 4 * 36 + 4 * 2 * 36
+    shared = 5 * 6 + 2 * 4 * (6 + 6)
+    last = (9 * 8 + 4 * (8 + 8)) + (8 * 3 + 4 * (3 + 3))
+    assert summary(model).weight_bytes[8] == lstm + shared + last
+    assert f" {lstm + shared + last:,} bytes of weights at 8 bits" in repr(artifact)
+
+
+def test_no_price_of_16_bits_without_a_file(tmp_path: Path, capsys: Any) -> None:
+    model = quantized(_words())
+    calibrate(model, samples_of(model))
+    artifact = package(model)
+    with pytest.raises(ExportError, match="the table of 'a'") as caught:
+        ModelBuilder(artifact).build(artifact.space.policy("w8a16"))
+    target = load_target("host_litert")
+    policies = {name: artifact.space.policy(name) for name in ("w8a8", "w8a16")}
+    narrow, wide = cost_matrix(artifact, policies, [target]).entries
+    assert (narrow.violations, wide.violations) == ((), (str(caught.value),))
+    assert not wide.figures
+    write_artifact(artifact, tmp_path / "a.matar")
+    names = ["--policies=w8a8,w8a16", "--targets=host_litert", "--layers"]
+    assert call("cost", f"--artifact={tmp_path / 'a.matar'}", *names) == 0
+    assert "w8a16" not in capsys.readouterr().out

@@ -116,6 +116,7 @@ def test_products_of_training_are_in_half_and_all_else_is_exact(
     np.testing.assert_array_equal(
         loaded.predict(X, verbose=0), twin.predict(X, verbose=0)
     )
+    np.testing.assert_array_equal(loaded(X, training=False), twin.predict(X, verbose=0))
     assert products(loaded, training=True) == {HALVES[mixed]}
     if mixed == "mixed_float16":  # the conversions take seconds
         assert package(loaded).digest() == package(twin).digest()

@@ -102,10 +102,12 @@ def test_what_the_refusals_advise_works() -> None:
         assert found == pytest.approx(labels + penalty + added, rel=1e-5)
 
 
-def test_integers_at_the_input_are_refused() -> None:
-    inputs = keras.Input((6, 6, 1), dtype="uint8", name="camera")
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
+def test_inputs_of_other_types_are_refused(dtype: str) -> None:
+    inputs = keras.Input((6, 6, 1), dtype=dtype, name="camera")
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(inputs)))
-    with pytest.raises(ModelError, match=r"'camera' takes uint8; leave the dtype out"):
+    message = rf"'camera' takes {dtype}; leave the dtype out .* dtype='int32' for"
+    with pytest.raises(ModelError, match=message):
         quantize_model(model)
 
 

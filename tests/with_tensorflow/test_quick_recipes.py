@@ -58,6 +58,15 @@ def test_a_quick_run_ends_in_an_artifact_that_the_runtime_runs(
     artifact = read_artifact(tmp_path / "net.matar")
     assert artifact.provenance["recipe"] == f"{name}:quick"
     assert set(artifact.accuracy) == {"float", "w8a8", "w6a6", "w4a4", "w3a3", "w2a2"}
+    # A fifth of the samples is held out at most.
+    assert artifact.provenance["held_out"] == NUM_SAMPLES // 5
+    assert artifact.measurements is not None
+    assert len(artifact.measurements.policies) == 20
+    assert artifact.measurements.num_samples == NUM_SAMPLES // 5
+    assert not artifact.measurements.trained_on
+    (known,) = artifact.inputs.values()
+    assert (known.shape, known.num_samples) == (shape, NUM_SAMPLES - NUM_SAMPLES // 5)
+    assert "preprocessing" in artifact.provenance["card"]
     network, builder = load_network(artifact), ModelBuilder(artifact)
     for policy in ("w8a8", "w2a4"):
         outputs = Runner(builder.build(artifact.space.named(policy))).predict(samples)

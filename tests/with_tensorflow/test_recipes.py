@@ -47,14 +47,16 @@ class TestLoading:
         assert config.multi_bit_schedule.epochs > 1
 
     @pytest.mark.parametrize("name", list_recipes())
-    def test_quick_differs_only_in_name_epochs_and_statistics(self, name):
+    def test_quick_differs_only_in_name_epochs_statistics_and_measurements(self, name):
         config, fast = load_recipe(name), load_recipe(f"{name}:quick")
         assert fast.name == f"{name}:quick"
         assert fast.float_schedule.epochs == fast.multi_bit_schedule.epochs == 1
         assert fast.method.reestimation == 50 < config.method.reestimation
+        assert fast.measured_policies == 20 < config.measured_policies
         assert config == replace(
             fast,
             name=name,
+            measured_policies=config.measured_policies,
             method=replace(fast.method, reestimation=config.method.reestimation),
             float_schedule=replace(
                 fast.float_schedule,

@@ -108,10 +108,27 @@ class TestFile:
             )
             assert exported.agreement == 1.0
 
-    def test_an_output_twice_is_refused(self) -> None:
+    @pytest.mark.parametrize(
+        ("second", "message"),
+        [
+            (lambda _, x: x, "different tensors, got one that .* 'one', 'one_1'"),
+            (lambda _, x: L.Dropout(0.1, name="two")(x), "'one', 'two'"),
+            (lambda _, x: L.Flatten(name="two")(x), "'one', 'two'"),
+            (lambda given, _: given, "got the input 'x' as it is; leave it out"),
+        ],
+    )
+    def test_an_output_twice_or_an_input_is_refused(
+        self, second: Any, message: str
+    ) -> None:
         inputs = L.Input((4,), name="x")
         x = L.Dense(3, name="one")(inputs)
-        model = quantize_model(keras.Model(inputs, [x, x]))
+        with pytest.raises(ModelError, match=message):
+            quantize_model(keras.Model(inputs, [x, second(inputs, x)]))
+
+    def test_outputs_that_the_converter_makes_one_are_refused(self) -> None:
+        inputs = L.Input((4,), name="x")
+        x = L.Dense(3)(inputs)
+        model = quantize_model(keras.Model(inputs, [L.ReLU()(x), L.ReLU()(x)]))
         calibrate(model, normal_samples((4,)))
         with pytest.raises(ModelError, match="leave out outputs that are the same"):
             package(model)
@@ -192,6 +209,50 @@ class TestNames:
             np.testing.assert_array_equal(ours, theirs)
         names = [layer.name for layer in summary(model).layers]
         assert len(names) == len(set(names))
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Any:
+    inputs = L.Input((4,), name="x")
+    ends = {"b": L.Dense(2, name="a")(inputs), "a": L.Dense(3, name="c")(inputs)}
+    model = quantize_model(keras.Model(inputs, ends))
+    calibrate(model, normal_samples((4,)))
+    return model
+
+
+class TestDicts:
+    """Outputs in a dict, whose keys Keras takes for names, not those of layers."""
+
+    def test_come_back_as_one(self, keyed: Any, tmp_path: Path) -> None:
+        keyed.save(tmp_path / "a.h5")
+        artifact, samples = package(keyed), normal_samples((4,))
+        policy = artifact.space.named("w8a8")
+        given = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+        assert {name: one.shape[-1] for name, one in given.items()} == {"a": 3, "b": 2}
+        networks = (keyed, load_model(tmp_path / "a.h5"), load_network(artifact))
+        found = [one.predict(samples, verbose=0) for one in networks]
+        found.append(keras_reference(artifact)(policy, samples))
+        for one in found:
+            assert sorted(one) == ["a", "b"]
+            for name, values in one.items():
+                np.testing.assert_array_equal(values, given[name])
+
+    def test_fit_takes_labels_by_key(self, keyed: Any) -> None:
+        labels = {"a": np.ones((32, 3)), "b": np.zeros((32, 2))}
+        trainer = MultiBitTrainer(keyed, sandwich=("widest",), distillation=0.5)
+        for one in (keyed, trainer):
+            one.compile("sgd", {"a": "mse", "b": "mae"})
+            one.fit(normal_samples((4,)), labels, verbose=0)
+
+    def test_one_alone_is_one_too(self) -> None:
+        inputs = L.Input((4,), name="x")
+        model = quantize_model(keras.Model(inputs, {"only": L.Dense(2)(inputs)}))
+        calibrate(model, samples := normal_samples((4,)))
+        artifact = package(model)
+        policy = artifact.space.named("w8a8")
+        given = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+        np.testing.assert_array_equal(model.predict(samples, verbose=0)["only"], given)
+        assert list(artifact.outputs) == ["only"]
 
 
 class TestCalibration:

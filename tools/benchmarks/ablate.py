@@ -49,7 +49,6 @@ def _define(values: FlagValues) -> None:
     _flags.data(
         values,
         "Data to train and to evaluate on",
-        default=None,
         otherwise="; default the recipe's",
     )
     flags.DEFINE_integer(

@@ -22,7 +22,12 @@ from matar_tf.verdict import CHEAPEST, verdict_of
 from tools.benchmarks.bars import Bar
 from tools.benchmarks.search_bench import Bench
 
-__all__ = ["Judged", "Sampling", "few_bars", "judge", "shifted"]
+__all__ = ["KINDS", "Drawing", "Judged", "Sampling", "few_bars", "judge", "shifted"]
+
+KINDS: Final = {
+    "noise": "noise and half the contrast",
+    "classes": "five of ten classes",
+}
 
 _CONTRAST: Final = 0.5
 _NOISE: Final = 0.1  # standard deviation, of inputs in 0..1
@@ -38,20 +43,38 @@ class Sampling:
 
     Attributes:
       number: How many.
-      labelled: Whether searches know their labels.
       limit: Least mean share of the references' hypervolume.
-      is_shifted: Whether they are of another kind than the developer's.
+      is_labelled: Whether searches know their labels.
+      kind: Of `KINDS`, in what they are others than the developer's; empty for his.
     """
 
     number: int
-    labelled: bool = True
     limit: float
-    is_shifted: bool = False
+    is_labelled: bool = True
+    kind: str = ""
 
     @property
     def name(self) -> str:
         """What tables call it."""
-        return f"{self.number:,} {'' if self.labelled else 'un'}labelled samples"
+        kind = f", {KINDS[self.kind]}" if self.kind else ""
+        return (
+            f"{self.number:,} {'' if self.is_labelled else 'un'}labelled samples{kind}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How many searches there are.
+
+    Attributes:
+      num_evaluations: Of each search, at most.
+      num_draws: Draws of samples, of as many seeds.
+      store: File that keeps what is measured; None for none.
+    """
+
+    num_evaluations: int
+    num_draws: int = 10
+    store: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +136,7 @@ def few_bars(
     bench: Bench,
     references: Mapping[str, Sequence[SearchResult]],
     sampling: Sampling,
-    *,
-    num_evaluations: int,
-    num_draws: int,
-    without: float | None = None,
+    drawing: Drawing,
 ) -> Iterator[Bar]:
     """Yields what searches on drawn samples come to.
 
@@ -126,23 +146,20 @@ def few_bars(
       bench: Judges on the second.
       references: Results of searches on all of the first half, by target.
       sampling: What is drawn.
-      num_evaluations: Of each search, at most.
-      num_draws: How many draws, of as many seeds.
-      without: Mean share of fronts that were found without data, to be beaten by
-        labelled ones; None for none.
+      drawing: How many searches.
     """
     found: dict[str, list[Judged]] = {}
     for target, results in references.items():
         problem = bench.problem(target, artifact.space)
-        for seed in range(num_draws):
+        for seed in range(drawing.num_draws):
             samples = _drawn(data, sampling.number, seed)
             result = matar_tf.search(
                 artifact,
                 target,
                 (samples.x_test, samples.y_test)
-                if sampling.labelled
+                if sampling.is_labelled
                 else samples.x_test,
-                max_evaluations=num_evaluations,
+                max_evaluations=drawing.num_evaluations,
                 seed=seed,
                 progress=False,
             )
@@ -153,14 +170,13 @@ def few_bars(
                 f"point: {100 * one.lost:.2f} at {one.cost:.3f}",
                 flush=True,
             )
-    yield from _bars(sampling, found, num_evaluations, without)
+    yield from _bars(sampling, found, drawing.num_evaluations)
 
 
 def _bars(
     sampling: Sampling,
     found: Mapping[str, Sequence[Judged]],
     num_evaluations: int,
-    without: float | None,
 ) -> Iterator[Bar]:
     every = [one for judged in found.values() for one in judged]
     mean = float(np.mean([one.share for one in every]))
@@ -170,23 +186,15 @@ def _bars(
         f"{target} {np.mean([one.share for one in judged]):.4f}"
         for target, judged in found.items()
     )
-    kind = " of another kind" if sampling.is_shifted else ""
-    name = f"{sampling.name}{kind}"
+    name = sampling.name
     yield Bar(
         name=f"{name}: share of the hypervolume of a search on the first half ({each})",
         figure=f"{mean:.4f}",
         limit=f"at least {sampling.limit}",
         held=mean >= sampling.limit,
     )
-    if without is not None:
-        yield Bar(
-            name=f"{name}: beside fronts found without data",
-            figure=f"{mean - without:+.4f}",
-            limit="better",
-            held=mean > without,
-        )
     said = float(np.mean([one.differs for one in every]))
-    if sampling.is_shifted:
+    if sampling.kind:
         yield Bar(
             name=f"{name}: searches that say so",
             figure=f"{said:.0%}",
@@ -225,11 +233,11 @@ def _bars(
 
 
 def shifted(data: Data, kind: str) -> Data:
-    """Returns samples of another kind: ``noise`` and less contrast, or ``classes``.
+    """Returns samples of another kind.
 
     Args:
       data: Images in 0..1 of ten classes.
-      kind: Which.
+      kind: Which, of `KINDS`.
     """
     if kind == "classes":
         labels: Any = data.y_test

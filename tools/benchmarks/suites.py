@@ -47,7 +47,6 @@ def _define(values: FlagValues) -> None:
         "Data that the artifact was trained on, default digits; training: of the "
         "recipe, default random images of CIFAR-10's size, since no time depends on "
         "their values; untrained: of the recipe",
-        default=None,
     )
     _flags.seed(
         values, "core, host, kills, training, untrained, zoo, the workers of search"
@@ -113,6 +112,13 @@ def _define(values: FlagValues) -> None:
         300,
         "data, search, luck, memory: policies of a search.",
         lower_bound=40,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "draws",
+        10,
+        "data: draws of few samples, of as many seeds.",
+        lower_bound=1,
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -228,12 +234,13 @@ def _memory(given: Given) -> Iterator[Bar]:
 
 def _data(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.data import measure_data
+    from tools.benchmarks.few_samples import Drawing
 
+    drawing = Drawing(
+        num_evaluations=given.evaluations, num_draws=given.draws, store=given.store
+    )
     yield from measure_data(
-        _required_artifact("data", given),
-        given.data or "digits",
-        num_evaluations=given.evaluations,
-        store_path=given.store,
+        _required_artifact("data", given), given.data or "digits", drawing
     )
 
 

@@ -28,7 +28,7 @@ _NUM_REPRESENTATIVE = 512
 def _define(values: FlagValues) -> None:
     _flags.recipe(values)
     _flags.output(values, "Folder to write to; it must be new.")
-    _flags.data(values, default=None, otherwise="; default the recipe's")
+    _flags.data(values, otherwise="; default the recipe's")
     _flags.seed(values, "everything random")
     _flags.float_network(values)
 

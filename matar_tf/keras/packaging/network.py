@@ -19,7 +19,7 @@ from matar_tf.artifact import Artifact
 from matar_tf.errors import ArtifactError, ModelError
 from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
-from matar_tf.keras._compat import KerasModel, keras, tfmot
+from matar_tf.keras._compat import KerasModel, keras, tf, tfmot
 from matar_tf.keras.build_limits import building_within
 from matar_tf.keras.packaging.common_arrays import common_arrays
 from matar_tf.keras.policies import set_policy
@@ -179,9 +179,9 @@ def keras_reference(artifact: Artifact) -> Callable[[Policy, Any], Any]:
 
     def predict(policy: Policy, samples: Any) -> Any:
         set_policy(model, policy)
-        found = model.predict(samples, batch_size=256, verbose=0)
-        if len(model.outputs) == 1:
-            return found
+        found = tf.nest.flatten(model.predict(samples, batch_size=256, verbose=0))
+        if len(found) == 1:
+            return found[0]
         return dict(zip(wrapper.output_names(model), found, strict=True))
 
     return predict

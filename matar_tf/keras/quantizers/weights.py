@@ -108,7 +108,8 @@ class WeightQuantizer(MultiBitQuantizer):
         tracer = active_tracer()
         if tracer is not None:
             return tracer.weights(self, inputs)
-        return self.fake_quantize(inputs)
+        # Of a layer built under a mixed policy, which hides its variables, the value.
+        return self.fake_quantize(tf.convert_to_tensor(inputs))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Returns the kernel on the grid of the width in force."""

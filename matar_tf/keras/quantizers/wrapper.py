@@ -21,6 +21,7 @@ __all__ = [
     "find_owner",
     "float_kernels",
     "grid_below",
+    "has_keys",
     "honour_freezing",
     "inner_layer",
     "input_quantizer",
@@ -95,12 +96,22 @@ def output_maker(output: Tensor) -> KerasLayer:
     return inner_layer(layer)
 
 
+def has_keys(model: KerasModel) -> bool:
+    """Whether the outputs of a model are in a dict, whose keys are their names."""
+    made = model.output
+    return isinstance(made, dict) and all(
+        isinstance(key, str) and not tf.nest.is_nested(one) for key, one in made.items()
+    )
+
+
 def output_names(model: KerasModel) -> list[str]:
     """Returns the names of a model's outputs, without those of wrappers.
 
     They are different ones, as Keras makes them: of two outputs of one layer the second
     has a number.
     """
+    if has_keys(model):
+        return sorted(model.output)
     found: list[str] = []
     for tensor in model.outputs:
         name = inner_layer(tensor.node.outbound_layer).name

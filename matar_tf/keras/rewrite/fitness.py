@@ -79,7 +79,8 @@ def _why_no_input(layer: KerasLayer, name: str) -> str:
     return (
         f"Expected samples in float32, or tokens in int32, but the input {name!r} "
         f"takes {layer.dtype}; leave the dtype out of keras.Input, and scale the "
-        "samples before (integers become float32 unchanged)."
+        "samples before (integers become float32 unchanged), or write dtype='int32' "
+        "for numbers that an Embedding looks up."
     )
 
 

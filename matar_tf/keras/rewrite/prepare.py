@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
+from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import (
     FloatQuantizeConfig,
     MatarQuantizeConfig,
@@ -19,6 +20,7 @@ from matar_tf.keras.rewrite.check import (
     raise_refusals,
     refusals,
 )
+from matar_tf.keras.rewrite.ends import passed_on, same_outputs
 from matar_tf.keras.rewrite.floating import mark_floats, warn_of_floats
 from matar_tf.keras.rewrite.folding import fold_norms, norm_refusals
 from matar_tf.keras.rewrite.graph import Graph, Node
@@ -93,7 +95,7 @@ def check_model(
     found = list(besides)
     if is_whole:
         shapes = {ref.node: graph.shape(ref) for ref in graph.inputs}
-        found += end_refusals(shapes)
+        found += [*end_refusals(shapes), *passed_on(graph)]
     found += refusals(graph, only=only)
     if strict:
         found += [
@@ -225,6 +227,7 @@ def prepare_model(
     if strict:  # also of what a layer was put together from
         reasons = [node.float_reason for node in graph.nodes if node.float_reason]
         raise_refusals(graph.name, reasons)
+    raise_refusals(graph.name, same_outputs(graph, wrapper.output_names(model)))
     warn_of_floats(graph)
     if space is not None:
         plan = apply_space(plan, space)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from matar_tf.card import ModelCard
 from matar_tf.errors import MatarError
 from matar_tf.keras.train.fit_loop import Schedule
 from matar_tf.keras.train.train import Method
@@ -14,6 +15,7 @@ __all__ = ["RecipeConfig", "with_variants"]
 
 _DEFAULT_METHOD: Final = Method()
 _FEW_BATCHES: Final = 50
+_FEW_POLICIES: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,13 @@ class RecipeConfig:
       multi_bit_schedule: Training of the multi-bitwidth network.
       method: What the multi-bitwidth training does beside that.
       evaluate_policies: Names of the uniform policies that go on record.
+      measured_policies: How many policies are measured after it, so that others can
+        search without data; 0 for none.
+      held_out: Training samples that are kept out for that, a fifth at most. Without
+        some, or where a float network is given, which may have seen all, samples that
+        were trained on are measured.
+      channels: What the channels of images are, in order.
+      card: What those should know who retarget the network, or None.
     """
 
     name: str
@@ -38,10 +47,14 @@ class RecipeConfig:
     multi_bit_schedule: Schedule
     method: Method = _DEFAULT_METHOD
     evaluate_policies: tuple[str, ...] = ("w8a8", "w6a6", "w4a4", "w3a3", "w2a2")
+    measured_policies: int = 400
+    held_out: int = 0
+    channels: str = ""
+    card: ModelCard | None = None
 
 
 def _quick(config: RecipeConfig) -> RecipeConfig:
-    """Returns the smoke run of a recipe: one epoch of each kind, few statistics."""
+    """Returns the smoke run of a recipe: one epoch of each kind, few of all else."""
 
     def short(schedule: Schedule) -> Schedule:
         return replace(schedule, epochs=1, warmup_epochs=0)
@@ -53,6 +66,7 @@ def _quick(config: RecipeConfig) -> RecipeConfig:
         method=replace(
             config.method, reestimation=min(config.method.reestimation, _FEW_BATCHES)
         ),
+        measured_policies=min(config.measured_policies, _FEW_POLICIES),
     )
 
 

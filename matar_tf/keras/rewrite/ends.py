@@ -1,0 +1,58 @@
+"""What outputs of a network no file can have."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef
+from matar_tf.keras.rewrite.kinds import INPUT, is_identity, row_of
+
+__all__ = ["passed_on", "same_outputs"]
+
+
+def passed_on(graph: Graph) -> list[str]:
+    """Returns a refusal for each output of a network that is an input of it.
+
+    Args:
+      graph: A network that was read.
+    """
+    return [
+        f"Expected outputs that layers make, got the input {ref.node!r} as it is; "
+        "leave it out, since whoever runs the network has it."
+        for ref in graph.outputs
+        if graph.by_name[ref.node].kind == INPUT
+    ]
+
+
+def same_outputs(graph: Graph, names: Sequence[str]) -> list[str]:
+    """Returns a refusal for each tensor that several outputs of a network are.
+
+    Args:
+      graph: A laid-out network.
+      names: Of its outputs.
+    """
+    ends: dict[TensorRef, list[str]] = defaultdict(list)
+    for name, ref in zip(names, graph.outputs, strict=True):
+        ends[_source(graph, ref)].append(name)
+    return [
+        "Expected outputs that are different tensors, got one that several are, "
+        f"{', '.join(map(repr, same))}; leave all but one of them out."
+        for same in ends.values()
+        if len(same) > 1
+    ]
+
+
+def _source(graph: Graph, ref: TensorRef) -> TensorRef:
+    """Returns the tensor that layers pass on which change nothing after training."""
+    node = graph.by_name[ref.node]
+    while is_identity(node) or _keeps_shape(graph, node):
+        ref = node.inputs[0]
+        node = graph.by_name[ref.node]
+    return ref
+
+
+def _keeps_shape(graph: Graph, node: Node) -> bool:
+    """Whether a node reshapes a tensor to the shape that it has."""
+    is_reshape = "RESHAPE" in row_of(node).operators
+    return is_reshape and graph.input_shape(node) == node.shapes[0]
