@@ -31,7 +31,7 @@ class _Part:
     Attributes:
       storage: How it is stored.
       lengths: Bytes of its buffers: one, or one for each piece of a kernel in float and
-        for each further call of its layer; and of its table if it has one.
+        for each further call of its layer; and of tables, where it has some.
       structure: Number of the structure of the file that it makes.
     """
 
@@ -122,11 +122,12 @@ class FileSizes:
         )
         model, storages = self._builder.fill(policy, profile=self._profile)
         names = set(self._builder.stored_names(entry))
-        tensors = model.subgraphs[0].tensors
-        places = [at for at, tensor in enumerate(tensors) if tensor.name in names]
-        stored = [tensors[at] for at in places]
-        stored += [table for at in places for table in tables_of(model, at)]
-        buffers = {tensor.buffer for tensor in stored}
+        buffers = {
+            one.buffer
+            for place, tensor in enumerate(model.subgraphs[0].tensors)
+            if tensor.name in names
+            for one in (tensor, *tables_of(model, place))
+        }
         number = self._structures.setdefault(_structure(model), len(self._structures))
         return _Part(
             storage=next(one for one in storages if one.entry == entry),
