@@ -246,8 +246,11 @@ def _data(given: Given) -> Iterator[Bar]:
 
 def _devices(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.devices import measure_devices
+    from tools.benchmarks.devices_onnx import measure_onnx
 
-    yield from measure_devices(given.data or "digits", num_samples=given.num_samples)
+    data = given.data or "digits"
+    yield from measure_devices(data, num_samples=given.num_samples)
+    yield from measure_onnx(data, seed=given.seed)
 
 
 def _untrained(given: Given) -> Iterator[Bar]:
@@ -314,7 +317,7 @@ _SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
 SUITE_FLAGS: Final = {
     "core": frozenset({"artifact", "data", "seed", "policies"}),
     "data": frozenset({"artifact", "data", "evaluations", "store"}),
-    "devices": frozenset({"data", "num_samples"}),
+    "devices": frozenset({"data", "num_samples", "seed"}),
     "host": frozenset({"seed", "networks"}),
     "kills": frozenset({"seed", "kills", "full_disks"}),
     "luck": _SEARCHED,
