@@ -41,6 +41,9 @@ _SCATTER: Final = 0.25  # of a variance of misses: what a score is off the metri
 _LOOSE: Final = 2.0  # the same, of the divergence alone
 _STRETCHES: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 _GAIN: Final = 3.0  # of log likelihood, for which misses are taken to be larger
+_LUCKY: Final = 0.25  # of the luck that is known: least squared error of a pair
+_SURE: Final = 0.01  # the same of divergences, which hits and misses do not blur
+_HARDLY: Final = 4.0  # variances: two deviations
 _CLEAR: Final = 2.0  # errors that a slope is from 0 by, to tell anything
 _NUM_REWEIGHTED: Final = 3
 _UNKNOWN: Final = 1e6  # variance of a slope of which nothing is known
@@ -66,8 +69,15 @@ class Estimator:
         guess = predictor.guess(policies)
         self._base = float(guess.expected[0])
         apart = guess.expected - self._base
+        # Of few samples, or copies of one, parts may be alike by luck.
+        luck = guess.luck * predictor.num_samples / evidence.num_samples
         told = [
-            _in_units(evidence.metrics[name], apart, guess)
+            _in_units(
+                evidence.metrics[name],
+                apart,
+                guess,
+                (_SURE if name == DIVERGENCE else _LUCKY) * luck,
+            )
             for name in _told_by(predictor, evidence)
         ]
         found = [one for one in told if one is not None]
@@ -91,7 +101,13 @@ class Estimator:
         if pairs is not None:
             apart = apart + self._shifts(policies, guess)[0]
             self._scale = _measured_scale(
-                known, pairs, apart, guess, evidence.num_samples, predictor.metric
+                known,
+                pairs,
+                apart,
+                guess,
+                luck,
+                evidence.num_samples,
+                predictor.metric,
             )
         # What the developer's slope is not known by is in each guess.
         self._slope_variance = max(
@@ -212,11 +228,13 @@ def _measured_scale(
     pairs: Pairs,
     apart: Array,
     guess: Guess,
+    least: Array,
     num_samples: int,
     metric: str,
 ) -> _Scale:
     """Joins what was known of level and slope with what was measured."""
-    weights = 1.0 / (_errors(pairs, guess) ** 2 + guess.misses + _TINY)
+    squares = np.maximum(_errors(pairs, guess) ** 2, least)
+    weights = 1.0 / (squares + guess.misses + _TINY)
     weights[0] = 0.0
     information = float(np.sum(weights * apart**2))
     slope, slope_luck = known.slope, _UNKNOWN
@@ -229,9 +247,9 @@ def _measured_scale(
         share = min(max(pairs.level, 1.0 / num_samples), 1.0 - 1.0 / num_samples)
         level_luck = share * (1.0 - share) / num_samples
     off = pairs.level - known.level, slope - known.slope
-    squares = off[0] ** 2 / (level_luck + known.level_variance + _TINY)
-    squares += off[1] ** 2 / (slope_luck + known.slope_variance + _TINY)
-    chance = math.exp(-0.5 * squares)  # of chi-squared with two degrees of freedom
+    total = off[0] ** 2 / (level_luck + known.level_variance + _TINY)
+    total += off[1] ** 2 / (slope_luck + known.slope_variance + _TINY)
+    chance = math.exp(-0.5 * total)  # of chi-squared with two degrees of freedom
     level_step, level_variance = _joined(off[0], level_luck, known.level_variance)
     slope_step, slope_variance = _joined(off[1], slope_luck, known.slope_variance)
     return _Scale(
@@ -240,7 +258,8 @@ def _measured_scale(
         slope=known.slope + slope_step,
         slope_variance=slope_variance,
         disagreement=_sentence(metric, known.level, pairs.level, num_samples, chance)
-        if chance < _UNLIKELY
+        # Figures other than shares have heavy tails.
+        if chance < (_UNLIKELY if is_share(metric) else _UNLIKELY**2)
         else None,
     )
 
@@ -253,8 +272,9 @@ def _joined(off: float, luck: float, known: float) -> tuple[float, float]:
       luck: Variance of the figure.
       known: Variance of what was known.
     """
-    # What luck does not explain is a difference of samples (James and Stein, 1961).
-    known += max(off**2 - luck - known, 0.0)
+    # What luck can hardly explain is a difference of samples, as in the estimate of
+    # James and Stein (1961), which takes all that is more than its variance.
+    known += max(off**2 - _HARDLY * (luck + known), 0.0)
     share = known / (known + luck + _TINY)
     return off * share, share * luck
 
@@ -266,10 +286,18 @@ def _told_by(predictor: Predictor, evidence: Evidence) -> list[str]:
     return found or [name for name in (DIVERGENCE,) if name in evidence.metrics]
 
 
-def _in_units(pairs: Pairs, apart: Array, guess: Guess) -> tuple[Array, Array] | None:
+def _in_units(
+    pairs: Pairs, apart: Array, guess: Guess, least: Array
+) -> tuple[Array, Array] | None:
     """Returns by how much figures miss a guess, in its unit, and the errors of that.
 
     None where they tell nothing of it.
+
+    Args:
+      pairs: The figures.
+      apart: What is expected of policies, less that of the widest.
+      guess: Of these policies.
+      least: Least variances of the errors, in the guess's unit.
     """
     slope = 0.0
     errors = _errors(pairs, guess)
@@ -283,7 +311,8 @@ def _in_units(pairs: Pairs, apart: Array, guess: Guess) -> tuple[Array, Array] |
         slope = float(np.sum(weights * apart * pairs.differences)) / information
     if abs(slope) * math.sqrt(information / (1.0 + _ALIKE * (len(apart) - 2))) < _CLEAR:
         return None
-    return pairs.differences / slope - apart, errors / abs(slope)
+    errors = np.sqrt(np.maximum((errors / slope) ** 2, least))
+    return pairs.differences / slope - apart, errors
 
 
 def _errors(pairs: Pairs, guess: Guess) -> Array:

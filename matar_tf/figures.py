@@ -34,6 +34,7 @@ __all__ = [
     "is_share",
     "is_taken",
     "larger_is_better",
+    "measured_name",
     "top_k_of",
     "units_of",
     "wilson_interval",
@@ -224,7 +225,7 @@ def figure_of(name: str, heads: Iterable[str] = ()) -> Figure:
             return replace(figure, name=name, header=f"{head} {figure.header}")
     if name in _BY_NAME:
         return _BY_NAME[name]
-    measured = name.removeprefix(_EXPECTED)
+    measured = measured_name(name)
     if measured != name:
         figure = figure_of(measured, heads)
         header = f"expected {figure.header}"
@@ -246,6 +247,11 @@ def figure_of(name: str, heads: Iterable[str] = ()) -> Figure:
 def expected_name(name: str) -> str:
     """Returns the name of what is expected of a metric elsewhere than measured."""
     return f"{_EXPECTED}{name}"
+
+
+def measured_name(name: str) -> str:
+    """Returns the name of the metric that a figure is expected of, or the figure's."""
+    return name.removeprefix(_EXPECTED)
 
 
 def is_expected(name: str) -> bool:

@@ -126,10 +126,10 @@ class Measurements:
         return _made, (Measurements, _plain(self))
 
     def __repr__(self) -> str:
-        source = "trained on" if self.trained_on else "held out"
+        source = "training" if self.trained_on else "held-out"
         return (
-            f"{len(self.policies)} policies measured on {self.num_samples:,} samples, "
-            f"{source}: {', '.join(self.metrics)}"
+            f"{len(self.policies)} policies measured on {self.num_samples:,} {source} "
+            f"samples ({', '.join(self.metrics)})"
         )
 
     def check_space(self, space: PolicySpace) -> None:

@@ -77,6 +77,7 @@ class Predictor:
       level_deviation: Standard deviation of what is expected of the best policies: the
         luck that all have in common.
       slope_deviation: That of how far apart policies are, as a share.
+      num_samples: Number of samples that the luck of a `Guess` is of.
 
     Raises:
       ArtifactError: If it was not measured, or there are no levels of it.
@@ -103,8 +104,10 @@ class Predictor:
         distances = self._distances(guessed)
         self._miss = float((missed**2 / self._process.left).mean() / distances.mean())
         self._fit_line(measurements, levels)
-        number = levels.num_samples or measurements.num_samples
-        self.level_deviation = _common_luck(measurements, levels, metric, number)
+        self.num_samples = levels.num_samples or measurements.num_samples
+        self.level_deviation = _common_luck(
+            measurements, levels, metric, self.num_samples
+        )
         slope = float(self._fit[1])
         self.slope_deviation = float(np.sqrt(self._covariance[1, 1]) / abs(slope or 1))
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from matar_tf.errors import SearchError
-from matar_tf.figures import Z95, Figure, bound_names, figure_of, is_expected
+from matar_tf.figures import (
+    Z95,
+    Figure,
+    bound_names,
+    figure_of,
+    is_expected,
+    larger_is_better,
+)
 from matar_tf.policy import MAX_BITS
 from matar_tf.results import Candidate, Objective, SearchResult
 
@@ -28,8 +35,10 @@ __all__ = [
 BEST: Final = "best"
 CHEAPEST: Final = "within"
 KNEE: Final = "knee"
+_EQUAL: Final = 5e-5  # losses that print as none
 _LEAST: Final = 0.1  # of a deviation: what a difference is not known by at least
 _LIKELY: Final = 0.95  # chance to be within, for which more cost is worth it
+_EVEN: Final = 0.5
 _PLAIN_WANTS: Final = {"most accurate": BEST, "knee": KNEE}
 _WITHIN: Final = re.compile(r"(\w+) within ([0-9]{1,3}(?:\.[0-9]{1,6})?)(?: points?)?")
 _COSTS: Final = {
@@ -79,6 +88,8 @@ def verdict_of(result: SearchResult) -> tuple[Pick, ...]:
     )
     if metric is None or cost is None:
         return ()
+    if metric.maximize != larger_is_better(metric.name) or cost.maximize:
+        return ()  # who turns an objective asks for something else
     figure = figure_of(metric.name, result.heads)
     best = min(result.front, key=lambda one: metric.to_minimized(one.value(metric)))
     # Of one output of several, or of agreement, that is too much said.
@@ -150,10 +161,13 @@ def _within(
     found = min(fitting, key=lambda one: (cost.to_minimized(one.value(cost)), one.name))
     loss, chance = level - found.value(metric), chances[found.name]
     points, allowed = 100.0 * abs(loss), result.within
-    way = "below" if loss >= 0 else "above"
+    way = "below" if loss > -_EQUAL else "above"
+    what = f"within {allowed:g} point{'' if allowed == 1 else 's'}"
+    best_word = _superlative(cost.name).capitalize()
+    role = f"{best_word} {what}" if chance >= _EVEN else f"None is likely {what}"
+    nearest = "" if chance >= _EVEN else "the likeliest is "
     sentence = (
-        f"{_superlative(cost.name).capitalize()} within {allowed:g} "
-        f"point{'' if allowed == 1 else 's'} of {_reference(beside)}: {found.name}, "
+        f"{role} of {_reference(beside)}: {nearest}{found.name}, "
         f"{points:.2f} points {way}, within it with a chance of {chance:.0%}"
         f"{_no_gain(found, beside, cost)}."
     )
@@ -240,8 +254,13 @@ def _deviation(
         if not is_expected(metric.name):
             return first
         return math.sqrt(max(first**2 - second**2, (_LEAST * first) ** 2))
-    shares = [policy.value(metric) for policy in (one, beside)]
-    return math.sqrt(sum(x * (1.0 - x) for x in shares) / max(num_samples, 1))
+    # Two hits and two misses more (Agresti and Coull, 1998): all right is not certain.
+    number = max(num_samples, 1)
+    shares = [
+        (policy.value(metric) * number + 2.0) / (number + 4.0)
+        for policy in (one, beside)
+    ]
+    return math.sqrt(sum(x * (1.0 - x) for x in shares) / (number + 4.0))
 
 
 def _given_deviation(one: Candidate, metric: Objective) -> float | None:

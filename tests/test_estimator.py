@@ -59,7 +59,7 @@ def test_one_policy_by_hand() -> None:
     prior = PREDICTOR.slope_deviation**2
     slope = found / apart
     luck = (error**2 + float(guess.misses[1])) / apart**2
-    known = prior + max((slope - 1.0) ** 2 - luck - prior, 0.0)
+    known = prior + max((slope - 1.0) ** 2 - 4.0 * (luck + prior), 0.0)
     share = known / (known + luck)
     assert expected[0] == pytest.approx(float(guess.expected[0]), abs=1e-6)
     assert expected[1] - expected[0] == pytest.approx(
@@ -97,6 +97,19 @@ def test_few_samples_do_no_harm() -> None:
     ]
     assert ours < 1.25 * before
     assert ours < 0.5 * np.mean(alone)
+
+
+@pytest.mark.parametrize("number", [2, 3, 16])
+def test_samples_that_are_all_right_tell_nothing(number: int) -> None:
+    """Every policy is right on each: differences of 0, without an error to be seen."""
+    parts = np.ones((min(number, NUM_PARTS), 1 + len(MEASURED)))
+    evidence = Evidence.of_parts((WIDEST, *MEASURED), {"accuracy": parts}, number)
+    estimator = Estimator(PREDICTOR, evidence)
+    before = PREDICTOR.predict(OTHERS)[0]
+    found = estimator.predict(OTHERS)[0]
+    assert estimator.disagreement is None
+    assert np.std(found) == pytest.approx(np.std(before), rel=0.05)
+    assert np.abs(found - before).mean() < 0.01
 
 
 def test_many_samples_mend_the_guess() -> None:

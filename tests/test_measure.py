@@ -239,7 +239,7 @@ class TestCommand:
         assert found.members() == measured.members()
         assert found.digest() == read_artifact(tmp_path / "net.matar").digest()
         out = capsys.readouterr().out
-        assert "30 policies measured on 200 samples, held out" in out
+        assert "30 policies measured on 200 held-out samples" in out
         assert "rank correlation" in out
         line = fails(capsys, "measure", str(tmp_path / "net.matar"), **arguments)
         assert "exists" in line

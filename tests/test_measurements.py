@@ -60,7 +60,7 @@ def test_is_read_as_it_was_written() -> None:
     assert dict(measured.policies[0].activations) == {"one": 2}
     assert measured.metrics["accuracy"].shape == (2, 14)
     assert str(measured) == (
-        "14 policies measured on 100 samples, trained on: accuracy, loss"
+        "14 policies measured on 100 training samples (accuracy, loss)"
     )
 
 
@@ -156,7 +156,7 @@ class TestMember:
         assert found.measurements is not None
         space = artifact.space
         assert found.measurements.to_json(space) == measured.to_json(space)
-        assert "samples, trained on: accuracy" in str(found)
+        assert "training samples (accuracy" in str(found)
 
     def test_changes_no_other_member(self, measured: Measurements) -> None:
         before = digits_artifact().members()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.digits import digits_artifact, few_digits
+from fixtures.digits import digits_artifact, few_digits, measured_digits
 from fixtures.programs import call, fails
 
 import matar_tf
@@ -28,9 +28,7 @@ FIX = ["weights:stem=8", "activations:*=8"]
 
 @pytest.fixture(scope="module")
 def net() -> Artifact:
-    return matar_tf.measure(
-        digits_artifact(), few_digits(), num_policies=60, progress=False
-    )
+    return measured_digits()
 
 
 @pytest.fixture(scope="module")

@@ -180,6 +180,31 @@ def test_limits_are_on_what_is_expected() -> None:
         run(problem=narrow, limits=limits)
 
 
+def test_the_widest_is_a_reference_where_it_breaks_a_limit() -> None:
+    limits = (Limit(name="weight_bytes", bound=40.0),)
+    assert toy_costs(toy_space().widest())["weight_bytes"] > 40.0
+    found = {one.name: one for one in run(limits=limits).references}
+    assert found["w8a8"].metrics["expected_accuracy"] > 0.99
+
+
+def test_an_interrupt_while_guesses_are_bred_ends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = itertools.count()
+
+    class Interrupted(Knowing):
+        def predict(self, policies: Sequence[Policy]) -> np.ndarray:
+            if next(calls) == 5:
+                raise KeyboardInterrupt
+            return super().predict(policies)
+
+    monkeypatch.setattr(Truth, "surrogate", lambda *_: Interrupted())
+    result = run()
+    assert result.interrupted
+    assert result.front
+    assert result.num_evaluated < 40
+
+
 def test_what_was_measured_is_what_is_learned_from() -> None:
     seen: list[dict[Policy, Mapping[str, float]]] = []
 

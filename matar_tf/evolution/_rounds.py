@@ -22,7 +22,12 @@ from matar_tf.evolution._evaluations import Evaluations
 from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._pareto import Values, pareto_front
 from matar_tf.evolution._request import check_request, named_genomes
-from matar_tf.evolution._run import Convergence, references_of, search
+from matar_tf.evolution._run import (
+    Convergence,
+    measure_widest,
+    references_of,
+    search,
+)
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate
 from matar_tf.evolution._thinning import thinned
@@ -149,6 +154,7 @@ def search_in_rounds(  # noqa: PLR0913
 
         try:
             reason = _explore(rounds, convergence, named, num_new, deadline)
+            measure_widest(problem, evaluations, named)
             return found(reason)
         except KeyboardInterrupt:
             if not evaluations.entries:
@@ -215,13 +221,16 @@ class _Rounds:
     def widening(self, number: int) -> list[Genome]:
         """Returns policies that would widen the front most, of those not measured."""
         expected = self.expected()
-        free = search(
+        found = search(
             replace(self.problem, metric_names=expected.names),
             expected,
             options=self.options,
             provenance=self._provenance,
             surrogate=expected.surrogate,
-        ).front
+        )
+        if found.interrupted:  # it kept the interrupt to itself
+            raise KeyboardInterrupt
+        free = found.front
         known = self.evaluations.known()
         genomes = [self.evaluations.codec.encode(one.policy) for one in free]
         new = [index for index, one in enumerate(genomes) if one not in known]

@@ -38,7 +38,13 @@ from matar_tf.results import (
     StopReason,
 )
 
-__all__ = ["Convergence", "references_of", "search", "search_order"]
+__all__ = [
+    "Convergence",
+    "measure_widest",
+    "references_of",
+    "search",
+    "search_order",
+]
 
 _MIN_GAIN: Final = 1e-4  # of the hypervolume; smaller gains do not renew the patience
 _MAX_BARREN_COHORTS: Final = 25  # one after the other, without a feasible policy
@@ -128,8 +134,7 @@ def search(
             reason = _explore(
                 problem, evaluations, convergence, named, options, surrogate
             )
-            for name in _widest(problem, named):
-                evaluations.measure_reference(evaluations.codec.decode(named[name]))
+            measure_widest(problem, evaluations, named)
             return found(reason)
         except KeyboardInterrupt:  # also while the front is picked
             if not evaluations.entries:
@@ -142,6 +147,14 @@ def search(
 def _widest(problem: SearchProblem, named: Mapping[str, Genome]) -> list[str]:
     """Returns the name of the widest uniform policy, if it has one: others' measure."""
     return [name for name in problem.space.uniform_names()[:1] if name in named]
+
+
+def measure_widest(
+    problem: SearchProblem, evaluations: Evaluations, named: Mapping[str, Genome]
+) -> None:
+    """Measures the widest uniform policy, if there is one; it may break a limit."""
+    for name in _widest(problem, named):
+        evaluations.measure_reference(evaluations.codec.decode(named[name]))
 
 
 def references_of(

@@ -50,7 +50,9 @@ def origin_of(result: SearchResult, packaged: str, *, has_share: bool) -> str:
             f"{versions[PREDICTED]}{packaged}; measure the policy that you choose."
         )
     measured = {name for one in result.front for name in one.metrics}
-    word = "Agreement with the widest policy" if "agreement" in measured else "Accuracy"
+    word = "Accuracy" if "accuracy" in measured else "Shares"
+    if "agreement" in measured:
+        word = "Agreement with the widest policy"
     found = f"Metrics on {number} samples{packaged}."
     if has_share:
         found = f"{word} on {number} samples, with its 95 % Wilson interval{packaged}."

@@ -7,7 +7,7 @@ empty cell or null, never zero.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from matar_tf.figures import (
     CostKind,
     Figure,
     bound_names,
+    expected_name,
     figure_of,
 )
 from matar_tf.policy import Policy
@@ -277,12 +278,26 @@ def _rows(result: SearchResult, float_metrics: FloatMetrics) -> list[Row]:
         )
         for candidate in candidates
     ]
-    if float_metrics is not None:
-        # As the developer measured it, when the network was packaged.
-        figures: Mapping[str, float | None] = {**float_metrics}
+    # As the developer measured it, when the network was packaged.
+    figures = _beside(
+        float_metrics or {}, {name for row in rows for name in row.figures}
+    )
+    if figures:
         row = Row(name=FLOAT_NAME, role="reference", figures=figures, policy=None)
         rows.insert(len(result.front), row)
     return rows
+
+
+def _beside(
+    float_metrics: Mapping[str, float], names: Collection[str]
+) -> dict[str, float | None]:
+    """Returns metrics of the float network that have a column, measured or expected."""
+    found: dict[str, float | None] = {}
+    for name, value in float_metrics.items():
+        other = name if name in names else expected_name(name)
+        if other in names:
+            found[other] = value
+    return found
 
 
 def _columns(rows: Sequence[Row], result: SearchResult) -> list[Figure]:

@@ -20,6 +20,7 @@ from matar_tf.run.predicting import Predicting
 from matar_tf.tflite.parts import part_name, part_names
 
 __all__ = [
+    "LEAST_SAMPLES",
     "Estimating",
     "absent_classes",
     "measured_names",
@@ -29,14 +30,14 @@ __all__ = [
 ]
 
 _MOST_PARTS: Final = 8
-_LEAST_SAMPLES: Final = 2
+LEAST_SAMPLES: Final = 2
 _UNLIKELY: Final = 0.01  # chance that a class of a balanced set is absent
 _MOST_NAMED: Final = 10
 
 
 def number_of_parts(num_samples: int) -> int:
     """Returns into how many parts samples are cut, to see how sure figures are."""
-    return max(min(_MOST_PARTS, num_samples), _LEAST_SAMPLES)
+    return max(min(_MOST_PARTS, num_samples), LEAST_SAMPLES)
 
 
 def metrics_of_parts(

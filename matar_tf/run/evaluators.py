@@ -38,32 +38,32 @@ __all__ = [
 Executor: TypeAlias = ParallelEvaluator | RayEvaluator | Predicting
 
 
-def evaluator_maker(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
-    """Returns what makes the evaluator of policies on some samples; it pickles."""
+def evaluator_maker(
+    run: Run, data: Data, *, on_parts: bool = False
+) -> Callable[[], PolicyEvaluator]:
+    """Returns what makes the evaluator of policies on some samples; it pickles.
+
+    Args:
+      run: The run.
+      data: The samples.
+      on_parts: Whether to measure on parts of them, too.
+    """
+    make: Callable[..., PolicyEvaluator] = evaluator_without_notes
+    if on_parts:
+        make = functools.partial(
+            parts_without_notes,
+            num_parts=number_of_parts(data.num_samples),
+            of_parts=run.metrics_of_parts,
+            whole=True,
+        )
     return functools.partial(
-        evaluator_without_notes,
+        make,
         run.artifact,
         data.x_test,
         data.y_test,
         metrics=run.settings.metrics,
         profile=run.settings.inexact_profile or DEFAULT_PROFILE,
         runtime=run.settings.measured_in,
-    )
-
-
-def _maker_on_parts(run: Run, data: Data) -> Callable[[], PolicyEvaluator]:
-    """Returns what makes an evaluator on parts of the samples, too."""
-    return functools.partial(
-        parts_without_notes,
-        run.artifact,
-        data.x_test,
-        data.y_test,
-        metrics=run.settings.metrics,
-        profile=run.settings.inexact_profile or DEFAULT_PROFILE,
-        runtime=run.settings.measured_in,
-        num_parts=number_of_parts(data.num_samples),
-        of_parts=run.metrics_of_parts,
-        whole=True,
     )
 
 
@@ -74,8 +74,8 @@ def make_executor(run: Run) -> Executor:
     """
     if run.searched is None:
         return Predicting(run.predictors, run.settings.options.objectives)
-    maker = _maker_on_parts if run.predictors else evaluator_maker
-    make, settings = maker(run, run.searched), run.settings
+    make = evaluator_maker(run, run.searched, on_parts=bool(run.predictors))
+    settings = run.settings
     if settings.executor == "ray":
         return RayEvaluator(make, settings.num_jobs, settings.ray_address)
     return ParallelEvaluator(make, settings.num_jobs)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError
-from matar_tf.figures import is_expected
+from matar_tf.figures import is_expected, measured_name
 from matar_tf.named_arrays import items
 from matar_tf.policy import Policy
 from matar_tf.results import Candidate, SearchResult
@@ -83,7 +83,7 @@ def report_on(
       measured: Metrics on the samples held out, of all its policies.
       num_samples: How many were held out.
     """
-    names = {objective.name for objective in result.objectives}
+    names = {measured_name(objective.name) for objective in result.objectives}
 
     def changed(one: Candidate) -> Candidate:
         seen = {

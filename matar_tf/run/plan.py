@@ -29,7 +29,12 @@ from matar_tf.predictor import Predictor
 from matar_tf.pricing import PolicyChecker, legal_pairs, legal_space
 from matar_tf.reporting.tables import FLOAT_NAME
 from matar_tf.run.costs import PolicyCosts, check_names
-from matar_tf.run.estimating import measured_names, metrics_of_parts, shown_names
+from matar_tf.run.estimating import (
+    LEAST_SAMPLES,
+    measured_names,
+    metrics_of_parts,
+    shown_names,
+)
 from matar_tf.run.holdout import PREFIX, split_data
 from matar_tf.run.predicting import (
     check_settings,
@@ -133,6 +138,7 @@ def make_run(
         of_parts = metrics_of_parts(predictors, metric_names)
         if predictors:
             standing = stand_ins(data, metric_names)
+            _check_evidence(searched, settings, standing)
             settings = _standing_in(settings, standing)
             expected = {
                 standing.get(one.metric, one.metric): expected_name(one.metric)
@@ -177,6 +183,30 @@ def make_run(
         tool_versions=tuple(tool_versions),
         untaken=tuple(untaken),
     )
+
+
+def _check_evidence(
+    data: Data, settings: RunSettings, standing: Mapping[str, str]
+) -> None:
+    """Checks that samples can tell something beside what a developer measured.
+
+    Raises:
+      DataError: If there is one alone.
+      SearchError: If a limit is on what stands in for the metric that is searched.
+    """
+    if data.num_samples < LEAST_SAMPLES:
+        raise DataError(
+            f"Expected at least {LEAST_SAMPLES} samples in {data.name!r} beside what "
+            f"the network's developer measured, got {data.num_samples}; add some, or "
+            "search without data."
+        )
+    for limit in settings.options.limits:
+        if limit.name in standing.values():
+            raise SearchError(
+                f"Expected a limit on accuracy, which is searched, got one on "
+                f"{limit.name!r}; give min accuracy, or make {limit.name!r} an "
+                "objective."
+            )
 
 
 def _standing_in(settings: RunSettings, standing: Mapping[str, str]) -> RunSettings:

@@ -55,7 +55,8 @@ def make_predictors(
     names = figure_names(settings.metrics)
     if data is not None:
         standing = stand_ins(data, names)
-        return _beside_samples(measured, settings, {*names, *standing})
+        known = {*names, *standing} - {*standing.values()}
+        return _beside_samples(measured, settings, known)
     if measured is None:
         raise DataError(
             f"Expected samples to measure on, got none, and {artifact.name!r} holds no "

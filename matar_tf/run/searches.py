@@ -157,8 +157,6 @@ class Searches:
         if evaluator is None:
             return _wanted(result, settings.want)
         provenance = provenance_of(self.run, self.run.reported)
-        # The samples held out judge what was expected.
-        result = replace(result, objectives=settings.options.objectives)
         found = on_held_out(result, self.store, provenance, evaluator)
         return _wanted(found, settings.want)
 

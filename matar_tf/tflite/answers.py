@@ -28,7 +28,7 @@ def samples_alone(value: Any) -> tuple[str, Any] | None:
 
     Args:
       value: What `as_data` takes, or an array of samples, or a mapping or ``.npz`` file
-        with ``x_test`` alone.
+        with ``x_test`` alone, or a pair whose second is None.
 
     Returns:
       Both; None if there are labels, or it is none of these.
@@ -44,8 +44,12 @@ def samples_alone(value: Any) -> tuple[str, Any] | None:
         return (str(value), found[_SAMPLES]) if has_samples else None
     if isinstance(value, Mapping):
         given = cast("Mapping[str, Any]", value)
-        if _SAMPLES in given and _LABELS not in given:
+        if _SAMPLES in given and given.get(_LABELS) is None:
             return "arrays", given[_SAMPLES]
+    if isinstance(value, tuple):
+        pair = cast("tuple[Any, ...]", value)
+        if len(pair) == 2 and pair[1] is None:
+            return "arrays", pair[0]
     return None
 
 

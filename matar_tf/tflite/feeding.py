@@ -131,7 +131,7 @@ def _python_values(end: _End, source: str) -> list[str]:
 def _python_of_litert(
     name: str, fed: Sequence[_End], read: Sequence[_End]
 ) -> list[str]:
-    lines = [
+    begin = [
         "import numpy as np",
         "from ai_edge_litert.interpreter import Interpreter",
         "",
@@ -140,28 +140,46 @@ def _python_of_litert(
         "inputs = [one['index'] for one in interpreter.get_input_details()]",
         "outputs = [one['index'] for one in interpreter.get_output_details()]",
     ]
-    for place, end in enumerate(fed):
-        lines += _python_levels(end)
-        lines.append(f"interpreter.set_tensor(inputs[{place}], {end.word})")
-    lines.append("interpreter.invoke()")
-    for place, end in enumerate(read):
-        lines += _python_values(end, f"interpreter.get_tensor(outputs[{place}])")
-    return lines
+    return _python(
+        begin,
+        fed,
+        read,
+        "interpreter.set_tensor(inputs[{place}], {word})",
+        "interpreter.get_tensor(outputs[{place}])",
+    )
 
 
 def _python_of_micro(name: str, fed: Sequence[_End], read: Sequence[_End]) -> list[str]:
-    lines = [
+    begin = [
         "import numpy as np",
         "from tflite_micro.python.tflite_micro.runtime import Interpreter",
         "",
         f"interpreter = Interpreter.from_file({name!r})",
     ]
+    return _python(
+        begin,
+        fed,
+        read,
+        "interpreter.set_input({word}, {place})",
+        "interpreter.get_output({place})",
+    )
+
+
+def _python(
+    begin: Sequence[str],
+    fed: Sequence[_End],
+    read: Sequence[_End],
+    setting: str,
+    getting: str,
+) -> list[str]:
+    """Returns lines that feed and read a file; two of them as a runtime has them."""
+    lines = [*begin]
     for place, end in enumerate(fed):
         lines += _python_levels(end)
-        lines.append(f"interpreter.set_input({end.word}, {place})")
+        lines.append(setting.format(place=place, word=end.word))
     lines.append("interpreter.invoke()")
     for place, end in enumerate(read):
-        lines += _python_values(end, f"interpreter.get_output({place})")
+        lines += _python_values(end, getting.format(place=place))
     return lines
 
 
