@@ -211,9 +211,9 @@ def metrics(values: FlagValues) -> None:
         None,
         "What to measure: of classes accuracy, loss, top_K_accuracy, mean_iou, auc, of "
         "values mean_squared_error, mean_absolute_error, smooth_l1, binary_accuracy; "
-        "or package.module:function; of one output of several its name before one of "
-        "these: boxes_mean_absolute_error. Default accuracy and loss; of several "
-        "outputs see the tools' README.",
+        "of samples without labels agreement; or package.module:function; of one "
+        "output of several its name before one of these: boxes_mean_absolute_error. "
+        "Default accuracy and loss; of several outputs see the tools' README.",
         flag_values=values,
     )
 
