@@ -222,7 +222,6 @@ class TestByHand:
             ("Dense", (None, 2, 3, 4), False),
             ("Dense", (None, 2, 2, 3, 4), True),
             ("ReLU", (None, 2, 2, 3, 4), False),
-            ("ReLU", (None, 2, 2, 2, 3, 4), True),
             ("ReLU", (None, 1), False),
         ],
     )
@@ -234,6 +233,12 @@ class TestByHand:
         found = [text for texts in float_reasons(net).values() for text in texts]
         assert len(found) == is_float
         assert all(f"'a' ({kind}) makes, got {shape}" in text for text in found)
+
+    def test_more_axes_than_any_runtime_takes_are_refused(self) -> None:
+        one = node("a", "ReLU", X, shapes=((None, 2, 2, 2, 3, 4),))
+        (found,) = refusals(graph(INPUT, one, outputs=(A,)))
+        assert "at most 5 axes, with that of the batch, of what 'a' (ReLU)" in found
+        assert "got (None, 2, 2, 2, 3, 4)" in found
 
     def test_a_size_of_nothing_is_refused(self) -> None:
         one = node("a", "ReLU", X, shapes=((None, 0),))
