@@ -1132,7 +1132,7 @@ class TestPackage:
         np.savez(tmp_path / "data.npz", x_test=data.x_test, y_test=data.y_test)
         values |= {"data": str(tmp_path / "data.npz"), "measure": 12}
         assert call("package", **values, num_samples=20, overwrite=True) == 0
-        assert "12 policies measured on 20 samples" in capsys.readouterr().out
+        assert "12 policies measured on 20 held-out samples" in capsys.readouterr().out
         artifact = read_artifact(tmp_path / "net.matar")
         assert artifact.measurements is not None
         assert artifact.measurements.num_samples == 20
