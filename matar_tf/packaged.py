@@ -134,7 +134,9 @@ class Artifact:
 
     def _num_scales(self, entry: str | None) -> int:
         """Returns how many steps a kernel has, of each a float of 32 bits is stored."""
-        return 0 if entry is None else self.parameters.layers[entry].step.shape[1]
+        # A layer in float may store none.
+        layer = None if entry is None else self.parameters.layers.get(entry)
+        return 0 if layer is None else layer.step.shape[1]
 
     def __repr__(self) -> str:
         workload, space = self.workload, self.space

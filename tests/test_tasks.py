@@ -150,7 +150,7 @@ class TestLabels:
             assert figure_of(name).kind == "measured"
 
     def test_which_way_is_better(self):
-        better = {"accuracy", "mean_iou", "auc", "binary_accuracy"}
+        better = {"accuracy", "mean_iou", "auc", "binary_accuracy", "agreement"}
         for name in (*CLASS_METRICS, *VALUE_METRICS):
             assert larger_is_better(name) is (name in better)
             assert figure_of(name).maximize is (name in better)

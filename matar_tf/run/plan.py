@@ -168,6 +168,8 @@ def make_run(
         problems.append(problem)
         tool_versions.append(costs.versions)
         untaken.append(reasons)
+    if data is not None:  # last: the network is run for it
+        check_plausible(artifact, data, allow_odd_data=settings.allow_odd_data)
     return Run(
         artifact=artifact,
         targets=tuple(targets),
@@ -260,7 +262,6 @@ def _parts(artifact: Artifact, data: Data, settings: RunSettings) -> tuple[Data,
         metrics=settings.metrics,
         allow_odd_data=allowed,
     )
-    check_plausible(artifact, data, allow_odd_data=allowed)
     return searched, reported
 
 
