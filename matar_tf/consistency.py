@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,7 @@ def check_outputs(artifact: Artifact, path: Path) -> None:
     # The name of one alone is not in the template.
     names = [one.name for one in outputs] if len(outputs) > 1 else list(said)[:1]
     there = {name: one.shape for name, one in zip(names, outputs, strict=False)}
-    if said and said != there:
-        raise ArtifactError(
-            f"Expected in {path} outputs as those of its template, {shown(there)}, got "
-            f"{shown(said)}; package the model again."
-        )
+    _check_ends("outputs", said, there, path)
 
 
 def check_inputs(artifact: Artifact, path: Path) -> None:
@@ -75,9 +72,18 @@ def check_inputs(artifact: Artifact, path: Path) -> None:
     """
     there = {one.name: one.shape for one in inputs_of(artifact.template)}
     said = {name: one.shape for name, one in artifact.inputs.items()}
+    _check_ends("inputs", said, there, path)
+
+
+def _check_ends(
+    what: str,
+    said: Mapping[str, tuple[int, ...]],
+    there: Mapping[str, tuple[int, ...]],
+    path: Path,
+) -> None:
     if said and said != there:
         raise ArtifactError(
-            f"Expected in {path} inputs as those of its template, {shown(there)}, got "
+            f"Expected in {path} {what} as those of its template, {shown(there)}, got "
             f"{shown(said)}; package the model again."
         )
 

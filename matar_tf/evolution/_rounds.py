@@ -191,11 +191,6 @@ class _Rounds:
             for index, one in enumerate(options.objectives)
             if one.name in problem.metric_names
         )
-        self._metric = next(
-            index
-            for index, one in enumerate(options.objectives)
-            if one.name in problem.metric_names
-        )
         self._provenance = provenance
         self.options = replace(
             options,
