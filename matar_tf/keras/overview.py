@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,26 +152,26 @@ def summary(model: KerasModel) -> Summary:
     model = wrapper.multi_bit_network(model)
     space = get_policy_space(model)
     readers: dict[str, list[KerasLayer]] = {layer.name: [] for layer in model.layers}
-    calls = {layer.name: list(_calls(model, layer)) for layer in model.layers}
+    calls = {layer.name: _calls(model, layer) for layer in model.layers}
     for layer in model.layers:
         for node in calls[layer.name]:
             for tensor in wrapper.tensors_read(node):
                 readers[tensor.node.layer.name].append(layer)
     in_float = float_macs(model)
-    layers = tuple(
+    rows = tuple(
         row
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
         and not (layer.name in model.output_names and wrapper.is_named_end(layer))
         for row in _rows(layer, readers, calls[layer.name], in_float)
     )
-    return Summary(name=model.name, layers=layers, space=space)
+    return Summary(name=model.name, layers=rows, space=space)
 
 
-def _calls(model: KerasModel, layer: KerasLayer) -> Iterator[Any]:
-    """Yields Keras' nodes of the calls of a layer in a model, in order."""
-    known = {id(one) for nodes in model._nodes_by_depth.values() for one in nodes}
-    yield from (one for one in layer.inbound_nodes if id(one) in known)
+def _calls(model: KerasModel, layer: KerasLayer) -> list[Any]:
+    """Returns Keras' nodes of the calls of a layer in a model, in order."""
+    known = set(map(id, itertools.chain(*model._nodes_by_depth.values())))
+    return [one for one in layer.inbound_nodes if id(one) in known]
 
 
 def _rows(
@@ -180,16 +181,15 @@ def _rows(
     in_float: Mapping[int, int],
 ) -> Iterator[LayerSummary]:
     """Yields what is said of each call of a layer; several are of one in float."""
-    first, *others = calls
-    row = _layer(layer, readers, macs_in_float=in_float.get(id(first)))
+    row = _layer(layer, readers, macs_in_float=in_float.get(id(calls[0])))
     yield row
-    kernel = f"kernel of {row.name!r}"
-    for number, node in enumerate(others, start=1):
+    for number, node in enumerate(calls[1:], start=1):
+        name, kernel = wrapper.call_name(layer, number), f"kernel of {row.name!r}"
         yield replace(
             row,
-            name=wrapper.call_name(layer, number),
+            name=name,
             shape=_shape(node),
-            quantized=tuple(kernel for _ in row.quantized),
+            quantized=(kernel,) * len(row.quantized),
             macs=in_float[id(node)],
             weight_bytes={},
         )
@@ -260,11 +260,7 @@ def _macs(layer: KerasLayer) -> int:
     if not kernel:
         return 0
     row = _row(layer)
-    is_turned = (
-        row is not None
-        and row.kernel is not None
-        and row.kernel.layout is KernelLayout.TRANSPOSED
-    )
+    is_turned = bool(row and row.kernel and row.kernel.is_transposed)
     # A transposed convolution puts its kernel down once for each place of the input.
     places = (layer.input_shape if is_turned else layer.output_shape)[1:-1]
     return math.prod(size or 1 for size in places) * math.prod(kernel)

@@ -209,27 +209,27 @@ def _dequantized(
     stored.type = schema.TensorType.INT8
     stored.quantization = quantization([1.0], [0], 0)
     set_buffer(model, stored, np.zeros(tensor.shape, np.int8))
-    graph.tensors.append(stored)
-    place = len(graph.tensors) - 1
     readers = [one for one in graph.operators if index in one.inputs]
     looks_up = may_be_table and all(
         op_name(model, one) == "GATHER" and int(one.inputs[0]) == index
         for one in readers
     )
     if not looks_up:
+        graph.tensors.append(stored)
+        place = len(graph.tensors) - 1
         tensor.buffer = 0
         for made, first in _of_islands(model, index, readers, islands).items():
             _insert(model, place, made, first, islands, before=True)
         return place
+    graph.tensors[index] = stored
     for one in readers:
-        one.inputs = [place, *map(int, one.inputs[1:])]
         made = int(one.outputs[0])
         rows = copy.copy(graph.tensors[made])
         rows.type, rows.quantization = stored.type, stored.quantization
         graph.tensors.append(rows)
         one.outputs = [len(graph.tensors) - 1]
         _insert(model, len(graph.tensors) - 1, made, one, islands, before=False)
-    return place
+    return index
 
 
 def _of_islands(
