@@ -55,6 +55,12 @@ def small_net(k: Any) -> Any:
     return k.Model(inputs, k.layers.Dense(4, activation="softmax")(x))
 
 
+def named_mlp(k: Any) -> Any:
+    """A network whose layers have the same names however often it is built."""
+    inputs = k.layers.Input((8,), name="samples")
+    return k.Model(inputs, k.layers.Dense(4, name="dense")(inputs), name="mlp")
+
+
 def with_agreement(**changes: int) -> Row:
     return replace(ROW, agreements={"w8a8": replace(GOOD, **changes)})
 
@@ -253,7 +259,7 @@ class TestSuite:
         assert "Expected another network." in (tmp_path / "row.json").read_text()
 
     def test_the_same_layers_and_weights_are_measured_once(self) -> None:
-        network = NETWORKS["mlp"]
+        network = replace(NETWORKS["mlp"], build=named_mlp)
         samples = samples_for(network.build(keras), 64, network, seed=0)
         made, _ = build_float(network, samples, seed=0)
         known = replace(ROW, name="other", made=digest_of(made))
