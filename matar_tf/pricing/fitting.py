@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy.optimize  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.demand import demand_of
@@ -39,7 +39,7 @@ What: TypeAlias = Literal[
     "network", "layer", "macs", "inputs", "outputs", "weights", "elems"
 ]
 _Vector: TypeAlias = npt.NDArray[np.float64]
-_least_squares: Any = optimize.least_squares  # scipy has no types
+_least_squares: Any = cast("Any", scipy.optimize).least_squares
 
 
 class Term(NamedTuple):
@@ -76,26 +76,32 @@ class Steps(NamedTuple):
 
 _CHOICES: Final[Mapping[str, tuple[int, ...]]] = {
     "depthwise": (1, 4, 8, 16, 32),
-    "outputs": (1, 4, 8, 16, 32),
+    "outputs": (1, 4, 8, 16),
     "inputs": (1, 4, 8),
 }
 _NUM_ROUNDS: Final = 2  # of choosing one step after the other
 _NETWORK: Final = Term(None, "network")
 _LAYER: Final = Term(None, "layer")
-# In multiplications of a convolution, and the standard deviation of the logarithm.
+# In multiplications of a convolution, and the standard deviation of the logarithm: in
+# between what processors with wide vectors and small cores take.
 _PRIOR: Final[Mapping[What, tuple[float, float]]] = {
     "network": (3000.0, 3.0),
     "layer": (3000.0, 3.0),
     "macs": (2.0, 1.0),
-    "inputs": (2.0, 1.5),
-    "outputs": (10.0, 1.5),
-    "weights": (2.0, 1.5),
-    "elems": (20.0, 1.5),
+    "inputs": (4.0, 1.0),
+    "outputs": (20.0, 1.0),
+    "weights": (5.0, 1.0),
+    "elems": (20.0, 1.2),
 }
 _PRIOR_OF_KIND: Final = {
     Term(OpKind.CONV, "macs"): (1.0, 1.0),
-    Term(OpKind.DEPTHWISE_CONV, "macs"): (8.0, 1.0),
-    Term(OpKind.SOFTMAX, "elems"): (100.0, 1.5),
+    Term(OpKind.DEPTHWISE_CONV, "macs"): (10.0, 0.7),
+    Term(OpKind.AVERAGE_POOL, "elems"): (40.0, 1.5),
+    Term(OpKind.MEAN, "elems"): (40.0, 1.2),
+    Term(OpKind.PAD, "elems"): (40.0, 1.5),
+    Term(OpKind.RESHAPE, "elems"): (40.0, 1.5),
+    Term(OpKind.SOFTMAX, "elems"): (300.0, 1.2),
+    Term(OpKind.TABLE, "elems"): (60.0, 1.2),
 }
 _FACTOR_ERROR: Final = 10.0  # of the logarithm of the common factor: nothing is known
 _TIME_ERROR: Final = 0.1  # relative, of a time: of the model and the measurement
@@ -212,18 +218,17 @@ def choose_networks(
     number: int,
     *,
     first: Iterable[int] = (),
-    of_interest: Sequence[int] | None = None,
 ) -> list[int]:
     """Returns the networks to measure, so that the others can be told from them.
 
     One after the other, that which lowers the mean variance of the logarithms of all
-    times most, before anything is measured.
+    times most, before anything is measured. The last bring kinds of layers that none of
+    the others has.
 
     Args:
       workloads: Networks to choose from.
       number: How many to choose, `first` included.
       first: Indices of networks that are measured in any case.
-      of_interest: Indices of those whose times matter; None for all.
 
     Reference:
       Active learning by Cohn, Neural Network Exploration Using Optimal Experiment
@@ -232,16 +237,21 @@ def choose_networks(
     matrix = _Matrix.of([count_terms(one, Steps()) for one in workloads])
     shares = matrix.shares(matrix.prior_means)
     covariance = np.diag(np.square(matrix.prior_errors))
-    targets = shares if of_interest is None else shares[list(of_interest)]
+    kinds = [frozenset(layer.kind for layer in one.layers) for one in workloads]
+    lacking = frozenset[OpKind]().union(*kinds)
     chosen: list[int] = []
     wanted = [*dict.fromkeys(first)]
-    while len(chosen) < min(number, len(workloads)):
+    number = min(number, len(workloads))
+    while len(chosen) < number:
         reach = shares @ covariance
-        variances = np.einsum("ij,ij->i", reach, shares) + _TIME_ERROR**2
-        gains = np.square(targets @ covariance @ shares.T).sum(axis=0) / variances
+        variances = (reach * shares).sum(axis=1) + _TIME_ERROR**2
+        gains = np.square(reach @ shares.T).sum(axis=0) / variances
+        if len(lacking) >= number - len(chosen):
+            gains *= [bool(lacking & one) for one in kinds]
         gains[chosen] = -1.0
         best = wanted.pop(0) if wanted else int(np.argmax(gains))
         chosen.append(best)
+        lacking -= kinds[best]
         covariance -= np.outer(reach[best], reach[best]) / variances[best]
     return chosen
 

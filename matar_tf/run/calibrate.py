@@ -82,7 +82,8 @@ def calibrate(  # noqa: PLR0913
     num_rounds: int = 5,
     seed: int = 0,
     timeout_s: float = 600.0,
-    limits: Limits | None = None,
+    weight_bytes: int | None = None,
+    tensor_bytes: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -105,8 +106,9 @@ def calibrate(  # noqa: PLR0913
       num_rounds: How often each is timed; its least time counts.
       seed: Of the networks.
       timeout_s: Seconds after which the command is ended.
-      limits: What networks keep within; None for 4 MiB of weights and tensors of
-        512 KiB on this machine, 256 KiB and 64 KiB for a command.
+      weight_bytes: Most that the weights of a network take; None for 4 MiB on this
+        machine, 256 KiB for a command.
+      tensor_bytes: Most that a tensor takes; None for 512 KiB, or 64 KiB.
       resume: Whether to go on with the times that are there.
       overwrite: Whether to replace what is there.
       progress: Whether to show a bar.
@@ -120,7 +122,11 @@ def calibrate(  # noqa: PLR0913
     num_files, num_rounds = _checked(num_files, num_rounds, len(artifacts))
     device = _device(name, command, num_rounds)
     parse_target(_trial(device).encode(), path)
-    limits = limits or (_HOST_LIMITS if command is None else _BOARD_LIMITS)
+    usual = _HOST_LIMITS if command is None else _BOARD_LIMITS
+    limits = Limits(
+        weight_bytes=weight_bytes or usual.weight_bytes,
+        tensor_bytes=tensor_bytes or usual.tensor_bytes,
+    )
     networks = _networks(artifacts, num_files, seed, limits)
     files = [TimedFile(name=one.name, content=one.content) for one in networks]
     with tempfile.TemporaryDirectory() as folder:
@@ -175,9 +181,7 @@ def hint(targets: Sequence[object]) -> str:
     )
 
 
-def _paths(
-    output: str | Path, *, resume: bool, overwrite: bool
-) -> tuple[Path, Path]:
+def _paths(output: str | Path, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
     """Returns where to write target and times."""
     path = as_path(output, "the target", TargetError)
     if path.suffix != _SUFFIX:
@@ -209,10 +213,11 @@ def _paths(
 def _checked(num_files: int, num_rounds: int, num_artifacts: int) -> tuple[int, int]:
     num_files = as_integer(num_files, "as num_files")
     num_rounds = as_integer(num_rounds, "as num_rounds")
-    if not max(_LEAST_FILES, num_artifacts) <= num_files <= _MOST_FILES:
+    least = max(_LEAST_FILES, num_artifacts)
+    if not least <= num_files <= _MOST_FILES:
         raise TargetError(
-            f"Expected num_files= of {max(_LEAST_FILES, num_artifacts)} to {_MOST_FILES},"
-            f" got {num_files}; choose another number."
+            f"Expected num_files= of {least} to {_MOST_FILES}, got {num_files}; choose "
+            "another number."
         )
     if not 1 <= num_rounds <= _MOST_ROUNDS:
         raise TargetError(
@@ -266,9 +271,7 @@ def _networks(
         )
         for number, one in enumerate(artifacts)
     ]
-    pool = draw_networks(
-        min(_POOL * num_files, _MOST_POOL), seed=seed, limits=limits
-    )
+    pool = draw_networks(min(_POOL * num_files, _MOST_POOL), seed=seed, limits=limits)
     known = [*given, *pool]
     chosen = choose_networks(
         [one.workload for one in known], num_files, first=range(len(given))
@@ -279,8 +282,10 @@ def _networks(
 def _outlook(
     num_files: int, num_rounds: int, csv_path: Path, command: str | None, limit: float
 ) -> str:
-    how = "here, about a second each" if command is None else f"at most {limit:g} s each"
+    how = "here, some seconds in all"
+    if command is not None:
+        how = f"in at most {limit:g} s each time"
     return (
-        f"{num_files} files are timed {num_rounds} times, {how}; times are kept in "
-        f"{csv_path}, with which resume=True goes on."
+        f"{num_files} files are timed, {num_rounds} times each, {how}; times are kept "
+        f"in {csv_path}, with which resume=True goes on."
     )

@@ -23,7 +23,14 @@ from matar_tf.io.files import read_at_most, write_atomically
 from matar_tf.tflite._schema import CheckedModel
 from matar_tf.tflite.latency import measure_latencies
 
-__all__ = ["CommandTimer", "TimedFile", "Timer", "Times", "time_by_litert", "time_files"]
+__all__ = [
+    "CommandTimer",
+    "TimedFile",
+    "Timer",
+    "Times",
+    "time_by_litert",
+    "time_files",
+]
 
 _COLUMNS: Final = ("file", "round", "milliseconds", "by")
 _PLACE: Final = "{file}"
@@ -31,7 +38,6 @@ _MAX_BYTES: Final = 1 << 22
 _MILLISECONDS: Final = (1e-7, 1e9)  # of one inference
 _NUM_HEX: Final = 12
 _NUM_REPEATS: Final = 20  # of LiteRT in each round
-
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,19 +189,20 @@ class Times:
     def __init__(self, path: Path, *, by: str, keys: Sequence[str]) -> None:
         self._path, self._by = path, by
         self._found: dict[tuple[str, int], float] = {}
-        rows = self._read(set(keys)) if path.exists() else []
-        # Written anew: the last row may have been cut.
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([_COLUMNS, *rows])
-        write_atomically(path, text.getvalue().encode())
+        if path.exists():
+            rows = self._read(set(keys))
+            # Anew: the last row may have been cut.
+            write_atomically(path, _text([_COLUMNS, *rows]).encode())
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._found
 
     def add(self, name: str, number: int, milliseconds: float) -> None:
         """Keeps the time of a file in a round."""
+        row = (name, str(number), repr(milliseconds), self._by)
+        rows = [row] if self._path.exists() else [_COLUMNS, row]
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([name, number, repr(milliseconds), self._by])
+            file.write(_text(rows))
         self._found[name, number] = milliseconds
 
     def least(self) -> dict[str, float]:
@@ -245,6 +252,12 @@ class Times:
                 f"{milliseconds!r}; mend the row, or pass overwrite=True to begin anew."
             )
         self._found[key] = value
+
+
+def _text(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def time_files(

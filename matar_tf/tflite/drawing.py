@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from matar_tf.template_map import KernelPlace, TemplateMap
+from matar_tf.template_map import KernelPlace
 from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._schema import (
     find_operator_code,
