@@ -106,5 +106,5 @@ COMMAND: Final = Command(
     text=__doc__,
     define=_define,
     run=_run,
-    words="list | show NAME | check FILE | schema | calibrate | template",
+    words="list|show NAME|check FILE|schema|calibrate|template",
 )

@@ -31,20 +31,19 @@ from matar_tf.run.timing import (
     time_by_litert,
     time_files,
 )
-from matar_tf.targets.loader import load_target, parse_target
+from matar_tf.targets.loader import parse_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.drawn_networks import DrawnNetwork, Limits, draw_networks
 from matar_tf.tflite.runtime import LITERT_PACKAGE
 from matar_tf.workload import OpKind
 
-__all__ = ["Calibration", "calibrate", "hint"]
+__all__ = ["Calibration", "calibrate"]
 
 _LEAST_FILES: Final = 10
 _MOST_FILES: Final = 500
 _POOL: Final = 8  # networks to choose from, for each that is timed
 _MOST_POOL: Final = 1000
 _MOST_ROUNDS: Final = 1000
-_HOST: Final = "host_litert"
 _SUFFIX: Final = ".toml"
 _HOST_LIMITS: Final = Limits(weight_bytes=4 << 20, tensor_bytes=1 << 19)
 _BOARD_LIMITS: Final = Limits(weight_bytes=1 << 18, tensor_bytes=1 << 16)
@@ -166,21 +165,6 @@ def calibrate(  # noqa: PLR0913
     )
 
 
-def hint(targets: Sequence[object]) -> str:
-    """Returns how to get rates of this machine, where a run has those of another.
-
-    Args:
-      targets: Those of a run.
-    """
-    if load_target(_HOST) not in targets:
-        return ""
-    return (
-        f"The rates of {_HOST}, which guide the search, are those of another machine; "
-        f"`matar targets calibrate --name={_HOST} --output={_HOST}{_SUFFIX}` measures "
-        f"this one's in a minute, for --targets={_HOST}{_SUFFIX}."
-    )
-
-
 def _paths(output: str | Path, *, resume: bool, overwrite: bool) -> tuple[Path, Path]:
     """Returns where to write target and times."""
     path = as_path(output, "the target", TargetError)
@@ -216,12 +200,12 @@ def _checked(num_files: int, num_rounds: int, num_artifacts: int) -> tuple[int, 
     least = max(_LEAST_FILES, num_artifacts)
     if not least <= num_files <= _MOST_FILES:
         raise TargetError(
-            f"Expected num_files= of {least} to {_MOST_FILES}, got {num_files}; choose "
+            f"Expected {least} to {_MOST_FILES} files, got num_files={num_files}; choose "
             "another number."
         )
     if not 1 <= num_rounds <= _MOST_ROUNDS:
         raise TargetError(
-            f"Expected num_rounds= of 1 to {_MOST_ROUNDS}, got {num_rounds}; choose "
+            f"Expected 1 to {_MOST_ROUNDS} rounds, got num_rounds={num_rounds}; choose "
             "another number."
         )
     return num_files, num_rounds

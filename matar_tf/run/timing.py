@@ -133,7 +133,7 @@ class CommandTimer:
         if not words:
             raise TargetError(
                 "Expected a command that is given a file and prints milliseconds, got "
-                "none; name one, or leave command= out to time files on this machine."
+                "none; name one, or no command at all to time files on this machine."
             )
         return words
 
@@ -158,7 +158,7 @@ class CommandTimer:
         except subprocess.TimeoutExpired as error:
             raise TargetError(
                 f"Expected {self.command!r} to end within {self.timeout_s:g} s, got no "
-                "end; mend it or raise timeout_s=, then go on with resume=True."
+                "end; mend it, or give it longer (timeout_s), then go on with resume=True."
             ) from error
         except OSError as error:
             raise TargetError(
