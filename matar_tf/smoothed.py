@@ -36,6 +36,7 @@ _NEAR: Final = 0.5  # of the policies: the line is of those that are near the wi
 _LEAST_POLICIES: Final = 8  # a line of fewer tells nothing
 _ALIKE: Final = 0.5  # correlation of policies' luck on the same samples
 _NUM_REWEIGHTED: Final = 8
+_SUREST: Final = 1e3  # deviations that a slope is on the wrong side by, at most
 _TINY: Final = 1e-12
 
 
@@ -132,7 +133,8 @@ def _below_zero(mean: float, deviation: float) -> tuple[float, float]:
 
     Outputs that are farther from the widest policy's are not better.
     """
-    above = mean / max(deviation, _TINY)
+    deviation = max(deviation, mean / _SUREST, _TINY)
+    above = mean / deviation
     density = -0.5 * (above**2 + math.log(2.0 * math.pi))
     ratio = math.exp(density - cast("Any", scipy.special).log_ndtr(-above))
     return (
