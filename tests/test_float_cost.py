@@ -267,10 +267,10 @@ class TestCost:
     def test_where_integers_take_a_byte(self, workload):
         cost = estimate(workload, POLICY, load_target("host_litert"))
         kernel, recurrent, rest = cost.layers[1:4]
-        # Each operator takes 300 ns besides.
-        assert kernel.cycles == pytest.approx(6 * 32 * 0.012 + 300)
-        assert recurrent.cycles == pytest.approx(6 * 16 * 0.012 + 2 * 300)
-        assert rest.cycles == pytest.approx(72 * 0.08 + 3 * 300)
+        # Each operator takes 33.63 ns besides.
+        assert kernel.cycles == pytest.approx(6 * 32 * 0.03833 + 33.63)
+        assert recurrent.cycles == pytest.approx(6 * 16 * 0.03833 + 2 * 33.63)
+        assert rest.cycles == pytest.approx(72 * 0.06839 + 3 * 33.63)
         assert recurrent.weight_bytes == 16 + 4 * 2
         assert cost.peak_activation_bytes == 48 + 4 * (24 + 12) + 24
 

@@ -171,9 +171,8 @@ def _report(found: Calibration, name: str) -> None:
     print("Standard errors of the rates of layers, by kind:")
     for kind, error in errors:
         print(f"  {kind.value:16s} {100 * error:3.0f} %")
-    if found.unknown:
-        kinds = ", ".join(kind.value for kind in found.unknown)
-        print(f"Not measured, so refused by this target: {kinds}; 16-bit activations.")
+    kinds = [*(kind.value for kind in found.unknown), "16-bit activations"]
+    print(f"Not measured, so refused by this target: {', '.join(kinds)}.")
     print(
         f"target {found.path}; times {found.times}. `matar targets show {found.path}` "
         f"prints it; --targets={found.path} takes it in the place of {name!r}."
