@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.evidence import Evidence
 from matar_tf.figures import expected_name, is_share, larger_is_better
@@ -35,7 +36,7 @@ _NEAR: Final = 0.5  # of the policies: the line is of those that are near the wi
 _LEAST_POLICIES: Final = 8  # a line of fewer tells nothing
 _ALIKE: Final = 0.5  # correlation of policies' luck on the same samples
 _NUM_REWEIGHTED: Final = 8
-_FAR: Final = 6.0  # deviations, beyond which the tail of a normal is as its first term
+_SUREST: Final = 1e3  # deviations that a slope is on the wrong side by, at most
 _TINY: Final = 1e-12
 
 
@@ -132,11 +133,10 @@ def _below_zero(mean: float, deviation: float) -> tuple[float, float]:
 
     Outputs that are farther from the widest policy's are not better.
     """
-    above = mean / max(deviation, _TINY)
-    if above > _FAR:
-        return -deviation / above, (deviation / above) ** 2
-    tail = 0.5 * math.erfc(above / math.sqrt(2.0))
-    ratio = math.exp(-0.5 * above**2) / math.sqrt(2.0 * math.pi) / tail
+    deviation = max(deviation, mean / _SUREST, _TINY)
+    above = mean / deviation
+    density = -0.5 * (above**2 + math.log(2.0 * math.pi))
+    ratio = math.exp(density - cast("Any", scipy.special).log_ndtr(-above))
     return (
         mean - deviation * ratio,
         deviation**2 * max(1.0 + above * ratio - ratio**2, _TINY),

@@ -107,6 +107,14 @@ def test_what_is_farther_is_not_better() -> None:
     assert np.all((low < expected) & (expected < high))
 
 
+def test_sure_to_be_better_is_still_no_better() -> None:
+    distances, _, _, roots = noisy(4, 0.0, 0.0)
+    one = smoothed(0.2 * distances, 1e-9 * roots, distances)
+    expected, low, high = one.with_bounds(POLICIES)
+    assert np.all(expected <= 0.9)
+    assert np.all(np.isfinite([low, high]))
+
+
 def test_metrics_that_are_better_if_smaller() -> None:
     distances, _, found, roots = noisy(5, 0.3, 0.02)
     accuracy = smoothed(found, 0.02 * roots, distances).with_bounds(POLICIES)[0]
