@@ -12,7 +12,7 @@ import pytest
 
 import matar_tf
 from matar_tf import layer_kinds
-from matar_tf.errors import ExportError, ModelError
+from matar_tf.errors import ExportError, MatarWarning, ModelError
 from matar_tf.keras import keras, load_model, quantize_model
 from matar_tf.keras._compat import tf
 from matar_tf.keras.quantizers import own_kinds
@@ -142,6 +142,17 @@ class TestInFloat:
         with pytest.raises(ExportError, match="Polygamma"):
             matar_tf.package(model)
 
+    def test_what_keras_cannot_write_is_in_no_artifact(self) -> None:
+        """TensorFlow's functions have signatures, which no configuration holds."""
+        model = quantize_model(network(L.Lambda(tf.abs)))
+        matar_tf.calibrate(model, SAMPLES)
+        with pytest.warns(MatarWarning, match="whose configuration Keras can write"):
+            artifact = matar_tf.package(model)
+        policy = artifact.space.named("w8a8")
+        matar_tf.set_policy(model, policy)
+        found = Runner(ModelBuilder(artifact).build(policy)).predict(SAMPLES)
+        np.testing.assert_allclose(found, model(SAMPLES), rtol=1e-5, atol=1e-6)
+
     def test_of_a_class_that_nobody_registered_nothing_does(self) -> None:
         with pytest.raises(ModelError, match="register its class"):
             quantize_model(network(Gated()), strict=True)
@@ -181,6 +192,14 @@ class TestLike:
         matar_tf.set_policy(model, matar_tf.get_policy_space(model).named("w8a8"))
         expected = net(SAMPLES).numpy()
         assert np.abs(model(SAMPLES).numpy() - expected).max() < 0.1 * np.ptp(expected)
+
+    def test_on_tensors_of_two_shapes(self) -> None:
+        matar_tf.register_layer_kind(Rows, like="Conv2D")
+        one, other = L.Input((2, 3, 1)), L.Input((4, 5, 1))
+        rows = Rows(4, (1, 2), padding="same", name="rows")
+        ends = [L.Flatten()(rows(one)), L.Flatten()(rows(other))]
+        model = quantize_model(keras.Model([one, other], ends), strict=True)
+        assert list(matar_tf.get_policy_space(model).weights) == ["rows"]
 
     def test_what_computes_something_else(self) -> None:
         matar_tf.register_layer_kind(Linear, "w", like="Dense")

@@ -58,6 +58,13 @@ def difference() -> Any:
     return keras.Model(inputs, outputs)
 
 
+def beside_relu() -> Any:
+    """An output that a ReLU reads, which could be computed with its layer."""
+    inputs = L.Input((4,), name="x")
+    x = L.Dense(3, name="signed")(inputs)
+    return keras.Model(inputs, [x, L.ReLU(name="relu")(x)])
+
+
 def logits() -> Any:
     """`two_ends` with a batch norm, and logits at its end."""
     meta, image = L.Input((4,), name="meta"), L.Input((6, 6, 2), name="image")
@@ -71,7 +78,7 @@ def logits() -> Any:
 
 
 class TestFile:
-    @pytest.mark.parametrize("build", [two_ends, difference])
+    @pytest.mark.parametrize("build", [two_ends, difference, beside_relu])
     def test_each_output_is_as_in_keras(self, build: Any, tmp_path: Path) -> None:
         keras.utils.set_random_seed(0)
         model = quantize_model(build())
@@ -128,10 +135,13 @@ class TestFile:
     def test_outputs_that_the_converter_makes_one_are_refused(self) -> None:
         inputs = L.Input((4,), name="x")
         x = L.Dense(3)(inputs)
-        model = quantize_model(keras.Model(inputs, [L.ReLU()(x), L.ReLU()(x)]))
-        calibrate(model, normal_samples((4,)))
-        with pytest.raises(ModelError, match="leave out outputs that are the same"):
-            package(model)
+        twins = [L.ReLU(name="one")(x), L.ReLU(name="two")(x)]
+        with pytest.raises(ModelError, match="got one that several are, 'one', 'two'"):
+            quantize_model(keras.Model(inputs, twins))
+        others = [L.ReLU(name="one")(x), L.ReLU(6.0, name="two")(x)]
+        assert quantize_model(keras.Model(inputs, others)).output_names == [
+            *("one", "two")
+        ]
 
     def test_what_outputs_mean(self) -> None:
         model = quantize_model(difference())
