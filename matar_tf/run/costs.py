@@ -13,7 +13,7 @@ from typing import Final
 from matar_tf.artifact import Artifact
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import ExportError, TargetError
-from matar_tf.figures import CostKind
+from matar_tf.figures import SCALES, UNCHECKED, CostKind
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker
 from matar_tf.pricing.demand import float_refusal
@@ -63,6 +63,14 @@ class PolicyCosts:
             kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
         elif isinstance(target.compute, TableCompute):
             kind, versions = "latency table", {"latency table": target.compute.file}
+        elif all(one.kind == "unchecked" for one in target.validation):
+            against = target.validation[0].against
+            kind, versions = "modelled, not validated", {UNCHECKED: against}
+        if target.network is not None and target.network.scales is not None:
+            versions[SCALES] = (
+                f"Accuracies are those of free scales: {target.name} has scales of "
+                "powers of two alone, and nobody measured what rounding costs."
+            )
         self.kind: Final[CostKind] = kind
         self.versions: Final[Mapping[str, str]] = versions
 
@@ -113,8 +121,8 @@ def cost_matrix(
     """Returns the costs of each policy on each target, with what is not allowed.
 
     A policy that a target has no price for is not allowed, either; nor is any on a
-    target without a processor for layers that stay in float, nor one of which there is
-    no file.
+    target that does not run a kind of layer, or has no processor for layers that stay
+    in float, nor one of which there is no file.
 
     Args:
       artifact: The packaged network.
@@ -125,8 +133,7 @@ def cost_matrix(
     Raises:
       PolicyError: If a policy is not of the artifact's network.
       SearchError: If there are no policies or no targets.
-      TargetError: If two targets have one name, or a target cannot run the network at
-        any widths.
+      TargetError: If two targets have one name.
     """
     check_names(targets)
     builder = builder or ModelBuilder(artifact)
@@ -134,7 +141,11 @@ def cost_matrix(
     unbuilt = {name: why_unbuilt(builder, one) for name, one in policies.items()}
     for target in targets:
         refusal = float_refusal(artifact.workload, target)
-        costs = None if refusal else PolicyCosts(artifact, target, builder)
+        costs: PolicyCosts | None = None
+        try:
+            costs = None if refusal else PolicyCosts(artifact, target, builder)
+        except TargetError as error:  # of a kind that it does not run
+            refusal = str(error)
         check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
             reason = refusal or unbuilt[name]

@@ -370,7 +370,7 @@ def _file_sizes(
     """
     options = settings.options
     names = {one.name for one in (*options.objectives, *options.limits)}
-    if names <= {*metric_names, *COST_NAMES}:
+    if names <= {*metric_names, *COST_NAMES, "luts"}:
         return None
     metrics = dict.fromkeys(metric_names, 0.0)
     if settings.holdout:
