@@ -190,6 +190,7 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("luts", "LUTs", "", "modelled", 1.0, ",.0f"),
     ("weight_bytes", "weights", "KiB", "stored bytes", _KIB, ",.1f"),
     ("file_bytes", "file", "KiB", "stored bytes", _KIB, ",.1f"),
+    ("arena_bytes", "arena", "KiB", "counted", _KIB, ",.1f"),
     ("peak_activation_bytes", "peak activations", "KiB", "modelled", _KIB, ",.2f"),
 )
 FIGURES: Final = tuple(

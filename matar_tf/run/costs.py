@@ -8,6 +8,7 @@ what they take on the processor. Which of the two it was stands beside every fig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from matar_tf.artifact import Artifact
@@ -29,13 +30,14 @@ __all__ = ["PolicyCosts", "check_names", "cost_matrix", "why_unbuilt"]
 class PolicyCosts:
     """Costs of policies by name.
 
-    Those of `matar_tf.figures.COST_NAMES`, and ``file_bytes`` if it is asked for.
+    Those of `matar_tf.figures.COST_NAMES`, and sizes that are asked for.
 
     Args:
       artifact: The packaged network.
       target: The hardware.
       builder: Makes the files that a compiler is given; one is made if None.
-      file_size: Returns the size of the file that a policy is exported to.
+      sizes: What else to say of a policy, by name: ``file_bytes`` of the file that it
+        is exported to, ``arena_bytes`` that this takes on a microcontroller.
 
     Attributes:
       kind: Where latency, cycles and bytes come from.
@@ -48,9 +50,9 @@ class PolicyCosts:
         target: Target,
         builder: ModelBuilder | None = None,
         *,
-        file_size: Callable[[Policy], int] | None = None,
+        sizes: Mapping[str, Callable[[Policy], int]] = MappingProxyType({}),
     ) -> None:
-        self._file_size = file_size
+        self._sizes = sizes
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
         is_integer = not self._model.has_floats
@@ -88,8 +90,7 @@ class PolicyCosts:
             "mean_weight_bits": self._model.mean_weight_bits(policy),
             "mean_activation_bits": self._model.mean_activation_bits(policy),
         }
-        if self._file_size is not None:
-            costs["file_bytes"] = self._file_size(policy)
+        costs |= {name: size(policy) for name, size in self._sizes.items()}
         if self._backend is None:
             return costs
         content = self._builder.build(policy)

@@ -249,7 +249,9 @@ class RunRecord:
         They do where sizes of files count, or outputs differ from other profiles'.
         """
         exact = [name for name, profile in PROFILES.items() if profile.exact]
-        return "file_bytes" in str([self.objectives, self.limits]) or any(
+        asked = str([self.objectives, self.limits])
+        sizes = ("file_bytes", "arena_bytes")
+        return any(name in asked for name in sizes) or any(
             one.profile not in exact for one in (self, earlier)
         )
 
