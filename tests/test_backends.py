@@ -137,8 +137,14 @@ class TestPolicyCosts:
             costs(artifact.space.named("w8a8"))
 
     def test_a_target_without_a_backend_is_modelled(self):
-        costs = PolicyCosts(digits_artifact(), load_target("mpic"))
+        costs = PolicyCosts(digits_artifact(), load_target("bismo_haq"))
         assert (costs.kind, costs.versions) == ("modelled", {})
+
+    def test_one_that_was_compared_with_nothing_says_so(self):
+        costs = PolicyCosts(digits_artifact(), load_target("mpic"))
+        assert costs.kind == "modelled, not validated"
+        assert list(costs.versions) == ["not validated"]
+        assert "depthwise layers" in costs.versions["not validated"]
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +241,8 @@ class TestCostMatrix:
     def test_the_tables_say_where_figures_come_from_and_what_is_missing(self, matrix):
         text = matrix_to_markdown(matrix)
         assert "ethos_u55_256 (compiler estimate)" in text
-        assert "mpic (modelled)" in text
+        assert "mpic (modelled, not validated)" in text
+        assert "bismo_haq (modelled)" in text
         assert "## latency [ms]" in text
         weights = text[text.index("## weights") : text.index("## peak")]
         assert "mpic (stored bytes)" in weights

@@ -49,7 +49,7 @@ _DASH: Final = "-"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
     *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
-    "float_share",
+    *("float_share", "luts", "arena_bytes"),
 }
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 # What priced a result stands among its versions.

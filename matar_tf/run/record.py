@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -323,10 +322,7 @@ def record_of(run: Run) -> RunRecord:
         profile=settings.profile,
         runtime=settings.measured_in,
         store=None if settings.store is None else str(settings.store),
-        targets={
-            one.name: hashlib.sha256(one.model_dump_json().encode()).hexdigest()
-            for one in run.targets
-        },
+        targets={one.name: one.digest() for one in run.targets},
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
         float_verified=run.artifact.is_verified,
