@@ -62,7 +62,7 @@ class TestArena:
         sizes = sizes_of(artifact)
         policies = [
             *(artifact.space.named(one) for one in ("w8a8", "w6a8", "w2a2")),
-            *draw_policies(artifact.space, IndependentSampler(bits=ALL_BITS), 4, 7),
+            *draw_policies(artifact.space, IndependentSampler(bits=ALL_BITS), 2, 7),
         ]
         builder = ModelBuilder(artifact)
         for policy in policies:
