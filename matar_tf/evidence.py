@@ -58,8 +58,8 @@ class Evidence:
 
         Args:
           policies: The widest one first.
-          metrics: Figures by metric, ``[num_parts, num_policies]``, of parts that have
-            equally many samples but for one.
+          metrics: Figures by metric, ``[num_parts, num_policies]``. Parts have equally
+            many samples, or the first ones one more.
           num_samples: Number of samples in all.
 
         Raises:
@@ -67,23 +67,26 @@ class Evidence:
         """
         return cls(
             policies=tuple(policies),
-            metrics={name: _pairs(name, one) for name, one in metrics.items()},
+            metrics={
+                name: _pairs(name, one, num_samples) for name, one in metrics.items()
+            },
             num_samples=num_samples,
         )
 
 
-def _pairs(name: str, parts: Array) -> Pairs:
+def _pairs(name: str, parts: Array, num_samples: int) -> Pairs:
     num_parts = len(parts)
     if num_parts < 2:
         raise DataError(
             f"Expected two or more parts of samples to see the errors of {name!r} in, "
             f"got {num_parts}; add samples."
         )
+    sizes = [max((num_samples + part) // num_parts, 1) for part in range(num_parts)]
     apart = parts - parts[:, :1]
     squares = apart.var(axis=0, ddof=1) / num_parts
     return Pairs(
-        differences=apart.mean(axis=0),
+        differences=np.average(apart, axis=0, weights=sizes[::-1]),
         errors=np.sqrt(squares),
-        level=float(parts[:, 0].mean()),
+        level=float(np.average(parts[:, 0], weights=sizes[::-1])),
         level_error=float(parts[:, 0].std(ddof=1) / np.sqrt(num_parts)),
     )

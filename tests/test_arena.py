@@ -95,9 +95,7 @@ class TestArena:
             assert _reported(content, "head") == planned
             found.append(arena_bytes(content))
         sizes = sizes_of(artifact)
-        assert found == [
-            sizes(artifact.space.named(name)) for name in ("w8a8", "w2a2")
-        ]
+        assert found == [sizes(artifact.space.named(name)) for name in ("w8a8", "w2a2")]
 
 
 def _reported(content: bytes, what: str) -> int:

@@ -35,3 +35,11 @@ def test_what_all_policies_share_is_no_error_of_a_pair() -> None:
 def test_one_part_tells_no_errors() -> None:
     with pytest.raises(DataError, match=r"two or more parts .* got 1; add samples"):
         Evidence.of_parts(drawn(2, 0), {"loss": np.zeros((1, 2))}, 1)
+
+
+def test_parts_count_by_their_samples() -> None:
+    """Of five samples the first part has three, the second two."""
+    parts = np.array([[1.0, 2 / 3], [0.5, 0.5]])
+    pairs = Evidence.of_parts(drawn(2, 0), {"accuracy": parts}, 5).metrics["accuracy"]
+    assert pairs.level == pytest.approx(4 / 5)
+    assert pairs.differences == pytest.approx([0.0, 3 / 5 - 4 / 5])

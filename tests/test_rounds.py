@@ -29,7 +29,7 @@ from matar_tf.evolution import (
     pareto_front,
     search_in_rounds,
 )
-from matar_tf.evolution import _rounds as module
+from matar_tf.evolution import _choosing as module
 from matar_tf.policy import Policy
 from matar_tf.results import SearchResult, StopReason
 

@@ -153,8 +153,9 @@ class TestTiNpu:
     def test_the_network_reads_one_channel(self) -> None:
         assert not breaches(conv_net(inputs=1), "ti_npu")
         found = breaches(conv_net(inputs=3), "ti_npu")
-        assert "'conv': expected 1 in the input, got 3" in (
-            found["constraint_input_channels"]
+        assert (
+            "'conv': expected 1 in the input, got 3"
+            in (found["constraint_input_channels"])
         )
 
     @pytest.mark.parametrize(("channels", "fits"), [(8, True), (10, False)])
@@ -318,6 +319,8 @@ def test_a_kind_without_weights_has_no_width(tmp_path: Any) -> None:
     path = tmp_path / "mine.toml"
     new = old.replace("max_kernel", "weight_bits = [8]\nmax_kernel")
     path.write_text(text.replace(old, new))
-    with pytest.raises(TargetError, match=r"limits\[3\].*'average_pool' has no weights"):
+    with pytest.raises(
+        TargetError, match=r"limits\[3\].*'average_pool' has no weights"
+    ):
         load_target(path)
     assert OpKind.MAX_POOL in load_target("ti_npu").limits[3].kinds

@@ -29,6 +29,10 @@ class Given:
     def __getattr__(self, name: str) -> Any:
         return self._values[name].value
 
+    def value(self, name: str) -> Any:
+        """Returns the value of a flag, also of one that an attribute here hides."""
+        return self._values[name].value
+
     def is_given(self, name: str) -> bool:
         """Returns whether a flag stands in the command line."""
         return not self._values[name].using_default_value

@@ -29,7 +29,7 @@ def _run(given: Given) -> int:
     from matar_tf.errors import SearchError
     from matar_tf.io.files import check_parent
     from matar_tf.reporting import to_text
-    from matar_tf.run.outlook import outlook
+    from matar_tf.run.outlook import host_hint, outlook
     from matar_tf.run.plan import make_run
     from matar_tf.run.predicting import aimed, metrics_of_run
     from matar_tf.run.retarget import retarget
@@ -75,7 +75,8 @@ def _run(given: Given) -> int:
     float_metrics = artifact.accuracy.get("float")
 
     def begin(message: str) -> None:
-        print(f"{message}\n{outlook(planned)}", flush=True)
+        lines = [message, outlook(planned), host_hint(targets)]
+        print("\n".join(one for one in lines if one), flush=True)
 
     outcome = retarget(
         planned,

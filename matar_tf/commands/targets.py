@@ -3,6 +3,11 @@
 ``list`` prints the catalogue, ``show NAME`` the page of a target of it or of a .toml
 file, ``check FILE`` the mistakes of a file, ``schema`` the JSON Schema of such files. A
 name by itself is shown.
+
+``calibrate`` times some files of small networks, by a command of yours on your board or
+else by LiteRT on this machine, and writes a target with rates that are fitted to them.
+``template`` writes the table of an artifact's layers, in which you fill in what you
+measured.
 """
 
 from __future__ import annotations
@@ -14,19 +19,29 @@ from typing import TYPE_CHECKING, Final
 from absl import flags
 
 from matar_tf.commands._command import Command, Given
+from matar_tf.commands._making import MAKING, check_making, define_making
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
 __all__ = ["COMMAND"]
 
-_ACTIONS: Final = {"list": 0, "show": 1, "check": 1, "schema": 0}  # words they take
+# Words they take.
+_ACTIONS: Final = {
+    "list": 0,
+    "show": 1,
+    "check": 1,
+    "schema": 0,
+    "calibrate": 0,
+    "template": 0,
+}
 
 
 def _define(values: FlagValues) -> None:
     flags.DEFINE_bool("list", False, "The same as `list`.", flag_values=values)
     flags.DEFINE_string("check", None, "The same as `check FILE`.", flag_values=values)
     flags.DEFINE_bool("schema", False, "The same as `schema`.", flag_values=values)
+    define_making(values)
 
 
 def _run(given: Given) -> int:
@@ -35,6 +50,9 @@ def _run(given: Given) -> int:
     from matar_tf.targets import load_target, target_json_schema
 
     action, *names = _asked(given)
+    check_making(action, given)
+    if action in MAKING:
+        return MAKING[action](given)
     if action == "list":
         print(describe_catalogue())
     elif action == "schema":
@@ -77,7 +95,8 @@ def _asked(given: Given) -> tuple[str, ...]:
     if not words or _ACTIONS.get(words[0]) != len(words) - 1:
         raise TargetError(
             "Expected the name of a target or the path of a .toml file, or one of "
-            f"list, show NAME, check FILE and schema, got {list(words)}; "
+            "list, show NAME, check FILE, schema, calibrate and template, got "
+            f"{list(words)}; "
             "`matar targets list` and --list show the catalogue."
         )
     return words
@@ -87,5 +106,5 @@ COMMAND: Final = Command(
     text=__doc__,
     define=_define,
     run=_run,
-    words="list | show NAME | check FILE | schema",
+    words="list|show NAME|check FILE|schema|calibrate|template",
 )

@@ -5,6 +5,7 @@ costs and constraints of one target) and an evaluator of policies, and returns a
 `matar_tf.results.SearchResult`.
 """
 
+from matar_tf.evolution._choosing import Expected, choose_by_expected
 from matar_tf.evolution._limits import Limit
 from matar_tf.evolution._pareto import dominates, hypervolume, pareto_front
 from matar_tf.evolution._request import (
@@ -13,7 +14,7 @@ from matar_tf.evolution._request import (
     check_seed_names,
     is_front_name,
 )
-from matar_tf.evolution._rounds import Expected, most_measured, search_in_rounds
+from matar_tf.evolution._rounds import most_measured, search_in_rounds
 from matar_tf.evolution._run import search, search_order
 from matar_tf.evolution._store import EvaluationStore
 from matar_tf.evolution._surrogate import Surrogate, SurrogateFactory
@@ -46,6 +47,7 @@ __all__ = [
     "absent_names",
     "check_request",
     "check_seed_names",
+    "choose_by_expected",
     "dominates",
     "evaluate_in_turn",
     "fix_entries",

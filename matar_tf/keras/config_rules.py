@@ -136,11 +136,7 @@ def _check_layers(layers: list[_Config], where: str) -> None:
         named[str(name)] = layer
         if number is not None:
             shared.add(str(number))
-    calls = {
-        name: [_reads(call, named) for call in layer["inbound_nodes"]]
-        for name, layer in named.items()
-    }
-    waiting = _never_called(calls, {name: _kind(one) for name, one in named.items()})
+    waiting = never_called(named)
     if waiting is not None:
         raise ModelError(
             f"Expected layers in {where} that read outputs of layers before them, but "
@@ -149,18 +145,20 @@ def _check_layers(layers: list[_Config], where: str) -> None:
         )
 
 
-def _never_called(
-    calls: Mapping[str, list[list[tuple[str, Any]]]], kinds: Mapping[str, str]
-) -> str | None:
+def never_called(layers: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Returns a layer that Keras would wait for, if there is one.
 
     Goes in rounds over the layers as Keras does: a layer stops at its first call whose
     inputs are not there.
 
     Args:
-      calls: Of each layer, in their order, what each of its calls reads.
-      kinds: What each layer is; see `_kind`.
+      layers: Of a network's config, by name; each with a list of inbound nodes.
     """
+    kinds = {name: _kind(one) for name, one in layers.items()}
+    calls = {
+        name: [_reads(call, layers) for call in layer["inbound_nodes"]]
+        for name, layer in layers.items()
+    }
     num_made = dict.fromkeys(calls, 0)
     left = _FREE_ATTEMPTS + _ATTEMPTS_PER_CALL * sum(map(len, calls.values()))
     waiting = list(calls)
@@ -196,7 +194,7 @@ def _reads(call: object, named: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return found
 
 
-def _kind(layer: _Config) -> str:
+def _kind(layer: Mapping[str, Any]) -> str:
     """Returns by which rule the calls of a layer are numbered.
 
     A network begins with 1, as it has called itself once, on its own input. Where it

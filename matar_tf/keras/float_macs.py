@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, tf
-from matar_tf.keras.packaging.float_layers import convertible, float_layers
+from matar_tf.keras.packaging.float_layers import convertible
 from matar_tf.keras.quantizers import wrapper
 
 __all__ = ["float_macs"]
@@ -15,19 +15,19 @@ _CONVOLUTIONS = ("Conv2D", "Conv3D", "DepthwiseConv2dNative")
 _TURNED = ("Conv2DBackpropInput", "Conv3DBackpropInputV2")
 
 
-def float_macs(model: KerasModel) -> dict[str, int]:
-    """Returns those of each layer in float for one sample; an unknown size counts as 1.
+def float_macs(model: KerasModel) -> dict[int, int]:
+    """Returns those of each call of layers in float, by the identity of its node.
+
+    For one sample; an unknown size counts as 1.
 
     As files have them, but for the first step of a recurrent layer, which counts here;
     the converter leaves out products of its state, zeros.
     """
-    layers = float_layers(model)
-    with convertible(model):
-        return {layer.name: _traced(layer) for layer in layers}
+    with convertible(model) as calls:
+        return {id(call.node): _traced(call.layer, call.node) for call in calls}
 
 
-def _traced(layer: KerasLayer) -> int:
-    node = layer.inbound_nodes[-1]
+def _traced(layer: KerasLayer, node: Any) -> int:
     tensors = wrapper.tensors_read(node)
     places = {id(tensor): place for place, tensor in enumerate(tensors)}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 from matar_tf.errors import readable_line
-from matar_tf.keras._compat import KerasLayer, KerasModel, keras
+from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.borders import Dequantize
 from matar_tf.keras.float_macs import float_macs
 from matar_tf.keras.layers import InputQuantize, MultiBitBatchNormalization
@@ -151,18 +152,52 @@ def summary(model: KerasModel) -> Summary:
     model = wrapper.multi_bit_network(model)
     space = get_policy_space(model)
     readers: dict[str, list[KerasLayer]] = {layer.name: [] for layer in model.layers}
+    calls = {layer.name: _calls(model, layer) for layer in model.layers}
     for layer in model.layers:
-        for node in layer.inbound_nodes[-1:]:
+        for node in calls[layer.name]:
             for tensor in wrapper.tensors_read(node):
                 readers[tensor.node.layer.name].append(layer)
     in_float = float_macs(model)
-    layers = tuple(
-        _layer(layer, readers, macs_in_float=in_float.get(layer.name))
+    rows = tuple(
+        row
         for layer in model.layers
         if not isinstance(layer, keras.layers.InputLayer)
         and not (layer.name in model.output_names and wrapper.is_named_end(layer))
+        for row in _rows(layer, readers, calls[layer.name], in_float)
     )
-    return Summary(name=model.name, layers=layers, space=space)
+    return Summary(name=model.name, layers=rows, space=space)
+
+
+def _calls(model: KerasModel, layer: KerasLayer) -> list[Any]:
+    """Returns Keras' nodes of the calls of a layer in a model, in order."""
+    known = set(map(id, itertools.chain(*model._nodes_by_depth.values())))
+    return [one for one in layer.inbound_nodes if id(one) in known]
+
+
+def _rows(
+    layer: KerasLayer,
+    readers: _Readers,
+    calls: Sequence[Any],
+    in_float: Mapping[int, int],
+) -> Iterator[LayerSummary]:
+    """Yields what is said of each call of a layer; several are of one in float."""
+    row = _layer(layer, readers, macs_in_float=in_float.get(id(calls[0])))
+    yield row
+    for number, node in enumerate(calls[1:], start=1):
+        name, kernel = wrapper.call_name(layer, number), f"kernel of {row.name!r}"
+        yield replace(
+            row,
+            name=name,
+            shape=_shape(node),
+            quantized=(kernel,) * len(row.quantized),
+            macs=in_float[id(node)],
+            weight_bytes={},
+        )
+
+
+def _shape(call: Any) -> tuple[int | None, ...]:
+    """Returns the shape of what a call makes first, without the batch axis."""
+    return tuple(tf.nest.flatten(call.outputs)[0].shape[1:])
 
 
 def _layer(
@@ -182,7 +217,7 @@ def _layer(
     return LayerSummary(
         name=_name(layer),
         kind=kind_of(inner),
-        shape=tuple(layer.output_shape[1:]),
+        shape=_shape(layer.inbound_nodes[-1]),
         quantized=(*([own] if bits else []), *([output] if output else [])),
         weight_bits=bits,
         activation_bits=tensors[-1].bits if tensors else (),
@@ -225,11 +260,7 @@ def _macs(layer: KerasLayer) -> int:
     if not kernel:
         return 0
     row = _row(layer)
-    is_turned = (
-        row is not None
-        and row.kernel is not None
-        and row.kernel.layout is KernelLayout.TRANSPOSED
-    )
+    is_turned = bool(row and row.kernel and row.kernel.is_transposed)
     # A transposed convolution puts its kernel down once for each place of the input.
     places = (layer.input_shape if is_turned else layer.output_shape)[1:-1]
     return math.prod(size or 1 for size in places) * math.prod(kernel)

@@ -8,7 +8,11 @@ from matar_tf.errors import TargetError
 from matar_tf.policy import MAX_BITS, WIDE_BITS
 from matar_tf.pricing.blocking import LoopNest, split_factor
 from matar_tf.pricing.demand import LayerDemand, demand_of
+<<<<<<< HEAD
 from matar_tf.pricing.folded import folded_cycles
+=======
+from matar_tf.pricing.rates import rate_cycles
+>>>>>>> origin/main
 from matar_tf.targets.compute import (
     BitParallelCompute,
     BitSerialCompute,
@@ -76,7 +80,8 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
     For one sample, with ``pixels`` those of the output and ``reduction`` the
     multiply-accumulates behind one output:
 
-    * bit-parallel: ``macs * cycles_per_mac(kind, weight_bits, activation_bits)``
+    * bit-parallel: ``macs * cycles_per_mac(kind, weight_bits, activation_bits)``, and
+      what `rate_cycles` adds where the rate says so
     * bit-serial: ``groups * weight_bits * activation_bits * ceil(reduction / dk)
       * ceil(channels / dm) * ceil(pixels / dn)``
     * fused: ``pixels * kernel * ceil(out_channels / columns)
@@ -101,7 +106,7 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
             rate = compute.rate(
                 demand.layer.kind, demand.weight_bits or 0, demand.activation_bits
             )
-            cycles = demand.layer.macs * rate.cycles
+            cycles = rate_cycles(demand, rate)
         case BitSerialCompute():
             num_groups, reduction, channels = serial_blocks(demand, compute)
             cycles = (

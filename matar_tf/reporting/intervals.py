@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matar_tf.figures import DISAGREEMENT, JOINED, PREDICTED, Figure, bound_names
+from matar_tf.figures import (
+    DISAGREEMENT,
+    JOINED,
+    PREDICTED,
+    Figure,
+    bound_names,
+    is_expected,
+)
 from matar_tf.results import SearchResult
 
 __all__ = ["interval_of", "is_predicted", "origin_of"]
@@ -59,5 +66,10 @@ def origin_of(result: SearchResult, packaged: str, *, has_share: bool) -> str:
     if JOINED in versions:
         found += (
             f" Expected: of these samples and of the developer's, {versions[JOINED]}."
+        )
+    elif any(is_expected(name) for name in measured):
+        found += (
+            " Expected: what samples like these would give, by how far outputs are "
+            "from the widest policy's, too."
         )
     return f"{found} {versions[DISAGREEMENT]}" if DISAGREEMENT in versions else found

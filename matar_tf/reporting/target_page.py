@@ -31,6 +31,8 @@ _NO_FIGURES = {
     "activation_bits",
 }
 
+_MORE = ("cycles_per_input", "cycles_per_output", "cycles_per_weight")  # of a rate
+
 
 def describe_catalogue() -> str:
     """Returns the catalogue as a table: widths, peak rate, energy, what was checked."""
@@ -164,7 +166,10 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
     for rate in values.get("rates", ()):
         pairs = f"{_widths(rate['weight_bits'])} x {_widths(rate['activation_bits'])}"
         unit = "macs_per_cycle" if rate["macs_per_cycle"] else "cycles_per_mac"
-        yield f"  {name}.{unit} = {_number(rate[unit])} at {pairs}"
+        kinds = ", ".join(sorted(kind.value for kind in rate["kinds"] or ()))
+        of = f" of {kinds}" if kinds else ""
+        more = "".join(f", {key} = {rate[key]:g}" for key in _MORE if rate[key])
+        yield f"  {name}.{unit} = {_number(rate[unit])}{more} at {pairs}{of}"
     for entry in values.get("kernels", ()):
         yield (
             f"  {name}.stored_bits = {entry['stored_bits']:g} at weights of "

@@ -12,21 +12,26 @@ import numpy as np
 from matar_tf.estimator import Estimator
 from matar_tf.evidence import Evidence
 from matar_tf.evolution import Objective
-from matar_tf.figures import bound_names, expected_name
+from matar_tf.figures import bound_names
 from matar_tf.measurements import DIVERGENCE
 from matar_tf.policy import Policy
 from matar_tf.predictor import Predictor
 from matar_tf.run.predicting import Predicting
+from matar_tf.run.settings import RunSettings
+from matar_tf.smoothed import Smoothed
+from matar_tf.tflite.metrics import is_mean
 from matar_tf.tflite.parts import part_name, part_names
 
 __all__ = [
     "LEAST_SAMPLES",
     "Estimating",
+    "Smoothing",
     "absent_classes",
     "measured_names",
     "metrics_of_parts",
     "number_of_parts",
     "shown_names",
+    "smoothed_metrics",
 ]
 
 _MOST_PARTS: Final = 8
@@ -61,11 +66,31 @@ def measured_names(
     return (*metric_names, *parts)
 
 
+def smoothed_metrics(
+    settings: RunSettings, metric_names: Collection[str], num_samples: int
+) -> tuple[str, ...]:
+    """Returns the metrics that are searched by what is expected of what was measured.
+
+    Where no developer measured any: all that are searched, if parts of the samples tell
+    how sure each is, and else none.
+
+    Args:
+      settings: Of the run.
+      metric_names: Names of its metrics.
+      num_samples: Number of samples.
+    """
+    if num_samples < LEAST_SAMPLES or any(x.is_wide for x in settings.starts.values()):
+        return ()
+    options = settings.options
+    asked = dict.fromkeys(x.name for x in (*options.objectives, *options.limits))
+    found = tuple(name for name in asked if name in metric_names)
+    return found if all(is_mean(name) for name in found) else ()
+
+
 def shown_names(
-    metric_names: Iterable[str], predictors: Iterable[Predictor]
+    metric_names: Iterable[str], expected: Iterable[str]
 ) -> tuple[str, ...]:
     """Returns the names of what results show: metrics, and what is expected of some."""
-    expected = (expected_name(one.metric) for one in predictors)
     return (
         *metric_names,
         *(name for one in expected for name in (one, *bound_names(one))),
@@ -120,9 +145,7 @@ class Estimating:
         self.disagreement: str | None = None
         self._predictors = tuple(predictors)
         self._metrics = (*metrics, DIVERGENCE)
-        self._objectives = [
-            replace(one, name=expected.get(one.name, one.name)) for one in objectives
-        ]
+        self._objectives = _expected_objectives(objectives, expected)
         self._widest = widest
         self._num_samples = num_samples
 
@@ -132,24 +155,69 @@ class Estimating:
         Args:
           known: Figures of policies by name, of the widest one among them.
         """
-        others = [one for one in known if one != self._widest and not one.is_wide]
-        policies = [self._widest, *others]
-        num_parts = number_of_parts(self._num_samples)
-        evidence = Evidence.of_parts(
-            policies,
-            {
-                name: np.array(
-                    [
-                        [known[one][part_name(name, part)] for one in policies]
-                        for part in range(num_parts)
-                    ]
-                )
-                for name in self._metrics
-            },
-            self._num_samples,
-        )
+        evidence = _evidence(known, self._widest, self._metrics, self._num_samples)
         estimators = [Estimator(one, evidence) for one in self._predictors]
         self.disagreement = next(
             (one.disagreement for one in estimators if one.disagreement), None
         )
         return Predicting(estimators, self._objectives)
+
+
+class Smoothing:
+    """Returns what to expect of measured policies where no developer measured any.
+
+    Args:
+      metrics: Those of the search, which were measured on parts.
+      objectives: As those of `Estimating`.
+      expected: As that of `Estimating`.
+      widest: As that of `Estimating`.
+      num_samples: Number of samples.
+    """
+
+    def __init__(
+        self,
+        metrics: Iterable[str],
+        objectives: Iterable[Objective],
+        expected: Mapping[str, str],
+        widest: Policy,
+        num_samples: int,
+    ) -> None:
+        self._metrics = tuple(metrics)
+        self._objectives = _expected_objectives(objectives, expected)
+        self._widest = widest
+        self._num_samples = num_samples
+
+    def __call__(self, known: Mapping[Policy, Mapping[str, float]]) -> Predicting:
+        """Returns what estimates the policies that are known.
+
+        Args:
+          known: As that of `Estimating`.
+        """
+        measured = (*self._metrics, DIVERGENCE)
+        evidence = _evidence(known, self._widest, measured, self._num_samples)
+        smoothed = [Smoothed(evidence, one) for one in self._metrics]
+        return Predicting(smoothed, self._objectives)
+
+
+def _evidence(
+    known: Mapping[Policy, Mapping[str, float]],
+    widest: Policy,
+    metrics: Iterable[str],
+    num_samples: int,
+) -> Evidence:
+    """Returns what parts of the samples say of policies, but for those of 16 bits."""
+    others = [one for one in known if one != widest and not one.is_wide]
+    policies, parts = [widest, *others], range(number_of_parts(num_samples))
+    figures = {
+        name: np.array(
+            [[known[one][part_name(name, part)] for one in policies] for part in parts]
+        )
+        for name in metrics
+    }
+    return Evidence.of_parts(policies, figures, num_samples)
+
+
+def _expected_objectives(
+    objectives: Iterable[Objective], expected: Mapping[str, str]
+) -> list[Objective]:
+    return [replace(one, name=expected.get(one.name, one.name)) for one in objectives]

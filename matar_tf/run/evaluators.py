@@ -74,7 +74,7 @@ def make_executor(run: Run) -> Executor:
     """
     if run.searched is None:
         return Predicting(run.predictors, run.settings.options.objectives)
-    make = evaluator_maker(run, run.searched, on_parts=bool(run.predictors))
+    make = evaluator_maker(run, run.searched, on_parts=bool(run.expected))
     settings = run.settings
     if settings.executor == "ray":
         return RayEvaluator(make, settings.num_jobs, settings.ray_address)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from matar_tf.data import Data
 from matar_tf.evolution import most_measured, search_order
 from matar_tf.named_arrays import num_rows, rows
 from matar_tf.run.plan import Run
+from matar_tf.targets import Target, load_target
 from matar_tf.tflite.runtime import Runner
 
-__all__ = ["largest_number", "outlook", "spoken"]
+__all__ = ["host_hint", "largest_number", "outlook", "spoken"]
+
+_HOST: Final = "host_litert"
 
 _NUM_TIMED: Final = 64  # samples
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -42,6 +46,21 @@ def outlook(run: Run) -> str:
         seconds = min(seconds, _MINUTE * limit * len(run.targets))
     processes = "1 process" if jobs == 1 else f"{jobs} processes"
     return f"{sentence}, about {spoken(seconds)} in {processes} on {num_cores} cores."
+
+
+def host_hint(targets: Iterable[Target]) -> str:
+    """Returns how to get rates of this machine, where some are of another; or "".
+
+    Args:
+      targets: Those of a run.
+    """
+    if load_target(_HOST) not in targets:
+        return ""
+    return (
+        f"The rates of {_HOST}, which guide the search, were fitted on another machine "
+        f"perhaps; `matar targets calibrate --name={_HOST}` measures this one in "
+        f"seconds, for --targets={_HOST}.toml."
+    )
 
 
 def largest_number(run: Run) -> int:

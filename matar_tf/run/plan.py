@@ -34,6 +34,7 @@ from matar_tf.run.estimating import (
     measured_names,
     metrics_of_parts,
     shown_names,
+    smoothed_metrics,
 )
 from matar_tf.run.holdout import PREFIX, split_data
 from matar_tf.run.predicting import (
@@ -136,18 +137,20 @@ def make_run(
         searched, reported = _parts(artifact, data, settings)
         metric_names = shown = _metric_names(artifact, settings.metrics)
         predictors = make_predictors(artifact, settings, searched)
-        of_parts = metrics_of_parts(predictors, metric_names)
+        number = searched.num_samples
         if predictors:
             standing = stand_ins(data, metric_names)
             _check_evidence(searched, settings, standing)
             settings = _standing_in(settings, standing)
-            expected = {
-                standing.get(one.metric, one.metric): expected_name(one.metric)
-                for one in predictors
-            }
-            number = searched.num_samples
+            of_parts = metrics_of_parts(predictors, metric_names)
+            names = [one.metric for one in predictors]
+            expected = {standing.get(one, one): expected_name(one) for one in names}
+        else:
+            of_parts = smoothed_metrics(settings, metric_names, number)
+            expected = {name: expected_name(name) for name in of_parts}
+        if expected:
             metric_names = measured_names(metric_names, of_parts, number)
-            shown = shown_names(shown, predictors)
+            shown = shown_names(shown, expected.values())
     _check_want(artifact, settings, metric_names)
     space = fix_entries(artifact.space, settings.fixed)
     builder = ModelBuilder(artifact)

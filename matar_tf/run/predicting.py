@@ -6,13 +6,12 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from matar_tf.data import Data
 from matar_tf.errors import DataError, SearchError
-from matar_tf.estimator import Estimator
 from matar_tf.evolution import Surrogate
 from matar_tf.figures import bound_names
 from matar_tf.likeness import Array
@@ -26,6 +25,7 @@ from matar_tf.tflite.fitting_data import metrics_for
 from matar_tf.tflite.metrics import AGREEMENT, METRIC_NAMES, figure_names, is_mean
 
 __all__ = [
+    "Forecast",
     "Predicting",
     "aimed",
     "check_settings",
@@ -145,7 +145,7 @@ def check_settings(settings: RunSettings) -> None:
             )
 
 
-def predicted_names(predictors: Sequence[Predictor | Estimator]) -> tuple[str, ...]:
+def predicted_names(predictors: Sequence[Forecast]) -> tuple[str, ...]:
     """Returns the names of what is predicted: metrics, and bounds of each."""
     return tuple(
         name for one in predictors for name in (one.metric, *bound_names(one.metric))
@@ -157,6 +157,16 @@ def measurements_digest(artifact: Artifact) -> str:
     measured = artifact.measurements
     document = None if measured is None else measured.to_json(artifact.space)
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+class Forecast(Protocol):
+    """What is expected of one metric of policies."""
+
+    metric: str
+
+    def with_bounds(self, policies: Sequence[Policy]) -> tuple[Array, Array, Array]:
+        """Returns what is expected, and the bounds of the 95 % intervals around it."""
+        ...
 
 
 class Predicting:
@@ -172,7 +182,7 @@ class Predicting:
 
     def __init__(
         self,
-        predictors: Sequence[Predictor | Estimator],
+        predictors: Sequence[Forecast],
         objectives: Sequence[Objective],
     ) -> None:
         self._predictors = tuple(predictors)

@@ -14,6 +14,7 @@ from matar_tf.evolution import (
     SearchOptions,
     Surrogate,
     absent_names,
+    choose_by_expected,
     follow_up,
     from_nothing,
     most_measured,
@@ -25,7 +26,7 @@ from matar_tf.evolution import (
 from matar_tf.figures import DISAGREEMENT
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult, StopReason
-from matar_tf.run.estimating import Estimating, absent_classes
+from matar_tf.run.estimating import Estimating, Smoothing, absent_classes
 from matar_tf.run.evaluators import (
     Executor,
     evaluator_maker,
@@ -91,6 +92,8 @@ class Searches:
             surrogate=evaluate.surrogate if is_predicted else Surrogate,
             progress=run.settings.progress,
         )
+        if run.searched is not None and run.expected:
+            result = self._by_expected(index, result, run.searched)
         if is_predicted:
             result = thinned(result, run.settings.options.population_size)
         self.found.append(result)
@@ -132,6 +135,31 @@ class Searches:
             return result
         versions = {**provenance.versions, DISAGREEMENT: " ".join(sentences)}
         return replace(result, provenance=replace(provenance, versions=versions))
+
+    def _by_expected(
+        self, index: int, result: SearchResult, data: Data
+    ) -> SearchResult:
+        """Returns a result whose front is none of the luckiest."""
+        run, settings = self.run, self.run.settings
+        widest = run.artifact.space.widest()
+        return choose_by_expected(
+            result,
+            run.problems[index],
+            self.evaluate_many,
+            Smoothing(
+                run.metrics_of_parts,
+                settings.options.objectives,
+                run.expected,
+                widest,
+                data.num_samples,
+            ),
+            names=run.expected,
+            widest=widest,
+            metric_names=figure_names(settings.metrics),
+            options=settings.options,
+            store=self.store,
+            memory=self.memory,
+        )
 
     def left_out(self, index: int, result: SearchResult) -> dict[str, str]:
         """Returns why policies with a name are not in a result, by name."""

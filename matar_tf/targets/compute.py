@@ -41,7 +41,10 @@ __all__ = [
 
 
 class Rate(Section):
-    """How fast the multiplier runs for some widths; exactly one of the two figures.
+    """How fast the multiplier runs for some widths; exactly one of the first figures.
+
+    What is measured rather than specified may say what a layer takes besides, see
+    `matar_tf.pricing.rates`.
 
     Attributes:
       kinds: Layer kinds the rate holds for; None for all that run on the array.
@@ -49,6 +52,11 @@ class Rate(Section):
       activation_bits: Input widths the rate holds for; each pair is meant.
       macs_per_cycle: Throughput.
       cycles_per_mac: Its inverse, for cores that need several cycles.
+      cycles_per_input: Added for each element of the input.
+      cycles_per_output: Added for each element of the output.
+      cycles_per_weight: Added for each element of the kernel.
+      input_step: Input channels that are multiplied together; the last are filled up.
+      output_step: The same of output channels.
     """
 
     source: Text = "see [compute]"
@@ -57,6 +65,11 @@ class Rate(Section):
     activation_bits: ActivationWidths
     macs_per_cycle: Positive | None = None
     cycles_per_mac: Positive | None = None
+    cycles_per_input: NotNegative = 0.0
+    cycles_per_output: NotNegative = 0.0
+    cycles_per_weight: NotNegative = 0.0
+    input_step: Count = 1
+    output_step: Count = 1
 
     @model_validator(mode="after")
     def _check_one_figure(self) -> Self:

@@ -13,9 +13,9 @@ from matar_tf.io.names import check_names
 from matar_tf.policy import MAX_BITS, MIN_BITS, WIDE_BITS
 from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
 
-__all__ = ["read_latency_table"]
+__all__ = ["COLUMNS", "read_latency_table"]
 
-_COLUMNS: Final = ("layer", "weight_bits", "activation_bits", "value", "unit")
+COLUMNS: Final = ("layer", "weight_bits", "activation_bits", "value", "unit")
 _SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _MAX_BYTES: Final = 1 << 22
 # In memory each row takes some 2,000 bytes. A network of 400 layers has 20,000.
@@ -38,8 +38,8 @@ def read_latency_table(
 
     Raises:
       TargetError: If the file cannot be read, a column is missing or unknown, a cell is
-        no number or out of its range, a unit is unknown, or two rows are for the same
-        layer and widths.
+        no number or out of its range or empty, a unit is unknown, or two rows are for
+        the same layer and widths.
     """
     path = _path_of(folder, file)
     reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
@@ -48,8 +48,12 @@ def read_latency_table(
         _check_columns(given, path)
         rows: list[dict[str, Any]] = []
         seen: set[tuple[Any, ...]] = set()
+        empty: list[int] = []
         for row in reader:
             where = f"line {reader.line_num} of {str(path)!r}"
+            if row.get("value") is not None and not row["value"].strip():
+                empty.append(reader.line_num)
+                continue
             entry = _read_row(row, where, frequency_hz)
             key = (entry["layer"], entry["weight_bits"], entry["activation_bits"])
             if key in seen:
@@ -66,6 +70,12 @@ def read_latency_table(
             f"line {reader.reader.line_num} of {str(path)!r}: expected CSV, got: "
             f"{error}; mend the line."
         ) from error
+    if empty:
+        raise TargetError(
+            f"Expected a value in each row of the latency table {str(path)!r}, got "
+            f"{len(empty)} rows without one, the first of them line {empty[0]}; fill "
+            "them in, or remove the rows: what has none, the target does not run."
+        )
     if not rows:
         raise TargetError(
             f"Expected rows below the header of the latency table {str(path)!r}, got "
@@ -110,14 +120,14 @@ def _read_text(path: Path) -> str:
 
 def _check_columns(given: list[str], path: Path) -> None:
     for name in given:
-        if name not in _COLUMNS:
+        if name not in COLUMNS:
             raise TargetError(
                 f"Unknown column {name!r} in the latency table {str(path)!r}. "
-                f"{did_you_mean(name, _COLUMNS)}"
+                f"{did_you_mean(name, COLUMNS)}"
             )
-    if sorted(given) != sorted(_COLUMNS):
+    if sorted(given) != sorted(COLUMNS):
         raise TargetError(
-            f"Expected the columns {list(_COLUMNS)} in the latency table "
+            f"Expected the columns {list(COLUMNS)} in the latency table "
             f"{str(path)!r}, got {given}."
         )
 
@@ -128,10 +138,10 @@ def _read_row(
     # What stands beyond the header comes under the key None.
     if None in row:
         raise TargetError(
-            f"{where}: expected {len(_COLUMNS)} cells, got also {row[None]}; remove "
+            f"{where}: expected {len(COLUMNS)} cells, got also {row[None]}; remove "
             "them (decimals are written with a point)."
         )
-    cells = {name: (row.get(name) or "").strip() for name in _COLUMNS}
+    cells = {name: (row.get(name) or "").strip() for name in COLUMNS}
     if not cells["layer"]:
         raise TargetError(
             f"{where}: expected the name or the shape of a layer, got nothing."

@@ -23,7 +23,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["list_targets", "load_target", "target_json_schema"]
+__all__ = ["list_targets", "load_target", "parse_target", "target_json_schema"]
 
 _SUFFIX: Final = ".toml"
 _MAX_BYTES: Final = 1 << 16  # in memory up to 1,700 times as many
@@ -83,7 +83,7 @@ def load_target(name_or_path: str | Path) -> Target:
         )
     if isinstance(name_or_path, Path) or name_or_path.endswith(_SUFFIX):
         path = as_path(name_or_path, "a target", TargetError)
-        return _parse(read_at_most(path, _MAX_BYTES, TargetError), path)
+        return parse_target(read_at_most(path, _MAX_BYTES, TargetError), path)
     names = list_targets()
     if name_or_path not in names:
         raise TargetError(
@@ -91,7 +91,7 @@ def load_target(name_or_path: str | Path) -> Target:
             f"{str(name_or_path)!r}. {did_you_mean(str(name_or_path), names)}"
         )
     file = _catalogue().joinpath(f"{name_or_path}{_SUFFIX}")
-    return _parse(file.read_bytes(), Path(file.name))
+    return parse_target(file.read_bytes(), Path(file.name))
 
 
 def target_json_schema() -> dict[str, Any]:
@@ -113,7 +113,16 @@ def _catalogue() -> Any:
     return resources.files("matar_tf.targets").joinpath("data")
 
 
-def _parse(content: bytes, path: Path) -> Target:
+def parse_target(content: bytes, path: Path) -> Target:
+    """Returns the target of a file's bytes.
+
+    Args:
+      content: The bytes.
+      path: Of the file, in errors; a latency table lies beside it.
+
+    Raises:
+      TargetError: As `load_target`.
+    """
     where = str(path)
     most = max(line.count(b".") for line in content.split(b"\n"))
     if most > _MAX_DOTS:

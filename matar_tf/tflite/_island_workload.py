@@ -105,7 +105,7 @@ class Island:
       ops: Number of operators, without those that unpack constants.
       macs: Multiply-accumulates, those of its kernels included.
       elems: Elements that its other operators compute.
-      constants: Elements of its constants that are no kernels.
+      constants: Elements of its constants that are no kernels, by their buffers.
     """
 
     def __init__(
@@ -149,12 +149,11 @@ class Island:
         self.macs = sum(_macs(model, one) for one in operators)
         self.elems = sum(_elems(model, one, stored) for one in operators)
         taken = {piece.tensor for parts in pieces.values() for piece in parts}
-        constants = {
+        self.constants = {
             graph.tensors[index].buffer: math.prod(_sizes(graph.tensors[index]))
             for index in stored - taken - unpacked.keys()
             if graph.tensors[index].type == schema.TensorType.FLOAT32
         }
-        self.constants = sum(constants.values())
 
 
 def _kernel(

@@ -209,26 +209,51 @@ def _dequantized(
     stored.type = schema.TensorType.INT8
     stored.quantization = quantization([1.0], [0], 0)
     set_buffer(model, stored, np.zeros(tensor.shape, np.int8))
-    graph.tensors.append(stored)
-    place = len(graph.tensors) - 1
     readers = [one for one in graph.operators if index in one.inputs]
     looks_up = may_be_table and all(
         op_name(model, one) == "GATHER" and int(one.inputs[0]) == index
         for one in readers
     )
     if not looks_up:
+        graph.tensors.append(stored)
+        place = len(graph.tensors) - 1
         tensor.buffer = 0
-        _insert(model, place, index, readers[0], islands, before=True)
+        for made, first in _of_islands(model, index, readers, islands).items():
+            _insert(model, place, made, first, islands, before=True)
         return place
+    graph.tensors[index] = stored
     for one in readers:
-        one.inputs = [place, *map(int, one.inputs[1:])]
         made = int(one.outputs[0])
         rows = copy.copy(graph.tensors[made])
         rows.type, rows.quantization = stored.type, stored.quantization
         graph.tensors.append(rows)
         one.outputs = [len(graph.tensors) - 1]
         _insert(model, len(graph.tensors) - 1, made, one, islands, before=False)
-    return place
+    return index
+
+
+def _of_islands(
+    model: Any, index: int, readers: list[Any], islands: Mapping[int, list[Any]]
+) -> dict[int, Any]:
+    """Gives each float layer that reads a tensor one of its own.
+
+    Returns:
+      The operator that reads each of these first, by their indices.
+    """
+    graph = model.subgraphs[0]
+    found: dict[int, Any] = {}
+    for island in islands.values():
+        own = [one for one in readers if any(one is other for other in island)]
+        if not own:
+            continue
+        made = index
+        if found:
+            graph.tensors.append(copy.copy(graph.tensors[index]))
+            made = len(graph.tensors) - 1
+        for one in own:
+            one.inputs = [made if i == index else i for i in map(int, one.inputs)]
+        found[made] = own[0]
+    return found
 
 
 def _insert(

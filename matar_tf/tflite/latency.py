@@ -1,8 +1,9 @@
 """Latency of ``.tflite`` files on this machine: end to end, and operator by operator.
 
-Files that are compared are run in turns, so that all see the same machine. A figure is
-the median of the runs, with its quartiles; it holds for this machine, this runtime and
-this number of threads only.
+Files that are compared are run in turns, so that all see the same machine, and a few
+times in each turn, so that each finds its own data in the caches, as it does in use. A
+figure is the median of the runs, with its quartiles; it holds for this machine, this
+runtime and this number of threads only.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ __all__ = [
 ]
 
 _SCHEMA_VERSION: Final = 1
-_NUM_WARM_UPS: Final = 3
+_NUM_WARM_UPS: Final = 2  # in each turn: the first fill caches
+_RUNS_OF_TURN: Final = 5
 _MAX_OPERATORS: Final = 1000
 _GROUP_BYTES: Final = 1 << 28  # of the interpreters that are timed side by side
 _COPIES: Final = 3  # of a file: itself, what an interpreter reads, and packed kernels
@@ -187,7 +189,7 @@ def measure_latencies(
     Args:
       contents: The ``.tflite`` files.
       num_threads: Threads of each interpreter.
-      num_repeats: Timed runs of each, after three that are not.
+      num_repeats: Timed runs of each, after some that are not.
 
     Raises:
       ExportError: If LiteRT refuses a file, or a number is below 1.
@@ -199,11 +201,11 @@ def measure_latencies(
         )
     runs = [_Run(content, num_threads) for content in contents]
     times: list[list[float]] = [[] for _ in runs]
-    for repeat in range(-_NUM_WARM_UPS, num_repeats):
+    for done in range(0, num_repeats, _RUNS_OF_TURN):
+        num_runs = min(_RUNS_OF_TURN, num_repeats - done)
         for run, spent in zip(runs, times, strict=True):
-            milliseconds = run.time_ms()
-            if repeat >= 0:
-                spent.append(milliseconds)
+            turn = [run.time_ms() for _ in range(_NUM_WARM_UPS + num_runs)]
+            spent += turn[_NUM_WARM_UPS:]
     return [
         Latency(
             median_ms=statistics.median(spent),

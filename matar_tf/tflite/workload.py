@@ -62,6 +62,7 @@ class _Reader:
         self._tensors: dict[str, TensorWorkload] = {}
         self._layers: list[LayerWorkload] = []
         self._inputs: dict[int, str] = {}  # names by tensor of the file
+        self._constants: dict[str, set[int]] = {}  # buffers of each layer in float
 
     def read(self) -> Workload:
         """Returns the workload."""
@@ -153,10 +154,11 @@ class _Reader:
         sources = inputs = self._sources(island.reads)
         rows = island.kernels if len(island.kernels) > 1 else []
         for kernel in rows:
-            made = self._add_tensor(kernel.made, kernel.entry)
+            title = _title(name, kernel.entry)
+            made = self._add_tensor(kernel.made, title)
             inputs = (*inputs, made)
             counts = {"ops": kernel.ops, "macs": kernel.macs}
-            self._add_float(kernel.entry, sources, made, kernel, **counts)
+            self._add_float(title, sources, made, kernel, **counts)
         first, *others = island.makes
         whole = None if rows or not island.kernels else island.kernels[0]
         self._add_float(
@@ -166,12 +168,19 @@ class _Reader:
             whole,
             ops=island.ops - sum(one.ops for one in rows),
             macs=island.macs - sum(one.macs for one in rows),
-            constants=island.constants,
+            constants=self._take_constants(name, island),
             elems=island.elems,
         )
         for index in others:
             title = f"{name}_{index}"
             self._add_float(title, sources, self._add_result(index, title))
+
+    def _take_constants(self, name: str, island: Island) -> int:
+        """Returns how many elements an island has that no call of its layer had."""
+        known = self._constants.setdefault(_layer_of(name), set())
+        new = island.constants.keys() - known
+        known |= new
+        return sum(island.constants[one] for one in new)
 
     def _add_float(
         self,
@@ -247,6 +256,22 @@ class _Reader:
             if known in self._names:
                 found.append(self._names[known])
         return tuple(found)
+
+
+def _title(name: str, entry: str) -> str:
+    """Returns how products with a kernel of a layer in float are called.
+
+    As its entry; those of a further call, ``lstm/use_2``, are ``lstm/use_2/kernel``.
+    """
+    if entry.startswith(f"{name}/"):
+        return entry
+    return name + entry.removeprefix(_layer_of(name))
+
+
+def _layer_of(call: str) -> str:
+    """Returns the name of the layer of a call."""
+    layer, separator, number = call.rpartition("/use_")
+    return layer if separator and number.isdecimal() else call
 
 
 def _is_float(tensor: Any) -> bool:

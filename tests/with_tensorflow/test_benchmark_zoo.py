@@ -24,6 +24,7 @@ from tools.benchmarks.zoo_rows import Agreement, Row, zoo_bars
 from tools.benchmarks.zoo_samples import (
     SOURCES,
     build_float,
+    digest_of,
     digits_for,
     kinds_of,
     random_samples,
@@ -52,6 +53,12 @@ def small_net(k: Any) -> Any:
     x = k.layers.ReLU()(k.layers.BatchNormalization()(x))
     x = k.layers.GlobalAveragePooling2D()(x)
     return k.Model(inputs, k.layers.Dense(4, activation="softmax")(x))
+
+
+def named_mlp(k: Any) -> Any:
+    """A network whose layers have the same names however often it is built."""
+    inputs = k.layers.Input((8,), name="samples")
+    return k.Model(inputs, k.layers.Dense(4, name="dense")(inputs), name="mlp")
 
 
 def with_agreement(**changes: int) -> Row:
@@ -250,6 +257,20 @@ class TestSuite:
         monkeypatch.setattr(zoo, "measure_network", refuse)
         zoo.measure_by_name("mlp", 0, str(tmp_path / "row.json"), SOURCES[0])
         assert "Expected another network." in (tmp_path / "row.json").read_text()
+
+    def test_the_same_layers_and_weights_are_measured_once(self) -> None:
+        network = replace(NETWORKS["mlp"], build=named_mlp)
+        samples = samples_for(network.build(keras), 64, network, seed=0)
+        made, _ = build_float(network, samples, seed=0)
+        known = replace(ROW, name="other", made=digest_of(made))
+        found = measure_network("mlp", network, seed=0, num_samples=64, known=known)
+        assert found == replace(known, name="mlp", same_as="other")
+        assert found.to_text().endswith("the same layers and weights as other")
+
+        weights = made.get_weights()
+        weights[0].flat[0] += 1.0
+        made.set_weights(weights)
+        assert digest_of(made) != known.made
 
     def test_unknown_names_are_refused(
         self, capsys: pytest.CaptureFixture[str]

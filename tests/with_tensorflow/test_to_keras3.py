@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fixtures.nets import build_net, samples_for
 
-from matar_tf.errors import ModelError, PolicyError
+from matar_tf.errors import MatarWarning, ModelError, PolicyError
 from matar_tf.keras import (
     calibrate,
     from_keras3,
@@ -136,3 +136,21 @@ def test_shared_layers_come_and_go(tmp_path: Path) -> None:
     with tracing(KernelsAlone()):
         assert_near(again(x, training=False), infer(model, x).numpy())
     assert [one.name for one in again.layers].count("dense") == 1
+
+
+def test_layers_in_float_come_back() -> None:
+    """Kernels on their grids, also those of a layer that is called twice."""
+    inputs = [keras.Input((2, 3), name=name) for name in "ab"]
+    layers = keras.layers
+    lstm, norm = layers.LSTM(4, name="lstm"), layers.LayerNormalization()
+    x = layers.Subtract()([norm(lstm(one)) for one in inputs])
+    with pytest.warns(MatarWarning, match="stay in float"):
+        model = quantize_model(keras.Model(inputs, layers.Dense(2)(x)))
+    set_policy(model, "w2a8")
+    again = to_keras3(model, "w2a8")
+    assert len(again.get_layer("lstm")._inbound_nodes) == 2
+    rng = np.random.default_rng(0)
+    x = [tf.constant(rng.standard_normal((3, 2, 3), np.float32)) for _ in "ab"]
+    with tracing(KernelsAlone()):
+        expected = infer(model, x).numpy()
+    assert_near(again(x, training=False), expected)

@@ -56,6 +56,8 @@ _SAMPLINGS = (
     Sampling(number=100, limit=0.985),
     Sampling(number=1000, limit=0.995),
     Sampling(number=5000, limit=1.0),
+    Sampling(number=200, limit=0.985, is_measured=False),
+    Sampling(number=1000, limit=0.985, is_measured=False),
 )
 
 

@@ -7,7 +7,7 @@ that a developer measured on, both halves are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -46,17 +46,20 @@ class Sampling:
       limit: Least mean share of the references' hypervolume.
       is_labelled: Whether searches know their labels.
       kind: Of `KINDS`, in what they are others than the developer's; empty for his.
+      is_measured: Whether searches know the developer's measurements.
     """
 
     number: int
     limit: float
     is_labelled: bool = True
     kind: str = ""
+    is_measured: bool = True
 
     @property
     def name(self) -> str:
         """What tables call it."""
         kind = f", {KINDS[self.kind]}" if self.kind else ""
+        kind += "" if self.is_measured else ", nobody's measurements"
         return (
             f"{self.number:,} {'' if self.is_labelled else 'un'}labelled samples{kind}"
         )
@@ -149,6 +152,8 @@ def few_bars(
       drawing: How many searches.
     """
     found: dict[str, list[Judged]] = {}
+    if not sampling.is_measured:
+        artifact = replace(artifact, measurements=None)
     for target, results in references.items():
         problem = bench.problem(target, artifact.space)
         for seed in range(drawing.num_draws):
@@ -217,6 +222,8 @@ def _bars(
         limit="at least 90 %, 1.10 times",
         held=within >= _LEAST_WITHIN and dearest <= _MOST_COST,
     )
+    if not sampling.is_measured:
+        return
     yield Bar(
         name=f"{name}: searches that take them for others",
         figure=f"{said:.1%}",

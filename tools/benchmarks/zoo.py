@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -51,6 +51,7 @@ from tools.benchmarks.zoo_rows import (
 from tools.benchmarks.zoo_samples import (
     SOURCES,
     build_float,
+    digest_of,
     digits_for,
     first,
     kinds_of,
@@ -78,7 +79,7 @@ _MAX_SECONDS: Final = 3600.0
 _CHILD: Final = """
 import sys
 from tools.benchmarks.zoo import measure_by_name
-measure_by_name(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
+measure_by_name(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
 """
 
 
@@ -113,16 +114,21 @@ def measure_zoo(
         for source in sources:
             if source != SOURCES[0] and not NETWORKS[name].has_keras3:
                 continue
-            rows.append(_row_of_process(name, seed, source))
+            # A network of a file is that of the object, if nothing was lost.
+            known = rows[-1] if source == SOURCES[2] and rows else None
+            rows.append(_row_of_process(name, seed, source, known))
             print(rows[-1].to_text(), flush=True)
     yield from zoo_bars(rows)
 
 
-def _row_of_process(name: str, seed: int, source: str) -> Row:
+def _row_of_process(name: str, seed: int, source: str, known: Row | None) -> Row:
     """Measures a network in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "row.json"
-        words = (name, str(seed), str(output), source)
+        words = [name, str(seed), str(output), source]
+        if known is not None:
+            words.append(str(Path(folder) / "known.json"))
+            Path(words[-1]).write_text(json.dumps(asdict(known)), encoding="utf-8")
         command = [sys.executable, "-c", _CHILD, *words]
         try:
             done = subprocess.run(
@@ -141,10 +147,25 @@ def _row_of_process(name: str, seed: int, source: str) -> Row:
     return Row(name=name, failure=f"status {done.returncode}: {lines[-1]}")
 
 
-def measure_by_name(name: str, seed: int, output: str, source: str) -> None:
-    """Measures a network and writes its row as a JSON file."""
+def measure_by_name(
+    name: str, seed: int, output: str, source: str, known: str | None = None
+) -> None:
+    """Measures a network and writes its row as a JSON file.
+
+    Args:
+      name: Of `NETWORKS`.
+      seed: As that of `measure_network`.
+      output: The file.
+      source: As that of `measure_network`.
+      known: File of a row that the network may be the same as.
+    """
+    other = None
+    if known is not None:
+        other = Row.from_json(json.loads(Path(known).read_text(encoding="utf-8")))
     try:
-        row = measure_network(name, NETWORKS[name], seed=seed, source=source)
+        row = measure_network(
+            name, NETWORKS[name], seed=seed, source=source, known=other
+        )
     except MatarError as error:
         row = Row(name=name, failure=str(error))
     Path(output).write_text(json.dumps(asdict(row)), encoding="utf-8")
@@ -157,16 +178,29 @@ def measure_network(
     seed: int,
     source: str = SOURCES[0],
     num_samples: int = _NUM_SAMPLES,
+    known: Row | None = None,
 ) -> Row:
     """Quantizes, trains, saves, packages and exports a network, and runs its files.
 
     A search for it is run, too.
+
+    Args:
+      name: What tables call it.
+      network: What to build.
+      seed: Of weights, samples and the mixed policy.
+      source: In what it is made.
+      num_samples: Number of samples.
+      known: A row to copy if it is of the same layers and weights.
 
     Raises:
       MatarError: If one of these is refused.
     """
     samples: Any = samples_for(network.build(keras), num_samples, network, seed=seed)
     model, off = build_float(network, samples, seed=seed, source=source)
+    made = digest_of(model)
+    row_name = name if source == SOURCES[0] else f"{name} ({source})"
+    if known is not None and known.made == made:
+        return replace(known, name=row_name, off=off, same_as=known.name)
     seconds: dict[str, float] = {}
 
     def timed(what: str, function: Callable[[], _T]) -> _T:
@@ -196,7 +230,8 @@ def measure_network(
         for name, one in _policies(artifact.space, seed).items()
     }
     return Row(
-        name=name if source == SOURCES[0] else f"{name} ({source})",
+        name=row_name,
+        made=made,
         kinds=kinds_of(model),
         macs=(sum(one.macs for one in artifact.workload.layers), on_integers),
         least_share=network.integer_share,

@@ -58,6 +58,8 @@ class Row:
       file_bytes: Of the file of w8a8.
       seconds: Of a processor: to quantize, to package and for a policy's file.
       agreements: By policy.
+      made: SHA-256 of its layers and weights, in hex.
+      same_as: Name of the row of the same network, which this one is a copy of.
     """
 
     name: str
@@ -72,11 +74,15 @@ class Row:
     file_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     agreements: dict[str, Agreement] = field(default_factory=dict)
+    made: str = ""
+    same_as: str = ""
 
     def to_text(self) -> str:
         """Returns the row of the table."""
         if self.failure:
             return f"{self.name:19s} {self.failure}"
+        if self.same_as:
+            return f"{self.name:19s} the same layers and weights as {self.same_as}"
         share = f"{self.macs[1] / max(self.macs[0], 1):.0%}"
         seconds = "/".join(f"{one:.3g}" for one in self.seconds.values())
         size = f"{self.file_bytes / 1e3:.0f}"

@@ -6,6 +6,7 @@ and last kernels, which are scaled so that outputs use their grid.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "SOURCES",
     "Samples",
     "build_float",
+    "digest_of",
     "digits_for",
     "first",
     "kinds_of",
@@ -63,6 +65,14 @@ def build_float(
         model, off = _from_keras3(network, few, seed, from_file=source == SOURCES[2])
     _scale_last_kernels(model, _in_order(model, few))
     return model, off
+
+
+def digest_of(model: Any) -> str:
+    """Returns the SHA-256 of a model's layers and weights, in hex."""
+    digest = hashlib.sha256(model.to_json().encode())
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    return digest.hexdigest()
 
 
 def _from_keras3(

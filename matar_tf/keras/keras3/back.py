@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from matar_tf.policy import Policy
 
 __all__ = ["to_keras3"]
 
+_BORDERS: Final = ("Dequantize", "InputQuantize", "Quantize")  # which round alone
 _SUMS: Final = {"MultiBitAdd": "Add", "MultiBitSubtract": "Subtract"}
 _RENAMED: Final = {"alpha": "negative_slope"}  # of LeakyReLU
 # Of what Keras 3 lacks, what changes nothing, beside False.
@@ -83,10 +84,11 @@ def _built(network: KerasModel) -> Any:
     ]
     found: list[str] = []
     names = FreeNames([])
+    layers = {call.layer.name: call.layer for call in calls}
     plans = {
-        call.layer.name: _plan(call.layer, keras3, found, names)
-        for call in calls
-        if not isinstance(call.layer, SharedLayer)
+        name: _plan(layer, keras3, found, names)
+        for name, layer in layers.items()
+        if not isinstance(layer, SharedLayer)
     }
     if found:
         title = (
@@ -155,7 +157,7 @@ def _plan(
     # Keras 3 takes no paths as names.
     kind, name = kind_of(inner), names.take(inner.name.replace("/", "_"))
     common = {"name": name, "trainable": layer.trainable}
-    if kind == "InputQuantize":
+    if kind in _BORDERS:
         return None
     if kind == "InputLayer":
         shape = inner.get_config()["batch_input_shape"]
@@ -201,12 +203,25 @@ def _weights(layer: KerasLayer, inner: KerasLayer) -> tuple[np.ndarray, ...] | N
         return None  # but random states
     quantizer = wrapper.kernel_quantizer(layer)
     if quantizer is None:
-        return tuple(inner.get_weights())
+        return tuple(_float_weights(layer, inner))
     kernel = quantizer.fake_quantize(wrapper.kernel_variable(layer)).numpy()
     # Not `inner.bias`, which is what the wrapper put there last.
     return (
         (kernel, wrapper.bias_variable(layer).numpy()) if inner.use_bias else (kernel,)
     )
+
+
+def _float_weights(layer: KerasLayer, inner: KerasLayer) -> Iterator[np.ndarray]:
+    """Yields the weights of a layer in float, its kernels on their grids."""
+    grids = {id(kernel): one for one, kernel in wrapper.float_kernels(layer)}
+    # The layer has quantized tensors in the place of kernels; the wrapper knows them.
+    known = grids.keys() | set(map(id, inner.weights))
+    wrapped = layer._trainable_weights if grids else []
+    variables = {id(one): one for one in (*wrapped, *inner.weights)}
+    for number, one in variables.items():
+        if number in known:
+            grid = grids.get(number)
+            yield (one if grid is None else grid.fake_quantize(one)).numpy()
 
 
 def _statistics(norm: KerasLayer) -> tuple[np.ndarray, ...]:

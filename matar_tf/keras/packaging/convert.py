@@ -23,7 +23,7 @@ import numpy as np
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, tf
 from matar_tf.keras.checks import check_initialized
 from matar_tf.keras.packaging.common_arrays import calls_of
-from matar_tf.keras.packaging.float_layers import convertible, float_layers
+from matar_tf.keras.packaging.float_layers import FloatCall, convertible, float_calls
 from matar_tf.keras.packaging.recurrent import is_recurrent
 from matar_tf.keras.policies import get_policy, policy_setter
 from matar_tf.keras.quantizers import wrapper
@@ -78,7 +78,7 @@ def _computed(model: KerasModel, error: ComputedKernelError) -> frozenset[str]:
     """
     if None in error.islands:
         raise error
-    names = [wrapper.inner_layer(one).name for one in float_layers(model)]
+    names = [wrapper.inner_layer(one.layer).name for one in float_calls(model)]
     return error.missing | {names[one] for one in error.islands if one is not None}
 
 
@@ -116,11 +116,11 @@ def convert_policy(model: KerasModel) -> bytes:
 
 def _convert(
     model: KerasModel, tracer: Tracer, *, starts_from_samples: bool = False
-) -> tuple[bytes, dict[str, str], tuple[str, ...]]:
+) -> tuple[bytes, dict[str, str], tuple[FloatCall, ...]]:
     """Returns a file.
 
-    With it the names of several outputs by those of their tensors, and the float layers
-    by the numbers of their marks.
+    With it the names of several outputs by those of their tensors, and the calls of
+    float layers by the numbers of their marks.
     """
     signature = [
         tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=layer.name)
@@ -225,14 +225,14 @@ class _TemplateTracer(FloatTracer):
         self._signed: list[str] = []
         self._float_kernels: dict[str, CodedKernel] = {}
 
-    def fingerprints(self, float_layers: tuple[str, ...]) -> Fingerprints:
+    def fingerprints(self, in_float: Sequence[FloatCall]) -> Fingerprints:
         """Returns the scales that were given out.
 
         Args:
-          float_layers: By the numbers of their marks.
+          in_float: The calls of float layers by the numbers of their marks.
         """
         return Fingerprints(
-            float_layers=float_layers,
+            float_layers=tuple(one.name for one in in_float),
             float_kernels=self._float_kernels,
             weights=self._weights,
             activations=self._activations,

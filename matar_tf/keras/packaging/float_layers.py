@@ -10,7 +10,9 @@ its own before, or the converter would give the quantized tensor to all other re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
@@ -23,52 +25,85 @@ from matar_tf.keras.rewrite.foreign import why_foreign
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.tflite._islands import BORDER, mark_number
 
-__all__ = ["convertible", "float_layers", "float_reasons"]
+__all__ = ["FloatCall", "convertible", "float_calls", "float_reasons"]
 
 _BORDERS = (Dequantize, InputQuantize, Quantize)
 
 
-def float_layers(model: KerasModel) -> list[KerasLayer]:
-    """Returns the layers of a multi-bitwidth model that compute in float, in order.
+@dataclass(frozen=True, kw_only=True)
+class FloatCall:
+    """A call of a layer that computes in float.
 
-    Those that read an input as it is, or what another of them makes.
+    Attributes:
+      name: That of the layer, the n-th further call's with ``/use_n``.
+      layer: The layer, in its wrapper if it is in one.
+      node: Keras' own of the call.
     """
-    found: dict[int, KerasLayer] = {}
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            layer = node.outbound_layer
-            above = tf.nest.flatten(node.inbound_layers)
-            is_float = any(
-                isinstance(one, (Dequantize, keras.layers.InputLayer))
-                or id(one) in found
-                for one in above
-            )
-            if is_float and not isinstance(layer, _BORDERS):
-                found[id(layer)] = layer
-    return list(found.values())
+
+    name: str
+    layer: KerasLayer
+    node: Any
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first call of its layer."""
+        return self.name == wrapper.inner_layer(self.layer).name
+
+
+def float_calls(model: KerasModel) -> list[FloatCall]:
+    """Returns the calls of layers that compute in float, in the order of execution.
+
+    Of those that read an input as it is, or what another of them makes.
+
+    Args:
+      model: A multi-bitwidth model.
+    """
+    nodes = [
+        node
+        for depth in sorted(model._nodes_by_depth, reverse=True)
+        for node in model._nodes_by_depth[depth]
+    ]
+    known = set(map(id, nodes))
+    in_float: set[int] = set()  # layers, by identity
+    found: list[FloatCall] = []
+    for node in nodes:
+        layer = node.outbound_layer
+        is_float = any(
+            isinstance(one, (Dequantize, keras.layers.InputLayer))
+            or id(one) in in_float
+            for one in tf.nest.flatten(node.inbound_layers)
+        )
+        if is_float and not isinstance(layer, _BORDERS):
+            in_float.add(id(layer))
+            calls = [id(one) for one in layer.inbound_nodes if id(one) in known]
+            name = wrapper.call_name(layer, calls.index(id(node)))
+            found.append(FloatCall(name=name, layer=layer, node=node))
+    return found
 
 
 def float_reasons(model: KerasModel) -> dict[str, str]:
-    """Returns why layers of a multi-bitwidth model compute in float, by their names.
+    """Returns why layers of a multi-bitwidth model compute in float, by call.
 
     In one sentence each, that does not depend on what the network was made of.
     """
     found: dict[str, str] = {}
-    for layer in map(wrapper.inner_layer, float_layers(model)):
+    for call in float_calls(model):
+        layer = wrapper.inner_layer(call.layer)
         row = LAYER_KINDS.get(kind_of(layer))
-        found[layer.name] = (
+        reason = (
             why_foreign(layer, layer.name)
             if row is None or row.is_float
             else f"{layer.name!r} ({kind_of(layer)}) reads float tensors alone, or has "
             "arguments that no integer kernel computes."
         )
+        found.setdefault(call.name, reason)  # not of what bears its name as an output
     return found
 
 
 @contextlib.contextmanager
 def convertible(
     model: KerasModel, *, starts_from_samples: bool = False
-) -> Iterator[tuple[str, ...]]:
+) -> Iterator[tuple[FloatCall, ...]]:
     """Lets float layers compute the same in another way, between marks, in this block.
 
     Recurrent layers step by step instead of in a loop, which would be a subgraph of its
@@ -80,7 +115,7 @@ def convertible(
       starts_from_samples: As for `in_steps`.
 
     Yields:
-      The names of the float layers, by the numbers of their marks.
+      The calls of the float layers, by the numbers of their marks.
     """
     before: list[tuple[KerasLayer, str, object]] = []
     missing = object()
@@ -90,16 +125,20 @@ def convertible(
             before.append((layer, name, layer.__dict__.get(name, missing)))
             layer.__dict__[name] = value
 
-    layers = float_layers(model)
-    for number, layer in enumerate(layers):
+    calls = float_calls(model)
+    numbers: dict[str, list[int]] = {}  # of the calls of each layer, as they run
+    for number, call in enumerate(calls):
+        numbers.setdefault(call.layer.name, []).append(number)
+    for layer in {call.layer.name: call.layer for call in calls}.values():
         for one in layer._flatten_layers():
             change(one, **in_steps(one, starts_from_samples=starts_from_samples))
-        change(layer, call=_marked(layer.call, 2 * number, 2 * number + 1))
-    for layer in model.layers if layers else ():
+        places = [(2 * number, 2 * number + 1) for number in numbers[layer.name]]
+        change(layer, call=_marked(layer.call, places))
+    for layer in model.layers if calls else ():
         if isinstance(layer, Quantize):
-            change(layer, call=_marked(layer.call, BORDER, None))
+            change(layer, call=_marked(layer.call, [(BORDER, None)]))
     try:
-        yield tuple(wrapper.inner_layer(one).name for one in layers)
+        yield tuple(calls)
     finally:
         for layer, name, value in reversed(before):
             if value is missing:
@@ -109,8 +148,16 @@ def convertible(
 
 
 def _marked(
-    compute: Callable[..., Any], before: int, after: int | None
+    compute: Callable[..., Any], places: Sequence[tuple[int, int | None]]
 ) -> Callable[..., Any]:
+    """Returns a function that puts marks around what it computes.
+
+    Args:
+      compute: The function.
+      places: The numbers of the marks before and after each of its calls, as they come.
+    """
+    following = itertools.cycle(places)
+
     def mark(x: Any, place: int) -> Any:
         if not isinstance(x, tf.Tensor) or x.dtype != tf.float32:
             return x
@@ -121,6 +168,7 @@ def _marked(
         return marked
 
     def call(*args: Tensor, **kwargs: Tensor) -> Any:
+        before, after = next(following)
         args, kwargs = tf.nest.map_structure(lambda x: mark(x, before), (args, kwargs))
         made = compute(*args, **kwargs)
         if after is None:

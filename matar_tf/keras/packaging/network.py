@@ -21,6 +21,7 @@ from matar_tf.io.archive import parse_arrays
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, keras, tf, tfmot
 from matar_tf.keras.build_limits import building_within
+from matar_tf.keras.config_rules import never_called
 from matar_tf.keras.packaging.common_arrays import common_arrays
 from matar_tf.keras.policies import set_policy
 from matar_tf.keras.quantizers import wrapper
@@ -203,9 +204,13 @@ def _checked(config: Any) -> Any:
             "Expected a network with a list of layers in network.json, got none; "
             "package the model again."
         )
-    num_nodes: dict[str, int] = {}
-    for layer in config["layers"]:
-        _check_layer(layer, num_nodes)
+    layers = _by_name(config["layers"])
+    num_nodes = {name: len(one["inbound_nodes"]) or 1 for name, one in layers.items()}
+    for name, layer in layers.items():
+        _check_layer(name, layer["inbound_nodes"], num_nodes)
+    waiting = never_called(layers)
+    if waiting is not None:
+        raise ArtifactError(_not_made(waiting, layers[waiting]["inbound_nodes"]))
     return config
 
 
@@ -299,27 +304,38 @@ def _registered_names() -> set[str]:
     return names
 
 
-def _check_layer(layer: Any, num_nodes: dict[str, int]) -> None:
-    """Checks that a layer reads outputs of layers before it, and adds it to them."""
-    nodes = layer.get("inbound_nodes") if isinstance(layer, dict) else None
-    if (
-        not isinstance(nodes, list)
-        or "class_name" not in layer
-        or not isinstance(layer.get("name"), str)
-        or layer["name"] in num_nodes
-    ):
-        raise ArtifactError(
-            "Expected layers with a class, a name of their own and inbound nodes in "
-            "network.json, got another; package the model again."
-        )
+def _by_name(layers: list[Any]) -> dict[str, _Config]:
+    """Returns the layers of a network by name."""
+    found: dict[str, _Config] = {}
+    for layer in layers:
+        if (
+            not isinstance(layer, dict)
+            or not isinstance(layer.get("inbound_nodes"), list)
+            or "class_name" not in layer
+            or not isinstance(layer.get("name"), str)
+            or layer["name"] in found
+        ):
+            raise ArtifactError(
+                "Expected layers with a class, a name of their own and inbound nodes "
+                "in network.json, got another; package the model again."
+            )
+        found[layer["name"]] = layer
+    return found
+
+
+def _check_layer(name: str, nodes: list[Any], num_nodes: Mapping[str, int]) -> None:
+    """Checks that a layer reads outputs of layers of the network."""
     for node in nodes:
         sources = node if isinstance(node, list) and node else [None]
         if not all(_is_known_output(source, num_nodes) for source in sources):
-            raise ArtifactError(
-                f"Expected inputs of {layer['name']!r} in network.json that layers "
-                f"before it make, got {str(node)[:80]}; package the model again."
-            )
-    num_nodes[layer["name"]] = len(nodes) or 1
+            raise ArtifactError(_not_made(name, node))
+
+
+def _not_made(name: str, node: Any) -> str:
+    return (
+        f"Expected inputs of {name!r} in network.json that layers before it make, got "
+        f"{str(node)[:80]}; package the model again."
+    )
 
 
 def _is_known_output(source: Any, num_nodes: Mapping[str, int]) -> bool:

@@ -17,6 +17,7 @@ from matar_tf.layer_kinds import LAYER_KINDS, LayerKind
 __all__ = [
     "all_quantizers",
     "bias_variable",
+    "call_name",
     "entry_name",
     "find_owner",
     "float_kernels",
@@ -124,6 +125,17 @@ def entry_name(layer: KerasLayer) -> str:
     """Returns the name of the policy entry that a layer's quantizer answers to."""
     named = getattr(layer, "entry", None)
     return named if isinstance(named, str) else inner_layer(layer).name
+
+
+def call_name(layer: KerasLayer, use: int) -> str:
+    """Returns the name of a call of a layer in float; the first has the layer's.
+
+    Args:
+      layer: The layer.
+      use: How many calls of it were before.
+    """
+    name: str = inner_layer(layer).name
+    return f"{name}/use_{use + 1}" if use else name
 
 
 def all_quantizers(layer: KerasLayer) -> tuple[Any, ...]:

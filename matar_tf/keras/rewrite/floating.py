@@ -29,6 +29,11 @@ def mark_floats(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
     """
     graph = _split_activations(graph, only)
     reasons = float_reasons(graph, only=only)
+    calls = {
+        node.origin: node.name
+        for node in reversed(graph.nodes)
+        if node.name in reasons and (node.weights or node.is_copy)
+    }
     nodes: dict[str, Node] = {}
     for node in graph.nodes:
         reason = "\n  ".join(reasons.get(node.name, []))
@@ -38,6 +43,9 @@ def mark_floats(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
             makers = [one for one in above if one.float_reason]
             if len(makers) == len(above):
                 reason = f"{node.name!r} ({node.kind}) reads float tensors alone."
+        other = calls.get(node.origin, node.name)
+        if not reason and other != node.name and node.weights:
+            reason = f"{node.name!r} is a call of the layer of {other!r}, in float."
         if node.kind != INPUT:
             node = replace(node, float_reason=reason)
         nodes[node.name] = node

@@ -97,9 +97,10 @@ class Node:
         """The policy entries of its kernels, if it is computed in float."""
         if not self.float_reason:
             return ()
+        name = self.origin if self.use else self.name  # of the first call
         if len(self.float_kernels) == 1:
-            return (self.name,)
-        return tuple(f"{self.name}/{one}" for one in self.float_kernels)
+            return (name,)
+        return tuple(f"{name}/{one}" for one in self.float_kernels)
 
     @property
     def output(self) -> TensorRef:

@@ -243,7 +243,7 @@ def prepare_model(
     again = {
         name: first
         for name, first in called_again(graph).items()
-        if graph.by_name[name].is_copy
+        if graph.by_name[name].is_copy or graph.by_name[name].float_reason
     }
     return Prepared(
         graph=graph,

@@ -35,7 +35,7 @@ def called_again(graph: Graph) -> dict[str, str]:
         for node in graph.nodes
         if node.use
         and (node.is_copy or (node.weights and not row_of(node).is_identity))
-        and node.is_frozen == firsts[node.origin].is_frozen
+        and (node.float_reason or node.is_frozen == firsts[node.origin].is_frozen)
     }
 
 
@@ -84,14 +84,6 @@ def kernels_unlike(graph: Graph, own: Collection[str] = ()) -> list[str]:
       own: Layers for which a config of the user's own says what is quantized.
     """
     found: dict[str, None] = {}
-    for node in graph.nodes:
-        if node.use and node.float_reason and (node.weights or node.is_copy):
-            text = (
-                f"Expected one call of {node.origin!r} ({node.kind}), which stays in "
-                "float, got several, which would not have its weights in common; make "
-                "a layer for each call."
-            )
-            found[text] = None
     for node, first in _pairs(graph):
         if node.origin in own:
             text = (
@@ -130,7 +122,10 @@ def _pairs(graph: Graph) -> Iterator[tuple[Node, Node]]:
     for node in graph.nodes:
         has_state = bool(node.weights) or node.kind not in LAYER_KINDS
         is_copy = node.is_copy and len(node.inputs) == 1 and not node.keywords
-        if (is_copy and has_state) or is_compute(node):
+        is_again = (is_copy and has_state) or bool(
+            node.float_reason and (node.is_copy or node.weights)
+        )
+        if is_again or is_compute(node):
             parts[node.origin][node.use].append(node)
     for origin, calls in parts.items():
         first, *others = sorted(calls)
@@ -158,8 +153,8 @@ def tie(
     """
 
     def tied(node: Node) -> Node:
-        if node.name not in shared:
-            return node
+        if node.name not in shared or node.float_reason:
+            return node  # in float the layer itself is called again
         return replace(
             node,
             kind=SHARED,
