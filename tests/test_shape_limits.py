@@ -140,7 +140,9 @@ class TestMax78000:
         assert "at most 442368 bytes, got 442944" in found["constraint_kernel_memory"]
 
     def test_it_says_that_scales_are_rounded(self) -> None:
-        assert load_target("max78000").network.scales == "power_of_two"
+        network = load_target("max78000").network
+        assert network is not None
+        assert network.scales == "power_of_two"
 
 
 class TestTiNpu:
@@ -247,7 +249,8 @@ class TestTables:
     """7,200 weights; a table is 16 bytes and a value for each code but the lowest."""
 
     def test_a_kernel_is_decoded_where_that_is_smaller(self) -> None:
-        decoding = load_target("tflm_cortex_m").storage.decoding
+        storage: Any = load_target("tflm_cortex_m").storage
+        decoding: Decoding = storage.decoding
         assert decoding.stored_bytes(7200, 2) == 1800 + 16 + 3
         assert decoding.stored_bytes(7200, 7) == 6300 + 16 + 127
         assert decoding.stored_bytes(7200, 8) is None
@@ -295,7 +298,7 @@ class TestTables:
 
 
 def _memory(capacity: int) -> Any:
-    memory = load_target("cortex_m7").memory
+    memory: Any = load_target("cortex_m7").memory
     return memory.model_copy(update={"activation_capacity_bytes": capacity})
 
 

@@ -8,11 +8,8 @@ from matar_tf.errors import TargetError
 from matar_tf.policy import MAX_BITS, WIDE_BITS
 from matar_tf.pricing.blocking import LoopNest, split_factor
 from matar_tf.pricing.demand import LayerDemand, demand_of
-<<<<<<< HEAD
 from matar_tf.pricing.folded import folded_cycles
-=======
 from matar_tf.pricing.rates import rate_cycles
->>>>>>> origin/main
 from matar_tf.targets.compute import (
     BitParallelCompute,
     BitSerialCompute,
