@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,25 @@ class TestPolicyCosts:
         assert costs.kind == "modelled, not validated"
         assert list(costs.versions) == ["not validated"]
         assert "depthwise layers" in costs.versions["not validated"]
+
+    def test_it_says_that_a_device_rounds_scales(self):
+        costs = PolicyCosts(digits_artifact(), load_target("ti_npu"))
+        assert "those of free scales: ti_npu has" in costs.versions["scales"]
+
+    def test_a_target_that_lacks_a_kind_takes_no_policy(self):
+        """The others keep their figures; only logic of a layer's own has LUTs."""
+        artifact = net_artifact("kernels")
+        policies = {"w8a8": artifact.space.named("w8a8")}
+        targets = [load_target(name) for name in ("max78000", "fpga_lut")]
+        refused, priced = cost_matrix(artifact, policies, targets).entries
+        assert not refused.legal
+        assert re.search(r"'depthwise_conv'.*list the kind", refused.violations[0])
+        assert priced.legal
+        text = matrix_to_markdown(cost_matrix(artifact, policies, targets))
+        assert (
+            "## LUTs\n\n| policy | max78000 (modelled) | fpga_lut (modelled, not"
+            in (text)
+        )
 
 
 @pytest.fixture(scope="module")
