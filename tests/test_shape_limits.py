@@ -13,6 +13,7 @@ from matar_tf.pricing import check_policy, legal_space
 from matar_tf.pricing.demand import demand_of
 from matar_tf.pricing.folded import folded_cycles, folded_luts, folding
 from matar_tf.pricing.model import CostModel, estimate
+from matar_tf.reporting.target_page import describe_catalogue, describe_target
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target, load_target
 from matar_tf.targets.compute import FoldedCompute
@@ -327,3 +328,20 @@ def test_a_kind_without_weights_has_no_width(tmp_path: Any) -> None:
     ):
         load_target(path)
     assert OpKind.MAX_POOL in load_target("ti_npu").limits[3].kinds
+
+
+def test_the_page_of_a_target_shows_its_limits() -> None:
+    page = describe_target(load_target("max78000"))
+    assert "  not validated: No published latency" in page
+    assert "  network.scales = power_of_two" in page
+    assert "  limits[0]: conv\n  limits[0].kernel_sizes = 1x1 or 3x3\n" in page
+    assert "  limits[0].strides = 1x1\n" in page
+    assert "  limits[2].max_kernel_size = 16x16 (assumed)" in page
+    page = describe_target(load_target("ti_npu"))
+    assert "  limits[1]: dense at weights of 8 bits\n" in page
+    page = describe_target(load_target("tflm_cortex_m"))
+    assert "  storage.decoding.cycles_per_weight = 10.0 (assumed)" in page
+    for name in ("constraint_kernel_size", "constraint_kernel_memory"):
+        assert f"  {name}: " in page
+    (line,) = (one for one in describe_catalogue().split("\n") if "ti_npu" in one)
+    assert line.endswith("not validated")
