@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fixtures.paths import SHIPPED
+from fixtures.runs import run
 from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact, read_artifact
 from matar_tf.errors import ExportError, PolicyError
+from matar_tf.evolution import Limit, SearchOptions
 from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.pricing.model import CostModel
+from matar_tf.results import Objective
 from matar_tf.samplers import IndependentSampler, draw_policies
 from matar_tf.targets import load_target
 from matar_tf.tflite.arena import ArenaSizes, Lifetime, planned_bytes
@@ -115,3 +119,32 @@ def _reported(content: bytes, what: str) -> int:
     found = re.search(rf"Arena allocation {what} (\d+) bytes", done.stderr.decode())
     assert found
     return int(found[1])
+
+
+class TestSearch:
+    def test_flash_and_ram_are_bounded_and_true(self, tmp_path: Path) -> None:
+        """Of the front's own files; w2a2 takes 5,152 bytes of arena, w8a8 2,912."""
+        options = SearchOptions(
+            max_evaluations=12,
+            population_size=8,
+            objectives=(Objective.parse("accuracy"), Objective(name="arena_bytes")),
+            limits=(
+                Limit(name="arena_bytes", bound=5000),
+                Limit(name="file_bytes", bound=9500),
+            ),
+        )
+        (result,) = run(
+            tmp_path / "run", "tflm_cortex_m", options=options, profile="tflm"
+        )
+        assert result.front
+        for one in result.front:
+            path = tmp_path / "run/tflm_cortex_m" / f"{one.name}.tflite"
+            content = path.read_bytes()
+            assert one.costs["file_bytes"] == len(content) <= 9500
+            assert one.costs["arena_bytes"] == arena_bytes(content) <= 5000
+        assert result.provenance.versions["not validated"].startswith("With 8-bit")
+
+    def test_a_profile_without_an_arena_is_refused(self, tmp_path: Path) -> None:
+        options = SearchOptions(limits=(Limit(name="arena_bytes", bound=5000),))
+        with pytest.raises(ExportError, match="profile int8 or tflm for arena_bytes"):
+            run(tmp_path, "mpic", options=options, profile="packed-litert")
