@@ -59,15 +59,14 @@ class PolicyCosts:
         if isinstance(target.backend, VelaBackend) and has_vela() and is_integer:
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
-        kind: CostKind = "modelled"
+        kind = _modelled(target)
         versions: dict[str, str] = {}
         if self._backend is not None:
             kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
         elif isinstance(target.compute, TableCompute):
             kind, versions = "latency table", {"latency table": target.compute.file}
-        elif all(one.kind == "unchecked" for one in target.validation):
-            against = target.validation[0].against
-            kind, versions = "modelled, not validated", {UNCHECKED: against}
+        elif kind != "modelled":
+            versions = {UNCHECKED: target.validation[0].against}
         if target.network is not None and target.network.scales is not None:
             versions[SCALES] = (
                 f"Accuracies are those of free scales: {target.name} has scales of "
@@ -163,7 +162,7 @@ def cost_matrix(
                 MatrixEntry(
                     policy=name,
                     target=target.name,
-                    kind="modelled" if costs is None else costs.kind,
+                    kind=_modelled(target) if costs is None else costs.kind,
                     figures=figures,
                     violations=reasons,
                 )
@@ -174,6 +173,12 @@ def cost_matrix(
         entries=tuple(entries),
         float_layers=artifact.float_layers,
     )
+
+
+def _modelled(target: Target) -> CostKind:
+    """Returns what a target's analytic model is: compared with something, or not."""
+    is_unchecked = all(one.kind == "unchecked" for one in target.validation)
+    return "modelled, not validated" if is_unchecked else "modelled"
 
 
 def why_unbuilt(builder: ModelBuilder, policy: Policy) -> str:
