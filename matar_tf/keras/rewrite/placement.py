@@ -263,11 +263,12 @@ class _Planner:
         return below[0] if len(below) == 1 and is_relu(below[0]) else None
 
     def _read_by(self, layer: Node) -> tuple[Node, ...]:
-        """Returns what reads a layer, past one that changes nothing."""
-        below = self._graph.consumers(layer)
+        """Returns what reads a layer, past identities; an output that is read, too."""
+        passed, below = [layer], self._graph.consumers(layer)
         while len(below) == 1 and is_identity(below[0]):
-            below = self._graph.consumers(below[0])
-        return below
+            passed, below = [*passed, *below], self._graph.consumers(below[0])
+        is_output = any(one.output in self._graph.outputs for one in passed)
+        return (*below, layer) if below and is_output else below
 
     def _rounds_onto_input(self, layer: Node) -> bool:
         """Whether a layer computes new values on the grid of its input."""
