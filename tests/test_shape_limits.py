@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
 import pytest
+from fixtures.paths import GOLDEN, TARGETS
 
 from matar_tf.errors import TargetError
 from matar_tf.pricing import check_policy, legal_space
@@ -17,6 +19,7 @@ from matar_tf.reporting.target_page import describe_catalogue, describe_target
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target, load_target
 from matar_tf.targets.compute import FoldedCompute
+from matar_tf.targets.digests import target_digest
 from matar_tf.targets.storage import Decoding
 from matar_tf.workload import OpKind, Workload
 from tools.benchmarks.reference_networks import NetworkBuilder, uniform_policy
@@ -315,8 +318,6 @@ def test_limits_of_one_width_say_so() -> None:
 
 
 def test_a_kind_without_weights_has_no_width(tmp_path: Any) -> None:
-    from fixtures.paths import TARGETS
-
     text = (TARGETS / "ti_npu.toml").read_text("utf-8")
     old = 'kinds = ["average_pool", "max_pool"]\nmax_kernel'
     assert old in text
@@ -345,3 +346,13 @@ def test_the_page_of_a_target_shows_its_limits() -> None:
         assert f"  {name}: " in page
     (line,) = (one for one in describe_catalogue().split("\n") if "ti_npu" in one)
     assert line.endswith("not validated")
+
+
+def test_keys_that_say_nothing_leave_records_of_runs_as_they_were() -> None:
+    """The digest of ``mpic`` in the record of a run of version 0.1.0."""
+    record = json.loads((GOLDEN / "run/run.json").read_text())
+    target = load_target(GOLDEN / "targets/mpic.toml")
+    assert target_digest(target) == record["targets"]["mpic"]
+    network = load_target("ti_npu").network
+    limited = target.model_copy(update={"network": network})
+    assert target_digest(limited) != target_digest(target)

@@ -14,6 +14,7 @@ from matar_tf.results import SearchResult
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import measurements_digest
 from matar_tf.run.settings import versions
+from matar_tf.targets.digests import target_digest
 from matar_tf.tflite.profiles import PROFILES
 
 __all__ = ["RUN_FILE", "RunRecord", "read_record", "record_of"]
@@ -322,7 +323,7 @@ def record_of(run: Run) -> RunRecord:
         profile=settings.profile,
         runtime=settings.measured_in,
         store=None if settings.store is None else str(settings.store),
-        targets={one.name: one.digest() for one in run.targets},
+        targets={one.name: target_digest(one) for one in run.targets},
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
         float_verified=run.artifact.is_verified,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -51,14 +50,6 @@ __all__ = ["Target"]
 _Name: TypeAlias = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
 ]
-
-
-# Keys of tables that earlier versions did not have.
-_ADDED = (
-    ("compute", "kernel_taps"),
-    ("memory", "kernel_capacity_bytes"),
-    ("storage", "decoding"),
-)
 
 
 class _KindOps(NamedTuple):
@@ -205,23 +196,6 @@ class Target(BaseModel):
             weight_bits=frozenset(bits for bits, _ in pairs if bits is not None),
             activation_bits=frozenset(bits for _, bits in pairs),
         )
-
-    def digest(self) -> str:
-        """Returns a SHA-256 of all that the target says.
-
-        Keys that earlier versions did not know are left out where nothing is said under
-        them, so that records of earlier runs name the same target.
-        """
-        said = self.model_dump(exclude_defaults=True)
-        excluded: dict[str, Any] = {
-            key: True for key in ("limits", "network") if key not in said
-        }
-        for table, key in _ADDED:
-            if key not in (said.get(table) or ()):
-                excluded[table] = {key}
-        return hashlib.sha256(
-            self.model_dump_json(exclude=excluded).encode()
-        ).hexdigest()
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Self:
         """Returns a copy, which works out for itself what follows from its fields."""
