@@ -82,6 +82,46 @@ class TestNe16:
             load_text(text, tmp_path)
 
 
+class TestMeasuredRates:
+    """A rate may say what a layer takes besides its multiplications."""
+
+    def target(self, folder: Path, more: str) -> Target:
+        text = catalogue_text("cortex_m7")
+        start = text.index("[[compute.rates]]")
+        stop = text.index("[[ops]]")
+        rate = (
+            "[[compute.rates]]\nweight_bits = [8]\nactivation_bits = [8]\n"
+            f"cycles_per_mac = 2.0\n{more}\n"
+        )
+        return load_text(text[:start] + rate + text[stop:], folder)
+
+    # 9 x 9 pixels, 9 taps, 20 and 40 channels; in steps of 8 and 16 these are 24, 48.
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            ("", 2.0 * 81 * 9 * 20 * 40),
+            ("cycles_per_input = 3.0", 2.0 * 81 * 9 * 20 * 40 + 3.0 * 81 * 20),
+            ("cycles_per_output = 3.0", 2.0 * 81 * 9 * 20 * 40 + 3.0 * 81 * 40),
+            ("cycles_per_weight = 3.0", 2.0 * 81 * 9 * 20 * 40 + 3.0 * 9 * 20 * 40),
+            ("input_step = 8", 2.0 * 81 * 9 * 24 * 40),
+            ("output_step = 16", 2.0 * 81 * 9 * 20 * 48),
+            ("input_step = 20\noutput_step = 40", 2.0 * 81 * 9 * 20 * 40),
+        ],
+    )
+    def test_of_a_convolution(self, more, expected, tmp_path):
+        found = cycles(conv_net(), self.target(tmp_path, more))
+        assert found == pytest.approx(expected)
+
+    def test_of_a_depthwise_one_channels_are_outputs(self, tmp_path):
+        target = self.target(tmp_path, "input_step = 64\noutput_step = 16")
+        found = cycles(conv_net(depthwise=True), target)
+        assert found == pytest.approx(2.0 * 81 * 9 * 32)
+
+    def test_the_page_shows_them(self, tmp_path):
+        page = describe_target(self.target(tmp_path, "cycles_per_weight = 0.25"))
+        assert "cycles_per_mac = 2.0, cycles_per_weight = 0.25 at 8 x 8" in page
+
+
 class TestOutputBlocks:
     @pytest.mark.parametrize(
         ("name", "expected"),

@@ -28,6 +28,7 @@ __all__ = [
     "policies",
     "profile",
     "recipe",
+    "resume",
     "runtime",
     "seed",
     "store",
@@ -156,6 +157,11 @@ def output(values: FlagValues, what: str) -> None:
 def overwrite(values: FlagValues, what: str = "what stands at --output") -> None:
     """Defines ``--overwrite``."""
     flags.DEFINE_bool("overwrite", False, f"Replace {what}.", flag_values=values)
+
+
+def resume(values: FlagValues, what: str) -> None:
+    """Defines ``--resume``."""
+    flags.DEFINE_bool("resume", False, what, flag_values=values)
 
 
 def seed(values: FlagValues, what: str) -> None:

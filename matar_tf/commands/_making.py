@@ -35,12 +35,10 @@ def define_making(values: FlagValues) -> None:
         "without a shell. Default: LiteRT on this machine, one thread.",
         flag_values=values,
     )
-    flags.DEFINE_list(
-        "artifact",
-        [],
-        "calibrate: artifacts that are timed besides; template: the artifact. "
-        "Directories or .matar files.",
-        flag_values=values,
+    _flags.artifact(
+        values,
+        "calibrate: artifacts that are timed besides, with commas between them; "
+        "template: the artifact",
     )
     flags.DEFINE_integer(
         "num_files",
@@ -97,12 +95,7 @@ def define_making(values: FlagValues) -> None:
         "template: the table, a .csv file; default: it is printed.",
     )
     _flags.seed(values, "the networks of calibrate")
-    flags.DEFINE_bool(
-        "resume",
-        False,
-        "calibrate: go on with the times that are there.",
-        flag_values=values,
-    )
+    _flags.resume(values, "calibrate: go on with the times that are there.")
     _flags.overwrite(values)
 
 
@@ -135,6 +128,10 @@ def check_making(action: str, given: Given) -> None:
             )
 
 
+def _artifacts(given: Given) -> list[str]:
+    return given.artifact.split(",") if given.artifact else []
+
+
 def _calibrate(given: Given) -> int:
     """Times files, and writes a target with fitted rates."""
     from matar_tf.commands._common import open_artifact
@@ -150,7 +147,7 @@ def _calibrate(given: Given) -> int:
         given.name,
         given.output or f"{given.name}.toml",
         command=given.value("command"),
-        artifacts=[open_artifact(path) for path in given.artifact],
+        artifacts=[open_artifact(path) for path in _artifacts(given)],
         num_files=given.num_files,
         num_rounds=given.num_rounds,
         seed=given.seed,
@@ -171,9 +168,8 @@ def _report(found: Calibration, name: str) -> None:
     print("Standard errors of the rates of layers, by kind:")
     for kind, error in errors:
         print(f"  {kind.value:16s} {100 * error:3.0f} %")
-    if found.unknown:
-        kinds = ", ".join(kind.value for kind in found.unknown)
-        print(f"Not measured, so refused by this target: {kinds}; 16-bit activations.")
+    kinds = [*(kind.value for kind in found.unknown), "16-bit activations"]
+    print(f"Not measured, so refused by this target: {', '.join(kinds)}.")
     print(
         f"target {found.path}; times {found.times}. `matar targets show {found.path}` "
         f"prints it; --targets={found.path} takes it in the place of {name!r}."
@@ -190,10 +186,10 @@ def _template(given: Given) -> int:
     from matar_tf.pricing.table_template import table_template
     from matar_tf.targets import load_target
 
-    if len(given.artifact) != 1:
+    artifacts = _artifacts(given)
+    if len(artifacts) != 1:
         raise TargetError(
-            f"Expected one artifact in --artifact, got {len(given.artifact)}; name "
-            "just one."
+            f"Expected one artifact in --artifact, got {len(artifacts)}; name just one."
         )
     path = None if given.output is None else Path(given.output)
     if path is not None:
@@ -207,7 +203,7 @@ def _template(given: Given) -> int:
                 f"Expected a free path, but {path} exists; choose another or pass "
                 "overwrite=True."
             )
-    artifact = open_artifact(given.artifact[0])
+    artifact = open_artifact(artifacts[0])
     named = only_target(given)
     text = table_template(
         artifact.workload,

@@ -46,9 +46,7 @@ def define_search_flags(values: FlagValues) -> None:
         default=None,
     )
     _flags.compare(values, "auto", ["auto", "keras", "none"])
-    flags.DEFINE_bool(
-        "resume", False, "Go on with the run in --output.", flag_values=values
-    )
+    _flags.resume(values, "Go on with the run in --output.")
     _flags.overwrite(values, "the run in --output")
 
 

@@ -200,8 +200,8 @@ def _checked(num_files: int, num_rounds: int, num_artifacts: int) -> tuple[int, 
     least = max(_LEAST_FILES, num_artifacts)
     if not least <= num_files <= _MOST_FILES:
         raise TargetError(
-            f"Expected {least} to {_MOST_FILES} files, got num_files={num_files}; choose "
-            "another number."
+            f"Expected {least} to {_MOST_FILES} files, got num_files={num_files}; "
+            "choose another number."
         )
     if not 1 <= num_rounds <= _MOST_ROUNDS:
         raise TargetError(

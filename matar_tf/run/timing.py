@@ -158,7 +158,8 @@ class CommandTimer:
         except subprocess.TimeoutExpired as error:
             raise TargetError(
                 f"Expected {self.command!r} to end within {self.timeout_s:g} s, got no "
-                "end; mend it, or give it longer (timeout_s), then go on with resume=True."
+                "end; mend it or give it longer (timeout_s), then go on with "
+                "resume=True."
             ) from error
         except OSError as error:
             raise TargetError(

@@ -142,7 +142,8 @@ class LatencyCache:
         return {name: known[key] for name, key in keys.items()}
 
     def _key(self, content: bytes, num_threads: int, num_repeats: int) -> str:
-        parts = [*self._machine, str(num_threads), str(num_repeats)]
+        way = f"turns of {_RUNS_OF_TURN}"
+        parts = [*self._machine, way, str(num_threads), str(num_repeats)]
         digest = hashlib.sha256(content)
         digest.update("\n".join(parts).encode())
         return digest.hexdigest()

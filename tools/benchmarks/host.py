@@ -9,16 +9,18 @@ import numpy as np
 from scipy import stats
 
 from matar_tf import keras as matar
+from matar_tf.artifact import Artifact
 from matar_tf.keras._compat import keras
-from matar_tf.policy import ALL_BITS
+from matar_tf.policy import ALL_BITS, Policy
 from matar_tf.pricing.model import estimate
 from matar_tf.samplers import draw_policies
 from matar_tf.targets import LitertBackend, load_target
+from matar_tf.tflite._schema import CheckedModel
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.latency import measure_latencies
 from tools.benchmarks.bars import Bar
 
-__all__ = ["measure_host", "random_network"]
+__all__ = ["measure_host", "random_network", "random_networks"]
 
 _L = keras.layers
 _TARGET = "host_litert"
@@ -30,24 +32,12 @@ def measure_host(*, seed: int, num_networks: int) -> Iterator[Bar]:
     target = load_target(_TARGET)
     if not isinstance(target.backend, LitertBackend):
         raise TypeError(f"{_TARGET} is not measured")
-    modelled: list[float] = []
-    contents: list[bytes] = []
-    for number in range(num_networks):
-        rng = np.random.default_rng([seed, number])
-        model = matar.quantize_model(random_network(rng))
-        samples = rng.normal(size=(16, *model.input_shape[1:]))
-        matar.calibrate(model, samples.astype(np.float32))
-        artifact = matar.package(model, include_network=False)
-        if number % 2:
-            policy = draw_policies(
-                artifact.space, matar.IndependentSampler(), 1, int(rng.integers(2**31))
-            )[0]
-        else:
-            policy = artifact.space.uniform(
-                *(int(one) for one in rng.choice(ALL_BITS, 2))
-            )
-        contents.append(ModelBuilder(artifact).build(policy))
-        modelled.append(estimate(artifact.workload, policy, target).latency_ms)
+    networks = [*random_networks(seed=seed, num_networks=num_networks)]
+    modelled = [
+        estimate(artifact.workload, policy, target).latency_ms
+        for artifact, policy, _ in networks
+    ]
+    contents = [content for *_, content in networks]
     found = measure_latencies(
         contents,
         num_threads=target.backend.num_threads,
@@ -66,6 +56,27 @@ def measure_host(*, seed: int, num_networks: int) -> Iterator[Bar]:
         limit=f"at least {_MIN_RANK_CORRELATION}",
         held=rank >= _MIN_RANK_CORRELATION,
     )
+
+
+def random_networks(
+    *, seed: int, num_networks: int
+) -> Iterator[tuple[Artifact, Policy, CheckedModel]]:
+    """Yields random networks, a policy of each, and its file."""
+    for number in range(num_networks):
+        rng = np.random.default_rng([seed, number])
+        model = matar.quantize_model(random_network(rng))
+        samples = rng.normal(size=(16, *model.input_shape[1:]))
+        matar.calibrate(model, samples.astype(np.float32))
+        artifact = matar.package(model, include_network=False)
+        if number % 2:
+            policy = draw_policies(
+                artifact.space, matar.IndependentSampler(), 1, int(rng.integers(2**31))
+            )[0]
+        else:
+            policy = artifact.space.uniform(
+                *(int(one) for one in rng.choice(ALL_BITS, 2))
+            )
+        yield artifact, policy, ModelBuilder(artifact).build(policy)
 
 
 def random_network(rng: np.random.Generator) -> Any:

@@ -3,7 +3,8 @@
 Exit status 1 if a bar falls short. ``core``: the integer core, on an artifact of
 MLPerf Tiny's ResNet-8 and CIFAR-10 images. ``targets``: the catalogue's cost models
 against published figures; needs no TensorFlow. ``host``: the model of this machine
-against measured latency. ``training``: a recipe's steps against those of tfmot's QAT.
+against measured latency. ``calibrate``: rates fitted to twenty timed files against
+other networks' latency. ``training``: a recipe's steps against those of tfmot's QAT.
 ``search``: fronts against enumeration, plain NSGA-II and each other. ``luck``: how
 much of that is the luck of samples, and what no search can do better. ``memory``:
 accuracy at budgets of weight memory, on the artifact of cifar10_resnet8 and CIFAR-10.
@@ -49,7 +50,8 @@ def _define(values: FlagValues) -> None:
         "their values; untrained: of the recipe",
     )
     _flags.seed(
-        values, "core, host, kills, training, untrained, zoo, the workers of search"
+        values,
+        "core, host, calibrate, kills, training, untrained, zoo, the workers of search",
     )
     flags.DEFINE_integer(
         "kills", 100, "kills: how many.", lower_bound=0, flag_values=values
@@ -67,12 +69,15 @@ def _define(values: FlagValues) -> None:
     flags.DEFINE_integer(
         "networks",
         30,
-        "host: random networks that are timed.",
+        "host, calibrate: random networks that are timed.",
         lower_bound=3,
         flag_values=values,
     )
     flags.DEFINE_list(
-        "only", None, "zoo: names of networks, default all.", flag_values=values
+        "only",
+        None,
+        "zoo, calibrate: names of networks, default all.",
+        flag_values=values,
     )
     flags.DEFINE_list(
         "sources",
@@ -183,6 +188,14 @@ def _host(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.host import measure_host
 
     yield from measure_host(seed=given.seed, num_networks=given.networks)
+
+
+def _calibrate(given: Given) -> Iterator[Bar]:
+    from tools.benchmarks.calibration import measure_calibration
+
+    yield from measure_calibration(
+        given.only, seed=given.seed, num_networks=given.networks
+    )
 
 
 def _training(given: Given) -> Iterator[Bar]:
@@ -315,6 +328,7 @@ def _check_flags(suite: str, given: Given) -> None:
 
 _SEARCHED = frozenset({"artifact", "data", "num_samples", "evaluations"})
 SUITE_FLAGS: Final = {
+    "calibrate": frozenset({"only", "seed", "networks"}),
     "core": frozenset({"artifact", "data", "seed", "policies"}),
     "data": frozenset({"artifact", "data", "evaluations", "store"}),
     "devices": frozenset({"data", "num_samples", "seed"}),
@@ -331,6 +345,7 @@ SUITE_FLAGS: Final = {
     "zoo_size": frozenset({"seed"}),
 }
 SUITES: Final[dict[str, Callable[[Given], Iterator[Bar]]]] = {
+    "calibrate": _calibrate,
     "core": _core,
     "data": _data,
     "devices": _devices,

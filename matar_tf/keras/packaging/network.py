@@ -97,6 +97,8 @@ def why_unstored(model: KerasModel) -> str:
         _checked(_config_of(model))
     except ArtifactError as error:
         return str(error)
+    except TypeError as error:  # of Keras: a function that is not Python's own
+        return f"Expected layers whose configuration Keras can write, got one: {error}"
     return ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef
 from matar_tf.keras.rewrite.kinds import INPUT, is_identity, row_of
+from matar_tf.keras.rewrite.merging import computed
 
 __all__ = ["passed_on", "same_outputs"]
 
@@ -28,13 +29,18 @@ def passed_on(graph: Graph) -> list[str]:
 def same_outputs(graph: Graph, names: Sequence[str]) -> list[str]:
     """Returns a refusal for each tensor that several outputs of a network are.
 
+    Outputs that compute the same of the same tensor are one, too.
+
     Args:
       graph: A laid-out network.
       names: Of its outputs.
     """
-    ends: dict[TensorRef, list[str]] = defaultdict(list)
+    ends: dict[object, list[str]] = defaultdict(list)
     for name, ref in zip(names, graph.outputs, strict=True):
-        ends[_source(graph, ref)].append(name)
+        source = _source(graph, ref)
+        # The converter makes one of two that compute the same.
+        key = computed(graph.by_name[source.node])
+        ends[(key, source.index) if key else source].append(name)
     return [
         "Expected outputs that are different tensors, got one that several are, "
         f"{', '.join(map(repr, same))}; leave all but one of them out."

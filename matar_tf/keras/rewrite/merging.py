@@ -12,7 +12,7 @@ from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import grid_of, is_identity
 from matar_tf.operators import Grid
 
-__all__ = ["merge_equal"]
+__all__ = ["computed", "merge_equal"]
 
 
 def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
@@ -41,9 +41,15 @@ def merge_equal(graph: Graph, *, only: Collection[str] | None = None) -> Graph:
 
 
 def _key(graph: Graph, node: Node) -> tuple[str, ...] | None:
+    """Returns what is equal of nodes to be made one; None for one of its own."""
+    if is_identity(node) or grid_of(graph, node) is not Grid.OWN:
+        return None
+    return computed(node)
+
+
+def computed(node: Node) -> tuple[str, ...] | None:
     """Returns what is equal of nodes that compute the same; None for one of its own."""
-    is_plain = bool(node.inputs) and not node.weights and not node.is_copy
-    if not is_plain or is_identity(node) or grid_of(graph, node) is not Grid.OWN:
+    if not node.inputs or node.weights or node.is_copy:
         return None
     given = {k: v for k, v in node.attributes.items() if k not in ("name", "trainable")}
     parts = (node.kind, node.activation, node.arguments, sorted(given.items()))

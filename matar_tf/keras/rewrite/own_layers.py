@@ -37,7 +37,7 @@ def as_known(layer: KerasLayer) -> KerasLayer:
     if own.like is None:
         return layer
     known = _known(layer, own, own.like)
-    shape = [size or _UNKNOWN for size in layer.input_shape[1:]]
+    shape = [size or _UNKNOWN for size in layer.get_input_shape_at(0)[1:]]
     samples = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     expected, found = (
         np.asarray(one(samples, training=False)) for one in (layer, known)
@@ -84,7 +84,7 @@ def _known(layer: KerasLayer, own: OwnKind, like: str) -> KerasLayer:
     try:
         with in_float32():
             known = kind(**config)
-            known.build(layer.input_shape)
+            known.build(layer.get_input_shape_at(0))
         known.set_weights([kernel] if bias is None else [kernel, np.asarray(bias)])
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
