@@ -21,6 +21,8 @@ __all__ = [
     "FIGURES",
     "JOINED",
     "PREDICTED",
+    "SCALES",
+    "UNCHECKED",
     "Z95",
     "CostKind",
     "Figure",
@@ -40,7 +42,9 @@ __all__ = [
     "wilson_interval",
 ]
 
-CostKind: TypeAlias = Literal["modelled", "compiler estimate", "latency table"]
+CostKind: TypeAlias = Literal[
+    "modelled", "modelled, not validated", "compiler estimate", "latency table"
+]
 Kind: TypeAlias = (
     CostKind
     | Literal[
@@ -51,6 +55,10 @@ Kind: TypeAlias = (
 PREDICTED: Final = "predicted from"
 # Likewise, where figures join what was measured with what a developer had measured.
 JOINED: Final = "joined with"
+# Likewise, that the costs of a target were compared with nothing.
+UNCHECKED: Final = "not validated"
+# Likewise, what a target does to scales that accuracies were measured with.
+SCALES: Final = "scales"
 DISAGREEMENT: Final = "disagreement"  # how samples differ from a developer's
 _EXPECTED: Final = "expected_"
 _TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
@@ -140,6 +148,13 @@ def wilson_interval(share: float, num_samples: int) -> tuple[float, float]:
 # The figures that a source gives in the place of the model.
 _GIVEN: Final[Mapping[CostKind, frozenset[str]]] = {
     "modelled": frozenset(),
+    # All that is modelled, on a target that was compared with nothing.
+    "modelled, not validated": frozenset(
+        {
+            *("latency_ms", "cycles", "float_share", "energy_pj", "luts"),
+            "peak_activation_bytes",
+        }
+    ),
     "compiler estimate": frozenset(
         {"latency_ms", "cycles", "weight_bytes", "peak_activation_bytes"}
     ),
@@ -172,8 +187,10 @@ _FIGURES: Final[tuple[tuple[str, str, str, Kind, float, str], ...]] = (
     ("measured_latency_ms", "on host", "ms", "measured", 1.0, ".4g"),
     ("measured_spread_ms", "host spread", "ms", "measured", 1.0, ".4g"),
     ("energy_pj", "energy", "µJ", "modelled", 1e-6, ".4g"),
+    ("luts", "LUTs", "", "modelled", 1.0, ",.0f"),
     ("weight_bytes", "weights", "KiB", "stored bytes", _KIB, ",.1f"),
     ("file_bytes", "file", "KiB", "stored bytes", _KIB, ",.1f"),
+    ("arena_bytes", "arena", "KiB", "counted", _KIB, ",.1f"),
     ("peak_activation_bytes", "peak activations", "KiB", "modelled", _KIB, ",.2f"),
 )
 FIGURES: Final = tuple(

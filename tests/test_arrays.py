@@ -417,12 +417,17 @@ class TestPeak:
             ("bitfusion_16x32", (2, 2), 16 * 32 * 16),
             ("bismo_ultra96", (3, 8), 10 * 256 * 10 / (3 * 8)),
             ("ethos_u55_128", (8, 8), 2 * 1 * 8 * 8),
-            # 480 steps of 16 inputs for a tile of 3 x 3 pixels and 32 channels
+            # 3360 steps of 16 inputs for a tile of 3 x 3 pixels and 32 channels
             (
                 "ne16_gap9",
                 (8, 8),
-                9 * 7680 * 9 * 32 / (480 * (31 + 6 + 6 + 32 * 8 + 2) + 9 + 32 + 13),
+                9 * 53760 * 9 * 32 / (3360 * (31 + 6 + 6 + 32 * 8 + 2) + 9 + 32 + 13),
             ),
+            ("max78000", (8, 8), 64 * 9),
+            ("fpga_lut", (2, 2), 16 * 16),
+            # 36 pixels, 32 channels and 28 inputs in each step
+            ("n_eureka", (8, 8), 36 * 32 * 28 * 9 / (32 * 8 + 43.5)),
+            ("n_eureka", (2, 8), 36 * 32 * 28 * 9 / (32 * 2 + 43.5)),
         ],
     )
     def test_by_hand(self, name, widths, rate):
@@ -438,6 +443,10 @@ class TestTotals:
         y = net.concat(net.depthwise(x), net.add(x, x), x)
         net.softmax(net.dense(net.mean(y), 3))
         workload, target = net.build(), load_target(name)
+        if not target.ops_for(OpKind.DEPTHWISE_CONV):
+            with pytest.raises(TargetError, match="'depthwise_conv_1' of kind"):
+                CostModel(workload, target)
+            return
         model = CostModel(workload, target)
         widths = sorted(target.activation_bits)
         for weights in sorted(target.weight_bits_for(OpKind.CONV)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,8 +138,31 @@ class TestPolicyCosts:
             costs(artifact.space.named("w8a8"))
 
     def test_a_target_without_a_backend_is_modelled(self):
-        costs = PolicyCosts(digits_artifact(), load_target("mpic"))
+        costs = PolicyCosts(digits_artifact(), load_target("bismo_haq"))
         assert (costs.kind, costs.versions) == ("modelled", {})
+
+    def test_one_that_was_compared_with_nothing_says_so(self):
+        costs = PolicyCosts(digits_artifact(), load_target("mpic"))
+        assert costs.kind == "modelled, not validated"
+        assert list(costs.versions) == ["not validated"]
+        assert "depthwise layers" in costs.versions["not validated"]
+
+    def test_it_says_that_a_device_rounds_scales(self):
+        costs = PolicyCosts(digits_artifact(), load_target("ti_npu"))
+        assert "those of free scales: ti_npu has" in costs.versions["scales"]
+
+    def test_a_target_that_lacks_a_kind_takes_no_policy(self):
+        """The others keep their figures; only logic of a layer's own has LUTs."""
+        artifact = net_artifact("kernels")
+        policies = {"w8a8": artifact.space.named("w8a8")}
+        targets = [load_target(name) for name in ("max78000", "fpga_lut")]
+        refused, priced = cost_matrix(artifact, policies, targets).entries
+        assert not refused.legal
+        assert re.search(r"'depthwise_conv'.*list the kind", refused.violations[0])
+        assert priced.legal
+        text = matrix_to_markdown(cost_matrix(artifact, policies, targets))
+        header = "| policy | max78000 (modelled, not validated) | fpga_lut (modelled, "
+        assert f"## LUTs\n\n{header}" in text
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +259,8 @@ class TestCostMatrix:
     def test_the_tables_say_where_figures_come_from_and_what_is_missing(self, matrix):
         text = matrix_to_markdown(matrix)
         assert "ethos_u55_256 (compiler estimate)" in text
-        assert "mpic (modelled)" in text
+        assert "mpic (modelled, not validated)" in text
+        assert "bismo_haq (modelled)" in text
         assert "## latency [ms]" in text
         weights = text[text.index("## weights") : text.index("## peak")]
         assert "mpic (stored bytes)" in weights

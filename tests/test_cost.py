@@ -412,8 +412,13 @@ class TestEstimate:
     @pytest.mark.parametrize("name", list_targets())
     def test_every_target_prices_every_layer(self, name):
         target = load_target(name)
+        broken = check_policy(residual_workload(), residual_policy(), target)
+        if not target.ops_for(OpKind.DEPTHWISE_CONV):
+            assert broken[0].constraint == "constraint_supported_ops"
+            return
+        # It has three channels of input, where one target takes one.
+        assert len(broken) == (name == "ti_npu")
         cost = estimate(residual_workload(), residual_policy(), target)
-        assert check_policy(residual_workload(), residual_policy(), target) == ()
         assert all(layer.cycles > 0 for layer in cost.layers)
         if target.energy is None:
             assert all(layer.energy_pj is None for layer in cost.layers)

@@ -238,6 +238,11 @@ class TestSources:
             ("ethos-u-vela", "compiler estimate", {"latency_ms", "weight_bytes"}),
             ("latency table", "latency table", {"latency_ms"}),
             ("numpy", "modelled", {"latency_ms", "energy_pj"}),
+            (
+                "not validated",
+                "modelled, not validated",
+                {"latency_ms", "energy_pj"},
+            ),
         ],
     )
     def test_what_priced_a_result_marks_its_columns(
@@ -250,6 +255,16 @@ class TestSources:
         assert {one["name"] for one in columns if one["kind"] == kind} == names
         if tool != "numpy":
             assert f"{kind}: latency" in to_markdown(priced)
+
+    def test_rounded_scales_are_a_sentence_of_every_form(
+        self, result: SearchResult
+    ) -> None:
+        sentence = "Accuracies are those of free scales."
+        provenance = replace(result.provenance, versions={"scales": sentence})
+        scaled = replace(result, provenance=provenance)
+        assert sentence in to_markdown(scaled)
+        assert sentence in to_text(scaled)
+        assert sentence not in to_text(result)
 
 
 class TestText:

@@ -57,7 +57,9 @@ def _define_aims(values: FlagValues) -> None:
         None,
         "Metrics and costs to make better, at least one of each; default: the first of "
         "--metrics, and latency_ms. Metrics: accuracy, loss, and what else --metrics "
-        f"names. Costs: {', '.join(COST_NAMES)}, and file_bytes of the exported file. "
+        f"names. Costs: {', '.join(COST_NAMES)}, file_bytes of the exported file, "
+        "arena_bytes that it takes in TensorFlow Lite for Microcontrollers, luts on "
+        "FPGAs. "
         "What ends in 'accuracy', 'mean_iou' or 'auc' is made larger, all else "
         "smaller, unless max:NAME or min:NAME says so.",
         flag_values=values,

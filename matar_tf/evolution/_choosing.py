@@ -204,6 +204,8 @@ class Choosing:
         """Returns the measured policies with what is expected, that keep to limits."""
         entries = self.evaluations.entries
         measured = [entries[genome][0] for genome in sorted(entries)]
+        if not measured:  # none of those to start from keeps to the limits
+            return []
         figures = dict(expected([one.policy for one in measured]))
         limits = [one for one in self.options.limits if one.name in expected.names]
         found = [

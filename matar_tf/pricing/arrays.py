@@ -8,13 +8,16 @@ from matar_tf.errors import TargetError
 from matar_tf.policy import MAX_BITS, WIDE_BITS
 from matar_tf.pricing.blocking import LoopNest, split_factor
 from matar_tf.pricing.demand import LayerDemand, demand_of
+from matar_tf.pricing.folded import folded_cycles
 from matar_tf.pricing.rates import rate_cycles
 from matar_tf.targets.compute import (
     BitParallelCompute,
     BitSerialCompute,
     BlockCompute,
+    FoldedCompute,
     FusedCompute,
     Ne16Compute,
+    NEurekaCompute,
     TableCompute,
 )
 from matar_tf.targets.sections import ArrayOps
@@ -35,10 +38,10 @@ def peak_macs_per_cycle(
 ) -> float:
     """Returns the rate of a large 3x3 convolution; memory and ``scale`` left out.
 
-    Its sides are multiples of all block sizes in use: 240 x 240 pixels, 7680 input and
-    output channels.
+    Its sides are multiples of all block sizes in use: 240 x 240 pixels, 53,760 input
+    and output channels.
     """
-    side, channels = 240, 7680
+    side, channels = 240, 53_760
     kernel_elems = 9 * channels * channels
     layer = LayerWorkload(
         name="peak",
@@ -83,7 +86,8 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
       * (max_bits // activation_bits)``; if the first layer is unrolled, ``kernel``
       moves into the second ceiling. One group of a grouped convolution at a time; a
       depthwise one fills the columns with channels and one row of units.
-    * block: see `_block_cycles`. NE16: see `_ne16_cycles`.
+    * block: see `_block_cycles`. NE16: see `_ne16_cycles`. N-EUREKA: see
+      `_n_eureka_cycles`. Folded: see `matar_tf.pricing.folded`.
 
     All but the first take a transposed convolution as a convolution, of strides 1, over
     an image with zeros between its pixels, as Vela and conventional arrays do (GANAX,
@@ -118,6 +122,10 @@ def array_cycles(demand: LayerDemand, target: Target) -> float:
                 cycles *= compute.wide_scale or 1.0
         case Ne16Compute():
             cycles = _ne16_cycles(demand)
+        case NEurekaCompute():
+            cycles = _n_eureka_cycles(demand, compute)
+        case FoldedCompute():
+            cycles = folded_cycles(demand, compute)
         case TableCompute():
             raise TargetError("Expected a latency table to hold every layer.")
     return demand.batch_size * cycles
@@ -176,9 +184,9 @@ def tiled_nest(
 def _block_cycles(demand: LayerDemand, compute: BlockCompute) -> float:
     """Returns the cycles of an array that computes blocks of the output.
 
-    ``kernel * ceil(inputs / input_channels) * blocks``, for a depthwise layer
-    ``depthwise_cycles * ceil(kernel / depthwise_taps) * blocks``, with ``blocks =
-    ceil(height / block_height) * ceil(width / block_width)
+    ``ceil(kernel / kernel_taps) * ceil(inputs / input_channels) * blocks``, for a
+    depthwise layer ``depthwise_cycles * ceil(kernel / depthwise_taps) * blocks``, with
+    ``blocks = ceil(height / block_height) * ceil(width / block_width)
     * ceil(channels / block_channels)``; at least ``output_cycles_per_elem`` for each
     element of the output. One group of a grouped convolution at a time.
     """
@@ -193,10 +201,12 @@ def _block_cycles(demand: LayerDemand, compute: BlockCompute) -> float:
         * _ceil_div(demand.out_channels // num_groups, compute.block_channels)
     )
     if depthwise:
-        steps = compute.depthwise_cycles * _ceil_div(kernel, compute.depthwise_taps)
+        taps = compute.depthwise_taps or 1
+        steps = (compute.depthwise_cycles or 1) * _ceil_div(kernel, taps)
     else:
         inputs = demand.reduction // kernel
-        steps = kernel * _ceil_div(inputs, compute.input_channels)
+        steps = _ceil_div(kernel, compute.kernel_taps)
+        steps *= _ceil_div(inputs, compute.input_channels)
     least = math.prod(demand.output_shape) * compute.output_cycles_per_elem
     return max(float(num_groups * blocks * steps), least)
 
@@ -243,6 +253,38 @@ def _ne16_cycles(demand: LayerDemand) -> int:
         for count, is_1x1 in ((num_3x3, False), (num_1x1, True))
     )
     return num_groups * pixels * cycles
+
+
+def _n_eureka_cycles(demand: LayerDemand, compute: NEurekaCompute) -> float:
+    """Returns the cycles of N-EUREKA for a layer with 8-bit inputs.
+
+    A tile of ``n`` channels takes ``ceil(inputs / step_channels) * (n * weight_bits +
+    step_cycles)``; a 1x1 kernel has its weights' bits side by side and takes ``n`` for
+    ``n * weight_bits``, as on NE16. A depthwise layer takes one step for
+    `step_channels` channels. Strides leave pixels out that are computed.
+
+    Reference:
+      pulp-platform/n-eureka; the constant is fitted to a published peak rate.
+    """
+    layer = demand.layer
+    depthwise = layer.kind is OpKind.DEPTHWISE_CONV
+    is_1x1 = math.prod(layer.kernel_size) == 1
+    height, width = (
+        size * stride
+        for size, stride in zip(demand.output_size, layer.strides, strict=True)
+    )
+    pixels = _ceil_div(height, compute.tile_height)
+    pixels *= _ceil_div(width, compute.tile_width)
+    num_groups = 1 if depthwise else layer.groups
+    channels = demand.out_channels // num_groups
+    inputs = 1 if depthwise else demand.reduction // math.prod(layer.kernel_size)
+    of_tile = compute.step_channels if depthwise else compute.tile_channels
+    steps = _ceil_div(inputs, compute.step_channels)
+    cycles_per_channel = 1 if is_1x1 else demand.weight_bits or 0
+    # Each channel once, and what each tile takes besides.
+    multiply = steps * channels * cycles_per_channel
+    beside = steps * _ceil_div(channels, of_tile) * compute.step_cycles
+    return num_groups * pixels * (multiply + beside)
 
 
 def serial_blocks(

@@ -7,7 +7,7 @@ the manual (`CONSTRAINTS`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -16,7 +16,15 @@ from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.blocking import LoopNest, fits_buffers
 from matar_tf.pricing.demand import layer_shape
 from matar_tf.pricing.layer_widths import LayerWidths
-from matar_tf.pricing.memory import Liveness, fixed_width, layer_weight_bytes
+from matar_tf.pricing.memory import (
+    Liveness,
+    constant_bytes,
+    decoded_bytes,
+    fixed_width,
+    layer_weight_bytes,
+)
+from matar_tf.pricing.shape_limits import SHAPE_CONSTRAINTS, site_of
+from matar_tf.pricing.violations import Site, Violation, sentence_of, violation
 from matar_tf.targets.compute import FusedCompute, TableCompute
 from matar_tf.targets.sections import ArrayOps, Memory
 from matar_tf.targets.target import Target
@@ -34,31 +42,9 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Violation:
-    """One breach of a target's limit.
-
-    Attributes:
-      constraint: Name of the function that found it.
-      message: The limit, what was expected and what came.
-      layer: Name of the layer; None for a limit on the whole network.
-      weights: The weight entry of the policy that takes part in it, if any.
-      activations: The activation entry of the policy that takes part in it, if any.
-      excess: How far past the limit, relative to it; 1 for a width that is not taken.
-    """
-
-    constraint: str
-    message: str
-    layer: str | None = None
-    weights: str | None = None
-    activations: str | None = None
-    excess: float = 1.0
-
-
-class _Site(NamedTuple):
+class _Site(Site):
     """A layer under a policy: all that a limit on one layer may look at."""
 
-    layer: LayerWorkload
-    weight_bits: int | None
     inputs: tuple[tuple[str | None, int], ...]
     output: tuple[str | None, int]
     output_is_read: bool
@@ -67,17 +53,22 @@ class _Site(NamedTuple):
 
 
 class _Finding(NamedTuple):
-    """What a layer breaks at its widths, and the bytes of its constants."""
+    """What a layer breaks at its widths, and the bytes of its constants.
+
+    Of these, those of its kernel; and those of its kernel when it is decoded.
+    """
 
     violations: tuple[Violation, ...]
     weight_bytes: int
+    kernel_bytes: int
+    decoded_bytes: int
 
 
 def constraint_supported_ops(site: _Site, target: Target) -> Iterable[Violation]:
     """Every layer must be of a kind that the target runs, on its CPU if need be."""
     if not target.ops_for(site.layer.kind):
         known = sorted({kind.value for entry in target.ops for kind in entry.kinds})
-        yield _violation(
+        yield violation(
             constraint_supported_ops,
             site,
             f"expected one of {known}, got {site.layer.kind.value!r}",
@@ -88,7 +79,7 @@ def constraint_weight_bits(site: _Site, target: Target) -> Iterable[Violation]:
     """Weights must use a width that the target takes for this kind of layer."""
     allowed = target.weight_bits_for(site.layer.kind)
     if site.weight_bits is not None and allowed and site.weight_bits not in allowed:
-        yield _violation(
+        yield violation(
             constraint_weight_bits,
             site,
             f"expected one of {sorted(allowed)} bits, got {site.weight_bits}",
@@ -101,7 +92,7 @@ def constraint_activation_bits(site: _Site, target: Target) -> Iterable[Violatio
     allowed = target.activation_bits_for(site.layer.kind)
     for entry, bits in site.inputs:
         if allowed and bits not in allowed:
-            yield _violation(
+            yield violation(
                 constraint_activation_bits,
                 site,
                 f"expected one of {sorted(allowed)} bits, got {bits}",
@@ -114,7 +105,7 @@ def constraint_output_bits(site: _Site, target: Target) -> Iterable[Violation]:
     entry, bits = site.output
     allowed = target.activation_bits | {FLOAT_BITS}
     if not site.output_is_read and bits not in allowed:
-        yield _violation(
+        yield violation(
             constraint_output_bits,
             site,
             f"expected one of {sorted(target.activation_bits)} bits, got {bits}",
@@ -139,7 +130,7 @@ def constraint_bit_pairs(site: _Site, target: Target) -> Iterable[Violation]:
             for inputs in target.activation_bits_for(kind)
             if target.takes(kind, weights, inputs)
         )
-        yield _violation(
+        yield violation(
             constraint_bit_pairs,
             site,
             f"expected weight and input bits among {pairs}, got {(weight_bits, bits)}",
@@ -157,7 +148,7 @@ def constraint_latency_table(site: _Site, target: Target) -> Iterable[Violation]
     if not is_measured(
         site.names, kind, site.weight_bits, bits, target
     ) and target.takes(kind, site.weight_bits, bits):
-        yield _violation(
+        yield violation(
             constraint_latency_table,
             site,
             f"expected a row under this name or {site.names[1]!r} for weight and input "
@@ -175,7 +166,7 @@ def constraint_buffers(site: _Site, target: Target) -> Iterable[Violation]:
     if target.takes(site.layer.kind, site.weight_bits, bits) and not has_room(
         site.nest, site.weight_bits, bits, target
     ):
-        yield _violation(
+        yield violation(
             constraint_buffers,
             site,
             f"expected larger [buffers], or other widths than weight and input bits "
@@ -189,6 +180,12 @@ def constraint_weight_memory(num_bytes: int, memory: Memory) -> Iterable[Violati
     """Weights, biases and scales must fit into the weight memory."""
     capacity = memory.weight_capacity_bytes
     yield from _memory_violation(constraint_weight_memory, num_bytes, capacity)
+
+
+def constraint_kernel_memory(num_bytes: int, memory: Memory) -> Iterable[Violation]:
+    """Weights alone must fit into the memory that holds nothing else."""
+    capacity = memory.kernel_capacity_bytes
+    yield from _memory_violation(constraint_kernel_memory, num_bytes, capacity)
 
 
 def constraint_activation_memory(num_bytes: int, memory: Memory) -> Iterable[Violation]:
@@ -205,12 +202,17 @@ _LAYER_CONSTRAINTS: Final = (
     constraint_bit_pairs,
     constraint_latency_table,
     constraint_buffers,
+    *SHAPE_CONSTRAINTS,
 )
-_MEMORY_CONSTRAINTS: Final = (constraint_weight_memory, constraint_activation_memory)
+_MEMORY_CONSTRAINTS: Final = (
+    constraint_weight_memory,
+    constraint_kernel_memory,
+    constraint_activation_memory,
+)
 
 CONSTRAINTS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        function.__name__: (function.__doc__ or "").strip()
+        function.__name__: sentence_of(function)
         for function in (*_LAYER_CONSTRAINTS, *_MEMORY_CONSTRAINTS)
     }
 )
@@ -268,7 +270,12 @@ class PolicyChecker:
         if memory is not None:
             weight_bytes = sum(finding.weight_bytes for finding in findings)
             found += constraint_weight_memory(weight_bytes, memory)
-            peak_bytes = self._liveness.peak_bytes(self._widths.of_tensors(widths))
+            kernel_bytes = sum(finding.kernel_bytes for finding in findings)
+            found += constraint_kernel_memory(kernel_bytes, memory)
+            peak_bytes = self._liveness.peak_bytes(
+                self._widths.of_tensors(widths),
+                [finding.decoded_bytes for finding in findings],
+            )
             found += constraint_activation_memory(peak_bytes, memory)
         return tuple(found)
 
@@ -280,10 +287,16 @@ class PolicyChecker:
             for constraint in _LAYER_CONSTRAINTS
             for one in constraint(site, self._target)
         ]
+        storage = self._target.storage
         num_bytes = layer_weight_bytes(
-            site.layer, self._workload, site.weight_bits, self._target.storage
+            site.layer, self._workload, site.weight_bits, storage
         )
-        finding = self._known[row][key] = _Finding(tuple(found), num_bytes)
+        finding = self._known[row][key] = _Finding(
+            violations=tuple(found),
+            weight_bytes=num_bytes,
+            kernel_bytes=num_bytes - constant_bytes(site.layer, self._workload),
+            decoded_bytes=decoded_bytes(site.layer, site.weight_bits, storage),
+        )
         return finding
 
     def _site(self, row: int, policy: Policy) -> _Site:
@@ -294,9 +307,10 @@ class PolicyChecker:
                 return None, fixed_width(tensor, policy)
             return tensor, activations[tensor]
 
+        bits = policy.weights[layer.weights] if layer.weights else None
+        shapes = site_of(row, self._workload, bits)
         return _Site(
-            layer=layer,
-            weight_bits=policy.weights[layer.weights] if layer.weights else None,
+            **{one.name: getattr(shapes, one.name) for one in fields(shapes)},
             inputs=tuple(map(width, self._inputs[row])),
             output=width(self._outputs[row]),
             output_is_read=self._is_read[row],
@@ -352,24 +366,6 @@ def has_room(
     return fits_buffers(nest, (weight_bits, activation_bits), compute, buffers)
 
 
-def _violation(
-    constraint: Callable[[_Site, Target], Iterable[Violation]],
-    site: _Site,
-    detail: str,
-    *,
-    weights: str | None = None,
-    activations: str | None = None,
-) -> Violation:
-    return Violation(
-        constraint=constraint.__name__,
-        message=f"{CONSTRAINTS[constraint.__name__]} Layer {site.layer.name!r} of kind "
-        f"{site.layer.kind.value!r}: {detail}.",
-        layer=site.layer.name,
-        weights=weights,
-        activations=activations,
-    )
-
-
 def _memory_violation(
     constraint: Callable[[int, Memory], Iterable[Violation]],
     num_bytes: int,
@@ -378,7 +374,7 @@ def _memory_violation(
     if capacity is not None and num_bytes > capacity:
         yield Violation(
             constraint=constraint.__name__,
-            message=f"{CONSTRAINTS[constraint.__name__]} Expected at most {capacity} "
+            message=f"{sentence_of(constraint)} Expected at most {capacity} "
             f"bytes, got {num_bytes}.",
             excess=num_bytes / capacity - 1.0,
         )

@@ -9,7 +9,7 @@ from typing import Final
 from matar_tf.errors import shown
 from matar_tf.policy import MAX_BITS
 from matar_tf.pricing.memory import constant_bytes, kernel_bits, stored_bits
-from matar_tf.targets.sections import Storage
+from matar_tf.targets.storage import Storage
 from matar_tf.targets.target import Target
 from matar_tf.workload import FLOAT_BITS, LayerWorkload, OpKind, Workload
 

@@ -9,6 +9,7 @@ from matar_tf.pricing.arrays import tiled_nest
 from matar_tf.pricing.constraints import has_room, is_measured, names_of
 from matar_tf.pricing.demand import missing_kind
 from matar_tf.pricing.memory import check_entries
+from matar_tf.pricing.shape_limits import fits_shapes, shape_refusal
 from matar_tf.space import PolicySpace
 from matar_tf.targets.target import Target
 from matar_tf.workload import FLOAT_BITS, LayerWorkload, Workload
@@ -29,8 +30,8 @@ def legal_space(space: PolicySpace, workload: Workload, target: Target) -> Polic
       target: The target.
 
     Raises:
-      TargetError: If the target does not support a kind of layer, or no width
-        remains for an entry.
+      TargetError: If the target does not support a kind or the shape of a layer, or no
+        width remains for an entry.
       PolicyError: If space and workload do not have the same entries.
     """
     check_entries(workload, space.weights, space.activations, "policy space")
@@ -38,6 +39,9 @@ def legal_space(space: PolicySpace, workload: Workload, target: Target) -> Polic
     tensors = {name: set(widths) for name, widths in space.activations.items()}
     for layer in workload.layers:
         _restrict_widths(layer, workload, target, weights, tensors)
+    refusal = shape_refusal(workload, target, weights)
+    if refusal:
+        raise TargetError(refusal)
     while True:
         before = sum(map(len, (*weights.values(), *tensors.values())))
         for layer in workload.layers:
@@ -99,7 +103,9 @@ def _pairs(
     return taken, [
         one
         for one in taken
-        if is_measured(names, layer.kind, *one, target) and has_room(nest, *one, target)
+        if is_measured(names, layer.kind, *one, target)
+        and has_room(nest, *one, target)
+        and fits_shapes(layer, workload, one[0], target)
     ]
 
 

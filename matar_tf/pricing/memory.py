@@ -6,7 +6,7 @@ Counted, not timed: the same figures serve the limits of targets and the cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from matar_tf.errors import PolicyError, did_you_mean
 from matar_tf.policy import MAX_BITS, WIDE_BITS, Policy
-from matar_tf.targets.sections import Storage
+from matar_tf.targets.storage import Storage
 from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = [
     "Liveness",
     "check_entries",
     "constant_bytes",
+    "decoded_bytes",
     "fixed_width",
     "kernel_bits",
     "layer_weight_bytes",
@@ -61,9 +62,29 @@ def kernel_bits(
         return 0.0
     if storage is None:
         return float(layer.weight_elems * weight_bits)
+    if storage.decoding is not None and layer.kind is not OpKind.FLOAT:
+        stored = storage.decoding.stored_bytes(layer.weight_elems, weight_bits)
+        return 8.0 * (layer.weight_elems if stored is None else stored)
     if layer.kind is OpKind.FLOAT:  # no part of the target that would unpack it
         return float(layer.weight_elems * stored_bits(weight_bits, storage))
     return layer.weight_elems * storage.stored_bits(weight_bits)
+
+
+def decoded_bytes(
+    layer: LayerWorkload, weight_bits: int | None, storage: Storage | None
+) -> int:
+    """Returns what a decoded kernel takes while its layer runs; 0 if none is decoded.
+
+    Args:
+      layer: The layer.
+      weight_bits: Width of its kernel; None for a layer without weights.
+      storage: How the target stores operands; None if it packs them.
+    """
+    decoding = storage.decoding if storage else None
+    if decoding is None or weight_bits is None or layer.kind is OpKind.FLOAT:
+        return 0
+    is_stored = decoding.stored_bytes(layer.weight_elems, weight_bits) is not None
+    return layer.weight_elems if is_stored else 0
 
 
 def constant_bytes(layer: LayerWorkload, workload: Workload) -> int:
@@ -184,7 +205,9 @@ class Liveness:
             dtype=np.float64,
         )
 
-    def peak_bytes(self, bits: npt.ArrayLike) -> int:
+    def peak_bytes(
+        self, bits: npt.ArrayLike, decoded: Sequence[int] | None = None
+    ) -> int:
         """Returns the largest sum of packed bytes that are alive at one layer.
 
         Not counted: scratch buffers of kernels (im2col, 32-bit sums), and the loss to
@@ -192,10 +215,13 @@ class Liveness:
 
         Args:
           bits: Width of each tensor, ``[num_tensors]``, in the order of the network.
+          decoded: Bytes that the kernel of each layer takes while the layer runs; none
+            if None. See `decoded_bytes`.
         """
         # As `packed_bytes`; a product in float64, of integers, is exact and fast.
         bits = np.asarray(bits)
         if self._fixed_bits:
             bits = np.where(bits > MAX_BITS, bits, self._fixed_bits)
         sizes = (self._elems * bits + 7) // 8
-        return int((self._live @ sizes).max())
+        alive = self._live @ sizes
+        return int((alive if decoded is None else alive + np.array(decoded)).max())

@@ -11,7 +11,6 @@ refetches on targets without a table ``[buffers]``.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -19,22 +18,21 @@ from typing import Final, Literal, TypeAlias
 from matar_tf.errors import ModelError, TargetError
 from matar_tf.policy import Policy
 from matar_tf.pricing.demand import LayerDemand, demand_of, missing_kind
+from matar_tf.pricing.folded import folded_luts
+from matar_tf.pricing.layer_checks import check_layer, own_cycles
 from matar_tf.pricing.memory import (
     Liveness,
     check_entries,
+    decoded_bytes,
     layer_weight_bytes,
     tensor_bits,
 )
 from matar_tf.pricing.price_table import LayerSums, PriceTable
 from matar_tf.pricing.roofline import Bound, energy_pj, terms_of
-from matar_tf.targets import MULTIPLY_KINDS, Target
-from matar_tf.targets.fields import MAX_FIGURE, MIN_FIGURE
-from matar_tf.workload import (
-    LayerWorkload,
-    OpKind,
-    TensorWorkload,
-    Workload,
-)
+from matar_tf.targets import Target
+from matar_tf.targets.compute import FoldedCompute
+from matar_tf.targets.sections import ArrayOps, Ops
+from matar_tf.workload import LayerWorkload, OpKind, Workload
 
 __all__ = ["Cost", "CostModel", "LayerCost", "PriceLayer", "estimate"]
 
@@ -60,6 +58,9 @@ class LayerCost:
       energy_pj: Energy in picojoules; None if the target has no figures for it.
       weight_bytes: Kernel as the target stores it (packed at its width, unless the
         target says otherwise), 32-bit bias, one 32-bit scale per output channel.
+      luts: Look-up tables of the logic that it has for itself; None on targets where
+        layers share an array.
+      decoded_bytes: What its kernel takes while it runs; 0 if it is not decoded.
     """
 
     name: str
@@ -73,6 +74,8 @@ class LayerCost:
     bound: Bound
     energy_pj: float | None
     weight_bytes: int
+    luts: float | None = None
+    decoded_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,11 +95,12 @@ class Cost:
         32-bit integers, one 32-bit float scale per output channel. The file format,
         the graph and the scales of activations are not counted.
       peak_activation_bytes: Largest sum, over the layers in execution order, of the
-        packed bytes of the tensors alive, inputs and output of the layer included.
-        Scratch buffers of kernels are not counted.
+        packed bytes of the tensors alive, inputs and output of the layer included, and
+        its kernel if that is decoded. Scratch buffers of kernels are not counted.
       mean_weight_bits: Mean over kernel elements; None without any.
       mean_activation_bits: Mean over tensor elements, network inputs included.
       layers: The layers in execution order.
+      luts: Sum over layers; None on targets where layers share an array.
     """
 
     macs: int
@@ -110,6 +114,7 @@ class Cost:
     mean_weight_bits: float | None
     mean_activation_bits: float
     layers: tuple[LayerCost, ...]
+    luts: float | None = None
 
     @property
     def float_share(self) -> float:
@@ -166,6 +171,7 @@ class CostModel:
         self.has_floats: Final = any(
             layer.kind is OpKind.FLOAT for layer in workload.layers
         )
+        self.has_luts: Final = isinstance(target.compute, FoldedCompute)
         self._batch_size = batch_size
         self._liveness = Liveness(workload, target.storage)
         self._storing = [one for one in workload.layers if one.name in workload.storing]
@@ -189,7 +195,9 @@ class CostModel:
             for model in self._layers
         )
         weight_bytes = sum(layer.weight_bytes for layer in layers)
-        peak_bytes = self._liveness.peak_bytes([*bits.values()])
+        peak_bytes = self._liveness.peak_bytes(
+            [*bits.values()], [layer.decoded_bytes for layer in layers]
+        )
         network_cycles = self._network_cycles(weight_bytes)
         cycles = sum(layer.cycles for layer in layers) + network_cycles
         return Cost(
@@ -206,18 +214,21 @@ class CostModel:
             mean_weight_bits=self.mean_weight_bits(policy),
             mean_activation_bits=self.mean_activation_bits(policy),
             layers=layers,
+            luts=sum(one.luts or 0.0 for one in layers) if self.has_luts else None,
         )
 
     def totals(self, policy: Policy) -> dict[str, float | None]:
         """Returns what a search can minimize, by its name in `Cost`; fast.
 
-        ``float_share`` only of a network of which layers stay in float.
+        ``float_share`` only of a network of which layers stay in float, ``luts`` only
+        on targets that have logic for each layer.
         """
         sums, peak_bytes = self._table.sums(policy)
         network_cycles = self._network_cycles(sums.weight_bytes)
         cycles = sums.cycles + network_cycles
         energy = None if math.isnan(sums.energy_pj) else sums.energy_pj
         share = {"float_share": sums.float_cycles / cycles} if self.has_floats else {}
+        luts = {"luts": sums.luts} if self.has_luts else {}
         return {
             "latency_ms": self._latency_ms(cycles),
             "cycles": cycles,
@@ -226,6 +237,7 @@ class CostModel:
             "peak_activation_bytes": self._batch_size * peak_bytes,
             "bops": sums.bops,
             **share,
+            **luts,
         }
 
     def _latency_ms(self, cycles: float) -> float:
@@ -274,7 +286,7 @@ class _LayerModel:
         batch_size: int,
         price_layer: PriceLayer | None,
     ) -> None:
-        _check_layer(layer, workload.tensors[layer.output])
+        check_layer(layer, workload.tensors[layer.output])
         reason = missing_kind(layer, workload, target)
         if reason:
             raise TargetError(reason)
@@ -305,7 +317,15 @@ class _LayerModel:
         price = self.price(weight_bits, input_bits, output_bits)
         energy = math.nan if price.energy_pj is None else price.energy_pj
         in_float = price.cycles if price.kind is OpKind.FLOAT else 0.0
-        return LayerSums(price.cycles, energy, price.weight_bytes, price.bops, in_float)
+        return LayerSums(
+            cycles=price.cycles,
+            energy_pj=energy,
+            weight_bytes=price.weight_bytes,
+            bops=price.bops,
+            float_cycles=in_float,
+            luts=price.luts or 0.0,
+            decoded_bytes=price.decoded_bytes,
+        )
 
     def _compute_price(
         self, weight_bits: int | None, input_bits: tuple[int, ...], output_bits: int
@@ -333,8 +353,11 @@ class _LayerModel:
             bound = max(terms.cycles, key=lambda name: terms.cycles[name])
             cycles = terms.cycles[bound]
         else:
-            terms, bound, cycles = None, "own", _own_cycles(own, layer)
+            terms, bound, cycles = None, "own", own_cycles(own, layer)
         cycles += target.overhead.layer_cycles * max(layer.float_ops, 1)
+        decoded = decoded_bytes(layer, weight_bits, target.storage)
+        if decoded and target.storage and target.storage.decoding:
+            cycles += decoded * target.storage.decoding.cycles_per_weight
         return LayerCost(
             name=layer.name,
             kind=layer.kind,
@@ -349,51 +372,17 @@ class _LayerModel:
             weight_bytes=layer_weight_bytes(
                 layer, self._workload, weight_bits, target.storage
             ),
+            luts=_luts(demand, ops, target),
+            decoded_bytes=decoded,
         )
 
 
-def _own_cycles(own: object, layer: LayerWorkload) -> float:
-    """Returns what an own cost function returned, if it is a figure of a target."""
-    try:
-        cycles = float(own) if isinstance(own, numbers.Real) else math.nan
-    except OverflowError:
-        cycles = math.inf  # an integer of hundreds of digits
-    if not MIN_FIGURE <= cycles <= MAX_FIGURE:
-        shown = own if math.isnan(cycles) else cycles
-        raise TargetError(
-            f"Expected a positive number of cycles, {MIN_FIGURE:g} to {MAX_FIGURE:g}, "
-            f"for layer {layer.name!r} from the own cost function, got {shown!r}."
-        )
-    return cycles
-
-
-def _check_layer(layer: LayerWorkload, output: TensorWorkload) -> None:
-    """Checks that a layer that multiplies says how much, and no other one does."""
-    if layer.kind is OpKind.FLOAT:
-        return
-    if layer.kind not in MULTIPLY_KINDS:
-        if layer.weights is not None:
-            raise ModelError(
-                f"Expected no weights for layer {layer.name!r} of kind "
-                f"{layer.kind.value!r}, got the entry {layer.weights!r}."
-            )
-        return
-    if layer.weights is None or layer.macs <= 0 or layer.weight_elems <= 0:
-        raise ModelError(
-            f"Expected a weight entry, MACs and weight elements for layer "
-            f"{layer.name!r} of kind {layer.kind.value!r}, got {layer.weights!r}, "
-            f"{layer.macs} and {layer.weight_elems}."
-        )
-    channels = output.shape[-1] if output.shape else 1
-    if channels % layer.groups or layer.weight_elems % (
-        channels * math.prod(layer.kernel_size)
-    ):
-        raise ModelError(
-            f"Expected channels in a multiple of the groups, and weight elements in a "
-            f"multiple of channels * kernel size, for layer {layer.name!r}, got "
-            f"{channels} channels, {layer.groups} groups, kernel size "
-            f"{layer.kernel_size} and {layer.weight_elems} weight elements."
-        )
+def _luts(demand: LayerDemand, ops: Ops, target: Target) -> float | None:
+    """Returns the look-up tables of a layer; None where it has no logic of its own."""
+    if not isinstance(target.compute, FoldedCompute):
+        return None
+    is_unit = isinstance(ops, ArrayOps)
+    return folded_luts(demand, target.compute) if is_unit else 0.0
 
 
 def _sum_or_none(values: list[float | None]) -> float | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from matar_tf.policy import Policy
 from matar_tf.pricing.layer_widths import LayerWidths, Widths
 from matar_tf.pricing.memory import Liveness
-from matar_tf.targets.sections import Storage
+from matar_tf.targets.storage import Storage
 from matar_tf.workload import Workload
 
 __all__ = ["LayerSums", "PriceOfWidths", "PriceTable"]
@@ -23,6 +23,8 @@ class LayerSums(NamedTuple):
       weight_bytes: Bytes of constants.
       bops: Bit operations.
       float_cycles: Those of the cycles that a layer in float takes.
+      luts: Look-up tables of an FPGA; 0 on other targets.
+      decoded_bytes: What kernels take while their layers run, if they are decoded.
     """
 
     cycles: float
@@ -30,6 +32,8 @@ class LayerSums(NamedTuple):
     weight_bytes: int
     bops: int
     float_cycles: float
+    luts: float
+    decoded_bytes: int
 
 
 PriceOfWidths: TypeAlias = Callable[[int | None, tuple[int, ...], int], LayerSums]
@@ -70,7 +74,9 @@ class PriceTable:
             table.get(key) or self._price(row, key, widths)
             for row, (table, key) in enumerate(zip(self._tables, keys, strict=True))
         ]
-        peak = self._liveness.peak_bytes(self._layers.of_tensors(widths))
+        peak = self._liveness.peak_bytes(
+            self._layers.of_tensors(widths), [one.decoded_bytes for one in found]
+        )
         return LayerSums(*map(sum, zip(*found, strict=True))), peak
 
     def _price(self, row: int, key: int, widths: Widths) -> LayerSums:

@@ -34,6 +34,7 @@ _SCHEMA_VERSION: Final = 1
 _READER: Final = JsonReader(SearchError)
 _SHOWN: Final = ("latency_ms", "energy_pj", "weight_bytes", "peak_activation_bytes")
 _FLOAT_SHARE: Final = "float_share"
+_LUTS: Final = "luts"  # on targets that have logic for each layer
 _FLOAT_KEY: Final = "float_layers"  # in files of networks that have some
 _ILLEGAL: Final = "not allowed"
 _DASH: Final = "-"
@@ -75,6 +76,8 @@ def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
         )
 
     shown = [*_SHOWN, *([_FLOAT_SHARE] if matrix.float_layers else [])]
+    if any(_LUTS in one.figures for one in matrix.entries):
+        shown.append(_LUTS)
     return [table(name) for name in shown]
 
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from matar_tf.figures import (
     FIGURES,
+    SCALES,
+    UNCHECKED,
     CostKind,
     Figure,
     bound_names,
@@ -47,13 +49,14 @@ _DASH: Final = "-"
 _TEXT_WIDTH: Final = 120  # columns of a terminal
 _LEFT_OUT_OF_TEXT: Final = {
     *("loss", "argmax_agreement", "macs", "bops", "cycles", "measured_spread_ms"),
-    "float_share",
+    *("float_share", "luts", "arena_bytes"),
 }
 _MAX_ENTRIES: Final = 24  # of a table with one column per policy entry
 # What priced a result stands among its versions.
 _SOURCES: Final[Mapping[str, CostKind]] = {
     "ethos-u-vela": "compiler estimate",
     "latency table": "latency table",
+    UNCHECKED: "modelled, not validated",
 }
 FloatMetrics = Mapping[str, float] | None
 
@@ -365,6 +368,7 @@ def _sentences(
         f"{len(result.front)} {noun}; {number}; stopped: {result.stop_reason.value}; "
         f"seed {provenance.seed}.",
         source,
+        *(text for name, text in provenance.versions.items() if name == SCALES),
         *(pick.sentence for pick in verdict_of(result)),
         f"Sources: {'; '.join(sources)}.",
     ]

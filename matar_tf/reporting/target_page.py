@@ -11,6 +11,7 @@ from matar_tf.pricing.arrays import peak_macs_per_cycle
 from matar_tf.pricing.constraints import CONSTRAINTS
 from matar_tf.reporting.text import aligned
 from matar_tf.targets.compute import TableCompute
+from matar_tf.targets.fields import Section
 from matar_tf.targets.loader import list_targets, load_target
 from matar_tf.targets.sections import ArrayOps
 from matar_tf.targets.target import Target
@@ -34,6 +35,9 @@ _NO_FIGURES = {
 _MORE = ("cycles_per_input", "cycles_per_output", "cycles_per_weight")  # of a rate
 
 
+_UNCHECKED = "not validated"
+
+
 def describe_catalogue() -> str:
     """Returns the catalogue as a table: widths, peak rate, energy, what was checked."""
     header = (
@@ -53,7 +57,7 @@ def describe_catalogue() -> str:
 def _summary(target: Target) -> tuple[str, ...]:
     weights = {bits for kind in OpKind for bits in target.weight_bits_for(kind)}
     compared = ", ".join(
-        entry.kind
+        _UNCHECKED
         if entry.max_error_percent is None
         else f"{entry.kind} {entry.max_error_percent:g} %"
         for entry in target.validation
@@ -114,7 +118,7 @@ def describe_target(target: Target) -> str:
 def _validations(target: Target) -> Iterator[str]:
     for entry in target.validation:
         if entry.max_error_percent is None:
-            yield f"  {entry.kind}: {entry.against}"
+            yield f"  {_UNCHECKED}: {entry.against}"
             continue
         yield (
             f"  {entry.kind}: {entry.against}: error at most "
@@ -137,6 +141,7 @@ def _sections(target: Target) -> Iterator[str]:
     for name in (
         "clock",
         "compute",
+        "network",
         "cpu",
         "memory",
         "bandwidth",
@@ -153,6 +158,12 @@ def _sections(target: Target) -> Iterator[str]:
         yield from _figures(name, section)
     for number, entry in enumerate(target.ops):
         yield from _figures(f"ops[{number}]", entry)
+    for number, entry in enumerate(target.limits):
+        kinds = ", ".join(kind.value for kind in entry.kinds)
+        widths = entry.weight_bits
+        at = f" at weights of {_widths(widths)} bits" if widths else ""
+        yield f"  limits[{number}]: {kinds}{at}"
+        yield from _figures(f"limits[{number}]", entry)
 
 
 def _figures(name: str, section: BaseModel) -> Iterator[str]:
@@ -160,6 +171,9 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
     assumed = set(values["assumed"])
     for key, value in values.items():
         if key in _NO_FIGURES or value is None:
+            continue
+        if isinstance(getattr(section, key), Section):
+            yield from _figures(f"{name}.{key}", getattr(section, key))
             continue
         mark = " (assumed)" if key in assumed else ""
         yield f"  {name}.{key} = {_number(value)}{mark}"
@@ -181,6 +195,10 @@ def _figures(name: str, section: BaseModel) -> Iterator[str]:
 
 
 def _number(value: object) -> str:
+    if isinstance(value, tuple):  # two sides, or several such pairs
+        parts = cast("tuple[object, ...]", value)
+        nested = any(isinstance(one, tuple) for one in parts)
+        return (" or " if nested else "x").join(map(_number, parts))
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:,}" if isinstance(value, (int, float)) else str(value)

@@ -8,12 +8,13 @@ what they take on the processor. Which of the two it was stands beside every fig
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from matar_tf.artifact import Artifact
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import ExportError, TargetError
-from matar_tf.figures import CostKind
+from matar_tf.figures import SCALES, UNCHECKED, CostKind
 from matar_tf.policy import Policy
 from matar_tf.pricing import PolicyChecker
 from matar_tf.pricing.demand import float_refusal
@@ -29,13 +30,14 @@ __all__ = ["PolicyCosts", "check_names", "cost_matrix", "why_unbuilt"]
 class PolicyCosts:
     """Costs of policies by name.
 
-    Those of `matar_tf.figures.COST_NAMES`, and ``file_bytes`` if it is asked for.
+    Those of `matar_tf.figures.COST_NAMES`, and sizes that are asked for.
 
     Args:
       artifact: The packaged network.
       target: The hardware.
       builder: Makes the files that a compiler is given; one is made if None.
-      file_size: Returns the size of the file that a policy is exported to.
+      sizes: What else to say of a policy, by name: ``file_bytes`` of the file that it
+        is exported to, ``arena_bytes`` that this takes on a microcontroller.
 
     Attributes:
       kind: Where latency, cycles and bytes come from.
@@ -48,21 +50,28 @@ class PolicyCosts:
         target: Target,
         builder: ModelBuilder | None = None,
         *,
-        file_size: Callable[[Policy], int] | None = None,
+        sizes: Mapping[str, Callable[[Policy], int]] = MappingProxyType({}),
     ) -> None:
-        self._file_size = file_size
+        self._sizes = sizes
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
         is_integer = not self._model.has_floats
         if isinstance(target.backend, VelaBackend) and has_vela() and is_integer:
             self._backend = target.backend
             self._builder = builder or ModelBuilder(artifact)
-        kind: CostKind = "modelled"
+        kind = _modelled(target)
         versions: dict[str, str] = {}
         if self._backend is not None:
             kind, versions = "compiler estimate", {"ethos-u-vela": vela_version()}
         elif isinstance(target.compute, TableCompute):
             kind, versions = "latency table", {"latency table": target.compute.file}
+        elif kind != "modelled":
+            versions = {UNCHECKED: target.validation[0].against}
+        if target.network is not None and target.network.scales is not None:
+            versions[SCALES] = (
+                f"Accuracies are those of free scales: {target.name} has scales of "
+                "powers of two alone, and nobody measured what rounding costs."
+            )
         self.kind: Final[CostKind] = kind
         self.versions: Final[Mapping[str, str]] = versions
 
@@ -80,8 +89,7 @@ class PolicyCosts:
             "mean_weight_bits": self._model.mean_weight_bits(policy),
             "mean_activation_bits": self._model.mean_activation_bits(policy),
         }
-        if self._file_size is not None:
-            costs["file_bytes"] = self._file_size(policy)
+        costs |= {name: size(policy) for name, size in self._sizes.items()}
         if self._backend is None:
             return costs
         content = self._builder.build(policy)
@@ -113,8 +121,8 @@ def cost_matrix(
     """Returns the costs of each policy on each target, with what is not allowed.
 
     A policy that a target has no price for is not allowed, either; nor is any on a
-    target without a processor for layers that stay in float, nor one of which there is
-    no file.
+    target that does not run a kind of layer, or has no processor for layers that stay
+    in float, nor one of which there is no file.
 
     Args:
       artifact: The packaged network.
@@ -125,8 +133,7 @@ def cost_matrix(
     Raises:
       PolicyError: If a policy is not of the artifact's network.
       SearchError: If there are no policies or no targets.
-      TargetError: If two targets have one name, or a target cannot run the network at
-        any widths.
+      TargetError: If two targets have one name.
     """
     check_names(targets)
     builder = builder or ModelBuilder(artifact)
@@ -134,7 +141,11 @@ def cost_matrix(
     unbuilt = {name: why_unbuilt(builder, one) for name, one in policies.items()}
     for target in targets:
         refusal = float_refusal(artifact.workload, target)
-        costs = None if refusal else PolicyCosts(artifact, target, builder)
+        costs: PolicyCosts | None = None
+        try:
+            costs = None if refusal else PolicyCosts(artifact, target, builder)
+        except TargetError as error:  # of a kind that it does not run
+            refusal = str(error)
         check = PolicyChecker(artifact.workload, target)
         for name, policy in policies.items():
             reason = refusal or unbuilt[name]
@@ -151,7 +162,7 @@ def cost_matrix(
                 MatrixEntry(
                     policy=name,
                     target=target.name,
-                    kind="modelled" if costs is None else costs.kind,
+                    kind=_modelled(target) if costs is None else costs.kind,
                     figures=figures,
                     violations=reasons,
                 )
@@ -162,6 +173,12 @@ def cost_matrix(
         entries=tuple(entries),
         float_layers=artifact.float_layers,
     )
+
+
+def _modelled(target: Target) -> CostKind:
+    """Returns what a target's analytic model is: compared with something, or not."""
+    is_unchecked = all(one.kind == "unchecked" for one in target.validation)
+    return "modelled, not validated" if is_unchecked else "modelled"
 
 
 def why_unbuilt(builder: ModelBuilder, policy: Policy) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,7 @@ from matar_tf.run.predicting import (
 from matar_tf.run.settings import RunSettings
 from matar_tf.space import PolicySpace
 from matar_tf.targets import Target
+from matar_tf.tflite.arena import ARENA, ArenaSizes
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
 from matar_tf.tflite.file_size import FileSizes
@@ -157,14 +158,14 @@ def make_run(
     tool_versions: list[Mapping[str, str]] = []
     untaken: list[Mapping[str, str]] = []
     for target in targets:
-        sizes = _file_sizes(
+        sizes = _sizes(
             builder,
             target.name,
             settings,
             shown,
             0 if reported is None else reported.num_samples,
         )
-        costs = PolicyCosts(artifact, target, builder, file_size=sizes)
+        costs = PolicyCosts(artifact, target, builder, sizes=sizes)
         problem, reasons = _problem(
             artifact, target, space, costs, settings, metric_names
         )
@@ -360,30 +361,32 @@ def _metric_names(artifact: Artifact, metrics: Iterable[str]) -> tuple[str, ...]
     return names
 
 
-def _file_sizes(
+def _sizes(
     builder: ModelBuilder,
     target: str,
     settings: RunSettings,
     metric_names: Collection[str],
     num_samples: int,
-) -> FileSizes | None:
-    """Returns the sizes of the files that a run will write, if asked for.
+) -> dict[str, Callable[[Policy], int]]:
+    """Returns sizes of the files that a run will write, by name, if asked for.
 
-    They are if a name is no other figure's, be it ``file_bytes`` or misspelt.
+    ``file_bytes`` is if a name is no other figure's, be it this or misspelt.
     """
     options = settings.options
     names = {one.name for one in (*options.objectives, *options.limits)}
-    if names <= {*metric_names, *COST_NAMES}:
-        return None
+    if names <= {*metric_names, *COST_NAMES, "luts"}:
+        return {}
     metrics = dict.fromkeys(metric_names, 0.0)
     if settings.holdout:
         searched = [one.name for one in options.objectives if one.name in metrics]
         metrics |= {PREFIX + name: 0.0 for name in searched}
-    return FileSizes(
-        builder,
-        profile=settings.profile,
-        metadata=export_metadata(target, metrics, num_samples),
-    )
+    profile = settings.profile
+    metadata = export_metadata(target, metrics, num_samples)
+    sizes = FileSizes(builder, profile=profile, metadata=metadata)
+    if ARENA not in names:
+        return {"file_bytes": sizes}
+    arena = ArenaSizes(builder, sizes, profile=profile)
+    return {"file_bytes": sizes, ARENA: arena}
 
 
 def _violations(check: PolicyChecker, policy: Policy) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from matar_tf.results import SearchResult
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import measurements_digest
 from matar_tf.run.settings import versions
+from matar_tf.targets.digests import target_digest
 from matar_tf.tflite.profiles import PROFILES
 
 __all__ = ["RUN_FILE", "RunRecord", "read_record", "record_of"]
@@ -249,7 +249,9 @@ class RunRecord:
         They do where sizes of files count, or outputs differ from other profiles'.
         """
         exact = [name for name, profile in PROFILES.items() if profile.exact]
-        return "file_bytes" in str([self.objectives, self.limits]) or any(
+        asked = str([self.objectives, self.limits])
+        sizes = ("file_bytes", "arena_bytes")
+        return any(name in asked for name in sizes) or any(
             one.profile not in exact for one in (self, earlier)
         )
 
@@ -321,10 +323,7 @@ def record_of(run: Run) -> RunRecord:
         profile=settings.profile,
         runtime=settings.measured_in,
         store=None if settings.store is None else str(settings.store),
-        targets={
-            one.name: hashlib.sha256(one.model_dump_json().encode()).hexdigest()
-            for one in run.targets
-        },
+        targets={one.name: target_digest(one) for one in run.targets},
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
         float_verified=run.artifact.is_verified,

@@ -30,7 +30,9 @@ __all__ = [
     "BitSerialCompute",
     "BlockCompute",
     "Compute",
+    "FoldedCompute",
     "FusedCompute",
+    "NEurekaCompute",
     "Ne16Compute",
     "Rate",
     "TableCompute",
@@ -180,9 +182,10 @@ class BlockCompute(Compute):
       block_width: Columns of a block of the output.
       block_channels: Output channels of a block.
       input_channels: Input channels consumed per cycle.
+      kernel_taps: Taps of a kernel that are handled together.
       depthwise_cycles: Cycles of a depthwise layer for ``depthwise_taps`` taps of the
-        kernel and one block.
-      depthwise_taps: Taps of a depthwise kernel that are handled together.
+        kernel and one block; needed if and only if the array runs depthwise layers.
+      depthwise_taps: Taps of a depthwise kernel that are handled together; likewise.
       output_cycles_per_elem: Cycles of the output unit, the least that a layer takes.
       wide_scale: Factor on all cycles of layers with 16-bit inputs; needed if and only
         if the array takes them.
@@ -193,8 +196,9 @@ class BlockCompute(Compute):
     block_width: Count
     block_channels: Count
     input_channels: Count
-    depthwise_cycles: Count
-    depthwise_taps: Count
+    kernel_taps: Count = 1
+    depthwise_cycles: Count | None = None
+    depthwise_taps: Count | None = None
     output_cycles_per_elem: Positive
     wide_scale: Positive | None = None
 
@@ -207,6 +211,48 @@ class Ne16Compute(Compute):
     """
 
     kind: Literal["ne16"]
+
+
+class NEurekaCompute(Compute):
+    """PULP's N-EUREKA: weights bit by bit, inputs of 8 bits.
+
+    Outputs come in tiles of pixels and channels, the inputs in steps of channels; see
+    `matar_tf.pricing.arrays.array_cycles`.
+
+    Attributes:
+      kind: Names this rule.
+      tile_height: Rows of a tile of the output.
+      tile_width: Columns of a tile of the output.
+      tile_channels: Output channels of a tile; of a depthwise layer `step_channels`.
+      step_channels: Input channels that are added up in one step.
+      step_cycles: Cycles of a step besides those of its multiplications.
+    """
+
+    kind: Literal["n_eureka"]
+    tile_height: Count
+    tile_width: Count
+    tile_channels: Count
+    step_channels: Count
+    step_cycles: NotNegative
+
+
+class FoldedCompute(Compute):
+    """Logic of its own for each layer, folded: matrix-vector units on an FPGA (FINN).
+
+    Attributes:
+      kind: Names this rule.
+      max_pe: Most output channels computed in parallel: a layer has the largest divisor
+        of its number up to this.
+      max_simd: Most inputs multiplied in parallel for each of them; likewise.
+      unit_luts: Look-up tables of the control of a unit.
+      luts_factor: Factor on those of multipliers, adders and accumulators.
+    """
+
+    kind: Literal["folded"]
+    max_pe: Count
+    max_simd: Count
+    unit_luts: NotNegative
+    luts_factor: Positive
 
 
 class TableEntry(BaseModel):

@@ -20,7 +20,6 @@ from matar_tf.targets.fields import (
     Positive,
     Section,
     Text,
-    Width,
     Widths,
 )
 from matar_tf.workload import OpKind
@@ -41,8 +40,6 @@ __all__ = [
     "Memory",
     "Ops",
     "Overhead",
-    "Storage",
-    "StoredWidth",
     "Validation",
     "VectorOps",
     "VelaBackend",
@@ -210,12 +207,14 @@ class Memory(Section):
 
     Attributes:
       weight_capacity_bytes: For weights, biases and scales.
+      kernel_capacity_bytes: For weights alone.
       activation_capacity_bytes: For the tensors that are alive at one time.
       weight_cache_bytes: Weights beyond this are loaded anew for every inference.
       reload_bytes_per_cycle: Rate of that; needed if and only if there is a cache.
     """
 
     weight_capacity_bytes: Count | None = None
+    kernel_capacity_bytes: Count | None = None
     activation_capacity_bytes: Count | None = None
     weight_cache_bytes: Count | None = None
     reload_bytes_per_cycle: Positive | None = None
@@ -252,43 +251,6 @@ class Buffers(Section):
     accumulator_bits: Count
     stores_accumulators: bool
     pads_weights: bool
-
-
-class StoredWidth(BaseModel):
-    """What a weight of some width takes up after compression.
-
-    Attributes:
-      weight_bits: Width in the policy.
-      stored_bits: Mean bits per weight as stored.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
-    )
-
-    weight_bits: Width
-    stored_bits: Positive
-
-
-class Storage(Section):
-    """How operands are stored, if not packed at the widths of the policy.
-
-    Attributes:
-      kernels: One entry for each width of weights that the target takes.
-      tensor_bits: Width that every tensor of integers takes up, whatever its grid; of
-        one with 16 bits these.
-    """
-
-    kernels: Annotated[tuple[StoredWidth, ...], Field(min_length=1)]
-    tensor_bits: Width
-
-    def stored_bits(self, weight_bits: int) -> float:
-        """Returns the bits that a weight of a width takes up."""
-        return next(
-            entry.stored_bits
-            for entry in self.kernels
-            if entry.weight_bits == weight_bits
-        )
 
 
 class Bandwidth(Section):

@@ -12,12 +12,15 @@ from matar_tf.targets.compute import (
     BitParallelCompute,
     BitSerialCompute,
     BlockCompute,
+    FoldedCompute,
     FusedCompute,
     Ne16Compute,
+    NEurekaCompute,
     Rate,
     TableCompute,
 )
 from matar_tf.targets.fields import Text
+from matar_tf.targets.limits import LayerLimit, NetworkLimit
 from matar_tf.targets.sections import (
     ActivePowerEnergy,
     ArrayOps,
@@ -31,11 +34,11 @@ from matar_tf.targets.sections import (
     Memory,
     Ops,
     Overhead,
-    Storage,
     Validation,
     VectorOps,
     VelaBackend,
 )
+from matar_tf.targets.storage import Storage
 from matar_tf.workload import FLOAT_BITS, OpKind
 
 if TYPE_CHECKING:
@@ -71,6 +74,8 @@ class Target(BaseModel):
       clock: Clock of the target.
       compute: Rule for the layers of unit ``array``.
       ops: What runs where, at which widths. A kind in no entry is not supported.
+      limits: What shapes of layers it takes; without, all.
+      network: What networks it takes; without, all.
       cpu: Processor for the entries of unit ``cpu``; there if and only if any are.
       memory: Capacities.
       bandwidth: Ports.
@@ -94,13 +99,17 @@ class Target(BaseModel):
         BitParallelCompute
         | BitSerialCompute
         | BlockCompute
+        | FoldedCompute
         | FusedCompute
+        | NEurekaCompute
         | Ne16Compute
         | TableCompute
     ) = Field(discriminator="kind")
     ops: Annotated[
         tuple[Annotated[Ops, Field(discriminator="unit")], ...], Field(min_length=1)
     ]
+    limits: tuple[LayerLimit, ...] = ()
+    network: NetworkLimit | None = None
     cpu: Cpu | None = None
     memory: Memory | None = None
     bandwidth: Bandwidth | None = None
@@ -119,29 +128,7 @@ class Target(BaseModel):
         self._check_units()
         self._check_energy()
         self._check_memories()
-        match self.compute:
-            case BitParallelCompute() as compute:
-                self._check_rates(compute)
-            case BitSerialCompute() as compute:
-                depthwise = OpKind.DEPTHWISE_CONV in self._array_kinds()
-                if depthwise != (compute.depthwise_group is not None):
-                    raise ValueError(
-                        "expected compute.depthwise_group if and only if the unit "
-                        "'array' runs 'depthwise_conv'"
-                    )
-            case FusedCompute() as compute:
-                self._check_widths("fused array splits into", compute.native_bits)
-            case Ne16Compute():
-                for _, _, activation_bits in self._array_pairs():
-                    if activation_bits != MAX_BITS:
-                        raise ValueError(
-                            f"expected inputs of {MAX_BITS} bits for compute.kind "
-                            f"'ne16', got {activation_bits} under ops"
-                        )
-            case BlockCompute() as compute:
-                self._check_wide(compute)
-            case TableCompute():
-                pass
+        self._check_compute()
         self._check_class()
         return self
 
@@ -217,6 +204,29 @@ class Target(BaseModel):
             vars(copy).pop(name, None)
         return copy
 
+    def _check_compute(self) -> None:
+        match self.compute:
+            case BitParallelCompute() as compute:
+                self._check_rates(compute)
+            case BitSerialCompute() as compute:
+                given = (compute.depthwise_group,)
+                self._check_depthwise(given, "depthwise_group")
+            case FusedCompute() as compute:
+                self._check_widths("fused array splits into", compute.native_bits)
+            case Ne16Compute() | NEurekaCompute() as compute:
+                for _, _, activation_bits in self._array_pairs():
+                    if activation_bits != MAX_BITS:
+                        raise ValueError(
+                            f"expected inputs of {MAX_BITS} bits for compute.kind "
+                            f"{compute.kind!r}, got {activation_bits} under ops"
+                        )
+            case BlockCompute() as compute:
+                self._check_wide(compute)
+                given = (compute.depthwise_cycles, compute.depthwise_taps)
+                self._check_depthwise(given, "depthwise_cycles and depthwise_taps")
+            case FoldedCompute() | TableCompute():
+                pass
+
     def _array_kinds(self) -> frozenset[OpKind]:
         return frozenset(kind for kind, _, _ in self._array_pairs())
 
@@ -249,6 +259,14 @@ class Target(BaseModel):
         if handed != (self.cpu is not None):
             raise ValueError(
                 "expected a table [cpu] if and only if an entry of ops has unit 'cpu'"
+            )
+
+    def _check_depthwise(self, given: tuple[int | None, ...], names: str) -> None:
+        runs = OpKind.DEPTHWISE_CONV in self._array_kinds()
+        if any((one is not None) != runs for one in given):
+            raise ValueError(
+                f"expected compute.{names} if and only if the unit 'array' runs "
+                "'depthwise_conv'"
             )
 
     def _check_widths(self, what: str, native: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from matar_tf.policy import Policy
+from matar_tf.policy import MAX_BITS, Policy
 from matar_tf.tflite._containers import Storage, narrowest_container
 from matar_tf.tflite._indexing import tables_of
 from matar_tf.tflite.build import ModelBuilder
@@ -98,6 +98,12 @@ class FileSizes:
             content = self._builder.build(policy, self._metadata, profile=self._profile)
             self._rests[key] = len(content) - in_blocks
         return self._rests[key] + in_blocks
+
+    def is_decoded(self, entry: str, bits: int) -> bool:
+        """Returns whether a kernel of some bits is stored as indices into a table."""
+        if self._profile != "tflm":
+            return False
+        return self._part(entry, bits).storage.stored_bits < MAX_BITS
 
     @property
     def _entries(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fixtures.documents import (
 )
 from fixtures.programs import flags_of
 
-from matar_tf.pricing import CONSTRAINTS
+from matar_tf.pricing import CONSTRAINTS, shape_limits
 from matar_tf.pricing import constraints as _constraints
 from matar_tf.targets import list_targets
 from recipes.common import list_recipes, load_recipe
@@ -146,12 +146,11 @@ def test_every_target_has_a_row() -> None:
 
 
 def test_every_constraint_has_a_sentence() -> None:
-    functions = [name for name in vars(_constraints) if name.startswith("constraint_")]
-    assert len(CONSTRAINTS) == len(functions)
+    known = {**vars(_constraints), **vars(shape_limits)}
+    functions = {name for name in known if name.startswith("constraint_")}
+    assert functions == set(CONSTRAINTS)
     for name, sentence in CONSTRAINTS.items():
-        function = getattr(_constraints, f"constraint_{name}", None) or getattr(
-            _constraints, name
-        )
+        function = known[name]
         assert function.__doc__.startswith(sentence)
         assert len(sentence.split()) > 3
         assert sentence.endswith(".")

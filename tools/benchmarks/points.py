@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from matar_tf.errors import DataError
+from matar_tf.pricing.arrays import peak_macs_per_cycle
 from matar_tf.pricing.demand import demand_of
 from matar_tf.pricing.model import estimate
 from matar_tf.pricing.roofline import terms_of
@@ -81,7 +82,10 @@ class Point:
 
 def points() -> tuple[Point, ...]:
     """Returns every figure that is known without further files."""
-    return (*_mlperf_tiny(), *_edge_tpu(), *_vela(), *_haq_totals(), *_bitfusion())
+    return (
+        *(*_mlperf_tiny(), *_edge_tpu(), *_vela(), *_haq_totals(), *_bitfusion()),
+        *_n_eureka(),
+    )
 
 
 _TINY = ("ResNet-8", "DS-CNN", "MobileNet v1 0.25", "autoencoder")
@@ -167,11 +171,13 @@ def _edge_tpu() -> Iterator[Point]:
         )
 
 
-# cycles_total of ethos-u-vela 5.2.0, Ethos_U55_High_End_Embedded, Shared_Sram, on
+# cycles_total of ethos-u-vela 5.2.0, configured as the targets' [backend] says, on
 # exported w8a8 files with untrained, normally distributed kernels.
 VELA_CYCLES: Mapping[str, tuple[int, int, int]] = {
     "ethos_u55_128": (204_490, 94_829, 367_846),
     "ethos_u55_256": (144_774, 63_363, 317_846),
+    "ethos_u65_256": (112_657, 55_884, 269_985),
+    "ethos_u85_256": (128_260, 48_754, 306_788),
 }
 
 
@@ -210,6 +216,23 @@ def _haq_totals() -> Iterator[Point]:
             predicted=sum(kernel_cycles(workload, bits, bits, target, 16)),
             kind="calibration",
             source="mit-han-lab/haq, latency table",
+        )
+
+
+def _n_eureka() -> Iterator[Point]:
+    """Peak rates of a large 3x3 convolution, two operations for each MAC."""
+    target = load_target("n_eureka")
+    for bits, published, kind in ((8, 698.0, "calibration"), (2, 1950.0, "validation")):
+        rate = peak_macs_per_cycle(target, bits, _MAX_BITS)
+        yield Point(
+            target=target.name,
+            network="a large 3x3 convolution",
+            bits=f"{bits}/{_MAX_BITS}",
+            unit="GOPS",
+            published=published,
+            predicted=2e-9 * rate * target.clock.frequency_hz,
+            kind=kind,
+            source="Siracusa, arXiv 2312.14750, abstract",
         )
 
 
@@ -294,7 +317,7 @@ def to_markdown(found: Sequence[Point]) -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: | --- | --- |",
     ]
     for one in found:
-        digits = {"cycles": 0, "mJ": 4}.get(one.unit, 3)
+        digits = {"cycles": 0, "GOPS": 0, "mJ": 4}.get(one.unit, 3)
         lines.append(
             f"| `{one.target}` | {one.network} | {one.bits} | {one.unit} "
             f"| {one.published:,.{digits}f} | {one.predicted:,.{digits}f} "
