@@ -52,6 +52,7 @@ class PolicyCosts:
         *,
         sizes: Mapping[str, Callable[[Policy], int]] = MappingProxyType({}),
     ) -> None:
+        self._known: dict[Policy, dict[str, float | None]] = {}
         self._sizes = sizes
         self._model = CostModel(artifact.workload, target)
         self._backend: VelaBackend | None = None
@@ -83,6 +84,11 @@ class PolicyCosts:
             prices, or see `CostModel.totals`.
           ExportError: If it does not compile the file.
         """
+        if policy not in self._known:  # generations meet the same ones again
+            self._known[policy] = self._priced(policy)
+        return dict(self._known[policy])
+
+    def _priced(self, policy: Policy) -> dict[str, float | None]:
         costs: dict[str, float | None] = {
             **self._model.totals(policy),
             "macs": self._model.workload.macs,
