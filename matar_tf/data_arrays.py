@@ -19,6 +19,7 @@ __all__ = [
     "checked_labels",
     "checked_samples",
     "each_named",
+    "is_one_hot",
     "keys_of_bytes",
 ]
 
@@ -171,6 +172,21 @@ def _label_hint(labels: np.ndarray, shape: tuple[int, ...]) -> str:
     """Returns what to do with labels that are no classes."""
     if labels.shape == shape:
         return "give y.astype(int) if they are whole numbers"
-    if labels.ndim == len(shape) + 1:
+    if labels.shape == (*shape, 1):
+        return "give y[..., 0]"
+    if is_one_hot(labels):
         return "of one row for each, one-hot, give y.argmax(axis=-1)"
+    if labels.dtype.kind == "f":
+        return (
+            "give the number of its class for each, or if they are values, measure "
+            "mean_squared_error (metrics)"
+        )
     return "give the number of its class for each"
+
+
+def is_one_hot(labels: np.ndarray) -> bool:
+    """Returns whether labels are rows with one 1, of two or more numbers, and zeros."""
+    if labels.ndim < 2 or labels.shape[-1] < 2 or labels.dtype.kind not in "biuf":
+        return False
+    ones = (labels == 1).sum(axis=-1)
+    return bool(np.all(ones == 1) and np.count_nonzero(labels) == ones.sum())

@@ -53,6 +53,7 @@ class Smoothed:
 
     def __init__(self, evidence: Evidence, metric: str) -> None:
         self.metric = expected_name(metric)
+        self._measured = metric
         self._places = {one: index for index, one in enumerate(evidence.policies)}
         pairs = evidence.metrics[metric]
         distances = np.maximum(evidence.metrics[DIVERGENCE].differences, 0.0)
@@ -81,7 +82,7 @@ class Smoothed:
         """
         places = [self._places[one] for one in policies]
         return bounded(
-            self.metric,
+            self._measured,
             np.take(self._expected, places),
             np.take(self._deviations, places),
         )

@@ -138,6 +138,15 @@ def test_the_level_is_as_sure_as_the_samples_are_many() -> None:
     assert (low[0], high[0]) == pytest.approx((0.9 - off, 0.9 + off), abs=1e-4)
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "agreement"])
+def test_shares_have_bounds_within_0_and_1(metric: str) -> None:
+    distances, _, found, roots = noisy(9, 0.3, 0.1)
+    one = smoothed(found + 0.09, 0.1 * roots, distances, metric, num_samples=20)
+    expected, low, high = one.with_bounds(POLICIES)
+    assert high.max() == 1.0
+    assert np.all((low >= 0.0) & (expected <= 1.0))
+
+
 def test_equal_outputs_are_equal() -> None:
     distances, _, found, roots = noisy(8, 0.3, 0.02)
     distances[1:20] = 0.0

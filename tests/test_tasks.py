@@ -119,7 +119,17 @@ class TestLabels:
         ("labels", "shape", "metrics", "message"),
         [
             (np.zeros(4), (10,), ["loss"], r"4 integer labels .* type float32"),
-            (np.zeros((4, 3), int), (3,), ["accuracy"], "one-hot"),
+            (np.eye(4, 3, dtype=int)[[0, 1, 2, 2]], (3,), ["accuracy"], "one-hot"),
+            (np.zeros((4, 3), int), (3,), ["accuracy"], "give the number of its class"),
+            (np.zeros((4, 2), "f4"), (3,), ["loss"], "values, measure mean_squared"),
+            (np.zeros((4, 2, 1), int), (2, 3), ["loss"], r"give y\[\.\.\., 0\]"),
+            (
+                np.zeros((4, 2, 1)),
+                (2, 1),
+                ["accuracy"],
+                r"values, or give y\[\.\.\., 0",
+            ),
+            (np.eye(5)[np.zeros((4, 2), int)], (2, 5), ["loss"], r"or give y\.argmax"),
             (np.zeros((4, 2, 2), int), (2, 3, 5), ["mean_iou"], "4 x 2 x 3 integer"),
             (np.full((4, 2), 5), (2, 5), ["accuracy"], r"in 0\.\.4 for .*, got 5\.\.5"),
             (np.zeros((4, 2, 5)), (2, 5), ["accuracy"], "class of each place"),

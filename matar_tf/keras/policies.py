@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matar_tf.keras._compat import KerasModel, Tensor, tf
 from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.policy import WIDE_BITS, Policy
+from matar_tf.results import Candidate
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -58,15 +60,15 @@ class PolicySetter:
         self.space = PolicySpace(weights=weights, activations=activations)
         self._assign = tf.function(self._assign_rows, autograph=False)
 
-    def __call__(self, policy: Policy | str) -> None:
-        """Puts a policy, or a uniform one by its name, in force.
+    def __call__(self, policy: Policy | Candidate | str | Path) -> None:
+        """Puts a policy in force, in any form that `set_policy` takes.
 
         Raises:
           PolicyError: If the policy does not fit the model.
         """
-        if isinstance(policy, str):
-            policy = self.space.named(policy)
-        self.space.validate(policy)
+        if isinstance(policy, Candidate):
+            policy = policy.policy
+        policy = self.space.policy(policy)
         self.assign_rows(self.rows(policy))
 
     def rows(self, policy: Policy) -> np.ndarray:
@@ -137,8 +139,11 @@ def policy_setter(model: KerasModel) -> PolicySetter:
     return _SETTERS[model]
 
 
-def set_policy(model: KerasModel, policy: Policy | str) -> None:
-    """Puts a policy in force: a `Policy`, or the name of a uniform one (``w4a8``).
+def set_policy(model: KerasModel, policy: Policy | Candidate | str | Path) -> None:
+    """Puts a policy in force.
+
+    It is a `Policy`, the name of a uniform one (``w4a8``), the path of a ``.json``
+    file, or one that a search found (``result.front[0]``).
 
     Activations of 16 bits (``w8a16``) are evaluated; training takes them for the widest
     width.

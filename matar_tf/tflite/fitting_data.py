@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from matar_tf.data import Data
-from matar_tf.data_arrays import check_classes
+from matar_tf.data_arrays import check_classes, is_one_hot
 from matar_tf.errors import DataError, MatarWarning, OddDataError
 from matar_tf.inputs import InputInfo
 from matar_tf.named_arrays import by_name, each, items, num_rows
@@ -348,11 +348,13 @@ def check_labels(
             check_classes(data.name, "test", labels, shape, num_classes)
         except DataError as error:
             if labels.shape == (len(labels), *output_shape) and len(output_shape) > 1:
+                remedy = ", or give y[..., 0]" if output_shape[-1] == 1 else ""
+                if is_one_hot(labels):
+                    remedy = ", or give y.argmax(axis=-1)"
                 raise DataError(
                     f"Expected labels of shape {shape}, the class of each place, to "
                     f"measure {of_classes[0]}, got {labels.shape}, that of the "
-                    "outputs; measure mean_squared_error if they are values, or give "
-                    "y.argmax(axis=-1)."
+                    f"outputs; measure mean_squared_error if they are values{remedy}."
                 ) from error
             raise
     expected = (len(labels), *output_shape)

@@ -344,6 +344,17 @@ def images(x: Any) -> dict[str, Any]:
     }
 
 
+def test_batch_norms_add_up_in_the_same_order() -> None:
+    """What depth would make more than 1e-5 of is nothing at all."""
+    inputs = x = keras3.Input((8, 8, 3))
+    for _ in range(6):
+        x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same")(x)))
+    model = with_values(keras3.Model(inputs, x))
+    samples = samples_for(model)
+    found = from_keras3(model)(samples, training=False)
+    np.testing.assert_array_equal(found, model(samples, training=False))
+
+
 def test_operations() -> None:
     x = keras3.Input(IMAGE)
     comes_back(keras3.Model(x, images(x)))

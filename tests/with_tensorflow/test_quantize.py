@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from matar_tf.keras.quantizers.derived import (
 )
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.keras.quantizers.weights import WeightQuantizer
+from matar_tf.results import Candidate
 from matar_tf.samplers import draw_policies
 
 tfmot_keras = tfmot.quantization.keras
@@ -133,6 +136,16 @@ class TestThreeWays:
         wide = logits(model, samples)
         set_policy(model, "w2a2")
         assert np.abs(logits(model, samples) - wide).max() > 1e-3
+
+    def test_a_policy_in_any_form(self, tmp_path: Path) -> None:
+        model = quantize_model(build_net("dense"))
+        policy = get_policy_space(model).named("w4a4")
+        (tmp_path / "one.json").write_text(json.dumps(policy.to_json()))
+        found = Candidate(name="policy_00", policy=policy, metrics={}, costs={})
+        for one in (policy, "w4a4", tmp_path / "one.json", found):
+            set_policy(model, "w8a8")
+            set_policy(model, one)
+            assert get_policy(model) == policy
 
     def test_leaves_the_float_model_alone_and_starts_close_to_it(self) -> None:
         net = build_net(NET)

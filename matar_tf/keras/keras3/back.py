@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from matar_tf.keras.rewrite.graph import FreeNames
 from matar_tf.keras.shared import SharedLayer
 from matar_tf.layer_kinds import LAYER_KINDS
 from matar_tf.policy import Policy
+from matar_tf.results import Candidate
 
 __all__ = ["to_keras3"]
 
@@ -45,7 +47,7 @@ class _Plan:
     weights: tuple[np.ndarray, ...] | None = None  # as they are made if None
 
 
-def to_keras3(model: KerasModel, policy: Policy | str) -> Any:
+def to_keras3(model: KerasModel, policy: Policy | Candidate | str | Path) -> Any:
     """Returns a plain Keras 3 model whose weights lie on the grids of a policy.
 
     Its layers are those that `quantize_model` laid the network out into, in float: each
@@ -58,7 +60,7 @@ def to_keras3(model: KerasModel, policy: Policy | str) -> Any:
     Args:
       model: What `quantize_model` made, or its trainer; the policy that it is under
         stays in force.
-      policy: A `Policy`, or the name of a uniform one (``w4a8``).
+      policy: As `set_policy` takes it.
 
     Raises:
       ModelError: If the model is no multi-bitwidth one, or a layer has no counterpart

@@ -20,6 +20,8 @@ from matar_tf.keras.stored import REBUILD_ERRORS
 __all__ = ["build_network", "load_weights"]
 
 _Made: TypeAlias = "list[tuple[Layer, KerasLayer]]"
+# A fused batch norm adds up in another order than Keras 3 does.
+_AS_IN_KERAS3 = {"BatchNormalization": {"fused": False}}
 _SEEDS = ("generator", "seed_generator")  # which draw anew
 
 
@@ -85,7 +87,8 @@ def _made(layer: Layer, names: FreeNames, made: _Made) -> Callable[..., Any]:
         made.insert(at, (layer, call))
     elif layer.kind:
         kind = layer_class(layer.kind)
-        arguments = {**layer.arguments, "name": layer.name}
+        arguments = {**_AS_IN_KERAS3.get(layer.kind, {}), **layer.arguments}
+        arguments["name"] = layer.name
         is_wrapper = "layer" in arguments
         call = kind.from_config(arguments) if is_wrapper else kind(**arguments)
         made.append((layer, call))

@@ -100,10 +100,20 @@ def _expanded(node: Node, site: Site) -> list[Node]:
         return [node]
     found: list[Node] = []
     for one in lowering(node, site):
-        # What is lowered to its own kind is lowered enough.
-        found += [one] if one.kind == node.kind else _expanded(one, site)
+        # What is lowered to its own kind is lowered enough, but for its function.
+        is_own = one.kind == node.kind
+        found += _with_function(one, site) if is_own else _expanded(one, site)
         site.nodes.update({made.name: made for made in found})
     return found
+
+
+def _with_function(node: Node, site: Site) -> list[Node]:
+    """A layer that is lowered enough, its activation function put together."""
+    if is_activation(node) or not activation_row(node).is_composite:
+        return [node]
+    layer, function = _split_function(node, site)
+    site.nodes[layer.name] = layer
+    return [layer, *_expanded(function, site)]
 
 
 def _split_function(node: Node, site: Site) -> list[Node]:
