@@ -28,14 +28,13 @@ from matar_tf.data_arrays import (
 )
 from matar_tf.errors import ArtifactError, DataError, MatarWarning
 from matar_tf.io.archive import array_names, parse_arrays
-from matar_tf.named_arrays import items, num_rows, rows
+from matar_tf.named_arrays import by_ends, items, num_rows, rows
 
 __all__ = [
     "DIGITS",
     "Data",
     "DataLike",
     "as_data",
-    "by_ends",
     "import_function",
     "load_data",
     "read_arrays",
@@ -278,21 +277,6 @@ def _load_file(path: str, keys: Sequence[str]) -> Data:
         return _from_arrays(path, arrays)
 
 
-def by_ends(path: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns arrays by key, those of names under a key as a mapping by these."""
-    found: dict[str, Any] = {}
-    for key, array in arrays.items():
-        part, _, name = key.partition("/")
-        there = found.get(part)
-        if there is not None and not (name and isinstance(there, dict)):
-            raise DataError(
-                f"Expected either {part} or arrays {part}/NAME in {path}, got both; "
-                "leave one out."
-            )
-        found[part] = {**(there or {}), name: array} if name else array
-    return found
-
-
 def read_arrays(
     path: str | Path, keys: Sequence[str], *, required: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
@@ -362,6 +346,8 @@ def import_function(spec: str) -> Callable[..., Any]:
 def _from_arrays(name: str, value: Any) -> Data:
     if hasattr(value, "as_numpy_iterator"):
         value = _from_dataset(name, value)
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        value = by_ends(name, value)
     if not isinstance(value, Mapping) or not set(_REQUIRED) <= set(value):
         found = list(value) if isinstance(value, Mapping) else type(value).__name__
         raise DataError(

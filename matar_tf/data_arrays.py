@@ -5,8 +5,8 @@ Errors are `DataError`; they name the data, and say what to give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -69,6 +69,14 @@ def as_array(name: str, key: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(value, (list, tuple)):
+            parts = cast("Sequence[object]", value)
+            raise DataError(
+                f"Expected an array in {key} of {name!r}, got a {type(value).__name__} "
+                f"of {len(parts)} whose parts have several shapes; give all samples "
+                "one shape, and the arrays of several inputs or outputs as a mapping "
+                "by their names."
+            ) from error
         raise DataError(
             f"Expected an array in {key} of {name!r}, but: {error}; give all samples "
             "one shape."

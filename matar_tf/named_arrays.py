@@ -14,7 +14,7 @@ import numpy as np
 
 from matar_tf.errors import DataError, did_you_mean
 
-__all__ = ["Arrays", "alone", "by_name", "each", "items", "num_rows", "rows"]
+__all__ = ["Arrays", "alone", "by_ends", "by_name", "each", "items", "num_rows", "rows"]
 
 Arrays: TypeAlias = "np.ndarray | Mapping[str, np.ndarray]"
 
@@ -47,6 +47,26 @@ def rows(values: Arrays, index: slice | Sequence[int] | np.ndarray) -> Arrays:
 def alone(values: Mapping[str, np.ndarray]) -> Arrays:
     """Returns the only array of a mapping, or the mapping of several."""
     return next(iter(values.values())) if len(values) == 1 else values
+
+
+def by_ends(path: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns arrays by key, those of names under a key as a mapping by these.
+
+    Args:
+      path: Where they are from, for errors.
+      arrays: By keys such as ``x_test`` and ``x_test/NAME``.
+    """
+    found: dict[str, Any] = {}
+    for key, array in arrays.items():
+        part, _, name = key.partition("/")
+        there = found.get(part)
+        if there is not None and not (name and isinstance(there, dict)):
+            raise DataError(
+                f"Expected either {part} or arrays {part}/NAME in {path}, got both; "
+                "leave one out."
+            )
+        found[part] = {**(there or {}), name: array} if name else array
+    return found
 
 
 def by_name(

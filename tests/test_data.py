@@ -7,6 +7,7 @@ import pytest
 
 from matar_tf.data import Data, as_data, load_data
 from matar_tf.errors import DataError, MatarWarning
+from matar_tf.tflite.answers import samples_alone
 
 SAMPLES = np.arange(12, dtype=np.float32).reshape(3, 2, 2, 1)
 LABELS = np.array([0, 2, 1])
@@ -349,6 +350,20 @@ class TestData:
     def test_other_forms_are_refused_with_a_remedy(self, value, message):
         with pytest.raises(DataError, match=message):
             as_data(value)
+
+    def test_several_by_name_as_in_a_file(self):
+        data = as_data({"x_test/a": SAMPLES, "x_test/b": SAMPLES, "y_test": LABELS})
+        assert list(data.x_test) == ["a", "b"]
+        alone = samples_alone({"x_test/a": SAMPLES, "x_test/b": SAMPLES})
+        assert alone is not None
+        assert list(alone[1]) == ["a", "b"]
+        with pytest.raises(DataError, match=r"either x_test or arrays x_test/NAME"):
+            as_data({"x_test/a": SAMPLES, "x_test": SAMPLES, "y_test": LABELS})
+
+    def test_a_list_of_several_asks_for_their_names(self):
+        several = [SAMPLES, SAMPLES[..., 0]]
+        with pytest.raises(DataError, match=r"list of 2 .* mapping by their names"):
+            Data(x_test=several, y_test=LABELS)
 
     def test_a_mask_is_not_lost(self):
         masked = np.ma.masked_array(SAMPLES, np.zeros(SAMPLES.shape, bool))

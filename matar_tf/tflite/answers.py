@@ -8,9 +8,9 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from matar_tf.data import Data, by_ends, read_arrays
+from matar_tf.data import Data, read_arrays
 from matar_tf.errors import DataError
-from matar_tf.named_arrays import alone, by_name, num_rows
+from matar_tf.named_arrays import alone, by_ends, by_name, num_rows
 from matar_tf.packaged import Artifact
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.ends import outputs_of
@@ -44,6 +44,8 @@ def samples_alone(value: Any) -> tuple[str, Any] | None:
         return (str(value), found[_SAMPLES]) if has_samples else None
     if isinstance(value, Mapping):
         given = cast("Mapping[str, Any]", value)
+        if all(isinstance(key, str) for key in given):
+            given = by_ends("arrays", given)
         if _SAMPLES in given and given.get(_LABELS) is None:
             return "arrays", given[_SAMPLES]
     if isinstance(value, tuple):

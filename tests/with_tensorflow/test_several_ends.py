@@ -265,6 +265,44 @@ class TestDicts:
         assert list(artifact.outputs) == ["only"]
 
 
+def by_keys(left: str, right: str) -> Any:
+    """Inputs in a dict, whose keys are not the names of their layers."""
+    given = {left: L.Input((4,), name="a"), right: L.Input((4,), name="b")}
+    return keras.Model(given, L.Dense(3, name="d")(L.Subtract()(list(given.values()))))
+
+
+class TestKeysOfInputs:
+    def test_are_the_names_of_samples_from_fit_to_the_file(self) -> None:
+        float_model = by_keys("b", "left")  # the one is the name of the other's layer
+        x = normal_samples((4,))
+        samples, labels = {"b": x, "left": 0.5 * x[::-1]}, np.ones((len(x), 3))
+        model = quantize_model(float_model)
+        expected = float_model.predict(samples, verbose=0)
+        calibrate(model, samples)
+        nearly = model.predict(samples, verbose=0)
+        np.testing.assert_allclose(nearly, expected, atol=0.1)
+        artifact = package(model)
+        policy = artifact.space.named("w8a8")
+        found = Runner(ModelBuilder(artifact).build(policy)).predict(samples)
+        np.testing.assert_array_equal(found, nearly)
+        for one in (float_model, model):
+            one.compile("sgd", "mse")
+            one.fit(samples, labels, verbose=0)
+        with pytest.raises(DataError, match=r"by input, of the shapes \{'b': .*'left'"):
+            calibrate(model, {"a": x, "b": x})
+
+    @pytest.mark.parametrize(
+        ("key", "message"),
+        [
+            ("left one", "digits and _.-/ alone, got 'left one'; rename"),
+            ("d", "two 'd'"),
+        ],
+    )
+    def test_that_no_input_can_have_are_refused(self, key: str, message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            quantize_model(by_keys(key, "b"))
+
+
 class TestCalibration:
     def test_forms_of_samples_are_alike(self) -> None:
         in_order = [SAMPLES["meta"], SAMPLES["image"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from matar_tf.keras._compat import KerasLayer, keras, tf
@@ -18,6 +19,7 @@ __all__ = ["config_of", "float_reason_of", "refusal_of"]
 
 
 _INPUT_TYPES: Final = ("float32", "int32")
+_NAME: Final = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")  # as of scopes in graphs
 
 
 def config_of(layer: KerasLayer) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def refusal_of(layer: KerasLayer, name: str, *, is_known: bool) -> str:
             "function of tf_keras by its name, or write get_config."
         )
     if isinstance(layer, keras.layers.InputLayer):
-        return "" if layer.dtype in _INPUT_TYPES else _why_no_input(layer, name)
+        return _why_no_input(layer, name)
     if _keeps_states(layer):
         return (
             f"Expected layers that begin anew with each sample, got {name!r} "
@@ -76,6 +78,13 @@ def _keeps_states(layer: KerasLayer) -> bool:
 
 
 def _why_no_input(layer: KerasLayer, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        return (
+            f"Expected names of inputs of letters, digits and _.-/ alone, got {name!r};"
+            " rename the input, or its key where inputs are in a dict."
+        )
+    if layer.dtype in _INPUT_TYPES:
+        return ""
     return (
         f"Expected samples in float32, or tokens in int32, but the input {name!r} "
         f"takes {layer.dtype}; leave the dtype out of keras.Input, and scale the "

@@ -90,12 +90,13 @@ class _Reader:
             if the caller says.
           is_frozen: Whether all of it is frozen, whatever its layers say.
         """
+        keys = _keys_of_inputs(model)
         for call in calls_in(model):
             layer = call.outbound_layer
             is_input = isinstance(layer, keras.layers.InputLayer)
             if is_input and prefix:
                 continue  # its tensor is one of the outer network's
-            name = prefix + layer.name
+            name = keys.get(id(layer)) or prefix + layer.name
             if is_network(layer):
                 self._enter(layer, call, name, training, is_frozen)
                 continue
@@ -165,6 +166,17 @@ class _Reader:
             name = f"{name}/{len(self.nodes)}"  # refused, but read to the end
         names.append(name)
         return name
+
+
+def _keys_of_inputs(model: KerasModel) -> dict[int, str]:
+    """Returns the key of each input of a model that takes a dict, by its layer.
+
+    By these Keras takes samples, not by the names of the layers.
+    """
+    made = model.input
+    if not isinstance(made, dict):
+        return {}
+    return {id(one.node.outbound_layer): str(key) for key, one in made.items()}
 
 
 def _as_called(node: Node, training: bool | None) -> Node:
