@@ -49,18 +49,19 @@ def folded_luts(demand: LayerDemand, compute: FoldedCompute) -> float:
     ``unit_luts + luts_factor * pe * (multipliers + adders + accumulator)`` with
     ``bits = weight_bits + activation_bits``, ``multipliers = simd
     * (2 * ceil(bits / 6) - 1) * bits``, ``adders = bits * (2 * simd - 1)``,
-    ``accumulator = bits + ceil(log2(reduction))``. Weights are in block memory, which
-    is not counted, nor are thresholds, streams and layers without weights.
+    ``accumulator = bits + floor(log2(reduction)) + 1``, of inputs without sign.
+    Weights are in block memory, which is not counted, nor are thresholds, streams and
+    layers without weights.
 
     Reference:
       Blott et al., FINN-R, ACM TRETS 2018, as in FINN,
-      ``matrixvectoractivation.py``, lut_estimation.
+      ``matrixvectoractivation_hls.py``, lut_estimation.
     """
     pe, simd = folding(demand, compute)
     bits = (demand.weight_bits or 0) + demand.activation_bits
     multipliers = simd * (2 * math.ceil(bits / _INPUTS_OF_LUT) - 1) * bits
     adders = bits * (2 * simd - 1)
-    accumulator = bits + math.ceil(math.log2(demand.reduction))
+    accumulator = bits + demand.reduction.bit_length()
     return compute.unit_luts + compute.luts_factor * pe * (
         multipliers + adders + accumulator
     )
