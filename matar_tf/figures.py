@@ -21,6 +21,7 @@ __all__ = [
     "FIGURES",
     "JOINED",
     "PREDICTED",
+    "REMARKS",
     "SCALES",
     "UNCHECKED",
     "Z95",
@@ -60,6 +61,7 @@ UNCHECKED: Final = "not validated"
 # Likewise, what a target does to scales that accuracies were measured with.
 SCALES: Final = "scales"
 DISAGREEMENT: Final = "disagreement"  # how samples differ from a developer's
+REMARKS: Final = (UNCHECKED, SCALES, DISAGREEMENT)  # which are said elsewhere
 _EXPECTED: Final = "expected_"
 _TOP_K: Final = re.compile(r"top_([1-9][0-9]*)_accuracy")
 Z95: Final = 1.959963984540054  # 97.5 % quantile of the normal distribution

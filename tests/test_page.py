@@ -71,7 +71,7 @@ def result(target: str = "npu") -> SearchResult:
         provenance=Provenance(
             seed=5,
             command=HOSTILE,
-            versions={"matar_tf": "0.1"},
+            versions={"matar_tf": "0.1", "not validated": "of nothing"},
             artifact_digest="abcdef",
             data_digest="012345",
             num_samples=100,
@@ -169,6 +169,11 @@ class TestPage:
         assert floating[1:] == ("92.00", "-", "-")
         assert rows.count(["policy_00", "2", "8"]) == 2  # bits, for either target
         assert ["npu/policy_00", "1", "not allowed"] in rows
+
+    def test_versions_are_those_of_tools(self, text: str) -> None:
+        assert "matar_tf 0.1" in text
+        assert "modelled, not validated" in text
+        assert "of nothing" not in text
 
     def test_links_lead_to_files_and_sections(self, text: str) -> None:
         page = Page(text)

@@ -11,6 +11,7 @@ import jinja2
 
 from matar_tf.cost_matrix import CostMatrix
 from matar_tf.errors import SearchError
+from matar_tf.figures import REMARKS
 from matar_tf.reporting.matrix import matrix_tables
 from matar_tf.reporting.plots import front_svg, history_svg
 from matar_tf.reporting.tables import bits_table, table_of
@@ -73,7 +74,9 @@ def _facts(provenance: Provenance) -> dict[str, str]:
         "created": provenance.created,
         "command": provenance.command,
         "versions": ", ".join(
-            f"{name} {version}" for name, version in provenance.versions.items()
+            f"{name} {version}"
+            for name, version in provenance.versions.items()
+            if name not in REMARKS
         ),
     }
 
