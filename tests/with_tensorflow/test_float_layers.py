@@ -282,6 +282,28 @@ def test_recurrent_layers_in_all_their_forms(name: str) -> None:
     np.testing.assert_array_equal(given, expected)
 
 
+def test_masks_that_recurrent_layers_are_told() -> None:
+    words = keras.Input((4,), dtype="int32")
+    x = L.LSTM(4)(L.Embedding(9, 6)(words), mask=tf.not_equal(words, 0))
+    model = quantized(keras.Model(words, L.Dense(3)(x)))
+    with pytest.warns(MatarWarning, match="holds no Keras network"):
+        expected, given = outputs_of(model, "w4a8")
+    np.testing.assert_array_equal(given, expected)
+    # Words behind the first are masked in one half.
+    tokens = np.array([[3, 0, 0, 0], [3, 3, 3, 3]], np.int32)
+    alone, repeated = model(tokens, training=False)
+    assert np.abs(alone - repeated).max() > 1e-4
+
+
+def test_every_step_of_two_directions_behind_a_mask() -> None:
+    words = keras.Input((4,), dtype="int32")
+    x = L.Embedding(9, 6, mask_zero=True)(words)
+    x = L.Bidirectional(L.GRU(2, return_sequences=True))(x)
+    model = quantized(keras.Model(words, L.Dense(3)(L.Flatten()(x))))
+    expected, given = outputs_of(model, "w4a8")
+    np.testing.assert_array_equal(given, expected)
+
+
 def test_products_of_convolutions_in_a_recurrent_layer() -> None:
     model = quantized(net((3, 6, 6, 2), L.ConvLSTM2D(4, 3, name="a"), L.Flatten()))
     calibrate(model, samples_of(model))

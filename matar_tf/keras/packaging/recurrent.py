@@ -32,6 +32,8 @@ def in_steps(layer: KerasLayer, *, starts_from_samples: bool) -> dict[str, objec
     changed: dict[str, object] = {"unroll": True, "_could_use_gpu_kernel": False}
     if isinstance(layer, _CONVOLVED):
         changed = {"call": _convolved(layer)}
+    elif layer.go_backwards and layer.return_sequences and layer.zero_output_for_mask:
+        changed |= {"call": _zeroed(layer), "zero_output_for_mask": False}
     if starts_from_samples:
         changed["get_initial_state"] = _of_samples(layer.get_initial_state)
     return changed
@@ -53,6 +55,25 @@ def _of_samples(compute: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return tf.nest.map_structure(lambda one: one + nothing, compute(inputs))
 
     return states
+
+
+def _zeroed(layer: KerasLayer) -> Callable[..., Any]:
+    """Returns what a layer computes backwards, with 0 for steps that are masked.
+
+    Keras itself, where it goes in steps, takes the mask of the step at the other end.
+    """
+    compute = layer.call
+
+    def call(inputs: Any, mask: Any = None, training: Any = None, **others: Any) -> Any:
+        made = compute(inputs, mask=mask, training=training, **others)
+        if mask is None:
+            return made
+        every, *states = made if layer.return_state else [made]
+        kept = tf.stack(tf.unstack(mask, axis=1)[::-1], axis=1)
+        every = tf.where(kept[..., tf.newaxis], every, tf.zeros_like(every))
+        return [every, *states] if layer.return_state else every
+
+    return call
 
 
 def _convolved(layer: KerasLayer) -> Callable[..., Any]:

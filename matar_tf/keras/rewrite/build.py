@@ -14,6 +14,7 @@ from matar_tf.keras.quantizers.configs import class_of
 from matar_tf.keras.quantizers.half_precision import float32_config, in_float32
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, map_refs
 from matar_tf.keras.rewrite.kinds import INPUT, row_of
+from matar_tf.keras.rewrite.networks import dtype_of
 from matar_tf.keras.rewrite.variables import variables_by_name
 
 __all__ = ["build_layer", "build_model"]
@@ -87,7 +88,8 @@ def build_layer(
     """Returns the layer of a node, built for the shapes that it reads in a graph."""
 
     def fed(ref: TensorRef) -> Tensor:
-        return keras.Input(batch_shape=graph.shape(ref))
+        dtype = dtype_of(graph.by_name[ref.node], ref.index, originals)
+        return keras.Input(batch_shape=graph.shape(ref), dtype=dtype)
 
     outputs = tf.nest.flatten(_outputs(node, originals, fed))
     return outputs[0].node.outbound_layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from matar_tf.errors import ModelError
@@ -10,11 +10,14 @@ from matar_tf.keras._compat import KerasLayer, KerasModel, keras, tf
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.configs import kind_of
 from matar_tf.keras.quantizers.half_precision import is_mixed
+from matar_tf.keras.rewrite.graph import Node
+from matar_tf.keras.rewrite.kinds import INPUT
 
 __all__ = [
     "OPERATIONS",
     "calls_in",
     "check_network",
+    "dtype_of",
     "is_network",
     "is_plain",
     "layers_by_name",
@@ -42,6 +45,22 @@ def layers_by_name(model: KerasModel, prefix: str = "") -> dict[str, KerasLayer]
         else:
             found[prefix + layer.name] = layer
     return found
+
+
+def dtype_of(node: Node, index: int, originals: Mapping[str, KerasLayer]) -> str:
+    """Returns the type of an output of a node, by its name.
+
+    Args:
+      node: One of a graph.
+      index: Which of its outputs.
+      originals: The layers that nodes may be copies of, by name.
+    """
+    if node.kind == INPUT:
+        return str(node.attributes["dtype"])
+    if not node.is_copy:
+        return "float32"
+    made = tf.nest.flatten(originals[node.origin].inbound_nodes[0].outputs)
+    return made[index].dtype.name
 
 
 def is_network(layer: KerasLayer) -> bool:
