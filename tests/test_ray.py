@@ -33,6 +33,7 @@ from matar_tf.run.settings import RunSettings
 from matar_tf.targets import load_target
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.evaluate import PolicyEvaluator
+from matar_tf.tflite.parts import parts_without_notes
 from matar_tf.tflite.ray_evaluate import RayEvaluator
 from matar_tf.tflite.runtime import Runner
 
@@ -259,7 +260,7 @@ class TestCluster:
                 (tmp_path / "pids").mkdir()
                 monkeypatch.setattr(
                     evaluators,
-                    "evaluator_without_notes",
+                    "parts_without_notes",
                     functools.partial(make_slow_to_die, tmp_path / "pids"),
                 )
                 killer = threading.Thread(
@@ -291,7 +292,7 @@ class TestCluster:
 
 
 def make_slow_to_die(folder: Path, *args: Any, **kwargs: Any) -> SlowToDie:
-    return SlowToDie(folder, functools.partial(PolicyEvaluator, *args, **kwargs))
+    return SlowToDie(folder, functools.partial(parts_without_notes, *args, **kwargs))
 
 
 @pytest.mark.slow
