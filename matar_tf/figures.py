@@ -34,6 +34,7 @@ __all__ = [
     "figure_texts",
     "is_expected",
     "is_metric_value",
+    "is_of_part",
     "is_share",
     "is_taken",
     "larger_is_better",
@@ -276,6 +277,11 @@ def measured_name(name: str) -> str:
 def is_expected(name: str) -> bool:
     """Returns whether a figure is what is expected of a metric, or a bound of it."""
     return name.startswith(_EXPECTED)
+
+
+def is_of_part(name: str) -> bool:
+    """Returns whether a figure is of a part of the samples, such as ``loss/1``."""
+    return name.rpartition("/")[2].isdigit()
 
 
 def bound_names(name: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from fixtures.programs import call, fails
 
 import matar_tf
 from matar_tf.artifact import Artifact, write_artifact
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, SearchError
 from matar_tf.figures import DISAGREEMENT, JOINED
 from matar_tf.reporting import to_csv, to_json, to_markdown
 from matar_tf.results import SearchResult
@@ -91,6 +91,14 @@ class TestSearch:
     def test_a_limit_is_on_what_is_expected(self, net: Artifact) -> None:
         found = searched(net, min={"accuracy": "90%"})
         assert all(one.metrics["expected_accuracy"] >= 0.9 for one in found.front)
+
+    @pytest.mark.parametrize("names", [["accuracy/0"], ["bops", "macs"]])
+    def test_parts_of_samples_are_named_nowhere(
+        self, net: Artifact, names: list[str]
+    ) -> None:
+        with pytest.raises(SearchError) as caught:
+            searched(net, objectives=["latency_ms", *names])
+        assert "/1" not in str(caught.value)
 
     def test_a_holdout_judges(self, net: Artifact) -> None:
         found = searched(net, samples(200), holdout=0.5)

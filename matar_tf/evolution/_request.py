@@ -11,6 +11,7 @@ from matar_tf.evolution._genome import Genome
 from matar_tf.evolution._limits import Limit, breach_of
 from matar_tf.evolution.options import SearchOptions
 from matar_tf.evolution.problem import SearchProblem
+from matar_tf.figures import is_of_part
 from matar_tf.policy import Policy
 from matar_tf.results import Objective, SearchResult
 from matar_tf.space import PolicySpace
@@ -38,7 +39,7 @@ def check_request(problem: SearchProblem, options: SearchOptions) -> None:
     widest = codec.mended(tuple(size - 1 for size in codec.sizes))
     costs = problem.costs(codec.decode(widest))
     _check_objectives(problem, options.objectives, costs)
-    figures = {**dict.fromkeys(problem.metric_names, 0.0), **costs}
+    figures = {**dict.fromkeys(_asked_names(problem), 0.0), **costs}
     for limit in options.limits:
         limit.violation(figures)
 
@@ -130,12 +131,17 @@ def _reason(
     return texts[0] if texts else "The search ended before it was measured."
 
 
+def _asked_names(problem: SearchProblem) -> list[str]:
+    """Returns the metrics that may be searched: parts of the samples are for errors."""
+    return [name for name in problem.metric_names if not is_of_part(name)]
+
+
 def _check_objectives(
     problem: SearchProblem,
     objectives: tuple[Objective, ...],
     costs: Mapping[str, float | None],
 ) -> None:
-    metric_names = set(problem.metric_names)
+    metric_names = set(_asked_names(problem))
     both = sorted(metric_names & set(costs))
     if both:
         raise SearchError(f"Expected metrics and costs to differ in name, got {both}.")
