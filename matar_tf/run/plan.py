@@ -146,7 +146,8 @@ def make_run(
             names = [one.metric for one in predictors]
             expected = {standing.get(one, one): expected_name(one) for one in names}
         else:
-            of_parts = smoothed_metrics(settings, metric_names, number)
+            if not _heads(artifact):  # the divergence is the mean of all outputs
+                of_parts = smoothed_metrics(settings, metric_names, number)
             expected = {name: expected_name(name) for name in of_parts}
         if expected:
             metric_names = measured_names(metric_names, of_parts, number)

@@ -78,10 +78,11 @@ def _keeps_states(layer: KerasLayer) -> bool:
 
 
 def _why_no_input(layer: KerasLayer, name: str) -> str:
-    if not _NAME.fullmatch(name):
+    is_key = name != layer.name  # which becomes the name of a layer
+    if is_key and not _NAME.fullmatch(name):
         return (
-            f"Expected names of inputs of letters, digits and _.-/ alone, got {name!r};"
-            " rename the input, or its key where inputs are in a dict."
+            f"Expected keys of inputs of letters, digits and _.-/ alone, got {name!r};"
+            " rename it."
         )
     if layer.dtype in _INPUT_TYPES:
         return ""
