@@ -15,7 +15,7 @@ from matar_tf.artifact import Artifact, write_artifact
 from matar_tf.errors import DataError, SearchError
 from matar_tf.figures import DISAGREEMENT, JOINED
 from matar_tf.reporting import to_csv, to_json, to_markdown
-from matar_tf.results import SearchResult
+from matar_tf.results import SearchResult, StopReason
 from matar_tf.run.estimating import absent_classes
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.runtime import Runner
@@ -126,7 +126,22 @@ class TestSearch:
         found = searched(net, (noisy, y))
         said = found.provenance.versions[DISAGREEMENT]
         assert "These 200 samples are of another kind than the developer's" in said
-        assert said in to_markdown(found)
+        text = to_markdown(found)
+        assert said in text
+        # The developer's measurements are left out, and all evaluations are made.
+        assert "went on without what the developer measured" in said
+        assert "of the developer's, 60 policies" not in text
+        assert found.num_evaluated + found.num_reused == 80
+        assert "expected_accuracy" in found.front[0].metrics
+
+    def test_other_samples_are_searched_in_the_time_there_is(
+        self, net: Artifact
+    ) -> None:
+        x, y = samples(200)
+        dark = (x * np.float32(0.3)).astype(np.float32)
+        found = searched(net, (dark, y), max_minutes=1e-4, allow_odd_data=True)
+        assert found.stop_reason is StopReason.MAX_MINUTES
+        assert "went on" not in found.provenance.versions.get(DISAGREEMENT, "")
 
     def test_absent_classes_are_told(self, net: Artifact) -> None:
         x, y = samples(200)

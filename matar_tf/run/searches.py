@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from matar_tf.artifact import Artifact
 from matar_tf.data import Data
 from matar_tf.errors import SearchError
 from matar_tf.evolution import (
@@ -23,10 +24,15 @@ from matar_tf.evolution import (
     search_order,
     thinned,
 )
-from matar_tf.figures import DISAGREEMENT
+from matar_tf.figures import DISAGREEMENT, JOINED
 from matar_tf.policy import Policy
 from matar_tf.results import Provenance, SearchResult, StopReason
-from matar_tf.run.estimating import Estimating, Smoothing, absent_classes
+from matar_tf.run.estimating import (
+    Estimating,
+    Smoothing,
+    absent_classes,
+    smoothed_metrics,
+)
 from matar_tf.run.evaluators import (
     Executor,
     evaluator_maker,
@@ -44,6 +50,10 @@ from matar_tf.verdict import verdict_of
 
 __all__ = ["Searches", "search_one"]
 
+_STOPPED: Final = (StopReason.INTERRUPTED, StopReason.MAX_MINUTES)
+_LEAST_MINUTES: Final = 1e-3
+_WENT_ON: Final = "The search went on without what the developer measured."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Searches:
@@ -55,6 +65,8 @@ class Searches:
       store: Metrics of this and other runs, or None to keep nothing.
       memory: Metrics of all policies that the searches so far know.
       found: What the searches so far have found, as they found it.
+      others: Why the samples are of another kind than the developer's, if a search
+        found that out: what the developer measured is left out from then on.
     """
 
     run: Run
@@ -62,6 +74,7 @@ class Searches:
     store: EvaluationStore | None = None
     memory: dict[Policy, Mapping[str, float]] = field(default_factory=dict)
     found: list[SearchResult] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     def order(self) -> list[int]:
         """Returns the indices of the targets in the order to search them.
@@ -77,14 +90,21 @@ class Searches:
         provenance, evaluate = provenance_of(run, run.searched), self.evaluate_many
         provenance = replace(provenance, versions={**provenance.versions, **tools})
         is_predicted = isinstance(evaluate, Predicting)
+        options = self._options(index)
         if run.searched is not None and run.predictors:
-            result = self._in_rounds(index, provenance, run.searched)
-            self.found.append(result)
-            return result
+            if not self.others:
+                start = time.monotonic()
+                result = self._in_rounds(index, provenance, run.searched)
+                if not self.others or result.stop_reason in _STOPPED:
+                    self.found.append(result)
+                    return result
+                options = _in_time_left(options, time.monotonic() - start)
+            said = [*self.others, _WENT_ON, _absent(run, run.searched)]
+            provenance = _remarked(_not_joined(provenance), said)
         result = search(
             run.problems[index],
             evaluate,
-            options=self._options(index),
+            options=options,
             provenance=provenance,
             store=self.store,
             # What costs nothing need not be taught.
@@ -129,12 +149,13 @@ class Searches:
             memory=self.memory,
             progress=settings.progress,
         )
-        said = [estimating.disagreement, _absent(run.artifact, data)]
-        sentences = [one for one in said if one is not None]
-        if not sentences:
-            return result
-        versions = {**provenance.versions, DISAGREEMENT: " ".join(sentences)}
-        return replace(result, provenance=replace(provenance, versions=versions))
+        said = estimating.disagreement
+        if said is not None and smoothed_metrics(
+            settings, run.metrics_of_parts, data.num_samples
+        ):
+            self.others.append(said)
+        provenance = _remarked(provenance, [said, _absent(run, data)])
+        return replace(result, provenance=provenance)
 
     def _by_expected(
         self, index: int, result: SearchResult, data: Data
@@ -147,7 +168,7 @@ class Searches:
             run.problems[index],
             self.evaluate_many,
             Smoothing(
-                run.metrics_of_parts,
+                tuple(run.expected),
                 settings.options.objectives,
                 run.expected,
                 widest,
@@ -207,9 +228,31 @@ class Searches:
         return follow_up(options, problem, self.memory, num_new=num_new)
 
 
-def _absent(artifact: Artifact, data: Data) -> str | None:
+def _in_time_left(options: SearchOptions, seconds: float) -> SearchOptions:
+    """Returns options for what is left of the time after some of it."""
+    if options.max_minutes is None:
+        return options
+    left = options.max_minutes - seconds / 60.0
+    return replace(options, max_minutes=max(left, _LEAST_MINUTES))
+
+
+def _remarked(provenance: Provenance, sentences: Sequence[str | None]) -> Provenance:
+    """Returns where a result comes from, with what is odd about the samples."""
+    said = " ".join(one for one in sentences if one is not None)
+    if not said:
+        return provenance
+    return replace(provenance, versions={**provenance.versions, DISAGREEMENT: said})
+
+
+def _not_joined(provenance: Provenance) -> Provenance:
+    """Returns where a result comes from that takes nothing from the developer."""
+    versions = {key: one for key, one in provenance.versions.items() if key != JOINED}
+    return replace(provenance, versions=versions)
+
+
+def _absent(run: Run, data: Data) -> str | None:
     """Returns which classes have no sample; None of several outputs, or of values."""
-    outputs = outputs_of(artifact.template)
+    outputs = outputs_of(run.artifact.template)
     shape = next(one.shape for one in outputs)
     if len(outputs) > 1 or len(shape) != 1 or not data.is_labelled:
         return None
