@@ -65,7 +65,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             name: _own_config(entry.get("quantize_config"))
             for name, entry in layer_quantize_map.items()
         }
-        prepared = prepare_model(model, given, **self._options)
+        prepared = prepare_model(model, given, are_tried=True, **self._options)
         configs = {
             name: {"quantize_config": one} for name, one in prepared.configs.items()
         }

@@ -303,10 +303,11 @@ def _check_transposed(node: Node) -> None:
 
 @_checks("Concatenate", table=_REFUSALS)
 def _check_join(node: Node) -> None:
-    if node.attributes.get("axis") == 0:
+    axis = node.attributes.get("axis")
+    if axis in (0, -len(node.shapes[0])):
         raise ModelError(
-            f"Expected {node.name!r} to join tensors of each sample, got axis 0, that "
-            "of samples; choose another."
+            f"Expected {node.name!r} to join tensors of each sample, got axis {axis}, "
+            "that of samples; choose another."
         )
 
 

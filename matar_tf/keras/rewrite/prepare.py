@@ -58,7 +58,7 @@ def as_layers(model: KerasModel, *, strict: bool = False) -> KerasModel:
     Raises:
       ModelError: As `check_model`.
     """
-    graph = check_model(model, strict=strict)
+    graph = check_model(model, strict=strict, are_tried=True)
     if is_plain(model):
         return model
     again = called_again(graph)
@@ -72,6 +72,7 @@ def check_model(
     is_whole: bool = True,
     besides: Sequence[str] = (),
     strict: bool = False,
+    are_tried: bool = False,
 ) -> Graph:
     """Refuses what cannot be quantized, saying what to do; returns the model's graph.
 
@@ -85,13 +86,14 @@ def check_model(
       besides: Further reasons to refuse the model.
       strict: Whether to refuse a layer kind, activation or argument that has no integer
         kernel here.
+      are_tried: As for `read_graph`.
 
     Raises:
       ModelError: For a Keras 3 object, a subclassed or unbuilt model, a layer that is
         used twice or is for a loss or metric, or an input that is too large; if
         `strict`, for a layer that would stay in float.
     """
-    graph = read_graph(model)
+    graph = read_graph(model, are_tried=are_tried)
     found = list(besides)
     if is_whole:
         shapes = {ref.node: graph.shape(ref) for ref in graph.inputs}
@@ -202,6 +204,7 @@ def prepare_model(
     signed_inputs: bool,
     norm_context: int,
     strict: bool = False,
+    are_tried: bool = False,
 ) -> Prepared:
     """Lays a float model out and places quantizers.
 
@@ -217,12 +220,15 @@ def prepare_model(
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries whose widths the statistics of a norm follow.
       strict: As for `check_model`.
+      are_tried: As for `read_graph`.
     """
     given = choose(model, given, configs)
     own = [name for name, one in given.items() if one is None or one.inner is None]
     others = [one for one in model.layers if one.name not in given]
     is_whole = all(isinstance(one, keras.layers.InputLayer) for one in others)
-    graph = check_model(model, only=own, is_whole=is_whole, strict=strict)
+    graph = check_model(
+        model, only=own, is_whole=is_whole, strict=strict, are_tried=are_tried
+    )
     graph, plan = _planned(model, graph, given, signed_inputs=signed_inputs)
     if strict:  # also of what a layer was put together from
         reasons = [node.float_reason for node in graph.nodes if node.float_reason]

@@ -6,7 +6,7 @@ that is called several times, or is in a model that is, has a node for each call
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from matar_tf.keras.rewrite.networks import (
 from matar_tf.keras.rewrite.operation_calls import Call, UnknownOperationError
 from matar_tf.keras.rewrite.operations import read_operation
 from matar_tf.keras.rewrite.own_layers import as_known
+from matar_tf.keras.rewrite.samples import Trials
 from matar_tf.keras.rewrite.variables import variables_by_name
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 
@@ -37,14 +38,19 @@ __all__ = ["read_graph"]
 _LOSSES = ("AddLoss", "AddMetric")  # how Keras keeps what stands beside the outputs
 
 
-def read_graph(model: KerasModel) -> Graph:
+def read_graph(model: KerasModel, *, are_tried: bool = False) -> Graph:
     """Returns the graph of a float model; its weights are those of now.
+
+    Args:
+      model: The model.
+      are_tried: Whether layers that may mix the samples of a batch are run on invented
+        ones, and refused if they do.
 
     Raises:
       ModelError: For a Keras 3 object, or a subclassed or unbuilt model.
     """
     check_network(model)
-    reader = _Reader()
+    reader = _Reader([tensor.shape[0] for tensor in model.inputs], are_tried)
     reader.read(model, is_frozen=not model.trainable)
     nodes, refs = reader.nodes, reader.refs
     graph = Graph(
@@ -67,7 +73,8 @@ class _Reader:
       refusals: What makes the network unfit, beside what its nodes say.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_sizes: Iterable[int | None], are_tried: bool) -> None:
+        self._trials = Trials(batch_sizes) if are_tried else None
         self.nodes: dict[str, Node] = {}
         self.refs: dict[int, TensorRef] = {}
         self.refusals: list[str] = []
@@ -110,6 +117,9 @@ class _Reader:
                 is_frozen=node.is_frozen or is_frozen,
             )
             node = _as_called(node, training)
+            if self._trials is not None:
+                self._trials.note(call)
+                node = _tried(node, self._trials.why_mixing(call, node))
             same = self._same_call(node) if others else None
             if same is None:
                 self.nodes[name] = node
@@ -131,7 +141,7 @@ class _Reader:
         given = told.pop("inputs") if "inputs" in told else call.call_args[0]
         fed = model._flatten_to_reference_inputs(given)
         for inner, outer in zip(model.inputs, fed, strict=True):
-            self.refs[id(inner)] = self.refs[id(outer)]
+            self._link(inner, outer)
             if len(inner.shape) != len(outer.shape):
                 self.refusals.append(_why_other_rank(name, inner, outer))
         said = told.get("training", next(iter(call.call_args[1:2]), None))
@@ -140,7 +150,13 @@ class _Reader:
         self.read(model, f"{name}/", training, is_frozen=is_frozen)
         results = tf.nest.flatten(call.outputs)
         for outer, inner in zip(results, model.outputs, strict=True):
-            self.refs[id(outer)] = self.refs[id(inner)]
+            self._link(outer, inner)
+
+    def _link(self, tensor: Any, same: Any) -> None:
+        """Notes that a tensor is the same as one of another model."""
+        self.refs[id(tensor)] = self.refs[id(same)]
+        if self._trials is not None:
+            self._trials.link(tensor, same)
 
     def _same_call(self, node: Node) -> str | None:
         """Returns an earlier call of a node's layer on the same tensors, if any."""
@@ -203,6 +219,11 @@ def _as_called(node: Node, training: bool | None) -> Node:
         )
         return replace(node, refusal=refusal)
     return node
+
+
+def _tried(node: Node, refusal: str) -> Node:
+    """Returns a node after a trial, with the one reason why it is unfit, if it is."""
+    return replace(node, refusal=refusal, float_reason="") if refusal else node
 
 
 def _why_two(name: str) -> str:
