@@ -53,7 +53,8 @@ def float32_config(layer: KerasLayer) -> dict[str, Any]:
 
 
 def _unmixed(key: str, value: Any) -> Any:
-    name = value.get("config", {}).get("name") if isinstance(value, dict) else value
+    inner = value.get("config") if isinstance(value, dict) else None
+    name = inner.get("name") if isinstance(inner, dict) else value
     return "float32" if key == "dtype" and name in _MIXED else value
 
 
