@@ -17,13 +17,18 @@ class Ref:
       layer: The layer's name in its network.
       call: Which of the layer's calls made it, from 0 on.
       index: Which of the call's outputs it is.
-      rank: Number of its axes, the batch's too; None if it is not said.
+      sizes: Of its axes, the batch's too, None for any; None if they are not said.
     """
 
     layer: str
     call: int
     index: int
-    rank: int | None = None
+    sizes: tuple[int | None, ...] | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """Number of its axes; None if it is not said."""
+        return None if self.sizes is None else len(self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -299,11 +299,20 @@ def _concatenate(layer: Layer, call: Call) -> Layer:
 @_is_for("Reshape")
 def _reshape(layer: Layer, call: Call) -> Layer:
     sizes = layer.arguments["newshape"]
-    if sizes and sizes[0] in (-1, None) and all(_is_size(one) for one in sizes[1:]):
+    is_of_batch = bool(sizes) and sizes[0] in (-1, None)
+    is_known = all(_is_size(one) for one in sizes[1:])
+    if is_of_batch and is_known and _keeps_samples(call, sizes[1:]):
         return _made(layer, "Reshape", *call.arguments, target_shape=sizes[1:])
     if sizes and all(_is_size(one) or one == -1 for one in sizes):
         return _made(layer, "tf.reshape", *call.arguments, shape=sizes)
     raise ModelError(f"has the shape {shown(sizes)}; use a layer")
+
+
+def _keeps_samples(call: Call, sizes: list[int]) -> bool:
+    """Whether each sample becomes one of these sizes, unless it is not known."""
+    (tensor,) = call.arguments
+    given = tensor.sizes[1:] if isinstance(tensor, Ref) and tensor.sizes else (None,)
+    return None in given or math.prod(given) == math.prod(sizes)
 
 
 def _is_size(value: Any) -> bool:

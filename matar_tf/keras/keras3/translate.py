@@ -286,8 +286,11 @@ def _value(value: Any) -> Any:
     match value["class_name"]:
         case "__keras_tensor__":
             name, call, index = _list(config["keras_history"], "an output")
-            rank = len(_list(config["shape"], "a shape"))
-            return Ref(_text(name, "a name"), _number(call), _number(index), rank)
+            sizes = tuple(
+                None if one is None else _number(one)
+                for one in _list(config["shape"], "a shape")
+            )
+            return Ref(_text(name, "a name"), _number(call), _number(index), sizes)
         case "__tensor__" | "__numpy__":
             dtype = np.dtype(_text(config["dtype"], "a type"))
             if dtype.kind not in "biuf":

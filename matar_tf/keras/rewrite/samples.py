@@ -194,7 +194,7 @@ class _Inputs:
 def _called(layer: KerasLayer, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     """Returns what a layer makes in evaluation, which it leaves as it was."""
     is_told = keywords.get("training") is not None or layer._call_spec.arg_was_passed(
-        "training", arguments, keywords
+        "training", arguments, keywords, inputs_in_args=True
     )
     if layer._expects_training_arg and not is_told:
         keywords["training"] = False
