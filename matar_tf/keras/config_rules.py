@@ -109,7 +109,8 @@ def _check_built(value: _Config, where: str) -> None:
 def _numbers(value: object) -> Iterator[float]:
     """Yields all numbers in a JSON value that are not below 1."""
     if isinstance(value, (int, float)):
-        yield max(float(value), 1.0)  # whose product is quick, and may be infinite
+        # Whose product is quick, and may be infinite.
+        yield float(min(max(value, 1), MAX_CONSTANTS + 1))
     for one in _inside(value):
         yield from _numbers(one)
 

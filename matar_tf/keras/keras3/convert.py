@@ -56,17 +56,15 @@ def from_keras3(model_or_path: Any) -> KerasModel:
 def _converted(
     content: bytes, weights: bytes, where: str, refusals: Iterable[str] = ()
 ) -> KerasModel:
-    config = JsonReader(ModelError).parse(content, where)
-    network = translate_network(config, where, refusals)
-    check_config({"layers": list(_configs(network))}, where)
-    stored = read_weights(weights, where)
-    made: list[tuple[Layer, Any]] = []
-    with (
-        naming(where, by="Keras 3"),
-        building_within(stored.num_bytes, len(content) // _CHARS, where),
-    ):
-        model = build_network(network, made)
-        load_weights(made, stored.arrays, where)
+    with naming(where, by="Keras 3"):
+        config = JsonReader(ModelError).parse(content, where)
+        network = translate_network(config, where, refusals)
+        check_config({"layers": list(_configs(network))}, where)
+        stored = read_weights(weights, where)
+        made: list[tuple[Layer, Any]] = []
+        with building_within(stored.num_bytes, len(content) // _CHARS, where):
+            model = build_network(network, made)
+            load_weights(made, stored.arrays, where)
     return model
 
 

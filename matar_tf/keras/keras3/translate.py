@@ -48,16 +48,16 @@ def translate_network(config: Any, where: str, refusals: Iterable[str] = ()) -> 
       ModelError: If it is no such config, or something in it has no counterpart in
         tf_keras: all of it at once, each on a line of its own.
     """
-    entry = _object(config, where)
-    if _kind(entry) not in _NETWORKS or not _is_of_keras(entry):
-        raise ModelError(
-            f"Expected a Functional or Sequential network of Keras 3 in {where}, got "
-            f"{_full_name(entry)}; build it with keras.Model(inputs, outputs)."
-        )
     found = list(refusals)
     try:
-        network = _network(entry, "", found)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        network = _network(_checked_entry(config, where), "", found)
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(
@@ -71,6 +71,16 @@ def translate_network(config: Any, where: str, refusals: Iterable[str] = ()) -> 
         )
         raise ModelError("\n  ".join([title, *found]) if found[1:] else found[0])
     return network
+
+
+def _checked_entry(config: Any, where: str) -> _Config:
+    entry = _object(config, "a network")
+    if _kind(entry) not in _NETWORKS or not _is_of_keras(entry):
+        raise ModelError(
+            f"Expected a Functional or Sequential network of Keras 3 in {where}, got "
+            f"{_full_name(entry)}; build it with keras.Model(inputs, outputs)."
+        )
+    return entry
 
 
 def _network(entry: _Config, path: str, found: list[str]) -> Network:

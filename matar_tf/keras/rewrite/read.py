@@ -119,7 +119,8 @@ class _Reader:
             node = _as_called(node, training)
             if self._trials is not None:
                 self._trials.note(call)
-                node = _tried(node, self._trials.why_mixing(call, node))
+                refusal = node.refusal or self._trials.why_mixing(call, node)
+                node = replace(node, refusal=refusal)
             same = self._same_call(node) if others else None
             if same is None:
                 self.nodes[name] = node
@@ -219,11 +220,6 @@ def _as_called(node: Node, training: bool | None) -> Node:
         )
         return replace(node, refusal=refusal)
     return node
-
-
-def _tried(node: Node, refusal: str) -> Node:
-    """Returns a node after a trial, with the one reason why it is unfit, if it is."""
-    return replace(node, refusal=refusal, float_reason="") if refusal else node
 
 
 def _why_two(name: str) -> str:

@@ -287,7 +287,7 @@ def _is_finite(values: np.ndarray) -> bool:
 def _may_mix(call: Any, node: Node) -> bool:
     """Whether samples might meet in a call, by what is known of its layer."""
     layer = call.outbound_layer
-    if node.refusal or node.kind == "Concatenate":
+    if node.kind == "Concatenate":
         return False  # which has a check of its own
     if kind_of(layer) not in OPERATIONS:
         return any(map(_is_doubtful, layer._flatten_layers()))
