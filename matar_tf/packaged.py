@@ -94,7 +94,7 @@ class Artifact:
     Raises:
       ArtifactError: If accuracy is not finite numbers by policy and metric, shares
         within 0..1, or provenance is no JSON object, or both are more than a million
-        values and characters.
+        values and characters, or steps are not those that the space says.
       PolicyError: If a measured policy is not of the space.
     """
 
@@ -113,6 +113,7 @@ class Artifact:
     source: Source | None = None
 
     def __post_init__(self) -> None:
+        self.parameters.check_scale(self.space.scale)
         _check_amount([self.accuracy, self.provenance])
         accuracy, provenance = _plain(self.accuracy), _plain(self.provenance)
         if not _is_accuracy(accuracy):
@@ -151,7 +152,7 @@ class Artifact:
             *self._ends(),
             f"  {len(space.weights)} weights in {_widths(space.weights)} bits, "
             f"{len(space.activations)} activations in {_widths(space.activations)} "
-            f"bits: {space.size_text(of_policies=True)}",
+            f"bits: {space.described()}",
         ]
         lines += self._float_lines()
         note = "" if self.is_verified else "  (unverified)"

@@ -26,6 +26,7 @@ from matar_tf.norms import (
     read_norm,
 )
 from matar_tf.policy import Policy
+from matar_tf.scales import POWER_OF_TWO, are_powers_of_two
 
 __all__ = [
     "LayerParameters",
@@ -137,6 +138,26 @@ class Parameters:
             total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return total.digest()
 
+    def check_scale(self, scale: str) -> None:
+        """Checks that steps are those that a space says.
+
+        Raises:
+          ArtifactError: If they are to be powers of two, and one is none, or a batch
+            norm would scale one.
+        """
+        if scale != POWER_OF_TWO:
+            return
+        norms = [name for name, layer in self.layers.items() if _scaled(layer)]
+        steps = [(name, one.step) for name, one in self.layers.items()]
+        steps += [(name, one.step) for name, one in self.tensors.items()]
+        free = [name for name, step in steps if not are_powers_of_two(step)]
+        if norms or free:
+            found = f"batch norms of {norms[:3]}" if norms else f"others of {free[:3]}"
+            raise ArtifactError(
+                "Expected steps that are powers of two, as the space says, got "
+                f"{found}; package the model again."
+            )
+
     def _members(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Returns the index of an ``.npz`` file and its arrays."""
         arrays: dict[str, np.ndarray] = {}
@@ -219,6 +240,10 @@ class Parameters:
                 "model again."
             ) from error
         return cls(layers=layers, tensors=tensors)
+
+
+def _scaled(layer: LayerParameters) -> bool:
+    return layer.norm is not None or any(layer.calls.values())
 
 
 def _described(norm: NormParameters | None) -> dict[str, Any] | None:

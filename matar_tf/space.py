@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from matar_tf.policy import (
     read_entries,
     read_policy,
 )
+from matar_tf.scales import FREE, check_scale
 
 __all__ = ["PolicySpace"]
 
@@ -40,10 +41,12 @@ class PolicySpace:
     Attributes:
       weights: Allowed bits of the weights, by layer name.
       activations: Allowed bits of the activations, by tensor name.
+      scale: What scales the network has: ``free``, or ``power_of_two``.
     """
 
     weights: Mapping[str, tuple[int, ...]]
     activations: Mapping[str, tuple[int, ...]]
+    scale: str = FREE
 
     def __post_init__(self) -> None:
         for field in ("weights", "activations"):
@@ -54,12 +57,13 @@ class PolicySpace:
                 for name, choices in entries.items()
             }
             object.__setattr__(self, field, MappingProxyType(checked))
+        check_scale(self.scale, PolicyError)
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.to_json(), sort_keys=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_space, (dict(self.weights), dict(self.activations))
+        return _make_space, (dict(self.weights), dict(self.activations), self.scale)
 
     @property
     def num_policies(self) -> int:
@@ -81,6 +85,11 @@ class PolicySpace:
         if number < 1_000_000:
             return f"{number:,}"
         return f"{number:.3g}" if number < 10**300 else f"{Decimal(number):.2e}"
+
+    def described(self) -> str:
+        """Returns the number of policies, and which scales they have if not free."""
+        scales = "" if self.scale == FREE else ", scales of powers of two"
+        return f"{self.size_text(of_policies=True)}{scales}"
 
     def validate(self, policy: Policy) -> None:
         """Checks that a policy has exactly the entries and widths of this space.
@@ -181,7 +190,8 @@ class PolicySpace:
           PolicyError: If the policy is not of this space.
         """
         self.validate(policy)
-        return PolicySpace(
+        return replace(
+            self,
             weights={name: (bits,) for name, bits in policy.weights.items()},
             activations={name: (bits,) for name, bits in policy.activations.items()},
         )
@@ -252,7 +262,7 @@ class PolicySpace:
                 found = matching(entries, name, field)
                 entries |= dict.fromkeys(found, _check_choices(choices, repr(name)))
             changed.append(entries)
-        return PolicySpace(weights=changed[0], activations=changed[1])
+        return replace(self, weights=changed[0], activations=changed[1])
 
     def to_json(self) -> _Json:
         """Returns the JSON object that `from_json` reads."""
@@ -262,6 +272,8 @@ class PolicySpace:
             "activations": {
                 name: list(widths) for name, widths in self.activations.items()
             },
+            # Spaces of earlier versions have none, and stay as they were.
+            **({} if self.scale == FREE else {"scale": self.scale}),
         }
 
     @classmethod
@@ -269,19 +281,28 @@ class PolicySpace:
         """Reads what `to_json` returned.
 
         Raises:
-          PolicyError: If a key is missing or unknown, or widths are malformed.
+          PolicyError: If a key is missing or unknown, or widths or scale are malformed.
         """
-        weights, activations = read_entries(value, "policy space")
+        document = value
+        scale: object = FREE
+        if isinstance(value, dict) and "scale" in value:
+            given = cast("dict[str, object]", value)
+            scale = given["scale"]
+            document = {key: one for key, one in given.items() if key != "scale"}
+        weights, activations = read_entries(document, "policy space")
         return cls(
             weights=cast("dict[str, tuple[int, ...]]", weights),
             activations=cast("dict[str, tuple[int, ...]]", activations),
+            scale=check_scale(scale, PolicyError),
         )
 
 
 def _make_space(
-    weights: dict[str, tuple[int, ...]], activations: dict[str, tuple[int, ...]]
+    weights: dict[str, tuple[int, ...]],
+    activations: dict[str, tuple[int, ...]],
+    scale: str = FREE,
 ) -> PolicySpace:
-    return PolicySpace(weights=weights, activations=activations)
+    return PolicySpace(weights=weights, activations=activations, scale=scale)
 
 
 def _changed(

@@ -13,6 +13,7 @@ from typing import Any
 from matar_tf.keras._compat import Shape, Tensor, in_keras_format, keras, tf, tfmot
 from matar_tf.keras.quantizers.learned import ActivationQuantizer
 from matar_tf.policy import ALL_BITS
+from matar_tf.scales import FREE
 
 __all__ = ["Dequantize", "FloatWrapper", "Quantize"]
 
@@ -62,6 +63,7 @@ class Quantize(_RefusesKerasFormat, keras.layers.Layer):
       entry: Name of the policy entry: that of the float layer.
       bits: Allowed widths, ascending.
       signed: Whether the tensor has values below 0.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
     """
 
     def __init__(
@@ -69,15 +71,18 @@ class Quantize(_RefusesKerasFormat, keras.layers.Layer):
         entry: str,
         bits: Sequence[int] = ALL_BITS,
         signed: bool = True,
+        scale: str = FREE,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.entry = entry
-        self.multi_bit_quantizers = (self._make_quantizer(bits, signed),)
+        self.multi_bit_quantizers = (self._make_quantizer(bits, signed, scale),)
         self._variables: dict[str, Tensor] = {}
 
-    def _make_quantizer(self, bits: Sequence[int], signed: bool) -> ActivationQuantizer:
-        return ActivationQuantizer(bits, signed)
+    def _make_quantizer(
+        self, bits: Sequence[int], signed: bool, scale: str
+    ) -> ActivationQuantizer:
+        return ActivationQuantizer(bits, signed, scale=scale)
 
     def build(self, input_shape: Shape) -> None:
         """Creates the quantizer's variables."""
@@ -103,6 +108,8 @@ class Quantize(_RefusesKerasFormat, keras.layers.Layer):
             "entry": self.entry,
             "bits": list(quantizer.bits),
             "signed": quantizer.signed,
+            # Layers of earlier versions have no scale, and stay as they were.
+            **({} if quantizer.scale == FREE else {"scale": quantizer.scale}),
         }
 
 

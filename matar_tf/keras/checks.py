@@ -250,7 +250,7 @@ def _learned_grids(model: KerasModel) -> Iterator[LearnedGrid]:
 
 def _range(grid: LearnedGrid) -> tuple[float, float]:
     """Returns the least and the largest value of the widest width."""
-    step = float(np.exp(grid.log_steps.numpy()[-1]))
+    step = float(grid.all_steps()[-1])
     lows, highs = grid.ranges()
     return lows[-1] * step, highs[-1] * step
 

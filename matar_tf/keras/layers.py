@@ -42,11 +42,14 @@ class InputQuantize(Quantize):
       entry: Name of the policy entry: the name of the network's input.
       bits: Allowed widths, ascending.
       signed: Whether the samples have values below 0.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
     """
 
-    def _make_quantizer(self, bits: Sequence[int], signed: bool) -> ActivationQuantizer:
+    def _make_quantizer(
+        self, bits: Sequence[int], signed: bool, scale: str
+    ) -> ActivationQuantizer:
         is_learned = tuple(bits) != (MAX_BITS,)
-        return ActivationQuantizer(bits, signed, is_learned)
+        return ActivationQuantizer(bits, signed, is_learned, scale)
 
     def call(self, inputs: Tensor, training: Any = None) -> Tensor:
         """Returns the quantized samples."""

@@ -133,7 +133,7 @@ class Summary:
         floats = f", {count} {noun} in float" if count else ""
         return readable_line(
             f"{self.name}: {self.macs:,} MACs, {self.integer_share:.1%} of them with "
-            f"integer kernels{floats}, {self.space.size_text(of_policies=True)}"
+            f"integer kernels{floats}, {self.space.described()}"
         )
 
 

@@ -15,6 +15,7 @@ from matar_tf.keras.layers import MultiBitBatchNormalization
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.policy import WIDE_BITS, Policy
 from matar_tf.results import Candidate
+from matar_tf.scales import FREE, POWER_OF_TWO
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -42,10 +43,12 @@ class PolicySetter:
         self._owned: list[int] = []  # those of quantizers, which tell a policy
         weights: dict[str, tuple[int, ...]] = {}
         activations: dict[str, tuple[int, ...]] = {}
+        scales: set[str] = set()
         for layer in model.layers:
             for quantizer in wrapper.all_quantizers(layer):
                 entries = weights if quantizer.kind == "weights" else activations
                 entries[quantizer.entry] = quantizer.bits
+                scales.add(quantizer.scale)
                 entry = quantizer.kind, quantizer.entry, quantizer.bits
                 self._owned.append(len(self._slots))
                 self._add(quantizer.row, [entry], wide_row=len(quantizer.bits))
@@ -57,7 +60,9 @@ class PolicySetter:
                 f"Expected a multi-bitwidth model, but {model.name!r} has no MATAR "
                 "quantizers; make one with matar_tf.quantize_model."
             )
-        self.space = PolicySpace(weights=weights, activations=activations)
+        # Some that are free are as good as all.
+        scale = POWER_OF_TWO if scales == {POWER_OF_TWO} else FREE
+        self.space = PolicySpace(weights=weights, activations=activations, scale=scale)
         self._assign = tf.function(self._assign_rows, autograph=False)
 
     def __call__(self, policy: Policy | Candidate | str | Path) -> None:

@@ -11,7 +11,9 @@ from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.networks import layers_by_name
+from matar_tf.keras.rewrite.plan import Scales
 from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
+from matar_tf.scales import FREE
 from matar_tf.space import PolicySpace
 
 __all__ = [
@@ -35,6 +37,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
         configs: Mapping[str, Any],
         signed_inputs: bool,
         norm_context: int,
+        scales: Scales,
         strict: bool,
     ) -> None:
         self._options: dict[str, Any] = {
@@ -42,6 +45,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             "configs": configs,
             "signed_inputs": signed_inputs,
             "norm_context": norm_context,
+            "scales": scales,
             "strict": strict,
         }
 
@@ -101,10 +105,12 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         256 levels of the input quantizer serve the positive range.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
+      scale: Which scales it has, as for `quantize_model`.
+      per_channel: Whether each channel has a step of its own, likewise.
       strict: Whether a layer that would stay in float is an error.
 
     Raises:
-      ModelError: If `norm_context` is below 0.
+      ModelError: If `norm_context` is below 0, or there is no such `scale`.
     """
 
     def __init__(
@@ -114,6 +120,8 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         configs: Mapping[str, Any] | None = None,
         signed_inputs: bool = True,
         norm_context: int = NORM_CONTEXT,
+        scale: str = FREE,
+        per_channel: bool = True,
         strict: bool = False,
     ) -> None:
         self._transform = _LayoutTransform(
@@ -121,6 +129,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
             _own_configs(configs),
             signed_inputs,
             _checked_context(norm_context),
+            _scales(scale, space, per_channel=per_channel),
             strict,
         )
 
@@ -134,7 +143,11 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
 
 
 def policy_space(
-    model: Any, *, configs: Mapping[str, Any] | None = None
+    model: Any,
+    *,
+    configs: Mapping[str, Any] | None = None,
+    scale: str = FREE,
+    per_channel: bool = True,
 ) -> PolicySpace:
     """Returns the default policy space of a float model.
 
@@ -145,12 +158,15 @@ def policy_space(
     Args:
       model: A built Functional or Sequential tf_keras model.
       configs: What to do with some layers, as for `quantize_model`.
+      scale: Which scales it is to have, likewise; the space says so.
+      per_channel: Whether each channel has a step of its own, likewise.
 
     Raises:
       ModelError: If the model cannot be quantized.
       PolicyError: If a name or pattern of `configs` matches nothing.
     """
-    return default_space(model, _own_configs(configs))
+    scales = Scales(scale=scale, per_channel=per_channel)
+    return default_space(model, _own_configs(configs), scales)
 
 
 def quantize_model(
@@ -160,6 +176,8 @@ def quantize_model(
     configs: Mapping[str, Any] | None = None,
     signed_inputs: bool = True,
     norm_context: int = NORM_CONTEXT,
+    scale: str = FREE,
+    per_channel: bool = True,
     strict: bool = False,
 ) -> Any:
     """Returns a multi-bitwidth copy of a float model; trains with plain ``fit``.
@@ -184,10 +202,19 @@ def quantize_model(
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries before a layer, the nearest first, by whose
         widths its batch norm keeps statistics apart, beside its own.
+      scale: ``free``, or ``power_of_two``: all steps of weights and activations are
+        powers of two, for hardware that shifts its accumulators. Batch norms are then
+        folded once and for all, with the statistics that they have, and levels of n
+        bits are stored as they are. A space that says so asks for it as well. Steps of
+        16-bit activations are none.
+      per_channel: Whether each output channel of weights has a step of its own, but in
+        layers whose config says otherwise. If not, one step serves a whole kernel, and
+        a batch norm right after it is folded into it.
       strict: Whether a layer that would stay in float is an error, which names it.
 
     Raises:
-      ModelError: If the model cannot be quantized; if `strict`, not wholly.
+      ModelError: If the model cannot be quantized; if `strict`, not wholly; if there
+        is no such `scale`.
       PolicyError: If the space does not fit the model, or a name or pattern of
         `configs` matches nothing.
     """
@@ -205,6 +232,7 @@ def quantize_model(
             configs=_own_configs(configs),
             signed_inputs=signed_inputs,
             norm_context=_checked_context(norm_context),
+            scales=_scales(scale, space, per_channel=per_channel),
             strict=strict,
         )
         quantized = build_model(
@@ -254,6 +282,11 @@ def _take_over_precision(model: Any, quantized: Any) -> None:
             half_precision.set_policy(layer, original.dtype_policy)
     if half_precision.is_mixed(model):  # by which `compile` scales the loss
         quantized._set_dtype_policy(model.dtype_policy)
+
+
+def _scales(scale: str, space: PolicySpace | None, *, per_channel: bool) -> Scales:
+    asked = scale if space is None or scale != FREE else space.scale
+    return Scales(scale=asked, per_channel=per_channel)
 
 
 def _checked_context(size: int) -> int:

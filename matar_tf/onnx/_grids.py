@@ -11,6 +11,7 @@ import numpy as np
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.scales import FREE
 from matar_tf.tflite._places import multiplies_integers
 from matar_tf.tflite._schema import parse_model, schema
 from matar_tf.wide import WIDE_RANGE
@@ -44,12 +45,14 @@ class Widths:
     Attributes:
       kernels: Entry and width of each kernel, by the operator's place.
       tensors: By the tensor's index; others have what TFLite fixes.
+      scale: Which scales it has, ``free`` or ``power_of_two``.
     """
 
     kernels: Mapping[int, tuple[str, int]] = field(
         default_factory=dict[int, "tuple[str, int]"]
     )
     tensors: Mapping[int, Width] = field(default_factory=dict[int, Width])
+    scale: str = FREE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,4 +153,4 @@ def widths_of(artifact: Artifact, policy: Policy, model: Any) -> Widths:
         place: (name, policy.weights[kernel.weights or name])
         for place, (name, kernel) in zip(multiplying, named, strict=True)
     }
-    return Widths(kernels=kernels, tensors=tensors)
+    return Widths(kernels=kernels, tensors=tensors, scale=artifact.space.scale)

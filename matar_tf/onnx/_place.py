@@ -110,7 +110,7 @@ class Place:
         tensor = model.subgraphs[0].tensors[self.operator.inputs[1]]
         fallback = self.label, 8
         name, bits = self.network.widths.kernels.get(self.number, fallback)
-        factor = largest_factor(bits, _INT8_MAX)
+        factor = largest_factor(bits, _INT8_MAX, self.network.widths.scale)
         stored = np.asarray(tensor_array(model, tensor))
         at = bias_of(model, self.operator)
         bias = model.subgraphs[0].tensors[at] if at >= 0 else None

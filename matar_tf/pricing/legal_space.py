@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from matar_tf.errors import TargetError
 from matar_tf.pricing.arrays import tiled_nest
@@ -49,7 +50,8 @@ def legal_space(space: PolicySpace, workload: Workload, target: Target) -> Polic
                 _restrict_pairs(layer, workload, target, weights, tensors)
         if sum(map(len, (*weights.values(), *tensors.values()))) == before:
             break
-    return PolicySpace(
+    return replace(
+        space,
         weights={name: tuple(sorted(weights[name])) for name in space.weights},
         activations={name: tuple(sorted(tensors[name])) for name in space.activations},
     )

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from matar_tf.scales import FREE
 from matar_tf.tflite._schema import (
     bias_of,
     op_name,
@@ -47,6 +48,7 @@ class Kernel:
       counts: Bias in units of ``input_scale * scale``, int64 per output channel, or
         None for an operator without bias.
       input_scale: Step of the operator's input.
+      scales: Which ones the network has, ``free`` or ``power_of_two``.
     """
 
     entry: str
@@ -57,6 +59,7 @@ class Kernel:
     channel_axis: int
     counts: np.ndarray | None
     input_scale: np.float32
+    scales: str = FREE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

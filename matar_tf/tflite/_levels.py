@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from matar_tf.parameters import LayerParameters, weight_range
+from matar_tf.scales import FREE, POWER_OF_TWO, next_powers_of_two
 from matar_tf.tflite.profiles import SMALLEST_UNIT
 
 __all__ = ["passing_channels", "quantize_kernel"]
@@ -16,6 +17,7 @@ def passing_channels(
     offset: np.ndarray | None,
     input_scale: np.float32,
     largest: int,
+    scales: str = FREE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns which channels pass their input on, and the scales of their levels.
 
@@ -27,11 +29,14 @@ def passing_channels(
       offset: What is added, ``[out]``, or None.
       input_scale: Step of the layer's input.
       largest: Largest bias that is stored, in accumulator units.
+      scales: Which ones the network has, ``free`` or ``power_of_two``.
     """
     least = np.zeros_like(step)
     if offset is not None:
         least = np.abs(offset) / input_scale / np.float32(largest)
         least = np.where(input_scale * least < SMALLEST_UNIT, np.float32(0), least)
+        if scales == POWER_OF_TWO:
+            least = np.where(least > 0, next_powers_of_two(least), least)
     scale = (step * factor).astype(np.float32)
     passes = (scale >= least) & (input_scale * scale >= SMALLEST_UNIT)
     if len(scale) == 1 and passes.all():

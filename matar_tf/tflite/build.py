@@ -21,6 +21,7 @@ from matar_tf.errors import ExportError
 from matar_tf.packaged import Artifact
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS, Policy
+from matar_tf.scales import FREE
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._containers import Kernel, Storage
 from matar_tf.tflite._fill_checks import check_kernels, check_ratios, check_steps
@@ -180,6 +181,7 @@ class ModelBuilder:
             "artifact_digest": self._digest,
             **self._signer,
             "policy": policy.to_json(),
+            **({} if self.space.scale == FREE else {"scale": self.space.scale}),
             "profile": profile,
             "kernels": {
                 name: one.entry
@@ -230,7 +232,9 @@ class ModelBuilder:
         step = layer.step[layer.bits.index(bits)]
         channels = layer.kernel.shape[layer.channel_axis]
         largest = largest_count(bits, is_wide=policy.is_wide)
-        passes, scale = passing_channels(step, factor, offset, input_scale, largest)
+        passes, scale = passing_channels(
+            *(step, factor, offset, input_scale, largest), self.space.scale
+        )
         if len(step) < channels and not passes.all():
             raise ExportError(
                 f"Expected a bias of {entry!r} that int32 can count in its one step, "
@@ -252,6 +256,7 @@ class ModelBuilder:
             channel_axis=layer.channel_axis,
             counts=counts,
             input_scale=input_scale,
+            scales=self.space.scale,
         )
 
     def _fill_tensors(self, model: Any, policy: Policy) -> None:

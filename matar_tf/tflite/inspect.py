@@ -29,8 +29,8 @@ from matar_tf.tflite.metadata import read_metadata
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
 
 _SHOWN = (
-    *("profile", "target", "artifact_digest", "signed_by", "metrics", "num_samples"),
-    "predicted",
+    *("profile", "scale", "target", "artifact_digest", "signed_by", "metrics"),
+    *("num_samples", "predicted"),
 )
 _HEADER = (
     *("output", "operator", "weights", "W bits", "stored as", "A bits", "scale"),

@@ -17,6 +17,7 @@ import numpy as np
 
 from matar_tf.errors import ExportError, did_you_mean
 from matar_tf.parameters import weight_range
+from matar_tf.scales import FREE, POWER_OF_TWO
 from matar_tf.tflite._containers import (
     TRANSPOSED,
     Kernel,
@@ -159,8 +160,13 @@ def measured_in(profile: str, runtime: str | None) -> str:
     return runtime
 
 
-def largest_factor(num_bits: int, largest: int) -> int:
-    """Returns the largest integer by which all levels of a width still fit."""
+def largest_factor(num_bits: int, largest: int, scale: str = FREE) -> int:
+    """Returns the largest integer by which all levels of a width still fit.
+
+    1 where scales are powers of two, which it would spoil.
+    """
+    if scale == POWER_OF_TWO:
+        return 1
     return largest // max(-weight_range(num_bits)[0], weight_range(num_bits)[1])
 
 
@@ -223,7 +229,7 @@ def _store_once(model: Any, kernels: Sequence[Kernel], tensors: Sequence[int]) -
 
 def _store_int8(model: Any, kernel: Kernel, note: str | None = None) -> Storage:
     """Levels times the largest factor that fits: most bits for the requantization."""
-    factor = largest_factor(kernel.bits, _INT8_MAX)
+    factor = largest_factor(kernel.bits, _INT8_MAX, kernel.scales)
     write_kernel(model, kernel, 8, factor)
     return Storage(entry=kernel.entry, bits=kernel.bits, stored_bits=8, note=note)
 
@@ -262,7 +268,7 @@ def _store_portable(model: Any, kernel: Kernel) -> Storage:
     if op_name(model, kernel.operator) == "FULLY_CONNECTED":
         note = "tflite-runtime takes no INT4 dense kernel with a scale per channel"
         return _store_int8(model, kernel, note)
-    factor = largest_factor(kernel.bits, _INT4_MAX)
+    factor = largest_factor(kernel.bits, _INT4_MAX, kernel.scales)
     write_kernel(model, kernel, 4, factor)
     note = "tflite-runtime has no INT2" if kernel.bits == 2 else None
     return Storage(entry=kernel.entry, bits=kernel.bits, stored_bits=4, note=note)

@@ -325,7 +325,7 @@ class _PolicyTracer(FloatTracer):
         if quantizer.is_transposed and step.ndim > 0:
             step = step[:, np.newaxis]
         levels = np.floor(np.clip(kernel / step, qmin, qmax) + np.float32(0.5))
-        factor = largest_factor(bits, _INT8_MAX)
+        factor = largest_factor(bits, _INT8_MAX, quantizer.scale)
         return _store_kernel(
             levels * factor, np.asarray(step / factor), per_channel=is_per_channel
         )

@@ -6,7 +6,9 @@ import numpy as np
 
 from matar_tf.keras._compat import KerasLayer, Tensor, tf
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.fake_quantize import next_powers_of_two
 from matar_tf.keras.quantizers.grids import ActivationGrid
+from matar_tf.scales import POWER_OF_TWO
 from matar_tf.tflite.profiles import SMALLEST_UNIT, largest_count, largest_factor
 
 __all__ = ["accumulator_levels", "snap_affine", "snap_bias", "zero_point"]
@@ -46,6 +48,8 @@ def snap_affine(
     most *= tf.where(source.is_wide(), _WIDE_COUNTS, 1.0)
     least = tf.abs(offset) / input_step / most
     least = tf.where(input_step * least < SMALLEST_UNIT, 0.0, least)
+    if kernel.scale == POWER_OF_TWO:
+        least = next_powers_of_two(least)
     scaled = step * scale
     passes = (scaled >= least) & (input_step * scaled >= SMALLEST_UNIT)
     finest = tf.where(least > 0.0, least, step)
@@ -99,7 +103,7 @@ def accumulator_levels(
         factor, _ = snap_affine(tf.ones_like(bias), bias, layer)
     else:
         factor = tf.constant(1.0)
-    factors = [largest_factor(bits, _INT8_MAX) for bits in kernel.bits]
+    factors = [largest_factor(bits, _INT8_MAX, kernel.scale) for bits in kernel.bits]
     factor_of_file = tf.gather(tf.constant(factors), kernel.row)
     stored = tf.cast(factor_of_file, tf.float32)
     # In the order in which the file and XNNPACK have them.

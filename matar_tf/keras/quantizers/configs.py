@@ -21,18 +21,18 @@ from matar_tf.layer_kinds import (
     ACTIVATIONS,
     GRID_OF,
     LAYER_KINDS,
-    KernelLayout,
     KernelStorage,
     Rounding,
     rounding_of,
 )
 from matar_tf.operators import Grid
 from matar_tf.policy import ALL_BITS
+from matar_tf.scales import FREE, check_scale
 
 __all__ = [
-    "FloatQuantizeConfig",
     "MatarQuantizeConfig",
     "activation_name",
+    "checked_widths",
     "class_of",
     "float_kernels",
     "has_known_activation",
@@ -118,7 +118,12 @@ def float_kernels(layer: Any) -> dict[str, KernelStorage]:
     return found
 
 
-def _widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
+def checked_widths(name: str, widths: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Returns widths as a tuple, or None for None.
+
+    Raises:
+      ModelError: If they are not ascending, each in 2..8.
+    """
     if widths is None:
         return None
     given = tuple(widths) if isinstance(widths, Iterable) else ()
@@ -161,6 +166,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
       per_channel: Whether each output channel of the weights has a step of its own.
         If not, one step serves the whole kernel, as some accelerators want it, and a
         batch norm right after the layer is folded into it once and for all.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``; those of the
+        whole network, as `quantize_model` says.
 
     Raises:
       ModelError: If an argument is not of these.
@@ -175,6 +182,7 @@ class MatarQuantizeConfig(_QuantizeConfig):
         quantize_output: bool | str = True,
         signed: bool | None = None,
         per_channel: bool = True,
+        scale: str = FREE,
     ) -> None:
         if not isinstance(quantize_output, bool) and not (
             str(quantize_output) in _SAVED_GRIDS
@@ -185,11 +193,12 @@ class MatarQuantizeConfig(_QuantizeConfig):
                 f"'{GRID_OF}name' as quantize_output, got {quantize_output!r}."
             )
         self.inner = inner
-        self.weight_bits = _widths("weight_bits", weight_bits)
-        self.activation_bits = _widths("activation_bits", activation_bits)
+        self.weight_bits = checked_widths("weight_bits", weight_bits)
+        self.activation_bits = checked_widths("activation_bits", activation_bits)
         self.quantize_output = quantize_output
         self.signed = signed
         self.per_channel = per_channel
+        self.scale = check_scale(scale, ModelError)
         self.multi_bit_quantizers: list[MultiBitQuantizer] = []
         self.grid: Any = None  # quantizer of the output that has no bank of its own
 
@@ -276,6 +285,8 @@ class MatarQuantizeConfig(_QuantizeConfig):
             "quantize_output": self.quantize_output,
             "signed": self.signed,
             "per_channel": self.per_channel,
+            # Configs of earlier versions have no scale, and stay as they were.
+            **({} if self.scale == FREE else {"scale": self.scale}),
         }
 
     @classmethod
@@ -313,6 +324,7 @@ class MatarQuantizeConfig(_QuantizeConfig):
             is_constant=row is not None and row.is_constant,
             is_transposed=storage is not None and storage.is_transposed,
             per_channel=self.per_channel,
+            scale=self.scale,
         )
         self._add(quantizer, attribute)
         return quantizer.observe(weight)
@@ -325,7 +337,7 @@ class MatarQuantizeConfig(_QuantizeConfig):
             signed = True
         signed = signed if self.signed is None else self.signed
         bits = self.activation_bits or ALL_BITS
-        quantizer = ActivationQuantizer(bits, signed)
+        quantizer = ActivationQuantizer(bits, signed, scale=self.scale)
         self._add(quantizer, "output")
         return quantizer
 
@@ -333,67 +345,3 @@ class MatarQuantizeConfig(_QuantizeConfig):
         if any(type(other) is type(quantizer) for other in self.multi_bit_quantizers):
             quantizer.suffix = f"/{attribute}"
         self.multi_bit_quantizers.append(quantizer)
-
-
-@keras.utils.register_keras_serializable(package="matar_tf")
-class FloatQuantizeConfig(MatarQuantizeConfig):
-    """Makes the kernels of a layer that stays in float multi-bitwidth.
-
-    Biases and all else stay as they are. Entries are named after the layer, or
-    ``layer/kernel`` and so on where it has several kernels.
-
-    Args:
-      kernel_bits: Allowed widths of each kernel, in the order of `float_kernels`.
-      per_channel: Whether each output channel of a kernel has a step of its own; a
-        table of which rows are looked up has one in all.
-    """
-
-    is_float = True
-
-    def __init__(
-        self, kernel_bits: Sequence[Sequence[int]], *, per_channel: bool = True
-    ) -> None:
-        super().__init__(quantize_output=False, per_channel=per_channel)
-        self.kernel_bits = [_widths("kernel_bits", one) for one in kernel_bits]
-
-    def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
-        """Returns the kernels."""
-        self.multi_bit_quantizers = []
-        pairs: list[tuple[Any, Any]] = []
-        kernels = float_kernels(layer)
-        for (name, one), bits in zip(kernels.items(), self.kernel_bits, strict=True):
-            quantizer = WeightQuantizer(
-                bits or ALL_BITS,
-                one.num_channel_axes,
-                is_transposed=one.is_transposed,
-                per_channel=self.per_channel and one.layout is not KernelLayout.TABLE,
-            )
-            quantizer.suffix = "" if len(kernels) == 1 else f"/{name}"
-            quantizer.name_in_layer = name.replace("/", "_")
-            self.multi_bit_quantizers.append(quantizer)
-            holder, attribute = _holder(layer, one.attribute)
-            weight = getattr(holder, attribute)
-            pairs.append((weight, quantizer.observe(weight)))
-        return pairs
-
-    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        """Puts quantized tensors where the layer looks for its kernels."""
-        for one, weight in zip(
-            float_kernels(layer).values(), quantize_weights, strict=True
-        ):
-            setattr(*_holder(layer, one.attribute), weight)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            "kernel_bits": [bits and list(bits) for bits in self.kernel_bits],
-            "per_channel": self.per_channel,
-        }
-
-
-def _holder(layer: Any, path: str) -> tuple[Any, str]:
-    """Returns what holds an attribute, and its name there."""
-    *above, attribute = path.split(".")
-    for one in above:
-        layer = getattr(layer, one)
-    return layer, attribute

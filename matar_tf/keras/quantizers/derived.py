@@ -19,6 +19,7 @@ from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
 from matar_tf.layer_kinds import Rounding
 from matar_tf.parameters import activation_range
 from matar_tf.policy import MAX_BITS
+from matar_tf.scales import POWER_OF_TWO
 from matar_tf.wide import WIDE_RANGE
 
 __all__ = [
@@ -111,6 +112,7 @@ class FixedGridQuantizer(_Quantizer):
     def __init__(self, signed: bool = False) -> None:
         self.signed = signed
         self.bits = (MAX_BITS,)
+        self.scale = POWER_OF_TWO
         self.entry = ""  # no policy chooses its width
         self.initialized = tf.constant(1)
         self._layer: Any = None

@@ -8,6 +8,10 @@ by a relative amount, whatever its size.
 Gradient (LSQ, Esser et al., ICLR 2020): the straight-through estimator inside the
 range, zero outside, for the input; ``round(v) - v`` inside and ``qmin`` or ``qmax``
 outside, for the step, with ``v = x / s``.
+
+Where scales are powers of two (TQT, Jain et al., MLSys 2020), a learned logarithm is
+rounded to a whole one to the base of 2, with the straight-through gradient: the step's
+own gradient stays that of LSQ. TQT rounds up, a range; here the nearest is taken.
 """
 
 from __future__ import annotations
@@ -17,20 +21,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from matar_tf.keras._compat import tf
+from matar_tf.scales import FREE, POWER_OF_TWO
 
 __all__ = [
     "SMALLEST_MAGNITUDE",
     "constant_steps",
     "fake_quantize",
     "kernel_steps",
+    "next_powers_of_two",
     "optimal_steps",
     "quantize_row",
     "sample_values",
+    "steps_of",
 ]
 
 _NUM_CANDIDATES = 24  # clipping points tried when a step is initialised
 SMALLEST_MAGNITUDE = 1e-6  # magnitudes below count as zero
 _CANDIDATE_RATIO = 2.0**-0.25
+_NUM_POWERS = 7  # of powers of two, as far down
+_MANTISSA_BITS = 23  # of a float32
+_BIAS, _LEAST, _LARGEST = 127, -126, 127  # of its exponent, and the ends of that
 _MAX_VALUES = 2**16  # of a tensor that initialise the step of an activation
 _SAMPLES_PER_ESTIMATE = 4  # one of so many tells a step's gradient in training
 _raw: Any = tf.raw_ops
@@ -51,6 +61,41 @@ def fake_quantize(
       Multiples of `step`, in the shape of `x`.
     """
     return step * tf.floor(tf.clip_by_value(x / step, qmin, qmax) + 0.5)
+
+
+def steps_of(log_steps: tf.Tensor, scale: str = FREE) -> tf.Tensor:
+    """Returns steps of learned logarithms.
+
+    Args:
+      log_steps: Natural logarithms, any shape.
+      scale: ``free``, or ``power_of_two`` for the nearest such step.
+    """
+    return _powers_of_two(log_steps) if scale == POWER_OF_TWO else tf.exp(log_steps)
+
+
+@tf.custom_gradient
+def _powers_of_two(log_steps: tf.Tensor) -> Any:
+    """Returns the nearest powers of two; the gradient is that of the exponential."""
+    exponents = tf.round(log_steps * (1.0 / math.log(2.0)))
+    exponents = tf.cast(tf.clip_by_value(exponents, _LEAST, _LARGEST), tf.int32)
+    # By its bits: an exponential may have another last one.
+    steps = tf.bitcast((exponents + _BIAS) * 2**_MANTISSA_BITS, tf.float32)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        return upstream * steps
+
+    return steps, gradient
+
+
+def next_powers_of_two(x: tf.Tensor) -> tf.Tensor:
+    """Returns the least powers of two that are not below some numbers of float32.
+
+    Args:
+      x: At least the least normal number; what is below counts as 0, and stays that.
+    """
+    mask = 2**_MANTISSA_BITS - 1
+    bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32) + mask, ~mask)
+    return tf.where(x < 2.0**_LEAST, 0.0, tf.bitcast(bits, tf.float32))
 
 
 @tf.custom_gradient
@@ -131,7 +176,8 @@ def _lsq_fused(
     return quantize(x, step)
 
 
-def quantize_row(
+# Each is a keyword by itself.
+def quantize_row(  # noqa: PLR0913
     x: tf.Tensor,
     log_steps: tf.Tensor,
     row: tf.Tensor,
@@ -141,6 +187,7 @@ def quantize_row(
     *,
     wide_factor: float | None = None,
     fused: bool = False,
+    scale: str = FREE,
 ) -> tf.Tensor:
     """Fake-quantizes with one row of a bank of steps.
 
@@ -156,17 +203,18 @@ def quantize_row(
       fused: Whether to take kernels that are faster, and exact up to float32 rounding
         only: for training, with one step for all of `x`, and ``2**n`` levels from 0 or
         from ``-2**(n - 1)``.
+      scale: See `steps_of`.
 
     Returns:
       `x` on the grid of the chosen row.
     """
     steps = tf.convert_to_tensor(log_steps)
     if wide_factor is None:
-        step = tf.exp(_bank_row(steps, row))
+        step = steps_of(_bank_row(steps, row), scale)
     else:
         last = len(qmins) - 2
         factor = tf.where(row > last, wide_factor, 1.0)
-        step = tf.exp(_bank_row(steps, tf.minimum(row, last))) * factor
+        step = steps_of(_bank_row(steps, tf.minimum(row, last)), scale) * factor
     widths = [
         (int(high) - int(low)).bit_length()
         for low, high in zip(qmins, qmaxs, strict=True)
@@ -198,6 +246,7 @@ def optimal_steps(
     qmaxs: tf.Tensor,
     *,
     if_zero: float = SMALLEST_MAGNITUDE,
+    scale: str = FREE,
 ) -> tf.Tensor:
     """Returns the steps with the least squared quantization error, by search.
 
@@ -208,6 +257,7 @@ def optimal_steps(
       qmins: Lowest levels, shape ``[num_widths]``.
       qmaxs: Highest levels, shape ``[num_widths]``.
       if_zero: Largest magnitude to reckon with in a channel that is all zero.
+      scale: Which steps there are; see `steps_of`.
 
     Returns:
       Positive steps, shape ``[num_widths, *channels]``.
@@ -218,6 +268,9 @@ def optimal_steps(
     largest = tf.reduce_max(tf.abs(x), axis=0)
     largest = tf.where(largest < SMALLEST_MAGNITUDE, if_zero, largest)
     widest = largest[tf.newaxis] / tf.maximum(high, -low)
+    ratio, number = _CANDIDATE_RATIO, _NUM_CANDIDATES
+    if scale == POWER_OF_TWO:
+        widest, ratio, number = next_powers_of_two(widest), 0.5, _NUM_POWERS
 
     def error(factor: tf.Tensor) -> tf.Tensor:
         step = widest * factor
@@ -226,12 +279,14 @@ def optimal_steps(
         )
         return tf.reduce_mean(tf.square(quantized - x[tf.newaxis]), axis=1)
 
-    factors = tf.constant([_CANDIDATE_RATIO**i for i in range(_NUM_CANDIDATES)])
+    factors = tf.constant([ratio**i for i in range(number)])
     errors = tf.map_fn(error, factors)
     return widest * tf.gather(factors, tf.argmin(errors, axis=0))
 
 
-def kernel_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+def kernel_steps(
+    kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor, *, scale: str = FREE
+) -> tf.Tensor:
     """Returns the first steps of a kernel, ``[num_widths, *channels]``.
 
     Those of a kernel of zeros are of one where training takes it, of variance
@@ -241,22 +296,30 @@ def kernel_steps(kernel: tf.Tensor, qmins: tf.Tensor, qmaxs: tf.Tensor) -> tf.Te
       kernel: Shape ``[fan_in, *channels]``.
       qmins: Lowest levels, shape ``[num_widths]``.
       qmaxs: Highest levels, shape ``[num_widths]``.
+      scale: Which steps there are; see `steps_of`.
     """
     if tf.reduce_any(kernel != 0.0):
-        return optimal_steps(kernel, qmins, qmaxs)
+        return optimal_steps(kernel, qmins, qmaxs, scale=scale)
     fan_in = max(int(tf.shape(kernel)[0]), 1)
-    return optimal_steps(kernel, qmins, qmaxs, if_zero=math.sqrt(3.0 / fan_in))
+    if_zero = math.sqrt(3.0 / fan_in)
+    return optimal_steps(kernel, qmins, qmaxs, if_zero=if_zero, scale=scale)
 
 
-def constant_steps(kernel: tf.Tensor, qmaxs: tf.Tensor) -> tf.Tensor:
+def constant_steps(
+    kernel: tf.Tensor, qmaxs: tf.Tensor, *, scale: str = FREE
+) -> tf.Tensor:
     """Returns the steps whose highest level is the one value that a channel has.
+
+    Of powers of two those whose highest level is not below it.
 
     Args:
       kernel: Shape ``[1, *channels]``.
       qmaxs: Highest levels, shape ``[num_widths]``, with those below 0 as far.
+      scale: Which steps there are; see `steps_of`.
     """
     size = tf.where(kernel == 0.0, 1.0, tf.abs(kernel))
-    return size / tf.reshape(qmaxs, (-1, *[1] * (len(kernel.shape) - 1)))
+    steps = size / tf.reshape(qmaxs, (-1, *[1] * (len(kernel.shape) - 1)))
+    return next_powers_of_two(steps) if scale == POWER_OF_TWO else steps
 
 
 def sample_values(x: tf.Tensor, num_tensors: int = 1) -> tf.Tensor:

@@ -37,6 +37,11 @@ class _Grid(Protocol):
         """Index into `bits` of the width in force."""
         ...
 
+    @property
+    def scale(self) -> str:
+        """Which steps there are: ``free`` ones, or ``power_of_two``."""
+        ...
+
     def step(self) -> Tensor:
         """Returns the step in force."""
         ...
@@ -116,6 +121,10 @@ class LearnedGrid(ActivationGrid, Protocol):
     @property
     def log_steps(self) -> Tensor:
         """Variable, ``[len(bits)]``."""
+        ...
+
+    def all_steps(self) -> np.ndarray:
+        """Returns the steps of every width, ``[len(bits)]``."""
         ...
 
     def set_from(self, tensors: Sequence[Tensor]) -> None:

@@ -23,6 +23,7 @@ from matar_tf.keras.quantizers.rounding import as_kernels_round
 from matar_tf.keras.quantizers.tracing import FloatTracer, active_tracer
 from matar_tf.parameters import activation_range
 from matar_tf.policy import ALL_BITS, check_bits
+from matar_tf.scales import FREE, check_scale
 from matar_tf.wide import WIDE_RANGE, wide_factor
 
 __all__ = ["ActivationQuantizer", "MultiBitQuantizer"]
@@ -38,6 +39,7 @@ class MultiBitQuantizer(_Quantizer):
     Attributes:
       kind: ``weights`` or ``activations``: the part of a policy that it answers to.
       bits: Allowed widths, ascending.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
       suffix: Ending of the entry's name, for the second quantizer of a kind in a layer.
       entry: Name of the policy entry that chooses the width; set by `build`.
       row: Integer variable, the index into `bits` in force, of an activation that has
@@ -47,8 +49,9 @@ class MultiBitQuantizer(_Quantizer):
 
     kind = ""
 
-    def __init__(self, bits: Sequence[int] = ALL_BITS) -> None:
+    def __init__(self, bits: Sequence[int] = ALL_BITS, scale: str = FREE) -> None:
         self.bits = tuple(check_bits(width, "quantizer") for width in bits)
+        self.scale = check_scale(scale, ModelError)
         self.suffix = ""
         self.entry = ""
         self.row: Tensor = None
@@ -116,11 +119,15 @@ class MultiBitQuantizer(_Quantizer):
             scales,
             wide_factor=wide_factor,
             fused=fused,
+            scale=self.scale,
         )
 
     def step(self) -> Tensor:
         """Returns the step in force as a tensor: ``[*channels]``."""
-        return tf.exp(tf.gather(self.log_steps, self.row))
+        return self._step_of(self.row)
+
+    def _step_of(self, row: Any) -> Tensor:
+        return fake_quantize.steps_of(tf.gather(self.log_steps, row), self.scale)
 
     def all_steps(self) -> np.ndarray:
         """Returns the steps of every width, ``[len(bits), *channels]``.
@@ -130,13 +137,13 @@ class MultiBitQuantizer(_Quantizer):
         other side.
         """
         rows = range(len(self.bits))
-        return np.stack(
-            [tf.exp(tf.gather(self.log_steps, row)).numpy() for row in rows]
-        )
+        return np.stack([self._step_of(row).numpy() for row in rows])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
-        return {"bits": list(self.bits)}
+        # Quantizers of earlier versions have no scale, and stay as they were.
+        own = {} if self.scale == FREE else {"scale": self.scale}
+        return {"bits": list(self.bits), **own}
 
 
 @keras.utils.register_keras_serializable(package="matar_tf")
@@ -153,6 +160,7 @@ class ActivationQuantizer(MultiBitQuantizer):
       bits: Allowed widths, ascending, each in 2..8.
       signed: Whether the tensor has values below 0.
       trainable: Whether the steps are learned, or stay as they were initialised.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
     """
 
     kind = "activations"
@@ -162,8 +170,9 @@ class ActivationQuantizer(MultiBitQuantizer):
         bits: Sequence[int] = ALL_BITS,
         signed: bool = True,
         trainable: bool = True,
+        scale: str = FREE,
     ) -> None:
-        super().__init__(bits)
+        super().__init__(bits, scale)
         self.signed = signed
         self.trainable = trainable
         self.initialized: Tensor = None
@@ -204,6 +213,7 @@ class ActivationQuantizer(MultiBitQuantizer):
             tf.constant(low, tf.float32),
             tf.constant(high, tf.float32),
             if_zero=1.0,
+            scale=self.scale,
         )
 
     def set_from(self, tensors: Sequence[Tensor]) -> None:
@@ -255,7 +265,7 @@ class ActivationQuantizer(MultiBitQuantizer):
         low, high = (ends[-1] for ends in self.ranges())
         found = watch.misfit(
             rectify(values),
-            tf.exp(self.log_steps[-1]),
+            self._step_of(len(self.bits) - 1),
             low,
             high,
             is_fixed=not self.trainable,
@@ -295,7 +305,8 @@ class ActivationQuantizer(MultiBitQuantizer):
         before = self.log_steps[-1]
         if not self.trainable:
             return tf.not_equal(new, before)
-        is_wide = tf.reduce_max(tf.abs(x)) / tf.exp(before) < watch.unused_below(
+        step = fake_quantize.steps_of(before, self.scale)
+        is_wide = tf.reduce_max(tf.abs(x)) / step < watch.unused_below(
             *(ends[-1] for ends in self.ranges())
         )
         limit = math.log(_FAR_OFF)
@@ -331,7 +342,7 @@ class ActivationQuantizer(MultiBitQuantizer):
     def step(self) -> Tensor:
         """Returns the step in force, a scalar."""
         last = len(self.bits) - 1
-        narrow = tf.exp(tf.gather(self.log_steps, tf.minimum(self.row, last)))
+        narrow = self._step_of(tf.minimum(self.row, last))
         return narrow * tf.where(self.is_wide(), self._wide_factor, 1.0)
 
     @property

@@ -11,6 +11,7 @@ from matar_tf.keras.quantizers.learned import MultiBitQuantizer
 from matar_tf.keras.quantizers.tracing import active_tracer
 from matar_tf.parameters import weight_range
 from matar_tf.policy import ALL_BITS
+from matar_tf.scales import FREE
 
 __all__ = ["WeightQuantizer"]
 
@@ -33,6 +34,7 @@ class WeightQuantizer(MultiBitQuantizer):
       is_transposed: Whether the last two axes are to change places first, as in
         transposed convolutions, ``[h, w, out, in]``.
       per_channel: Whether each channel has a step of its own, or all have one.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
 
     Attributes:
       name_in_layer: Name of the kernel of a layer in float, which may have several of
@@ -54,8 +56,9 @@ class WeightQuantizer(MultiBitQuantizer):
         is_constant: bool = False,
         is_transposed: bool = False,
         per_channel: bool = True,
+        scale: str = FREE,
     ) -> None:
-        super().__init__(bits)
+        super().__init__(bits, scale)
         self.num_channel_axes = num_channel_axes
         self.is_constant = is_constant
         self.is_transposed = is_transposed
@@ -96,10 +99,11 @@ class WeightQuantizer(MultiBitQuantizer):
         """Returns steps, ``[len(bits), *channels]``, of ``[fan_in, *channels]``."""
         low, high = (tf.constant(one, tf.float32) for one in self.ranges())
         if self.is_constant:
-            return fake_quantize.constant_steps(kernel, high)
+            return fake_quantize.constant_steps(kernel, high, scale=self.scale)
         if not self.per_channel and tf.reduce_any(kernel != 0.0):
-            return fake_quantize.optimal_steps(tf.reshape(kernel, (-1,)), low, high)
-        return fake_quantize.kernel_steps(kernel, low, high)
+            values = tf.reshape(kernel, (-1,))
+            return fake_quantize.optimal_steps(values, low, high, scale=self.scale)
+        return fake_quantize.kernel_steps(kernel, low, high, scale=self.scale)
 
     def __call__(
         self, inputs: Tensor, training: Any, weights: Mapping[str, Tensor], **_: Any

@@ -45,6 +45,7 @@ from matar_tf.keras.rewrite.plan import Entries, Plan
 from matar_tf.keras.rewrite.replacements import LAYOUTS, Site
 from matar_tf.norms import num_norm_rows
 from matar_tf.policy import ALL_BITS, MAX_BITS
+from matar_tf.scales import FREE
 
 __all__ = ["lay_out", "with_widths"]
 
@@ -82,7 +83,8 @@ def with_widths(
             entry = str(node.attributes["entry"])
             bits = space.activations.get(entry, (MAX_BITS,))
             widths = {"bits": bits, "signed": plan.signed.get(entry, signed_inputs)}
-            return replace(node, attributes={**node.attributes, **widths})
+            own = {} if space.scale == FREE else {"scale": space.scale}
+            return replace(node, attributes={**node.attributes, **widths, **own})
         if node.kind == NORM and not node.is_copy:
             maker = str(node.attributes["entry"])
             entry = plan.shared.get(maker, maker)

@@ -6,14 +6,43 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from matar_tf.errors import PolicyError, did_you_mean
+from matar_tf.errors import ModelError, PolicyError, did_you_mean
 from matar_tf.keras.rewrite.graph import Node
+from matar_tf.scales import FREE, check_scale
 from matar_tf.space import PolicySpace
 
-__all__ = ["Choice", "Entries", "Placement", "Plan", "apply_space"]
+__all__ = [
+    "Choice",
+    "Entries",
+    "Placement",
+    "Plan",
+    "Scales",
+    "apply_scales",
+    "apply_space",
+]
 
 # Kind (``weights`` or ``activations``), name and widths of policy entries.
 Entries: TypeAlias = "Sequence[tuple[str, str, tuple[int, ...]]]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """Which steps a network has.
+
+    Attributes:
+      scale: ``free`` ones, or ``power_of_two``.
+      per_channel: Whether each channel of weights has a step of its own, where layers
+        do not say otherwise.
+
+    Raises:
+      ModelError: If there is no such scale.
+    """
+
+    scale: str = FREE
+    per_channel: bool = True
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale, ModelError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +76,7 @@ class Placement:
       signed: Whether its output has values below 0.
       per_channel: Whether each channel of a kernel has a step of its own.
       float_bits: Widths of the kernels of a node in float, by entry.
+      scale: Which steps there are: ``free`` ones, or ``power_of_two``.
     """
 
     weight_bits: tuple[int, ...]
@@ -57,6 +87,7 @@ class Placement:
     float_bits: Mapping[str, tuple[int, ...]] = field(
         default_factory=dict[str, tuple[int, ...]]
     )
+    scale: str = FREE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +124,20 @@ class Plan:
         return found
 
 
+def apply_scales(plan: Plan, scales: Scales) -> Plan:
+    """Returns the plan with the scales of a network."""
+    placements = {
+        name: replace(
+            one,
+            scale=scales.scale,
+            per_channel=one.per_channel and scales.per_channel,
+        )
+        for name, one in plan.placements.items()
+    }
+    space = replace(plan.space, scale=scales.scale)
+    return replace(plan, placements=placements, space=space)
+
+
 def apply_space(plan: Plan, space: PolicySpace) -> Plan:
     """Returns the plan with the widths of a space.
 
@@ -114,6 +159,7 @@ def apply_space(plan: Plan, space: PolicySpace) -> Plan:
                     f"The policy space has no {field_name} entry for {name!r} of this "
                     "model; start from matar_tf.policy_space(model)."
                 )
+    space = replace(space, scale=plan.space.scale)
     placements = {
         name: replace(
             one,

@@ -8,11 +8,8 @@ from typing import Any
 
 from matar_tf.keras._compat import KerasLayer, KerasModel, keras
 from matar_tf.keras.quantizers import wrapper
-from matar_tf.keras.quantizers.configs import (
-    FloatQuantizeConfig,
-    MatarQuantizeConfig,
-    kind_of,
-)
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig, kind_of
+from matar_tf.keras.quantizers.float_configs import FloatQuantizeConfig
 from matar_tf.keras.rewrite.build import build_layer, build_model
 from matar_tf.keras.rewrite.check import (
     end_refusals,
@@ -30,7 +27,15 @@ from matar_tf.keras.rewrite.lowering import lower
 from matar_tf.keras.rewrite.merging import merge_equal
 from matar_tf.keras.rewrite.networks import is_plain, layers_by_name
 from matar_tf.keras.rewrite.placement import plan_layout
-from matar_tf.keras.rewrite.plan import Choice, Entries, Placement, Plan, apply_space
+from matar_tf.keras.rewrite.plan import (
+    Choice,
+    Entries,
+    Placement,
+    Plan,
+    Scales,
+    apply_scales,
+    apply_space,
+)
 from matar_tf.keras.rewrite.read import read_graph
 from matar_tf.keras.rewrite.sharing import (
     called_again,
@@ -38,6 +43,7 @@ from matar_tf.keras.rewrite.sharing import (
     tie,
 )
 from matar_tf.patterns import matching
+from matar_tf.scales import FREE
 from matar_tf.space import PolicySpace
 
 __all__ = ["Prepared", "as_layers", "check_model", "default_space", "prepare_model"]
@@ -139,35 +145,46 @@ def choose(
 
 
 def default_space(
-    model: KerasModel, configs: Mapping[str, MatarQuantizeConfig]
+    model: KerasModel,
+    configs: Mapping[str, MatarQuantizeConfig],
+    scales: Scales,
 ) -> PolicySpace:
     """Returns the default policy space of a float model.
 
     Args:
       model: A float model; see `check_model`.
       configs: What the user chose for layers; see `choose`.
+      scales: Which steps there are.
     """
     model = as_layers(model)
     graph = check_model(model)
     names = [node.origin for node in graph.nodes if node.kind != INPUT]
     given = choose(model, dict.fromkeys(names), configs)
-    return _planned(model, graph, given, signed_inputs=True)[1].space
+    return _planned(model, graph, given, scales, signed_inputs=True)[1].space
 
 
 def _planned(
     model: KerasModel,
     graph: Graph,
     given: Mapping[str, MatarQuantizeConfig | None],
+    scales: Scales,
     *,
     signed_inputs: bool,
 ) -> tuple[Graph, Plan]:
     """Returns a checked network laid out, and its plan."""
-    per_tensor = {name for name, one in given.items() if one and not one.per_channel}
+    raise_refusals(graph.name, _other_scales(given, scales))
+    per_tensor = {
+        name
+        for name, one in given.items()
+        if not (scales.per_channel and (one is None or one.per_channel))
+    }
+    # The scale of a batch norm would spoil powers of two.
+    folding = per_tensor if scales.scale == FREE else set(given)
     floats = {node.name for node in graph.nodes if node.float_reason}
     integers = [name for name in given if name not in floats]
     graph = lower(merge_equal(graph, only=integers), only=integers)
     raise_refusals(graph.name, norm_refusals(graph, per_tensor))
-    graph = lay_out(fold_norms(graph, per_tensor), only=given)
+    graph = lay_out(fold_norms(graph, folding), only=given)
     own = {name for name, one in given.items() if one and one.inner is not None}
     raise_refusals(graph.name, kernels_unlike(graph, own))
     originals = {layer.name: layer for layer in model.layers}
@@ -175,7 +192,20 @@ def _planned(
         name: None if one is None else _choice(one, graph, originals)
         for name, one in given.items()
     }
-    return graph, plan_layout(graph, given=choices, signed_inputs=signed_inputs)
+    plan = plan_layout(graph, given=choices, signed_inputs=signed_inputs)
+    return graph, apply_scales(plan, scales)
+
+
+def _other_scales(
+    given: Mapping[str, MatarQuantizeConfig | None], scales: Scales
+) -> list[str]:
+    """Returns why configs of layers do not fit the scales of the network, if so."""
+    return [
+        f"Expected the scale {one.scale!r} of {name!r} for the whole network, got "
+        f"{scales.scale!r} for that; pass scale={one.scale!r} to quantize_model."
+        for name, one in given.items()
+        if one is not None and one.scale not in (FREE, scales.scale)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +233,7 @@ def prepare_model(
     configs: Mapping[str, MatarQuantizeConfig],
     signed_inputs: bool,
     norm_context: int,
+    scales: Scales,
     strict: bool = False,
     are_tried: bool = False,
 ) -> Prepared:
@@ -219,6 +250,7 @@ def prepare_model(
       configs: What the user chose for layers without a config; see `choose`.
       signed_inputs: Whether the samples have values below 0.
       norm_context: Number of entries whose widths the statistics of a norm follow.
+      scales: Which steps there are.
       strict: As for `check_model`.
       are_tried: As for `read_graph`.
     """
@@ -229,7 +261,7 @@ def prepare_model(
     graph = check_model(
         model, only=own, is_whole=is_whole, strict=strict, are_tried=are_tried
     )
-    graph, plan = _planned(model, graph, given, signed_inputs=signed_inputs)
+    graph, plan = _planned(model, graph, given, scales, signed_inputs=signed_inputs)
     if strict:  # also of what a layer was put together from
         reasons = [node.float_reason for node in graph.nodes if node.float_reason]
         raise_refusals(graph.name, reasons)
@@ -278,7 +310,9 @@ def _choice(
 def _config(inner: Any, placement: Placement) -> MatarQuantizeConfig:
     if placement.float_bits:
         return FloatQuantizeConfig(
-            list(placement.float_bits.values()), per_channel=placement.per_channel
+            list(placement.float_bits.values()),
+            per_channel=placement.per_channel,
+            scale=placement.scale,
         )
     return MatarQuantizeConfig(
         inner,
@@ -287,4 +321,5 @@ def _config(inner: Any, placement: Placement) -> MatarQuantizeConfig:
         quantize_output=placement.quantize_output,
         signed=placement.signed,
         per_channel=placement.per_channel,
+        scale=placement.scale,
     )

@@ -96,8 +96,8 @@ def kernels_unlike(graph: Graph, own: Collection[str] = ()) -> list[str]:
             text = (
                 f"Expected calls of {node.origin!r} that multiply by one kernel, got "
                 f"other values in {node.name!r} than in {first.name!r}: their batch "
-                "norms differ, which per_channel=False folds into it; leave that out, "
-                "or make a layer for each call."
+                "norms differ, which per_channel=False or powers of two fold into it; "
+                "leave that out, or make a layer for each call."
             )
             found[text] = None
     return list(found)
