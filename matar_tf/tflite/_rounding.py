@@ -3,7 +3,8 @@
 XNNPACK multiplies by a float32 scale and rounds halves to even. The builtin kernels
 multiply by a 31-bit fixed-point number and round twice; so do those of TensorFlow Lite
 for Microcontrollers (``tensorflow/lite/kernels/internal/common.cc``), which are the
-reference kernels, and CMSIS-NN (``arm_nn_requantize``).
+reference kernels, and CMSIS-NN (``arm_nn_requantize``). Hardware without multipliers
+there shifts (`_shifting`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+from matar_tf.tflite._shifting import shifted
 
 __all__ = [
     "divide_by_power",
@@ -73,5 +76,7 @@ def requantize(acc: np.ndarray, real: np.ndarray, kernels: str) -> np.ndarray:
     if kernels == "xnnpack":
         scaled = acc.astype(np.float32) * real.astype(np.float32)
         return np.rint(np.clip(scaled, -1e6, 1e6)).astype(np.int32)
+    if kernels == "shift":
+        return np.clip(shifted(acc, real), -(2**20), 2**20).astype(np.int32)
     multiply = multiply_away_from_zero if kernels == "tflm" else multiply_twice_rounded
     return multiply(acc, *quantized_multiplier(real)).astype(np.int32)

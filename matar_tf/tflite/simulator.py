@@ -39,13 +39,14 @@ from matar_tf.tflite._schema import (
     tensor_array,
     text_of,
 )
+from matar_tf.tflite._shifting import check_shifting
 from matar_tf.tflite._site import SIMULATED, Site
 from matar_tf.tflite._sixteen import SIMULATED_AT_16
 from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
 
 __all__ = ["KERNELS", "SIMULATED", "simulate", "simulate_tensors"]
 
-KERNELS: Final = ("xnnpack", "builtin", "tflm")
+KERNELS: Final = ("xnnpack", "builtin", "tflm", "shift")
 # Each fills SIMULATED.
 _REGISTERED: Final = (_arithmetic, _elementwise, _moving, _multiplying, _tables)
 
@@ -57,10 +58,13 @@ def simulate(content: bytes, samples: Arrays, *, kernels: str = "xnnpack") -> An
       content: The file, as `matar_tf.tflite.build` makes it.
       samples: Shape ``[num_samples, ...]``; of several inputs, by their names.
       kernels: ``xnnpack``, ``builtin``, or ``tflm`` for those of TensorFlow Lite for
-        Microcontrollers.
+        Microcontrollers; ``shift`` for hardware that has one shift in the place of a
+        multiplication, rounds halves up and clamps, which takes scales of powers of
+        two alone. XNNPACK rounds the halves to even, which is a level less or the same.
 
     Raises:
-      ExportError: If the file is unsound, or has layers without an integer kernel.
+      ExportError: If the file is unsound, or has layers without an integer kernel, or
+        is none that such hardware takes.
     """
     tensors = simulate_tensors(content, samples, kernels=kernels)
     model = parse_model(content)
@@ -95,6 +99,8 @@ def simulate_tensors(
     model = parse_model(check_model(content))
     if kernels == "tflm":
         check_micro(model)
+    if kernels == "shift":
+        check_shifting(model)
     graph = model.subgraphs[0]
     inputs = inputs_of(model)
     given = by_name(samples, [one.name for one in inputs], "samples for each input")
@@ -139,7 +145,7 @@ def _check_given(
 
 def _kernels_of(model: Any, operator: Any, kernels: str) -> str:
     tensors = model.subgraphs[0].tensors
-    if kernels == "tflm":
+    if kernels in ("tflm", "shift"):
         return kernels
     made = tensors[operator.outputs[0]].type
     if schema.TensorType.INT16 in (made, tensors[source_of(model, operator)].type):
