@@ -12,6 +12,7 @@ from matar_tf.keras import keras
 
 __all__ = [
     "cifar_resnet20",
+    "digits_chip",
     "digits_resnet",
     "mlperf_tiny_dscnn",
     "mlperf_tiny_resnet8",
@@ -147,6 +148,24 @@ def digits_resnet(
     x = k.layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = k.layers.Dense(num_classes, name="logits")(x)
     return k.Model(inputs, outputs, name="digits_resnet")
+
+
+def digits_chip(input_shape: tuple[int, ...], num_classes: int, k: Any = keras) -> Any:
+    """Four convolutions for 8x8 images, as small chips take them.
+
+    One input channel, channels in fours, kernels of 3x3 and 1x1, strides of 1 with max
+    pooling, none depthwise, no sums.
+    """
+    inputs = k.layers.Input(input_shape, name="image")
+    x = _norm_relu(k, _conv(k, inputs, 16, 3, "stem"), "stem")
+    x = _norm_relu(k, _conv(k, x, 16, 3, "conv1"), "conv1")
+    x = k.layers.MaxPooling2D(name="pool1")(x)
+    x = _norm_relu(k, _conv(k, x, 32, 3, "conv2"), "conv2")
+    x = k.layers.MaxPooling2D(name="pool2")(x)
+    x = _norm_relu(k, _conv(k, x, 32, 1, "conv3"), "conv3")
+    x = k.layers.Flatten(name="flatten")(x)
+    outputs = k.layers.Dense(num_classes, name="logits")(x)
+    return k.Model(inputs, outputs, name="digits_chip")
 
 
 def _conv(

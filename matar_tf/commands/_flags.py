@@ -82,7 +82,8 @@ def recipe(values: FlagValues, default: str | None = None) -> None:
         default,
         "Name of a recipe of the folder recipes/ of the project's source, which is not "
         "installed with it, or path of a recipe's file (my_recipe.py), which is "
-        "executed; with variants: digits_resnet8[:quick][:scratch][:bfloat16].",
+        "executed; with variants: "
+        "digits_resnet8[:quick][:scratch][:bfloat16][:power_of_two].",
         flag_values=values,
     )
 

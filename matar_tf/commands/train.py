@@ -102,7 +102,7 @@ def _run(given: Given) -> int:
     )
     if given.save_float:
         _save(network, Path(given.save_float))
-    space = keras.policy_space(network)
+    space = keras.policy_space(network, configs=config.configs, scale=config.scale)
     if only is not None:
         space = space.only(space.policy(only))
     accuracy: dict[str, dict[str, float]] = {}
@@ -114,6 +114,8 @@ def _run(given: Given) -> int:
         config.multi_bit_schedule,
         config.method,
         space=space,
+        configs=config.configs,
+        signed_inputs=config.signed_inputs,
         seed=given.seed,
         folder=folder / "multi_bit",
     )

@@ -34,9 +34,9 @@ from matar_tf.keras.train.batch_norm import reestimate_batch_norm
 from matar_tf.keras.train.callbacks import PolicyMetrics, PolicyRandomizer
 from matar_tf.keras.train.fit_loop import Schedule
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
+from matar_tf.keras.train.method import Method
 from matar_tf.keras.train.recipe import RecipeConfig, with_variants
 from matar_tf.keras.train.train import (
-    Method,
     evaluate_policies,
     load_float,
     multi_bit_trainer,

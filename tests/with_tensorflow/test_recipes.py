@@ -18,12 +18,14 @@ from matar_tf.keras import (
     train_float,
     train_multi_bit,
 )
+from matar_tf.scales import POWER_OF_TWO
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.metrics import argmax_agreement
 from matar_tf.tflite.runtime import Runner
 from recipes.common import list_recipes, load_recipe
 from recipes.models import (
     cifar_resnet20,
+    digits_chip,
     digits_resnet,
     mlperf_tiny_dscnn,
     mlperf_tiny_resnet8,
@@ -35,6 +37,7 @@ class TestLoading:
         assert list_recipes() == (
             "cifar10_resnet20",
             "cifar10_resnet8",
+            "digits_chip",
             "digits_resnet8",
             "fsdd_dscnn",
         )
@@ -97,6 +100,12 @@ class TestLoading:
         assert both.float_schedule is None
         assert both.multi_bit_schedule.bfloat16
 
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_power_of_two_differs_only_in_name_and_scales(self, name):
+        config, other = load_recipe(name), load_recipe(f"{name}:power_of_two")
+        assert other.scale == POWER_OF_TWO
+        assert config == replace(other, name=name, scale="free")
+
     def test_variants_add_up(self):
         both = load_recipe("digits_resnet8:scratch:quick")
         assert both.float_schedule is None
@@ -149,7 +158,7 @@ class TestModels:
         space = policy_space(build((16, 10, 1), 7))
         assert len(space.weights) in (10, 22)
 
-    @pytest.mark.parametrize("build", [mlperf_tiny_resnet8, digits_resnet])
+    @pytest.mark.parametrize("build", [mlperf_tiny_resnet8, digits_resnet, digits_chip])
     def test_output_is_logits_of_every_class(self, build):
         keras.utils.set_random_seed(0)
         model = build((16, 16, 2), 7)

@@ -164,7 +164,7 @@ def _run(given: Given) -> int:
 def _line(
     name: str, network: Any, data: Data, config: Any, method: Method, given: Given
 ) -> str:
-    from matar_tf.keras import get_policy_space, train_multi_bit
+    from matar_tf.keras import get_policy_space, policy_space, train_multi_bit
     from matar_tf.samplers import draw_policies
 
     schedule = replace(
@@ -175,7 +175,13 @@ def _line(
     )
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        model = train_multi_bit(network, data, schedule, method, seed=given.seed)
+        model = train_multi_bit(
+            *(network, data, schedule, method),
+            space=policy_space(network, configs=config.configs, scale=config.scale),
+            configs=config.configs,
+            signed_inputs=config.signed_inputs,
+            seed=given.seed,
+        )
     minutes = (time.perf_counter() - start) / 60.0
     space = get_policy_space(model)
     uniform = [_accuracy(model, space.named(one), data) for one in _UNIFORM]

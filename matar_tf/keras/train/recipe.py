@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from matar_tf.card import ModelCard
 from matar_tf.errors import MatarError
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.train.fit_loop import Schedule
-from matar_tf.keras.train.train import Method
+from matar_tf.keras.train.method import Method
+from matar_tf.scales import FREE, POWER_OF_TWO
 
 __all__ = ["RecipeConfig", "with_variants"]
 
@@ -38,6 +40,9 @@ class RecipeConfig:
         were trained on are measured.
       channels: What the channels of images are, in order.
       card: What those should know who retarget the network, or None.
+      scale: Which scales it has; see `quantize_model`.
+      configs: What to do with some layers, likewise.
+      signed_inputs: Whether the input has levels below 0; None for what samples have.
     """
 
     name: str
@@ -51,6 +56,11 @@ class RecipeConfig:
     held_out: int = 0
     channels: str = ""
     card: ModelCard | None = None
+    scale: str = FREE
+    configs: Mapping[str, MatarQuantizeConfig] = field(
+        default_factory=dict[str, MatarQuantizeConfig]
+    )
+    signed_inputs: bool | None = None
 
 
 def _quick(config: RecipeConfig) -> RecipeConfig:
@@ -89,10 +99,16 @@ def _in_bfloat16(config: RecipeConfig) -> RecipeConfig:
     )
 
 
+def _in_powers_of_two(config: RecipeConfig) -> RecipeConfig:
+    """Returns the same training with scales that hardware shifts by."""
+    return replace(config, scale=POWER_OF_TWO)
+
+
 _VARIANTS: Final = {
     "quick": _quick,
     "scratch": _from_scratch,
     "bfloat16": _in_bfloat16,
+    "power_of_two": _in_powers_of_two,
 }
 
 
@@ -101,7 +117,7 @@ def with_variants(config: RecipeConfig, variants: Sequence[str]) -> RecipeConfig
 
     Args:
       config: The recipe.
-      variants: Among ``quick``, ``scratch`` and ``bfloat16``.
+      variants: Among ``quick``, ``scratch``, ``bfloat16`` and ``power_of_two``.
 
     Raises:
       MatarError: If there is no such variant, or one is named twice.

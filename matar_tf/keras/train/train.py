@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from matar_tf.errors import DataError, ModelError
 from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
 from matar_tf.keras.calibration import calibrate
 from matar_tf.keras.policies import get_policy_space, policy_setter, set_policy
-from matar_tf.keras.quantize import NORM_CONTEXT, quantize_model
+from matar_tf.keras.quantize import quantize_model
 from matar_tf.keras.quantizers import wrapper
+from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.check import raise_refusals
 from matar_tf.keras.rewrite.prepare import check_model
 from matar_tf.keras.stored import read_model
@@ -25,20 +25,19 @@ from matar_tf.keras.train.callbacks import PolicyRandomizer
 from matar_tf.keras.train.fit_loop import Schedule, augment, digest, fit
 from matar_tf.keras.train.kurtosis import KurtosisRegularizer
 from matar_tf.keras.train.losses import accuracy_metric, metrics_for
-from matar_tf.keras.train.soft_labels import check_soft_labels, ends_in_probabilities
+from matar_tf.keras.train.method import Method
+from matar_tf.keras.train.soft_labels import ends_in_probabilities
 from matar_tf.keras.train.trainer import MultiBitTrainer
 from matar_tf.named_arrays import Arrays, items, num_rows, rows
 from matar_tf.policy import Policy
 from matar_tf.samplers import (
     IndependentSampler,
-    MixtureSampler,
-    Sampler,
     balanced_policies,
 )
+from matar_tf.scales import FREE
 from matar_tf.space import PolicySpace
 
 __all__ = [
-    "Method",
     "evaluate_policies",
     "load_float",
     "multi_bit_trainer",
@@ -48,66 +47,6 @@ __all__ = [
 
 _CALIBRATION_SAMPLES = 512
 _ONE_POLICY_PART = 10  # statistics of one policy need a tenth of the batches
-_DEFAULT_SAMPLER = MixtureSampler()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What makes a network good at many policies; each part can be switched off.
-
-    Attributes:
-      sampler: Draws the policy of each batch, or samplers by the epoch from which on
-        they draw; see `PolicyRandomizer`. Not asked for a space of one policy.
-      distillation: Share of soft labels in the loss; see `MultiBitTrainer`.
-      temperature: Of the soft labels.
-      teacher: Who gives them: ``float``, the network that training starts from, or
-        ``sandwich``, its first policy on the same batch.
-      sandwich: Policies that every step sees beside the sampler's: ``widest``,
-        ``narrowest`` and names of uniform ones; each costs a pass.
-      draws: Policies that the sampler draws for every step; each costs a pass.
-      update_every_pass: Whether the optimizer takes a step after each pass, not one
-        for their sum.
-      step_rates: Factors on the learning rate of the quantizers' steps, as pairs of
-        a width and a factor; see `MultiBitTrainer`.
-      norm_context: Number of entries before a layer by whose widths its batch norm
-        keeps statistics apart, beside its own; see `quantize_model`.
-      kurtosis: Rate of a `KurtosisRegularizer` on every kernel; 0 for none.
-      reestimation: Number of batches that batch norm statistics are estimated from
-        again after training, on training samples, a tenth of them for a space of one
-        policy; 0 to keep the moving averages.
-
-    Raises:
-      ModelError: If a field is out of its range.
-    """
-
-    sampler: Sampler | Mapping[int, Sampler] = _DEFAULT_SAMPLER
-    distillation: float = 0.5
-    temperature: float = 1.0
-    teacher: str = "float"
-    sandwich: tuple[str, ...] = ()
-    draws: int = 1
-    update_every_pass: bool = False
-    step_rates: tuple[tuple[int, float], ...] = ()
-    norm_context: int = NORM_CONTEXT
-    kurtosis: float = 0.0
-    reestimation: int = 400
-
-    def __post_init__(self) -> None:
-        if self.teacher not in ("float", "sandwich"):
-            raise ModelError(
-                f"Expected the teacher float or sandwich, got {self.teacher!r}."
-            )
-        check_soft_labels(self.distillation, self.temperature)
-        for name, least in (
-            ("draws", 1),
-            ("norm_context", 0),
-            ("kurtosis", 0),
-            ("reestimation", 0),
-        ):
-            if not getattr(self, name) >= least:
-                raise ModelError(
-                    f"Expected a {name} of at least {least}, got {getattr(self, name)}."
-                )
 
 
 def train_float(
@@ -182,13 +121,16 @@ def load_float(path: str | Path, data: Data) -> KerasModel:
     return model
 
 
-def train_multi_bit(
+# Each is a keyword by itself.
+def train_multi_bit(  # noqa: PLR0913
     model: KerasModel,
     data: Data,
     schedule: Schedule,
     method: Method | None = None,
     *,
     space: PolicySpace | None = None,
+    configs: Mapping[str, MatarQuantizeConfig] | None = None,
+    signed_inputs: bool | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
 ) -> KerasModel:
@@ -203,8 +145,11 @@ def train_multi_bit(
       data: Training data; see `Data` for several inputs and outputs.
       schedule: How long and in which steps.
       method: What to do beside that; None for the defaults of `Method`.
-      space: Widths of every policy entry; None for the default of the model. A space
-        of one policy trains a network dedicated to it.
+      space: Widths of every policy entry, and which scales the network has; None for
+        the default of the model. A space of one policy trains a network dedicated to
+        it.
+      configs: What to do with some layers; see `quantize_model`.
+      signed_inputs: Whether the input has levels below 0; None for what samples have.
       seed: Of policies, order and augmentation.
       folder: Where to save after every epoch, or None.
 
@@ -220,10 +165,13 @@ def train_multi_bit(
     check_model(model, besides=_why_no_logits(model))
     keras.utils.set_random_seed(seed)
     x, y = data.training()
+    if signed_inputs is None:
+        signed_inputs = any(bool(one.min() < 0) for _, one in items(x))
     quantized = quantize_model(
         model,
         space,
-        signed_inputs=any(bool(one.min() < 0) for _, one in items(x)),
+        configs=configs,
+        signed_inputs=signed_inputs,
         norm_context=method.norm_context,
     )
     if method.kurtosis:
@@ -247,6 +195,7 @@ def train_multi_bit(
             "method": re.sub(r" at 0x[0-9a-fA-F]+", "", str(method)),
             # Widths alone: Keras numbers layers without a name anew each time.
             "space": str([*trained.weights.values(), *trained.activations.values()]),
+            **_ways(trained, configs or {}, signed_inputs=signed_inputs),
             "initial_weights": digest(model.get_weights()),
         },
         updates_per_step=trainer.updates_per_step,
@@ -274,6 +223,18 @@ def train_multi_bit(
     set_policy(quantized, trained.widest())
     quantized.compile(loss=trainer.loss, metrics=metrics_for(quantized, y))
     return quantized
+
+
+def _ways(
+    space: PolicySpace,
+    configs: Mapping[str, MatarQuantizeConfig],
+    *,
+    signed_inputs: bool,
+) -> dict[str, str]:
+    """Returns how a network is quantized, as far as it is not the usual way."""
+    ways = {name: str(one.get_config()) for name, one in configs.items()}
+    found = {"configs": f"{ways}, signed inputs {signed_inputs}"} if ways else {}
+    return found if space.scale == FREE else {**found, "scale": space.scale}
 
 
 def _arrays(data: Data) -> tuple[np.ndarray, np.ndarray]:
