@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.digits import digits_artifact
+from fixtures.digits import digits_artifact, powers_of_two
 from fixtures.paths import TARGETS
 from fixtures.samples import net_artifact
 
@@ -150,6 +150,8 @@ class TestPolicyCosts:
     def test_it_says_that_a_device_rounds_scales(self):
         costs = PolicyCosts(digits_artifact(), load_target("ti_npu"))
         assert "those of free scales: ti_npu has" in costs.versions["scales"]
+        shifting = powers_of_two(digits_artifact())
+        assert "scales" not in PolicyCosts(shifting, load_target("ti_npu")).versions
 
     def test_a_target_that_lacks_a_kind_takes_no_policy(self):
         """The others keep their figures; only logic of a layer's own has LUTs."""

@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fixtures.digits import digits_artifact
+from fixtures.digits import digits_artifact, powers_of_two
 
 from matar_tf.errors import ArtifactError, PolicyError
-from matar_tf.packaged import Artifact
-from matar_tf.parameters import Parameters
 from matar_tf.scales import POWER_OF_TWO, are_powers_of_two, next_powers_of_two
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._levels import passing_channels
@@ -76,23 +74,6 @@ def test_a_silent_channel_has_a_power_of_two_too() -> None:
     assert passes.tolist() == also.tolist() == [True, False]
     assert free[1] == np.float32(6.0 / 2**20)
     assert scale.tolist() == [2.0**-20, 8.0 / 2**20]
-
-
-def powers_of_two(artifact: Artifact) -> Artifact:
-    """The artifact with the next powers of two, without batch norms."""
-    layers = {
-        name: replace(one, step=next_powers_of_two(one.step), norm=None)
-        for name, one in artifact.parameters.layers.items()
-    }
-    tensors = {
-        name: replace(one, step=next_powers_of_two(one.step))
-        for name, one in artifact.parameters.tensors.items()
-    }
-    return replace(
-        artifact,
-        parameters=Parameters(layers=layers, tensors=tensors),
-        space=replace(artifact.space, scale=POWER_OF_TWO),
-    )
 
 
 def test_an_artifact_holds_what_its_space_says() -> None:

@@ -68,10 +68,12 @@ class PolicyCosts:
             kind, versions = "latency table", {"latency table": target.compute.file}
         elif kind != "modelled":
             versions = {UNCHECKED: target.validation[0].against}
-        if target.network is not None and target.network.scales is not None:
+        wanted = None if target.network is None else target.network.scales
+        if wanted is not None and artifact.space.scale != wanted:
             versions[SCALES] = (
                 f"Accuracies are those of free scales: {target.name} has scales of "
-                "powers of two alone, and nobody measured what rounding costs."
+                "powers of two alone, and nobody measured what rounding costs; "
+                "quantize_model has scale='power_of_two'."
             )
         self.kind: Final[CostKind] = kind
         self.versions: Final[Mapping[str, str]] = versions

@@ -70,8 +70,9 @@ class NetworkLimit(Section):
       input_channels: Channels of the input of a convolution that reads an input of the
         network.
       scales: ``power_of_two`` if the target multiplies sums by powers of two alone.
-        Artifacts have free steps, which it would have to round: costs do not depend
-        on that, and accuracies, which are those of free steps, say so.
+        An artifact of free steps would have to be rounded: costs do not depend on that,
+        and accuracies, which are those of free steps, say so. One that was quantized
+        with ``scale="power_of_two"`` has these.
     """
 
     max_layers: Count | None = None

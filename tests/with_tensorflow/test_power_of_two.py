@@ -191,6 +191,20 @@ class TestNetworks:
 
 
 class TestFiles:
+    def test_a_config_for_all_layers_rounds_alike(self) -> None:
+        """It wraps what is left of a batch norm, too, which changes nothing."""
+        whole = keras.Model(below().input, L.Dense(4)(L.Flatten()(below().output)))
+        every = MatarQuantizeConfig(per_channel=False, signed=True)
+        model = quantize_model(whole, scale=POWER_OF_TWO, configs={"*": every})
+        calibrate(model, SAMPLES)
+        artifact = package(model, include_network=False)
+        for policy in ("w8a8", "w2a8"):
+            content = ModelBuilder(artifact).build(artifact.space.named(policy))
+            set_policy(model, policy)
+            np.testing.assert_array_equal(
+                Runner(content).predict(SAMPLES), model(SAMPLES, training=False)
+            )
+
     def test_a_saved_model_is_the_same(self, tmp_path: Path) -> None:
         model, _ = packaged()
         model.save(tmp_path / "net.h5")

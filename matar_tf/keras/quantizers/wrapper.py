@@ -355,7 +355,10 @@ def multiplier(layer: KerasLayer) -> KerasLayer | None:
 
 
 def _is_passed(layer: KerasLayer) -> bool:
-    row = row_of(layer)
+    # A config for all layers wraps those, too, of which nothing is quantized.
+    if is_wrapped(layer) and output_quantizer(layer) is not None:
+        return False
+    row = row_of(inner_layer(layer))
     return row.is_identity or row.activation == ""
 
 
