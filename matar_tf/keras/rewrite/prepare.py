@@ -225,7 +225,7 @@ class Prepared:
     again: Mapping[str, str]
 
 
-def prepare_model(
+def prepare_model(  # noqa: PLR0913
     model: KerasModel,
     given: Mapping[str, MatarQuantizeConfig | None],
     *,
