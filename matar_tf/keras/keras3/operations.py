@@ -312,7 +312,8 @@ def _keeps_samples(call: Call, sizes: list[int]) -> bool:
     """Whether each sample becomes one of these sizes, unless it is not known."""
     (tensor,) = call.arguments
     given = tensor.sizes[1:] if isinstance(tensor, Ref) and tensor.sizes else (None,)
-    return None in given or math.prod(given) == math.prod(sizes)
+    known = [one for one in given if one is not None]
+    return len(known) < len(given) or math.prod(known) == math.prod(sizes)
 
 
 def _is_size(value: Any) -> bool:

@@ -23,10 +23,12 @@ from matar_tf.keras.rewrite.networks import OPERATIONS
 __all__ = ["Trials"]
 
 _NUMBER: Final = 3  # of samples: few sizes are multiples of it
-_MAX_VALUES: Final = 1 << 24  # of a sample, else it is not tried
+_MAX_VALUES: Final = 1 << 24  # of a tensor's sample, else it is not tried
 _MAX_DEPTH: Final = 16  # of what is computed of sizes
 _TOLERANCE: Final = {"float16": 5e-2, "bfloat16": 5e-2}
 _FLOAT_TOLERANCE: Final = 1e-3  # of the largest value
+_FAILS: Final = f"it computes one and fails on {_NUMBER}"
+_FAILS_ALONE: Final = f"it computes {_NUMBER} and fails on one"
 _FEW: Final = 0.01  # of values that rounding may have moved to another level
 _AXES: Final = ("axis", "axes", "attention_axes", "_attention_axes")
 _SAFE: Final = ("matar_tf.", "tf_keras.")
@@ -125,13 +127,13 @@ class Trials:
             _Inputs(self._tensors, draw, np.random.default_rng(seed))
             for seed in range(2)
         )
-        alone = [first.outputs(call, slice(i, i + 1)) for i in range(_NUMBER)]
+        tried = [first.outputs(call, slice(i, i + 1)) for i in range(_NUMBER)]
+        alone = [one for one in tried if one is not None]
         together = first.outputs(call, slice(_NUMBER))
-        if together is None or None in alone:
-            if together is None and None in alone:
-                return None
-            able, unable = ("one", _NUMBER) if together is None else (_NUMBER, "one")
-            return f"it computes {able} and fails on {unable}"
+        if together is None:
+            return _FAILS if len(alone) == _NUMBER else None
+        if len(alone) < _NUMBER:
+            return _FAILS_ALONE
         again = first.outputs(call, slice(_NUMBER))
         if not _are_near(together, again):
             return ""  # it draws anew
@@ -198,7 +200,8 @@ def _called(layer: KerasLayer, arguments: list[Any], keywords: dict[str, Any]) -
     )
     if layer._expects_training_arg and not is_told:
         keywords["training"] = False
-    before = [(one, one.numpy()) for one in layer.non_trainable_variables]
+    states = [one for one in layer.non_trainable_variables if not one.trainable]
+    before = [(one, one.numpy()) for one in states]
     try:
         return tf.nest.flatten(layer(*arguments, **keywords))
     finally:
@@ -232,7 +235,7 @@ def _sizes(tensor: Any) -> list[int | None]:
 
 
 def _num_values(tensor: Any) -> float:
-    return math.prod(float(size or 1) for size in _sizes(tensor)[1:])
+    return math.prod(float(size or 1) for size in _sizes(tensor))
 
 
 def _difference(together: np.ndarray, apart: _Arrays) -> str:
