@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from matar_tf.card import ModelCard
 from matar_tf.data import DIGITS
-from matar_tf.keras import MatarQuantizeConfig, RecipeConfig, Schedule
+from matar_tf.keras import MatarQuantizeConfig, Method, RecipeConfig, Schedule
 from recipes.models import digits_chip
 
 _EVERY_LAYER = MatarQuantizeConfig(
@@ -32,6 +32,8 @@ def get_config() -> RecipeConfig:
         build_model=digits_chip,
         float_schedule=Schedule(epochs=20, learning_rate=3e-3, batch_size=32),
         multi_bit_schedule=Schedule(epochs=80, learning_rate=3e-3, batch_size=32),
+        # Without batch norms that follow the policy, 2 bits need to see every batch.
+        method=Method(sandwich=("narrowest",), update_every_pass=True),
         evaluate_policies=("w8a8", "w4a8", "w2a8"),
         held_out=200,
         channels="grey",
