@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from fixtures.digits import digits_artifact, few_digits, powers_of_two
 from fixtures.paths import DATA
 from fixtures.programs import call, fails
 from fixtures.samples import (
@@ -68,6 +69,17 @@ def test_qonnx_computes_the_levels_of_every_layer(name: str) -> None:
         expected = Runner(content).predict(samples)
         (made,) = (run_qonnx(network, samples)[one] for one in output_names(network))
         assert np.mean(made.argmax(-1) == expected.argmax(-1)) == 1.0
+
+
+def test_levels_of_powers_of_two_are_stored_as_they_are() -> None:
+    artifact, samples = powers_of_two(digits_artifact()), few_digits().x_test[:16]
+    builder, policy = ModelBuilder(artifact), artifact.space.policy("w4a4")
+    network = onnx_network(artifact, builder, policy, "qonnx", batch=len(samples))
+    simulated = simulate_tensors(builder.build(policy), samples)
+    found = layer_differences(network, samples, simulated)
+    assert len(found) == len(network.tensors)
+    assert max(one.share for one in found.values()) == 0.0
+    assert any(len(np.unique(levels)) > 10 for levels in simulated.values())
 
 
 def test_levels_of_16_bits_are_at_most_one_apart() -> None:

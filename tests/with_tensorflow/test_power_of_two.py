@@ -14,6 +14,7 @@ from matar_tf.artifact import read_artifact, write_artifact
 from matar_tf.errors import ModelError
 from matar_tf.keras import (
     MatarQuantizeConfig,
+    MatarQuantizeScheme,
     calibrate,
     get_policy_space,
     keras,
@@ -24,7 +25,7 @@ from matar_tf.keras import (
     quantize_model,
     set_policy,
 )
-from matar_tf.keras._compat import tf
+from matar_tf.keras._compat import tf, tfmot
 from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.quantizers.fake_quantize import (
     next_powers_of_two,
@@ -175,6 +176,16 @@ class TestNetworks:
     def test_refuses_a_batch_norm_by_itself_with_one_step_a_layer(self) -> None:
         with pytest.raises(ModelError, match="per_channel=True for 'alone'"):
             quantize_model(network(), scale=POWER_OF_TWO, per_channel=False)
+
+    def test_the_scheme_of_tfmot_makes_them_too(self) -> None:
+        api = tfmot.quantization.keras
+        scheme = MatarQuantizeScheme(scale=POWER_OF_TWO, per_channel=False)
+        annotated = api.quantize_annotate_model(below())
+        model = api.quantize_apply(annotated, scheme=scheme)
+        assert get_policy_space(model).scale == POWER_OF_TWO
+        kernel = wrapper.kernel_quantizer(model.get_layer("quant_conv"))
+        assert kernel is not None
+        assert kernel.all_steps().shape == (1,)  # one width, one step
 
     def test_refuses_another_scale(self) -> None:
         with pytest.raises(ModelError, match=r"a scale among.*got 'powers'"):
