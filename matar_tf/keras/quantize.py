@@ -7,12 +7,19 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.packaging.trial import trial_refusals
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
 from matar_tf.keras.rewrite.build import build_model
+from matar_tf.keras.rewrite.check import raise_refusals
 from matar_tf.keras.rewrite.networks import layers_by_name
 from matar_tf.keras.rewrite.plan import Scales
-from matar_tf.keras.rewrite.prepare import as_layers, default_space, prepare_model
+from matar_tf.keras.rewrite.prepare import (
+    Prepared,
+    as_layers,
+    default_space,
+    prepare_model,
+)
 from matar_tf.scales import FREE
 from matar_tf.space import PolicySpace
 
@@ -70,6 +77,7 @@ class _LayoutTransform(_tfmot.QuantizeLayoutTransform):
             for name, entry in layer_quantize_map.items()
         }
         prepared = prepare_model(model, given, are_tried=True, **self._options)
+        _try(prepared)
         configs = {
             name: {"quantize_config": one} for name, one in prepared.configs.items()
         }
@@ -235,6 +243,7 @@ def quantize_model(
             scales=_scales(scale, space, per_channel=per_channel),
             strict=strict,
         )
+        _try(prepared)
         quantized = build_model(
             prepared.graph, prepared.originals, prepared.configs, prepared.again
         )
@@ -249,6 +258,12 @@ def quantize_model(
             "quantized copy would lack; leave them out, or call add_loss on the copy."
         )
     return quantized
+
+
+def _try(prepared: Prepared) -> None:
+    """Refuses layers in float that could not be packaged after the training."""
+    found = trial_refusals(prepared.graph, prepared.originals, prepared.again)
+    raise_refusals(prepared.graph.name, found)
 
 
 def _with_ends(model: Any, quantized: Any) -> Any:

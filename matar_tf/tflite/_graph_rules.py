@@ -61,6 +61,7 @@ __all__ = [
     "check_model",
     "examine",
     "find_fault",
+    "lacking_operators",
     "written",
 ]
 
@@ -179,7 +180,7 @@ def _check_parts(model: Any) -> None:
     graph = model.subgraphs[0]
     custom = custom_names(model)
     expect(not custom, "builtin operators", custom)
-    unknown = sorted({op_name(model, one) for one in graph.operators} - set(RULES))
+    unknown = _unknown(model)
     expect(not unknown, "operators that are checked here", unknown)
     outside = [one for one in model.buffers if one.offset or one.size]
     outside += model.externalBuffers or []
@@ -197,6 +198,18 @@ def _check_parts(model: Any) -> None:
         )
         name = text_of(one.signatureKey)[:80]
         expect(is_whole, "named signatures of tensors of the graph", name)
+
+
+def _unknown(model: Any) -> list[str]:
+    """Returns the operators that no rule checks, sorted."""
+    operators = model.subgraphs[0].operators
+    return sorted({op_name(model, one) for one in operators} - set(RULES))
+
+
+def lacking_operators(content: bytes) -> list[str]:
+    """Returns the operators of a file that nothing here runs, by name."""
+    model = parse_model(content)
+    return custom_names(model) or _unknown(model)
 
 
 def _check_flow(graph: Any, tensors: list[GraphTensor]) -> None:

@@ -39,6 +39,7 @@ __all__ = [
 # Far from what networks hold; from here on each next float32 is a number of its own.
 _FIRST: Final = int(np.float32(1e20).view(np.uint32))
 _SUSPECT: Final = 1e18
+_LARGEST: Final = np.finfo(np.float32).max  # of masks, and of functions' edges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,12 @@ def code_values(start: int, shape: tuple[int, ...]) -> np.ndarray:
     return bits.view(np.float32).reshape(shape)
 
 
+def _is_suspect(values: np.ndarray) -> bool:
+    """Whether there is what a kernel may have become, beside the largest floats."""
+    sizes = np.abs(values)
+    return bool(((sizes > _SUSPECT) & (sizes != _LARGEST)).any())
+
+
 def take_pieces(
     model: Any,
     kernels: Mapping[str, CodedKernel],
@@ -108,6 +115,8 @@ def take_pieces(
     Raises:
       ComputedKernelError: If the converter computed something of a kernel.
     """
+    if not kernels:
+        return {}
     graph = model.subgraphs[0]
     found: dict[str, list[KernelPiece]] = {entry: [] for entry in kernels}
     computed: dict[int, str] = {}
@@ -115,7 +124,7 @@ def take_pieces(
         if tensor.type != schema.TensorType.FLOAT32:
             continue
         values = tensor_array(model, tensor)
-        if values is None or not values.size or not np.abs(values).max() > _SUSPECT:
+        if values is None or not values.size or not _is_suspect(values):
             continue
         entry, places = _decoded(values, kernels)
         view = None if places is None else view_of(places)

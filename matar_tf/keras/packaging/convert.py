@@ -131,11 +131,13 @@ def _convert(
         return infer(model, inputs[0] if len(inputs) == 1 else list(inputs))
 
     function = tf.function(outputs, input_signature=signature, autograph=False)
-    before = get_policy(model)
+    is_float = not any(map(wrapper.is_quantized, model._flatten_layers()))
+    before = None if is_float else get_policy(model)
     changed = convertible(model, starts_from_samples=starts_from_samples)
     with tracing(tracer), changed as in_float:
         concrete = function.get_concrete_function()
-    policy_setter(model)(before)
+    if before is not None:
+        policy_setter(model)(before)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     # By way of a SavedModel the same graph takes 30 times as long and leaves 100 to
