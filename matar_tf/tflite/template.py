@@ -219,8 +219,8 @@ def _replace_clamps(
             for i in operator.inputs
             if tensor_array(model, graph.tensors[i]) is None
         ]
-        is_float = graph.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
-        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1 or is_float:
+        is_grid = graph.tensors[operator.outputs[0]].type == schema.TensorType.INT8
+        if op_name(model, operator) != "MAXIMUM" or len(computed) != 1 or not is_grid:
             continue
         scale = _scale(graph.tensors[operator.outputs[0]])
         entry = _match(scale or 0.0, fingerprints.activations)

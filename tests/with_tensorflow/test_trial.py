@@ -6,12 +6,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from fixtures.nets import L
 
 from matar_tf.errors import MatarWarning, ModelError
 from matar_tf.keras import calibrate, keras, package, quantize_model
 from matar_tf.keras._compat import tf
+from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.runtime import Runner
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +50,7 @@ def looped(x: Any) -> Any:
         (tf.math.erf, "tf.math.erf", "Erf"),
         (tf.signal.dct, "tf.signal.dct", "converter"),
         (L.Lambda(tf.math.digamma, name="lambda"), "'lambda'", "Digamma"),
-        (L.Lambda(looped, name="loop"), "'loop'", "subgraph"),
+        (L.Lambda(looped, name="loop"), "'loop'", "branches or loops"),
         (Halved(name="own"), "'own' (Halved)", "Erf"),
         (L.Activation(tf.math.tan, name="function"), "'function' (tan)", "Tan"),
     ],
@@ -83,13 +86,37 @@ def test_what_passes_is_packaged() -> None:
     assert package(model, include_network=False).template
 
 
-def test_tfmots_own_way_refuses_too() -> None:
-    from tensorflow_model_optimization.quantization import keras as tfmot
+class Token(L.Layer):
+    def build(self, shape: Any) -> None:
+        self.token = self.add_weight("token", (1, 4), initializer="normal")
 
-    from matar_tf.keras import MatarQuantizeScheme
+    def call(self, x: Any) -> Any:
+        return tf.tile(self.token, [tf.shape(x)[0], 1])
 
-    with pytest.raises(ModelError, match="Erf"):
-        tfmot.quantize_apply(
-            tfmot.quantize_annotate_model(around(L.Lambda(tf.math.erf))),
-            scheme=MatarQuantizeScheme(),
-        )
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
+
+
+def products(x: Any) -> Any:
+    return L.Flatten()(tf.matmul(x[:, None], L.Reshape((4, 4))(L.Dense(16)(x))))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda x: L.Concatenate()([x, Token()(x)]),
+        lambda x: tf.sin(x) + L.Lambda(lambda y: 2.0 * tf.ones_like(y))(x),
+        products,
+    ],
+    ids=["learned", "constant", "products"],
+)
+def test_a_file_computes_what_keras_does(eager: None, body: Any) -> None:
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    model = quantize_model(around(body))
+    calibrate(model, samples)
+    expected = model.predict(samples, verbose=0)
+    tf.config.run_functions_eagerly(False)
+    artifact = package(model, include_network=False)
+    content = ModelBuilder(artifact).build(artifact.space.named("w8a8"))
+    np.testing.assert_array_equal(Runner(content).predict(samples), expected)

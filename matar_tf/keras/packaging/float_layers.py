@@ -27,6 +27,7 @@ from matar_tf.tflite._islands import BORDER, mark_number
 
 __all__ = ["FloatCall", "convertible", "float_calls", "float_reasons"]
 
+_SIZES = ("Rank", "Shape", "Size")  # known, of one sample
 _BORDERS = (Dequantize, InputQuantize, Quantize)
 
 
@@ -161,6 +162,8 @@ def _marked(
     def mark(x: Any, place: int) -> Any:
         if not isinstance(x, tf.Tensor) or x.dtype != tf.float32:
             return x
+        if not _reads_samples(x):
+            return x  # or the converter computes the mark, as it does constants
         marked = tf.math.polygamma(tf.constant(mark_number(place)), x)
         mask = getattr(x, "_keras_mask", None)  # which layers behind look for
         if mask is not None:
@@ -174,6 +177,48 @@ def _marked(
         if after is None:
             return made
         place = after
+        given = tf.nest.flatten((args, kwargs))
+        made = tf.nest.map_structure(lambda x: _of_samples(x, given), made)
         return tf.nest.map_structure(lambda x: mark(x, place), made)
 
     return call
+
+
+def _of_samples(x: Any, given: Sequence[Any]) -> Any:
+    """Returns what a layer makes as something that is computed of samples.
+
+    As a class token is not, of which a file would keep a constant for one sample.
+
+    Args:
+      x: What a layer makes of one sample.
+      given: What it reads.
+    """
+    is_constant = (
+        isinstance(x, tf.Tensor)
+        and x.dtype == tf.float32
+        and x.shape[:1] == [1]
+        and not _reads_samples(x)
+    )
+    for one in given if is_constant else ():
+        if isinstance(one, tf.Tensor) and one.shape.rank and _reads_samples(one):
+            values = tf.abs(tf.cast(one, tf.float32))
+            largest = tf.reduce_max(values, axis=list(range(1, one.shape.rank)))
+            nothing = tf.minimum(largest, 0.0)
+            return x + tf.reshape(nothing, [-1, *[1] * (x.shape.rank - 1)])
+    return x
+
+
+def _reads_samples(x: Tensor) -> bool:
+    """Whether a tensor of a graph depends on the values of an input."""
+    waiting, seen = [x], set[int]()
+    while waiting:
+        operation = waiting.pop().op
+        if id(operation) in seen or operation.type in _SIZES:
+            continue
+        seen.add(id(operation))
+        if operation.type == "Placeholder":
+            if operation.outputs[0].dtype != tf.resource:
+                return True
+        else:
+            waiting += operation.inputs
+    return False

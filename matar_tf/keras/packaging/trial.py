@@ -12,19 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+
 from matar_tf.errors import MatarError
-from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, keras, tf
+from matar_tf.keras._compat import KerasLayer, KerasModel, Tensor, infer, keras, tf
 from matar_tf.keras.packaging.convert import convert_policy, make_template
+from matar_tf.keras.quantizers import wrapper
 from matar_tf.keras.rewrite.build import build_model
 from matar_tf.keras.rewrite.graph import Graph, Node, TensorRef, reading
 from matar_tf.keras.rewrite.kinds import INPUT
 from matar_tf.keras.rewrite.networks import dtype_of
 from matar_tf.layer_kinds import ACTIVATIONS, LAYER_KINDS
 from matar_tf.tflite._graph_rules import lacking_operators
+from matar_tf.tflite.runtime import Runner
 
 __all__ = ["trial_refusals"]
 
 _OPEN_SIZE: Final = 32  # stands for a size that is not known yet
+_SAMPLES: Final = 2
+_TOLERANCE: Final = 1e-2  # of the largest value
+_ODD: Final = 0.1  # of the values: ties, edges, exponentials of large numbers
 _READ: Final = frozenset({"float32", "int32"})
 _INTEGERS: Final = frozenset({"bool", "int32", "int64"})
 _NUMBERS: Final = _INTEGERS | {"float32"}
@@ -43,7 +50,7 @@ _KNOWN_LAYERS: Final = frozenset(
 # Functions of TensorFlow, on floats or numbers, by their symbols.
 _KNOWN_SYMBOLS: Final = frozenset(
     {
-        *("__operators__.add", "__operators__.getitem", "cast", "concat", "identity"),
+        *("__operators__.add", "cast", "concat", "identity"),
         *("expand_dims", "math.abs", "math.add", "math.cos", "math.divide"),
         *("math.exp", "math.log", "math.maximum", "math.minimum", "math.multiply"),
         *("math.negative", "math.reduce_max", "math.reduce_mean", "math.reduce_sum"),
@@ -53,6 +60,7 @@ _KNOWN_SYMBOLS: Final = frozenset(
     }
 )
 _KNOWN_FUNCTIONS: Final = frozenset({"softplus", "softsign", *ACTIVATIONS})
+_BRANCHES: Final = "which branches or loops by the values of tensors"
 _OUTSIDE: Final = (
     "leave it out, write it with other operations, or compute it outside of the "
     "network, on samples before or on outputs after it"
@@ -191,30 +199,73 @@ def _alone(
             originals,
             again={k: v for k, v in again.items() if {k, v} <= names},
         )
-        return keras.Model(model.inputs, [_as_float(one) for one in model.outputs])
+        nothing = _nothing(model.inputs[0])
+        made = [_as_float(one, nothing) for one in model.outputs]
+        return keras.Model(model.inputs, made)
     except Exception:  # noqa: BLE001 -- whatever a user's layer raises
         return None
 
 
-def _as_float(tensor: Tensor) -> Tensor:
-    is_integer = tensor.dtype.name in _INTEGERS
-    return tf.cast(tensor, tf.float32) if is_integer else tensor
+def _nothing(tensor: Tensor) -> Tensor:
+    """Returns a 0 that is computed of samples."""
+    first = tf.reshape(tf.cast(tensor, tf.float32), [-1])[:1]
+    return tf.minimum(tf.abs(first), 0.0)
+
+
+def _as_float(tensor: Tensor, nothing: Tensor) -> Tensor:
+    """Returns numbers as floats that depend on samples, as all that a file makes."""
+    if tensor.dtype.name not in _NUMBERS:
+        return tensor
+    return tf.cast(tensor, tf.float32) + nothing
 
 
 def _why_not(model: KerasModel) -> str:
     """Returns why a model of layers in float cannot be packaged; "" if it can."""
     try:
-        make_template(model)
+        content = make_template(model).content
+        is_same = _computes(model, content)
     except MatarError as error:
-        return _lacking(model) or (
-            f"of which the converter makes no sound file ({str(error).split(';')[0]})"
-        )
+        fault = str(error).partition(";")[0]
+        if "subgraph" in fault:
+            return _BRANCHES
+        return _lacking(model) or f"of which TFLite makes no sound file ({fault})"
     except tf.errors.OperatorNotAllowedInGraphError:
-        return "which branches or loops by the values of tensors"
+        return _BRANCHES
     except Exception as error:  # noqa: BLE001 -- of all kinds, by the converter
         text = " ".join(str(error).split())
         return f"with which the converter fails ({type(error).__name__}: {text:.120})"
-    return ""
+    return "" if is_same else "of which TFLite computes something else"
+
+
+def _computes(model: KerasModel, content: bytes) -> bool:
+    """Whether a file computes what a model does, but for a few ties and edges."""
+    rng = np.random.default_rng(0)
+    given = {
+        name: rng.normal(size=(_SAMPLES, *tensor.shape[1:])).astype(np.float32)
+        if tensor.dtype == tf.float32
+        else rng.integers(0, 2, (_SAMPLES, *tensor.shape[1:])).astype(np.int32)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
+    runner = Runner(content)
+    found = runner.predict(given if len(given) > 1 else next(iter(given.values())))
+    rows = [
+        infer(model, [tf.constant(one[k : k + 1]) for one in given.values()])
+        for k in range(_SAMPLES)
+    ]
+    expected = [
+        np.concatenate(one) for one in zip(*map(tf.nest.flatten, rows), strict=True)
+    ]
+    names = wrapper.output_names(model)
+    made = [found[one] for one in names] if len(names) > 1 else [found]
+    return all(map(_is_near, made, expected))
+
+
+def _is_near(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether most values are as expected; what has none (NaN) may be any."""
+    finite = np.isfinite(expected)
+    largest = np.abs(expected[finite]).max(initial=0.0)
+    far = np.abs(found - expected)[finite] > _TOLERANCE * largest
+    return found.shape == expected.shape and far.sum() <= _ODD * far.size
 
 
 def _lacking(model: KerasModel) -> str:
