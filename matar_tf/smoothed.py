@@ -2,18 +2,15 @@
 
 Of hundreds of policies on a few samples the best are the luckiest. How far a policy's
 outputs are from those of the widest one says more: it blurs no sample to a hit or a
-miss. The metric is taken to fall in proportion to that divergence. By how much policies
-miss the line beyond their luck, and whether those that are alike miss it alike, is seen
-in the measurements; so is how much each one's own figure counts: on many samples that
-is nearly all.
+miss. The metric is taken to fall in proportion to that divergence. How far policies
+miss the line beyond their luck is seen in the measurements, and by how much each one's
+own figure counts against it: on many samples that is nearly all.
 
 Nobody's measurements but one's own are needed; `matar_tf.estimator` joins both.
 
 Reference:
   Efron and Morris, Data Analysis Using Stein's Estimator and its Generalizations, 1975:
   section 3 for figures that are drawn towards a line.
-  Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006: section 2.7 for
-  a line with a process beside it, section 5.4.1 for sizes by likelihood.
 """
 
 from __future__ import annotations
@@ -23,23 +20,22 @@ from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import numpy as np
-import scipy.linalg  # pyright: ignore[reportMissingTypeStubs]
+import numpy.typing as npt
 import scipy.special  # pyright: ignore[reportMissingTypeStubs]
 
 from matar_tf.evidence import Evidence
 from matar_tf.figures import expected_name, is_share, larger_is_better
-from matar_tf.likeness import SELF, Array, PolicyRows, one_thread
+from matar_tf.likeness import Array
 from matar_tf.measurements import DIVERGENCE
 from matar_tf.policy import Policy
 from matar_tf.predictor import bounded
 
 __all__ = ["Smoothed"]
 
-_NEAR: Final = 0.5  # of the policies: luck is seen in those that are near the widest
+_NEAR: Final = 0.5  # of the policies: the line is of those that are near the widest
 _LEAST_POLICIES: Final = 8  # a line of fewer tells nothing
 _ALIKE: Final = 0.5  # correlation of policies' luck on the same samples
-_OWN: Final = (0.0, 0.5, 1.0)  # of misses: share that a policy has for itself
-_SIZES: Final = (0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0)  # of misses, over those from a line
+_NUM_REWEIGHTED: Final = 8
 _SUREST: Final = 1e3  # deviations that a slope is on the wrong side by, at most
 _TINY: Final = 1e-12
 
@@ -62,14 +58,11 @@ class Smoothed:
         pairs = evidence.metrics[metric]
         distances = np.maximum(evidence.metrics[DIVERGENCE].differences, 0.0)
         apart, variances = pairs.differences, pairs.errors**2
-        differ = distances > 0.0
-        if differ.sum() >= _LEAST_POLICIES:
+        near = _near(distances)
+        if near.any():
             sign = 1.0 if larger_is_better(metric) else -1.0
-            others = [evidence.policies[place] for place in np.flatnonzero(differ)]
-            luck = _luck(variances[differ], distances[differ])
-            drawn = _drawn(others, sign * apart[differ], luck, distances[differ])
-            apart, variances = np.zeros_like(apart), np.zeros_like(apart)
-            apart[differ], variances[differ] = sign * drawn[0], drawn[1]
+            apart, variances = _drawn(sign * apart, variances, distances, near)
+            apart = sign * apart
         level_variance = pairs.level_error**2
         if is_share(metric):
             number = evidence.num_samples
@@ -95,95 +88,45 @@ class Smoothed:
         )
 
 
-def _luck(squares: Array, distances: Array) -> Array:
-    """Returns variances of the luck of policies, which parts of samples show roughly.
-
-    The share of samples with another outcome grows with the root of a divergence
-    (Pinsker's inequality), which few parts show of one policy, but of all together.
-
-    Args:
-      squares: Of the errors that parts show, ``[num_policies]``.
-      distances: Divergences, all above 0.
-    """
-    roots = np.sqrt(distances)
-    near = distances <= np.quantile(distances, _NEAR)
-    return roots * float(squares[near].sum() / roots[near].sum()) + _TINY
+def _near(distances: Array) -> npt.NDArray[np.bool_]:
+    """Returns which policies a line is fitted to; none of too few."""
+    differ = np.asarray(distances > 0.0)
+    if differ.sum() < _LEAST_POLICIES:
+        return np.zeros_like(differ)
+    return differ & (distances <= np.quantile(distances[differ], _NEAR))
 
 
 def _drawn(
-    policies: Sequence[Policy],
-    apart: Array,
-    luck: Array,
-    distances: Array,
+    apart: Array, squares: Array, distances: Array, near: npt.NDArray[np.bool_]
 ) -> tuple[Array, Array]:
     """Returns figures that are drawn towards a line, and variances of their errors.
 
     Args:
-      policies: Those that were measured, all unlike the widest.
       apart: By how much figures are above the widest policy's, ``[num_policies]``;
         larger ones are better.
-      luck: Variances of the errors of these.
+      squares: Of the errors of these, as parts of the samples show them.
       distances: Divergences from the widest policy's outputs.
+      near: Which policies the line is fitted to.
     """
-    slope = float(np.sum(apart * distances / luck) / np.sum(distances**2 / luck))
-    off = apart - min(slope, 0.0) * distances
-    unit = float(np.mean((off / distances) ** 2)) + _TINY
-    with one_thread():
-        rows = PolicyRows(policies)
-        alike = rows.kernel(rows) / SELF
-        own = np.eye(len(apart))
-        misses = np.outer(distances, distances) * unit
-        found = _Process(0.0 * misses, luck, distances, apart)
-        for share in _OWN:
-            shape = misses * (share * own + (1.0 - share) * alike)
-            for size in _SIZES:
-                one = _Process(size * shape, luck, distances, apart)
-                found = max(found, one, key=lambda each: each.likelihood)
-        return found.posterior()
-
-
-class _Process:
-    """What policies are above the widest one: a line, and misses that are alike.
-
-    Args:
-      misses: Covariance of the misses, ``[num_policies, num_policies]``.
-      luck: Variances of the errors of what was measured.
-      distances: Divergences, which the line is of.
-      apart: What was measured.
-
-    Attributes:
-      likelihood: Logarithm of that of what was measured, but for a constant.
-    """
-
-    def __init__(
-        self, misses: Array, luck: Array, distances: Array, apart: Array
-    ) -> None:
-        self._misses, self._distances = misses, distances
-        self._factor = np.linalg.cholesky(misses + np.diag(luck))
-        both = _solved(self._factor, np.stack([distances, apart], axis=1))
-        self._x, self._y = both.T
-        self._information = float(self._x @ self._x)
-        self._slope = float(self._x @ self._y) / self._information
-        left = self._y - min(self._slope, 0.0) * self._x
-        logarithms = np.log(np.diag(self._factor))
-        self.likelihood = float(-logarithms.sum() - left @ left / 2.0)
-
-    def posterior(self) -> tuple[Array, Array]:
-        """Returns what policies are above the widest one, and variances of that."""
-        number = len(self._distances)
-        # Policies' luck is alike, so that many of them tell little more than a few.
-        deviation = math.sqrt((1.0 + _ALIKE * (number - 1)) / self._information)
-        slope, slope_variance = _below_zero(self._slope, deviation)
-        weights = _solved(self._factor, self._misses)
-        expected = slope * self._distances + weights.T @ (self._y - slope * self._x)
-        rest = self._distances - weights.T @ self._x
-        variances = np.diag(self._misses) - np.sum(weights**2, axis=0)
-        return expected, np.maximum(variances, 0.0) + slope_variance * rest**2
-
-
-def _solved(factor: Array, values: Array) -> Array:
-    """Returns what a lower triangular matrix makes these values of."""
-    return cast("Any", scipy.linalg).solve_triangular(factor, values, lower=True)
+    # The share of samples with another outcome grows with the root of a divergence
+    # (Pinsker's inequality), which few parts show of one policy, but of all together.
+    roots = np.sqrt(distances)
+    luck = roots * float(squares[near].sum() / roots[near].sum()) + _TINY
+    x, y, spread = distances[near], apart[near], 0.0
+    slope, information = 0.0, 1.0
+    for _ in range(_NUM_REWEIGHTED):
+        weights = 1.0 / (luck[near] + spread * x**2)
+        information = float(np.sum(weights * x**2))
+        slope = float(np.sum(weights * x * y)) / information
+        left = (y - slope * x) ** 2 - luck[near]
+        spread = max(float(left.sum() / (x**2).sum()), 0.0)
+    deviation = math.sqrt((1.0 + _ALIKE * (len(x) - 1)) / information)
+    slope, slope_variance = _below_zero(slope, deviation)
+    misses = spread * distances**2
+    share = misses / (misses + luck)
+    line = slope * distances
+    variances = share * luck + slope_variance * ((1.0 - share) * distances) ** 2
+    return np.where(distances > 0.0, line + share * (apart - line), 0.0), variances
 
 
 def _below_zero(mean: float, deviation: float) -> tuple[float, float]:

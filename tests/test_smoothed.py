@@ -103,32 +103,16 @@ def test_what_is_farther_is_not_better() -> None:
     found = 0.2 * distances
     expected, low, high = smoothed(found, 0.5 * roots, distances).with_bounds(POLICIES)
     assert expected[0] == pytest.approx(0.9)
-    assert np.all(expected[1:] < 0.9)
+    assert np.all(np.diff(expected[np.argsort(distances)]) < 0.0)
     assert np.all((low < expected) & (expected < high))
 
 
-def test_what_is_surely_better_is_better() -> None:
-    """As on noisy samples, which narrow widths may suit."""
+def test_sure_to_be_better_is_still_no_better() -> None:
     distances, _, _, roots = noisy(4, 0.0, 0.0)
     one = smoothed(0.2 * distances, 1e-9 * roots, distances)
     expected, low, high = one.with_bounds(POLICIES)
-    assert expected == pytest.approx(0.9 + 0.2 * distances, abs=1e-6)
+    assert np.all(expected <= 0.9)
     assert np.all(np.isfinite([low, high]))
-
-
-def test_alike_policies_tell_of_each_other() -> None:
-    """Misses that follow one entry's width: its policies share what was measured."""
-    distances, _, _, roots = noisy(8, 0.0, 0.0)
-    entry = next(name for name, bits in SPACE.weights.items() if len(bits) > 1)
-    narrow = np.array([one.weights[entry] == 2 for one in POLICIES])
-    narrow[0] = False
-    truth = -0.5 * distances + 0.4 * distances * narrow
-    luck = 0.05 * roots * np.random.default_rng(8).normal(size=NUMBER + 1)
-    expected = smoothed(truth + luck, 0.05 * roots, distances).with_bounds(POLICIES)[0]
-    line = np.polyfit(distances, truth, 1)
-    off = np.abs(expected - 0.9 - truth)[1:]
-    assert off.mean() < 0.8 * np.abs(luck[1:]).mean()
-    assert off.mean() < 0.8 * np.abs(np.polyval(line, distances) - truth)[1:].mean()
 
 
 def test_metrics_that_are_better_if_smaller() -> None:
