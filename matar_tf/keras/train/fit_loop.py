@@ -23,6 +23,7 @@ from matar_tf.data import Data
 from matar_tf.errors import DataError, ModelError
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.keras._compat import KerasModel, Tensor, keras, tf
+from matar_tf.keras.train.divergence import EndsDiverged
 from matar_tf.keras.train.losses import losses_for, metrics_for
 from matar_tf.named_arrays import Arrays, each, items, num_rows
 
@@ -116,7 +117,7 @@ def fit(
 
     Raises:
       DataError: If there are no training data, or they cannot be augmented.
-      ModelError: If the folder holds another training.
+      ModelError: If the folder holds another training, or the training diverges.
     """
     x, y = data.training()
     shape = getattr(x, "shape", None)  # several arrays by name have none
@@ -141,6 +142,8 @@ def fit(
         losses_for(model, y),
         metrics=metrics_for(model, y),
     )
+    watch = EndsDiverged()
+    callbacks = [*callbacks, watch]
     first_epoch = 0
     if folder is not None:
         if identity is None:
@@ -151,7 +154,7 @@ def fit(
         first_epoch = backup.restore()
         callbacks = [*callbacks, backup]
     if first_epoch < schedule.epochs:
-        with _mixed_precision(schedule.bfloat16):
+        with _mixed_precision(schedule.bfloat16), watch.watching():
             model.fit(
                 _batches(x, y, schedule, seed, first_epoch),
                 initial_epoch=first_epoch,
