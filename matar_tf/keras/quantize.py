@@ -7,6 +7,7 @@ from typing import Any
 
 from matar_tf.errors import ModelError
 from matar_tf.keras._compat import keras, tf, tfmot
+from matar_tf.keras.checks import check_finite_weights
 from matar_tf.keras.packaging.trial import trial_refusals
 from matar_tf.keras.quantizers import half_precision, wrapper
 from matar_tf.keras.quantizers.configs import MatarQuantizeConfig
@@ -133,7 +134,7 @@ class MatarQuantizeScheme(_tfmot.QuantizeScheme):
         strict: bool = False,
     ) -> None:
         self._transform = _LayoutTransform(
-            space,
+            _checked_space(space),
             _own_configs(configs),
             signed_inputs,
             _checked_context(norm_context),
@@ -222,11 +223,16 @@ def quantize_model(
 
     Raises:
       ModelError: If the model cannot be quantized; if `strict`, not wholly; if there
-        is no such `scale`.
+        is no such `scale`; or if what stays in float could not be packaged after the
+        training.
       PolicyError: If the space does not fit the model, or a name or pattern of
         `configs` matches nothing.
     """
+    space = _checked_space(space)
+    norm_context = _checked_context(norm_context)
+    own = _own_configs(configs)
     layered = as_layers(model, strict=strict)
+    check_finite_weights(model)
     with half_precision.in_float32():
         # Not by tfmot's quantize_apply, which takes layers of one tensor alone.
         prepared = prepare_model(
@@ -237,9 +243,9 @@ def quantize_model(
                 if not isinstance(layer, keras.layers.InputLayer)
             },
             space=space,
-            configs=_own_configs(configs),
+            configs=own,
             signed_inputs=signed_inputs,
-            norm_context=_checked_context(norm_context),
+            norm_context=norm_context,
             scales=_scales(scale, space, per_channel=per_channel),
             strict=strict,
         )
@@ -304,13 +310,30 @@ def _scales(scale: str, space: PolicySpace | None, *, per_channel: bool) -> Scal
     return Scales(scale=asked, per_channel=per_channel)
 
 
-def _checked_context(size: int) -> int:
-    if size < 0:
-        raise ModelError(f"Expected a norm_context of at least 0, got {size}.")
+def _checked_context(size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise ModelError(
+            f"Expected a norm_context of a whole number of at least 0, got {size!r}; "
+            "leave it out for the usual one."
+        )
     return size
 
 
+def _checked_space(space: Any) -> PolicySpace | None:
+    if space is None or isinstance(space, PolicySpace):
+        return space
+    raise ModelError(
+        f"Expected a matar_tf.PolicySpace or None as space, got {space!r:.60}; start "
+        "from matar_tf.policy_space(model), and change it by with_choices."
+    )
+
+
 def _own_configs(configs: Mapping[str, Any] | None) -> dict[str, MatarQuantizeConfig]:
+    if not isinstance(configs, Mapping | None):
+        raise ModelError(
+            "Expected configs to be a mapping of configs by name or kind of layers, as "
+            f"{{'Dense': config}}, got {configs!r:.60}."
+        )
     found: dict[str, MatarQuantizeConfig] = {}
     for pattern, config in (configs or {}).items():
         if not isinstance(config, _tfmot.QuantizeConfig):

@@ -120,3 +120,34 @@ def test_a_file_computes_what_keras_does(eager: None, body: Any) -> None:
     artifact = package(model, include_network=False)
     content = ModelBuilder(artifact).build(artifact.space.named("w8a8"))
     np.testing.assert_array_equal(Runner(content).predict(samples), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"space": "w8a8"}, "PolicySpace"),
+        ({"configs": ["Dense"]}, "mapping of configs"),
+        ({"norm_context": None}, "whole number"),
+        ({"norm_context": 1.5}, "whole number"),
+    ],
+    ids=["space", "configs", "none", "fraction"],
+)
+def test_arguments_of_other_types_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        quantize_model(around(tf.identity), **arguments)
+
+
+def test_a_network_that_diverged_is_refused() -> None:
+    model = around(tf.identity)
+    model.set_weights([one * np.nan for one in model.get_weights()])
+    with pytest.raises(ModelError, match="finite weights"):
+        quantize_model(model)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [("net.h5", "load_model"), (around, "call it"), (L.Dense, "make one")],
+)
+def test_what_is_no_model_is_refused_with_a_remedy(given: Any, remedy: str) -> None:
+    with pytest.raises(ModelError, match=remedy):
+        quantize_model(given)

@@ -24,6 +24,13 @@ __all__ = [
 ]
 
 OPERATIONS: Final = ("SlicingOpLambda", "TFOpLambda")  # kept as layers
+_LOADED = "load it first, by matar_tf.load_model(path)"
+_HINTS: Final = {
+    **dict.fromkeys(("PosixPath", "WindowsPath", "str"), _LOADED),
+    "function": "call it, and pass the model that it returns",
+    "list": "put its layers into tf_keras.Sequential, with an input_shape",
+    "type": "make one of the class, and pass that",
+}
 # What a Functional and a Sequential model compute.
 _OWN_CALLS = (keras.Sequential.call, keras.Sequential.__mro__[1].call)
 
@@ -117,7 +124,7 @@ def check_network(model: Any) -> None:
             "it is a Keras 3 object; pass matar_tf.from_keras3(model), or set "
             "TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
             if origin == "keras"
-            else "pass a model"
+            else _HINTS.get(type(model).__name__, "pass a model")
         )
         raise ModelError(
             f"Expected a tf_keras model, got {type(model).__module__}."
