@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from matar_tf.errors import ModelError
-from matar_tf.keras._compat import keras, tf
+from matar_tf.keras._compat import KerasModel, keras, tf
 from matar_tf.keras.checks import check_finite_weights
 
 __all__ = ["EndsDiverged"]
@@ -30,7 +30,9 @@ class EndsDiverged(keras.callbacks.Callback):
         del logs
         self._epoch, self._step = epoch, 0
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None) -> None:
+    def on_train_batch_end(
+        self, batch: int, logs: Mapping[str, Any] | None = None
+    ) -> None:
         """Looks at the loss.
 
         Raises:
@@ -68,7 +70,8 @@ class EndsDiverged(keras.callbacks.Callback):
             raise
 
     def _why(self, got: str) -> str:
-        rate = float(np.asarray(self.model.optimizer.learning_rate))
+        model: KerasModel = self.model
+        rate = float(np.asarray(model.optimizer.learning_rate))
         return (
             f"Expected a training that stays finite, got {got} in epoch "
             f"{self._epoch + 1} at step {self._step + 1} with a learning rate of "
