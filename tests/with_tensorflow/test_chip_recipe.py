@@ -16,6 +16,7 @@ from matar_tf.targets import load_target
 from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
 from matar_tf.tflite.simulator import simulate
+from recipes.common import load_recipe
 
 CHIPS = ("ti_npu", "max78000")
 
@@ -33,7 +34,7 @@ def test_both_chips_take_what_the_recipe_trains(tmp_path: Path, eager: None) -> 
     artifact = read_artifact(tmp_path / "net.matar")
     space = artifact.space
     assert space.scale == POWER_OF_TWO
-    assert set(artifact.accuracy) == {"float", "w8a8", "w4a8", "w2a8"}
+    assert set(artifact.accuracy) == {"float", *load_recipe(recipe).evaluate_policies}
     assert all(one.signed for one in artifact.parameters.tensors.values())
     assert {one.step.shape[1] for one in artifact.parameters.layers.values()} == {1}
     for chip in map(load_target, CHIPS):
