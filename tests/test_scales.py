@@ -11,6 +11,7 @@ import pytest
 from fixtures.digits import digits_artifact, powers_of_two
 
 from matar_tf.errors import ArtifactError, PolicyError
+from matar_tf.reporting.card_page import model_card
 from matar_tf.scales import POWER_OF_TWO, are_powers_of_two, next_powers_of_two
 from matar_tf.space import PolicySpace
 from matar_tf.tflite._levels import passing_channels
@@ -82,6 +83,8 @@ def test_an_artifact_holds_what_its_space_says() -> None:
     assert changed.digest() != artifact.digest()
     assert "scales of powers of two" in repr(changed)
     assert "scales" not in repr(artifact)
+    assert "All scales are powers of two." in model_card(changed)
+    assert "cales" not in model_card(artifact)
     with pytest.raises(ArtifactError, match=r"got batch norms of \['stem', 'conv'\]"):
         replace(changed, parameters=artifact.parameters)
     tensors = changed.parameters.tensors

@@ -9,6 +9,7 @@ from matar_tf.card import CARD_KEY, ModelCard
 from matar_tf.figures import figure_of
 from matar_tf.packaged import UNVERIFIED, Artifact
 from matar_tf.reporting.markdown import markdown_table, markdown_text
+from matar_tf.scales import FREE
 
 __all__ = ["model_card"]
 
@@ -75,6 +76,7 @@ def _lines(artifact: Artifact, card: ModelCard) -> Iterator[str]:
         f"{space.size_text()}: {len(space.weights)} weights and "
         f"{len(space.activations)} activations, each of a width of its own; "
         f"{workload.macs:,} multiply-accumulates."
+        + ("" if space.scale == FREE else " All scales are powers of two.")
     )
     yield ""
     yield from _figures(artifact)

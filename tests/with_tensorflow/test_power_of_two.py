@@ -38,6 +38,7 @@ from matar_tf.keras.quantizers.weights import WeightQuantizer
 from matar_tf.scales import POWER_OF_TWO, are_powers_of_two
 from matar_tf.tflite._schema import parse_model
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.inspect import inspect_model
 from matar_tf.tflite.runtime import Runner
 
 L = keras.layers
@@ -232,6 +233,7 @@ class TestFiles:
         artifact = read_artifact(tmp_path / "net.matar")
         assert artifact.space.scale == POWER_OF_TWO
         content = ModelBuilder(artifact).build(artifact.space.named(policy))
+        assert "  scale: power_of_two\n" in repr(inspect_model(content))
         graph = parse_model(content).subgraphs[0]
         scales = [
             one.quantization.scale
