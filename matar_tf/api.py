@@ -215,6 +215,8 @@ def export(  # noqa: PLR0913
         check_sources(path, overwrite=overwrite)
     builder = ModelBuilder(artifact)
     metadata: dict[str, Any] = {}
+    if write_onnx is None:
+        metadata |= builder.about(profile)
     if target is not None:
         metadata["target"] = checked_target(artifact, chosen, target)
     samples = None

@@ -84,7 +84,7 @@ def with_file_sizes(run: Run, result: SearchResult) -> SearchResult:
     """Returns a result with the size of the file that each policy is exported to."""
 
     def sized(candidate: Candidate) -> Candidate:
-        metadata = _metadata(result, candidate)
+        metadata = _metadata(run, result, candidate)
         content = run.builder.build(
             candidate.policy, metadata, profile=run.settings.profile
         )
@@ -114,7 +114,7 @@ def _exported(
         candidate.policy,
         path.with_suffix(".tflite"),
         profile=run.settings.profile,
-        metadata=_metadata(result, candidate),
+        metadata=_metadata(run, result, candidate),
         samples=None if run.reported is None else run.reported.x_test,
         reference=reference,
     )
@@ -125,9 +125,10 @@ def _exported(
     return replace(candidate, metrics=metrics, costs=costs)
 
 
-def _metadata(result: SearchResult, candidate: Candidate) -> dict[str, Any]:
+def _metadata(run: Run, result: SearchResult, candidate: Candidate) -> dict[str, Any]:
     number = result.provenance.num_samples
-    return export_metadata(result.target, candidate.metrics, number)
+    found = export_metadata(result.target, candidate.metrics, number)
+    return {**run.builder.about(run.settings.profile), **found}
 
 
 def write_overview(

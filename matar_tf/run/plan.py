@@ -382,7 +382,8 @@ def _sizes(
         searched = [one.name for one in options.objectives if one.name in metrics]
         metrics |= {PREFIX + name: 0.0 for name in searched}
     profile = settings.profile
-    metadata = export_metadata(target, metrics, num_samples)
+    found = export_metadata(target, metrics, num_samples)
+    metadata = {**builder.about(profile), **found}
     sizes = FileSizes(builder, profile=profile, metadata=metadata)
     if ARENA not in names:
         return {"file_bytes": sizes}

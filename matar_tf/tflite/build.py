@@ -47,6 +47,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 from matar_tf.tflite._widening import widen, written_at_16
+from matar_tf.tflite.about import about_artifact
 from matar_tf.tflite.metadata import add_metadata
 from matar_tf.tflite.profiles import (
     check_int8,
@@ -125,6 +126,14 @@ class ModelBuilder:
     def space(self) -> PolicySpace:
         """The policies that can be built."""
         return self._artifact.space
+
+    def about(self, profile: str) -> dict[str, Any]:
+        """Returns what files say of inputs and outputs, to give to `build` as metadata.
+
+        Raises:
+          ArtifactError: If what the artifact holds as a card is none.
+        """
+        return about_artifact(self._artifact, profile)
 
     def fill(
         self, policy: Policy, *, profile: str = "int8"

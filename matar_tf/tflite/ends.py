@@ -77,6 +77,17 @@ class Output(Input):
         is_alone = not self.shape or self.shape[-1] == 1
         return self.function == "SOFTMAX" or (self.is_sigmoid and is_alone)
 
+    @property
+    def meaning(self) -> str:
+        """What the values are, as far as the graph tells."""
+        if self.gives_probabilities:
+            return "probabilities"
+        if self.is_sigmoid:
+            return "a probability each"
+        if len(self.shape) == 1 and self.shape[0] > 1:
+            return "a score for each class, or a value each"
+        return "a value each"
+
 
 def inputs_of(model: Any) -> tuple[Input, ...]:
     """Returns the inputs of a file, given it or what `parse_model` made of it."""

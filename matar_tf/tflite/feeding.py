@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matar_tf.errors import readable_line
 from matar_tf.tflite._micro import MICRO_OPERATORS
 from matar_tf.tflite._schema import is_decoded, op_name, parse_model, type_name
+from matar_tf.tflite.about import About, InputAbout, about_file
 from matar_tf.tflite.ends import Input, Output, grid_of, inputs_of, outputs_of
 from matar_tf.tflite.input_range import InputGrid, grids_of_file
+from matar_tf.tflite.metadata import find_metadata
 
 __all__ = ["CPP_TYPES", "feeding", "resolver_calls"]
 
@@ -22,7 +25,13 @@ CPP_TYPES = {
     "UINT8": "uint8_t",
 }
 # Of the code itself.
-_OWN_WORDS = ("arena", "inputs", "interpreter", "model", "np", "outputs", "resolver")
+_OWN_WORDS = (
+    *("arena", "best", "class_names", "inputs", "int", "interpreter", "model", "np"),
+    *("outputs", "print", "resolver", "std"),
+)
+_MOST_NAMES = 200  # of classes, that code holds
+_MOST_CHARS = 60  # of such a name
+_LINE = 76  # characters
 _NUMPY_TYPES = {name: name.lower() for name in CPP_TYPES}
 
 
@@ -35,18 +44,25 @@ def feeding(content: bytes, name: str) -> str:
     """
     model = parse_model(content)
     given, made = inputs_of(model), outputs_of(model)
+    about = about_file(find_metadata(model) or {})
     grids = grids_of_file(content)
     tensors = model.subgraphs[0].tensors
     is_micro = is_decoded(content)
-    fed = [_fed(one, tensors[one.index], grids[one.name]) for one in given]
-    read = [_read(one, tensors[one.index]) for one in made]
+    fed = [
+        _fed(one, tensors[one.index], about.inputs.get(one.name) or grids[one.name])
+        for one in given
+    ]
+    told = about.outputs
+    read = [_read(one, tensors[one.index], told.get(one.name, "")) for one in made]
     if is_micro:
         python, cpp = _python_of_micro, _cpp_of_micro(resolver_calls(content))
     else:
         python, cpp = _python_of_litert, _cpp_of_litert(name)
     lines = [
-        *("In Python:", "", *python(name, fed, read), ""),
-        *("In C++:", "", *cpp, *_cpp_run(fed, read)),
+        *("In Python:", "", *_noted("#", about), *python(name, fed, read)),
+        *(*_named(about, made, read, _python_names), "", "In C++:", ""),
+        *(*_noted("//", about), *cpp, *_cpp_run(fed, read)),
+        *_named(about, made, read, _cpp_names),
     ]
     return "\n".join(f"  {readable_line(line)}" if line else "" for line in lines)
 
@@ -82,22 +98,66 @@ class _End:
         return found if is_free and found not in _OWN_WORDS else f"x_{found}"
 
 
-def _fed(end: Input, tensor: Any, grid: InputGrid | None) -> _End:
+def _fed(end: Input, tensor: Any, said: InputAbout | InputGrid | None) -> _End:
     told = "integers" if type_name(tensor.type) == "INT32" else "real values"
-    if grid is not None:
-        told += f" of {grid.low:.6g} to {grid.high:.6g}"
+    if isinstance(said, InputAbout):
+        told += f" of {said}"
+    elif said is not None:
+        told += f" of {said.low:.6g} to {said.high:.6g}"
     return _End(end, tensor, f"{told}, as at training")
 
 
-def _read(end: Output, tensor: Any) -> _End:
-    told = "a value each"
-    if end.gives_probabilities:
-        told = "probabilities"
-    elif end.is_sigmoid:
-        told = "a probability each"
-    elif len(end.shape) == 1 and end.shape[0] > 1:
-        told = "a score for each class, or a value each"
-    return _End(end, tensor, told)
+def _read(end: Output, tensor: Any, said: str) -> _End:
+    return _End(end, tensor, f"{said}: {end.meaning}" if said else end.meaning)
+
+
+def _noted(mark: str, about: About) -> list[str]:
+    """Returns a comment of how samples are made, if somebody says it."""
+    words = about.preprocessing
+    return [f"{mark} Preprocessing: {words} (in its maker's words)"] if words else []
+
+
+def _named(
+    about: About,
+    made: Sequence[Output],
+    read: Sequence[_End],
+    written: Callable[[_End, Sequence[str]], list[str]],
+) -> list[str]:
+    """Returns lines that print what a sample's class is called, if that is known."""
+    output = about.named_output(made)
+    names = about.class_names
+    if output is None or len(output.shape) > 1 or len(names) > _MOST_NAMES:
+        return []
+    # Others would be cut where lines are shown.
+    if not all(len(one) <= _MOST_CHARS and one.isprintable() for one in names):
+        return []
+    return written(read[made.index(output)], names)
+
+
+def _filled(begin: str, words: Sequence[str], end: str) -> list[str]:
+    """Returns words between commas, in lines of some length."""
+    lines = [begin, "   "]
+    for word in words:
+        if len(lines[-1]) + len(word) > _LINE:
+            lines.append("   ")
+        lines[-1] += f" {word},"
+    return [*lines, end]
+
+
+def _python_names(end: _End, names: Sequence[str]) -> list[str]:
+    return [
+        *_filled("class_names = [", list(map(repr, names)), "]"),
+        f"print(class_names[int({end.word}[0].argmax())])",
+    ]
+
+
+def _cpp_names(end: _End, names: Sequence[str]) -> list[str]:
+    words = [json.dumps(one, ensure_ascii=False) for one in names]
+    return [
+        *_filled("const char* const class_names[] = {", words, "};"),
+        f"const auto* best = std::max_element({end.word}, {end.word} + {end.size});",
+        f'std::printf("%s\\n", class_names[best - {end.word}]);',
+    ]
 
 
 def _python_levels(end: _End) -> list[str]:

@@ -24,6 +24,7 @@ from matar_tf.tflite._schema import (
     text_of,
     type_name,
 )
+from matar_tf.tflite.about import about_file
 from matar_tf.tflite.metadata import read_metadata
 
 __all__ = ["ModelInfo", "Operator", "inspect_model"]
@@ -88,6 +89,17 @@ class ModelInfo:
             for key in _SHOWN
             if key in self.metadata
         ]
+        about = about_file(self.metadata)
+        for name, one in about.inputs.items():
+            lines.append(readable_line(f"  input {name}: {one}, as at training"))
+        lines += [
+            readable_line(f"  output {name}: {text}")
+            for name, text in about.outputs.items()
+        ]
+        if about.preprocessing:
+            lines.append(readable_line(f"  preprocessing: {about.preprocessing}"))
+        if about.class_names:
+            lines.append(readable_line(f"  classes: {', '.join(about.class_names)}"))
         lines += [
             readable_line(f"  {entry}: stored wider than its width: {note}")
             for entry, note in self.metadata.get("notes", {}).items()
@@ -121,6 +133,7 @@ def inspect_model(content: bytes) -> ModelInfo:
       ExportError: If the file was not exported by matar_tf.
     """
     metadata = read_metadata(content)
+    about_file(metadata)  # is printed
     model = parse_model(content)
     graph = model.subgraphs[0]
     kernels = _object(metadata, "kernels")
