@@ -7,12 +7,15 @@ import dataclasses
 import io
 import time
 import zipfile
+from pathlib import Path
 
 import flatbuffers
 import numpy as np
 import pytest
+from fixtures.digits import few_digits
 from fixtures.graphs import add_operator, add_tensor, graph_of, options_of
 from fixtures.paths import SHIPPED
+from fixtures.programs import call
 from fixtures.samples import net_artifact
 
 from matar_tf.artifact import Artifact, read_artifact
@@ -25,10 +28,15 @@ from matar_tf.io.archive import (
 )
 from matar_tf.template_map import TemplateMap
 from matar_tf.tflite import _schema
+from matar_tf.tflite._graph_rules import check_model
 from matar_tf.tflite._places import check_places, passed_on
 from matar_tf.tflite._schema import parse_model, schema, write_model
 from matar_tf.tflite._unpacking import unpack
 from matar_tf.tflite.build import ModelBuilder
+from matar_tf.tflite.evaluate import evaluate_model
+from matar_tf.tflite.inspect import inspect_model
+from matar_tf.tflite.metadata import add_stored, drop_standard
+from matar_tf.tflite.runtime import Runner, foreign_reason
 
 
 @pytest.fixture(scope="module")
@@ -395,3 +403,57 @@ def scaled(artifact, entry, factor):
     tensors[entry] = dataclasses.replace(tensors[entry], step=step)
     parameters = dataclasses.replace(artifact.parameters, tensors=tensors)
     return dataclasses.replace(artifact, parameters=parameters)
+
+
+class TestStandardMetadata:
+    """TFLite Metadata of strangers: an entry, and a zip archive at the file's end."""
+
+    HOSTILE = (b"", b"\xff" * 64, b"\x04\0\0\0M001" + b"\xff" * 56)
+
+    @staticmethod
+    def marked(content: bytes, stored: bytes, tail: bytes) -> bytes:
+        model = parse_model(bytes(content))
+        add_stored(model, "TFLITE_METADATA", stored)
+        return write_model(model) + tail
+
+    @pytest.mark.parametrize("stored", HOSTILE)
+    def test_none_of_it_reaches_native_code(self, stored: bytes) -> None:
+        content = write_model(graph_of("RELU", (1, 4), (1, 4)))
+        tail = TestArchive.zipped("../labels.txt", content=b"stranger's words" * 9)
+        foreign = self.marked(content, stored or b"stranger's", tail)
+        given = check_model(foreign)
+        assert not parse_model(given).metadata
+        for one in (stored[8:], b"TFLITE_METADATA", b"labels.txt", b"stranger's"):
+            assert not one or one not in given
+        assert len(given) < len(foreign) - len(tail)
+        assert foreign_reason(parse_model(foreign)) is None  # runs in this process
+        samples = np.ones((2, 4), np.float32)
+        expected = Runner(content).predict(samples)
+        np.testing.assert_array_equal(Runner(foreign).predict(samples), expected)
+
+    def test_a_buffer_that_is_a_kernel_too_stays(self) -> None:
+        model = parse_model(bytes(net_artifact("dense").template))
+        index = model.subgraphs[0].operators[1].inputs[1]
+        kernel = model.subgraphs[0].tensors[index]
+        content = bytes(model.buffers[kernel.buffer].data)
+        add_stored(model, "TFLITE_METADATA", b"x")
+        model.metadata[-1].buffer = kernel.buffer
+        drop_standard(model)
+        assert bytes(model.buffers[kernel.buffer].data) == content
+
+    @pytest.mark.parametrize("stored", HOSTILE)
+    def test_it_is_inspected_and_measured_as_without(
+        self, stored: bytes, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        artifact = net_artifact("digits_net")
+        content = ModelBuilder(artifact).build(artifact.space.widest())
+        foreign = self.marked(content, stored, TestArchive.zipped("labels.txt"))
+        path = tmp_path / "net.tflite"
+        path.write_bytes(foreign)
+        assert call("inspect", model=str(path)) == 0
+        assert "In Python:" in capsys.readouterr().out
+        assert inspect_model(foreign).operators == inspect_model(content).operators
+        data = few_digits()
+        assert evaluate_model(foreign, data) == evaluate_model(content, data)
+        micro = evaluate_model(foreign, data, runtime="tflm")
+        assert micro == evaluate_model(content, data, runtime="tflm")

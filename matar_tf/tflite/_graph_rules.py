@@ -53,6 +53,7 @@ from matar_tf.tflite._schema import (
     type_name,
     write_model,
 )
+from matar_tf.tflite.metadata import METADATA_NAME, STANDARD_NAME, drop_standard
 
 __all__ = [
     "LEAST_RATIO",
@@ -74,7 +75,9 @@ LEAST_RATIO: Final = 2.0**-40  # nothing comes out of what is smaller
 _REGISTERED: Final = (_choosing_rules, _moving_rules)  # fill RULES
 _TYPES: Final = schema.TensorType
 _STEP_TOLERANCE: Final = 1e-3  # relative, of a bias; TFLite's is 2e-2
-_METADATA: Final = ("CONVERSION_METADATA", "matar_tf", "min_runtime_version")
+_METADATA: Final = (
+    *("CONVERSION_METADATA", METADATA_NAME, STANDARD_NAME, "min_runtime_version"),
+)
 _FIXED_GRIDS: Final = {
     "LOGISTIC": (1 / 256, -128),
     "SOFTMAX": (1 / 256, -128),
@@ -125,7 +128,11 @@ def check_model(content: bytes) -> CheckedModel:
 
 
 def written(model: Any, *, is_of_one_sample: bool) -> CheckedModel:
-    """Returns the bytes of a model in which `examine` finds no fault."""
+    """Returns the bytes of a model in which `examine` finds no fault.
+
+    Its TFLite Metadata, in which it does not look, are dropped.
+    """
+    drop_standard(model)
     kind = OneSampleModel if is_of_one_sample else CheckedModel
     return kind(write_model(model))
 

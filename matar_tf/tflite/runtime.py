@@ -30,6 +30,7 @@ from matar_tf.tflite._schema import (
     write_model,
 )
 from matar_tf.tflite.ends import inputs_of, outputs_of, to_levels, to_values
+from matar_tf.tflite.metadata import drop_standard
 
 __all__ = [
     "LITERT_PACKAGE",
@@ -332,7 +333,9 @@ def _vetted(content: bytes, runtime: str) -> tuple[bytes, str | None]:
     if fault is not None:
         return content, fault
     if is_micro:  # as it is stored, of which the model is what comes out
-        return CheckedModel(write_model(parse_stored(content))), None
+        stored = parse_stored(content)
+        drop_standard(stored)
+        return CheckedModel(write_model(stored)), None
     return written(model, is_of_one_sample=is_of_one_sample), None
 
 
