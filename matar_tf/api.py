@@ -56,6 +56,7 @@ from matar_tf.tflite.fitting_data import check_data, for_inputs
 from matar_tf.tflite.inspect import ModelInfo, inspect_model
 from matar_tf.tflite.odd_data import check_plausible
 from matar_tf.tflite.profiles import DEFAULT_PROFILE, get_profile
+from matar_tf.tflite.standard_metadata import STANDARD_KEY, check_standard
 
 __all__ = [
     "cost",
@@ -176,6 +177,7 @@ def export(  # noqa: PLR0913
     format: str = DEFAULT_FORMAT,
     profile: str = DEFAULT_PROFILE,
     io: str = "float32",
+    tflite_metadata: bool = False,
     target: TargetLike | None = None,
     data: DataLike | None = None,
     metrics: Iterable[str] | None = None,
@@ -193,6 +195,9 @@ def export(  # noqa: PLR0913
       profile: How a ``.tflite`` file stores kernels; see `matar_tf.tflite.profiles`.
       io: Type of inputs and outputs of a ``.tflite`` file: ``float32``, or ``int8`` or
         ``uint8`` on the grids that it names.
+      tflite_metadata: Whether a ``.tflite`` file has TFLite Metadata, too, with its
+        labels in a zip archive at its end, for programs that read these; not in the
+        profile ``tflm``.
       target: Hardware that must take the policy, and that the file will name.
       data: Samples and labels whose metrics the file will carry, or None.
       metrics: Which these are, measured where the file runs; as for `evaluate`.
@@ -207,7 +212,13 @@ def export(  # noqa: PLR0913
     artifact = as_artifact(network)
     chosen = as_policy(artifact, policy)
     compares = reference is not None
-    suffix = check_format(format, profile=profile, compares=compares, io=io)
+    suffix = check_format(
+        format,
+        profile=profile,
+        compares=compares,
+        io=io,
+        tflite_metadata=tflite_metadata,
+    )
     check_output(path, overwrite=overwrite, suffix=suffix)
     write_onnx = None if format == DEFAULT_FORMAT else onnx_writer()
     runtime = get_profile(profile).runtime
@@ -217,6 +228,9 @@ def export(  # noqa: PLR0913
     metadata: dict[str, Any] = {}
     if write_onnx is None:
         metadata |= builder.about(profile)
+    if tflite_metadata:
+        check_standard(profile)
+        metadata[STANDARD_KEY] = artifact.name
     if target is not None:
         metadata["target"] = checked_target(artifact, chosen, target)
     samples = None

@@ -50,6 +50,13 @@ def _define(values: FlagValues) -> None:
         "Type of inputs and outputs; bytes are on the grids that the file names.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "tflite_metadata",
+        False,
+        "Give a .tflite file TFLite Metadata, too, for programs that read these "
+        "(MediaPipe, Android Studio): some 1,000 bytes and its labels.",
+        flag_values=values,
+    )
     _flags.targets(
         values,
         "Name or .toml file of the one target that the file is for; it must take the "
@@ -75,7 +82,11 @@ def _run(given: Given) -> int:
     _check_data_named(given)
     compares = given.verify or given.compare == "keras"
     suffix = check_format(
-        given.format, profile=given.profile, compares=compares, io=given.io
+        given.format,
+        profile=given.profile,
+        compares=compares,
+        io=given.io,
+        tflite_metadata=given.tflite_metadata,
     )
     name, target = str(only_policy(given)), only_target(given)
     artifact = open_artifact(given.artifact, given.expect_digest, given.trust)
@@ -96,6 +107,7 @@ def _run(given: Given) -> int:
         format=given.format,
         profile=given.profile,
         io=given.io,
+        tflite_metadata=given.tflite_metadata,
         target=target,
         data=data,
         metrics=given.metrics,

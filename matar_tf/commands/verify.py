@@ -27,7 +27,8 @@ __all__ = ["COMMAND"]
 _MODEL_SUFFIX: Final = ".tflite"
 # What a file says by itself; the rest of its metadata is what it was exported with.
 _OWN_KEYS: Final = (
-    *("artifact_digest", "policy", "profile", "kernels", "stored_bits", "notes", "io"),
+    *("about", "artifact_digest", "io", "kernels", "notes", "policy", "profile"),
+    "stored_bits",
 )
 
 
@@ -137,12 +138,16 @@ def _check_model(path: Path, artifact: Artifact | None) -> None:
             f"Expected a file of the artifact {artifact.digest()}, but {path} says "
             f"that it is of {digest}; name the artifact that it was exported from."
         )
+    from matar_tf.tflite.about import ABOUT_KEY
     from matar_tf.tflite.build import ModelBuilder
 
+    builder = ModelBuilder(artifact)
     others = {key: metadata[key] for key in metadata if key not in _OWN_KEYS}
+    if ABOUT_KEY in metadata:
+        others |= builder.about(str(profile))
     ends = metadata.get("io")
     io = str(ends.get("type")) if isinstance(ends, dict) else "float32"
-    made = ModelBuilder(artifact).build(policy, others, profile=str(profile), io=io)
+    made = builder.build(policy, others, profile=str(profile), io=io)
     if made != content:
         raise ExportError(
             f"Expected in {path} the {len(made)} bytes that the artifact makes for its "

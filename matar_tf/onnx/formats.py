@@ -22,7 +22,12 @@ FORMATS: Final = MappingProxyType(
 
 
 def check_format(
-    name: str, *, profile: str, compares: bool, io: str = "float32"
+    name: str,
+    *,
+    profile: str,
+    compares: bool,
+    io: str = "float32",
+    tflite_metadata: bool = False,
 ) -> str:
     """Returns the ending of a format's files.
 
@@ -31,10 +36,11 @@ def check_format(
       profile: How kernels are to be stored.
       compares: Whether the file is to be compared with the Keras network.
       io: Type of inputs and outputs.
+      tflite_metadata: Whether the file is to have TFLite Metadata.
 
     Raises:
       ExportError: If there is no such format, or it has no profiles, no inputs and
-        outputs of bytes, or is compared with nothing.
+        outputs of bytes, no TFLite Metadata, or is compared with nothing.
     """
     if name not in FORMATS:
         raise ExportError(
@@ -49,6 +55,11 @@ def check_format(
         raise ExportError(
             f"Expected inputs and outputs of float32 for the format {name!r}, got "
             f"{io!r}; leave it out."
+        )
+    if name != DEFAULT_FORMAT and tflite_metadata:
+        raise ExportError(
+            f"Expected no TFLite Metadata in the format {name!r}, which has no place "
+            "for them; leave tflite_metadata out."
         )
     if name != DEFAULT_FORMAT and compares:
         raise ExportError(

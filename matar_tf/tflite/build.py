@@ -55,6 +55,11 @@ from matar_tf.tflite.profiles import (
     largest_count,
     store_kernels,
 )
+from matar_tf.tflite.standard_metadata import (
+    STANDARD_KEY,
+    add_standard,
+    check_standard,
+)
 from matar_tf.tflite.template import Template
 from matar_tf.wide import step_at
 
@@ -101,7 +106,9 @@ class ModelBuilder:
 
         Args:
           policy: A policy of the artifact's space.
-          metadata: JSON object to store in the file beside policy and storage.
+          metadata: JSON object to store in the file beside policy and storage; under
+            `matar_tf.tflite.standard_metadata.STANDARD_KEY` it may hold the network's
+            name: the file has TFLite Metadata then.
           profile: How kernels are stored; a name of `matar_tf.tflite.profiles`.
           io: Type of inputs and outputs: ``float32``, ``int8`` or ``uint8``.
 
@@ -119,8 +126,13 @@ class ModelBuilder:
         add_metadata(model, document)
         compact(model)
         if policy.is_wide:
-            return written_at_16(model)
-        return type(self._template.content)(write_model(model))
+            content = written_at_16(model)
+        else:
+            content = type(self._template.content)(write_model(model))
+        if STANDARD_KEY in document:
+            check_standard(profile)
+            return add_standard(content, self._artifact, document)
+        return content
 
     @property
     def space(self) -> PolicySpace:
