@@ -28,7 +28,7 @@ from matar_tf.tflite.file_size import FileSizes
 from matar_tf.tflite.metadata import add_metadata, read_metadata
 from matar_tf.tflite.standard_metadata import STANDARD_KEY
 
-NAMES = tuple("abcdefghi") + ("a\nj",)
+NAMES = (*"abcdefghi", "a\nj")
 
 
 class Table:
@@ -39,9 +39,8 @@ class Table:
 
     @classmethod
     def root(cls, content: bytes) -> Table:
-        return cls(
-            content, flatbuffers.encode.Get(UOffsetTFlags.packer_type, content, 0)
-        )
+        place = flatbuffers.encode.Get(UOffsetTFlags.packer_type, content, 0)
+        return cls(content, place)
 
     def _at(self, slot: int) -> int:
         found = self._table.Offset(4 + 2 * slot)
