@@ -313,8 +313,8 @@ def _scales(scale: str, space: PolicySpace | None, *, per_channel: bool) -> Scal
 def _checked_context(size: Any) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ModelError(
-            f"Expected a norm_context of a whole number of at least 0, got {size!r}; "
-            "leave it out for the usual one."
+            f"Expected a norm_context of at least 0, got {size!r}; give a whole number "
+            "of entries, or leave it out."
         )
     return size
 
