@@ -12,7 +12,7 @@ from fixtures.digits import digits_artifact, few_digits, write_digits
 import matar_tf
 from matar_tf.artifact import write_artifact
 from matar_tf.data import Data
-from matar_tf.errors import DataError
+from matar_tf.errors import DataError, MatarError
 from matar_tf.tflite.build import ModelBuilder
 from tools.benchmarks import data as module
 from tools.benchmarks import few_samples
@@ -70,6 +70,14 @@ def test_every_bar_has_a_figure(
     assert mean == pytest.approx(np.mean(shares), abs=1e-3)
     # What was measured is kept: the same bars again.
     assert [*module.measure_data(*arguments)] == bars
+    some = replace(arguments[2], parts=("predictor", "shifted", "time"))
+    kept = [*bars[:4], *bars[-3:]]
+    assert [*module.measure_data(*arguments[:2], some)] == kept
+
+
+def test_parts_that_there_are() -> None:
+    with pytest.raises(MatarError, match="Expected parts of the benchmark among"):
+        Drawing(num_evaluations=40, parts=("fronts",))
 
 
 def test_what_a_front_comes_to_by_hand() -> None:

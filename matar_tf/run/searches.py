@@ -87,20 +87,23 @@ class Searches:
     def search(self, index: int) -> SearchResult:
         """Searches for the target of an index."""
         run, tools = self.run, self.run.tool_versions[index]
-        provenance, evaluate = provenance_of(run, run.searched), self.evaluate_many
+        provenance = provenance_of(run, run.searched)
         provenance = replace(provenance, versions={**provenance.versions, **tools})
+        if run.searched is None or not run.predictors:
+            result = self._by_figures(index, provenance, self._options(index))
+        elif self.others:
+            result = self._without_guesses(index, provenance, self._options(index))
+        else:
+            result = self._in_rounds(index, provenance, run.searched)
+        self.found.append(result)
+        return result
+
+    def _by_figures(
+        self, index: int, provenance: Provenance, options: SearchOptions
+    ) -> SearchResult:
+        """Searches by what is measured, or by what is predicted in its place."""
+        run, evaluate = self.run, self.evaluate_many
         is_predicted = isinstance(evaluate, Predicting)
-        options = self._options(index)
-        if run.searched is not None and run.predictors:
-            if not self.others:
-                start = time.monotonic()
-                result = self._in_rounds(index, provenance, run.searched)
-                if not self.others or result.stop_reason in _STOPPED:
-                    self.found.append(result)
-                    return result
-                options = _in_time_left(options, time.monotonic() - start)
-            said = [*self.others, _WENT_ON, _absent(run, run.searched)]
-            provenance = _remarked(_not_joined(provenance), said)
         result = search(
             run.problems[index],
             evaluate,
@@ -116,14 +119,24 @@ class Searches:
             result = self._by_expected(index, result, run.searched)
         if is_predicted:
             result = thinned(result, run.settings.options.population_size)
-        self.found.append(result)
         return result
+
+    def _without_guesses(
+        self, index: int, provenance: Provenance, options: SearchOptions
+    ) -> SearchResult:
+        """Searches by what is measured alone, on samples of another kind."""
+        said = [*self.others, _WENT_ON, _absent(self.run)]
+        provenance = _remarked(_not_joined(provenance), said)
+        return self._by_figures(index, provenance, options)
 
     def _in_rounds(
         self, index: int, provenance: Provenance, data: Data
     ) -> SearchResult:
-        """Searches where the developer's measurements say what to expect."""
-        run, settings = self.run, self.run.settings
+        """Searches where the developer's measurements say what to expect.
+
+        Without them from the first moment on that the samples contradict them.
+        """
+        run, settings, start = self.run, self.run.settings, time.monotonic()
         problem, widest = run.problems[index], run.artifact.space.widest()
         estimating = Estimating(
             run.predictors,
@@ -150,12 +163,23 @@ class Searches:
             progress=settings.progress,
         )
         said = estimating.disagreement
-        if said is not None and smoothed_metrics(
-            settings, run.metrics_of_parts, data.num_samples
+        spent = result.num_evaluated + result.num_reused
+        if (
+            said is None
+            or result.stop_reason in _STOPPED
+            or spent >= settings.options.max_evaluations
+            or not smoothed_metrics(settings, run.metrics_of_parts, data.num_samples)
         ):
-            self.others.append(said)
-        provenance = _remarked(provenance, [said, _absent(run, data)])
-        return replace(result, provenance=provenance)
+            provenance = _remarked(provenance, [said, _absent(run)])
+            return replace(result, provenance=provenance)
+        self.others.append(said)
+        options = _in_time_left(self._options(index), time.monotonic() - start)
+        found = self._without_guesses(index, provenance, options)
+        return replace(
+            found,
+            num_evaluated=found.num_evaluated + result.num_evaluated,
+            num_reused=max(found.num_reused - result.num_evaluated, 0),
+        )
 
     def _by_expected(
         self, index: int, result: SearchResult, data: Data
@@ -250,11 +274,12 @@ def _not_joined(provenance: Provenance) -> Provenance:
     return replace(provenance, versions=versions)
 
 
-def _absent(run: Run, data: Data) -> str | None:
+def _absent(run: Run) -> str | None:
     """Returns which classes have no sample; None of several outputs, or of values."""
-    outputs = outputs_of(run.artifact.template)
+    outputs, data = outputs_of(run.artifact.template), run.searched
     shape = next(one.shape for one in outputs)
-    if len(outputs) > 1 or len(shape) != 1 or not data.is_labelled:
+    is_one = len(outputs) == 1 and len(shape) == 1
+    if data is None or not is_one or not data.is_labelled:
         return None
     if not are_classes(data.y_test, shape):
         return None

@@ -97,16 +97,24 @@ def measure_data(artifact_path: str, data_spec: str, drawing: Drawing) -> Iterat
     half, measured = data.num_samples // 2, artifact.measurements
     parts = data.part(slice(half)), data.part(slice(half, 2 * half))
     with _measuring(artifact, parts, drawing.store) as halves:
-        yield from _predictor_bars(artifact, measured, halves)
-        if artifact.name == _BUDGETED:
+        if drawing.has("predictor"):
+            yield from _predictor_bars(artifact, measured, halves)
+        if drawing.has("memory") and artifact.name == _BUDGETED:
             yield from _memory_bars(artifact, measured, halves)
         measured = _levelled(artifact, measured, halves.first)
         artifact = replace(artifact, measurements=measured)
         bench, number = halves.bench, drawing.num_evaluations
-        references = _references(bench, artifact, number, _SEEDS)
-        yield from _front_bars(artifact, bench, references, number)
-        yield from _few_bars(artifact, parts, bench, references, drawing)
-    yield _time_bar(artifact_path)
+        references: dict[str, list[SearchResult]] = {}
+        if drawing.has("front") or drawing.has("few"):
+            references = _references(bench, artifact, number, _SEEDS)
+        if drawing.has("front"):
+            yield from _front_bars(artifact, bench, references, number)
+        if drawing.has("few"):
+            yield from _few_bars(artifact, parts[0], bench, references, drawing)
+    if drawing.has("shifted"):
+        yield from _shifted_bars(artifact, parts, drawing)
+    if drawing.has("time"):
+        yield _time_bar(artifact_path)
 
 
 @contextlib.contextmanager
@@ -250,22 +258,34 @@ def _front_bars(
 
 def _few_bars(
     artifact: Artifact,
-    parts: tuple[Data, Data],
+    data: Data,
     bench: Bench,
     references: Mapping[str, Sequence[SearchResult]],
     drawing: Drawing,
 ) -> Iterator[Bar]:
-    """Yields what fronts of few samples come to, and those of samples of other kinds.
+    """Yields what fronts of few samples come to.
 
     Args:
       artifact: The network; levels of its measurements are of the first half.
-      parts: The first half, and the second.
+      data: The first half.
       bench: Judges on the second.
       references: Of `_references`.
       drawing: How many searches of each kind.
     """
     for sampling in _SAMPLINGS:
-        yield from few_bars(artifact, parts[0], bench, references, sampling, drawing)
+        yield from few_bars(artifact, data, bench, references, sampling, drawing)
+
+
+def _shifted_bars(
+    artifact: Artifact, parts: tuple[Data, Data], drawing: Drawing
+) -> Iterator[Bar]:
+    """Yields what fronts of samples of other kinds come to.
+
+    Args:
+      artifact: The network; levels of its measurements are of the first half.
+      parts: The first half, and the second.
+      drawing: How many searches of each kind.
+    """
     for kind in KINDS:
         with _measuring(
             artifact, [shifted(one, kind) for one in parts], drawing.store

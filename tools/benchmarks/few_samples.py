@@ -15,6 +15,7 @@ import numpy as np
 import matar_tf
 from matar_tf.artifact import Artifact
 from matar_tf.data import Data
+from matar_tf.errors import MatarError
 from matar_tf.evolution import SearchProblem
 from matar_tf.figures import DISAGREEMENT
 from matar_tf.results import SearchResult
@@ -22,12 +23,23 @@ from matar_tf.verdict import CHEAPEST, verdict_of
 from tools.benchmarks.bars import Bar
 from tools.benchmarks.search_bench import Bench
 
-__all__ = ["KINDS", "Drawing", "Judged", "Sampling", "few_bars", "judge", "shifted"]
+__all__ = [
+    "KINDS",
+    "PARTS",
+    "Drawing",
+    "Judged",
+    "Sampling",
+    "few_bars",
+    "judge",
+    "shifted",
+]
 
 KINDS: Final = {
     "noise": "noise and half the contrast",
     "classes": "five of ten classes",
 }
+
+PARTS: Final = ("predictor", "memory", "front", "few", "shifted", "time")
 
 _CONTRAST: Final = 0.5
 _NOISE: Final = 0.01  # standard deviation, of inputs in 0..1; 0.1 leaves 11 % right
@@ -73,11 +85,28 @@ class Drawing:
       num_evaluations: Of each search, at most.
       num_draws: Draws of samples, of as many seeds.
       store: File that keeps what is measured; None for none.
+      parts: What is measured, of `PARTS`; all if there is none.
+
+    Raises:
+      MatarError: If there is no such part.
     """
 
     num_evaluations: int
     num_draws: int = 10
     store: str | None = None
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for one in self.parts:
+            if one not in PARTS:
+                raise MatarError(
+                    f"Expected parts of the benchmark among {', '.join(PARTS)}, got "
+                    f"{one!r}."
+                )
+
+    def has(self, part: str) -> bool:
+        """Whether a part is measured."""
+        return not self.parts or part in self.parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,8 @@ def _define(values: FlagValues) -> None:
     flags.DEFINE_list(
         "only",
         None,
-        "zoo, calibrate: names of networks, default all.",
+        "zoo, calibrate: names of networks; data: parts (predictor, memory, front, "
+        "few, shifted, time); default all.",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -250,7 +251,10 @@ def _data(given: Given) -> Iterator[Bar]:
     from tools.benchmarks.few_samples import Drawing
 
     drawing = Drawing(
-        num_evaluations=given.evaluations, num_draws=given.draws, store=given.store
+        num_evaluations=given.evaluations,
+        num_draws=given.draws,
+        store=given.store,
+        parts=tuple(given.only or ()),
     )
     yield from measure_data(
         _required_artifact("data", given), given.data or "digits", drawing
