@@ -15,9 +15,19 @@ import pytest
 
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import SearchError
+from matar_tf.figures import figure_of
 from matar_tf.policy import Policy
-from matar_tf.reporting import front_svg, matrix_to_markdown, to_html
+from matar_tf.reporting import (
+    Asked,
+    front_svg,
+    matrix_to_markdown,
+    to_html,
+    to_markdown,
+)
+from matar_tf.reporting.cards import cards_of, savings
 from matar_tf.reporting.plots import history_svg
+from matar_tf.reporting.readable import readable_column, term_of
+from matar_tf.reporting.tables import table_of
 from matar_tf.results import (
     Candidate,
     Generation,
@@ -177,8 +187,13 @@ class TestPage:
 
     def test_links_lead_to_files_and_sections(self, text: str) -> None:
         page = Page(text)
-        inside = [link[1:] for link in page.links if link.startswith("#")]
-        assert inside == page.ids == ["target-npu", "target-dsp", "matrix"]
+        rows = [f"{one}/policy_0{i}" for one in ("npu", "dsp") for i in range(2)]
+        assert [one for one in page.ids if "/" not in one] == [
+            *("target-npu", "target-dsp", "matrix", "provenance")
+        ]
+        assert [one for one in page.ids if "/" in one] == rows
+        inside = {link[1:] for link in page.links if link.startswith("#")}
+        assert inside == {*page.ids} - {"npu/policy_00", "dsp/policy_00"}  # no answers
         assert [link for link in page.links if not link.startswith("#")] == [
             f"{target}/policy_0{index}.{suffix}"
             for target in ("npu", "dsp")
@@ -209,7 +224,9 @@ class TestPage:
         failures = {"slow": "Expected <b>less</b> than 3 & got 4."}
         whole = to_html([result("npu")], matrix("npu"), None, failures)
         page = Page(whole)
-        assert page.ids == ["target-npu", "failures", "matrix"]
+        assert [one for one in page.ids if "/" not in one] == [
+            *("target-npu", "failures", "matrix", "provenance")
+        ]
         assert page.links.count("#failures") == 1
         line = "<li>slow: Expected &lt;b&gt;less&lt;/b&gt; than 3 &amp; got 4.</li>"
         assert whole.count(line) == 1
@@ -222,7 +239,7 @@ class TestPage:
 
     def test_notes_stand_on_top(self, text: str) -> None:
         whole = to_html([result("npu")], matrix("npu"), notes=["a < b"])
-        assert whole.index("<p>a &lt; b</p>") < whole.index("<nav>")
+        assert whole.index("<p>a &lt; b</p>") < whole.index("</header>")
         assert "a &lt; b" not in text
 
     def test_no_results(self) -> None:
@@ -247,6 +264,122 @@ class TestPage:
         )
         assert "CONSOLE" not in done.stderr
         assert (tmp_path / "shown.png").stat().st_size > 20_000  # an empty one: 5 kB
+
+
+class TestOrder:
+    """What is decided on comes first, what proves it last."""
+
+    def test_names_then_verdicts_then_tables_then_digests(self) -> None:
+        asked = Asked(network="<net>", data="my.npz", limits=("latency_ms <= 3.0",))
+        page = to_html([result()], matrix("npu"), asked=asked)
+        order = ["&lt;net&gt;</h1>", "my.npz, 100 samples", 'class="verdict"']
+        order += ["<nav>", '<table class="front">', 'id="matrix"', "abcdef"]
+        places = [page.index(text) for text in order]
+        assert places == sorted(places)
+        assert [page.count(text) for text in order] == [1] * len(order)
+        assert "<dd>more accuracy, less latency</dd>" in page
+        assert "<dd>latency_ms &lt;= 3.0</dd>" in page
+        assert "<dd>1 point of accuracy</dd>" in page
+
+    def test_who_is_not_told_the_name_says_so_by_none(self, text: str) -> None:
+        assert "<title>Retargeting report</title>" in text
+        assert "<h1>Retargeting report</h1>" in text
+
+    def test_cards_say_what_is_saved_against_8_bits(self) -> None:
+        one = result()
+        (best, within) = cards_of(one, table_of(one))
+        assert (best.title, best.policy) == ("Most accurate", "policy_01")
+        # 2 of 3 ms, 4 of 8 KiB, 90 of 91 %.
+        assert best.saving == (
+            "Against w8a8: 33 % less latency, 50 % smaller weights; "
+            "1.00 points less accuracy."
+        )
+        assert [(fact.text, fact.kind) for fact in best.facts] == [
+            ("90.00 % (82.56..94.48)", "measured"),
+            ("2 ms", "modelled, not validated"),
+            ("4.0 KiB", "stored bytes"),
+        ]
+        assert within.policy == "policy_01"
+        assert within.title.startswith("None is likely within 1 point of w8a8")
+
+    def test_the_smallest_has_a_card_unless_it_is_the_fastest(self) -> None:
+        """Both lose nothing that shows, so that each is within a point for certain."""
+        w8a8 = replace(result().references[0], metrics=known(0.9))
+        quick = replace(candidate("policy_00", 8, 0.9, 1.0), metrics=known(0.9))
+        small = replace(candidate("policy_01", 4, 0.9, 2.0), metrics=known(0.9001))
+        one = replace(result(), front=(quick, small), references=(w8a8,))
+        titles = {card.title: card for card in cards_of(one, table_of(one))}
+        assert titles["Fastest within 1 point of w8a8"].policy == "policy_00"
+        assert titles["Smallest within 1 point of w8a8"].policy == "policy_01"
+        both = replace(
+            one,
+            front=(
+                replace(
+                    quick,
+                    policy=small.policy,
+                    costs={"latency_ms": 1.0, "weight_bytes": 1024.0},
+                ),
+                small,
+            ),
+        )
+        titles = {card.title: card for card in cards_of(both, table_of(both))}
+        both_title = "Fastest and smallest within 1 point of w8a8"
+        assert titles[both_title].policy == "policy_00"
+        assert len(titles) == 2
+
+    def test_savings_without_8_bits_or_of_them(self) -> None:
+        bare = replace(result(), references=())
+        assert [card.saving for card in cards_of(bare, table_of(bare))] == ["", ""]
+        (w8a8,) = result().references
+        assert savings(w8a8, w8a8, result()) == "The same policy as w8a8."
+        dearer = replace(candidate("x", 4, 0.91, 3.0), costs={"latency_ms": 3.3})
+        assert savings(dearer, w8a8, result()) == (
+            "Against w8a8: 10 % more latency; the same accuracy."
+        )
+
+
+def known(accuracy: float) -> dict[str, float]:
+    """Returns an accuracy with bounds that leave nothing open."""
+    ends = {"accuracy_low": accuracy - 1e-4, "accuracy_high": accuracy + 1e-4}
+    return {"accuracy": accuracy, **ends}
+
+
+class TestUnits:
+    @pytest.mark.parametrize(
+        ("name", "values", "texts", "unit"),
+        [
+            ("latency_ms", [0.00415, 0.03], ["4.15", "30"], "µs"),
+            ("latency_ms", [0.9, 2.0, 3000.0], ["0.9", "2", "3000"], "ms"),
+            ("latency_ms", [2500.0], ["2.5"], "s"),
+            ("file_bytes", [94640, None], ["92.4"], "KiB"),
+            ("file_bytes", [3 * 2**20, 5 * 2**19], ["3.00", "2.50"], "MiB"),
+            ("weight_bytes", [100.0], ["100"], "B"),
+            ("energy_pj", [2.5e9], ["2.5"], "mJ"),
+            ("latency_ms", [0.001, 25.0, 0.002], ["1.0", "25,000.0", "2.0"], "µs"),
+            ("macs", [2e6], ["2.000"], "million"),
+            ("cycles", [2e6], ["2,000,000"], ""),
+            ("latency_ms", [0.0, None], ["0"], "ms"),
+        ],
+    )
+    def test_of_a_column_suit_its_values(
+        self, name: str, values: list[float | None], texts: list[str], unit: str
+    ) -> None:
+        column = readable_column(figure_of(name), values)
+        assert [column.text(one) for one in values if one is not None] == texts
+        assert column.unit == unit
+
+    def test_tables_of_the_page_have_them_and_files_do_not(self) -> None:
+        quick = candidate("policy_00", 2, 0.7, 0.00415)
+        one = replace(result(), front=(quick,))
+        page = to_html([one], matrix("npu"))
+        assert "latency [µs]" in page
+        assert "<td>4.15</td>" in page
+        assert "0.00415" in to_markdown(one)
+
+    def test_terms_say_what_is_meant_and_its_kind(self) -> None:
+        assert term_of(figure_of("latency_ms")).endswith("for one sample; modelled")
+        assert "among the 5 likeliest" in term_of(figure_of("top_5_accuracy"))
+        assert term_of(figure_of("mine")) == "mine: unknown"
 
 
 class TestPlots:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,15 @@ from matar_tf.reporting import matrix_from_json, matrix_to_json
 from matar_tf.run.report import read_report
 
 MATRIX = json.loads((GOLDEN / "run/matrix.json").read_text())
+# What a page says: links to files, cells, sentences, facts.
+SAID = re.compile(
+    r'href="(?!#)([^"]+)"|<td[^>]*>([^<]*)</td>|<p>(.*)</p>|<dd>(.*)</dd>|<li>(.*)'
+)
+NUMBER = re.compile(r"[0-9.]+")
+
+
+def texts(page: str) -> Counter[str]:
+    return Counter("".join(groups) for groups in SAID.findall(page))
 
 
 @pytest.fixture
@@ -34,14 +45,27 @@ def change(path: Path, **values: Any) -> None:
 
 
 class TestPage:
-    def test_is_the_one_that_the_run_wrote(self, run: Path) -> None:
-        """But for verdicts, three for each target, which 0.1.0 did not give."""
+    def test_says_what_the_one_that_the_run_wrote_says(self, run: Path) -> None:
+        """Links, sentences, facts and cells, which may have a unit that suits them."""
         report = replace(read_report(run), float_verified=True)  # as 0.1.0 took it
-        lines = report.page().splitlines(keepends=True)
-        verdicts = ("<p>Most accurate: ", "<p>Fastest within ", "<p>Knee: ")
-        rest = [line for line in lines if not line.startswith(verdicts)]
-        assert len(rest) == len(lines) - 6
-        assert "".join(rest) == (run / "report.html").read_text()
+        old, new = texts((run / "report.html").read_text()), texts(report.page())
+        missing, added = [*(old - new).elements()], [*(new - old).elements()]
+        figures = [float(text) for text in added if NUMBER.fullmatch(text)]
+        assert len(missing) == len(figures) > 0
+        for text in missing:
+            most = 0.5001 * 10.0 ** -len(text.partition(".")[2])
+            assert any(
+                abs(float(text) - one / size) <= most
+                for one in figures
+                for size in (1000.0, 1024.0)
+            )
+
+    def test_says_what_the_record_says_was_asked(self, run: Path) -> None:
+        change(run / "run.json", network="my <net>", limits=["file_bytes <= 9.0"])
+        page = read_report(run).page()
+        assert "<h1>my &lt;net&gt;</h1>" in page
+        assert "<dd>data.npz, 60 samples</dd>" in page
+        assert "<dd>file_bytes &lt;= 9.0</dd>" in page
 
     @pytest.mark.parametrize("there", ["link", "folder", "pipe"])
     def test_does_not_depend_on_the_one_that_is_there(

@@ -10,11 +10,12 @@ from matar_tf.reporting.matrix import (
     matrix_to_markdown,
     matrix_to_text,
 )
-from matar_tf.reporting.page import to_html
+from matar_tf.reporting.page import Asked, to_html
 from matar_tf.reporting.plots import front_svg
 from matar_tf.reporting.tables import to_csv, to_json, to_markdown, to_text
 
 __all__ = [
+    "Asked",
     "front_svg",
     "is_predicted",
     "matrix_from_json",

@@ -6,14 +6,14 @@ target does not allow has no figures but the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, cast, get_args
 
 from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import SearchError, did_you_mean
-from matar_tf.figures import CostKind, figure_of
+from matar_tf.figures import CostKind, Figure, figure_of
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.numbers import as_number
 from matar_tf.reporting.csv_table import csv_table
@@ -55,12 +55,26 @@ class MatrixTable:
     rows: list[list[str]]
 
 
-def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
-    """Returns a table for each cost that is printed."""
+def _as_it_is(column: Figure, values: Iterable[float | None]) -> Figure:
+    del values
+    return column
+
+
+def matrix_tables(
+    matrix: CostMatrix,
+    in_units: Callable[[Figure, Iterable[float | None]], Figure] = _as_it_is,
+) -> list[MatrixTable]:
+    """Returns a table for each cost that is printed.
+
+    Args:
+      matrix: What each policy costs on each target.
+      in_units: Gives a figure in the unit that suits its values.
+    """
     sources: dict[str, CostKind] = {one.target: one.kind for one in matrix.entries}
 
     def table(name: str) -> MatrixTable:
-        column = figure_of(name)
+        values = [one.figures.get(name) for one in matrix.entries]
+        column = in_units(figure_of(name), values)
         kinds = (column.priced_by(sources[one]).kind for one in matrix.targets)
         targets = zip(matrix.targets, kinds, strict=True)
         return MatrixTable(
@@ -69,7 +83,10 @@ def matrix_tables(matrix: CostMatrix) -> list[MatrixTable]:
             rows=[
                 [
                     policy,
-                    *(_cell(matrix.entry(policy, one), name) for one in matrix.targets),
+                    *(
+                        _cell(matrix.entry(policy, one), column)
+                        for one in matrix.targets
+                    ),
                 ]
                 for policy in matrix.policies
             ],
@@ -232,8 +249,8 @@ def _reasons(matrix: CostMatrix) -> list[str]:
     ]
 
 
-def _cell(entry: MatrixEntry, name: str) -> str:
+def _cell(entry: MatrixEntry, column: Figure) -> str:
     if not entry.legal:
         return _ILLEGAL
-    value = entry.figures.get(name)
-    return _DASH if value is None else figure_of(name).text(value)
+    value = entry.figures.get(column.name)
+    return _DASH if value is None else column.text(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -11,16 +12,35 @@ import jinja2
 
 from matar_tf.cost_matrix import CostMatrix
 from matar_tf.errors import SearchError
-from matar_tf.figures import REMARKS
+from matar_tf.figures import REMARKS, figure_of
+from matar_tf.reporting.cards import cards_of
 from matar_tf.reporting.matrix import matrix_tables
 from matar_tf.reporting.plots import front_svg, history_svg
-from matar_tf.reporting.tables import bits_table, table_of
+from matar_tf.reporting.readable import readable_column, term_of
+from matar_tf.reporting.tables import Table, bits_table, table_of
 from matar_tf.reporting.text import float_sentences
 from matar_tf.results import Provenance, SearchResult
+from matar_tf.verdict import CHEAPEST, verdict_of
 
-__all__ = ["to_html"]
+__all__ = ["Asked", "to_html"]
 
 _TEMPLATE: Final = "page.html"
+_STYLE: Final = "page.css"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a run was asked, as far as results do not say it.
+
+    Attributes:
+      network: Name of the network; "" if it is not known.
+      data: Name of the data; "" likewise.
+      limits: Bounds of metrics and costs, each as text.
+    """
+
+    network: str = ""
+    data: str = ""
+    limits: tuple[str, ...] = ()
 
 
 def to_html(
@@ -29,11 +49,13 @@ def to_html(
     float_metrics: Mapping[str, float] | None = None,
     failures: Mapping[str, str] = MappingProxyType({}),
     notes: Sequence[str] = (),
+    asked: Asked = Asked(),
 ) -> str:
     """Returns the page of a run; equal results give equal pages.
 
-    Plots are SVG within the page. Names link to the files of policies beside it, in the
-    folder of each target.
+    First what was asked and the verdict for each target, then plots and tables, digests
+    last. Plots are SVG within the page. Names link to the files of policies beside it,
+    in the folder of each target.
 
     Args:
       results: One for each target, of one network and one data set.
@@ -41,6 +63,7 @@ def to_html(
       float_metrics: What the float network reaches, if it is known.
       failures: Why targets have no result, by name.
       notes: Sentences on what the figures are worth.
+      asked: What the run was asked.
 
     Raises:
       SearchError: If there are no results.
@@ -54,15 +77,42 @@ def to_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = importlib.resources.files("matar_tf.reporting").joinpath(_TEMPLATE)
-    return environment.from_string(source.read_text(encoding="utf-8")).render(
+    return environment.from_string(_member(_TEMPLATE)).render(
+        style=_member(_STYLE),
+        network=asked.network,
+        asked=_asked(results, asked),
         facts=_facts(results[0].provenance),
         in_float=float_sentences(matrix.float_layers),
         sections=[_section(result, float_metrics) for result in results],
-        matrix=matrix_tables(matrix),
+        matrix=matrix_tables(matrix, readable_column),
         failures=failures,
         notes=notes,
     )
+
+
+def _member(name: str) -> str:
+    source = importlib.resources.files("matar_tf.reporting").joinpath(name)
+    return source.read_text(encoding="utf-8")
+
+
+def _asked(results: Sequence[SearchResult], asked: Asked) -> dict[str, str]:
+    first = results[0]
+    headers = [figure_of(one.name, first.heads).header for one in first.objectives]
+    wishes = [
+        f"{'more' if one.maximize else 'less'} {header}"
+        for one, header in zip(first.objectives, headers, strict=True)
+    ]
+    found = {"asked for": ", ".join(wishes)}
+    if any(pick.kind == CHEAPEST for pick in verdict_of(first)):
+        points = f"{first.within:g} point{'' if first.within == 1 else 's'}"
+        found["may be lost"] = f"{points} of accuracy"
+    if asked.limits:
+        found["limits"] = "; ".join(asked.limits)
+    found["targets"] = ", ".join(one.target for one in results)
+    number = first.provenance.num_samples
+    samples = [f"{number:,} samples"] if number else []
+    data = ", ".join([*([asked.data] if asked.data else []), *samples])
+    return {**found, **({"data": data} if data else {})}
 
 
 def _facts(provenance: Provenance) -> dict[str, str]:
@@ -84,18 +134,30 @@ def _facts(provenance: Provenance) -> dict[str, str]:
 def _section(
     result: SearchResult, float_metrics: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    table = table_of(result, float_metrics)
+    table = _readable(table_of(result, float_metrics))
     entries, bits = bits_table(result)
+    told = [pick.sentence for pick in verdict_of(result)]  # which cards say
     return {
         "target": result.target,
-        "sentences": table.sentences,
-        "columns": table.columns,
+        "cards": cards_of(result, table),
+        "sentences": [one for one in table.sentences if one not in told],
+        "columns": [(column.title, term_of(column)) for column in table.columns],
         "rows": list(zip(table.rows, table.cells(), strict=True)),
         "entries": entries,
         "bits": bits,
         "front": _inline(front_svg(result, float_metrics)),
         "history": _inline(history_svg(result)) if len(result.history) > 1 else None,
     }
+
+
+def _readable(table: Table) -> Table:
+    """Returns a table whose columns have units that suit the front."""
+    front = [row for row in table.rows if row.role == "front"] or table.rows
+    columns = [
+        readable_column(column, [row.figures.get(column.name) for row in front])
+        for column in table.columns
+    ]
+    return replace(table, columns=tuple(columns))
 
 
 def _inline(svg: str) -> str:

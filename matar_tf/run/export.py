@@ -29,6 +29,7 @@ from matar_tf.results import Candidate, SearchResult
 from matar_tf.run.costs import cost_matrix
 from matar_tf.run.folder import LATENCY_FILE, MATRIX_FILES, PAGE_FILE, RESULT_FILE
 from matar_tf.run.plan import Run, export_metadata
+from matar_tf.run.record import asked_of
 from matar_tf.targets import LitertBackend, Target
 from matar_tf.tflite.export import Reference, export_model, read_model
 from matar_tf.tflite.latency import LatencyCache
@@ -164,7 +165,7 @@ def write_overview(
         json_text(matrix_to_json(matrix)),
         matrix_to_csv(matrix),
         matrix_to_markdown(matrix, failures),
-        to_html(results, matrix, float_metrics, failures, notes),
+        to_html(results, matrix, float_metrics, failures, notes, asked_of(run)),
     )
     for name, content in zip((*MATRIX_FILES, PAGE_FILE), contents, strict=True):
         write_atomically(output / name, content.encode())

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from matar_tf.errors import SearchError
 from matar_tf.figures import is_metric_value
 from matar_tf.io.json_reader import JsonReader
+from matar_tf.reporting import Asked
 from matar_tf.results import SearchResult
 from matar_tf.run.plan import Run
 from matar_tf.run.predicting import measurements_digest
@@ -17,7 +18,7 @@ from matar_tf.run.settings import versions
 from matar_tf.targets.digests import target_digest
 from matar_tf.tflite.profiles import PROFILES
 
-__all__ = ["RUN_FILE", "RunRecord", "read_record", "record_of"]
+__all__ = ["RUN_FILE", "RunRecord", "asked_of", "read_record", "record_of"]
 
 RUN_SCHEMA_VERSION: Final = 1
 RUN_FILE: Final = "run.json"
@@ -54,6 +55,7 @@ _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "float_verified": (bool,),
     "data": (str,),
     "data_digest": (str,),
+    "network": (str,),
     "versions": (dict,),
     "planned_evaluations": (int,),
     "searches": (dict,),
@@ -122,6 +124,7 @@ class RunRecord:
       float_verified: Whether a digest of the artifact covers that.
       data: Name of the data; of a run without, that of the artifact's measurements.
       data_digest: SHA-256 of samples and labels.
+      network: What the network is called; "" on earlier records.
       versions: Version by name of each package that matters.
       planned_evaluations: What the run that began in the folder was planned for.
       searches: What each search did, by target.
@@ -159,6 +162,7 @@ class RunRecord:
     planned_evaluations: int
     searches: Mapping[str, _Json] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
+    network: str = ""
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -177,6 +181,12 @@ class RunRecord:
         for name, value in (self.float_metrics or {}).items():
             if not is_metric_value(name, value):
                 raise SearchError(f"float_metrics has {value!r} for {name[:80]!r}")
+
+    @property
+    def asked(self) -> Asked:
+        """What the run was asked, as its page has it."""
+        limits = tuple(self.limits)
+        return Asked(network=self.network, data=self.data, limits=limits)
 
     @property
     def has_failed(self) -> bool:
@@ -198,6 +208,7 @@ class RunRecord:
         if isinstance(value, dict):  # which earlier versions wrote without some keys
             value = {"float_verified": False, "searches": {}, "failures": {}, **value}
             value.setdefault("runtime", "litert")
+            value.setdefault("network", "")
             if "max_evaluations" in value:
                 value.setdefault("planned_evaluations", value["max_evaluations"])
         document = dict(_READER.object(value, "record of a run", keys))
@@ -295,9 +306,21 @@ def _check_held(key: str, held: list[Any] | Mapping[str, Any], kind: type) -> No
             raise SearchError(f"{key} holds no {_NAMES[kind]}, but {one!r}")
 
 
+def asked_of(run: Run) -> Asked:
+    """Returns what a run is asked, as its page has it."""
+    return Asked(
+        network=run.artifact.name,
+        data=_PREDICTED if run.data is None else run.data.name,
+        limits=tuple(
+            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
+            for one in run.settings.options.limits
+        ),
+    )
+
+
 def record_of(run: Run) -> RunRecord:
     """Returns the record of a run that begins."""
-    settings, options = run.settings, run.settings.options
+    settings, options, asked = run.settings, run.settings.options, asked_of(run)
     return RunRecord(
         command=settings.command,
         created=settings.created,
@@ -312,10 +335,7 @@ def record_of(run: Run) -> RunRecord:
         mutation_prob=options.mutation_prob,
         metrics=list(settings.metrics),
         objectives=[one.to_json() for one in options.objectives],
-        limits=[
-            f"{one.name} {'>=' if one.is_minimum else '<='} {one.bound!r}"
-            for one in options.limits
-        ],
+        limits=list(asked.limits),
         follow_up_share=settings.follow_up_share,
         fixed=list(settings.fixed),
         starts={name: one.to_json() for name, one in settings.starts.items()},
@@ -327,10 +347,11 @@ def record_of(run: Run) -> RunRecord:
         artifact_digest=run.artifact.digest(),
         float_metrics=run.artifact.accuracy.get("float"),
         float_verified=run.artifact.is_verified,
-        data=_PREDICTED if run.data is None else run.data.name,
+        data=asked.data,
         data_digest=measurements_digest(run.artifact)
         if run.data is None
         else run.data.digest(),
+        network=asked.network,
         versions=versions(settings.measured_in),
         planned_evaluations=options.max_evaluations,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from matar_tf.io.files import as_path
 from matar_tf.io.json_reader import JsonReader
 from matar_tf.packaged import UNVERIFIED
 from matar_tf.reporting import (
+    Asked,
     matrix_from_json,
     to_csv,
     to_html,
@@ -40,12 +41,14 @@ class RunReport:
       results: One for each target that has a front, by name in order.
       failures: Why others have none, by name.
       float_verified: Whether a digest covers what the float network is said to reach.
+      asked: What the run was asked, as far as results do not say it.
     """
 
     folder: Path
     results: tuple[ShownResult, ...]
     failures: Mapping[str, str]
     float_verified: bool = True
+    asked: Asked = field(default_factory=Asked)
 
     def __repr__(self) -> str:
         return self.to_text()
@@ -112,7 +115,12 @@ class RunReport:
                 )
         results = sorted(self.results, key=lambda one: places[one.target])
         page = to_html(
-            results, matrix, results[0].float_metrics, self.failures, self._notes()
+            results,
+            matrix,
+            results[0].float_metrics,
+            self.failures,
+            self._notes(),
+            self.asked,
         )
         return "\n".join(map(printable, page.split("\n")))
 
@@ -133,11 +141,12 @@ def read_report(folder: str | Path) -> RunReport:
     folder = as_path(folder, "the run", SearchError)
     float_metrics: Mapping[str, float] | None = None
     failures: Mapping[str, str] = {}
-    is_verified = True
+    is_verified, asked = True, Asked()
     if (folder / RUN_FILE).exists():
         record = read_record(folder)
         float_metrics, failures = record.float_metrics, record.failures
         is_verified = float_metrics is None or record.float_verified
+        asked = record.asked
     # A hidden one is what a process that was killed had begun to write.
     paths = sorted(
         path
@@ -157,6 +166,7 @@ def read_report(folder: str | Path) -> RunReport:
         results=results,
         failures=failures,
         float_verified=is_verified,
+        asked=asked,
     )
 
 
