@@ -12,11 +12,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from fixtures.pages import HOSTILE, candidate, matrix, result
 
-from matar_tf.cost_matrix import CostMatrix, MatrixEntry
 from matar_tf.errors import SearchError
 from matar_tf.figures import figure_of
-from matar_tf.policy import Policy
 from matar_tf.reporting import (
     Asked,
     front_svg,
@@ -29,84 +28,11 @@ from matar_tf.reporting.plots import history_svg
 from matar_tf.reporting.readable import readable_column, term_of
 from matar_tf.reporting.tables import table_of
 from matar_tf.results import (
-    Candidate,
-    Generation,
     Objective,
-    Provenance,
-    SearchResult,
-    StopReason,
 )
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "br"}
-HOSTILE = "search --x='<script>alert(1)</script>' & $x$"
-
-
-def candidate(
-    name: str, bits: int, accuracy: float, milliseconds: float, **costs: float
-) -> Candidate:
-    return Candidate(
-        name=name,
-        policy=Policy(weights={"conv": bits}, activations={"input": 8}),
-        metrics={"accuracy": accuracy},
-        costs={"latency_ms": milliseconds, "weight_bytes": 1024.0 * bits, **costs},
-    )
-
-
-def result(target: str = "npu") -> SearchResult:
-    return SearchResult(
-        target=target,
-        objectives=(
-            Objective(name="accuracy", maximize=True),
-            Objective(name="latency_ms"),
-        ),
-        front=(
-            candidate("policy_00", 2, 0.7, 1.0),
-            candidate("policy_01", 4, 0.9, 2.0),
-        ),
-        references=(candidate("w8a8", 8, 0.91, 3.0),),
-        num_evaluated=7,
-        num_reused=2,
-        stop_reason=StopReason.PATIENCE,
-        history=tuple(
-            Generation(
-                generation=index,
-                num_evaluated=3 + 2 * index,
-                num_reused=2,
-                best_metric=0.8 + 0.05 * index,
-                hypervolume=0.4 + 0.1 * index,
-            )
-            for index in range(3)
-        ),
-        provenance=Provenance(
-            seed=5,
-            command=HOSTILE,
-            versions={"matar_tf": "0.1", "not validated": "of nothing"},
-            artifact_digest="abcdef",
-            data_digest="012345",
-            num_samples=100,
-            created="2026-11-23T00:00:00+00:00",
-        ),
-    )
-
-
-def matrix(*targets: str) -> CostMatrix:
-    policies = tuple(f"{one}/policy_0{i}" for one in targets for i in range(2))
-    return CostMatrix(
-        policies=policies,
-        targets=targets,
-        entries=tuple(
-            MatrixEntry(
-                policy=policy,
-                target=target,
-                kind="modelled",
-                figures={"latency_ms": 1.0} if target == targets[0] else {},
-                violations=() if target == targets[0] else ("Too wide.",),
-            )
-            for policy in policies
-            for target in targets
-        ),
-    )
 
 
 def test_what_stays_in_float_is_listed_with_its_reason() -> None:

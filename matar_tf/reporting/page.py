@@ -25,6 +25,7 @@ from matar_tf.verdict import CHEAPEST, verdict_of
 __all__ = ["Asked", "to_html"]
 
 _TEMPLATE: Final = "page.html"
+_MAX_ENTRIES: Final = 40  # of a table with one column per policy entry
 _STYLE: Final = "page.css"
 
 
@@ -135,7 +136,6 @@ def _section(
     result: SearchResult, float_metrics: Mapping[str, float] | None
 ) -> dict[str, Any]:
     table = _readable(table_of(result, float_metrics))
-    entries, bits = bits_table(result)
     told = [pick.sentence for pick in verdict_of(result)]  # which cards say
     return {
         "target": result.target,
@@ -143,11 +143,23 @@ def _section(
         "sentences": [one for one in table.sentences if one not in told],
         "columns": [(column.title, term_of(column)) for column in table.columns],
         "rows": list(zip(table.rows, table.cells(), strict=True)),
-        "entries": entries,
-        "bits": bits,
+        "bits": _blocks(*bits_table(result)),
         "front": _inline(front_svg(result, float_metrics)),
         "history": _inline(history_svg(result)) if len(result.history) > 1 else None,
     }
+
+
+def _blocks(entries: list[str], rows: list[list[str]]) -> list[dict[str, Any]]:
+    """Returns the bits as tables that are no wider than a page."""
+    starts = range(0, len(entries), _MAX_ENTRIES)
+    ends = [(start, start + _MAX_ENTRIES) for start in starts]
+    return [
+        {
+            "entries": entries[start:end],
+            "rows": [[row[0], *row[1 + start : 1 + end]] for row in rows],
+        }
+        for start, end in ends
+    ]
 
 
 def _readable(table: Table) -> Table:
