@@ -272,6 +272,58 @@ def known(accuracy: float) -> dict[str, float]:
     return {"accuracy": accuracy, **ends}
 
 
+class TestColours:
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_texts_stand_out(self, text: str, theme: str) -> None:
+        """At least 4.5, as WCAG 2.2 asks in 1.4.3."""
+        colours = palette(text, theme)
+        pairs = [
+            (ink, ground)
+            for ink in ("ink", "soft", "link", "reference")
+            for ground in ("paper", "stripe")
+        ]
+        pairs += [("ink", "marked"), ("link", "marked")]
+        pairs += [("on-few", f"b{bits}") for bits in range(2, 6)]
+        pairs += [("on-many", f"b{bits}") for bits in range(6, 9)]
+        pairs += [(f"plot-{one}", "paper") for one in ("front", "reference", "float")]
+        found = {pair: contrast(*(colours[one] for one in pair)) for pair in pairs}
+        assert {pair: one for pair, one in found.items() if one < 4.5} == {}
+
+    def test_contrast_is_that_of_the_standard(self) -> None:
+        assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
+        assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.01)
+
+    def test_plots_are_in_those_of_the_page(self, text: str) -> None:
+        drawn = "".join(re.findall("<figure.*?</figure>", text, re.DOTALL))
+        tags = "".join(re.findall("<[^>]*>", drawn))
+        assert "var(--plot-front)" in tags
+        assert not re.search("#[0-9a-f]{6}", tags)
+        named = replace(result().references[0], name="#1c5d99")
+        page = to_html([replace(result(), references=(named,))], matrix("npu"))
+        assert "<title>#1c5d99: accuracy" in page
+
+
+def palette(page: str, theme: str) -> dict[str, str]:
+    """Returns the colours of a page by name; in the dark, of those that change."""
+    light, dark = page.split("prefers-color-scheme: dark", 1)
+    part = light if theme == "light" else dark
+    return dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", part))
+
+
+def contrast(first: str, second: str) -> float:
+    """Returns the ratio of relative luminances, as WCAG 2.2 defines both."""
+    shades = []
+    for colour in (first, second):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [
+            one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+            for one in parts
+        ]
+        weighted = zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+        shades.append(sum(weight * one for weight, one in weighted))
+    return (max(shades) + 0.05) / (min(shades) + 0.05)
+
+
 class TestUnits:
     @pytest.mark.parametrize(
         ("name", "values", "texts", "unit"),

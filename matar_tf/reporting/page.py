@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from matar_tf.errors import SearchError
 from matar_tf.figures import REMARKS, figure_of
 from matar_tf.reporting.cards import cards_of
 from matar_tf.reporting.matrix import matrix_tables
-from matar_tf.reporting.plots import front_svg, history_svg
+from matar_tf.reporting.plots import COLORS, front_svg, history_svg
 from matar_tf.reporting.readable import readable_column, term_of
 from matar_tf.reporting.tables import Table, bits_table, table_of
 from matar_tf.reporting.text import float_sentences
@@ -26,6 +27,14 @@ __all__ = ["Asked", "to_html"]
 
 _TEMPLATE: Final = "page.html"
 _MAX_ENTRIES: Final = 40  # of a table with one column per policy entry
+# The colours of plots by their names in the page's style, which has two sets of them.
+_VARIABLES: Final[Mapping[str, str]] = {
+    colour: f"var(--{name})"
+    for name, colour in {
+        **{f"plot-{name}": colour for name, colour in COLORS.items()},
+        **{"ink": "#000000", "paper": "#ffffff", "line": "#b0b0b0"},  # matplotlib's
+    }.items()
+}
 _STYLE: Final = "page.css"
 
 
@@ -173,5 +182,15 @@ def _readable(table: Table) -> Table:
 
 
 def _inline(svg: str) -> str:
-    """Returns an SVG file without the declarations that a page has no place for."""
-    return svg[svg.index("<svg") :]
+    """Returns an SVG file as a part of a page, in whose colours it is.
+
+    Without the declarations that a page has no place for. Texts, in which no tag can
+    be, keep what they say.
+    """
+
+    def themed(tag: re.Match[str]) -> str:
+        return re.sub(
+            "#[0-9a-f]{6}", lambda one: _VARIABLES.get(one[0], one[0]), tag[0]
+        )
+
+    return re.sub("<[^>]*>", themed, svg[svg.index("<svg") :])

@@ -15,7 +15,7 @@ from matar_tf.reporting.readable import readable_column
 from matar_tf.reporting.svg_titles import with_titles
 from matar_tf.results import Candidate, Objective, SearchResult
 
-__all__ = ["front_svg", "history_svg"]
+__all__ = ["COLORS", "front_svg", "history_svg"]
 
 _PANEL_INCHES: Final = 5.5, 3.6
 _NUM_TICKS: Final = 5  # at most, of an axis of costs: latencies have many digits
@@ -31,10 +31,13 @@ _STYLE: Final[Mapping[str, Any]] = {
     "svg.hashsalt": "matar_tf",
     "text.parse_math": False,
 }
-_FRONT_COLOR: Final = "#1c5d99"
-_REFERENCE_COLOR: Final = "#b3541e"
-_FLOAT_COLOR: Final = "#555555"
-_BAR_COLOR: Final = "#9dbcd9"
+# Blue and orange, which the colour-blind tell apart; marks differ in shape, too.
+COLORS: Final[Mapping[str, str]] = {
+    "front": "#1c5d99",
+    "bar": "#9dbcd9",
+    "reference": "#b3541e",
+    "float": "#555555",
+}
 # Of what lies beyond an axis: left or right of it, or else below or above.
 _ARROWS: Final = {
     (side, other): "<>"[side > 0] if side else "v^"[other > 0]
@@ -106,7 +109,7 @@ def history_svg(result: SearchResult) -> str:
             ("", metric.unit),
             strict=True,
         ):
-            panel.plot(known, values, color=_FRONT_COLOR, marker=".", clip_on=False)
+            panel.plot(known, values, color=COLORS["front"], marker=".", clip_on=False)
             axis = axis_of(values, unit=unit)
             panel.set_ylim(axis.low, axis.high)
             panel.set_xlabel("policies, evaluated or reused")
@@ -215,13 +218,13 @@ def _sides(axes: tuple[Axis, Axis], mark: _Mark) -> tuple[int, int]:
 def _draw_front(axes: Any, panel: _Panel) -> None:
     points = [(one.x, one.y) for one in panel.marks["front"]]
     line = _best_so_far(points, panel.metric)
-    axes.step(*zip(*line, strict=True), where="post", color=_FRONT_COLOR, alpha=0.6)
+    axes.step(*zip(*line, strict=True), where="post", color=COLORS["front"], alpha=0.6)
     bars = axes.errorbar(
         *zip(*points, strict=True),
         yerr=panel.bars,
         fmt="o",
-        color=_FRONT_COLOR,
-        ecolor=_BAR_COLOR,
+        color=COLORS["front"],
+        ecolor=COLORS["bar"],
         markersize=4.5,
         elinewidth=0.8,
         label="front",
@@ -238,7 +241,7 @@ def _draw_front(axes: Any, panel: _Panel) -> None:
             marker="D",
             markersize=5.0,
             markerfacecolor="none",
-            color=_REFERENCE_COLOR,
+            color=COLORS["reference"],
             label="references",
             gid="references",
             clip_on=False,
@@ -252,7 +255,7 @@ def _draw_front(axes: Any, panel: _Panel) -> None:
             linestyle="none",
             marker=_ARROWS[_sides(panel.axes, one)],
             markersize=6.0,
-            color=_REFERENCE_COLOR,
+            color=COLORS["reference"],
             label="" if index else "references beyond the edge",
             gid="beyond",
             clip_on=False,
@@ -288,7 +291,7 @@ def _draw_level(axes: Any, vertical: Axis, level: float) -> None:
     is_off = vertical.side_of(level) != 0
     axes.axhline(
         vertical.nearest(level),
-        color=_FLOAT_COLOR,
+        color=COLORS["float"],
         linestyle=":" if is_off else "--",
         linewidth=1.0,
         label=f"float network, beyond: {level:.4g}" if is_off else "float network",
