@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import shutil
 import subprocess
@@ -131,12 +133,21 @@ class TestPage:
 
     def test_needs_nothing_else(self, text: str) -> None:
         page = Page(text)
-        assert not {"script", "link", "img", "iframe"} & set(page.counts)
+        assert not {"link", "img", "iframe"} & set(page.counts)
+        assert page.counts["script"] == 1
         assert all(source.startswith("#") for source in page.sources)
         assert page.counts["svg"] == 4  # front and history, twice
 
+    def test_runs_its_own_script_alone(self, text: str) -> None:
+        (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        (policy,) = re.findall('Content-Security-Policy" content="(.*?)"', text)
+        assert policy.startswith("default-src 'none'; ")
+        assert f"; script-src 'sha256-{digest}'; " in policy
+        assert script.isascii()  # as it stands when the page is made anew
+
     def test_escapes_what_it_is_given(self, text: str) -> None:
-        assert "<script>" not in text
+        assert "<script>alert" not in text
         assert "&lt;script&gt;" in text
 
     def test_equal_results_give_equal_pages(self, text: str) -> None:

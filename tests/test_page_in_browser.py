@@ -120,3 +120,51 @@ def test_tables_fit_a_desk_and_paper_and_scroll_on_a_phone(
     assert not any(phone["names"])  # which stay where they are
     assert all(phone["hints"])
     assert not any(desk["hints"] + paper["hints"])
+
+
+# Who clicks on headers, types and chooses: the names of the rows that are shown then.
+USE = """
+([page]) => {
+  const table = page.querySelector("table.front");
+  const names = () => [...table.tBodies[0].rows].filter(row => !row.hidden)
+    .map(row => row.cells[0].textContent.split(" ")[0]);
+  const press = at => { table.querySelectorAll("thead button")[at].click();
+    return names(); };
+  const filter = page.querySelector(".tools input[type=search]");
+  const type = text => { filter.value = text;
+    filter.dispatchEvent(new page.defaultView.Event("input")); return names(); };
+  const found = { before: names(), less: press(2), more: press(2),
+    sorts: [...table.tHead.rows[0].cells].map(head => head.getAttribute("aria-sort")),
+    by_name: press(0), little: type("latency < 2.5"),
+    much: type("accuracy>90"), named: type("w8"), all: type("") };
+  const box = page.querySelectorAll(".tools input[type=checkbox]")[0];
+  box.click();
+  found.hidden = [...table.rows].map(row => row.cells[1].offsetWidth);
+  found.keys = [...page.querySelectorAll(".wide, .tools input, th button, summary")]
+    .every(one => one.tabIndex === 0);
+  return found;
+}
+"""
+
+
+def test_tables_sort_filter_and_hide_columns(tmp_path: Path) -> None:
+    text = to_html([result()], matrix("npu"), {"accuracy": 0.92})
+    found = shown([(1280, text)], USE, tmp_path)
+    front, others = ["policy_00", "policy_01"], ["float", "w8a8"]
+    assert found["before"] == front + others
+    assert found["less"] == [*front, "w8a8", "float"]  # 1, 2, 3 ms, and one without
+    assert found["more"] == ["w8a8", "policy_01", "policy_00", "float"]
+    assert found["sorts"] == [None, None, "descending", None]
+    assert found["by_name"] == [*others[:1], *front, "w8a8"]
+    assert found["little"] == front
+    assert sorted(found["much"]) == others
+    assert found["named"] == ["w8a8"]
+    assert sorted(found["all"]) == sorted(front + others)
+    assert not any(found["hidden"])
+    assert found["keys"]
+
+
+def test_without_scripts_the_tables_stand(text: str, tmp_path: Path) -> None:
+    still = text.replace("script-src 'sha256-", "script-src 'sha256-0")
+    count = "([page]) => page.querySelectorAll('.tools, .front tbody tr').length"
+    assert shown([(1280, still)], count, tmp_path) == 4

@@ -1,7 +1,13 @@
-"""The report of a run as one page that needs no network, no server and no scripts."""
+"""The report of a run as one page that needs no network and no server.
+
+Its one script sorts and filters tables; without it the page is whole. Browsers are told
+to run that one, by its digest, and to load nothing.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
@@ -35,6 +41,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
         **{"ink": "#000000", "paper": "#ffffff", "line": "#b0b0b0"},  # matplotlib's
     }.items()
 }
+_SCRIPT: Final = "page.js"
 _STYLE: Final = "page.css"
 
 
@@ -87,8 +94,12 @@ def to_html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = _member(_SCRIPT)
+    digest = hashlib.sha256(script.encode()).digest()
     return environment.from_string(_member(_TEMPLATE)).render(
         style=_member(_STYLE),
+        script=script,
+        script_hash=f"sha256-{base64.b64encode(digest).decode()}",
         network=asked.network,
         asked=_asked(results, asked),
         facts=_facts(results[0].provenance),
