@@ -363,7 +363,7 @@ class TestUnits:
         quick = candidate("policy_00", 2, 0.7, 0.00415)
         one = replace(result(), front=(quick,))
         page = to_html([one], matrix("npu"))
-        assert "latency [µs]" in page
+        assert Page(page).rows[0][:3] == ["policy", "accuracy [%]", "latency [µs]"]
         assert "<td>4.15</td>" in page
         assert "0.00415" in to_markdown(one)
 

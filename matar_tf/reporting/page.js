@@ -23,8 +23,9 @@ for (const table of document.querySelectorAll("table.front")) {
     }
   });
   heads.forEach((head, at) => {
-    head.textContent = "";
-    make("button", head, { textContent: names[at] }).addEventListener("click", () => {
+    const words = [...head.childNodes], button = make("button", head, {});
+    button.append(...words);
+    button.addEventListener("click", () => {
       const sign = head.ariaSort === "ascending" ? -1 : 1;
       heads.forEach(one => { one.ariaSort = null; });
       head.ariaSort = sign > 0 ? "ascending" : "descending";

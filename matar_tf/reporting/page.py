@@ -161,7 +161,7 @@ def _section(
         "target": result.target,
         "cards": cards_of(result, table),
         "sentences": [one for one in table.sentences if one not in told],
-        "columns": [(column.title, term_of(column)) for column in table.columns],
+        "columns": [(column, term_of(column)) for column in table.columns],
         "rows": list(zip(table.rows, table.cells(), strict=True)),
         "bits": _blocks(*bits_table(result)),
         "front": _inline(front_svg(result, float_metrics)),
