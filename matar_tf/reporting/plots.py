@@ -273,13 +273,14 @@ def _draw_front(axes: Any, panel: _Panel) -> None:
 
 def _name(axes: Any, panel: _Panel, mark: _Mark, text: str) -> None:
     """Writes beside a mark, on the side that has room."""
-    horizontal = panel.axes[0]
-    x, y = horizontal.nearest(mark.x), panel.axes[1].nearest(mark.y)
+    horizontal, vertical = panel.axes
+    x, y = horizontal.nearest(mark.x), vertical.nearest(mark.y)
+    is_high = 2.0 * y > vertical.low + vertical.high
     is_right = 2.0 * x > horizontal.low + horizontal.high
     axes.annotate(
         text,
         (x, y),
-        xytext=(-6 if is_right else 6, -11),
+        xytext=(-6 if is_right else 6, -11 if is_high else 5),
         textcoords="offset points",
         horizontalalignment="right" if is_right else "left",
         fontsize=8.0,
