@@ -40,6 +40,11 @@ class Sine(L.Layer):
         return tf.sin(x)
 
 
+def enlarged(x: Any) -> Any:
+    grown = L.UpSampling2D(interpolation="bicubic", name="cubic")
+    return L.Flatten()(grown(L.Reshape((2, 2, 1))(x)))
+
+
 def looped(x: Any) -> Any:
     return tf.while_loop(lambda y: tf.reduce_sum(y) > 1.0, lambda y: (y / 2.0,), [x])[0]
 
@@ -53,6 +58,7 @@ def looped(x: Any) -> Any:
         (L.Lambda(looped, name="loop"), "'loop'", "branches or loops"),
         (Halved(name="own"), "'own' (Halved)", "Erf"),
         (L.Activation(tf.math.tan, name="function"), "'function' (tan)", "Tan"),
+        (enlarged, "'cubic' (UpSampling2D)", "ResizeBicubic"),
     ],
     ids=lambda one: one if isinstance(one, str) else "by",
 )

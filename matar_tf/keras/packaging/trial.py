@@ -59,6 +59,7 @@ _KNOWN_SYMBOLS: Final = frozenset(
         *("stack", "transpose"),
     }
 )
+_KNOWN_INTERPOLATIONS: Final = frozenset({"nearest", "bilinear"})
 _KNOWN_FUNCTIONS: Final = frozenset({"softplus", "softsign", *ACTIVATIONS})
 _BRANCHES: Final = "which branches or loops by the values of tensors"
 _OUTSIDE: Final = (
@@ -126,6 +127,8 @@ def _is_doubtful(node: Node) -> bool:
     row = LAYER_KINDS.get(kind)
     is_known = row is not None and not row.is_float and not node.is_copy
     if not is_known and kind not in _KNOWN_LAYERS:
+        return True
+    if node.attributes.get("interpolation", "nearest") not in _KNOWN_INTERPOLATIONS:
         return True
     return node.activation not in _KNOWN_FUNCTIONS
 
