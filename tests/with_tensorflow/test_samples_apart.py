@@ -32,6 +32,17 @@ class Centred(L.Layer):
         return {**super().get_config(), "axis": self.over}
 
 
+@keras.utils.register_keras_serializable("tests")
+class LessFirst:
+    """A function that Keras can write down: an object."""
+
+    def __call__(self, x: Any) -> Any:
+        return x - x[0]
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
 class Noisy(L.Layer):
     """Drops, normalises by what it saw, and counts its calls."""
 
@@ -68,6 +79,12 @@ def nested(x: Any) -> Any:
 
 
 MIXING = {
+    "an object as activation": L.Activation(LessFirst()),
+    "an object as a dense layer's": L.Dense(8, activation=LessFirst()),
+    "time before samples": L.GRU(8, time_major=True, return_sequences=True),
+    "the same, both ways": L.Bidirectional(
+        L.SimpleRNN(4, time_major=True, return_sequences=True)
+    ),
     "a mean": lambda x: x - tf.reduce_mean(x, axis=0),
     "a mean of all": lambda x: x / tf.reduce_max(x),
     "a deviation, which is 0 of one": lambda x: x + tf.math.reduce_std(x, -3),

@@ -7,7 +7,6 @@ something else there. A layer is run on invented samples, together and each alon
 from __future__ import annotations
 
 import math
-import types
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -305,6 +304,8 @@ def _is_doubtful(layer: KerasLayer) -> bool:
         return True
     if not type(layer).__module__.startswith(_SAFE):
         return True
+    if getattr(layer, "time_major", False):
+        return True  # samples are on the second axis then
     axes = tf.nest.flatten([vars(layer).get(name) for name in _AXES])
     if any(isinstance(one, int) and (one == 0 or one < -1) for one in axes):
         return True
@@ -315,6 +316,7 @@ def _is_doubtful(layer: KerasLayer) -> bool:
 
 
 def _is_own_function(value: Any) -> bool:
-    kinds = (types.FunctionType, tf.types.experimental.PolymorphicFunction)
-    place = str(getattr(value, "__module__", ""))
-    return isinstance(value, kinds) and not place.startswith(_SAFE_FUNCTIONS)
+    """Whether a value is a function of others, or an object that is called as one."""
+    if not callable(value) or isinstance(value, type):
+        return False
+    return not str(getattr(value, "__module__", "")).startswith(_SAFE_FUNCTIONS)
