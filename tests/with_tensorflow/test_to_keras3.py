@@ -154,3 +154,30 @@ def test_layers_in_float_come_back() -> None:
     with tracing(KernelsAlone()):
         expected = infer(model, x).numpy()
     assert_near(again(x, training=False), expected)
+
+
+@pytest.mark.filterwarnings("ignore::matar_tf.errors.MatarWarning")
+def test_layers_inside_layers_come_back() -> None:
+    """Both ways of a Bidirectional, cells, and an Embedding, which names a shape."""
+    layers = keras.layers
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(7, 3)(inputs)
+    x = layers.Bidirectional(layers.GRU(2, return_sequences=True))(x)
+    x = layers.RNN([layers.LSTMCell(3), layers.SimpleRNNCell(4)])(x)
+    model = quantize_model(keras.Model(inputs, layers.Dense(2)(x)))
+    set_policy(model, "w3a8")
+    tokens = np.random.default_rng(0).integers(0, 7, (4, 5)).astype(np.int32)
+    again = to_keras3(model, "w3a8")
+    assert_near(again(tokens, training=False), without_grids(model, tokens))
+
+
+@pytest.mark.filterwarnings("ignore::matar_tf.errors.MatarWarning")
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_a_function_that_keras_3_computes_otherwise(is_inside: bool) -> None:
+    """Hard sigmoid rises by 1/5 in tf_keras, by 1/6 in Keras 3."""
+    layer = keras.layers.LSTM(2, recurrent_activation="hard_sigmoid")
+    inputs = keras.Input((3, 2))
+    x = (keras.layers.Bidirectional(layer) if is_inside else layer)(inputs)
+    model = quantize_model(keras.Model(inputs, keras.layers.Dense(2)(x)))
+    with pytest.raises(ModelError, match="recurrent_activation='hard_sigmoid', which"):
+        to_keras3(model, "w4a8")

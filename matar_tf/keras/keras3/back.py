@@ -35,6 +35,8 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "rng_type": ("stateful",),
     "trainable": (True,),
 }
+_SHAPE: Final = "batch_input_shape"  # of layers that might have begun a network
+_OTHER_FUNCTIONS: Final = ("hard_sigmoid",)  # of the same name in Keras 3
 _EPSILON: Final = 1e-3
 
 
@@ -180,23 +182,56 @@ def _plan(
     if not is_same or not hasattr(keras3.layers, known):
         found.append(f"{name!r} ({kind}); build the network without it.")
         return None
-    arguments: dict[str, Any] = {}
-    accepted = argument_names(getattr(keras3.layers, known), keras3.layers.Layer)
-    for key, value in {**inner.get_config(), **common}.items():
-        new = _RENAMED.get(key, key) if kind == "LeakyReLU" else key
-        if new in accepted:
-            arguments[new] = _own_left_out(value)
-        elif value not in (None, False, *_NEUTRAL.get(key, ())):
-            found.append(f"{name!r} ({kind}) has {key}={shown(value)}; leave it out.")
-    if "activation" in arguments:
-        arguments["activation"] = activation_name(inner)
+    config = {**inner.get_config(), **common}
+    if "activation" in config:
+        config["activation"] = activation_name(inner)
+    arguments, faults = _arguments(known, config, keras3)
+    found.extend(f"{name!r} ({kind}) has {fault}" for fault in faults)
+    if faults:
+        return None
     return _Plan(kind=known, arguments=arguments, weights=_weights(layer, inner))
 
 
-def _own_left_out(value: Any) -> Any:
-    """Returns a config, or None for one of a class of this package."""
-    own = isinstance(value, dict) and str(value.get("registered_name"))
-    return None if own and own.startswith("matar_tf>") else value
+def _arguments(
+    kind: str, config: Mapping[str, Any], keras3: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns with what Keras 3 makes a layer of a kind, and what it cannot take."""
+    arguments: dict[str, Any] = {}
+    faults: list[str] = []
+    accepted = argument_names(getattr(keras3.layers, kind), keras3.layers.Layer)
+    for key, value in config.items():
+        new = _RENAMED.get(key, key) if kind == "LeakyReLU" else key
+        if key.endswith("activation") and value in _OTHER_FUNCTIONS:
+            other = "which Keras 3 computes otherwise; use another"
+            faults.append(f"{key}={shown(value)}, {other}.")
+        elif new in accepted:
+            arguments[new] = _counterpart(value, keras3, faults)
+        elif value not in (None, False, *_NEUTRAL.get(key, ())) and key != _SHAPE:
+            faults.append(f"{key}={shown(value)}; leave it out.")
+    return arguments, faults
+
+
+def _counterpart(value: Any, keras3: Any, faults: list[str]) -> Any:
+    """Returns a value of a config: its layers made, classes of this package left out.
+
+    What Keras 3 cannot have in those layers is added to the faults.
+    """
+    if isinstance(value, (list, tuple)):
+        made = [_counterpart(one, keras3, faults) for one in value]
+        return made if isinstance(value, list) else tuple(made)
+    if not isinstance(value, dict):
+        return value
+    if str(value.get("registered_name")).startswith("matar_tf>"):
+        return None
+    kind = value.get("class_name")
+    if value.get("module") != "keras.layers":
+        return value
+    if not hasattr(keras3.layers, str(kind)):
+        faults.append(f"a {kind} inside; build the network without it.")
+        return None
+    arguments, inside = _arguments(str(kind), value["config"], keras3)
+    faults.extend(f"a {kind} inside, with {fault}" for fault in inside)
+    return None if inside else getattr(keras3.layers, str(kind))(**arguments)
 
 
 def _weights(layer: KerasLayer, inner: KerasLayer) -> tuple[np.ndarray, ...] | None:
