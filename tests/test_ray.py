@@ -299,7 +299,7 @@ def make_slow_to_die(folder: Path, *args: Any, **kwargs: Any) -> SlowToDie:
 def test_the_program_starts_a_cluster_of_its_own_and_ends_it(
     files: Path, own_folder: Path, tmp_path: Path
 ) -> None:
-    # Of a network that its developer measured, so that few policies are measured.
+    # Invented samples, of another kind than the developer's: all are measured.
     command = search_command(
         files, tmp_path / "run", "--executor=ray", "--jobs=2", artifact=SHIPPED
     )
@@ -311,7 +311,7 @@ def test_the_program_starts_a_cluster_of_its_own_and_ends_it(
         env={**os.environ, "RAY_TMPDIR": str(own_folder)},
     )
     assert list(own_folder.iterdir())  # Ray was there; the fixture looks what is left
-    assert "evaluated 20, reused 0" in done.stdout
+    assert "evaluated 40, reused 0" in done.stdout
     assert "expected accuracy" in done.stdout
     assert "ray" not in done.stderr.lower()
 
