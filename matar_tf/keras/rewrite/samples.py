@@ -63,6 +63,8 @@ class Trials:
 
     def link(self, tensor: Any, same: Any) -> None:
         """Notes that a tensor is the same as one of another model."""
+        if tensor is same:  # a model that was made on the outer one's inputs
+            return
         led = self._tensors.led
         self._tensors.same[id(tensor)] = same
         (led.add if id(same) in led else led.discard)(id(tensor))
@@ -181,7 +183,9 @@ class _Inputs:
         return _called(call.outbound_layer, arguments, keywords)
 
     def _value(self, tensor: Any, rows: slice, depth: int) -> Any:
-        while id(tensor) in self._tensors.same:
+        seen: set[int] = set()
+        while id(tensor) in self._tensors.same and id(tensor) not in seen:
+            seen.add(id(tensor))
             tensor = self._tensors.same[id(tensor)]
         if id(tensor) not in self._tensors.led:
             made = self._run(tensor.node, rows, depth + 1)
