@@ -1071,6 +1071,7 @@ class TestAblate:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(matar_keras, "train_multi_bit", train)
+        monkeypatch.setattr(matar_keras, "policy_space", lambda *_, **__: None)
         given = SimpleNamespace(epochs=3, seed=0)
         for name in ("default", "averaged weights"):
             with pytest.raises(KeyboardInterrupt):
