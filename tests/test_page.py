@@ -6,13 +6,13 @@ import base64
 import hashlib
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.chromium import open_page
 from fixtures.pages import HOSTILE, candidate, matrix, result
 
 from matar_tf.errors import SearchError
@@ -179,20 +179,8 @@ class TestPage:
     @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
     def test_a_browser_shows_it(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "report.html").write_text(text)
-        done = subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu"),
-                f"--user-data-dir={tmp_path / 'profile'}",
-                "--window-size=1200,900",
-                f"--screenshot={tmp_path / 'shown.png'}",
-                (tmp_path / "report.html").as_uri(),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=True,
-        )
-        assert "CONSOLE" not in done.stderr
+        shot = f"--screenshot={tmp_path / 'shown.png'}"
+        open_page(tmp_path / "report.html", tmp_path, "--window-size=1200,900", shot)
         assert (tmp_path / "shown.png").stat().st_size > 20_000  # an empty one: 5 kB
 
 

@@ -6,12 +6,12 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.chromium import open_page
 from fixtures.pages import matrix, result
 
 from matar_tf.policy import Policy
@@ -85,20 +85,10 @@ def shown(frames: list[tuple[int, str]], script: str, folder: Path) -> Any:
         ".map(one => one.contentDocument))); });</script>"
     )
     (folder / "frames.html").write_text(outer)
-    done = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu"),
-            *(f"--user-data-dir={folder / 'profile'}", "--dump-dom"),
-            "--hide-scrollbars",
-            (folder / "frames.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+    printed = open_page(
+        folder / "frames.html", folder, "--dump-dom", "--hide-scrollbars"
     )
-    assert "CONSOLE" not in done.stderr
-    (found,) = re.findall("<title>=(.*?)</title>", done.stdout)
+    (found,) = re.findall("<title>=(.*?)</title>", printed)
     return json.loads(html.unescape(found))
 
 

@@ -134,7 +134,7 @@ class Searches:
     ) -> SearchResult:
         """Searches where the developer's measurements say what to expect.
 
-        Without them from the first moment on that the samples contradict them.
+        If the samples contradict them it goes on without.
         """
         run, settings, start = self.run, self.run.settings, time.monotonic()
         problem, widest = run.problems[index], run.artifact.space.widest()

@@ -21,7 +21,7 @@ import numpy as np
 from matar_tf.errors import ExportError
 from matar_tf.operators import CostShape, Grid
 from matar_tf.tflite import _choosing_rules, _moving_rules
-from matar_tf.tflite._float_rules import check_float_types
+from matar_tf.tflite._float_rules import check_float_types, note_products
 from matar_tf.tflite._graph_nodes import (
     GRIDDED,
     LEAST_STORED_STEP,
@@ -175,7 +175,7 @@ def _check_graph(model: Any, max_products: int) -> list[Node]:
             stored.update(map(id, node.outputs))
     _check_flow(graph, tensors)
     _check_batch(nodes)
-    _note_products(nodes)
+    note_products(nodes)
     sizes = Sizes(max_products)
     for node in nodes:
         _check_node(node)
@@ -269,21 +269,6 @@ def _check_batch(nodes: Iterable[Node]) -> None:
         node.expect(fits, "samples, and kernels from the file", f"those at {fixed}")
         is_scalar = not node.output.shape and not node.is_float
         node.expect(not is_scalar, "an axis of samples", node.output.shape)
-
-
-def _note_products(nodes: Iterable[Node]) -> None:
-    """Notes products of matrices that LiteRT 2.3 gets wrong for several samples.
-
-    Those whose second matrix is dequantized right before: of a graph that was resized,
-    rows of later samples are of other tensors (`tests/with_tensorflow/test_trial.py`).
-    """
-    fresh: set[int] = set()
-    for node in nodes:
-        if node.name == "DEQUANTIZE" and not node.fixed:
-            fresh.update(map(id, node.outputs))
-        if node.name == "BATCH_MATMUL":
-            is_fresh = id(node.data[1]) in fresh
-            node.keep_apart(not is_fresh, "another second matrix", "a dequantized one")
 
 
 def _check_node(node: Node) -> None:
